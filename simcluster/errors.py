@@ -1,0 +1,68 @@
+"""What simcluster raises: one line that says key, value, rule and remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SimclusterError(Exception):
+    """Base of every error that is the user's to mend; the command line exits with 1."""
+
+
+class ConfigError(SimclusterError):
+    """A setting that cannot be used.
+
+    Parameters
+    ----------
+    key : str
+        The key as written in the scenario file, such as ``cluster.gpu``.
+    value : object
+        The value got; ``None`` where the key is missing.
+    rule : str
+        The rule it breaks, a clause without a full stop.
+    remedy : str
+        What to do, a sentence.
+    """
+
+    def __init__(self, key: str, value: object, rule: str, remedy: str) -> None:
+        shown = f"{value!r}" if isinstance(value, str) else f"{value}"
+        super().__init__(f"{key} = {shown}: {rule}. {remedy}")
+        self.key = key
+        self.value = value
+        self.rule = rule
+        self.remedy = remedy
+
+
+class DataError(SimclusterError):
+    """An input file (trace, result folder, measured data) that cannot be used."""
+
+
+class InvariantError(AssertionError):
+    """A bug of ours: the simulation reached a state that its own laws exclude."""
+
+
+def nearest(name: str, known: Iterable[str], *, count: int = 3) -> str:
+    """Return ``Did you mean 'x' or 'y'?`` for the known names closest to `name`.
+
+    Parameters
+    ----------
+    name : str
+        What the user wrote.
+    known : iterable of str
+        The names that exist; compared without regard to case.
+    count : int
+        Most names to offer.
+
+    Returns
+    -------
+    str
+        A sentence; it lists the known names when none is close (the first 12 of many).
+    """
+    names = list(known)
+    by_lower = {n.lower(): n for n in names}
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=count, cutoff=0.5)
+    if close:
+        return "Did you mean " + " or ".join(repr(by_lower[c]) for c in close) + "?"
+    shown = ", ".join(sorted(names)[:12]) + (", ..." if len(names) > 12 else "")
+    return f"Known: {shown}."
