@@ -1,0 +1,164 @@
+"""Settings after the edge: resolved, checked, frozen. What travels inside the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from simcluster.specs import EngineProfile, GPUSpec, LinkSpec, ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloConfig:
+    """Latency targets of a request, and how attainment is counted.
+
+    Attributes
+    ----------
+    ttft_s, tpot_s, e2el_s : float or None
+        Targets (s), > 0; None for no target.
+    attainment : float
+        Share of requests that must meet them for a rate to count as carried, 0 to 1.
+    criterion : str
+        ``"joint"`` (a request meets all targets; DistServe, EcoServe) or ``"marginal"`` (the
+        smallest of the separate shares; BestServe).
+    metric : str
+        ``"user"`` (TTFT = first output - arrival) or ``"ecoserve"`` (TTFT = decode start -
+        arrival, TPOT from there; EcoServe section 2.1).
+    """
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2el_s: float | None = None
+    attainment: float = 0.9
+    criterion: str = "joint"
+    metric: str = "user"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """The machines.
+
+    Attributes
+    ----------
+    gpu : GPUSpec
+        Type of every GPU.
+    num_nodes, gpus_per_node : int
+        How many of each.
+    fabric : LinkSpec
+        Link between the GPUs of a node, per GPU and direction.
+    network : LinkSpec
+        Link between nodes, per NIC and direction.
+    num_nics : int
+        NICs per node, shared by its GPUs.
+    pcie : LinkSpec
+        Link between a GPU and its host's memory, per GPU and direction.
+    price_per_gpu_hour : float or None
+        Price of one GPU for one hour in `currency`; None where none is known.
+    currency : str
+        ISO code of the price.
+    """
+
+    gpu: GPUSpec
+    num_nodes: int
+    gpus_per_node: int
+    fabric: LinkSpec
+    network: LinkSpec
+    num_nics: int
+    pcie: LinkSpec
+    price_per_gpu_hour: float | None
+    currency: str = "USD"
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs in the cluster."""
+        return self.num_nodes * self.gpus_per_node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """Limits of one step.
+
+    Attributes
+    ----------
+    max_num_seqs : int
+        Most sequences running at once, >= 1.
+    max_num_batched_tokens : int
+        Most tokens of one step, >= 1: of a prefill step, or with chunked prefill the token budget
+        (decoding sequences take one each).
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """How a simulation is run.
+
+    Attributes
+    ----------
+    seeds : tuple of int
+        One run per seed, each >= 0.
+    warmup_s : float
+        Requests that arrive before this (s) are simulated but not counted.
+    cooldown_s : float
+        Requests that arrive in the last so many seconds of the arrivals are not counted either.
+    resolution : str
+        ``"span"``, ``"step"`` or ``"kernel"``.
+    max_time_s : float or None
+        Stop the clock here (s); None runs until every request has finished.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    warmup_s: float = 0.0
+    cooldown_s: float = 0.0
+    resolution: str = "span"
+    max_time_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The model and how it is stored.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        Its shape.
+    max_model_len : int
+        Longest prompt plus output (tokens) that is served.
+    weight_bytes : float
+        Bytes of one weight: 2 for bf16, 1 for fp8.
+    kv_bytes : float
+        Bytes of one number in the KV cache: 2 for 16 bit, 1 for fp8.
+    """
+
+    spec: ModelSpec
+    max_model_len: int
+    weight_bytes: float = 2.0
+    kv_bytes: float = 2.0
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """KV cache of one token over all layers (bytes)."""
+        return round(self.spec.kv_bytes_per_token * self.kv_bytes / 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What every strategy of a scenario shares: model, machines, engine, targets.
+
+    Attributes
+    ----------
+    model : ModelConfig
+        What is served.
+    cluster : ClusterConfig
+        On which machines.
+    engine : EngineProfile
+        By which engine; overrides of the scenario are already in it.
+    slo : SloConfig
+        The targets; some routers use them.
+    """
+
+    model: ModelConfig
+    cluster: ClusterConfig
+    engine: EngineProfile
+    slo: SloConfig = field(default_factory=SloConfig)

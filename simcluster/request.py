@@ -1,0 +1,101 @@
+"""A request: what was asked, how far it is, and when things happened to it."""
+
+from __future__ import annotations
+
+import enum
+from math import nan
+
+
+class RequestStatus(enum.IntEnum):
+    """Where a request stands; the numbers are those of the requests frame."""
+
+    WAITING = 0
+    RUNNING = 1
+    TRANSFERRING = 2
+    PREEMPTED = 3
+    FINISHED = 4
+    REJECTED = 5
+
+
+class Request:
+    """One prompt and its answer.
+
+    Plain record: schedulers and instances write it, the recorder reads it at the end. Times are
+    seconds on the grid of `simcluster.units`; NaN means "not yet".
+
+    Parameters
+    ----------
+    request_id : int
+        Position in the workload, in order of arrival.
+    arrival_s : float
+        When it arrives (s).
+    prompt_len, output_len : int
+        Tokens asked, each >= 1. Schedulers and routers must not read `output_len`.
+
+    Attributes
+    ----------
+    num_computed_tokens : int
+        Tokens whose KV is in the cache. While a request decodes, the instance counts for it (its
+        batch grows by one token a step); this is the value at its last change of batch.
+    num_output_tokens : int
+        Output tokens produced, under the same rule.
+    scheduled_s : float
+        First step that computed any of it starts.
+    first_token_s : float
+        Its prefill ended: the first token is computed.
+    decode_start_s : float
+        Its first decode step starts; `first_token_s` if the answer is one token.
+    first_output_s, last_output_s : float
+        First and last token are released to the user.
+    last_token_s : float
+        The last token is computed.
+    """
+
+    __slots__ = (
+        "arrival_s",
+        "decode_instance",
+        "decode_start_s",
+        "decode_step",
+        "first_output_s",
+        "first_token_s",
+        "last_output_s",
+        "last_token_s",
+        "num_computed_tokens",
+        "num_output_tokens",
+        "num_preemptions",
+        "output_len",
+        "prefill_instance",
+        "prompt_len",
+        "request_id",
+        "routed_s",
+        "scheduled_s",
+        "status",
+        "transfer_s",
+    )
+
+    def __init__(self, request_id: int, arrival_s: float, prompt_len: int, output_len: int) -> None:
+        self.request_id = request_id
+        self.arrival_s = arrival_s
+        self.prompt_len = prompt_len
+        self.output_len = output_len
+        self.status = RequestStatus.WAITING
+        self.num_computed_tokens = 0
+        self.num_output_tokens = 0
+        self.num_preemptions = 0
+        self.prefill_instance = -1
+        self.decode_instance = -1
+        self.decode_step = -1
+        self.routed_s = nan
+        self.scheduled_s = nan
+        self.first_token_s = nan
+        self.decode_start_s = nan
+        self.transfer_s = 0.0
+        self.last_token_s = nan
+        self.first_output_s = nan
+        self.last_output_s = nan
+
+    def __repr__(self) -> str:
+        return (
+            f"Request({self.request_id}, arrival_s={self.arrival_s:.3f}, "
+            f"prompt_len={self.prompt_len}, output_len={self.output_len}, {self.status.name})"
+        )

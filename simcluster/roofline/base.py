@@ -1,0 +1,141 @@
+"""What a step-time model is: from the shape of a step to its duration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from simcluster.units import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """What one forward pass of an instance computes.
+
+    Attributes
+    ----------
+    num_decodes : int
+        Sequences that decode, one token each.
+    context_tokens : int
+        Tokens the decoding sequences attend to, summed, their own new tokens included.
+    chunks : tuple of tuple of int
+        For each sequence with a prefill chunk: ``(new tokens, tokens already in the cache)``.
+    num_sampled : int
+        Sequences that sample a token in this step: the decodes and the chunks that end a prompt.
+    window_tokens : int
+        Like `context_tokens`, each sequence's part capped at the sliding window; equal to
+        `context_tokens` in a model without one.
+    """
+
+    num_decodes: int
+    context_tokens: int
+    chunks: tuple[tuple[int, int], ...]
+    num_sampled: int
+    window_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRun:
+    """A run of equal layers, as the kernels of one layer.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Name of each kernel of the layer, length n.
+    issue_s, run_s : tuple of float
+        CPU time to issue it and GPU time to run it (s, on the grid), length n.
+    collective : tuple of bool
+        The kernel starts when the last rank arrives, length n.
+    repeat : int
+        How many such layers follow one another.
+    """
+
+    names: tuple[str, ...]
+    issue_s: tuple[float, ...]
+    run_s: tuple[float, ...]
+    collective: tuple[bool, ...]
+    repeat: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSchedule:
+    """A step as the dispatcher sees it: host work, kernels in issue order, host work.
+
+    With a captured graph the first kernel carries the whole issue cost and the others none.
+    """
+
+    host_before_s: float
+    runs: tuple[KernelRun, ...]
+    host_after_s: float
+
+
+class StepTime(Protocol):
+    """Durations of steps (s, on the time grid).
+
+    Scalar and vector answers are the same bits: ``decode_steps_s(b, c, n)[k]`` equals
+    ``step_s(StepShape(b, c + k * b, (), b, ...))``.
+
+    Attributes
+    ----------
+    overlaps_host : bool
+        The engine does the host work of a step while the GPU works on the step before. Only then
+        `hidden_s` matters.
+    """
+
+    overlaps_host: bool
+
+    def step_s(self, shape: StepShape, hidden_s: float = 0.0) -> float:
+        """Duration of one step (s).
+
+        Parameters
+        ----------
+        shape : StepShape
+            What it computes.
+        hidden_s : float
+            GPU time of the step before if this one follows it without a pause, else 0 (s): so much
+            of the host work is already done.
+        """
+        ...
+
+    def decode_steps_s(
+        self,
+        num_decodes: int,
+        context_tokens: int,
+        num_steps: int,
+        hidden_s: float = 0.0,
+        window_tokens: IntArray | None = None,
+    ) -> FloatArray:
+        """Durations of consecutive pure decode steps of the same sequences.
+
+        Parameters
+        ----------
+        num_decodes : int
+            Sequences in the batch, >= 1.
+        context_tokens : int
+            Tokens attended to in the first step, summed; grows by `num_decodes` a step.
+        num_steps : int
+            How many steps, >= 1.
+        hidden_s : float
+            As in `step_s`, for the first step.
+        window_tokens : int array, optional
+            Window-capped sums of each step, shape ``(num_steps,)``; needed for models with a
+            sliding window only.
+
+        Returns
+        -------
+        float array, shape ``(num_steps,)``
+            Durations (s).
+        """
+        ...
+
+    def gpu_s(self, shape: StepShape) -> float:
+        """Duration of the step without its host work (s)."""
+        ...
+
+    def prefill_s(self, prompt_len: int) -> float:
+        """Duration of a step that prefills one prompt of `prompt_len` tokens alone (s)."""
+        ...
+
+    def kernels(self, shape: StepShape) -> KernelSchedule:
+        """The kernels of the step, for simulation one by one."""
+        ...

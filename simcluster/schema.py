@@ -1,0 +1,184 @@
+"""The frames a run gives back: columns, types, units, meanings.
+
+Numbers are made as NumPy columns; ``table`` types them for Parquet and ``frame`` for pandas.
+pandas and pyarrow are imported where they are needed, so that importing the package stays fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from simcluster.errors import InvariantError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+Columns = Mapping[str, npt.NDArray[Any]]
+"""Columns of one frame: name to one-dimensional array, all of the same length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: NumPy dtype (``"str"`` for text), unit, meaning."""
+
+    dtype: str
+    unit: str
+    meaning: str
+
+
+Schema = Mapping[str, Column]
+
+REQUESTS: Final[Schema] = {
+    "request_id": Column("int64", "", "position in the workload, in order of arrival"),
+    "arrival_s": Column("float64", "s", "arrival"),
+    "prompt_len": Column("int32", "tokens", "prompt"),
+    "output_len": Column("int32", "tokens", "output asked for"),
+    "num_output_tokens": Column("int32", "tokens", "output produced"),
+    "status": Column("str", "", "finished, rejected or unfinished"),
+    "prefill_instance": Column("int32", "", "instance of the prefill; -1 none"),
+    "decode_instance": Column("int32", "", "instance of the decode; -1 none"),
+    "routed_s": Column("float64", "s", "given to an instance"),
+    "scheduled_s": Column("float64", "s", "first step that computes any of it starts"),
+    "first_token_s": Column("float64", "s", "first token computed: the prefill ended"),
+    "decode_start_s": Column("float64", "s", "first decode step starts"),
+    "first_output_s": Column("float64", "s", "first token released to the user"),
+    "last_token_s": Column("float64", "s", "last token computed"),
+    "last_output_s": Column("float64", "s", "last token released to the user"),
+    "transfer_s": Column("float64", "s", "its KV transfers, from request to arrival"),
+    "num_preemptions": Column("int32", "", "times its KV was taken back"),
+    "queue_s": Column("float64", "s", "scheduled - arrival"),
+    "ttft_s": Column("float64", "s", "first output - arrival"),
+    "tpot_s": Column("float64", "s", "(last output - first output) / (output_len - 1)"),
+    "e2el_s": Column("float64", "s", "last output - arrival"),
+}
+
+SPANS: Final[Schema] = {
+    "instance": Column("int32", "", "instance id"),
+    "start_s": Column("float64", "s", "start of the first step"),
+    "end_s": Column("float64", "s", "end of the last step"),
+    "kind": Column("str", "", "prefill, decode or mixed"),
+    "num_steps": Column("int32", "", "steps in the span"),
+    "num_decodes": Column("int32", "", "decoding sequences in each step"),
+    "context_tokens": Column("int64", "tokens", "tokens the decodes attend to in the first step"),
+    "num_prefills": Column("int32", "", "sequences with a prefill chunk in each step"),
+    "prefill_tokens": Column("int64", "tokens", "prefill tokens of each step"),
+    "kv_usage": Column("float64", "", "share of the KV blocks in use at the end, 0 to 1"),
+    "num_waiting": Column("int32", "", "requests waiting in the instance at the end"),
+    "num_running": Column("int32", "", "requests running in the instance at the end"),
+}
+
+STEPS: Final[Schema] = {
+    "instance": Column("int32", "", "instance id"),
+    "start_s": Column("float64", "s", "start"),
+    "end_s": Column("float64", "s", "end"),
+    "kind": Column("str", "", "prefill, decode or mixed"),
+    "num_decodes": Column("int32", "", "decoding sequences"),
+    "context_tokens": Column("int64", "tokens", "tokens the decodes attend to"),
+    "num_prefills": Column("int32", "", "sequences with a prefill chunk"),
+    "prefill_tokens": Column("int64", "tokens", "prefill tokens"),
+}
+
+TRANSFERS: Final[Schema] = {
+    "request_id": Column("int64", "", "whose KV"),
+    "source": Column("str", "", "first link of the path"),
+    "destination": Column("str", "", "last link of the path"),
+    "num_bytes": Column("int64", "bytes", "size"),
+    "requested_s": Column("float64", "s", "asked for"),
+    "start_s": Column("float64", "s", "first byte leaves"),
+    "end_s": Column("float64", "s", "last byte arrived"),
+}
+
+INSTANCES: Final[Schema] = {
+    "instance": Column("int32", "", "instance id"),
+    "pool": Column("str", "", "mixed, prefill or decode"),
+    "node": Column("int32", "", "node of its first GPU"),
+    "num_gpus": Column("int32", "", "GPUs"),
+    "num_blocks": Column("int64", "", "KV blocks"),
+    "busy_s": Column("float64", "s", "time in steps"),
+    "num_steps": Column("int64", "", "steps taken"),
+    "num_requests": Column("int64", "", "requests given to it"),
+    "num_preemptions": Column("int64", "", "preemptions"),
+    "peak_kv_usage": Column("float64", "", "largest share of blocks in use, 0 to 1"),
+}
+
+SWEEP: Final[Schema] = {
+    "strategy": Column("str", "", "name in the scenario"),
+    "rate_rps": Column("float64", "requests/s", "offered rate"),
+    "seed": Column("int64", "", "seed of the run"),
+    "num_gpus": Column("int64", "", "GPUs the strategy uses"),
+    "num_requests": Column("int64", "", "requests counted"),
+    "num_finished": Column("int64", "", "of them finished"),
+    "num_rejected": Column("int64", "", "of them rejected"),
+    "slo_attainment": Column("float64", "", "share that met the targets, 0 to 1"),
+    "ttft_attainment": Column("float64", "", "share that met the TTFT target, 0 to 1"),
+    "tpot_attainment": Column("float64", "", "share that met the TPOT target, 0 to 1"),
+    "good_rps": Column("float64", "requests/s", "requests per second that met every target"),
+    "throughput_rps": Column("float64", "requests/s", "finished requests per second"),
+    "output_tokens_per_s": Column("float64", "tokens/s", "output tokens per second"),
+    "num_preemptions": Column("int64", "", "preemptions"),
+    "transient": Column("bool", "", "window shorter than ten median residence times"),
+    **{
+        f"{metric}_{stat}": Column("float64", "s", f"{stat} of {metric}")
+        for metric in ("ttft_s", "tpot_s", "e2el_s")
+        for stat in ("mean", "p50", "p90", "p99")
+    },
+}
+
+SCHEMAS: Final[Mapping[str, Schema]] = {
+    "requests": REQUESTS,
+    "spans": SPANS,
+    "steps": STEPS,
+    "transfers": TRANSFERS,
+    "instances": INSTANCES,
+    "sweep": SWEEP,
+}
+
+
+def checked(columns: Columns, schema: Schema) -> dict[str, npt.NDArray[Any]]:
+    """Return `columns` in the order and with the types of `schema`.
+
+    Raises
+    ------
+    InvariantError
+        If a column is missing, unknown, or of another length than the first.
+    """
+    if set(columns) != set(schema):
+        raise InvariantError(f"columns differ from the schema: {set(columns) ^ set(schema)}")
+    typed = {
+        name: np.asarray(columns[name], dtype=object if c.dtype == "str" else c.dtype)
+        for name, c in schema.items()
+    }
+    lengths = {len(column) for column in typed.values()}
+    if len(lengths) > 1:
+        raise InvariantError(f"columns of different lengths: {sorted(lengths)}")
+    return typed
+
+
+def table(columns: Columns, schema: Schema) -> pa.Table:
+    """Return `columns` as a typed Arrow table with exactly the columns of `schema`."""
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            name: pa.array(column, type=pa.string() if schema[name].dtype == "str" else None)
+            for name, column in checked(columns, schema).items()
+        }
+    )
+
+
+def frame(columns: Columns, schema: Schema) -> pd.DataFrame:
+    """Return `columns` as a pandas frame with exactly the columns of `schema`."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            name: pd.array(column, dtype="str") if schema[name].dtype == "str" else column
+            for name, column in checked(columns, schema).items()
+        }
+    )

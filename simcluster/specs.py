@@ -1,0 +1,346 @@
+"""What GPUs, links, nodes, models and engines are: values read from the catalogue.
+
+Every number in a specification comes with its ``source``. Units are seconds, bytes, FLOP/s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """One published price of a GPU.
+
+    Attributes
+    ----------
+    per_gpu_hour : float
+        Price of one GPU for one hour, in `currency`.
+    currency : str
+        ISO code, such as ``"USD"``; amounts of different currencies are never added.
+    tier : str
+        ``"on-demand"``, ``"community"``, ``"serverless"``, ``"reserved"`` or ``"list"``.
+    provider, date, source : str
+        Who asks it, when it was read (year, month or day), where it was read.
+    """
+
+    per_gpu_hour: float
+    currency: str
+    tier: str
+    provider: str
+    date: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelConstants:
+    """How much of its data-sheet a GPU reaches; the constants of the kernel model.
+
+    A kernel takes ``(compute^p + memory^p)^(1/p) + fixed_s`` with ``compute = flops / (mfu x
+    peak)`` and ``memory = bytes / (mbu x bandwidth)``.
+
+    Attributes
+    ----------
+    mfu_gemm, mbu_gemm : float
+        Reachable share of peak FLOP/s and of bandwidth in matrix multiplications, 0 to 1.
+    mfu_attention, mbu_attention : float
+        The same in prefill attention (mfu) and decode attention (mbu).
+    mbu_elementwise : float
+        Reachable share of bandwidth in norms, rotary embedding, activation, residual.
+    smooth_p : float
+        Exponent p of the smooth maximum, >= 1.
+    fixed_s : float
+        Fixed latency of every kernel (s).
+    attention_block_s : float
+        Decode attention also pays this times batch x kv heads per rank / SMs (s).
+    mixed_mbu : float
+        Share of `mbu_attention` left to decodes that share a step with a prefill chunk, 0 to 1.
+    accuracy : str
+        ``"measured"``, ``"fitted"`` or ``"data-sheet"``: what the constants rest on.
+    source : str
+        Where they come from.
+    """
+
+    mfu_gemm: float
+    mbu_gemm: float
+    mfu_attention: float
+    mbu_attention: float
+    mbu_elementwise: float
+    smooth_p: float
+    fixed_s: float
+    attention_block_s: float
+    mixed_mbu: float
+    accuracy: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPUSpec:
+    """One type of GPU.
+
+    Attributes
+    ----------
+    name, vendor, arch : str
+        Full name, such as ``"A100-80GB SXM"``; vendor; generation (``"Ampere"``, ``"Ada"``...).
+    memory_bytes : float
+        Capacity (bytes, decimal GB of the data sheet).
+    memory_bandwidth : float
+        Data-sheet bandwidth (bytes/s).
+    flops_16bit : float
+        Dense FP16/BF16 peak (FLOP/s).
+    flops_8bit : float or None
+        Dense FP8 (else INT8) peak (FLOP/s); None where the part has none.
+    num_sms : int
+        Streaming multiprocessors (compute units, cores).
+    fabric : str
+        Name of the link to the GPUs of the same node, such as ``"nvlink3"`` or ``"pcie4"``.
+    pcie : str
+        Name of its PCIe link to the host.
+    constants : KernelConstants
+        Reachable shares and latencies.
+    prices : tuple of Price
+        Published prices, may be empty.
+    source : str
+        Where the data-sheet numbers were read.
+    """
+
+    name: str
+    vendor: str
+    arch: str
+    memory_bytes: float
+    memory_bandwidth: float
+    flops_16bit: float
+    flops_8bit: float | None
+    num_sms: int
+    fabric: str
+    pcie: str
+    constants: KernelConstants
+    prices: tuple[Price, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSpec:
+    """One type of link, per direction and per port.
+
+    Attributes
+    ----------
+    name : str
+        ``"pcie4"``, ``"nvlink4"``, ``"10gbe"``, ``"ib-400"``...
+    kind : str
+        ``"fabric"`` (GPU to GPU inside a node) or ``"network"`` (node to node).
+    bandwidth : float
+        Data-sheet bandwidth of one direction (bytes/s).
+    efficiency : float
+        Share of it that large point-to-point transfers reach, 0 to 1.
+    allreduce_efficiency : float
+        Share of it that each GPU reaches in a large ring all-reduce, 0 to 1 (fabrics only).
+    latency_s : float
+        Latency of one message (s).
+    allreduce_latency_s : float
+        Fixed latency of one all-reduce per participating hop (s); fabrics only.
+    source : str
+        Where the numbers come from.
+    """
+
+    name: str
+    kind: str
+    bandwidth: float
+    efficiency: float
+    allreduce_efficiency: float
+    latency_s: float
+    allreduce_latency_s: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeShape:
+    """One type of server.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``"l20-pcie-8"``.
+    gpu : str
+        Name of the GPU in it.
+    gpus_per_node : int
+        How many.
+    fabric : str
+        Name of the link between them.
+    network : str
+        Name of the usual link to other nodes.
+    num_nics : int
+        How many such links the node has; its GPUs share them.
+    source : str
+        Where the numbers come from.
+    """
+
+    name: str
+    gpu: str
+    gpus_per_node: int
+    fabric: str
+    network: str
+    num_nics: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """The shape of a decoder-only language model.
+
+    Attributes
+    ----------
+    name : str
+        Catalogue name, such as ``"codellama-34b"``.
+    num_layers, hidden_size, num_heads, num_kv_heads, head_dim, ffn_dim, vocab_size : int
+        The usual ones; `ffn_dim` per matrix.
+    gated_mlp : bool
+        Three matrices of `ffn_dim` (gate, up, down) instead of two.
+    tied_embeddings : bool
+        The LM head shares the embedding's weights.
+    max_position : int
+        Longest context (tokens).
+    num_experts, num_experts_active, moe_ffn_dim, num_shared_experts, num_dense_layers : int
+        Mixture of experts; all 0 in a dense model except `num_dense_layers`, the number of layers
+        with a dense MLP.
+    q_lora_rank, kv_lora_rank, qk_nope_dim, qk_rope_dim, v_head_dim : int
+        Multi-head latent attention; all 0 elsewhere.
+    sliding_window : int or None
+        Window (tokens) of the layers that have one; None where every layer attends to all.
+    num_sliding_layers : int
+        How many layers have the window.
+    num_params : int
+        All parameters.
+    kv_bytes_per_token : int
+        KV cache of one token, all layers, 16-bit (bytes).
+    source : str
+        Where the configuration was read.
+    """
+
+    name: str
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ffn_dim: int
+    vocab_size: int
+    gated_mlp: bool
+    tied_embeddings: bool
+    max_position: int
+    num_experts: int
+    num_experts_active: int
+    moe_ffn_dim: int
+    num_shared_experts: int
+    num_dense_layers: int
+    q_lora_rank: int
+    kv_lora_rank: int
+    qk_nope_dim: int
+    qk_rope_dim: int
+    v_head_dim: int
+    sliding_window: int | None
+    num_sliding_layers: int
+    num_params: int
+    kv_bytes_per_token: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineProfile:
+    """What a serving engine adds to the GPU's work, and its default limits.
+
+    Attributes
+    ----------
+    name : str
+        ``"vllm-0.7"``, ``"eager"``...
+    host_before_s : float
+        CPU work of a step before its first kernel is issued (s): schedule, prepare inputs.
+    host_after_s : float
+        CPU work after the last kernel (s): sample, detokenise, send out.
+    host_per_seq_before_s, host_per_seq_after_s : float
+        The same per sequence in the step (s).
+    overlaps_host : bool
+        The host work of the next step runs while the GPU works on this one.
+    graph_max_seqs : int
+        Pure decode steps of at most so many sequences are captured graphs, issued at once; 0 for
+        none.
+    issue_s : float
+        CPU cost of issuing one kernel (s).
+    graph_issue_s : float
+        CPU cost of launching a captured step (s).
+    queue_depth : int
+        Kernels that can wait in the GPU's queue before issuing blocks.
+    gpu_memory_utilization : float
+        Share of GPU memory the engine takes, 0 to 1.
+    reserved_bytes : float
+        Memory per GPU for activations, graphs and communicators (bytes).
+    block_size : int
+        Tokens of one KV block.
+    watermark : float
+        Share of the blocks kept free when admitting, 0 to 1.
+    max_num_seqs : int
+        Most sequences running at once.
+    max_num_batched_tokens : int or None
+        Most tokens of one prefill step; None for the larger of ``max_model_len`` and 2048.
+    chunk_size : int
+        Default token budget of a step with chunked prefill.
+    source : str
+        Where the numbers come from.
+    """
+
+    name: str
+    host_before_s: float
+    host_after_s: float
+    host_per_seq_before_s: float
+    host_per_seq_after_s: float
+    overlaps_host: bool
+    graph_max_seqs: int
+    issue_s: float
+    graph_issue_s: float
+    queue_depth: int
+    gpu_memory_utilization: float
+    reserved_bytes: float
+    block_size: int
+    watermark: float
+    max_num_seqs: int
+    max_num_batched_tokens: int | None
+    chunk_size: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthTable:
+    """Measured prompt and output lengths, as quantiles.
+
+    The output given the prompt is kept by slices of the prompt's distribution of equal weight, so
+    that a draw keeps the dependence between the two; one slice means that only the marginal
+    distributions are known.
+
+    Attributes
+    ----------
+    name : str
+        Whose set it is, such as ``"sharegpt-etalon"``.
+    levels : tuple of float
+        Cumulative shares of the quantiles, rising from 0 to 1; n of them.
+    prompt : tuple of float
+        Quantiles of the prompt length (tokens), n of them.
+    output_by_prompt : tuple of tuple of float
+        For each slice of the prompt's distribution (shortest first) the n quantiles of the output
+        length (tokens).
+    num_measured : int
+        Rows the table was derived from; 0 for a distribution fitted to published moments.
+    prompt_mean, output_mean : float
+        Means of the measured set (tokens), to check draws against.
+    source, licence : str
+        Where the set comes from and under which licence.
+    """
+
+    name: str
+    levels: tuple[float, ...]
+    prompt: tuple[float, ...]
+    output_by_prompt: tuple[tuple[float, ...], ...]
+    num_measured: int
+    prompt_mean: float
+    output_mean: float
+    source: str
+    licence: str
