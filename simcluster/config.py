@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
 
 from simcluster.specs import EngineProfile, GPUSpec, LinkSpec, ModelSpec
 
 
+SETTINGS_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""pydantic configuration of settings: unknown keys, wrong types, nan and inf are refused."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloConfig:
-    """Latency targets of a request, and how attainment is counted.
+    """Latency targets of a request, and how attainment is counted (the table ``[slo]``)."""
 
-    Attributes
-    ----------
-    ttft_s, tpot_s, e2el_s : float or None
-        Targets (s), > 0; None for no target.
-    attainment : float
-        Share of requests that must meet them for a rate to count as carried, 0 to 1.
-    criterion : str
-        ``"joint"`` (a request meets all targets; DistServe, EcoServe) or ``"marginal"`` (the
-        smallest of the separate shares; BestServe).
-    metric : str
-        ``"user"`` (TTFT = first output - arrival) or ``"ecoserve"`` (TTFT = decode start -
-        arrival, TPOT from there; EcoServe section 2.1).
-    """
+    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
 
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    e2el_s: float | None = None
-    attainment: float = 0.9
-    criterion: str = "joint"
-    metric: str = "user"
+    ttft_s: Annotated[
+        float | None, Field(gt=0, description="Target of the time to first token (s).")
+    ] = None
+    tpot_s: Annotated[
+        float | None, Field(gt=0, description="Target of the mean time per output token (s).")
+    ] = None
+    e2el_s: Annotated[
+        float | None, Field(gt=0, description="Target of the end-to-end latency (s).")
+    ] = None
+    attainment: Annotated[
+        float,
+        Field(gt=0, le=1, description="Share of requests that must meet the targets."),
+    ] = 0.9
+    criterion: Annotated[
+        Literal["joint", "marginal"],
+        Field(
+            description="joint: a request meets all targets (DistServe, EcoServe); marginal: the "
+            "smallest of the separate shares (BestServe)."
+        ),
+    ] = "joint"
+    metric: Annotated[
+        Literal["user", "ecoserve"],
+        Field(
+            description="user: TTFT = first output - arrival; ecoserve: TTFT = decode start - "
+            "arrival, TPOT from there (EcoServe, section 2.1)."
+        ),
+    ] = "user"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,27 +108,30 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """How a simulation is run.
+    """How a simulation is run (the table ``[run]``)."""
 
-    Attributes
-    ----------
-    seeds : tuple of int
-        One run per seed, each >= 0.
-    warmup_s : float
-        Requests that arrive before this (s) are simulated but not counted.
-    cooldown_s : float
-        Requests that arrive in the last so many seconds of the arrivals are not counted either.
-    resolution : str
-        ``"span"``, ``"step"`` or ``"kernel"``.
-    max_time_s : float or None
-        Stop the clock here (s); None runs until every request has finished.
-    """
+    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
 
-    seeds: tuple[int, ...] = (0,)
-    warmup_s: float = 0.0
-    cooldown_s: float = 0.0
-    resolution: str = "span"
-    max_time_s: float | None = None
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        Field(min_length=1, description="Seeds; every strategy and rate runs once with each."),
+    ] = (0,)
+    warmup_s: Annotated[
+        float,
+        Field(ge=0, description="Requests that arrive before this (s) are not counted."),
+    ] = 0.0
+    cooldown_s: Annotated[
+        float,
+        Field(ge=0, description="Requests of the last so many seconds are not counted (s)."),
+    ] = 0.0
+    resolution: Annotated[
+        Literal["span", "step", "kernel"],
+        Field(description="What is an event: a run of equal steps, a step, a kernel."),
+    ] = "span"
+    max_time_s: Annotated[
+        float | None,
+        Field(gt=0, description="Stop the clock here (s); default: when all have finished."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,8 +26,10 @@ class ConfigError(SimclusterError):
     """
 
     def __init__(self, key: str, value: object, rule: str, remedy: str) -> None:
-        shown = f"{value!r}" if isinstance(value, str) else f"{value}"
-        super().__init__(f"{key} = {shown}: {rule}. {remedy}")
+        shown = (
+            "" if value is None else f" = {value!r}" if isinstance(value, str) else f" = {value}"
+        )
+        super().__init__(f"{key}{shown}: {rule}. {remedy}")
         self.key = key
         self.value = value
         self.rule = rule
