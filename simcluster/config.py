@@ -9,7 +9,6 @@ from pydantic import ConfigDict, Field
 
 from simcluster.specs import EngineProfile, GPUSpec, LinkSpec, ModelSpec
 
-
 SETTINGS_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """pydantic configuration of settings: unknown keys, wrong types, nan and inf are refused."""
 
