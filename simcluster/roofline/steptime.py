@@ -1,0 +1,380 @@
+"""Step times from first principles: operators, kernels, collectives, dispatch, host work."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, TypeVar
+
+import numpy as np
+
+from simcluster.config import ModelConfig
+from simcluster.errors import InvariantError
+from simcluster.roofline.base import KernelRun, KernelSchedule, StepShape
+from simcluster.roofline.collectives import all_gather_s, all_reduce_s
+from simcluster.roofline.dispatch import Line, TickRun, eager_lines, envelope, graph_line
+from simcluster.roofline.kernels import KernelTimer
+from simcluster.roofline.memory import check_tp
+from simcluster.roofline.operators import (
+    Operator,
+    attention_work,
+    embedding_operators,
+    head_operators,
+    layer_operators,
+    layer_runs,
+)
+from simcluster.specs import EngineProfile, GPUSpec, LinkSpec
+from simcluster.units import TICK_S, TICKS_PER_S, FloatArray, IntArray
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+_CACHE_SIZE: Final = 32768
+"""Token counts whose lines are kept; the cache is emptied when it is full."""
+
+
+class _DecodePlan(NamedTuple):
+    """All there is to know of a decode batch of one size, in ticks."""
+
+    attention: float
+    lines: tuple[Line, ...]
+    host: float
+
+
+class RooflineStepTime:
+    """Durations of the steps of one instance: implements `StepTime`.
+
+    Scalar and vector answers are the same bits, and equal to the simulation of the kernels one by
+    one: every kernel, issue and host time is rounded to the grid where it is made, and the only
+    other operations on the way are sums, products with whole numbers and maxima of such times.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        What is served, in which precision.
+    gpu : GPUSpec
+        The GPU of every rank.
+    fabric : LinkSpec
+        Link between the ranks.
+    engine : EngineProfile
+        Host work, issue costs, graph capture.
+    tp_size : int
+        Ranks of the tensor-parallel group.
+
+    Attributes
+    ----------
+    overlaps_host : bool
+        The engine does the host work of a step while the GPU works on the step before.
+
+    Raises
+    ------
+    ConfigError
+        If the heads cannot be split over `tp_size` ranks.
+
+    Notes
+    -----
+    The queue of issued kernels is taken as unbounded. See docs/step-times.md for why a queue
+    deeper than the kernels of a layer cannot change the end of a step of equal layers.
+    """
+
+    overlaps_host: bool
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        gpu: GPUSpec,
+        fabric: LinkSpec,
+        engine: EngineProfile,
+        tp_size: int,
+    ) -> None:
+        check_tp(model, tp_size, key="tp_size")
+        self._model, self._fabric, self._engine = model, fabric, engine
+        self._tp_size = tp_size
+        self.overlaps_host = engine.overlaps_host
+        self._timer = KernelTimer(gpu)
+        self._layer_runs = layer_runs(model.spec)
+        self._moe_kinds = tuple(dict.fromkeys(run.moe for run in self._layer_runs))
+        self._window = model.spec.sliding_window if model.spec.num_sliding_layers else None
+        self._work = attention_work(model, tp_size)
+        per_sequence, per_token = self._timer.decode_attention_s(self._work)
+        self._fixed = self._timer.fixed_s * TICKS_PER_S
+        self._per_sequence = per_sequence * TICKS_PER_S
+        self._per_token = per_token * TICKS_PER_S
+        self._per_token_mixed = self._per_token / gpu.constants.mixed_mbu
+        self._issue = float(round(engine.issue_s * TICKS_PER_S))
+        self._graph_issue = float(round(engine.graph_issue_s * TICKS_PER_S))
+        self._decode_plans: dict[int, _DecodePlan] = {}
+        self._chunk_lines: dict[tuple[int, int], tuple[Line, ...]] = {}
+        self._prefill_s: dict[int, float] = {}
+
+    # --- StepTime -----------------------------------------------------------------------------
+
+    def step_s(self, shape: StepShape, hidden_s: float = 0.0) -> float:
+        """Duration of one step (s); `hidden_s` of host work is done if the engine overlaps."""
+        if shape.chunks:
+            core = self._chunk_core(shape)
+            host = self._host(shape.num_decodes + len(shape.chunks))
+        else:
+            plan = self._decode_plan(shape.num_decodes)
+            core = self._decode_core(plan, shape.context_tokens, shape.window_tokens)
+            host = plan.host
+        if self.overlaps_host:
+            host = max(0.0, host - hidden_s * TICKS_PER_S)
+        return (core + host) * TICK_S
+
+    def decode_steps_s(
+        self,
+        num_decodes: int,
+        context_tokens: int,
+        num_steps: int,
+        hidden_s: float = 0.0,
+        window_tokens: IntArray | None = None,
+    ) -> FloatArray:
+        """Durations (s) of consecutive pure decode steps, shape ``(num_steps,)``."""
+        attention, lines, host = self._decode_plan(num_decodes)
+        end_tokens = context_tokens + num_steps * num_decodes
+        times = np.arange(float(context_tokens), end_tokens, num_decodes)
+        times *= self._per_token
+        times += attention
+        np.rint(times, out=times)
+        if self._window is None:
+            core = _maximum(lines, times)
+        else:
+            if window_tokens is None:
+                raise InvariantError("a model with a sliding window needs window_tokens")
+            windowed = np.rint(window_tokens * self._per_token + attention)
+            core = _maximum_windowed(lines, times, windowed)
+        if not self.overlaps_host:
+            core += host * TICK_S
+            return core
+        exposed = np.empty_like(core)
+        exposed[0] = hidden_s
+        exposed[1:] = core[:-1]
+        np.subtract(host * TICK_S, exposed, out=exposed)
+        np.maximum(exposed, 0.0, out=exposed)
+        core += exposed
+        return core
+
+    def gpu_s(self, shape: StepShape) -> float:
+        """Duration of the step without its host work (s)."""
+        if shape.chunks:
+            return self._chunk_core(shape) * TICK_S
+        plan = self._decode_plan(shape.num_decodes)
+        return self._decode_core(plan, shape.context_tokens, shape.window_tokens) * TICK_S
+
+    def prefill_s(self, prompt_len: int) -> float:
+        """Duration of a step that prefills one prompt of `prompt_len` tokens alone (s)."""
+        known = self._prefill_s.get(prompt_len)
+        if known is None:
+            known = self.step_s(StepShape(0, 0, ((prompt_len, 0),), 1, 0))
+            _remember(self._prefill_s, prompt_len, known)
+        return known
+
+    def kernels(self, shape: StepShape) -> KernelSchedule:
+        """The kernels of the step: embedding, layers, head.
+
+        Issued and run one by one they end exactly ``gpu_s(shape)`` after the first issue begins.
+        """
+        num_seqs = shape.num_decodes + len(shape.chunks)
+        num_tokens = shape.num_decodes + sum(new for new, _ in shape.chunks)
+        num_sampled = shape.num_sampled if shape.chunks else shape.num_decodes
+        graph = not shape.chunks and self._captured(shape.num_decodes)
+        full, windowed = self._attention(shape)
+        runs: list[KernelRun] = []
+        for operators, tick_run in self._runs(num_tokens, num_sampled):
+            ticks = list(tick_run.run_ticks)
+            if tick_run.attention >= 0:
+                ticks[tick_run.attention] = windowed if tick_run.window else full
+            issue = [0.0 if graph else self._issue] * len(ticks)
+            if graph and not runs:
+                issue[0] = self._graph_issue
+            runs.append(
+                KernelRun(
+                    names=tuple(operator.name for operator in operators),
+                    issue_s=tuple(value * TICK_S for value in issue),
+                    run_s=tuple(value * TICK_S for value in ticks),
+                    collective=tuple(
+                        operator.kind in ("all_reduce", "all_gather") for operator in operators
+                    ),
+                    repeat=tick_run.repeat,
+                )
+            )
+        before, after = self._host_parts(num_seqs)
+        return KernelSchedule(before * TICK_S, tuple(runs), after * TICK_S)
+
+    # --- host ---------------------------------------------------------------------------------
+
+    def _host_parts(self, num_seqs: int) -> tuple[float, float]:
+        """Host work before and after the kernels (ticks)."""
+        engine = self._engine
+        before = engine.host_before_s + engine.host_per_seq_before_s * num_seqs
+        after = engine.host_after_s + engine.host_per_seq_after_s * num_seqs
+        return float(round(before * TICKS_PER_S)), float(round(after * TICKS_PER_S))
+
+    def _host(self, num_seqs: int) -> float:
+        before, after = self._host_parts(num_seqs)
+        return before + after
+
+    # --- attention ----------------------------------------------------------------------------
+
+    def _attention(self, shape: StepShape) -> tuple[float, float]:
+        """Attention time of a layer without and with the window (ticks, whole)."""
+        if not shape.chunks:
+            base = self._fixed + self._per_sequence * shape.num_decodes
+            full = float(round(base + self._per_token * shape.context_tokens))
+            if self._window is None:
+                return full, 0.0
+            return full, float(round(base + self._per_token * shape.window_tokens))
+        base = self._fixed + self._per_sequence * shape.num_decodes
+        decode = base + self._per_token_mixed * shape.context_tokens
+        full = float(round(decode + self._prefill_attention(shape.chunks)))
+        if self._window is None:
+            return full, 0.0
+        decode = base + self._per_token_mixed * shape.window_tokens
+        return full, float(round(decode + self._windowed_prefill(shape.chunks, self._window)))
+
+    def _prefill_attention(self, chunks: tuple[tuple[int, int], ...]) -> float:
+        """Attention of the chunks over all that is cached (ticks, not rounded)."""
+        tokens = cached = twice_pairs = 0
+        for new, old in chunks:
+            tokens += new
+            cached += old
+            twice_pairs += new * (2 * old + new + 1)
+        return self._prefill_ticks(tokens, cached, 0.5 * twice_pairs)
+
+    def _windowed_prefill(self, chunks: tuple[tuple[int, int], ...], window: int) -> float:
+        """Attention of the chunks over the last `window` tokens (ticks, not rounded)."""
+        tokens = cached = twice_pairs = 0
+        for new, old in chunks:
+            growing = min(new, max(0, window - old))
+            tokens += new
+            cached += min(old, window)
+            twice_pairs += growing * (2 * old + growing + 1) + 2 * (new - growing) * window
+        return self._prefill_ticks(tokens, cached, 0.5 * twice_pairs)
+
+    def _prefill_ticks(self, tokens: int, cached: int, pairs: float) -> float:
+        work = self._work
+        flops = work.prefill_flops * pairs + work.expand_flops * cached
+        moved = work.io_bytes * tokens + work.prefill_kv_bytes * (tokens + cached)
+        return self._timer.prefill_attention_s(flops, moved) * TICKS_PER_S
+
+    # --- the end of the GPU's work ------------------------------------------------------------
+
+    def _decode_core(self, plan: _DecodePlan, context_tokens: int, window_tokens: int) -> float:
+        """Issue and execution of a decode step (ticks)."""
+        full = round(plan.attention + self._per_token * context_tokens)
+        if self._window is None:
+            core = -1.0
+            for const, num_full, _ in plan.lines:
+                value = const + num_full * full
+                if value > core:
+                    core = value
+            return core
+        windowed = round(plan.attention + self._per_token * window_tokens)
+        return max(c + num_full * full + num * windowed for c, num_full, num in plan.lines)
+
+    def _chunk_core(self, shape: StepShape) -> float:
+        """Issue and execution of a step with prefill chunks (ticks)."""
+        tokens = shape.num_decodes
+        for new, _ in shape.chunks:
+            tokens += new
+        key = (tokens, shape.num_sampled)
+        lines = self._chunk_lines.get(key)
+        if lines is None:
+            runs = tuple(run for _, run in self._runs(*key))
+            least = float(round(self._fixed))
+            lines = envelope(eager_lines(runs, self._issue), least, least)
+            _remember(self._chunk_lines, key, lines)
+        full, windowed = self._attention(shape)
+        core = -1.0
+        for const, num_full, num_windowed in lines:
+            value = const + num_full * full + num_windowed * windowed
+            if value > core:
+                core = value
+        return core
+
+    def _captured(self, num_decodes: int) -> bool:
+        return num_decodes <= self._engine.graph_max_seqs
+
+    def _decode_plan(self, num_decodes: int) -> _DecodePlan:
+        known = self._decode_plans.get(num_decodes)
+        if known is not None:
+            return known
+        if num_decodes < 1:
+            raise InvariantError("a step needs a sequence to decode or a prefill chunk")
+        attention = self._fixed + self._per_sequence * num_decodes
+        runs = tuple(run for _, run in self._runs(num_decodes, num_decodes))
+        if self._captured(num_decodes):
+            lines: tuple[Line, ...] = (graph_line(runs, self._graph_issue),)
+        else:
+            least = float(round(attention + self._per_token * num_decodes))
+            lines = envelope(eager_lines(runs, self._issue), least, least)
+        plan = _DecodePlan(attention, lines, self._host(num_decodes))
+        _remember(self._decode_plans, num_decodes, plan)
+        return plan
+
+    # --- kernels ------------------------------------------------------------------------------
+
+    def _runs(self, num_tokens: int, num_sampled: int) -> list[tuple[list[Operator], TickRun]]:
+        """Operators of a step in issue order, and their times."""
+        model, tp_size = self._model, self._tp_size
+        by_kind = {}
+        for moe in self._moe_kinds:
+            operators = layer_operators(model, tp_size, num_tokens, moe=moe)
+            attention = next(i for i, op in enumerate(operators) if op.kind == "attention")
+            by_kind[moe] = operators, self._ticks(operators), attention
+        first = embedding_operators(model, tp_size, num_tokens)
+        last = head_operators(model, tp_size, num_tokens, num_sampled)
+        runs = [(first, TickRun(self._ticks(first), -1, False, 1))]
+        for moe, window, repeat in self._layer_runs:
+            operators, ticks, attention = by_kind[moe]
+            runs.append((operators, TickRun(ticks, attention, window, repeat)))
+        runs.append((last, TickRun(self._ticks(last), -1, False, 1)))
+        return runs
+
+    def _ticks(self, operators: list[Operator]) -> tuple[float, ...]:
+        return tuple(float(round(self._operator_s(op) * TICKS_PER_S)) for op in operators)
+
+    def _operator_s(self, operator: Operator) -> float:
+        """Time of one kernel (s); 0 for attention, which is added per step."""
+        match operator.kind:
+            case "gemm":
+                return self._timer.gemm_s(operator.flops, operator.bytes, operator.weight_bytes)
+            case "elementwise":
+                return self._timer.elementwise_s(operator.bytes)
+            case "all_reduce":
+                return all_reduce_s(self._fabric, self._tp_size, operator.bytes)
+            case "all_gather":
+                return all_gather_s(self._fabric, self._tp_size, operator.bytes)
+            case "attention":
+                return 0.0
+
+
+def _maximum(lines: tuple[Line, ...], full: FloatArray) -> FloatArray:
+    """Upper envelope of `lines` at the attention times `full` (ticks), in seconds."""
+    best = full * (lines[0].full * TICK_S)
+    best += lines[0].const * TICK_S
+    for const, num_full, _ in lines[1:]:
+        other = full * (num_full * TICK_S)
+        other += const * TICK_S
+        np.maximum(best, other, out=best)
+    return best
+
+
+def _maximum_windowed(
+    lines: tuple[Line, ...], full: FloatArray, windowed: FloatArray
+) -> FloatArray:
+    """Like `_maximum` with two kinds of layers."""
+    best = np.zeros_like(full)
+    for const, num_full, num_windowed in lines:
+        value = full * num_full
+        value += windowed * num_windowed
+        value += const
+        np.maximum(best, value, out=best)
+    best *= TICK_S
+    return best
+
+
+def _remember(cache: dict[_K, _V], key: _K, value: _V) -> None:
+    """Store in a bounded cache, emptied when full."""
+    if len(cache) >= _CACHE_SIZE:
+        cache.clear()
+    cache[key] = value
