@@ -1,0 +1,137 @@
+"""From settings to the requests of one run."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from simcluster.errors import ConfigError
+from simcluster.rng import stream
+from simcluster.units import MAX_TIME_S, IntArray, grid_array
+from simcluster.workload.base import BoolArray, Offer, Workload
+from simcluster.workload.settings import WorkloadSettings
+
+
+def build(
+    settings: WorkloadSettings, *, seed: int, rate_rps: float | None, max_model_len: int
+) -> Workload:
+    """Draw the requests of one run.
+
+    The same seed gives the same requests whatever the strategy, and at another rate the same
+    requests closer together or further apart.
+
+    Parameters
+    ----------
+    settings : WorkloadSettings
+        The table ``[workload]``, its paths resolved (``with_base``).
+    seed : int
+        Seed of the run, >= 0; streams ``"arrivals"`` and ``"lengths"`` are drawn from.
+    rate_rps : float or None
+        Offered rate (requests/s) of a sweep; None for ``settings.rate_rps``, and where that is
+        None too, for the rate of the trace, schedule or clients.
+    max_model_len : int
+        Longest prompt plus output (tokens) that is served, >= 2.
+
+    Returns
+    -------
+    Workload
+        Sorted by arrival, times on the grid.
+
+    Raises
+    ------
+    ConfigError
+        If a rate is not above 0 or missing, a length table is unknown, no request arrives, the
+        arrivals last longer than the time grid, or a request is too long under
+        ``on_too_long = "error"``.
+    DataError
+        If a trace or clients file cannot be used.
+    """
+    rate_rps = settings.rate_rps if rate_rps is None else rate_rps
+    if rate_rps is not None and not 0 < rate_rps < math.inf:
+        raise ConfigError(
+            "workload.rate_rps", rate_rps, "a rate must be above 0", "Raise or leave out the rate."
+        )
+    if max_model_len < 2:
+        raise ConfigError(
+            "model.max_model_len",
+            max_model_len,
+            "must hold a prompt and an output token",
+            "Raise it to 2 or more.",
+        )
+    lengths = settings.length_distribution
+    drawn = settings.arrival_process.draw(
+        Offer(
+            num_requests=settings.num_requests,
+            duration_s=settings.duration_s,
+            rate_rps=rate_rps,
+            needs_lengths=lengths is None,
+        ),
+        seed,
+    )
+    arrival_s = drawn.arrival_s
+    if not arrival_s[-1] < MAX_TIME_S:
+        raise ConfigError(
+            "workload.rate_rps",
+            drawn.rate_rps,
+            f"the last of {len(arrival_s)} requests arrives at {arrival_s[-1]:g} s, later than the "
+            f"{MAX_TIME_S:.0f} s (24 days) of the time grid",
+            "Raise the rate or ask for fewer requests.",
+        )
+    lengths = lengths or drawn.lengths
+    assert lengths is not None, "settings without lengths have arrivals with lengths"
+    prompt_len, output_len = lengths.draw(len(arrival_s), stream(seed, "lengths"))
+    prompt_len, output_len, rejected = fit(
+        prompt_len, output_len, max_model_len, settings.on_too_long
+    )
+    arrival_s = grid_array(arrival_s)
+    for array in (arrival_s, prompt_len, output_len, rejected):
+        array.setflags(write=False)
+    return Workload(
+        arrival_s=arrival_s,
+        prompt_len=prompt_len,
+        output_len=output_len,
+        rejected=rejected,
+        concurrency=drawn.concurrency,
+        rate_rps=drawn.rate_rps,
+        notes=drawn.notes,
+    )
+
+
+def fit(
+    prompt_len: IntArray, output_len: IntArray, max_model_len: int, on_too_long: str
+) -> tuple[IntArray, IntArray, BoolArray]:
+    """Return prompts and outputs that fit, and which requests are rejected.
+
+    Parameters
+    ----------
+    prompt_len, output_len : ndarray of int64
+        Tokens asked, shape ``(n,)``.
+    max_model_len : int
+        Longest prompt plus output (tokens).
+    on_too_long : str
+        ``"reject"`` marks the longer requests and leaves them as they are; ``"truncate"`` cuts
+        the prompt to ``max_model_len - 1`` and then the output to what is left; ``"error"``
+        refuses them.
+
+    Raises
+    ------
+    ConfigError
+        If a request is too long under ``"error"``.
+    """
+    too_long = prompt_len + output_len > max_model_len
+    if on_too_long == "reject":
+        return prompt_len, output_len, too_long
+    if on_too_long == "error" and too_long.any():
+        first = int(np.argmax(too_long))
+        raise ConfigError(
+            "workload.on_too_long",
+            on_too_long,
+            f"{np.count_nonzero(too_long)} of {len(too_long)} requests are longer than "
+            f"max_model_len ({max_model_len}), the first is request {first} with "
+            f"{prompt_len[first]} + {output_len[first]} tokens",
+            'Raise model.max_model_len, or choose "reject" or "truncate".',
+        )
+    prompt_len = np.minimum(prompt_len, max_model_len - 1)
+    output_len = np.minimum(output_len, max_model_len - prompt_len)
+    return prompt_len, output_len, np.zeros_like(too_long)

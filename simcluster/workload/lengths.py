@@ -1,0 +1,204 @@
+"""Prompt and output lengths: fixed, lognormal, quantiles, a table of the catalogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from simcluster import catalog
+from simcluster.config import SETTINGS_CONFIG
+from simcluster.errors import ConfigError
+from simcluster.units import FloatArray, IntArray
+from simcluster.workload.base import MAX_TOKENS
+
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+
+
+def whole_tokens(lengths: FloatArray) -> IntArray:
+    """Return `lengths` (tokens) rounded to whole numbers from 1 to ``MAX_TOKENS``."""
+    return np.rint(np.clip(lengths, 1, MAX_TOKENS)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """A length distribution by its quantiles.
+
+    Attributes
+    ----------
+    levels : ndarray
+        Cumulative shares, rising from 0 to 1, shape ``(n,)``.
+    values : ndarray
+        Lengths (tokens), never falling, >= 1, shape ``(n,)``.
+    geometric : bool
+        Between two quantiles the logarithm of the length is linear, not the length itself: for
+        few quantiles of a heavy-tailed distribution.
+    """
+
+    levels: FloatArray
+    values: FloatArray
+    geometric: bool = False
+
+    def at(self, levels: FloatArray) -> IntArray:
+        """Return the lengths (tokens, >= 1) at cumulative shares `levels`."""
+        if self.geometric:
+            return whole_tokens(np.exp(np.interp(levels, self.levels, np.log(self.values))))
+        return whole_tokens(np.interp(levels, self.levels, self.values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedLengths:
+    """Every request has the same prompt and output length."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
+
+    kind: Literal["fixed"] = "fixed"
+    prompt_len: Annotated[Tokens, Field(description="Prompt of every request (tokens).")]
+    output_len: Annotated[Tokens, Field(description="Output of every request (tokens).")]
+
+    def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Return prompt and output lengths (tokens)."""
+        return (
+            np.full(num_requests, self.prompt_len, dtype=np.int64),
+            np.full(num_requests, self.output_len, dtype=np.int64),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LognormalLengths:
+    """Lognormal prompts and outputs, independent of each other, rounded and clipped.
+
+    Notes
+    -----
+    The mean before clipping is ``median * exp(sigma^2 / 2)``.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
+
+    kind: Literal["lognormal"] = "lognormal"
+    prompt_median: Annotated[float, Field(ge=1, description="Median prompt (tokens).")]
+    prompt_sigma: Annotated[
+        float, Field(ge=0, description="Standard deviation of the logarithm of the prompt length.")
+    ]
+    output_median: Annotated[float, Field(ge=1, description="Median output (tokens).")]
+    output_sigma: Annotated[
+        float, Field(ge=0, description="Standard deviation of the logarithm of the output length.")
+    ]
+    prompt_min: Annotated[Tokens, Field(description="Shorter prompts get this (tokens).")] = 1
+    prompt_max: Annotated[
+        Tokens | None, Field(description="Longer prompts get this (tokens); default: no limit.")
+    ] = None
+    output_min: Annotated[Tokens, Field(description="Shorter outputs get this (tokens).")] = 1
+    output_max: Annotated[
+        Tokens | None, Field(description="Longer outputs get this (tokens); default: no limit.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Check that no limit excludes the other."""
+        for name, low, high in (
+            ("prompt", self.prompt_min, self.prompt_max),
+            ("output", self.output_min, self.output_max),
+        ):
+            if high is not None and high < low:
+                raise ConfigError(
+                    f"workload.lengths.{name}_max",
+                    high,
+                    f"is below {name}_min ({low})",
+                    "Raise the first or lower the second.",
+                )
+
+    def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Return prompt and output lengths (tokens)."""
+        normal = rng.standard_normal((num_requests, 2))
+        with np.errstate(over="ignore"):
+            prompt = self.prompt_median * np.exp(self.prompt_sigma * normal[:, 0])
+            output = self.output_median * np.exp(self.output_sigma * normal[:, 1])
+        return (
+            whole_tokens(np.clip(prompt, self.prompt_min, self.prompt_max)),
+            whole_tokens(np.clip(output, self.output_min, self.output_max)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantileLengths:
+    """Quantiles written in the scenario; prompt and output independent of each other."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
+
+    kind: Literal["quantiles"] = "quantiles"
+    levels: Annotated[
+        tuple[float, ...],
+        Field(min_length=2, description="Cumulative shares, rising from 0 to 1."),
+    ]
+    prompt: Annotated[
+        tuple[float, ...],
+        Field(description="Prompt length at each level (tokens), never falling."),
+    ]
+    output: Annotated[
+        tuple[float, ...],
+        Field(description="Output length at each level (tokens), never falling."),
+    ]
+
+    def __post_init__(self) -> None:
+        """Check levels and lengths."""
+        rising = all(a < b for a, b in pairwise(self.levels))
+        if not rising or self.levels[0] != 0 or self.levels[-1] != 1:
+            raise ConfigError(
+                "workload.lengths.levels",
+                list(self.levels),
+                "must rise from 0 to 1",
+                "Begin with 0 (the shortest), end with 1 (the longest), sort the rest between.",
+            )
+        for name, values in (("prompt", self.prompt), ("output", self.output)):
+            falling = any(a > b for a, b in pairwise(values))
+            if len(values) != len(self.levels) or falling or min(values) < 1:
+                raise ConfigError(
+                    f"workload.lengths.{name}",
+                    list(values),
+                    f"must be {len(self.levels)} lengths from 1 up that never fall, "
+                    "one for each level",
+                    "Give the length at each of the levels.",
+                )
+
+    def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Return prompt and output lengths (tokens)."""
+        shares = rng.random((num_requests, 2))
+        levels = np.array(self.levels)
+        return (
+            Quantiles(levels, np.array(self.prompt)).at(shares[:, 0]),
+            Quantiles(levels, np.array(self.output)).at(shares[:, 1]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableLengths:
+    """A measured table of the catalogue; outputs depend on prompts as far as it knows."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
+
+    kind: Literal["table"] = "table"
+    name: Annotated[str, Field(min_length=1, description="Length table of the catalogue.")]
+
+    def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Return prompt and output lengths (tokens).
+
+        A request's place among the prompts says from which slice its output is drawn.
+
+        Raises
+        ------
+        ConfigError
+            If the catalogue has no table of this name.
+        """
+        table = catalog.lengths(self.name, key="workload.lengths")
+        levels = np.array(table.levels)
+        shares = rng.random((num_requests, 2))
+        prompt = Quantiles(levels, np.array(table.prompt)).at(shares[:, 0])
+        slices = (shares[:, 0] * len(table.output_by_prompt)).astype(np.int64)
+        output = np.empty_like(prompt)
+        for number, values in enumerate(table.output_by_prompt):
+            own = slices == number
+            output[own] = Quantiles(levels, np.array(values)).at(shares[own, 1])
+        return prompt, output

@@ -1,0 +1,192 @@
+"""Requests of a trace file: its arrivals, its lengths, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from simcluster.config import SETTINGS_CONFIG
+from simcluster.errors import ConfigError, DataError
+from simcluster.units import IntArray
+from simcluster.workload.base import ArrivalTimes, Offer
+from simcluster.workload.traces import Trace, TraceFormat, read_trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceFile:
+    """A trace file, or a window of it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
+    key: ClassVar[str] = "workload.trace"
+
+    path: Annotated[
+        str,
+        Field(min_length=1, description="Trace file, from the scenario's folder; gzip or plain."),
+    ]
+    format: Annotated[
+        TraceFormat,
+        Field(description="What the file looks like; auto tells by its first line."),
+    ] = "auto"
+    start_s: Annotated[
+        float,
+        Field(ge=0, description="Leave out what arrives earlier (s since the first request)."),
+    ] = 0.0
+    end_s: Annotated[
+        float | None,
+        Field(gt=0, description="Leave out what arrives from then on (s since the first request)."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Check that the window has a length."""
+        if self.end_s is not None and self.end_s <= self.start_s:
+            raise ConfigError(
+                f"{self.key}.end_s",
+                self.end_s,
+                f"must be after start_s ({self.start_s:g})",
+                "Raise the first or lower the second.",
+            )
+
+    def read(self, *, arrivals: bool = True) -> Trace:
+        """Read the file and cut it to the window; arrivals count from its first request.
+
+        Parameters
+        ----------
+        arrivals : bool
+            Read the arrivals; a window needs them in any case.
+
+        Raises
+        ------
+        ConfigError
+            If no request is in the window.
+        DataError
+            If the file cannot be used.
+        """
+        whole = self.start_s == 0 and self.end_s is None
+        trace = read_trace(Path(self.path), self.format, arrivals=arrivals or not whole)
+        if whole or trace.arrival_s is None:
+            return trace
+        first, last = np.searchsorted(trace.arrival_s, [self.start_s, self.end_s or np.inf])
+        if first == last:
+            raise ConfigError(
+                f"{self.key}.start_s",
+                self.start_s,
+                f"no request of {self.path} is in the window",
+                f"The file covers 0 to {trace.arrival_s[-1]:g} s.",
+            )
+        return replace(
+            trace,
+            arrival_s=trace.arrival_s[first:last] - trace.arrival_s[first],
+            prompt_len=trace.prompt_len[first:last],
+            output_len=trace.output_len[first:last],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RowLengths:
+    """The lengths of given requests, in their order.
+
+    Attributes
+    ----------
+    prompt_len, output_len : ndarray of int64
+        Tokens, shape ``(n,)``; at most n can be drawn.
+    """
+
+    prompt_len: IntArray
+    output_len: IntArray
+
+    def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Return prompt and output lengths (tokens) of the first `num_requests`."""
+        return self.prompt_len[:num_requests], self.output_len[:num_requests]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceArrivals(TraceFile):
+    """The arrivals of a trace, and its lengths unless others are asked for.
+
+    Without a rate of the workload or the sweep the trace is replayed as it stands; with one all
+    its gaps are scaled so that the mean rate of the requests used is that rate.
+    """
+
+    key: ClassVar[str] = "workload.arrivals"
+    has_lengths: ClassVar[bool] = True
+
+    kind: Literal["trace"] = "trace"
+
+    def draw(self, offer: Offer, seed: int) -> ArrivalTimes:
+        """Return the arrivals of the trace (see `ArrivalProcess`)."""
+        trace = self.read()
+        arrival_s = trace.arrival_s
+        assert arrival_s is not None
+        if offer.num_requests is not None:
+            if offer.num_requests > len(arrival_s):
+                raise ConfigError(
+                    "workload.num_requests",
+                    offer.num_requests,
+                    f"{self.path} has {len(arrival_s)} requests"
+                    + (" in the window" if self.start_s > 0 or self.end_s is not None else ""),
+                    "Lower it, or leave it out to use them all.",
+                )
+            arrival_s = arrival_s[: offer.num_requests]
+        rate_rps = (len(arrival_s) - 1) / arrival_s[-1] if arrival_s[-1] > 0 else None
+        if offer.rate_rps is not None:
+            if rate_rps is None:
+                raise DataError(
+                    f"{self.path}: all {len(arrival_s)} requests arrive at once, so they cannot "
+                    f"be scaled to {offer.rate_rps:g} requests/s. Leave out the rate, or use more "
+                    "of the trace."
+                )
+            arrival_s = arrival_s * (rate_rps / offer.rate_rps)
+            rate_rps = offer.rate_rps
+        if offer.duration_s is not None:
+            arrival_s = arrival_s[: np.searchsorted(arrival_s, offer.duration_s)]
+        return ArrivalTimes(
+            arrival_s=arrival_s,
+            rate_rps=None if rate_rps is None else float(rate_rps),
+            lengths=RowLengths(trace.prompt_len, trace.output_len),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceReplay(TraceArrivals):
+    """The arrivals and lengths of ``workload.trace``."""
+
+    key: ClassVar[str] = "workload.trace"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceLengths(TraceFile):
+    """The lengths of a trace with the arrivals of something else; prompt and output stay pairs."""
+
+    key: ClassVar[str] = "workload.lengths"
+
+    kind: Literal["trace"] = "trace"
+    order: Annotated[
+        Literal["file", "sampled"],
+        Field(description="file: row after row; sampled: rows drawn at random, with repetition."),
+    ] = "file"
+
+    def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Return prompt and output lengths (tokens).
+
+        Raises
+        ------
+        ConfigError
+            If the file has fewer rows than requests and they are taken in order.
+        """
+        trace = self.read(arrivals=False)
+        num_rows = len(trace.prompt_len)
+        if self.order == "sampled":
+            rows = rng.integers(num_rows, size=num_requests)
+            return trace.prompt_len[rows], trace.output_len[rows]
+        if num_requests > num_rows:
+            raise ConfigError(
+                "workload.lengths.order",
+                self.order,
+                f"{self.path} has {num_rows} rows for {num_requests} requests",
+                'Set order = "sampled", or ask for fewer requests.',
+            )
+        return trace.prompt_len[:num_requests], trace.output_len[:num_requests]

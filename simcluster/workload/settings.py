@@ -1,0 +1,195 @@
+"""Settings of the table ``[workload]``: which requests arrive, and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
+
+from pydantic import ConfigDict, Discriminator, Field, Tag
+
+from simcluster.config import SETTINGS_CONFIG
+from simcluster.errors import ConfigError, nearest
+from simcluster.workload.base import (
+    MAX_NUM_REQUESTS,
+    ArrivalProcess,
+    LengthDistribution,
+    kind_of,
+    with_defaults,
+)
+from simcluster.workload.clients import ClientArrivals
+from simcluster.workload.closed_loop import ClosedLoopArrivals
+from simcluster.workload.lengths import (
+    FixedLengths,
+    LognormalLengths,
+    QuantileLengths,
+    TableLengths,
+)
+from simcluster.workload.profiles import OnOffArrivals, ScheduleArrivals
+from simcluster.workload.renewal import ConstantArrivals, GammaArrivals, PoissonArrivals
+from simcluster.workload.replay import TraceArrivals, TraceFile, TraceLengths, TraceReplay
+
+ARRIVALS: Final[dict[str, type[ArrivalProcess]]] = {
+    "poisson": PoissonArrivals,
+    "gamma": GammaArrivals,
+    "constant": ConstantArrivals,
+    "on-off": OnOffArrivals,
+    "schedule": ScheduleArrivals,
+    "closed-loop": ClosedLoopArrivals,
+    "trace": TraceArrivals,
+    "clients": ClientArrivals,
+}
+"""Arrival processes by the ``kind`` of their table ``workload.arrivals``."""
+
+LENGTHS: Final[dict[str, type[LengthDistribution]]] = {
+    "fixed": FixedLengths,
+    "lognormal": LognormalLengths,
+    "quantiles": QuantileLengths,
+    "table": TableLengths,
+    "trace": TraceLengths,
+}
+"""Length distributions by the ``kind`` of their table ``workload.lengths``."""
+
+if TYPE_CHECKING:
+    ArrivalSettings = str | ArrivalProcess
+    LengthSettings = str | LengthDistribution
+else:
+    ArrivalSettings = kind_of(ARRIVALS, "workload.arrivals")
+    LengthSettings = kind_of(LENGTHS, "workload.lengths")
+
+TraceSettings = Annotated[
+    Annotated[str, Field(min_length=1), Tag("path")] | Annotated[TraceFile, Tag("table")],
+    Discriminator(lambda value: "path" if isinstance(value, str) else "table"),
+]
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadSettings:
+    """The table ``[workload]``."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
+
+    lengths: Annotated[
+        LengthSettings | None,
+        Field(description="Name of a length table of the catalogue, or a table with its kind."),
+    ] = None
+    arrivals: Annotated[
+        ArrivalSettings | None,
+        Field(
+            description="Name of an arrival process (default poisson), or a table with its kind."
+        ),
+    ] = None
+    trace: Annotated[
+        TraceSettings | None,
+        Field(description="Trace to replay, arrivals and lengths: a path or a table."),
+    ] = None
+    num_requests: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MAX_NUM_REQUESTS,
+            description="Requests of a run; default 2000, all of a trace, one pass of a schedule.",
+        ),
+    ] = None
+    duration_s: Annotated[
+        float | None,
+        Field(gt=0, description="Requests that arrive before this (s), instead of num_requests."),
+    ] = None
+    rate_rps: Annotated[
+        float | None,
+        Field(gt=0, description="Mean rate (requests/s) where no sweep gives one."),
+    ] = None
+    on_too_long: Annotated[
+        Literal["reject", "truncate", "error"],
+        Field(
+            description="What becomes of a request longer than max_model_len: it counts as missed, "
+            "is cut to fit, or stops the run."
+        ),
+    ] = "reject"
+
+    def __post_init__(self) -> None:
+        """Check that the keys fit together."""
+        if self.trace is not None:
+            for key, value in (("arrivals", self.arrivals), ("lengths", self.lengths)):
+                if value is not None:
+                    raise ConfigError(
+                        f"workload.{key}",
+                        value if isinstance(value, str) else None,
+                        "workload.trace gives both arrivals and lengths",
+                        f'Leave out one of the two keys, or write {key} = {{ kind = "trace", path '
+                        "= ... } where only one shall come from the trace.",
+                    )
+        if self.num_requests is not None and self.duration_s is not None:
+            raise ConfigError(
+                "workload.duration_s",
+                self.duration_s,
+                f"num_requests ({self.num_requests}) is given too",
+                "Leave out one of the two.",
+            )
+        if isinstance(self.arrivals, str) and self.arrivals not in ARRIVALS:
+            raise ConfigError(
+                "workload.arrivals",
+                self.arrivals,
+                "no such arrival process",
+                nearest(self.arrivals, ARRIVALS),
+            )
+        if self.lengths is None and not self.arrival_process.has_lengths:
+            raise ConfigError(
+                "workload.lengths",
+                None,
+                "missing",
+                "Name a length table of the catalogue, or write lengths = { kind = ... } with one "
+                f"of {', '.join(LENGTHS)}.",
+            )
+
+    @property
+    def arrival_process(self) -> ArrivalProcess:
+        """The arrival process, whichever way it was written."""
+        if isinstance(self.trace, str):
+            return TraceReplay(path=self.trace)
+        if self.trace is not None:
+            trace = self.trace
+            return TraceReplay(
+                path=trace.path, format=trace.format, start_s=trace.start_s, end_s=trace.end_s
+            )
+        if self.arrivals is None:
+            return PoissonArrivals()
+        if isinstance(self.arrivals, str):
+            return with_defaults(ARRIVALS[self.arrivals], self.arrivals, "workload.arrivals")
+        return self.arrivals
+
+    @property
+    def length_distribution(self) -> LengthDistribution | None:
+        """The length distribution; None for the lengths that come with the arrivals."""
+        return TableLengths(name=self.lengths) if isinstance(self.lengths, str) else self.lengths
+
+    def with_base(self, folder: Path) -> WorkloadSettings:
+        """Return these settings with their relative paths taken from `folder`.
+
+        Parameters
+        ----------
+        folder : Path
+            The folder of the scenario file. A leading ``~`` of a path is the home folder.
+        """
+        trace = self.trace
+        return replace(
+            self,
+            trace=_joined(folder, trace) if isinstance(trace, str) else _moved(trace, folder),
+            arrivals=_moved(self.arrivals, folder),
+            lengths=_moved(self.lengths, folder),
+        )
+
+
+def _joined(folder: Path, path: str) -> str:
+    """Return `path` from `folder`; an absolute one stays as it is."""
+    return str(folder / Path(path).expanduser())
+
+
+def _moved(settings: S, folder: Path) -> S:
+    """Return `settings` with its path, where it has one, taken from `folder`."""
+    if isinstance(settings, (TraceFile, ClientArrivals)):
+        moved: Any = replace(settings, path=_joined(folder, settings.path))
+        return moved  # type: ignore[no-any-return]  # replace keeps the type
+    return settings
