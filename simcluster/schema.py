@@ -94,6 +94,13 @@ TRANSFERS: Final[Schema] = {
     "end_s": Column("float64", "s", "last byte arrived"),
 }
 
+WINDOWS: Final[Schema] = {
+    "instance": Column("int32", "", "instance id"),
+    "opened_s": Column("float64", "s", "its prefill window opens"),
+    "closed_s": Column("float64", "s", "another window opens, or the run ends"),
+    "released_s": Column("float64", "s", "output held back is released; NaN if none was held"),
+}
+
 INSTANCES: Final[Schema] = {
     "instance": Column("int32", "", "instance id"),
     "pool": Column("str", "", "mixed, prefill or decode"),
@@ -135,6 +142,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "spans": SPANS,
     "steps": STEPS,
     "transfers": TRANSFERS,
+    "windows": WINDOWS,
     "instances": INSTANCES,
     "sweep": SWEEP,
 }

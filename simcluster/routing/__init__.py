@@ -1,1 +1,23 @@
-"""Filled in by the commits that follow."""
+"""Routers: which instance gets a request. Pure decisions, no clock.
+
+Add one: a file with a class that meets `Router` and a line in ``ROUTERS``. Rolling activation
+(`simcluster.routing.rolling_activation`) needs targets and a prefill predictor and is built by its
+strategy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from simcluster.routing.base import InstanceView, Router
+from simcluster.routing.least_loaded import LeastLoaded
+from simcluster.routing.round_robin import RoundRobin
+from simcluster.routing.shared_queue import SharedQueue
+
+ROUTERS: dict[str, Callable[[], Router]] = {
+    "round-robin": RoundRobin,
+    "least-loaded": LeastLoaded,
+    "shared-queue": SharedQueue,
+}
+
+__all__ = ["ROUTERS", "InstanceView", "LeastLoaded", "RoundRobin", "Router", "SharedQueue"]

@@ -7,11 +7,9 @@ from typing import Annotated, ClassVar, Protocol
 
 from pydantic import ConfigDict, Field
 
-from simcluster.config import Environment
-from simcluster.engine.cluster import Cluster, Deployment
-
-SETTINGS_CONFIG = ConfigDict(extra="forbid", strict=True)
-"""pydantic configuration of settings classes: unknown keys and wrong types are refused."""
+from simcluster.config import SETTINGS_CONFIG
+from simcluster.engine.cluster import Cluster, Deployment, InstanceShape
+from simcluster.errors import ConfigError
 
 
 class Strategy(Protocol):
@@ -24,7 +22,7 @@ class Strategy(Protocol):
     kind: str
     name: str
 
-    def build(self, environment: Environment, cluster: Cluster) -> Deployment:
+    def build(self, cluster: Cluster) -> Deployment:
         """Create instances, routing and links in `cluster` and return the entry point.
 
         Raises
@@ -55,3 +53,44 @@ class CommonSettings:
         int | None,
         Field(ge=1, description="Most instances on one node; default: as many as fit."),
     ] = None
+    num_kv_blocks: Annotated[
+        int | None,
+        Field(ge=1, description="KV blocks of an instance; default: what fits in memory."),
+    ] = None
+
+    def shape(self, scheduler: str = "prefill-priority", chunk: int | None = None) -> InstanceShape:
+        """Return what each instance is made of; `chunk` is the token budget of a chunked step."""
+        return InstanceShape(
+            strategy=self.name,
+            tp_size=self.tp_size,
+            scheduler=scheduler,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=chunk or self.max_num_batched_tokens,
+            instances_per_node=self.instances_per_node,
+            num_kv_blocks=self.num_kv_blocks,
+        )
+
+
+def count_that_fits(
+    cluster: Cluster, shape: InstanceShape, wanted: int | None, key: str = "instances"
+) -> int:
+    """Return `wanted` instances of `shape`, or as many as the cluster still holds.
+
+    Raises
+    ------
+    ConfigError
+        If they do not all fit, or not even one does.
+    """
+    most = sum(cluster.capacity(shape))
+    if wanted is None:
+        wanted = max(most, 1)
+    if wanted > most:
+        machines = cluster.environment.cluster
+        raise ConfigError(
+            shape.key(key),
+            wanted,
+            f"{wanted} instances of {shape.tp_size} GPUs do not fit: the cluster has "
+            f"{machines.num_nodes} nodes of {machines.gpus_per_node} GPUs and holds {most}",
+            f"Use at most {most}, a smaller tp_size, or more nodes.",
+        )
+    return wanted

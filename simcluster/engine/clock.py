@@ -1,0 +1,97 @@
+"""Events at absolute times on the grid, and the order of what happens at the same time.
+
+SimPy runs events of equal time by priority, then by creation. Everything that is scheduled here
+states its priority, so the order of ties is a rule and not an accident:
+
+faults, then step ends (by instance), transfer ends, arrivals (by id), routing, scheduling (by
+instance).
+
+SimPy's own events (process starts, ``succeed``) have the priorities 0 and 1 and come first.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import simpy
+
+_ROOM: Final = 1 << 20
+FAULT: Final = 1 * _ROOM
+STEP_END: Final = 2 * _ROOM
+TRANSFER_END: Final = 3 * _ROOM
+ARRIVAL: Final = 4 * _ROOM
+ROUTING: Final = 5 * _ROOM
+SCHEDULING: Final = 6 * _ROOM
+
+
+class Clock(simpy.Environment):
+    """A SimPy environment that can say how many events it was given."""
+
+    @property
+    def num_events(self) -> int:
+        """Events scheduled so far."""
+        self._events_read = getattr(self, "_events_read", -1) + 1
+        return next(self._eid) - self._events_read
+
+
+class At(simpy.Event):
+    """An event that happens at an absolute time, with a stated place among ties.
+
+    Parameters
+    ----------
+    env : simpy.Environment
+        The run.
+    time_s : float
+        When (s), on the grid and not before ``env.now``. ``time_s - env.now`` is then exact, and so
+        is the time at which the event happens.
+    priority : int
+        One of the constants of this module, plus the index of the instance where several of its
+        kind may tie.
+    value : object
+        What a process that waits for the event receives.
+    """
+
+    def __init__(
+        self, env: simpy.Environment, time_s: float, priority: int, value: Any = None
+    ) -> None:
+        super().__init__(env)
+        self._ok = True
+        self._value = value
+        # SimPy types the priority as its own two constants; any integer orders as well.
+        env.schedule(self, priority=priority, delay=time_s - env.now)  # type: ignore[arg-type]
+
+
+class Wake:
+    """What one process waits for, movable while it waits.
+
+    A process yields ``wake.at(...)`` or ``wake.sleep()``; somebody else may move it to another time
+    with ``wake.move(...)``. The event moved away from still happens, with nobody listening.
+
+    Parameters
+    ----------
+    env : simpy.Environment
+        The run.
+    """
+
+    __slots__ = ("_env", "_event")
+
+    def __init__(self, env: simpy.Environment) -> None:
+        self._env = env
+        self._event = simpy.Event(env)
+
+    def at(self, time_s: float, priority: int) -> simpy.Event:
+        """Return an event at `time_s` (s) to wait for."""
+        self._event = At(self._env, time_s, priority)
+        return self._event
+
+    def sleep(self) -> simpy.Event:
+        """Return an event that only `move` makes happen."""
+        self._event = simpy.Event(self._env)
+        return self._event
+
+    def move(self, time_s: float, priority: int) -> None:
+        """Let the waiting process go on at `time_s` (s) instead."""
+        event = At(self._env, time_s, priority)
+        if self._event.callbacks:
+            event.callbacks, self._event.callbacks = self._event.callbacks, []
+        self._event = event

@@ -1,0 +1,103 @@
+"""The CPU dispatcher: host work of a step, then kernels issued ahead of the GPU.
+
+Used at resolution ``kernel``. One CPU thread per rank issues the kernels of a step, in order and at
+their issue cost, into that rank's queue, running ahead of the GPU until the queue is full. What the
+closed form of `simcluster.roofline` says about a step must come out here event by event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import simpy
+
+from simcluster.engine.gpu import GpuQueue, Kernel, Rendezvous
+from simcluster.roofline.base import KernelSchedule
+
+
+class CpuDispatcher:
+    """The CPU thread of one rank: a SimPy process that issues kernels to its GPU.
+
+    Parameters
+    ----------
+    env : simpy.Environment
+        The run.
+    gpu : GpuQueue
+        The GPU of this rank.
+    """
+
+    def __init__(self, env: simpy.Environment, gpu: GpuQueue) -> None:
+        self._env = env
+        self._gpu = gpu
+        self._work: simpy.Store = simpy.Store(env)
+        self.process = env.process(self._run())
+
+    def submit(
+        self, schedule: KernelSchedule, meetings: Sequence[Rendezvous], done: simpy.Event
+    ) -> None:
+        """Issue the kernels of `schedule`; `done` happens when the GPU has run the last.
+
+        Parameters
+        ----------
+        schedule : KernelSchedule
+            The step.
+        meetings : sequence of Rendezvous
+            One per collective of the step, in order, shared by the ranks.
+        done : simpy.Event
+            Succeeds when the last kernel ends.
+        """
+        self._work.put((schedule, meetings, done))
+
+    def _run(self) -> Generator[simpy.Event, Any, None]:
+        env = self._env
+        while True:
+            schedule, meetings, done = yield self._work.get()
+            if schedule.host_before_s:
+                yield env.timeout(schedule.host_before_s)
+            left = sum(len(run.names) * run.repeat for run in schedule.runs)
+            meeting = iter(meetings)
+            for run in schedule.runs:
+                for _ in range(run.repeat):
+                    for name, issue_s, run_s, collective in zip(
+                        run.names, run.issue_s, run.run_s, run.collective, strict=True
+                    ):
+                        if issue_s:
+                            yield env.timeout(issue_s)
+                        left -= 1
+                        kernel = Kernel(
+                            name,
+                            run_s,
+                            next(meeting) if collective else None,
+                            done if left == 0 else None,
+                        )
+                        yield self._gpu.queue.put(kernel)
+
+
+class RankGroup:
+    """The dispatchers and GPUs of a tensor-parallel group.
+
+    Parameters
+    ----------
+    env : simpy.Environment
+        The run.
+    num_ranks : int
+        GPUs of the group.
+    queue_depth : int
+        Kernels that fit into each GPU's queue.
+    """
+
+    def __init__(self, env: simpy.Environment, num_ranks: int, queue_depth: int) -> None:
+        self._env = env
+        self.gpus = [GpuQueue(env, queue_depth) for _ in range(num_ranks)]
+        self.dispatchers = [CpuDispatcher(env, gpu) for gpu in self.gpus]
+
+    def run(self, schedule: KernelSchedule) -> simpy.Event:
+        """Start the step on every rank; the event happens when the last GPU has finished it."""
+        env = self._env
+        num_collectives = sum(sum(run.collective) * run.repeat for run in schedule.runs)
+        meetings = [Rendezvous(env, len(self.gpus)) for _ in range(num_collectives)]
+        done = [simpy.Event(env) for _ in self.gpus]
+        for dispatcher, event in zip(self.dispatchers, done, strict=True):
+            dispatcher.submit(schedule, meetings, event)
+        return simpy.AllOf(env, done)

@@ -1,0 +1,161 @@
+"""From a prefill pool to a decode pool: choose, reserve, transfer, join."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import simpy
+
+from simcluster.engine.instance import Instance
+from simcluster.engine.link import LinkNetwork, Path
+from simcluster.request import Request
+from simcluster.routing.base import Router
+
+
+class DecodePort:
+    """The entrance of a decode instance: requests whose KV is to come, in order.
+
+    Blocks for a request's KV are reserved before it moves, first come, first served.
+
+    Parameters
+    ----------
+    instance : Instance
+        The decode instance.
+
+    Attributes
+    ----------
+    queue : deque of (Request, Instance)
+        Requests that wait for a reservation, with the prefill instance that holds their KV.
+    coming_tokens : int
+        Tokens of the requests in the queue or in transfer.
+    """
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.instance_id = instance.instance_id
+        self.queue: deque[tuple[Request, Instance]] = deque()
+        self.coming_tokens = 0
+
+    @property
+    def load_tokens(self) -> int:
+        """Tokens in the instance and on their way to it."""
+        return self.instance.load_tokens + self.coming_tokens
+
+    @property
+    def free_blocks(self) -> int:
+        """Free KV blocks of the instance."""
+        return self.instance.free_blocks
+
+    def has_room(self, request: Request) -> bool:
+        """Whether the KV of `request` fits above the watermark now."""
+        pool = self.instance.scheduler.pool
+        needed = pool.blocks_for(request.num_computed_tokens) + self.instance.taken_blocks
+        # Preempted requests come first: they were here before.
+        return not self.instance.scheduler.waiting and pool.can_admit(needed)
+
+
+class KvHandover:
+    """Moves requests from prefill to decode instances; owner of the decode instances.
+
+    Parameters
+    ----------
+    env : simpy.Environment
+        The run.
+    network : LinkNetwork
+        The links.
+    decode : sequence of Instance
+        The decode pool.
+    router : Router
+        Chooses among the decode instances that can be reached.
+    paths : callable
+        From (prefill instance, decode instance) to the paths its KV takes, one after the other;
+        empty if there is none.
+    bytes_per_token : int
+        KV cache of one token (bytes).
+    on_finish : callable
+        Called with every finished request.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        network: LinkNetwork,
+        decode: Sequence[Instance],
+        *,
+        router: Router,
+        paths: Callable[[Instance, Instance], tuple[Path, ...]],
+        bytes_per_token: int,
+        on_finish: Callable[[Request], None],
+    ) -> None:
+        self._env = env
+        self._network = network
+        self._ports = {instance.instance_id: DecodePort(instance) for instance in decode}
+        self._reachable: dict[int, list[DecodePort]] = {}
+        self._router = router
+        self._paths = paths
+        self._bytes_per_token = bytes_per_token
+        self._on_finish = on_finish
+        for instance in decode:
+            instance.owner = self
+
+    def hand_over(self, source: Instance, request: Request) -> None:
+        """Send `request`, whose prompt `source` has just computed, to a decode instance."""
+        ports = self._reachable.get(source.instance_id)
+        if ports is None:
+            ports = [p for p in self._ports.values() if self._paths(source, p.instance)]
+            self._reachable[source.instance_id] = ports
+        index = self._router.choose(request, ports, self._env.now)
+        port = ports[0 if index is None else index]
+        port.queue.append((request, source))
+        port.coming_tokens += request.num_computed_tokens
+        self._start_transfers(port)
+
+    def _start_transfers(self, port: DecodePort) -> None:
+        while port.queue and port.has_room(port.queue[0][0]):
+            request, source = port.queue.popleft()
+            pool = port.instance.scheduler.pool
+            pool.allocate(pool.blocks_for(request.num_computed_tokens))
+            paths = deque(self._paths(source, port.instance))
+            self._send(port, source, request, paths, self._env.now)
+
+    def _send(
+        self,
+        port: DecodePort,
+        source: Instance,
+        request: Request,
+        paths: deque[Path],
+        requested_s: float,
+    ) -> None:
+        """Send along the first of `paths`, then along the rest; then let the request decode."""
+        num_bytes = request.num_computed_tokens * self._bytes_per_token
+        first = len(paths) == len(self._paths(source, port.instance))
+
+        def ended() -> None:
+            if first:
+                source.scheduler.release(request)
+                source.wake()
+            if paths:
+                self._send(port, source, request, paths, requested_s)
+                return
+            request.transfer_s = self._env.now - request.first_token_s
+            port.coming_tokens -= request.num_computed_tokens
+            port.instance.join(request)
+
+        self._network.transfer(request.request_id, paths.popleft(), num_bytes, ended)
+
+    # --- what the decode instances say --------------------------------------------------------
+
+    def boundary(self, instance: Instance) -> None:
+        """Nothing to do: room for a transfer arises when a request ends, not at every step."""
+
+    def prefilled(self, instance: Instance, request: Request) -> None:
+        """Nothing to do: a preempted request has recomputed here and decodes on."""
+
+    def preempted(self, instance: Instance, request: Request) -> None:
+        """Nothing to do: the request recomputes on the decode instance."""
+
+    def finished(self, instance: Instance, request: Request) -> None:
+        """Use the freed blocks for the next transfer."""
+        self._start_transfers(self._ports[instance.instance_id])
+        self._on_finish(request)

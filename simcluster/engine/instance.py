@@ -1,0 +1,318 @@
+"""One copy of the model on its GPUs: a SimPy process around a scheduler that knows no clock."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Generator
+from typing import Any, Final, Protocol
+
+import numpy as np
+import simpy
+
+from simcluster.engine.clock import SCHEDULING, STEP_END, Wake
+from simcluster.engine.dispatcher import RankGroup
+from simcluster.engine.recorder import Recorder
+from simcluster.errors import InvariantError
+from simcluster.request import Request
+from simcluster.roofline.base import StepTime
+from simcluster.sched.base import BatchScheduler, StepPlan
+
+MAX_SPAN_STEPS: Final = 512
+"""Longest run of steps planned as one event; longer ones are planned again from their end."""
+
+
+class InstanceOwner(Protocol):
+    """Who hears from an instance: the router in front of it, the strategy around it."""
+
+    def prefilled(self, instance: Instance, request: Request) -> None:
+        """`request` produced its first token here (again, after a preemption)."""
+        ...
+
+    def preempted(self, instance: Instance, request: Request) -> None:
+        """`request` was decoding here, lost its KV and waits to recompute."""
+        ...
+
+    def finished(self, instance: Instance, request: Request) -> None:
+        """`request` produced its last token here."""
+        ...
+
+    def boundary(self, instance: Instance) -> None:
+        """A step of the instance ended, and its state is up to date."""
+        ...
+
+
+class Instance:
+    """One copy of the model: schedule, let the step's time pass, book what it did, again.
+
+    State read from outside (`load_tokens`, `free_blocks`) is that of the last step boundary, also
+    in the middle of a span.
+
+    Parameters
+    ----------
+    env : simpy.Environment
+        The run.
+    instance_id : int
+        Its number in the cluster; the order of instances in ties.
+    scheduler : BatchScheduler
+        What it runs next.
+    step_time : StepTime
+        How long that takes.
+    recorder : Recorder
+        Where its spans go.
+    resolution : str
+        ``"span"``, ``"step"`` or ``"kernel"``.
+    ranks : RankGroup or None
+        Dispatchers and GPUs, at resolution ``kernel`` only.
+    window : int or None
+        The model's sliding window (tokens).
+
+    Attributes
+    ----------
+    owner : InstanceOwner
+        Set by the deployment before the run starts.
+    hold_output : bool
+        While true, tokens are computed but not released to the user; see `release_output`.
+    one_step_at_a_time : bool
+        While true, no span is longer than one step, so that every boundary is an event.
+    busy_s : float
+        Time in steps so far (s).
+    num_steps, num_requests : int
+        Steps taken and requests given to it so far.
+    """
+
+    owner: InstanceOwner
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        instance_id: int,
+        scheduler: BatchScheduler,
+        step_time: StepTime,
+        recorder: Recorder,
+        *,
+        resolution: str = "span",
+        ranks: RankGroup | None = None,
+        window: int | None = None,
+    ) -> None:
+        self._env = env
+        self.instance_id = instance_id
+        self.scheduler = scheduler
+        self.step_time = step_time
+        self._spans = recorder.spans
+        self._resolution = resolution
+        self._ranks = ranks
+        self._window = window
+        self._wake = Wake(env)
+        self._idle = False
+        self._plan: StepPlan | None = None
+        self._ends: list[float] = []  # end times of the steps of the current span
+        self._steps = 0  # how many of them will be done
+        self.hold_output = False
+        self._held_first: list[Request] = []
+        self._held_last: list[Request] = []
+        self.one_step_at_a_time = False
+        self.busy_s = 0.0
+        self.num_steps = 0
+        self.num_requests = 0
+        self.process = env.process(self._run())
+
+    # --- what others may do -------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Queue `request` for prefill; it can join the next step."""
+        blocked = bool(self.scheduler.waiting)
+        self._take(request)
+        request.prefill_instance = self.instance_id
+        request.decode_instance = self.instance_id
+        self.scheduler.add(request)
+        # Behind a head that does not fit, the newcomer changes nothing before a sequence ends.
+        if self._idle or not blocked:
+            self.wake()
+
+    def join(self, request: Request) -> None:
+        """Take over `request`, whose KV has arrived in blocks reserved here."""
+        self._take(request)
+        request.decode_instance = self.instance_id
+        self.scheduler.join(request)
+        self.wake()
+
+    def wake(self) -> None:
+        """Schedule again at the next step boundary; at once if the instance is idle."""
+        now = self._env.now
+        if self._idle:
+            self._idle = False
+            self._wake.move(now, SCHEDULING + self.instance_id)
+        elif self._steps > 1:
+            cut = bisect_left(self._ends, now) + 1
+            if cut < self._steps:
+                self._steps = cut
+                self._wake.move(self._ends[cut - 1], STEP_END + self.instance_id)
+
+    def release_output(self) -> None:
+        """Release the tokens held back so far to their users, now."""
+        now = self._env.now
+        for request in self._held_first:
+            request.first_output_s = now
+        for request in self._held_last:
+            request.last_output_s = now
+        self._held_first.clear()
+        self._held_last.clear()
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the current span that have ended."""
+        return bisect_right(self._ends, self._env.now, 0, self._steps)
+
+    @property
+    def load_tokens(self) -> int:
+        """Tokens of the waiting and running requests at the last step boundary."""
+        tokens = self.scheduler.num_tokens
+        if self._steps > 1 and self._plan is not None:
+            tokens += self.steps_done * self._plan.num_decodes
+        return tokens
+
+    @property
+    def decode_step(self) -> int:
+        """Decode steps done at the last step boundary."""
+        step = self.scheduler.batch.step
+        if self._steps > 1 and self._plan is not None:
+            step += self.steps_done
+        return step
+
+    @property
+    def free_blocks(self) -> int:
+        """Free KV blocks at the last step boundary."""
+        return self.scheduler.pool.free_blocks - self.taken_blocks
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """KV blocks that hold `num_tokens` tokens of one sequence."""
+        return self.scheduler.pool.blocks_for(num_tokens)
+
+    def has_room(self, request: Request) -> bool:
+        """Whether `request` would be admitted at the next boundary, from the state at the last."""
+        return self.scheduler.has_room(request, self.taken_blocks)
+
+    @property
+    def taken_blocks(self) -> int:
+        """Blocks taken by the steps of the current span that have ended."""
+        if self._steps > 1 and self._plan is not None:
+            return self.scheduler.batch.blocks_needed(self.steps_done)
+        return 0
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def _take(self, request: Request) -> None:
+        request.routed_s = self._env.now if request.num_output_tokens == 0 else request.routed_s
+        self.num_requests += 1
+
+    def _run(self) -> Generator[simpy.Event, Any, None]:
+        env, scheduler = self._env, self.scheduler
+        hidden_s = 0.0
+        while True:
+            plan = scheduler.schedule(env.now)
+            if scheduler.preempted:
+                for request in scheduler.preempted:
+                    self.owner.preempted(self, request)
+                scheduler.preempted.clear()
+            if plan is None:
+                self._idle = True
+                hidden_s = 0.0
+                yield self._wake.sleep()
+                continue
+            start = env.now
+            self._plan = plan
+            if self._resolution == "kernel":
+                yield from self._run_kernels(plan)
+            else:
+                self._ends = self._step_ends(plan, hidden_s)
+                self._steps = len(self._ends)
+                yield self._wake.at(self._ends[-1], STEP_END + self.instance_id)
+            steps = self._steps
+            if self.step_time.overlaps_host:
+                hidden_s = self._gpu_s(plan, steps - 1)
+            self._plan, self._steps = None, 0
+            self._finish(plan, steps, start)
+            self.owner.boundary(self)
+            if env.peek() <= env.now:
+                # Others have business at this very time: let it settle before planning.
+                yield self._wake.at(env.now, SCHEDULING + self.instance_id)
+
+    def _step_ends(self, plan: StepPlan, hidden_s: float) -> list[float]:
+        """End times of the steps of `plan` (s)."""
+        now = self._env.now
+        limit = min(plan.max_steps, MAX_SPAN_STEPS)
+        if limit == 1 or self.one_step_at_a_time or self._resolution == "step":
+            return [now + self.step_time.step_s(plan.shape(self._first_window(plan)), hidden_s)]
+        window = None
+        if self._window is not None:
+            window = self.scheduler.batch.window_tokens(limit, self._window)
+        durations = self.step_time.decode_steps_s(
+            plan.num_decodes, plan.context_tokens, limit, hidden_s, window
+        )
+        ends: list[float] = (np.cumsum(durations) + now).tolist()
+        return ends
+
+    def _first_window(self, plan: StepPlan) -> int | None:
+        if self._window is None or not plan.num_decodes:
+            return None
+        return int(self.scheduler.batch.window_tokens(1, self._window)[0])
+
+    def _gpu_s(self, plan: StepPlan, step: int) -> float:
+        """GPU time of step `step` of `plan` (s); before the plan is booked."""
+        shape = plan.shape(self._first_window(plan))
+        if step == 0:
+            return self.step_time.gpu_s(shape)
+        context = shape.context_tokens + step * shape.num_decodes
+        window = context
+        if self._window is not None:
+            window = int(self.scheduler.batch.window_tokens(step + 1, self._window)[step])
+        later = type(shape)(shape.num_decodes, context, (), shape.num_sampled, window)
+        return self.step_time.gpu_s(later)
+
+    def _run_kernels(self, plan: StepPlan) -> Generator[simpy.Event, Any, None]:
+        """Let the dispatchers and GPUs do one step, kernel by kernel."""
+        if self._ranks is None:
+            raise InvariantError("resolution kernel without dispatchers")
+        schedule = self.step_time.kernels(plan.shape(self._first_window(plan)))
+        self._steps = 1
+        self._ends = []
+        yield self._ranks.run(schedule)
+        end = self._env.now + schedule.host_after_s
+        self._ends = [end]
+        yield self._wake.at(end, STEP_END + self.instance_id)
+
+    def _finish(self, plan: StepPlan, steps: int, start: float) -> None:
+        """Book `steps` steps of `plan` that began at `start` (s) and end now."""
+        scheduler, now = self.scheduler, self._env.now
+        outcome = scheduler.complete(plan, steps, now)
+        self.busy_s += now - start
+        self.num_steps += steps
+        self._spans.add(
+            (
+                self.instance_id,
+                start,
+                now,
+                plan.kind,
+                steps,
+                plan.num_decodes,
+                plan.context_tokens,
+                len(plan.chunks),
+                plan.prefill_tokens,
+                scheduler.pool.usage,
+                scheduler.num_waiting,
+                scheduler.num_running,
+            )
+        )
+        for request in outcome.prefilled:
+            if request.first_token_s == now:
+                if self.hold_output:
+                    self._held_first.append(request)
+                else:
+                    request.first_output_s = now
+            self.owner.prefilled(self, request)
+        for request in outcome.finished:
+            if self.hold_output:
+                self._held_last.append(request)
+            else:
+                request.last_output_s = now
+            self.owner.finished(self, request)

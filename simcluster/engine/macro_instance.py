@@ -1,0 +1,143 @@
+"""EcoServe's macro instance: instances that take turns in prefilling (PAPERS 1.2 to 1.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import nan
+
+import simpy
+
+from simcluster.engine.clock import ROUTING, At
+from simcluster.engine.front_end import FrontEnd
+from simcluster.engine.instance import Instance
+from simcluster.engine.recorder import Recorder
+from simcluster.request import Request
+from simcluster.routing.rolling_activation import RollingActivation
+
+
+class MacroInstance(FrontEnd):
+    """A ring of instances under rolling activation.
+
+    Every request goes to the instance in its prefill window until a constraint fails there; then
+    the next one in the ring opens its window. While a window is open its instance computes tokens
+    but does not release them: they reach the users when the window closes, when S_TTFT has passed
+    since it opened (it then streams until its next window), or when the instance has nothing left
+    to do.
+
+    Parameters
+    ----------
+    env, instances, on_finish
+        As in `FrontEnd`.
+    activation : RollingActivation
+        The routing decisions.
+    ttft_s : float
+        S_TTFT (s), on the grid: the longest time that output is held back.
+    predict_s : callable
+        Predicted prefill time (s) of a prompt of so many tokens.
+    hold_output : bool
+        Whether windows hold output back.
+    recorder : Recorder
+        Where the windows go.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        instances: Sequence[Instance],
+        activation: RollingActivation,
+        *,
+        ttft_s: float,
+        predict_s: Callable[[int], float],
+        hold_output: bool,
+        recorder: Recorder,
+        on_finish: Callable[[Request], None],
+    ) -> None:
+        super().__init__(env, instances, on_finish)
+        self._activation = activation
+        self._ttft_s = ttft_s
+        self._predict_s = predict_s
+        self._hold_output = hold_output
+        self._windows = recorder.windows
+        self._index = {i.instance_id: k for k, i in enumerate(self.instances)}
+        self._open: Instance | None = None  # whose window is open
+        self._opened_s = 0.0
+        self._released_s = nan  # when its output was released, if before the window closes
+        self._num_windows = 0
+
+    def _place(self, request: Request) -> bool:
+        now = self._env.now
+        activation = self._activation
+        predicted_s = self._predict_s(request.prompt_len)
+        if predicted_s > self._ttft_s:
+            # Constraint 1 fails on an empty instance too: it would stay pending for ever.
+            self.reject(request)
+            return True
+        index = activation.scan(request, predicted_s, self.instances, now)
+        if index is None:
+            return False
+        waited = bool(self.pending) and self.pending[0] is request
+        if waited and index == activation.current:
+            # A full round failed before: the current instance starts a new window.
+            activation.reopen(now)
+            self._open_window(index)
+        switched = activation.accept(index, request, predicted_s, now)
+        if switched or self._open is None:
+            self._open_window(index)
+        self.instances[index].submit(request)
+        return True
+
+    def _pending_changed(self, any_pending: bool) -> None:
+        # A constraint can start to hold at any boundary, so none may be skipped.
+        for instance in self.instances:
+            instance.one_step_at_a_time = any_pending
+            if any_pending:
+                instance.wake()
+
+    def _open_window(self, index: int) -> None:
+        """Close the open window, if any, and open that of instance `index`."""
+        now = self._env.now
+        self.close(now)
+        self._open = self.instances[index]
+        self._opened_s = now
+        self._num_windows += 1
+        if self._hold_output:
+            self._open.hold_output = True
+            window = self._num_windows
+            timer = At(self._env, now + self._ttft_s, ROUTING)
+            timer.callbacks.append(lambda _: self._expire(window))
+
+    def close(self, now: float) -> None:
+        """Close the open window, if any: release its output and record it."""
+        if self._open is None:
+            return
+        self._release(self._open)
+        self._windows.add((self._open.instance_id, self._opened_s, now, self._released_s))
+        self._released_s = nan
+        self._open = None
+
+    def _expire(self, window: int) -> None:
+        """S_TTFT has passed since `window` opened: it streams from now on."""
+        if self._open is not None and window == self._num_windows:
+            self._release(self._open)
+
+    def _release(self, instance: Instance) -> None:
+        if instance.hold_output:
+            instance.hold_output = False
+            instance.release_output()
+            self._released_s = self._env.now
+
+    def prefilled(self, instance: Instance, request: Request) -> None:
+        """Book that `request` decodes now."""
+        if request in instance.scheduler.batch:
+            self._activation.joined(self._index[instance.instance_id], request)
+
+    def preempted(self, instance: Instance, request: Request) -> None:
+        """Book that `request` does not decode for now."""
+        self._activation.left(self._index[instance.instance_id], request, finished=False)
+
+    def finished(self, instance: Instance, request: Request) -> None:
+        """Book that `request` is done; an instance with nothing left to do releases its output."""
+        self._activation.left(self._index[instance.instance_id], request, finished=True)
+        if instance.hold_output and not instance.scheduler.has_unfinished:
+            instance.release_output()
+        super().finished(instance, request)

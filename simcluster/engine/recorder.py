@@ -1,0 +1,115 @@
+"""What happened, as columns: rows are tuples while running and arrays at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from simcluster.request import Request, RequestStatus
+from simcluster.schema import INSTANCES, REQUESTS, SPANS, TRANSFERS, WINDOWS, Schema
+
+_CHUNK: Final = 1 << 15
+_STATUS_NAMES: Final = {RequestStatus.FINISHED: "finished", RequestStatus.REJECTED: "rejected"}
+
+
+class Log:
+    """Rows of one frame, turned into typed arrays chunk by chunk so that tuples do not pile up.
+
+    Parameters
+    ----------
+    schema : Schema
+        Columns, in the order of the tuples.
+    """
+
+    __slots__ = ("_arrays", "_schema", "rows")
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._arrays: list[list[npt.NDArray[Any]]] = [[] for _ in schema]
+        self.rows: list[tuple[Any, ...]] = []
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        """Append one row."""
+        self.rows.append(row)
+        if len(self.rows) >= _CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        for arrays, values, column in zip(
+            self._arrays,
+            zip(*self.rows, strict=True),
+            self._schema.values(),
+            strict=True,
+        ):
+            arrays.append(np.array(values, dtype=object if column.dtype == "str" else column.dtype))
+        self.rows.clear()
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """All rows so far, by column."""
+        if self.rows:
+            self._flush()
+        return {
+            name: np.concatenate(arrays)
+            if arrays
+            else np.empty(0, dtype=object if column.dtype == "str" else column.dtype)
+            for (name, column), arrays in zip(self._schema.items(), self._arrays, strict=True)
+        }
+
+
+class Recorder:
+    """Collects the frames of one run.
+
+    Attributes
+    ----------
+    spans, transfers, windows, instances : Log
+        Rows in the order of the columns of `simcluster.schema`.
+    """
+
+    def __init__(self) -> None:
+        self.spans = Log(SPANS)
+        self.transfers = Log(TRANSFERS)
+        self.windows = Log(WINDOWS)
+        self.instances = Log(INSTANCES)
+
+
+def request_columns(requests: Sequence[Request]) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of the requests frame, one row per request, unfinished ones included."""
+    stamps = (
+        "arrival_s",
+        "routed_s",
+        "scheduled_s",
+        "first_token_s",
+        "decode_start_s",
+        "first_output_s",
+        "last_token_s",
+        "last_output_s",
+        "transfer_s",
+    )
+    counts = (
+        "request_id",
+        "prompt_len",
+        "output_len",
+        "num_output_tokens",
+        "prefill_instance",
+        "decode_instance",
+        "num_preemptions",
+    )
+    columns: dict[str, npt.NDArray[Any]] = {
+        name: np.array([getattr(r, name) for r in requests], dtype=np.float64) for name in stamps
+    }
+    for name in counts:
+        columns[name] = np.array([getattr(r, name) for r in requests], dtype=REQUESTS[name].dtype)
+    columns["status"] = np.array(
+        [_STATUS_NAMES.get(r.status, "unfinished") for r in requests], dtype=object
+    )
+    arrival = columns["arrival_s"]
+    columns["queue_s"] = columns["scheduled_s"] - arrival
+    columns["ttft_s"] = columns["first_output_s"] - arrival
+    columns["e2el_s"] = columns["last_output_s"] - arrival
+    gaps = columns["output_len"] - 1.0
+    gaps[gaps == 0] = np.nan
+    columns["tpot_s"] = (columns["last_output_s"] - columns["first_output_s"]) / gaps
+    return {name: columns[name] for name in REQUESTS}

@@ -1,0 +1,33 @@
+"""The instance with the fewest tokens to its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from simcluster.request import Request
+from simcluster.routing.base import InstanceView
+
+
+class LeastLoaded:
+    """Give each request to the instance with the fewest waiting and running tokens.
+
+    Among equals the first after the one chosen last gets it: a fixed order would feed the first
+    instance of an idle cluster only.
+    """
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def choose(self, request: Request, instances: Sequence[InstanceView], now: float) -> int | None:
+        """Return the index of the least loaded instance."""
+        count = len(instances)
+        best, least = -1, -1
+        for step in range(1, count + 1):
+            index = (self._last + step) % count
+            load = instances[index].load_tokens
+            if best < 0 or load < least:
+                best, least = index, load
+                if load == 0:
+                    break
+        self._last = best
+        return best

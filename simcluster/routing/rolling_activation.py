@@ -1,0 +1,187 @@
+"""EcoServe's routing: the instance in its prefill window gets the requests, windows take turns.
+
+PAPERS 1.4 (EcoServe, OSDI version, Algorithm 1): instances form a ring; a request goes to the first
+one, from the current on, that meets three constraints. Passing to another instance closes the old
+prefill window and opens a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+from typing import Final, Protocol
+
+from simcluster.request import Request
+
+SLACK_STATISTICS: Final[dict[str, Callable[[Iterable[float]], float]]] = {
+    "mean": fmean,
+    "max": max,
+    "min": min,
+}
+"""How the slack of the existing requests is judged, by name."""
+
+
+class RollingView(Protocol):
+    """What rolling activation may know of an instance: its state at its last step boundary."""
+
+    @property
+    def decode_step(self) -> int:
+        """Decode steps done since the start."""
+        ...
+
+    @property
+    def free_blocks(self) -> int:
+        """Free KV blocks."""
+        ...
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """KV blocks that hold `num_tokens` tokens."""
+        ...
+
+
+class _Ring:
+    """Books on one instance of the ring.
+
+    A decoding request gains one token a step, so its saved TPOT at decode step s and time t is
+    ``tpot_s * s - t + key`` with a key that stays the same while it decodes: statistics of the
+    slack are statistics of the keys.
+    """
+
+    __slots__ = ("existing", "opened_s", "pending_s", "predicted_s", "recent")
+
+    def __init__(self) -> None:
+        self.opened_s = 0.0
+        self.pending_s = 0.0  # predicted prefill of the requests routed since `opened_s`
+        self.predicted_s: dict[int, float] = {}  # of those requests, while they are unfinished
+        self.recent: dict[int, float] = {}  # keys of those of them that decode
+        self.existing: dict[int, float] = {}  # keys of the decoding requests routed earlier
+
+    def reopen(self, now: float) -> None:
+        """A window opens or closes: who came before is now existing."""
+        self.opened_s = now
+        self.pending_s = 0.0
+        self.predicted_s.clear()
+        self.existing.update(self.recent)
+        self.recent.clear()
+
+
+class RollingActivation:
+    """Algorithm 1 of EcoServe: sticky routing around a ring under three constraints.
+
+    Parameters
+    ----------
+    num_instances : int
+        Instances in the ring, >= 1.
+    ttft_s, tpot_s : float
+        The targets S_TTFT and S_TPOT (s), on the grid.
+    slack : str
+        How the saved TPOT of the existing requests is judged: ``"mean"`` (the paper), ``"max"``
+        (the authors' code) or ``"min"`` (protects every request).
+
+    Attributes
+    ----------
+    current : int
+        The instance in its prefill window.
+    """
+
+    def __init__(
+        self, num_instances: int, *, ttft_s: float, tpot_s: float, slack: str = "mean"
+    ) -> None:
+        self.current = 0
+        self._ttft_s = ttft_s
+        self._tpot_s = tpot_s
+        self._judge = SLACK_STATISTICS[slack]
+        self._rings = [_Ring() for _ in range(num_instances)]
+
+    def satisfied(
+        self,
+        index: int,
+        request: Request,
+        predicted_s: float,
+        instance: RollingView,
+        now: float,
+    ) -> bool:
+        """Check the three constraints for `request` on instance `index` at time `now` (s).
+
+        Parameters
+        ----------
+        index : int
+            Position in the ring.
+        request : Request
+            The request to place.
+        predicted_s : float
+            Its predicted prefill time (s).
+        instance : RollingView
+            The instance's state.
+        now : float
+            Time (s).
+
+        Returns
+        -------
+        bool
+            True if the predicted prefill of the window's requests and this one is within the TTFT
+            target, the slack of the existing requests covers it, and the prompt fits in KV memory.
+            With nobody decoding from before, the second passes (PAPERS 1.4: our choice).
+        """
+        ring = self._rings[index]
+        total_s = ring.pending_s + predicted_s
+        if total_s > self._ttft_s:
+            return False
+        if ring.existing:
+            key = self._judge(ring.existing.values())
+            if self._tpot_s * instance.decode_step - now + key < total_s:
+                return False
+        return instance.blocks_for(request.prompt_len) <= instance.free_blocks
+
+    def scan(
+        self,
+        request: Request,
+        predicted_s: float,
+        instances: Sequence[RollingView],
+        now: float,
+    ) -> int | None:
+        """Return the first instance, from the current on, that may take `request`; None if none."""
+        count = len(instances)
+        for step in range(count):
+            index = (self.current + step) % count
+            if self.satisfied(index, request, predicted_s, instances[index], now):
+                return index
+        return None
+
+    def accept(self, index: int, request: Request, predicted_s: float, now: float) -> bool:
+        """Book that `request` goes to instance `index`; return whether its window opens now.
+
+        Passing to another instance stamps the switch on both: the old window closes, a new one
+        opens.
+        """
+        switched = index != self.current
+        if switched:
+            self._rings[self.current].reopen(now)
+            self._rings[index].reopen(now)
+            self.current = index
+        ring = self._rings[index]
+        ring.predicted_s[request.request_id] = predicted_s
+        ring.pending_s += predicted_s
+        return switched
+
+    def reopen(self, now: float) -> None:
+        """The current instance starts a new window of its own: a full round had failed."""
+        self._rings[self.current].reopen(now)
+
+    def joined(self, index: int, request: Request) -> None:
+        """`request` starts to decode on instance `index` (again, after a preemption)."""
+        ring = self._rings[index]
+        tokens = request.num_output_tokens - request.decode_step
+        key = self._tpot_s * tokens + request.first_token_s
+        if request.request_id in ring.predicted_s:
+            ring.recent[request.request_id] = key
+        else:
+            ring.existing[request.request_id] = key
+
+    def left(self, index: int, request: Request, *, finished: bool) -> None:
+        """`request` no longer decodes on instance `index`: finished, or preempted."""
+        ring = self._rings[index]
+        ring.recent.pop(request.request_id, None)
+        ring.existing.pop(request.request_id, None)
+        if finished:
+            ring.pending_s -= ring.predicted_s.pop(request.request_id, 0.0)

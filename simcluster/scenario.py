@@ -1,0 +1,60 @@
+"""A scenario: everything a simulation needs to know, resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from simcluster.config import Environment, RunConfig
+from simcluster.errors import ConfigError, nearest
+from simcluster.strategies.base import Strategy
+from simcluster.workload import WorkloadSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """What to simulate.
+
+    Attributes
+    ----------
+    environment : Environment
+        Model, machines, engine, targets.
+    workload : WorkloadSettings
+        What arrives.
+    rates_rps : tuple of float
+        Rates of a sweep (requests/s), each > 0; may be empty.
+    strategies : tuple of Strategy
+        What is compared, at least one.
+    run : RunConfig
+        Seeds, window, resolution.
+    document : mapping
+        The scenario file with all defaults filled in.
+    """
+
+    environment: Environment
+    workload: WorkloadSettings
+    rates_rps: tuple[float, ...]
+    strategies: tuple[Strategy, ...]
+    run: RunConfig
+    document: Mapping[str, Any]
+
+    def strategy(self, name: str | None = None) -> Strategy:
+        """Return the strategy called `name`, the first by default.
+
+        Raises
+        ------
+        ConfigError
+            If there is none of that name.
+        """
+        if name is None:
+            return self.strategies[0]
+        for strategy in self.strategies:
+            if strategy.name == name:
+                return strategy
+        raise ConfigError(
+            "strategy",
+            name,
+            "the scenario has no strategy of this name",
+            nearest(name, [s.name for s in self.strategies]),
+        )

@@ -1,0 +1,453 @@
+"""What an instance runs next: plans, the decode batch, and what all schedulers share.
+
+A scheduler decides and keeps books; it knows no clock and never reads ``output_len`` to decide.
+(The decode batch knows at which step each answer ends, which only serves to skip events: a run of
+steps in which nothing can change is one plan.)
+"""
+
+from __future__ import annotations
+
+import heapq
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from math import isnan
+from typing import Protocol
+
+import numpy as np
+
+from simcluster.config import SchedulerConfig
+from simcluster.errors import InvariantError
+from simcluster.kvcache import BlockPool
+from simcluster.request import Request, RequestStatus
+from simcluster.roofline.base import StepShape
+from simcluster.units import IntArray
+
+
+class StepPlan:
+    """What the next steps of an instance compute.
+
+    Attributes
+    ----------
+    kind : str
+        ``"prefill"``, ``"decode"`` or ``"mixed"``.
+    num_decodes, context_tokens : int
+        Decoding sequences, and the tokens they attend to in the first step, summed.
+    chunks : tuple of (Request, int)
+        Requests with a prefill chunk, and the new tokens of each.
+    max_steps : int
+        For how many steps the plan stays valid if nothing arrives.
+    """
+
+    __slots__ = ("chunks", "context_tokens", "kind", "max_steps", "num_decodes")
+
+    def __init__(
+        self,
+        kind: str,
+        num_decodes: int,
+        context_tokens: int,
+        chunks: tuple[tuple[Request, int], ...],
+        max_steps: int,
+    ) -> None:
+        self.kind = kind
+        self.num_decodes = num_decodes
+        self.context_tokens = context_tokens
+        self.chunks = chunks
+        self.max_steps = max_steps
+
+    @property
+    def prefill_tokens(self) -> int:
+        """New prefill tokens of one step."""
+        return sum(n for _, n in self.chunks)
+
+    def shape(self, window_tokens: int | None = None) -> StepShape:
+        """Shape of the first step for the step-time model.
+
+        `window_tokens` is the window-capped sum of the contexts; None in a model without a sliding
+        window.
+        """
+        context = self.context_tokens
+        ending = sum(
+            1 for request, n in self.chunks if request.num_computed_tokens + n == target(request)
+        )
+        return StepShape(
+            self.num_decodes,
+            context,
+            tuple((n, request.num_computed_tokens) for request, n in self.chunks),
+            self.num_decodes + ending,
+            context if window_tokens is None else window_tokens,
+        )
+
+
+class StepOutcome:
+    """What the steps of a plan brought about.
+
+    Attributes
+    ----------
+    prefilled : list of Request
+        Their prompt is computed and they produced a token.
+    finished : list of Request
+        They produced their last token.
+    """
+
+    __slots__ = ("finished", "prefilled")
+
+    def __init__(self) -> None:
+        self.prefilled: list[Request] = []
+        self.finished: list[Request] = []
+
+
+def target(request: Request) -> int:
+    """Tokens a prefill of `request` computes: prompt, and what was output before a preemption."""
+    return request.prompt_len + request.num_output_tokens
+
+
+class DecodeBatch:
+    """The decoding sequences of an instance, with no work per sequence per step.
+
+    In a decode step every sequence gains one token. So it is enough to keep sums, a heap of the
+    steps at which sequences end, and how many sequences fill a block at each remainder of the step
+    count.
+
+    Attributes
+    ----------
+    step : int
+        Decode steps done since the start.
+    size : int
+        Sequences in the batch.
+    context_tokens : int
+        Tokens the sequences attend to in the next step, summed: those in the cache and the new one.
+    """
+
+    __slots__ = (
+        "_block_size",
+        "_ends",
+        "_fills",
+        "_members",
+        "_order",
+        "context_tokens",
+        "size",
+        "step",
+    )
+
+    def __init__(self, block_size: int) -> None:
+        self.step = 0
+        self.size = 0
+        self.context_tokens = 0
+        self._block_size = block_size
+        self._members: dict[int, Request] = {}
+        self._ends: list[tuple[int, int, Request]] = []
+        self._fills = [0] * block_size
+        self._order = 0
+
+    def __contains__(self, request: Request) -> bool:
+        return request.request_id in self._members
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._members.values())
+
+    def add(self, request: Request) -> None:
+        """Let `request` decode from the next step on; its counters must be those of now."""
+        request.decode_step = self.step
+        computed = request.num_computed_tokens
+        self._members[request.request_id] = request
+        self._fills[(computed - self.step) % self._block_size] += 1
+        self.size += 1
+        self.context_tokens += computed + 1
+        end = self.step + request.output_len - request.num_output_tokens
+        self._order += 1
+        heapq.heappush(self._ends, (end, self._order, request))
+
+    def remove(self, request: Request) -> None:
+        """Take `request` out and bring its counters up to now."""
+        del self._members[request.request_id]
+        done = self.step - request.decode_step
+        request.num_computed_tokens += done
+        request.num_output_tokens += done
+        self._fills[(request.num_computed_tokens - self.step) % self._block_size] -= 1
+        self.size -= 1
+        self.context_tokens -= request.num_computed_tokens + 1
+
+    def tokens_of(self, request: Request) -> int:
+        """Tokens of `request` in the cache now."""
+        return request.num_computed_tokens + self.step - request.decode_step
+
+    def window_tokens(self, num_steps: int, window: int) -> IntArray:
+        """Sums of the contexts, each capped at `window` tokens, of the next steps.
+
+        Returns
+        -------
+        int array, shape ``(num_steps,)``
+            Tokens attended to in a layer with a sliding window.
+        """
+        contexts = np.fromiter((self.tokens_of(r) + 1 for r in self), np.int64, self.size)
+        grown = contexts[:, None] + np.arange(num_steps)
+        sums: IntArray = np.minimum(grown, window).sum(axis=0, dtype=np.int64)
+        return sums
+
+    def steps_to_next_end(self) -> int:
+        """Steps until the first sequence ends, >= 1; the batch must not be empty."""
+        ends = self._ends
+        while True:
+            end, _, request = ends[0]
+            # A sequence that left early (preempted) leaves its entry behind.
+            if (
+                request.request_id in self._members
+                and end == request.decode_step + request.output_len - request.num_output_tokens
+            ):
+                return end - self.step
+            heapq.heappop(ends)
+
+    def blocks_needed(self, num_steps: int) -> int:
+        """New blocks that the next `num_steps` steps take."""
+        cycles, rest = divmod(num_steps, self._block_size)
+        needed = cycles * self.size
+        first = self.step
+        fills, size = self._fills, self._block_size
+        for step in range(first, first + rest):
+            needed += fills[-step % size]
+        return needed
+
+    def steps_with(self, free_blocks: int, limit: int) -> int:
+        """Most steps, at most `limit`, whose new blocks fit into `free_blocks`."""
+        if (limit // self._block_size + 1) * self.size <= free_blocks:
+            return limit
+        cycles = free_blocks // self.size
+        steps = cycles * self._block_size
+        left = free_blocks - cycles * self.size
+        fills, size = self._fills, self._block_size
+        while steps < limit:
+            left -= fills[-(self.step + steps) % size]
+            if left < 0:
+                return steps
+            steps += 1
+        return limit
+
+    def advance(self, num_steps: int) -> list[Request]:
+        """Do `num_steps` steps; return the sequences that end with the last, taken out."""
+        self.step += num_steps
+        self.context_tokens += num_steps * self.size
+        finished: list[Request] = []
+        while self.size and self.steps_to_next_end() == 0:
+            request = heapq.heappop(self._ends)[2]
+            self.remove(request)
+            finished.append(request)
+        if not self.size:
+            self._ends.clear()
+        return finished
+
+
+class Scheduler(Protocol):
+    """What an instance asks of its scheduler."""
+
+    pool: BlockPool
+    batch: DecodeBatch
+    waiting: deque[Request]
+
+    def add(self, request: Request) -> None:
+        """Queue `request`."""
+        ...
+
+    def join(self, request: Request) -> None:
+        """Take over a request whose KV has arrived in blocks reserved here."""
+        ...
+
+    def schedule(self, now: float) -> StepPlan | None:
+        """Plan the next steps, starting `now` (s); None when there is nothing to run."""
+        ...
+
+    def complete(self, plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
+        """Book `num_steps` steps of `plan`, the last ending `now` (s)."""
+        ...
+
+
+class BatchScheduler(ABC):
+    """What the schedulers share: queue, pool, decode batch, preemption by recompute.
+
+    Parameters
+    ----------
+    config : SchedulerConfig
+        Limits of one step.
+    pool : BlockPool
+        The instance's KV cache.
+    prefill_only : bool
+        Requests leave after their prefill (a prefill pool); their blocks stay taken until
+        `release`.
+
+    Attributes
+    ----------
+    waiting : deque of Request
+        First come, first served; preempted requests go to the front.
+    queued_tokens : int
+        Tokens of the waiting requests and of those in prefill.
+    num_preemptions : int
+        Preemptions so far.
+    preempted : list of Request
+        Decoding requests preempted since the list was last cleared.
+    """
+
+    def __init__(
+        self, config: SchedulerConfig, pool: BlockPool, *, prefill_only: bool = False
+    ) -> None:
+        self.config = config
+        self.pool = pool
+        self.prefill_only = prefill_only
+        self.waiting: deque[Request] = deque()
+        self.batch = DecodeBatch(pool.block_size)
+        self.queued_tokens = 0
+        self.num_preemptions = 0
+        self.preempted: list[Request] = []
+        self._prefilling: dict[int, Request] = {}
+        self._running: dict[int, Request] = {}  # in order of admission; prefilling and decoding
+        self._joining: deque[Request] = deque()
+        self._fresh: list[Request] = []  # decoding, first decode step not yet started
+
+    @property
+    def num_running(self) -> int:
+        """Requests admitted and not finished."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests not yet admitted."""
+        return len(self.waiting) + len(self._joining)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of waiting and running requests at the last step boundary."""
+        return self.queued_tokens + self.batch.context_tokens - self.batch.size
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether any request waits or runs."""
+        return bool(self._running or self.waiting or self._joining)
+
+    def has_room(self, request: Request, taken_blocks: int = 0) -> bool:
+        """Whether `request` would be admitted if it came now, behind those that wait already.
+
+        `taken_blocks` are blocks that steps already done have taken and `complete` has not booked.
+        """
+        num_blocks = taken_blocks + self.pool.blocks_for(target(request))
+        num_blocks += sum(self.pool.blocks_for(target(other)) for other in self.waiting)
+        num_seqs = len(self._running) + len(self._joining) + len(self.waiting)
+        return num_seqs < self.config.max_num_seqs and self.pool.can_admit(num_blocks)
+
+    def add(self, request: Request) -> None:
+        """Queue `request` at the back."""
+        self.waiting.append(request)
+        self.queued_tokens += target(request)
+
+    def join(self, request: Request) -> None:
+        """Take over `request`, whose KV has arrived in blocks reserved here."""
+        self._joining.append(request)
+        self.queued_tokens += target(request)
+
+    def release(self, request: Request) -> None:
+        """Free the blocks of `request` (prefill pool: its KV has left)."""
+        self.pool.release(self.pool.blocks_for(request.num_computed_tokens))
+
+    @abstractmethod
+    def schedule(self, now: float) -> StepPlan | None:
+        """Plan the next steps, starting `now` (s); None when there is nothing to run."""
+
+    def complete(self, plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
+        """Book `num_steps` steps of `plan`, the last ending `now` (s)."""
+        outcome = StepOutcome()
+        if plan.num_decodes:
+            self.pool.allocate(self.batch.blocks_needed(num_steps))
+            for request in self.batch.advance(num_steps):
+                self._leave(request, now)
+                outcome.finished.append(request)
+        if plan.chunks:
+            if num_steps != 1:
+                raise InvariantError("a plan with prefill chunks is valid for one step")
+            for request, num_tokens in plan.chunks:
+                request.num_computed_tokens += num_tokens
+                if request.num_computed_tokens == target(request):
+                    self._prefill_ended(request, now, outcome)
+        return outcome
+
+    def _prefill_ended(self, request: Request, now: float, outcome: StepOutcome) -> None:
+        del self._prefilling[request.request_id]
+        self.queued_tokens -= request.num_computed_tokens
+        request.num_output_tokens += 1
+        if isnan(request.first_token_s):
+            request.first_token_s = now
+        outcome.prefilled.append(request)
+        if request.num_output_tokens == request.output_len:
+            if isnan(request.decode_start_s):
+                request.decode_start_s = now
+            self._leave(request, now)
+            outcome.finished.append(request)
+        elif self.prefill_only:
+            request.status = RequestStatus.TRANSFERRING
+            del self._running[request.request_id]
+        else:
+            self.batch.add(request)
+            self._fresh.append(request)
+
+    def _leave(self, request: Request, now: float) -> None:
+        """Finish `request`."""
+        request.status = RequestStatus.FINISHED
+        request.last_token_s = now
+        del self._running[request.request_id]
+        self.pool.release(self.pool.blocks_for(request.num_computed_tokens))
+
+    def _admit(self, request: Request, num_blocks: int, now: float) -> None:
+        """Take the head of the queue, `request`, into the running set."""
+        self.waiting.popleft()
+        self.pool.allocate(num_blocks)
+        request.status = RequestStatus.RUNNING
+        if isnan(request.scheduled_s):
+            request.scheduled_s = now
+        self._running[request.request_id] = request
+        self._prefilling[request.request_id] = request
+
+    def _admit_joining(self) -> None:
+        while self._joining and len(self._running) < self.config.max_num_seqs:
+            request = self._joining.popleft()
+            self.queued_tokens -= target(request)
+            request.status = RequestStatus.RUNNING
+            self._running[request.request_id] = request
+            self.batch.add(request)
+            self._fresh.append(request)
+
+    def _make_room_for_one_step(self) -> None:
+        """Preempt the newest requests until every decode can write its next token."""
+        while self.batch.size and self.batch.blocks_needed(1) > self.pool.free_blocks:
+            self._preempt(next(reversed(self._running.values())))
+
+    def _preempt(self, request: Request) -> None:
+        """Take the KV of `request` back; it recomputes from the front of the queue."""
+        del self._running[request.request_id]
+        if request in self.batch:
+            self.batch.remove(request)
+            self.pool.release(self.pool.blocks_for(request.num_computed_tokens))
+            self.queued_tokens += target(request)
+            self.preempted.append(request)
+        else:
+            del self._prefilling[request.request_id]
+            self.pool.release(self.pool.blocks_for(target(request)))
+        request.num_computed_tokens = 0
+        request.status = RequestStatus.PREEMPTED
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.appendleft(request)
+
+    def _start_fresh(self, now: float) -> None:
+        """Stamp the decodes whose first decode step starts `now`."""
+        for request in self._fresh:
+            if isnan(request.decode_start_s) and request in self.batch:
+                request.decode_start_s = now
+        self._fresh.clear()
+
+    def _decode_plan(self, now: float) -> StepPlan | None:
+        """Plan decode steps of the whole batch until one ends or the pool runs dry."""
+        self._make_room_for_one_step()
+        batch = self.batch
+        if not batch.size:
+            return None
+        if self._fresh:
+            self._start_fresh(now)
+        steps = batch.steps_with(self.pool.free_blocks, batch.steps_to_next_end())
+        return StepPlan("decode", batch.size, batch.context_tokens, (), steps)

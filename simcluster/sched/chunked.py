@@ -1,0 +1,58 @@
+"""Hybrid batches with a token budget: Sarathi-Serve's scheduler (PAPERS 4.2)."""
+
+from __future__ import annotations
+
+from simcluster.request import Request
+from simcluster.sched.base import BatchScheduler, StepPlan, target
+
+
+class ChunkedPrefill(BatchScheduler):
+    """Decode everything and fill the rest of the token budget with prefill chunks.
+
+    Per step: one token for each decoding sequence; then prompts already begun, in order; then new
+    requests while their blocks and the limit of sequences allow, each ``min(left of the prompt,
+    left of the budget)`` tokens. Admission stops at the first request that does not fit. The blocks
+    of the whole prompt are taken at admission (Agrawal et al., OSDI 2024, section 4.3).
+    """
+
+    def schedule(self, now: float) -> StepPlan | None:
+        """Plan the next steps, starting `now` (s); None when there is nothing to run."""
+        if self._joining:
+            self._admit_joining()
+        if not self.waiting and not self._prefilling:
+            plan = self._decode_plan(now)
+            if plan is not None or not self.waiting:
+                return plan
+        self._make_room_for_one_step()
+        chunks = self._chunks(now)
+        if not chunks:
+            return self._decode_plan(now)
+        batch = self.batch
+        if self._fresh:
+            self._start_fresh(now)
+        kind = "mixed" if batch.size else "prefill"
+        context = batch.context_tokens if batch.size else 0
+        return StepPlan(kind, batch.size, context, chunks, 1)
+
+    def _chunks(self, now: float) -> tuple[tuple[Request, int], ...]:
+        chunks: list[tuple[Request, int]] = []
+        budget = self.config.max_num_batched_tokens - self.batch.size
+        for request in self._prefilling.values():
+            if budget <= 0:
+                return tuple(chunks)
+            num_tokens = min(target(request) - request.num_computed_tokens, budget)
+            chunks.append((request, num_tokens))
+            budget -= num_tokens
+        # The decodes of this step take their blocks first.
+        spare = self.pool.free_blocks - self.batch.blocks_needed(1) if self.waiting else 0
+        while budget > 0 and self.waiting and len(self._running) < self.config.max_num_seqs:
+            request = self.waiting[0]
+            num_blocks = self.pool.blocks_for(target(request))
+            if not self.pool.can_admit(num_blocks) or num_blocks > spare:
+                break
+            self._admit(request, num_blocks, now)
+            spare -= num_blocks
+            num_tokens = min(target(request), budget)
+            chunks.append((request, num_tokens))
+            budget -= num_tokens
+        return tuple(chunks)

@@ -1,0 +1,49 @@
+"""Separate batches, prefill first: vLLM's V0 scheduler (PAPERS 4.1)."""
+
+from __future__ import annotations
+
+from simcluster.request import Request
+from simcluster.sched.base import BatchScheduler, StepPlan, target
+
+
+class PrefillPriority(BatchScheduler):
+    """Prefill whatever can be admitted, else decode everything.
+
+    Per step: first come, first served over the waiting requests; admit while the KV blocks of the
+    prompt fit above the watermark, the step's tokens stay within ``max_num_batched_tokens`` and the
+    running requests within ``max_num_seqs``. If any was admitted the step is a prefill of those
+    alone, else all running requests decode; where a decode finds no block, the newest request is
+    preempted and recomputes. As vLLM 0.7.3 does without chunked prefill.
+    """
+
+    def schedule(self, now: float) -> StepPlan | None:
+        """Plan the next steps, starting `now` (s); None when there is nothing to run."""
+        if self._joining:
+            self._admit_joining()
+        if self.waiting:
+            chunks = self._prefill_chunks(now)
+            if chunks:
+                return StepPlan("prefill", 0, 0, chunks, 1)
+        plan = self._decode_plan(now)
+        if plan is None and self.waiting:
+            # Preempting emptied the batch: its first request fits now that all blocks are free.
+            chunks = self._prefill_chunks(now)
+            return StepPlan("prefill", 0, 0, chunks, 1) if chunks else None
+        return plan
+
+    def _prefill_chunks(self, now: float) -> tuple[tuple[Request, int], ...]:
+        chunks: list[tuple[Request, int]] = []
+        budget = self.config.max_num_batched_tokens
+        while self.waiting and len(self._running) < self.config.max_num_seqs:
+            request = self.waiting[0]
+            tokens = target(request)
+            num_blocks = self.pool.blocks_for(tokens)
+            # A recomputed request can exceed the budget that its prompt met: it runs alone.
+            if (tokens > budget and chunks) or not self.pool.can_admit(num_blocks):
+                break
+            self._admit(request, num_blocks, now)
+            chunks.append((request, tokens))
+            budget -= tokens
+            if budget <= 0:
+                break
+        return tuple(chunks)

@@ -1,0 +1,348 @@
+"""One simulation: (scenario, seed) to result."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy.typing as npt
+import simpy
+
+from simcluster.config import Environment
+from simcluster.engine.clock import ARRIVAL, SCHEDULING, At, Clock
+from simcluster.engine.cluster import Cluster, Deployment, StepTimeFactory, roofline_step_time
+from simcluster.engine.recorder import Recorder, request_columns
+from simcluster.errors import ConfigError, InvariantError
+from simcluster.request import Request, RequestStatus
+from simcluster.scenario import Scenario
+from simcluster.schema import INSTANCES, REQUESTS, SPANS, TRANSFERS, WINDOWS, frame
+from simcluster.strategies.base import Strategy
+from simcluster.units import MAX_TIME_S, on_grid
+from simcluster.workload import Workload, build
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESOLUTIONS: Final = ("span", "step", "kernel")
+"""What one event stands for; the results are the same."""
+
+FRAMES: Final = ("requests", "spans", "transfers", "windows", "instances")
+"""Frames of a run."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run gave.
+
+    Attributes
+    ----------
+    strategy : str
+        Name of the strategy.
+    rate_rps : float
+        Offered rate (requests/s); NaN in a closed loop.
+    seed : int
+        Seed of the run.
+    num_gpus : int
+        GPUs the strategy used.
+    columns : dict
+        Frame name to columns, as in `simcluster.schema`.
+    end_s : float
+        When the last request ended (s).
+    num_events : int
+        SimPy events.
+    """
+
+    strategy: str
+    rate_rps: float
+    seed: int
+    num_gpus: int
+    columns: dict[str, dict[str, npt.NDArray[Any]]]
+    end_s: float
+    num_events: int
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """One row per arrived request."""
+        return frame(self.columns["requests"], REQUESTS)
+
+    @cached_property
+    def spans(self) -> pd.DataFrame:
+        """One row per run of equal steps."""
+        return frame(self.columns["spans"], SPANS)
+
+    @cached_property
+    def transfers(self) -> pd.DataFrame:
+        """One row per KV transfer."""
+        return frame(self.columns["transfers"], TRANSFERS)
+
+    @cached_property
+    def windows(self) -> pd.DataFrame:
+        """One row per prefill window of a macro instance."""
+        return frame(self.columns["windows"], WINDOWS)
+
+    @cached_property
+    def instances(self) -> pd.DataFrame:
+        """One row per instance."""
+        return frame(self.columns["instances"], INSTANCES)
+
+
+def simulate(
+    scenario: Scenario,
+    *,
+    strategy: str | None = None,
+    rate_rps: float | None = None,
+    seed: int | None = None,
+    resolution: str | None = None,
+) -> Result:
+    """Simulate one strategy of `scenario` at one rate.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What to simulate.
+    strategy : str, optional
+        Name of the strategy; the first by default.
+    rate_rps : float, optional
+        Offered rate (requests/s); by default the workload's, else its own (a trace), else the first
+        of the sweep.
+    seed : int, optional
+        Seed of the run; the scenario's first by default.
+    resolution : str, optional
+        ``"span"``, ``"step"`` or ``"kernel"``; the scenario's by default.
+
+    Returns
+    -------
+    Result
+        The frames.
+
+    Raises
+    ------
+    ConfigError
+        If the deployment does not fit the machines, or an argument names nothing.
+    """
+    chosen = scenario.strategy(strategy)
+    seed = scenario.run.seeds[0] if seed is None else seed
+    if rate_rps is None:
+        rate_rps = scenario.workload.rate_rps
+        if rate_rps is None and scenario.rates_rps:
+            rate_rps = scenario.rates_rps[0]
+    workload = build(
+        scenario.workload,
+        seed=seed,
+        rate_rps=rate_rps,
+        max_model_len=scenario.environment.model.max_model_len,
+    )
+    return run(
+        scenario.environment,
+        chosen,
+        workload,
+        seed=seed,
+        resolution=resolution or scenario.run.resolution,
+        max_time_s=scenario.run.max_time_s,
+    )
+
+
+def run(
+    environment: Environment,
+    strategy: Strategy,
+    workload: Workload,
+    *,
+    seed: int = 0,
+    resolution: str = "span",
+    max_time_s: float | None = None,
+    step_time: StepTimeFactory = roofline_step_time,
+) -> Result:
+    """Run `workload` through a deployment of `strategy`.
+
+    Parameters
+    ----------
+    environment : Environment
+        Model, machines, engine, targets.
+    strategy : Strategy
+        What is deployed.
+    workload : Workload
+        The requests; nothing random is left.
+    seed : int
+        For the record.
+    resolution : str
+        ``"span"``, ``"step"`` or ``"kernel"``.
+    max_time_s : float, optional
+        Stop the clock here (s); what happens at this very time still counts, steps that would start
+        then do not.
+    step_time : callable, optional
+        Makes the step-time model of an instance; the roofline by default.
+
+    Returns
+    -------
+    Result
+        The frames; requests that did not finish keep their row.
+
+    Raises
+    ------
+    ConfigError
+        If the deployment does not fit the machines.
+    """
+    if resolution not in RESOLUTIONS:
+        raise ConfigError(
+            "run.resolution",
+            resolution,
+            "not a resolution",
+            f"Use one of {', '.join(RESOLUTIONS)}.",
+        )
+    env = Clock()
+    recorder = Recorder()
+    cluster = Cluster(env, environment, recorder, resolution=resolution, step_time=step_time)
+    deployment = strategy.build(cluster)
+    requests = [
+        Request(i, arrival_s, prompt_len, output_len)
+        for i, (arrival_s, prompt_len, output_len) in enumerate(
+            zip(
+                workload.arrival_s.tolist(),
+                workload.prompt_len.tolist(),
+                workload.output_len.tolist(),
+                strict=True,
+            )
+        )
+    ]
+    rejected = workload.rejected.tolist()
+    done = simpy.Event(env)
+    source = _ClosedLoop if workload.concurrency is not None else _OpenLoop
+    entering = zip(requests, rejected, strict=True)
+    arrivals = source(cluster, deployment, entering, workload.concurrency)
+    left = len(requests)
+
+    def ended(_: Request) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            done.succeed()
+        else:
+            arrivals.one_ended()
+
+    cluster.on_finish = ended
+    if not requests:
+        done.succeed()
+    if max_time_s is not None:
+        timer = At(env, on_grid(max_time_s), 2 * SCHEDULING)
+        timer.callbacks.append(lambda _: _stop(done))
+    try:
+        env.run(until=done)
+    except RuntimeError as error:
+        raise InvariantError(f"{left} requests are left and nothing happens any more") from error
+    if env.now > MAX_TIME_S:
+        raise InvariantError("the run is longer than the time grid is exact")
+    for close in deployment.on_end:
+        close(env.now)
+    return _result(strategy.name, workload, seed, cluster, recorder, requests, env)
+
+
+def _stop(done: simpy.Event) -> None:
+    """Let `done` happen if it has not."""
+    if not done.triggered:
+        done.succeed()
+
+
+def _result(
+    strategy: str,
+    workload: Workload,
+    seed: int,
+    cluster: Cluster,
+    recorder: Recorder,
+    requests: list[Request],
+    env: Clock,
+) -> Result:
+    for instance, pool in zip(cluster.instances, cluster.pools, strict=True):
+        blocks = instance.scheduler.pool
+        recorder.instances.add(
+            (
+                instance.instance_id,
+                pool,
+                cluster.node_of(instance),
+                cluster.tp_size_of(instance),
+                blocks.num_blocks,
+                instance.busy_s,
+                instance.num_steps,
+                instance.num_requests,
+                instance.scheduler.num_preemptions,
+                blocks.peak_used / blocks.num_blocks,
+            )
+        )
+    return Result(
+        strategy=strategy,
+        rate_rps=float("nan") if workload.rate_rps is None else workload.rate_rps,
+        seed=seed,
+        num_gpus=cluster.num_gpus,
+        columns={
+            "requests": request_columns(requests),
+            "spans": recorder.spans.columns(),
+            "transfers": recorder.transfers.columns(),
+            "windows": recorder.windows.columns(),
+            "instances": recorder.instances.columns(),
+        },
+        end_s=env.now,
+        num_events=env.num_events,
+    )
+
+
+class _Source:
+    """Lets requests enter a deployment; the rejected ones are turned away on arrival."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        deployment: Deployment,
+        requests: Iterable[tuple[Request, bool]],
+        concurrency: int | None,
+    ) -> None:
+        self._cluster = cluster
+        self._env = env = cluster.env
+        self._entry = deployment.entry
+        self._requests = iter(requests)
+        self._concurrency = concurrency
+        self.process = env.process(self._run())
+
+    def one_ended(self) -> None:
+        """Hear that a request finished or was rejected."""
+
+    def _run(self) -> Generator[simpy.Event, Any, None]:
+        raise NotImplementedError
+
+    def _enter(self, request: Request, rejected: bool) -> None:
+        if rejected:
+            request.status = RequestStatus.REJECTED
+            self._cluster.on_finish(request)
+        else:
+            self._entry.submit(request)
+
+
+class _OpenLoop(_Source):
+    """Requests arrive by the clock."""
+
+    def _run(self) -> Generator[simpy.Event, Any, None]:
+        env = self._env
+        for request, rejected in self._requests:
+            yield At(env, request.arrival_s, ARRIVAL)
+            self._enter(request, rejected)
+
+
+class _ClosedLoop(_Source):
+    """A fixed number of requests is in the system; the next enters when one ends."""
+
+    def _run(self) -> Generator[simpy.Event, Any, None]:
+        yield At(self._env, 0.0, ARRIVAL)
+        for _ in range(self._concurrency or 0):
+            self._enter_next()
+
+    def one_ended(self) -> None:
+        """Let the next request enter, after all that ends at this time."""
+        arrival = At(self._env, self._env.now, ARRIVAL)
+        arrival.callbacks.append(lambda _: self._enter_next())
+
+    def _enter_next(self) -> None:
+        entry = next(self._requests, None)
+        if entry is not None:
+            request, rejected = entry
+            request.arrival_s = self._env.now
+            self._enter(request, rejected)

@@ -1,0 +1,56 @@
+"""NoDG: every instance prefills and decodes, interleaved (vLLM, Sarathi-Serve)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from simcluster.engine.cluster import Cluster, Deployment
+from simcluster.engine.front_end import Gateway
+from simcluster.routing import ROUTERS
+from simcluster.strategies.base import CommonSettings, count_that_fits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoDG(CommonSettings):
+    """Equal instances behind a router; no disaggregation.
+
+    With ``scheduler = "prefill-priority"`` as vLLM 0.7.3 (PAPERS 4.1), with ``"chunked"`` as
+    Sarathi-Serve (PAPERS 4.2).
+    """
+
+    kind: Literal["nodg"] = "nodg"
+    instances: Annotated[
+        int | None, Field(ge=1, description="Instances; default: as many as the GPUs hold.")
+    ] = None
+    scheduler: Annotated[
+        Literal["prefill-priority", "chunked"],
+        Field(description="What an instance runs next."),
+    ] = "prefill-priority"
+    chunk_size: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Token budget of a step (tokens), with scheduler chunked; default: the "
+            "engine's.",
+        ),
+    ] = None
+    router: Annotated[
+        Literal["round-robin", "least-loaded", "shared-queue"],
+        Field(description="Which instance gets a request."),
+    ] = "least-loaded"
+
+    def build(self, cluster: Cluster) -> Deployment:
+        """Place the instances and put a router in front of them."""
+        budget = None
+        if self.scheduler == "chunked":
+            budget = self.chunk_size or cluster.environment.engine.chunk_size
+        shape = self.shape(self.scheduler, budget)
+        count = count_that_fits(cluster, shape, self.instances)
+        instances = [cluster.place(shape, "mixed") for _ in range(count)]
+        gateway = Gateway(
+            cluster.env, instances, ROUTERS[self.router](), lambda r: cluster.on_finish(r)
+        )
+        return Deployment(gateway)
