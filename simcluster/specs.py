@@ -138,7 +138,7 @@ class LinkSpec:
     latency_s : float
         Latency of one message (s).
     allreduce_latency_s : float
-        Fixed latency of one all-reduce per participating hop (s); fabrics only.
+        Fixed latency of one all-reduce or all-gather (s); fabrics only.
     source : str
         Where the numbers come from.
     """

@@ -1,0 +1,83 @@
+"""The kernel law and the collectives in the limits where textbooks give the answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simcluster.config import ModelConfig
+from simcluster.roofline.collectives import all_gather_s, all_reduce_s
+from simcluster.roofline.kernels import KernelTimer, smooth_max
+from simcluster.roofline.operators import attention_work
+from simcluster.testing.specs import a100, codellama_34b, h100, nvlink3
+
+
+@given(st.floats(0, 1e3), st.floats(0, 1e3), st.floats(1, 20))
+@settings(deadline=None)
+def test_the_smooth_maximum_lies_between_maximum_and_sum(a: float, b: float, p: float) -> None:
+    """Two resources used at once can neither finish before the slower nor after both in turn."""
+    value = smooth_max(a, b, p)
+    assert max(a, b) <= value <= (a + b) * (1 + 1e-12)
+    assert value == smooth_max(b, a, p)
+
+
+def test_the_smooth_maximum_has_its_limits() -> None:
+    """With p = 1 it is the sum, 2 the hypotenuse, large p the plain roofline."""
+    assert smooth_max(3, 4, 1) == pytest.approx(7)
+    assert smooth_max(3, 4, 2) == pytest.approx(5)
+    assert smooth_max(3, 4, 200) == pytest.approx(4)
+    assert smooth_max(0, 0, 1.4) == 0
+
+
+def test_large_multiplications_reach_their_share_of_the_peak() -> None:
+    """Compute far above memory: flops / (mfu x peak) plus the fixed latency."""
+    time_s = KernelTimer(a100()).gemm_s(312e12, 1e6, 2.0)
+    assert time_s == pytest.approx(1 / 0.7 + 3e-6, rel=1e-4)
+
+
+def test_small_multiplications_stream_their_weights() -> None:
+    """Memory far above compute: bytes / (mbu x bandwidth) plus the fixed latency."""
+    time_s = KernelTimer(a100()).gemm_s(1e6, 2039e6, 2.0)
+    assert time_s == pytest.approx(1e-3 / 0.8 + 3e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize(("weight_bytes", "peak"), [(2.0, 989e12), (1.0, 1979e12), (0.5, 989e12)])
+def test_only_one_byte_weights_use_the_8_bit_peak(weight_bytes: float, peak: float) -> None:
+    """Half-byte weights are unpacked and multiplied in 16 bits."""
+    time_s = KernelTimer(h100()).gemm_s(1e15, 1.0, weight_bytes)
+    assert time_s == pytest.approx(1e15 / (0.7 * peak), rel=1e-4)
+
+
+def test_a_part_without_8_bit_units_falls_back_to_16_bit() -> None:
+    """8-bit weights save memory there, not arithmetic."""
+    timer = KernelTimer(a100())
+    assert timer.gemm_s(1e15, 1.0, 1.0) == timer.gemm_s(1e15, 1.0, 2.0)
+
+
+def test_decode_attention_streams_the_cache_and_pays_per_block() -> None:
+    """CodeLlama-34B has 4096 bytes of cache per layer and token; 32 x 8 blocks on 108 SMs."""
+    model = ModelConfig(spec=codellama_34b(), max_model_len=4096)
+    work = replace(attention_work(model, 1), decode_flops=0.0, io_bytes=0.0)
+    per_sequence, per_token = KernelTimer(a100()).decode_attention_s(work)
+    assert per_token == pytest.approx(4096 / (0.8 * 2039e9))
+    assert per_sequence == pytest.approx(2e-6 * 8 / 108)
+
+
+def test_a_ring_all_reduce_sends_all_but_one_share_twice() -> None:
+    """The bandwidth term of the ring, 2 (t - 1) / t."""
+    link = nvlink3()
+    assert all_reduce_s(link, 1, 1e9) == 0
+    assert all_reduce_s(link, 2, 0) == link.allreduce_latency_s
+    sent = 2 * 7 / 8 * 1e9
+    expected = link.allreduce_latency_s + sent / (300e9 * 0.7)
+    assert all_reduce_s(link, 8, 1e9) == pytest.approx(expected)
+
+
+def test_an_all_gather_is_half_an_all_reduce() -> None:
+    """A ring all-reduce is a reduce-scatter and an all-gather of equal traffic."""
+    link = replace(nvlink3(), allreduce_latency_s=0.0)
+    assert all_gather_s(link, 1, 1e9) == 0
+    assert all_gather_s(link, 4, 1e9) == pytest.approx(all_reduce_s(link, 4, 1e9) / 2)
