@@ -253,14 +253,13 @@ def kind_of(classes: Mapping[str, type], key: str) -> Any:
         if isinstance(value, str):
             return "name"
         kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-        if kind not in classes:
-            raise ConfigError(
-                f"{key}.kind",
-                kind,
-                "no such kind" if isinstance(kind, str) else "a table with its kind is needed",
-                nearest(str(kind), classes) if isinstance(kind, str) else nearest("", classes),
-            )
-        return str(kind)
+        if isinstance(kind, str) and kind in classes:
+            return kind
+        if isinstance(kind, str):
+            raise ConfigError(f"{key}.kind", kind, "no such kind", nearest(kind, classes))
+        raise ConfigError(
+            f"{key}.kind", kind, "a name, or a table with its kind is needed", nearest("", classes)
+        )
 
     members = [Annotated[str, Tag("name")], *(Annotated[c, Tag(k)] for k, c in classes.items())]
     return Annotated[Union[tuple(members)], Discriminator(tag)]  # noqa: UP007 - built at run time

@@ -135,7 +135,8 @@ class WorkloadSettings:
                 "no such arrival process",
                 nearest(self.arrivals, ARRIVALS),
             )
-        if self.lengths is None and not self.arrival_process.has_lengths:
+        process = self.arrival_process
+        if self.lengths is None and not process.has_lengths:
             raise ConfigError(
                 "workload.lengths",
                 None,

@@ -14,14 +14,14 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from simcluster.errors import DataError, nearest
-from simcluster.units import MAX_TIME_S, MS, FloatArray, IntArray
+from simcluster.units import MAX_TIME_S, MS, US, FloatArray, IntArray
 from simcluster.workload.base import MAX_TOKENS
 
 TraceFormat = Literal["auto", "csv", "azure-2023", "mooncake"]
@@ -36,6 +36,10 @@ CSV_COLUMNS: Final = {
 """Columns of the CSV formats: arrival, prompt, output."""
 MOONCAKE_COLUMNS: Final = ("timestamp", "input_length", "output_length")
 """Keys of a line of a Mooncake trace; ``timestamp`` in ms. Further keys are not read."""
+
+
+Row = tuple[int, Any, Any, Any]
+"""Line of the file, arrival, prompt, output as read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +128,17 @@ def number(value: object) -> float | None:
     return result if math.isfinite(result) else None
 
 
-def seconds(value: object) -> float | None:
-    """Return a time stamp of the original Azure files (text) as seconds, None where it is none.
+def microseconds(value: object) -> float | None:
+    """Return a time stamp of the original Azure files (text) in whole us, None where it is none.
 
-    >>> seconds("2023-11-16 18:15:50.9951690") - seconds("2023-11-16 18:15:46.6805900")
-    4.314579
+    >>> microseconds("2023-11-16 18:15:50.9951690") - microseconds("2023-11-16 18:15:46.6805900")
+    4314579.0
     """
     try:
         stamp = datetime.fromisoformat(str(value).strip())
     except ValueError:
         return None
-    since = stamp - datetime(2000, 1, 1, tzinfo=stamp.tzinfo)
-    return since.total_seconds()
+    return float((stamp - datetime(2000, 1, 1, tzinfo=stamp.tzinfo)) // timedelta(microseconds=1))
 
 
 def read_text(file: Path) -> str:
@@ -231,38 +234,21 @@ def read_trace(file: Path, format: TraceFormat = "auto", *, arrivals: bool = Tru
         arrivals that go back or last longer than 24 days, or a length below 1.
     """
     text = read_text(file)
-    if format == "auto":
-        format = "mooncake" if text.lstrip().startswith("{") else _csv_format(file, text)
-    if format == "mooncake":
-        return _trace(
-            file, _json_rows(file, text), MOONCAKE_COLUMNS, _milliseconds if arrivals else None
+    rows: Iterator[Row]
+    clock: Callable[[object], float | None]
+    if format == "mooncake" or (format == "auto" and text.lstrip().startswith("{")):
+        rows, columns, clock, unit_s = _json_rows(file, text), MOONCAKE_COLUMNS, number, MS
+    else:
+        table = read_csv(file, text)
+        formats = CSV_COLUMNS if format == "auto" else [format]
+        columns = max(
+            (known for each in formats for known in CSV_COLUMNS[each]),
+            key=lambda known: len(set(known).intersection(table.columns)),
         )
-
-    table = read_csv(file, text)
-    columns = _known_columns(format, table.columns)
-    table.require(*columns[0 if arrivals else 1 :])
-    clock = seconds if columns[0] == "TIMESTAMP" else number
-    return _trace(file, _csv_rows(table, columns), columns, clock if arrivals else None)
-
-
-Row = tuple[int, Any, Any, Any]
-"""Line of the file, arrival, prompt, output as read."""
-
-
-def _csv_format(file: Path, text: str) -> TraceFormat:
-    """Return the CSV format whose columns the header has most of."""
-    header = next(csv.reader(io.StringIO(text)), [])
-    columns = {cell.strip() for cell in header}
-    matches = {
-        format: max(len(columns.intersection(known)) for known in CSV_COLUMNS[format])
-        for format in CSV_COLUMNS
-    }
-    return "azure-2023" if matches["azure-2023"] > matches["csv"] else "csv"
-
-
-def _known_columns(format: str, header: list[str]) -> tuple[str, str, str]:
-    """Return the names of arrival, prompt and output that fit `header` best."""
-    return max(CSV_COLUMNS[format], key=lambda known: len(set(known).intersection(header)))
+        table.require(*columns[0 if arrivals else 1 :])
+        rows = _csv_rows(table, columns)
+        clock, unit_s = (microseconds, US) if columns[0] == "TIMESTAMP" else (number, 1.0)
+    return _trace(file, rows, columns, clock if arrivals else None, unit_s)
 
 
 def _csv_rows(table: Table, columns: tuple[str, str, str]) -> Iterator[Row]:
@@ -290,20 +276,15 @@ def _json_rows(file: Path, text: str) -> Iterator[Row]:
         yield line, row.get("timestamp"), row["input_length"], row["output_length"]
 
 
-def _milliseconds(value: object) -> float | None:
-    """Return a time stamp of a Mooncake trace (ms) in seconds."""
-    value_ms = number(value)
-    return None if value_ms is None else value_ms * MS
-
-
 def _trace(
     file: Path,
     rows: Iterator[Row],
     columns: tuple[str, str, str],
     clock: Callable[[object], float | None] | None,
+    unit_s: float,
 ) -> Trace:
-    """Return the checked trace of `rows`; `clock` reads an arrival, None reads none."""
-    arrival_s: list[float] = []
+    """Return the checked trace of `rows`; `clock` reads arrivals in `unit_s`, None reads none."""
+    arrivals: list[float] = []
     prompt_len: list[int] = []
     output_len: list[int] = []
     for line, arrival, prompt, output in rows:
@@ -313,7 +294,7 @@ def _trace(
                 raise bad_cell(
                     file, line, columns[0], arrival, "must be a time", "Mend or drop the row."
                 )
-            if arrival_s and now < arrival_s[-1]:
+            if arrivals and now < arrivals[-1]:
                 raise bad_cell(
                     file,
                     line,
@@ -322,7 +303,7 @@ def _trace(
                     "is earlier than the row before",
                     f"Sort the file by {columns[0]}.",
                 )
-            arrival_s.append(now)
+            arrivals.append(now)
         for column, value, lengths in (
             (columns[1], prompt, prompt_len),
             (columns[2], output, output_len),
@@ -340,10 +321,10 @@ def _trace(
             lengths.append(int(length))
     if not prompt_len:
         raise DataError(f"{file}: no request in it. Name a file with one row per request.")
-    if arrival_s and arrival_s[-1] - arrival_s[0] >= MAX_TIME_S:
+    arrival_s = (np.array(arrivals) - arrivals[0]) * unit_s if arrivals else None
+    if arrival_s is not None and arrival_s[-1] >= MAX_TIME_S:
         raise DataError(
-            f"{file}: lasts {arrival_s[-1] - arrival_s[0]:.0f} s, more than the {MAX_TIME_S:.0f} s "
-            f"(24 days) of the time grid. Cut the file, or check the unit of {columns[0]}."
+            f"{file}: lasts {arrival_s[-1]:.0f} s, more than the {MAX_TIME_S:.0f} s (24 days) of "
+            f"the time grid. Cut the file, or check the unit of {columns[0]}."
         )
-    since_first = np.array(arrival_s) - arrival_s[0] if arrival_s else None
-    return Trace(file, since_first, np.array(prompt_len), np.array(output_len))
+    return Trace(file, arrival_s, np.array(prompt_len), np.array(output_len))
