@@ -1,0 +1,250 @@
+"""The command line: thin, all work is done by the package.
+
+Results go to standard output, progress to standard error. Exit code 1 for an input that cannot be
+used (one line, no traceback), 2 for a wrong call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from simcluster._version import __version__
+from simcluster.errors import ConfigError, DataError, SimclusterError, nearest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Override(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """``key=value``; the value is read as TOML, else as text."""
+
+    name = "key=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, object]:
+        from simcluster.scenario_file import parse_override
+
+        try:
+            return parse_override(str(value))
+        except ConfigError as error:
+            self.fail(f"{value!r} {error.rule}. {error.remedy}", param, ctx)
+
+
+class _Group(click.Group):
+    """Turns our errors into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SimclusterError as error:
+            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(1)
+
+
+_FILE = click.Path(path_type=Path)
+
+_COMMON: Sequence[Callable[[Any], Any]] = (
+    click.argument("file", type=_FILE),
+    click.option(
+        "--set",
+        "overrides",
+        type=_Override(),
+        multiple=True,
+        help="Replace a value of the file, such as cluster.nodes=2 or "
+        "strategy.EcoServe.tp_size=2; may be repeated.",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), help="Run with this seed alone."),
+    click.option("--trace", type=_FILE, help="Replay this trace instead of [workload]."),
+    click.option(
+        "--resolution",
+        type=click.Choice(["span", "step", "kernel"]),
+        help="What is an event; all give the same results, span is the fastest.",
+    ),
+)
+
+_OUTPUT: Sequence[Callable[[Any], Any]] = (
+    click.option(
+        "-o", "--out", type=_FILE, help="Write frames, scenario and seeds to this folder."
+    ),
+    click.option(
+        "--format",
+        "fmt",
+        type=click.Choice(["parquet", "csv"]),
+        default="parquet",
+        show_default=True,
+        help="Format of the frames.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+)
+
+
+def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Simulate LLM-serving clusters: which strategy carries the most requests within targets."""
+
+
+@main.command()
+@_with(_COMMON)
+@_with(_OUTPUT)
+@click.option("--strategy", help="Name of the strategy  [default: the first of the file]")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Offered rate (requests/s)  [default: workload.rate_rps, else the first of the sweep]",
+)
+def run(
+    out: Path | None,
+    fmt: Any,
+    as_json: bool,
+    strategy: str | None,
+    rate: float | None,
+    **common: Any,
+) -> None:
+    """Simulate one strategy of scenario FILE at one rate."""
+    from simcluster import report, store, sweep
+
+    scenario = _load(**common)
+    cell = sweep.choose(scenario, strategy, rate)
+    with contextlib.ExitStack() as stack:
+        if out:
+            folder = stack.enter_context(store.writing(out, scenario.document, [cell], fmt))
+        comparison = sweep.run(scenario, cell)
+        if out:
+            row = store.rows_of(comparison.sweep)[0]
+            folder.write(cell, comparison.frames(comparison.cells()[0]), row)
+    if as_json:
+        _print_json(report.as_json(comparison, swept=False))
+    else:
+        click.echo(report.run_text(comparison), nl=False)
+
+
+@main.command()
+@_with(_COMMON)
+@_with(_OUTPUT)
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes  [default: one per core]")
+def compare(out: Path | None, fmt: Any, as_json: bool, jobs: int | None, **common: Any) -> None:
+    """Simulate every strategy of scenario FILE at every rate with every seed."""
+    from simcluster import report, sweep
+
+    scenario = _load(**common)
+    with _progress(len(sweep.cells(scenario))) as progress:
+        comparison = sweep.compare(scenario, jobs=jobs, progress=progress, out=out, fmt=fmt)
+    if as_json:
+        _print_json(report.as_json(comparison, swept=bool(scenario.rates_rps)))
+    else:
+        click.echo(report.comparison_text(comparison), nl=False)
+
+
+@main.command()
+@click.argument("folder", type=_FILE)
+@click.option("-o", "--out", type=_FILE, help="Folder for the pictures  [default: FOLDER/figures]")
+@click.option("--rate", type=float, help="Rate of the latency curves (requests/s).")
+@click.option("--seed", type=int, help="Seed of the latency curves.")
+def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -> None:
+    """Draw the results in FOLDER: latencies, attainment, goodput, queues, KV usage."""
+    from simcluster import report, store
+
+    comparison = store.read(folder)
+    for path in report.write_figures(comparison, out or folder / store.FIGURES, rate, seed):
+        click.echo(path)
+
+
+@main.command()
+@click.argument("text", default="")
+@click.option(
+    "--kind",
+    type=click.Choice(["gpu", "model", "link", "node", "engine", "lengths"]),
+    help="List these only.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def catalog(text: str, kind: str | None, as_json: bool) -> None:
+    """List the entries of the catalogue whose name or summary contains all words of TEXT."""
+    from simcluster import catalog as entries
+    from simcluster.report import catalog_text
+
+    found = entries.search(text, kind)
+    if as_json:
+        _print_json([dataclasses.asdict(entry) for entry in found])
+    elif found:
+        click.echo(catalog_text(found), nl=False)
+    else:
+        known = [
+            name for k in (entries.KINDS if kind is None else [kind]) for name in entries.names(k)
+        ]
+        raise DataError(f"nothing in the catalogue matches {text!r}. {nearest(text, known)}")
+
+
+@main.command()
+@_with(_COMMON)
+def show(**common: Any) -> None:
+    """Print scenario FILE with all defaults filled in, as TOML."""
+    from simcluster.toml_writer import to_toml
+
+    click.echo(to_toml(_load(**common).document), nl=False)
+
+
+@main.command()
+@click.option("--markdown", is_flag=True, help="Print the table of keys of the documentation.")
+def schema(markdown: bool) -> None:
+    """Print the JSON Schema of scenario files."""
+    from simcluster import scenario_file
+
+    if markdown:
+        click.echo(scenario_file.markdown_keys(), nl=False)
+    else:
+        _print_json(scenario_file.json_schema())
+
+
+def _load(
+    file: Path,
+    overrides: Sequence[tuple[str, object]],
+    seed: int | None,
+    trace: Path | None,
+    resolution: str | None,
+) -> Any:
+    """Return the scenario of the common options."""
+    from simcluster.scenario_file import load
+
+    changes: dict[str, object] = dict(overrides)
+    if seed is not None:
+        changes["run.seeds"] = [seed]
+    if resolution is not None:
+        changes["run.resolution"] = resolution
+    if trace is not None:
+        replaced = {"trace": str(trace.absolute()), "arrivals": None, "lengths": None}
+        changes |= {f"workload.{key}": value for key, value in replaced.items()}
+    return load(file, changes)
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a bar with the time left on standard error, if a person reads it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(
+        length=total, label="simulating", file=sys.stderr, show_eta=True, show_pos=True
+    ) as bar:
+        yield lambda done, _total: bar.update(done - bar.pos)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))

@@ -1,0 +1,342 @@
+"""Results as text for a terminal: aligned tables of at most 100 columns, and rows for programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from simcluster.catalog import Entry
+from simcluster.config import ClusterConfig, SloConfig
+from simcluster.errors import DataError
+from simcluster.goodput import representative_rate, strategies
+from simcluster.scenario import Scenario
+from simcluster.scenario_file import resolve
+from simcluster.store import Comparison, rows_of
+from simcluster.units import MS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_RATES_PER_BLOCK: Final = 12
+_NAME_WIDTH: Final = 16
+_FEW: Final = 5
+_LATENCIES: Final = (("TTFT", "ttft_s", 1.0, "s"), ("TPOT", "tpot_s", MS, "ms"))
+_ACCURACY: Final = {
+    "measured": "calibrated on measured kernels",
+    "fitted": "fitted to published end-to-end numbers",
+    "data-sheet": "data sheet with typical efficiencies, not measured",
+}
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Return the tables of a comparison: what was compared, goodput, attainment by rate."""
+    scenario = resolve(comparison.document)
+    parts = [heading(scenario), _goodput_table(comparison, scenario)]
+    if len(scenario.rates_rps) > 1:
+        parts.append(_attainment_tables(comparison.sweep))
+    return "\n\n".join(parts + _footnotes(comparison.sweep)) + "\n"
+
+
+def run_text(comparison: Comparison) -> str:
+    """Return the table of a single run."""
+    scenario = resolve(comparison.document)
+    row = comparison.sweep.iloc[0]
+    statistics = ("mean", "p50", "p90", "p99")
+    latencies = [
+        [f"{name} ({unit})", *(_number(row[f"{key}_{stat}"] / scale) for stat in statistics)]
+        for name, key, scale, unit in (*_LATENCIES, ("end to end", "e2el_s", 1.0, "s"))
+    ]
+    rate = "" if math.isnan(row["rate_rps"]) else f" at {row['rate_rps']:g} requests/s"
+    summary = [
+        ["requests counted", f"{row['num_requests']}"],
+        ["of them finished", f"{row['num_finished']}"],
+        ["of them rejected", f"{row['num_rejected']}"],
+        ["preemptions", f"{row['num_preemptions']}"],
+        ["within the targets (%)", _percent(row["slo_attainment"])],
+        ["good requests/s", _number(row["good_rps"])],
+        ["finished requests/s", _number(row["throughput_rps"])],
+        ["output tokens/s", _number(row["output_tokens_per_s"])],
+    ]
+    title = f"{row['strategy']} on {row['num_gpus']} GPUs{rate}, seed {row['seed']}"
+    parts = [
+        heading(scenario),
+        title,
+        _aligned(summary),
+        _aligned([["latency", "mean", "P50", "P90", "P99"], *latencies]),
+    ]
+    return "\n\n".join(parts + _footnotes(comparison.sweep)) + "\n"
+
+
+def heading(scenario: Scenario) -> str:
+    """Return what is served on what, the targets, and what the step times rest on."""
+    environment, document = scenario.environment, scenario.document
+    gpu = environment.cluster.gpu
+    accuracy = gpu.constants.accuracy
+    return "\n".join(
+        [
+            f"{environment.model.spec.name} on {_machines(environment.cluster)}, "
+            f"engine {environment.engine.name}",
+            f"Requests: {_requests(document['workload'])}",
+            f"Targets:  {targets(environment.slo)}",
+            f"Step times of {gpu.name}: {accuracy} ({_ACCURACY.get(accuracy, 'see its source')})",
+        ]
+    )
+
+
+def targets(slo: SloConfig) -> str:
+    """Return the latency targets in words."""
+    limits = [
+        f"{name} <= {_number(value / scale)} {unit}"
+        for name, value, scale, unit in (
+            ("TTFT", slo.ttft_s, 1.0, "s"),
+            ("TPOT", slo.tpot_s, MS, "ms"),
+            ("end to end", slo.e2el_s, 1.0, "s"),
+        )
+        if value is not None
+    ]
+    if not limits:
+        return "none"
+    metric = "" if slo.metric == "user" else f", latencies by the {slo.metric} definition"
+    return (
+        f"{', '.join(limits)} for {100 * slo.attainment:g} % of the requests "
+        f"({slo.criterion}{metric})"
+    )
+
+
+def _machines(cluster: ClusterConfig) -> str:
+    nodes = f"{cluster.num_nodes} x {cluster.gpus_per_node} {cluster.gpu.name}"
+    network = f"{cluster.num_nics} x {cluster.network.name}" if cluster.num_nodes > 1 else "none"
+    return f"{nodes} (in a node {cluster.fabric.name}, between nodes {network})"
+
+
+def _requests(workload: dict[str, Any]) -> str:
+    parts = []
+    for key in ("trace", "lengths", "arrivals"):
+        value = workload.get(key)
+        if isinstance(value, dict):
+            value = value.get("path", value.get("kind"))
+        if value:
+            parts.append(f"{key} {value}")
+    if "num_requests" in workload:
+        parts.append(f"{workload['num_requests']} per run")
+    return ", ".join(parts)
+
+
+def _goodput_table(comparison: Comparison, scenario: Scenario) -> str:
+    sweep, goodput = comparison.sweep, comparison.goodput
+    slo, currency = scenario.environment.slo, scenario.environment.cluster.currency
+    priced = not goodput["requests_per_cost"].isna().all()
+    rate = representative_rate(sweep, slo.attainment)
+    at_rate = (
+        sweep[sweep["rate_rps"] == rate].groupby("strategy", sort=False).mean(numeric_only=True)
+    )
+    heads = [
+        ["", "", "goodput", "goodput", *(["goodput"] if priced else []), "within"],
+        ["", "", "", "per GPU", *([f"per {currency}"] if priced else []), "targets"],
+        ["strategy", "GPUs", "req/s", "req/s", *(["req"] if priced else []), "%"],
+    ]
+    for name, _, _, unit in _LATENCIES:
+        for head, words in zip(heads, ([name] * 3, ["P50", "P90", "P99"], [unit] * 3), strict=True):
+            head += words
+    rows = []
+    for row in rows_of(goodput):
+        sign = {"": "", "above": ">=", "below": "<"}[row["censored"]]
+        amounts = ["goodput_rps", "goodput_rps_per_gpu", *(["requests_per_cost"] if priced else [])]
+        cells = [_short(row["strategy"]), f"{row['num_gpus']}"]
+        cells += [sign + _number(row[amount]) for amount in amounts]
+        if row["strategy"] in at_rate.index:
+            here = at_rate.loc[row["strategy"]]
+            cells.append(_percent(here["slo_attainment"]))
+            cells += [
+                _number(here[f"{key}_p{p}"] / scale)
+                for _, key, scale, _ in _LATENCIES
+                for p in (50, 90, 99)
+            ]
+        rows.append(cells)
+    seeds = sweep["seed"].nunique()
+    mean = f", means over {seeds} seeds" if seeds > 1 else ""
+    caption = (
+        f"Goodput: the highest rate at which {100 * slo.attainment:g} % of the requests meet the "
+        f"targets{mean}.\n"
+        f"Share within the targets and latencies: at {rate:g} req/s, the highest rate of the sweep "
+        "that some\nstrategy carries (the lowest if none does)."
+    )
+    return _aligned([*heads, *rows], heads=3) + "\n\n" + caption
+
+
+def _attainment_tables(sweep: pd.DataFrame) -> str:
+    """Attainment (%) of every strategy at every rate, in blocks of columns."""
+    means = sweep.groupby(["strategy", "rate_rps"])["slo_attainment"].mean().to_dict()
+    rates = sorted(sweep["rate_rps"].unique())
+    blocks = []
+    for start in range(0, len(rates), _RATES_PER_BLOCK):
+        part = rates[start : start + _RATES_PER_BLOCK]
+        head = ["within the targets (%) at req/s", *(f"{rate:g}" for rate in part)]
+        rows = [
+            [_short(name), *(_percent(means.get((name, rate), math.nan)) for rate in part)]
+            for name in strategies(sweep)
+        ]
+        blocks.append(_aligned([head, *rows]))
+    return "\n\n".join(blocks)
+
+
+def _footnotes(sweep: pd.DataFrame) -> list[str]:
+    short = sweep[sweep["transient"]]
+    if short.empty:
+        return []
+    return [
+        f"{len(short)} of {len(sweep)} runs are short: their window is under ten median residence "
+        "times, so that\nan overload may not show in full. Raise workload.num_requests."
+    ]
+
+
+def _aligned(rows: Sequence[Sequence[str]], heads: int = 1) -> str:
+    """Return `rows` in columns, the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, *others = row
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=False)]
+        lines.append("  ".join(cells).rstrip())
+    if len(rows[0]) > 2:
+        lines.insert(heads, "-" * len(max(lines, key=len)))
+    return "\n".join(lines)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 3] + "..."
+
+
+def _number(value: float) -> str:
+    """Three significant digits, without an exponent where people would not write one."""
+    if math.isnan(value):
+        return "-"
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        digits = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+        return f"{value:.{digits}f}"
+    return f"{value:.2e}"
+
+
+def _percent(share: float) -> str:
+    """Percent, rounded down so that 89.96 does not read as 90."""
+    return "-" if math.isnan(share) else f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
+
+
+def write_figures(
+    comparison: Comparison, out: Path, rate_rps: float | None = None, seed: int | None = None
+) -> list[Path]:
+    """Draw the figures of a comparison (`plot.render_comparison`) and return their files.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What to draw.
+    out : Path
+        Folder of the pictures.
+    rate_rps, seed : float, int, optional
+        Runs to draw latencies, queues and KV usage of; default: the rate of the table, and the
+        first seed.
+
+    Raises
+    ------
+    DataError
+        If there is no such run, or the folder cannot be written.
+    """
+    from simcluster.plot import render_comparison
+
+    scenario = resolve(comparison.document)
+    slo = scenario.environment.slo
+    if rate_rps is None and not comparison.sweep["rate_rps"].isna().all():
+        rate_rps = representative_rate(comparison.sweep, slo.attainment)
+    seed = comparison.cells()[0].seed if seed is None else seed
+    names = strategies(comparison.sweep)
+    try:
+        return render_comparison(
+            comparison.sweep,
+            {name: comparison.requests(name, rate_rps, seed) for name in names},
+            {name: comparison.spans(name, rate_rps, seed) for name in names},
+            slo,
+            out,
+            instances_by_strategy={
+                name: comparison.instances(name, rate_rps, seed) for name in names
+            },
+            run=scenario.run,
+            title="" if rate_rps is None else f"{rate_rps:g} requests/s",
+        )
+    except OSError as error:
+        raise DataError(
+            f"{out}: cannot be written ({error.strerror or error}). Give another folder with -o."
+        ) from None
+
+
+def catalog_text(entries: Sequence[Entry]) -> str:
+    """Return entries of the catalogue as a list, with their sources if they are few."""
+    width = max(len(entry.name) for entry in entries)
+    lines = []
+    for entry in entries:
+        lines.append(f"{entry.kind:<8}{entry.name:<{width}}  {entry.summary}")
+        if len(entries) <= _FEW:
+            lines.append(f"{'':<8}source: {entry.source}")
+    return "\n".join(lines) + "\n"
+
+
+# Rows for programs ------------------------------------------------------------------------------
+
+
+def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
+    """Return the results as plain values for ``json.dumps``: NaN as None.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        One run or many.
+    swept : bool
+        Rates were swept, so that there is a goodput.
+    """
+    rows = []
+    for row in rows_of(comparison.sweep):
+        plain = {
+            key: row[key]
+            for key in (
+                "strategy",
+                "rate_rps",
+                "seed",
+                "num_requests",
+                "slo_attainment",
+                "good_rps",
+            )
+        }
+        for metric in ("ttft_s", "tpot_s", "e2el_s"):
+            plain[metric] = {
+                stat: row[f"{metric}_{stat}"] for stat in ("mean", "p50", "p90", "p99")
+            }
+        rest = {k: v for k, v in row.items() if k not in plain and not k.startswith(tuple(plain))}
+        rows.append(_plain({**plain, **rest}))
+    result: dict[str, Any] = {"rows": rows}
+    if swept:
+        goodput = rows_of(comparison.goodput)
+        currency = comparison.document["cluster"].get("currency")
+        if currency is None:
+            for row in goodput:
+                del row["requests_per_cost"]
+        result["goodput"] = [
+            _plain({**row, "censored": row["censored"] or None}) for row in goodput
+        ]
+        if currency is not None:
+            result["currency"] = currency
+            result["price_per_gpu_hour"] = comparison.document["cluster"]["price_per_gpu_hour"]
+    return result
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON can hold it."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,383 @@
+"""Read a scenario file: tables, defaults from the catalogue, one error line for a wrong key.
+
+`load` gives a `Scenario`; its ``document`` is the file with every default filled in, and reading
+that again gives the same scenario.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+from pydantic import Field, TypeAdapter
+
+from simcluster import catalog
+from simcluster.config import ClusterConfig, Environment, ModelConfig
+from simcluster.errors import ConfigError, DataError, nearest
+from simcluster.scenario import Scenario
+from simcluster.scenario_tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
+from simcluster.specs import EngineProfile, LinkSpec
+from simcluster.strategies import STRATEGIES
+from simcluster.validation import JsonSchema, markdown, shown, validated
+from simcluster.workload import WorkloadSettings
+
+Document = dict[str, Any]
+"""Tables and values as ``tomllib`` gives them."""
+
+_BYTES = {"bf16": 2.0, "fp8": 1.0}
+_DEFAULT_GPUS_PER_NODE = 8
+_DEFAULT_NETWORK = "100gbe"
+
+
+def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Scenario:
+    """Read a scenario file.
+
+    Parameters
+    ----------
+    path : str or Path
+        A TOML file; ``docs/scenario.md`` lists the keys.
+    overrides : mapping of str to object, optional
+        Values that replace those of the file, by dotted key, such as ``{"cluster.nodes": 2,
+        "strategy.EcoServe.tp_size": 2}``; None removes the key.
+
+    Returns
+    -------
+    Scenario
+        Checked, and with all defaults filled in.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, missing or has a value that cannot be used.
+    DataError
+        If the file cannot be read or is not TOML.
+    """
+    path = Path(path)
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        remedy = "Give the path of a scenario file, such as scenarios/quickstart.toml."
+        raise DataError(f"{path}: cannot be read ({error.strerror}). {remedy}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not text. Give a scenario file in TOML.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path}: is not TOML: {error}. Correct the file there.") from None
+    return resolve(document, overrides, folder=path.parent)
+
+
+def resolve(
+    document: Mapping[str, object],
+    overrides: Mapping[str, object] | None = None,
+    *,
+    folder: Path | None = None,
+) -> Scenario:
+    """Return the scenario that a parsed `document` describes.
+
+    Its catalogue files are added to the catalogue of this process.
+
+    Parameters
+    ----------
+    document : mapping of str to object
+        Tables as ``tomllib`` reads them.
+    overrides : mapping of str to object, optional
+        As in `load`.
+    folder : Path, optional
+        Relative paths in the document start here; default: the working directory.
+
+    Returns
+    -------
+    Scenario
+        Checked, and with all defaults filled in.
+
+    Raises
+    ------
+    ConfigError
+        As in `load`.
+    """
+    tables: Document = json.loads(json.dumps(document, default=_plain))
+    for key, value in (overrides or {}).items():
+        _override(tables, key, json.loads(json.dumps(value, default=_plain)))
+    _absolute_paths(tables, (folder or Path()).absolute())
+    file = validated(adapter(), tables)
+    file = dataclasses.replace(
+        file, workload=file.workload.with_base((folder or Path()).absolute())
+    )
+    _check_lists(file)
+    for name in file.catalog:
+        catalog.add_file(name)
+    model = _model(file.model, file.engine)
+    cluster = _cluster(file.cluster)
+    engine = _engine(file.engine)
+    return Scenario(
+        environment=Environment(model=model, cluster=cluster, engine=engine, slo=file.slo),
+        workload=file.workload,
+        rates_rps=file.sweep.rates_rps or _own_rate(file),
+        strategies=file.strategy,
+        run=file.run,
+        document=_filled_in(file, model, cluster, engine),
+    )
+
+
+@functools.cache
+def _adapter(kinds: tuple[type, ...]) -> TypeAdapter[ScenarioTables]:
+    one = Annotated[Union[kinds], Field(discriminator="kind")]  # type: ignore[valid-type]  # noqa: UP007 - a union made at run time
+    many = Annotated[
+        tuple[one, ...], Field(min_length=1, description="One table per serving strategy.")
+    ]
+    whole = dataclasses.make_dataclass(
+        "ScenarioFile", [("strategy", many)], bases=(ScenarioTables,), frozen=True, kw_only=True
+    )
+    return TypeAdapter(whole)
+
+
+def adapter() -> TypeAdapter[ScenarioTables]:
+    """Return the validator of scenario files for the strategies that are registered now."""
+    return _adapter(tuple(STRATEGIES.values()))
+
+
+def _plain(value: object) -> object:
+    """Return what JSON can hold: NumPy numbers as numbers, dates and paths as text."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+# Overrides --------------------------------------------------------------------------------------
+
+
+def parse_override(text: str) -> tuple[str, object]:
+    """Return key and value of ``key=value``, the value read as TOML, else as text.
+
+    >>> parse_override("cluster.nodes = 2")
+    ('cluster.nodes', 2)
+    >>> parse_override("cluster.gpu=H100")
+    ('cluster.gpu', 'H100')
+
+    Raises
+    ------
+    ConfigError
+        If there is no ``=`` or no key before it.
+    """
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not key or not equals:
+        raise ConfigError("--set", text, "must be key=value", "Write --set cluster.nodes=2.")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def _override(tables: Document, key: str, value: object) -> None:
+    """Set `key` (``slo.ttft_s``, ``strategy.0.tp_size``, ``strategy[0].tp_size``) in `tables`.
+
+    None removes it.
+    """
+    *path, last = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
+    place: Any = tables
+    for depth, piece in enumerate(path):
+        if isinstance(place, list):
+            place = place[_index(place, piece, key, ".".join(path[:depth]))]
+        else:
+            place = place.setdefault(piece, {})
+        if not isinstance(place, dict | list):
+            rule = f"{'.'.join(path[: depth + 1])} is a value, not a table"
+            raise ConfigError(key, shown(value), rule, "See `simcluster show` for the keys.")
+    if isinstance(place, list):
+        place[_index(place, last, key, ".".join(path))] = value
+    elif value is None:
+        place.pop(last, None)
+    else:
+        place[last] = value
+
+
+def _index(rows: list[Any], piece: str, key: str, name: str) -> int:
+    """Return which of `rows` a piece of a dotted key means: by number from 0, or by name."""
+    names = [str(row.get("name")) for row in rows if isinstance(row, dict)]
+    if piece in names:
+        return names.index(piece)
+    if piece.isdecimal() and int(piece) < len(rows):
+        return int(piece)
+    rule = f"{name} has no entry {piece!r}"
+    raise ConfigError(key, None, rule, f"{nearest(piece, names)} Numbers count from 0.")
+
+
+def _absolute_paths(tables: Document, folder: Path) -> None:
+    """Make the paths in `tables` absolute, so that the scenario can be read from anywhere."""
+    if isinstance(files := tables.get("catalog"), list):
+        tables["catalog"] = [str(folder / f) if isinstance(f, str) else f for f in files]
+
+
+# Checks between keys ----------------------------------------------------------------------------
+
+
+def _check_lists(file: ScenarioTables) -> None:
+    """Refuse what one key alone cannot tell: repeated names, rates and seeds, no targets."""
+    names = [s.name for s in file.strategy]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            rule = f"is also the name of strategy[{names.index(name)}]"
+            raise ConfigError(f"strategy[{i}].name", name, rule, "Give each its own name.")
+    rates = file.sweep.rates_rps
+    if any(b <= a for a, b in itertools.pairwise(rates)):
+        rule = "must rise, without repeats"
+        raise ConfigError("sweep.rates_rps", shown(rates), rule, f"Write {sorted(set(rates))}.")
+    seeds = file.run.seeds
+    if len(set(seeds)) < len(seeds):
+        rule = "must differ from one another"
+        raise ConfigError("run.seeds", shown(seeds), rule, f"Write {sorted(set(seeds))}.")
+
+
+def _own_rate(file: ScenarioTables) -> tuple[float, ...]:
+    """Return the rate of the workload where no rates are swept."""
+    rate = file.workload.rate_rps
+    return () if rate is None else (rate,)
+
+
+# The catalogue ----------------------------------------------------------------------------------
+
+
+def _model(table: ModelTable, engine: EngineTable) -> ModelConfig:
+    spec = catalog.model(table.name, key="model.name")
+    longest = engine.max_model_len or spec.max_position
+    if longest > spec.max_position:
+        raise ConfigError(
+            "engine.max_model_len",
+            longest,
+            f"{spec.name} has a context of {spec.max_position} tokens",
+            f"Set it to {spec.max_position} or less.",
+        )
+    return ModelConfig(
+        spec=spec,
+        max_model_len=longest,
+        weight_bytes=_BYTES[table.weight_dtype],
+        kv_bytes=_BYTES[table.kv_dtype],
+    )
+
+
+def _cluster(table: ClusterTable) -> ClusterConfig:
+    shape = catalog.node(table.node, key="cluster.node") if table.node else None
+    name = table.gpu or (shape.gpu if shape else None)
+    if name is None:
+        remedy = 'Add gpu = "L20" or node = "..." to [cluster]; `simcluster catalog` lists them.'
+        raise ConfigError("cluster.gpu", None, "is missing", remedy)
+    gpu = catalog.gpu(name, key="cluster.gpu")
+    fabric = table.fabric or (shape.fabric if shape and not table.gpu else gpu.fabric)
+    network = table.network or (shape.network if shape else _DEFAULT_NETWORK)
+    price, currency = table.price_per_gpu_hour, table.currency or "USD"
+    if price is None:
+        if table.currency:
+            rule = "is given without a price"
+            remedy = "Add cluster.price_per_gpu_hour or leave the currency out."
+            raise ConfigError("cluster.currency", table.currency, rule, remedy)
+        if known := catalog.default_price(gpu):
+            price, currency = known.per_gpu_hour, known.currency
+    return ClusterConfig(
+        gpu=gpu,
+        num_nodes=table.nodes,
+        gpus_per_node=table.gpus_per_node
+        or (shape.gpus_per_node if shape else _DEFAULT_GPUS_PER_NODE),
+        fabric=_link(fabric, "cluster.fabric", "fabric"),
+        network=_link(network, "cluster.network", "network"),
+        num_nics=table.nics or (shape.num_nics if shape else 1),
+        pcie=catalog.link(gpu.pcie, key="cluster.gpu"),
+        price_per_gpu_hour=price,
+        currency=currency,
+    )
+
+
+def _link(name: str, key: str, kind: str) -> LinkSpec:
+    link = catalog.link(name, key=key)
+    if link.kind != kind:
+        where = {"fabric": "inside a node", "network": "between nodes"}
+        rule = f"is a link {where[link.kind]}, not {where[kind]}"
+        raise ConfigError(key, name, rule, f"`simcluster catalog --kind link` lists {kind} links.")
+    return link
+
+
+def _engine(table: EngineTable) -> EngineProfile:
+    profile = catalog.engine(table.profile, key="engine.profile")
+    return dataclasses.replace(profile, **_overridden(table))
+
+
+def _overridden(table: EngineTable) -> dict[str, Any]:
+    """Return the numbers of the profile that the table gives itself."""
+    given = dataclasses.asdict(table)
+    return {
+        f.name: given[f.name]
+        for f in dataclasses.fields(EngineProfile)
+        if given.get(f.name) is not None
+    }
+
+
+# The document -----------------------------------------------------------------------------------
+
+
+def _filled_in(
+    file: ScenarioTables, model: ModelConfig, cluster: ClusterConfig, engine: EngineProfile
+) -> Document:
+    """Return the file with its defaults; keys that have none stay out."""
+    settings: Any = file.strategy
+    document: Document = {
+        "catalog": file.catalog,
+        "model": {**dataclasses.asdict(file.model), "name": model.spec.name},
+        "cluster": {
+            "gpu": cluster.gpu.name,
+            "nodes": cluster.num_nodes,
+            "gpus_per_node": cluster.gpus_per_node,
+            "fabric": cluster.fabric.name,
+            "network": cluster.network.name,
+            "nics": cluster.num_nics,
+            "price_per_gpu_hour": cluster.price_per_gpu_hour,
+            "currency": cluster.currency if cluster.price_per_gpu_hour else None,
+        },
+        "engine": {
+            **dataclasses.asdict(file.engine),
+            **{k: getattr(engine, k) for k in _ENGINE_NUMBERS},
+            "max_model_len": model.max_model_len,
+        },
+        "workload": _workload(file.workload),
+        "slo": dataclasses.asdict(file.slo),
+        "sweep": dataclasses.asdict(file.sweep),
+        "run": dataclasses.asdict(file.run),
+        "strategy": [dataclasses.asdict(s) for s in settings],
+    }
+    read: Document = _as_read(document)
+    return read
+
+
+def _workload(settings: WorkloadSettings) -> Document:
+    tables = dataclasses.asdict(settings)
+    if settings.trace is None and settings.arrivals is None:
+        tables["arrivals"] = "poisson"
+    return tables
+
+
+_ENGINE_NUMBERS = [
+    f.name for f in dataclasses.fields(EngineProfile) if f.name not in ("name", "source")
+]
+
+
+def _as_read(value: Any) -> Any:
+    """Return `value` as ``tomllib`` would give it: no None, lists for tuples, text for paths."""
+    if isinstance(value, dict):
+        return {k: _as_read(v) for k, v in value.items() if v is not None and v != ()}
+    if isinstance(value, list | tuple):
+        return [_as_read(v) for v in value]
+    return value if isinstance(value, str | int | float) else str(value)
+
+
+def json_schema() -> JsonSchema:
+    """Return the JSON Schema of scenario files, with all registered strategies."""
+    schema = adapter().json_schema()
+    schema["title"] = "simcluster scenario"
+    return schema
+
+
+def markdown_keys() -> str:
+    """Return the tables of all keys, in Markdown; ``docs/scenario.md`` holds them."""
+    return markdown(adapter().json_schema())

@@ -1,0 +1,466 @@
+"""Result folders: written whole or not at all, read back as frames.
+
+A folder holds ``scenario.toml`` (every default filled in), ``meta.json`` (version, seeds, cells),
+``sweep`` (one row per cell) and the frames of each run (``requests``, ``spans``, ...): of a single
+run beside them, of a comparison in ``cells/NAME``. Nothing in it depends on the clock, so the same
+scenario gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from simcluster._version import __version__
+from simcluster.errors import DataError, nearest
+from simcluster.goodput import goodput_table
+from simcluster.metrics import SweepRow
+from simcluster.schema import SCHEMAS, SWEEP, Columns, frame, table
+from simcluster.simulate import FRAMES
+from simcluster.toml_writer import to_toml
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Format = Literal["parquet", "csv"]
+FORMATS: Final[tuple[Format, ...]] = ("parquet", "csv")
+FIGURES: Final = "figures"
+"""Subfolder for pictures of the results."""
+
+_META, _SCENARIO, _CELLS = "meta.json", "scenario.toml", "cells"
+_OWN = {_META, _SCENARIO, _CELLS, FIGURES} | {
+    f"{n}.{f}" for n in (*FRAMES, "sweep") for f in FORMATS
+}
+
+
+class Cell(NamedTuple):
+    """One run of a comparison.
+
+    Attributes
+    ----------
+    strategy : str
+        Its name in the scenario.
+    rate_rps : float or None
+        Offered rate (requests/s); None where the workload has its own.
+    seed : int
+        Seed of the run.
+    """
+
+    strategy: str
+    rate_rps: float | None
+    seed: int
+
+
+def cell_names(cells: Sequence[Cell]) -> dict[Cell, str]:
+    """Return a name for each cell that can be a folder's.
+
+    >>> list(cell_names([Cell("vLLM 0.7", 12.0, 0), Cell("vLLM-0.7", 0.5, 0)]).values())
+    ['vllm-0.7-r12-s0', 'vllm-0.7~2-r0.5-s0']
+    """
+    slugs: dict[str, str] = {}
+    for cell in cells:
+        if cell.strategy not in slugs:
+            slug = re.sub(r"[^a-z0-9.]+", "-", cell.strategy.lower()).strip("-.") or "strategy"
+            taken = sum(other.split("~")[0] == slug for other in slugs.values())
+            slugs[cell.strategy] = f"{slug}~{taken + 1}" if taken else slug
+    return {
+        cell: slugs[cell.strategy]
+        + ("" if cell.rate_rps is None else f"-r{cell.rate_rps!r}".removesuffix(".0"))
+        + f"-s{cell.seed}"
+        for cell in cells
+    }
+
+
+def sweep_columns(rows: Sequence[SweepRow]) -> dict[str, npt.NDArray[Any]]:
+    """Return sweep rows as the columns of the sweep frame."""
+    return {
+        name: np.array([row[name] for row in rows], dtype=object if c.dtype == "str" else c.dtype)
+        for name, c in SWEEP.items()
+    }
+
+
+def rows_of(sweep: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a frame as dicts by column."""
+    names = [str(name) for name in sweep.columns]
+    return [dict(zip(names, row, strict=True)) for row in sweep.itertuples(index=False)]
+
+
+# Frames on disk ---------------------------------------------------------------------------------
+
+
+def write_frame(columns: Columns, name: str, folder: Path, fmt: Format) -> None:
+    """Write one frame as ``folder/name.fmt``; the same columns give the same bytes."""
+    path = folder / f"{name}.{fmt}"
+    if fmt == "csv":
+        frame(columns, SCHEMAS[name]).to_csv(path, index=False, lineterminator="\n")
+    else:
+        import pyarrow.parquet as pq
+
+        pq.write_table(table(columns, SCHEMAS[name]), path, compression="zstd")
+
+
+def read_frame(name: str, folder: Path) -> pd.DataFrame:
+    """Return one frame of `folder`, typed as in memory.
+
+    Raises
+    ------
+    DataError
+        If the frame is not there or is damaged.
+    """
+    schema = SCHEMAS[name]
+    try:
+        if (path := folder / f"{name}.csv").exists():
+            import pandas as pd
+
+            types: Any = {n: c.dtype for n, c in schema.items()}
+            table_ = pd.read_csv(
+                path,
+                dtype=types,
+                keep_default_na=False,
+                na_values=[""],
+                float_precision="round_trip",
+            )
+            columns = {n: table_[n].to_numpy() for n in schema}
+        else:
+            import pyarrow.parquet as pq
+
+            path = folder / f"{name}.parquet"
+            arrow = pq.read_table(path)
+            columns = {n: arrow.column(n).to_numpy() for n in schema}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}). Write the folder again with -o."
+        ) from None
+    return frame(columns, schema)
+
+
+# Result folders ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A result folder that is being written, a hidden sibling of the final one.
+
+    Attributes
+    ----------
+    folder : Path
+        Where to write.
+    names : dict of Cell to str
+        Path of each cell in `folder`; ``"."`` for a single run.
+    fmt : str
+        Format of the frames.
+    """
+
+    folder: Path
+    names: dict[Cell, str]
+    fmt: Format
+
+    def write(self, cell: Cell, frames: Mapping[str, Columns], row: SweepRow) -> None:
+        """Write one run: its frames and its row from `metrics.summarise`, all at once."""
+        final = self.folder / self.names[cell]
+        unfinished = self.folder / f"{self.names[cell]}.part"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        for name in FRAMES:
+            write_frame(frames[name], name, unfinished, self.fmt)
+        write_frame(sweep_columns([row]), "sweep", unfinished, self.fmt)
+        if final == self.folder:
+            for path in sorted(unfinished.iterdir()):
+                path.rename(final / path.name)
+            unfinished.rmdir()
+        else:
+            unfinished.rename(final)
+
+    def row(self, cell: Cell) -> SweepRow | None:
+        """Return the sweep row of a cell that an interrupted comparison left complete."""
+        folder = self.folder / self.names[cell]
+        if folder == self.folder or not folder.is_dir():
+            return None
+        return rows_of(read_frame("sweep", folder))[0]
+
+    def write_sweep(self, rows: Sequence[SweepRow]) -> None:
+        """Write the sweep frame, in the order of the cells."""
+        write_frame(sweep_columns(rows), "sweep", self.folder, self.fmt)
+
+
+@contextlib.contextmanager
+def writing(
+    out: str | Path, document: Mapping[str, Any], cells: Sequence[Cell], fmt: Format = "parquet"
+) -> Iterator[Unfinished]:
+    """Write a result folder: refused before any work if it cannot be, complete or absent after it.
+
+    Parameters
+    ----------
+    out : str or Path
+        The folder. One of ours is replaced; anything else that exists is refused.
+    document : mapping
+        The scenario with all defaults filled in.
+    cells : sequence of Cell
+        The runs. The frames of a single one lie at the top of the folder.
+    fmt : str
+        ``"parquet"`` or ``"csv"``.
+
+    Yields
+    ------
+    Unfinished
+        Where to write. When an interrupt ends the block, finished cells stay and the next
+        comparison of the same scenario into the same folder goes on from them.
+
+    Raises
+    ------
+    DataError
+        If `out` cannot be written or holds something else.
+    """
+    out = Path(os.path.abspath(out))
+    _refuse_strangers(out)
+    names = {c: f"{_CELLS}/{n}" for c, n in cell_names(cells).items()}
+    if len(cells) == 1:
+        names = {cells[0]: "."}
+    text = to_toml(document)
+    meta = {
+        "simcluster": __version__,
+        "format": fmt,
+        "seeds": sorted({c.seed for c in cells}),
+        "inputs": _digests(document),
+        "cells": list(names.values()),
+    }
+    partial = out.with_name(f".{out.name}.partial")
+    keep = False
+    try:
+        if not _goes_on(partial, text, meta):
+            shutil.rmtree(partial, ignore_errors=True)
+            (partial if len(cells) == 1 else partial / _CELLS).mkdir(parents=True)
+            (partial / _SCENARIO).write_text(text, encoding="utf-8")
+            (partial / _META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        yield Unfinished(partial, names, fmt)
+        _replace(out, partial)
+    except OSError as error:
+        raise _unwritable(out, error) from None
+    except KeyboardInterrupt:
+        keep = len(cells) > 1
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unwritable(out: Path, error: OSError) -> DataError:
+    reason = error.strerror or str(error)
+    return DataError(f"{out}: cannot be written ({reason}). Give another folder with -o.")
+
+
+def _refuse_strangers(out: Path) -> None:
+    """Refuse an existing folder that holds anything but our results."""
+    advice = "Give another folder with -o."
+    try:
+        if not out.exists():
+            return
+        if not out.is_dir():
+            raise DataError(f"{out}: is a file, not a folder. {advice}")
+        names = sorted(p.name for p in out.iterdir())
+    except OSError as error:
+        raise _unwritable(out, error) from None
+    if strangers := [n for n in names if n not in _OWN]:
+        raise DataError(f"{out}: holds files that are not ours ({strangers[0]}). {advice}")
+    if names and _META not in names:
+        raise DataError(f"{out}: is not a result folder (no {_META}). {advice}")
+
+
+def _digests(document: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of the files that the scenario reads."""
+    paths = [*document.get("catalog", []), *_paths(document.get("workload", {}))]
+    return {p: hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in paths}
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Absolute paths of existing files in `value`."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _paths(inner)
+    elif isinstance(value, str) and os.path.isabs(value) and os.path.isfile(value):
+        yield value
+
+
+def _goes_on(partial: Path, text: str, meta: Mapping[str, Any]) -> bool:
+    """Tell whether `partial` is left from an interrupted comparison of the same scenario."""
+    try:
+        same = (partial / _SCENARIO).read_text(encoding="utf-8") == text
+        return same and json.loads((partial / _META).read_text(encoding="utf-8")) == meta
+    except (OSError, ValueError):
+        return False
+
+
+def _replace(out: Path, partial: Path) -> None:
+    """Put the finished folder in place of the old one, which stays until the new one is there."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# Results in hand --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of one scenario: a row for each, and their frames on demand.
+
+    A single run is a comparison of one cell.
+
+    Attributes
+    ----------
+    document : dict
+        The scenario file with all defaults filled in.
+    sweep : pandas.DataFrame
+        One row per cell (`schema.SWEEP`).
+    """
+
+    document: dict[str, Any]
+    sweep: pd.DataFrame
+    _cells: Mapping[Cell, Path | Mapping[str, Columns]]
+
+    @property
+    def goodput(self) -> pd.DataFrame:
+        """One row per strategy (`goodput.goodput_table`)."""
+        import pandas as pd
+
+        price = self.document["cluster"].get("price_per_gpu_hour")
+        target = self.document["slo"]["attainment"]
+        return pd.DataFrame(goodput_table(self.sweep, target, price_per_gpu_hour=price))
+
+    def cells(self) -> list[Cell]:
+        """Strategy, rate and seed of every run, in the order of the sweep."""
+        return list(self._cells)
+
+    def requests(
+        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
+    ) -> pd.DataFrame:
+        """Return one row per request (`schema.REQUESTS`) of one run.
+
+        Parameters
+        ----------
+        strategy, rate_rps, seed : str, float, int, optional
+            Which run; what is left out may have only one value.
+
+        Raises
+        ------
+        DataError
+            If no run matches, or several do.
+        """
+        return self._frame("requests", strategy, rate_rps, seed)
+
+    def spans(
+        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
+    ) -> pd.DataFrame:
+        """Return one row per span of equal steps (`schema.SPANS`) of one run."""
+        return self._frame("spans", strategy, rate_rps, seed)
+
+    def transfers(
+        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
+    ) -> pd.DataFrame:
+        """Return one row per KV transfer (`schema.TRANSFERS`) of one run."""
+        return self._frame("transfers", strategy, rate_rps, seed)
+
+    def windows(
+        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
+    ) -> pd.DataFrame:
+        """Return one row per prefill window (`schema.WINDOWS`) of one run."""
+        return self._frame("windows", strategy, rate_rps, seed)
+
+    def instances(
+        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
+    ) -> pd.DataFrame:
+        """Return one row per instance (`schema.INSTANCES`) of one run."""
+        return self._frame("instances", strategy, rate_rps, seed)
+
+    def frames(self, cell: Cell) -> dict[str, Columns]:
+        """Return all frames of one run as columns."""
+        place = self._cells[cell]
+        if not isinstance(place, Path):
+            return dict(place)
+        frames = {name: read_frame(name, place) for name in FRAMES}
+        return {n: {c: f[c].to_numpy() for c in f.columns} for n, f in frames.items()}
+
+    def _frame(self, name: str, *wanted: object) -> pd.DataFrame:
+        found = list(self._cells)
+        for field, value in zip(Cell._fields, wanted, strict=True):
+            known = list(dict.fromkeys(getattr(cell, field) for cell in found))
+            if value is None and len(known) > 1:
+                raise DataError(f"several runs differ in {field}: name one of {_listed(known)}")
+            if value is not None:
+                found = [cell for cell in found if getattr(cell, field) == value]
+            if not found:
+                hint = nearest(str(value), [str(k) for k in known])
+                raise DataError(f"no run has {field} = {value!r}. {hint}")
+        place = self._cells[found[0]]
+        return (
+            read_frame(name, place)
+            if isinstance(place, Path)
+            else frame(place[name], SCHEMAS[name])
+        )
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(repr(v) for v in values)
+
+
+def save(comparison: Comparison, out: str | Path, fmt: Format = "parquet") -> None:
+    """Write `comparison` as the result folder `out`.
+
+    Raises
+    ------
+    DataError
+        If `out` cannot be written or holds something else.
+    """
+    cells, rows = comparison.cells(), rows_of(comparison.sweep)
+    with writing(out, comparison.document, cells, fmt) as folder:
+        for cell, row in zip(cells, rows, strict=True):
+            folder.write(cell, comparison.frames(cell), row)
+        folder.write_sweep(rows)
+
+
+def read(folder: str | Path) -> Comparison:
+    """Return the results in `folder`; frames are read when they are asked for.
+
+    Raises
+    ------
+    DataError
+        If it is not a result folder, or one of another version's layout.
+    """
+    folder = Path(folder)
+    try:
+        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+        document = tomllib.loads((folder / _SCENARIO).read_text(encoding="utf-8"))
+        names = [str(name) for name in meta["cells"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{folder}: is not a result folder. Give one that `simcluster compare -o` wrote."
+        ) from None
+    sweep = read_frame("sweep", folder)
+    return Comparison(
+        document, sweep, dict(zip(cells_of(sweep), map(folder.joinpath, names), strict=True))
+    )
+
+
+def cells_of(sweep: pd.DataFrame) -> list[Cell]:
+    """Return strategy, rate and seed of each row of a sweep frame."""
+    return [
+        Cell(str(strategy), None if np.isnan(rate) else float(rate), int(seed))
+        for strategy, rate, seed in zip(
+            sweep["strategy"], sweep["rate_rps"], sweep["seed"], strict=True
+        )
+    ]

@@ -1,0 +1,200 @@
+"""Many runs of one scenario: every strategy at every rate with every seed, on all cores."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from simcluster import catalog
+from simcluster.engine.clock import Clock
+from simcluster.engine.cluster import Cluster
+from simcluster.engine.recorder import Recorder
+from simcluster.errors import ConfigError
+from simcluster.metrics import SweepRow, summarise
+from simcluster.scenario import Scenario
+from simcluster.schema import SWEEP, Columns, frame
+from simcluster.simulate import Result, simulate
+from simcluster.store import (
+    Cell,
+    Comparison,
+    Format,
+    Unfinished,
+    cells_of,
+    read,
+    sweep_columns,
+    writing,
+)
+
+Progress = Callable[[int, int], None]
+"""Called with the number of finished cells and of all cells."""
+
+
+def cells(scenario: Scenario) -> list[Cell]:
+    """Return the runs of a comparison: strategies, then rates, then seeds.
+
+    All strategies meet the same requests: those drawn from the seed.
+    """
+    rates = scenario.rates_rps or (None,)
+    return [
+        Cell(strategy.name, rate, seed)
+        for strategy in scenario.strategies
+        for rate in rates
+        for seed in scenario.run.seeds
+    ]
+
+
+def choose(scenario: Scenario, strategy: str | None, rate_rps: float | None) -> Cell:
+    """Return the run that a person means who names no more than this.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What to choose from.
+    strategy : str or None
+        Name of the strategy; None for the first.
+    rate_rps : float or None
+        Offered rate (requests/s); None for the workload's, else the first of the sweep, else the
+        workload's own (a trace).
+
+    Raises
+    ------
+    ConfigError
+        If there is no strategy of that name.
+    """
+    name = scenario.strategy(strategy).name
+    if rate_rps is None:
+        rate_rps = scenario.workload.rate_rps
+    if rate_rps is None and scenario.rates_rps:
+        rate_rps = scenario.rates_rps[0]
+    return Cell(name, rate_rps, scenario.run.seeds[0])
+
+
+def summary(scenario: Scenario, result: Result) -> SweepRow:
+    """Return the sweep row of one run of `scenario`."""
+    return summarise(
+        result.columns["requests"],
+        slo=scenario.environment.slo,
+        run=scenario.run,
+        strategy=result.strategy,
+        rate_rps=result.rate_rps,
+        seed=result.seed,
+        num_gpus=result.num_gpus,
+    )
+
+
+def compare(
+    scenario: Scenario,
+    *,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    out: str | Path | None = None,
+    fmt: Format = "parquet",
+) -> Comparison:
+    """Run every strategy at every rate with every seed.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        From `scenario_file.load`.
+    jobs : int, optional
+        Processes; default: one per core. 1 runs in this process.
+    progress : callable, optional
+        Called after each cell with the number of finished cells and of all cells.
+    out : str or Path, optional
+        Result folder. Each finished cell is written there at once, and its frames are not kept in
+        memory; after an interrupt the same call goes on where it stopped.
+    fmt : str
+        ``"parquet"`` or ``"csv"``.
+
+    Returns
+    -------
+    Comparison
+        A row per cell, and the frames of each.
+
+    Raises
+    ------
+    ConfigError
+        If there are no latency targets, or a strategy does not fit the machines.
+    DataError
+        If `out` cannot be written.
+    """
+    check(scenario)
+    slo = scenario.environment.slo
+    if slo.ttft_s is None and slo.tpot_s is None and slo.e2el_s is None:
+        remedy = "Add slo.ttft_s, slo.tpot_s or slo.e2el_s."
+        raise ConfigError("slo", None, "a comparison needs at least one latency target", remedy)
+    todo = cells(scenario)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(writing(out, scenario.document, todo, fmt)) if out else None
+        rows: dict[Cell, SweepRow] = {}
+        frames: dict[Cell, Mapping[str, Columns]] = {}
+        for cell, row, columns in _run_all(scenario, todo, jobs, folder):
+            rows[cell], frames[cell] = row, columns
+            if progress:
+                progress(len(rows), len(todo))
+        in_order = [rows[cell] for cell in todo]
+        if folder:
+            folder.write_sweep(in_order)
+    if out:
+        return read(out)
+    sweep = frame(sweep_columns(in_order), SWEEP)
+    kept = dict(zip(cells_of(sweep), (frames[cell] for cell in todo), strict=True))
+    return Comparison(dict(scenario.document), sweep, kept)
+
+
+def run(scenario: Scenario, cell: Cell) -> Comparison:
+    """Run one cell; the result is a comparison of one."""
+    _, row, columns = _run(scenario, cell, None)
+    sweep = frame(sweep_columns([row]), SWEEP)
+    return Comparison(dict(scenario.document), sweep, {cells_of(sweep)[0]: columns})
+
+
+def check(scenario: Scenario) -> None:
+    """Build every strategy on idle machines, so that one that does not fit is refused at once.
+
+    Raises
+    ------
+    ConfigError
+        If a strategy does not fit the machines.
+    """
+    for strategy in scenario.strategies:
+        strategy.build(
+            Cluster(Clock(), scenario.environment, Recorder(), resolution=scenario.run.resolution)
+        )
+
+
+_Outcome = tuple[Cell, SweepRow, Mapping[str, Columns]]
+
+
+def _run_all(
+    scenario: Scenario, todo: list[Cell], jobs: int | None, folder: Unfinished | None
+) -> Iterator[_Outcome]:
+    """Give the outcome of each cell as it finishes."""
+    left = []
+    for cell in todo:
+        if folder and (row := folder.row(cell)):
+            yield cell, row, {}
+        else:
+            left.append(cell)
+    # Highest rates first: they take longest, and short runs fill the gaps at the end.
+    left.sort(key=lambda cell: -(cell.rate_rps or 0.0))
+    if jobs == 1 or len(left) <= 1:
+        yield from (_run(scenario, cell, folder) for cell in left)
+        return
+    import joblib
+
+    parallel = joblib.Parallel(n_jobs=jobs or -1, return_as="generator_unordered")
+    yield from parallel(joblib.delayed(_run)(scenario, cell, folder) for cell in left)
+
+
+def _run(scenario: Scenario, cell: Cell, folder: Unfinished | None) -> _Outcome:
+    """Run one cell; its frames go into `folder` if there is one, else back to the caller."""
+    for name in scenario.document.get("catalog", ()):  # this process may not be the reader's
+        catalog.add_file(name)
+    result = simulate(scenario, strategy=cell.strategy, rate_rps=cell.rate_rps, seed=cell.seed)
+    row = summary(scenario, result)
+    if folder is None:
+        return cell, row, result.columns
+    folder.write(cell, result.columns, row)
+    return cell, row, {}
