@@ -6,6 +6,7 @@ From a grid of rates and their attainments. The definition is that of DistServe 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -23,6 +24,17 @@ _ROUNDING: Final = 1e-12
 """An attainment this far below the target reaches it: a mean over seeds is not exact."""
 
 
+def three_digits(value: float) -> str:
+    """Return `value` with at least three digits, never as a power of ten.
+
+    >>> three_digits(3.14159), three_digits(16.0), three_digits(10800.4), three_digits(0.0)
+    ('3.14', '16.0', '10,800', '0')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goodput:
     """A goodput, or the bound that the grid of rates gives.
@@ -31,7 +43,7 @@ class Goodput:
     ----------
     value : float
         Goodput (requests/s). Where censored, the bound: the highest rate of the grid (the goodput
-        is at least that) or the lowest (it is less).
+        is at least that) or the lowest (it is less). NaN where runs have no offered rate.
     censored : str or None
         ``"above"`` if no rate of the grid is too high, ``"below"`` if every rate is, else None.
     """
@@ -41,7 +53,7 @@ class Goodput:
 
     def __str__(self) -> str:
         sign = {None: "", "above": "≥ ", "below": "< "}[self.censored]
-        return f"{sign}{self.value:.3g}"
+        return sign + three_digits(self.value)
 
     def per_gpu(self, num_gpus: int) -> float:
         """Return requests per second and GPU."""
@@ -98,7 +110,8 @@ def goodput_rps(rates_rps: npt.ArrayLike, attainments: npt.ArrayLike, target: fl
     Parameters
     ----------
     rates_rps, attainments : array_like
-        Offered rate (requests/s) and attainment (0 to 1) of each run, in any order.
+        Offered rate (requests/s; NaN in a closed loop, which has no goodput) and attainment (0 to
+        1) of each run, in any order.
     target : float
         Attainment that a rate must reach to count as carried, 0 to 1.
 
@@ -118,9 +131,11 @@ def goodput_rps(rates_rps: npt.ArrayLike, attainments: npt.ArrayLike, target: fl
     >>> goodput_rps([1, 2, 4], [1.0, 1.0, 0.5], target=0.75)
     Goodput(value=3.0, censored=None)
     >>> str(goodput_rps([1, 2], [1.0, 0.95], target=0.9))
-    '≥ 2'
+    '≥ 2.00'
     """
     rates, means = mean_attainment(rates_rps, attainments)
+    if np.isnan(rates).any():
+        return Goodput(value=np.nan)
     reaches = means >= target - _ROUNDING
     crossings = np.flatnonzero(reaches[:-1] & ~reaches[1:])
     if crossings.size == 0:
@@ -222,7 +237,7 @@ def representative_rate(sweep: Frame, target: float) -> float:
     -------
     float
         An offered rate of the sweep (requests/s) that every strategy was run at where there is
-        one; the lowest if no strategy carries any.
+        one; the lowest if no strategy carries any; NaN if runs have no offered rate.
     """
     names = np.asarray(sweep["strategy"], dtype=object)
     rates = np.asarray(sweep["rate_rps"], dtype=np.float64)
@@ -230,6 +245,8 @@ def representative_rate(sweep: Frame, target: float) -> float:
     order = strategies(sweep)
     if not order:
         raise DataError("no runs in the sweep")
+    if np.isnan(rates).any():
+        return np.nan
     curves = [mean_attainment(rates[names == name], shares[names == name]) for name in order]
     shared = set.intersection(*(set(r.tolist()) for r, _ in curves)) or set(rates.tolist())
     carried = [

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from simcluster.config import RunConfig, SloConfig
 from simcluster.errors import ConfigError, nearest
-from simcluster.schema import Columns
+from simcluster.schema import REQUESTS, Columns
 from simcluster.units import FloatArray
 
 if TYPE_CHECKING:
@@ -158,6 +158,12 @@ def window(columns: Frame, warmup_s: float, cooldown_s: float) -> BoolArray:
     start, end = window_bounds(columns, warmup_s, cooldown_s)
     arrival = _floats(columns, "arrival_s")
     return np.asarray((arrival >= start) & (arrival <= end), dtype=np.bool_)
+
+
+def in_window(columns: Frame, run: RunConfig) -> Columns:
+    """Return the counted requests alone: those that arrive in the window of `run`."""
+    kept = window(columns, run.warmup_s, run.cooldown_s)
+    return {name: np.asarray(columns[name])[kept] for name in REQUESTS}
 
 
 def attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str, float]:

@@ -146,6 +146,6 @@ def test_representative_rate_is_the_highest_that_a_strategy_carries() -> None:
 
 def test_goodput_shows_its_bound() -> None:
     """A bound must not be read as a value."""
-    assert str(Goodput(value=2.0, censored="below")) == "< 2"
-    assert str(Goodput(value=40.0, censored="above")) == "≥ 40"
+    assert str(Goodput(value=2.0, censored="below")) == "< 2.00"
+    assert str(Goodput(value=40.0, censored="above")) == "≥ 40.0"
     assert str(Goodput(value=3.14159)) == "3.14"
