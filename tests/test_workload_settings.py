@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -156,14 +158,15 @@ def test_keys_that_do_not_fit_together_are_refused(
             {"lengths": FIXED, "arrivals": {"kind": "closed-loop", "concurrency": 0}},
             ("arrivals", "closed-loop", "concurrency"),
         ),
-        ({"trace": {"path": "a", "format": "xml"}}, ("trace", "table", "format")),
+        ({"trace": {"path": "a", "format": "xml"}}, ("trace", "TraceFile", "format")),
         ({"trace": ""}, ("trace", "path")),
+        ({"lengths": ""}, ("lengths", "name")),
     ],
 )
 def test_values_outside_their_range_are_refused_where_they_stand(
     table: dict[str, object], where: tuple[str, ...]
 ) -> None:
-    """The error names the place; the second part of a union's is the kind."""
+    """The error names the place, in a union after the name of its member."""
     with pytest.raises(ValidationError) as caught:
         read(table)
     assert [error["loc"] for error in caught.value.errors()] == [where]
@@ -225,3 +228,30 @@ def test_the_schema_knows_every_kind_and_describes_every_key() -> None:
     for table in [schema, *schema["$defs"].values()]:
         for key, value in table["properties"].items():
             assert key == "kind" or value.get("description"), key
+
+
+def test_a_model_that_holds_no_request_is_refused() -> None:
+    """One prompt token and one output token must fit."""
+    with pytest.raises(ConfigError) as caught:
+        build(read({"lengths": FIXED, "rate_rps": 1}), seed=0, rate_rps=None, max_model_len=1)
+    assert caught.value.key == "engine.max_model_len"
+
+
+GUIDE = Path(__file__).resolve().parents[1] / "docs" / "workloads.md"
+
+
+@pytest.mark.parametrize(
+    "example", re.findall(r"```toml\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+)
+def test_the_examples_of_the_guide_are_read(example: str) -> None:
+    """What a reader copies must be accepted."""
+    read(tomllib.loads(example)["workload"])
+
+
+def test_the_guide_names_every_kind_and_key() -> None:
+    """A key that is not in the guide will not be found."""
+    text = GUIDE.read_text(encoding="utf-8")
+    schema = ADAPTER.json_schema()
+    for table in [schema, *schema["$defs"].values()]:
+        for key, value in table["properties"].items():
+            assert f"`{value['const'] if key == 'kind' else key}`" in text, key

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Protocol, TypeVar, Union
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Discriminator, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError, nearest
@@ -261,7 +261,8 @@ def kind_of(classes: Mapping[str, type], key: str) -> Any:
             f"{key}.kind", kind, "a name, or a table with its kind is needed", nearest("", classes)
         )
 
-    members = [Annotated[str, Tag("name")], *(Annotated[c, Tag(k)] for k, c in classes.items())]
+    name = Annotated[str, Field(min_length=1), Tag("name")]
+    members = [name, *(Annotated[c, Tag(k)] for k, c in classes.items())]
     return Annotated[Union[tuple(members)], Discriminator(tag)]  # noqa: UP007 - built at run time
 
 

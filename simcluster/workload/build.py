@@ -54,7 +54,7 @@ def build(
         )
     if max_model_len < 2:
         raise ConfigError(
-            "model.max_model_len",
+            "engine.max_model_len",
             max_model_len,
             "must hold a prompt and an output token",
             "Raise it to 2 or more.",
@@ -130,7 +130,7 @@ def fit(
             f"{np.count_nonzero(too_long)} of {len(too_long)} requests are longer than "
             f"max_model_len ({max_model_len}), the first is request {first} with "
             f"{prompt_len[first]} + {output_len[first]} tokens",
-            'Raise model.max_model_len, or choose "reject" or "truncate".',
+            'Raise engine.max_model_len, or choose "reject" or "truncate".',
         )
     prompt_len = np.minimum(prompt_len, max_model_len - 1)
     output_len = np.minimum(output_len, max_model_len - prompt_len)

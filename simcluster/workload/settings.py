@@ -58,8 +58,8 @@ else:
     LengthSettings = kind_of(LENGTHS, "workload.lengths")
 
 TraceSettings = Annotated[
-    Annotated[str, Field(min_length=1), Tag("path")] | Annotated[TraceFile, Tag("table")],
-    Discriminator(lambda value: "path" if isinstance(value, str) else "table"),
+    Annotated[str, Field(min_length=1), Tag("path")] | Annotated[TraceFile, Tag("TraceFile")],
+    Discriminator(lambda value: "path" if isinstance(value, str) else "TraceFile"),
 ]
 
 S = TypeVar("S")
