@@ -114,8 +114,7 @@ class KvHandover:
     def _start_transfers(self, port: DecodePort) -> None:
         while port.queue and port.has_room(port.queue[0][0]):
             request, source = port.queue.popleft()
-            pool = port.instance.scheduler.pool
-            pool.allocate(pool.blocks_for(request.num_computed_tokens))
+            port.instance.reserve(port.instance.blocks_for(request.num_computed_tokens))
             paths = deque(self._paths(source, port.instance))
             self._send(port, source, request, paths, self._env.now)
 
@@ -133,8 +132,7 @@ class KvHandover:
 
         def ended() -> None:
             if first:
-                source.scheduler.release(request)
-                source.wake()
+                source.release(request)
             if paths:
                 self._send(port, source, request, paths, requested_s)
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -192,12 +193,31 @@ class Instance:
         """Whether `request` would be admitted at the next boundary, from the state at the last."""
         return self.scheduler.has_room(request, self.taken_blocks)
 
+    def release(self, request: Request) -> None:
+        """Free the blocks of `request`, whose KV has left for a decode instance."""
+        self.scheduler.release(request)
+        self.wake()
+        self.owner.boundary(self)
+
+    def reserve(self, num_blocks: int) -> None:
+        """Take `num_blocks` for a request whose KV is to come; they must be free."""
+        pool, batch = self.scheduler.pool, self.scheduler.batch
+        pool.allocate(num_blocks)
+        if self._steps > 1 and batch.blocks_needed(self._steps) > pool.free_blocks:
+            # The rest of the span counted on these blocks.
+            self.wake()
+
     @property
     def taken_blocks(self) -> int:
-        """Blocks taken by the steps of the current span that have ended."""
-        if self._steps > 1 and self._plan is not None:
-            return self.scheduler.batch.blocks_needed(self.steps_done)
-        return 0
+        """Blocks taken by the steps of the current span that have begun, not yet booked.
+
+        A step takes its blocks when it begins. At the very time of a boundary the next one has not:
+        whatever asks then comes before scheduling.
+        """
+        if self._plan is None or not self._plan.num_decodes:
+            return 0
+        begun = min(bisect_left(self._ends, self._env.now) + 1, self._steps)
+        return self.scheduler.batch.blocks_needed(begun)
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -222,7 +242,7 @@ class Instance:
             start = env.now
             self._plan = plan
             if self._resolution == "kernel":
-                yield from self._run_kernels(plan)
+                yield from self._run_kernels(plan, hidden_s)
             else:
                 self._ends = self._step_ends(plan, hidden_s)
                 self._steps = len(self._ends)
@@ -269,15 +289,23 @@ class Instance:
         later = type(shape)(shape.num_decodes, context, (), shape.num_sampled, window)
         return self.step_time.gpu_s(later)
 
-    def _run_kernels(self, plan: StepPlan) -> Generator[simpy.Event, Any, None]:
+    def _run_kernels(self, plan: StepPlan, hidden_s: float) -> Generator[simpy.Event, Any, None]:
         """Let the dispatchers and GPUs do one step, kernel by kernel."""
         if self._ranks is None:
             raise InvariantError("resolution kernel without dispatchers")
         schedule = self.step_time.kernels(plan.shape(self._first_window(plan)))
+        host_after_s = schedule.host_after_s
         self._steps = 1
         self._ends = []
+        if self.step_time.overlaps_host:
+            # Another thread does the host work of this step; it began when the GPU began the last.
+            left_s = schedule.host_before_s + host_after_s - hidden_s
+            if left_s > 0.0:
+                yield self._env.timeout(left_s)
+            schedule = replace(schedule, host_before_s=0.0)
+            host_after_s = 0.0
         yield self._ranks.run(schedule)
-        end = self._env.now + schedule.host_after_s
+        end = self._env.now + host_after_s
         self._ends = [end]
         yield self._wake.at(end, STEP_END + self.instance_id)
 

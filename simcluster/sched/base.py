@@ -443,11 +443,15 @@ class BatchScheduler(ABC):
 
     def _decode_plan(self, now: float) -> StepPlan | None:
         """Plan decode steps of the whole batch until one ends or the pool runs dry."""
+        preemptions = self.num_preemptions
         self._make_room_for_one_step()
         batch = self.batch
         if not batch.size:
             return None
         if self._fresh:
             self._start_fresh(now)
-        steps = batch.steps_with(self.pool.free_blocks, batch.steps_to_next_end())
+        # What a preemption has freed may let others in at the next boundary already.
+        steps = 1
+        if self.num_preemptions == preemptions:
+            steps = batch.steps_with(self.pool.free_blocks, batch.steps_to_next_end())
         return StepPlan("decode", batch.size, batch.context_tokens, (), steps)

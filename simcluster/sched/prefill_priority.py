@@ -18,18 +18,20 @@ class PrefillPriority(BatchScheduler):
 
     def schedule(self, now: float) -> StepPlan | None:
         """Plan the next steps, starting `now` (s); None when there is nothing to run."""
+        plan = self._plan(now)
+        if plan is None and (self.waiting or self._joining):
+            # Preempting emptied the batch and made room for others.
+            plan = self._plan(now)
+        return plan
+
+    def _plan(self, now: float) -> StepPlan | None:
         if self._joining:
             self._admit_joining()
         if self.waiting:
             chunks = self._prefill_chunks(now)
             if chunks:
                 return StepPlan("prefill", 0, 0, chunks, 1)
-        plan = self._decode_plan(now)
-        if plan is None and self.waiting:
-            # Preempting emptied the batch: its first request fits now that all blocks are free.
-            chunks = self._prefill_chunks(now)
-            return StepPlan("prefill", 0, 0, chunks, 1) if chunks else None
-        return plan
+        return self._decode_plan(now)
 
     def _prefill_chunks(self, now: float) -> tuple[tuple[Request, int], ...]:
         chunks: list[tuple[Request, int]] = []

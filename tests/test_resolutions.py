@@ -1,0 +1,200 @@
+"""Kernels, steps and spans: one model, three resolutions, the same floats."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simcluster.config import Environment, ModelConfig, SloConfig
+from simcluster.sched.base import DecodeBatch
+from simcluster.simulate import Result, run
+from simcluster.specs import EngineProfile, ModelSpec
+from simcluster.strategies import FuDG, NoDG, PaDG
+from simcluster.testing.specs import (
+    eager_engine,
+    environment,
+    ideal_engine,
+    llama_2_7b,
+    vllm_engine,
+)
+from simcluster.units import grid_array
+from simcluster.workload import Workload
+
+TOY = dataclasses.replace(
+    llama_2_7b(),
+    name="toy",
+    num_layers=2,
+    hidden_size=512,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=64,
+    ffn_dim=1024,
+    vocab_size=1000,
+    num_dense_layers=2,
+    num_params=7_000_000,
+    kv_bytes_per_token=2 * 2 * 2 * 4 * 64,
+)
+WINDOWED = dataclasses.replace(TOY, name="toy-window", sliding_window=24, num_sliding_layers=1)
+OVERLAPPING = dataclasses.replace(vllm_engine(), name="overlapping", overlaps_host=True)
+ENGINES = (ideal_engine(), vllm_engine(), eager_engine(), OVERLAPPING)
+MAX_MODEL_LEN = 160
+
+
+def toy_environment(engine: EngineProfile, slo: SloConfig, model: ModelSpec = TOY) -> Environment:
+    """Two nodes of four GPUs that serve a model of two layers."""
+    machines = environment(engine=engine, slo=slo, num_nodes=2, gpus_per_node=4)
+    return dataclasses.replace(machines, model=ModelConfig(spec=model, max_model_len=MAX_MODEL_LEN))
+
+
+def workload(requests: list[tuple[float, int, int]], concurrency: int | None = None) -> Workload:
+    """Gaps (s), prompts and outputs as a workload."""
+    gaps, prompts, outputs = zip(*requests, strict=True)
+    arrivals = np.zeros(len(gaps)) if concurrency else grid_array(np.cumsum(gaps))
+    return Workload(
+        arrival_s=arrivals,
+        prompt_len=np.array(prompts),
+        output_len=np.array(outputs),
+        rejected=np.zeros(len(gaps), bool),
+        concurrency=concurrency,
+    )
+
+
+def assert_same(one: Result, other: Result) -> None:
+    """Every column of every frame that is free of the resolution is the same, bit by bit."""
+    for name in ("requests", "transfers", "windows", "instances"):
+        for column, values in one.columns[name].items():
+            theirs = other.columns[name][column]
+            assert values.tobytes() == theirs.tobytes() or list(values) == list(theirs), (
+                f"{name}.{column}: {values} against {theirs}"
+            )
+    assert one.end_s == other.end_s
+
+
+GAPS = st.one_of(
+    st.just(0.0),
+    # Multiples of a coarse tick: ties with each other.
+    st.integers(0, 40).map(lambda k: k * 2.0**-10),
+    st.floats(0.0, 0.03),
+)
+REQUESTS = st.lists(
+    st.tuples(GAPS, st.integers(1, 100), st.integers(1, 60)), min_size=1, max_size=25
+)
+POOL = st.sampled_from([None, 10, 13, 24])
+SEQS = st.sampled_from([1, 3, 8, 64])
+
+
+@st.composite
+def strategies(draw: st.DrawFn) -> Any:
+    """Any deployment of the toy cluster, with pools small enough to preempt."""
+    common: dict[str, Any] = {
+        "name": "s",
+        "tp_size": draw(st.sampled_from([1, 2])),
+        "num_kv_blocks": draw(POOL),
+        "max_num_seqs": draw(SEQS),
+    }
+    kind = draw(st.sampled_from(["prefill-priority", "chunked", "intra", "inter", "padg"]))
+    router = draw(st.sampled_from(["round-robin", "least-loaded", "shared-queue"]))
+    if kind == "prefill-priority":
+        return NoDG(**common, instances=draw(st.integers(1, 4)), router=router)
+    if kind == "chunked":
+        return NoDG(
+            **common,
+            instances=draw(st.integers(1, 4)),
+            router=router,
+            scheduler="chunked",
+            chunk_size=draw(st.sampled_from([64, 70, 128])),
+        )
+    if kind == "padg":
+        return PaDG(
+            **common,
+            instances=draw(st.integers(1, 4)),
+            slack=draw(st.sampled_from(["mean", "max", "min"])),
+            hold_output=draw(st.booleans()),
+        )
+    prefill = draw(st.integers(1, 2))
+    return FuDG(
+        **common,
+        prefill_instances=prefill,
+        # Inside nodes every prefill needs a decode beside it.
+        decode_instances=prefill if kind == "intra" else draw(st.integers(1, 2)),
+        placement="intra-node" if kind == "intra" else "inter-node",
+        router=router,
+    )
+
+
+SLOS = st.sampled_from(
+    [
+        SloConfig(ttft_s=5.0, tpot_s=0.1),
+        SloConfig(ttft_s=0.02, tpot_s=0.003),
+        SloConfig(ttft_s=0.004, tpot_s=0.002),
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    strategy=strategies(),
+    requests=REQUESTS,
+    engine=st.sampled_from(ENGINES),
+    slo=SLOS,
+    model=st.sampled_from([TOY, WINDOWED]),
+    concurrency=st.sampled_from([None, None, None, 1, 4]),
+)
+def test_span_equals_step(
+    strategy: Any,
+    requests: list[tuple[float, int, int]],
+    engine: EngineProfile,
+    slo: SloConfig,
+    model: ModelSpec,
+    concurrency: int | None,
+) -> None:
+    """Skipping over step ends changes no float of any frame."""
+    where = toy_environment(engine, slo, model)
+    load = workload(requests, concurrency)
+    assert_same(
+        run(where, strategy, load, resolution="span"), run(where, strategy, load, resolution="step")
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    strategy=strategies(),
+    requests=REQUESTS.filter(lambda r: sum(o for _, _, o in r) < 200),
+    engine=st.sampled_from(ENGINES),
+    slo=SLOS,
+)
+def test_step_equals_kernel(
+    strategy: Any, requests: list[tuple[float, int, int]], engine: EngineProfile, slo: SloConfig
+) -> None:
+    """The closed form of a step is what dispatchers and GPUs do event by event."""
+    where, load = toy_environment(engine, slo), workload(requests)
+    assert_same(
+        run(where, strategy, load, resolution="step"),
+        run(where, strategy, load, resolution="kernel"),
+    )
+
+
+def test_the_agreement_test_notices_one_step_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A span that runs over the arrival that should cut it is seen."""
+    where = toy_environment(vllm_engine(), SloConfig())
+    load = workload([(0.0, 50, 60), (0.02, 50, 60), (0.03, 20, 60)])
+    strategy = NoDG(name="s", instances=1)
+    step = run(where, strategy, load, resolution="step")
+    assert_same(run(where, strategy, load, resolution="span"), step)
+    original = DecodeBatch.steps_with
+    monkeypatch.setattr(DecodeBatch, "blocks_needed", lambda self, n: original(self, 10**9, n))
+    with pytest.raises(AssertionError):
+        assert_same(run(where, strategy, load, resolution="span"), step)
+
+
+def test_preemption_happens_in_the_agreement_cases() -> None:
+    """The pools drawn above are small enough to preempt, or the property would say little."""
+    where = toy_environment(vllm_engine(), SloConfig())
+    load = workload([(0.001, 60, 60)] * 12)
+    result = run(where, NoDG(name="s", instances=1, num_kv_blocks=13), load)
+    assert result.columns["requests"]["num_preemptions"].sum() > 3
