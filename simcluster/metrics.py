@@ -227,6 +227,23 @@ def _is_transient(e2el_s: FloatArray, window_s: float) -> bool:
     return window_s < RESIDENCES_PER_WINDOW * median_s
 
 
+def _tokens_released(columns: Frame, start_s: float, end_s: float) -> float:
+    """Count the output tokens that finished requests release between two times (s).
+
+    Those after the first are taken as evenly spaced from first to last output; for the last of
+    them that the end cuts this gives a fraction.
+    """
+    finished = _has_status(columns, "finished")
+    first = _floats(columns, "first_output_s")[finished]
+    last = _floats(columns, "last_output_s")[finished]
+    gaps = _floats(columns, "num_output_tokens")[finished] - 1
+    starts_inside = (first >= start_s) & (first <= end_s)
+    inside = np.minimum(last, end_s) - np.maximum(first, start_s)
+    share = starts_inside.astype(np.float64)  # of an answer released all at once
+    np.divide(np.maximum(inside, 0.0), last - first, out=share, where=last > first)
+    return float(starts_inside.sum() + (gaps * share).sum())
+
+
 def summarise(
     columns: Frame,
     *,
@@ -259,9 +276,12 @@ def summarise(
     -----
     Attainment and `good_rps` count the requests that arrived in the window: the rejected and the
     unfinished missed. Latency statistics are over the finished of them, percentiles by linear
-    interpolation between order statistics (NumPy's default). Throughput counts the requests, and
-    their output tokens, that finish between start and end of the window, whenever they arrived:
-    in an overloaded cluster it is what the cluster carries, not what was offered.
+    interpolation between order statistics (NumPy's default).
+
+    Throughput counts the requests that finish between start and end of the window, whenever they
+    arrived, and the output tokens that finished requests release in it (taken as evenly spaced):
+    in an overloaded cluster what it carries, not what was offered. In a transient run `good_rps`,
+    which counts by arrival, can exceed it.
 
     Where the window has no length (all requests arrive at once, as in an offline batch), rates are
     per second until the last output.
@@ -294,9 +314,7 @@ def summarise(
         "tpot_attainment": shares["tpot"],
         "good_rps": per_second(float(met_targets(columns, slo)["joint"][counted].sum())),
         "throughput_rps": per_second(float(leaves.sum())),
-        "output_tokens_per_s": per_second(
-            float(_floats(columns, "num_output_tokens")[leaves].sum())
-        ),
+        "output_tokens_per_s": per_second(_tokens_released(columns, start, end)),
         "num_preemptions": int(_floats(columns, "num_preemptions")[counted].sum()),
         "transient": _is_transient(latency["e2el_s"][counted & ~rejected], window_s),
     }
@@ -345,8 +363,9 @@ def level_over_time(
     """Return a level of the cluster as a step function of time.
 
     An instance's level is known at the ends of its spans and holds until the next one (no
-    interpolation); it is 0 before the first. Counts are added over the instances, shares
-    (``kv_usage``) averaged.
+    interpolation); it is 0 before the first. So what changes while an instance takes no steps, such
+    as KV freed by the end of a transfer, shows at the end of its next span. Counts are added over
+    the instances, shares (``kv_usage``) averaged.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from simcluster.config import RunConfig, SloConfig
 from simcluster.errors import DataError
@@ -39,10 +39,16 @@ COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E
 _DASHES: Final[tuple[Dashes, ...]] = ("-", (0, (4, 1.5)), (0, (5, 1.2, 1, 1.2)), (0, (1, 0.9)))
 _MARKERS: Final = "osD^vPX"
 _TARGET: Final = "#555555"
+_MOST_LABELLED: Final = 2000.0
+"""A logarithmic axis over at most this factor is labelled at 1, 2, 5, 10..., else at decades."""
 _MOST_POINTS: Final = 2000
 _MOST_BINS: Final = 120
-_LOG_FROM_RATIO: Final = 30.0
-"""A latency axis is logarithmic when its largest value is so many times the smallest."""
+_LOW_USAGE: Final = 0.4
+"""KV usage that stays below this is drawn on an axis that does not reach 100 %."""
+_LOG_FROM_RATIO: Final = 10.0
+"""A latency axis is logarithmic where its largest value is so many times the smallest."""
+_LOG_FROM_PEAKS: Final = 30.0
+"""An axis of counts is, where the highest peak is so many times the lowest."""
 
 
 class LineStyle(TypedDict):
@@ -154,7 +160,10 @@ def _fit_latency_axis(ax: Axes) -> None:
         ends = [quantile(x, y, 0.005) for x, y in lines] + [x[-1] for x, _ in lines] + targets
         positive = [end for end in ends if end > 0]
         ax.set_xscale("log")
-        ax.set_xlim(min(positive) / 1.3, max(positive) * 1.3)
+        left, right = min(positive) / 1.3, max(positive) * 1.3
+        ax.set_xlim(left, right)
+        few_decades = right / left < _MOST_LABELLED
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few_decades else (1.0,)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
     else:
@@ -165,7 +174,7 @@ def _fit_latency_axis(ax: Axes) -> None:
 
 def _in_percent(ax: Axes, *, top: float = 1.03) -> None:
     ax.set_ylim(0.0, top)
-    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
+    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
 
 
 def _plot_ecdf(
@@ -414,7 +423,7 @@ def _fit_level_axes(ax: Axes) -> None:
     peaks = [float(y.max()) for _, y in lines]
     ax.set_xlim(0.0, 1.02 * max([float(x.max()) for x, _ in lines], default=0.0) or 1.0)
     visible = [peak for peak in peaks if peak >= 1.0]
-    if visible and max(visible) > _LOG_FROM_RATIO * min(visible):
+    if visible and max(visible) > _LOG_FROM_PEAKS * min(visible):
         ax.set_yscale("symlog", linthresh=10.0)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         ax.set_ylim(0.0, 1.5 * max(peaks))
@@ -526,7 +535,8 @@ def plot_kv_usage_over_time(
     """
     times, levels = level_over_time(spans, "kv_usage", instances=instances)
     axes = _plot_level(times, levels, ax, "KV blocks in use", **line_kwargs)
-    _in_percent(axes)
+    peak = max([float(y.max()) for _, y in _data(axes)], default=0.0)
+    _in_percent(axes, top=1.15 * peak if 0.0 < peak < _LOW_USAGE else 1.03)
     return axes
 
 

@@ -318,6 +318,22 @@ def test_a_batch_that_arrives_at_once_is_measured_until_its_last_output() -> Non
     assert row["output_tokens_per_s"] == pytest.approx(44 / 8)
 
 
+def test_output_tokens_count_when_they_are_released() -> None:
+    """Eleven tokens from 0 to 10 s: six by 5 s; and an answer released at once counts at once."""
+    columns = requests(
+        [
+            {"arrival_s": 0.0, "first_output_s": 0.0, "last_output_s": 10.0},
+            {"arrival_s": 1.0, "first_output_s": 4.0, "last_output_s": 4.0},
+            {"arrival_s": 2.0, "first_output_s": 6.0, "last_output_s": 8.0},
+            {"arrival_s": 5.0, "first_output_s": 6.0},
+        ]
+    )
+    assert summary(columns)["output_tokens_per_s"] == pytest.approx((6 + 11) / 5)
+    # from 3 s on: those at 3, 4 and 5 s, two and no more than two gaps of them
+    later = summary(columns, run=RunConfig(warmup_s=3.0))
+    assert later["output_tokens_per_s"] == pytest.approx((2 + 11) / 2)
+
+
 def test_a_window_shorter_than_ten_residence_times_is_transient() -> None:
     """A window of exactly ten median residence times is not."""
     assert not summary(steady(101, 10.0))["transient"]
