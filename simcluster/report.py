@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 _RATES_PER_BLOCK: Final = 12
 _NAME_WIDTH: Final = 16
-_FEW: Final = 5
+_FEW: Final = 3
+_WIDTH: Final = 100
 _LATENCIES: Final = (("TTFT", "ttft_s", 1.0, "s"), ("TPOT", "tpot_s", MS, "ms"))
 _ACCURACY: Final = {
     "measured": "calibrated on measured kernels",
@@ -35,8 +37,8 @@ _ACCURACY: Final = {
 def comparison_text(comparison: Comparison) -> str:
     """Return the tables of a comparison: what was compared, goodput, attainment by rate."""
     scenario = resolve(comparison.document)
-    parts = [heading(scenario), _goodput_table(comparison, scenario)]
-    if len(scenario.rates_rps) > 1:
+    parts = [heading(scenario), _main_table(comparison, scenario)]
+    if _is_swept(comparison.sweep):
         parts.append(_attainment_tables(comparison.sweep))
     return "\n\n".join(parts + _footnotes(comparison.sweep)) + "\n"
 
@@ -126,46 +128,73 @@ def _requests(workload: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _goodput_table(comparison: Comparison, scenario: Scenario) -> str:
-    sweep, goodput = comparison.sweep, comparison.goodput
-    slo, currency = scenario.environment.slo, scenario.environment.cluster.currency
-    priced = not goodput["requests_per_cost"].isna().all()
-    rate = representative_rate(sweep, slo.attainment)
-    at_rate = (
-        sweep[sweep["rate_rps"] == rate].groupby("strategy", sort=False).mean(numeric_only=True)
-    )
-    heads = [
-        ["", "", "goodput", "goodput", *(["goodput"] if priced else []), "within"],
-        ["", "", "", "per GPU", *([f"per {currency}"] if priced else []), "targets"],
-        ["strategy", "GPUs", "req/s", "req/s", *(["req"] if priced else []), "%"],
+def _is_swept(sweep: pd.DataFrame) -> bool:
+    """Tell whether there are several rates; those of closed loops are not known."""
+    return len(sweep["rate_rps"].dropna().unique()) > 1
+
+
+_TextColumn = list[str]
+"""One column of a table: three lines of heading, then one cell per strategy."""
+
+
+def _main_table(comparison: Comparison, scenario: Scenario) -> str:
+    """One row per strategy: goodput if rates were swept, and latencies at one rate."""
+    sweep, slo = comparison.sweep, scenario.environment.slo
+    swept = _is_swept(sweep)
+    rate = representative_rate(sweep, slo.attainment) if swept else math.nan
+    chosen = sweep[sweep["rate_rps"] == rate] if swept else sweep
+    means = chosen.groupby("strategy", sort=False).mean(numeric_only=True)
+    at_rate = {str(name): row for name, row in zip(means.index, rows_of(means), strict=True)}
+    names = strategies(sweep)
+
+    def column(heads: list[str], key: str, scale: float = 1.0) -> _TextColumn:
+        values = [at_rate.get(name, {}).get(key, math.nan) / scale for name in names]
+        return [*heads, *(_percent(v) if heads[2] == "%" else _number(v) for v in values)]
+
+    gpus = dict(zip(sweep["strategy"], sweep["num_gpus"], strict=True))
+    columns = [
+        ["", "", "strategy", *map(_short, names)],
+        ["", "", "GPUs", *(str(gpus[name]) for name in names)],
     ]
-    for name, _, _, unit in _LATENCIES:
-        for head, words in zip(heads, ([name] * 3, ["P50", "P90", "P99"], [unit] * 3), strict=True):
-            head += words
-    rows = []
-    for row in rows_of(goodput):
-        sign = {"": "", "above": ">=", "below": "<"}[row["censored"]]
-        amounts = ["goodput_rps", "goodput_rps_per_gpu", *(["requests_per_cost"] if priced else [])]
-        cells = [_short(row["strategy"]), f"{row['num_gpus']}"]
-        cells += [sign + _number(row[amount]) for amount in amounts]
-        if row["strategy"] in at_rate.index:
-            here = at_rate.loc[row["strategy"]]
-            cells.append(_percent(here["slo_attainment"]))
-            cells += [
-                _number(here[f"{key}_p{p}"] / scale)
-                for _, key, scale, _ in _LATENCIES
-                for p in (50, 90, 99)
-            ]
-        rows.append(cells)
+    if swept:
+        columns += _goodput_columns(comparison, scenario)
+    else:
+        columns += [column(["finished", "", "req/s"], "throughput_rps")]
+        columns += [column(["good", "", "req/s"], "good_rps")]
+    columns.append(column(["within", "targets", "%"], "slo_attainment"))
+    for name, key, scale, unit in _LATENCIES:
+        columns += [column([name, f"P{p}", unit], f"{key}_p{p}", scale) for p in (50, 90, 99)]
+    table = _aligned(list(zip(*columns, strict=True)), heads=3)
+    return table + "\n\n" + _caption(sweep, slo, rate)
+
+
+def _goodput_columns(comparison: Comparison, scenario: Scenario) -> list[_TextColumn]:
+    goodput = comparison.goodput
+    currency = scenario.environment.cluster.currency
+    shown = [(["goodput", "", "req/s"], "goodput_rps")]
+    shown += [(["goodput", "per GPU", "req/s"], "goodput_rps_per_gpu")]
+    if not goodput["requests_per_cost"].isna().all():
+        shown += [(["goodput", f"per {currency}", "req"], "requests_per_cost")]
+    signs = [{"": "", "above": ">=", "below": "<"}[c] for c in goodput["censored"]]
+    return [
+        heads + [sign + _number(v) for sign, v in zip(signs, goodput[key], strict=True)]
+        for heads, key in shown
+    ]
+
+
+def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:
     seeds = sweep["seed"].nunique()
-    mean = f", means over {seeds} seeds" if seeds > 1 else ""
-    caption = (
+    mean = f" Means over {seeds} seeds." if seeds > 1 else ""
+    if math.isnan(rate):
+        own = float(sweep["rate_rps"].iloc[0])
+        offered = "closed loop" if math.isnan(own) else f"offered {own:g} req/s"
+        return f"Good requests finish within their targets; {offered}.{mean}"
+    return (
         f"Goodput: the highest rate at which {100 * slo.attainment:g} % of the requests meet the "
-        f"targets{mean}.\n"
+        f"targets.{mean}\n"
         f"Share within the targets and latencies: at {rate:g} req/s, the highest rate of the sweep "
         "that some\nstrategy carries (the lowest if none does)."
     )
-    return _aligned([*heads, *rows], heads=3) + "\n\n" + caption
 
 
 def _attainment_tables(sweep: pd.DataFrame) -> str:
@@ -281,7 +310,9 @@ def catalog_text(entries: Sequence[Entry]) -> str:
     for entry in entries:
         lines.append(f"{entry.kind:<8}{entry.name:<{width}}  {entry.summary}")
         if len(entries) <= _FEW:
-            lines.append(f"{'':<8}source: {entry.source}")
+            indent = " " * 8
+            source = f"source: {entry.source}"
+            lines += textwrap.wrap(source, _WIDTH, initial_indent=indent, subsequent_indent=indent)
     return "\n".join(lines) + "\n"
 
 

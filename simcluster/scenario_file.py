@@ -33,6 +33,7 @@ Document = dict[str, Any]
 
 _BYTES = {"bf16": 2.0, "fp8": 1.0}
 _DEFAULT_GPUS_PER_NODE = 8
+_DEFAULT_ARRIVALS = "poisson"
 _DEFAULT_NETWORK = "100gbe"
 
 
@@ -106,9 +107,7 @@ def resolve(
         _override(tables, key, json.loads(json.dumps(value, default=_plain)))
     _absolute_paths(tables, (folder or Path()).absolute())
     file = validated(adapter(), tables)
-    file = dataclasses.replace(
-        file, workload=file.workload.with_base((folder or Path()).absolute())
-    )
+    file = dataclasses.replace(file, workload=_workload(file.workload, folder))
     _check_lists(file)
     for name in file.catalog:
         catalog.add_file(name)
@@ -314,6 +313,14 @@ def _overridden(table: EngineTable) -> dict[str, Any]:
     }
 
 
+def _workload(settings: WorkloadSettings, folder: Path | None) -> WorkloadSettings:
+    """Return `settings` with absolute paths and the arrival process named."""
+    settings = settings.with_base((folder or Path()).absolute())
+    if settings.trace is None and settings.arrivals is None:
+        settings = dataclasses.replace(settings, arrivals=_DEFAULT_ARRIVALS)
+    return settings
+
+
 # The document -----------------------------------------------------------------------------------
 
 
@@ -340,7 +347,7 @@ def _filled_in(
             **{k: getattr(engine, k) for k in _ENGINE_NUMBERS},
             "max_model_len": model.max_model_len,
         },
-        "workload": _workload(file.workload),
+        "workload": dataclasses.asdict(file.workload),
         "slo": dataclasses.asdict(file.slo),
         "sweep": dataclasses.asdict(file.sweep),
         "run": dataclasses.asdict(file.run),
@@ -348,13 +355,6 @@ def _filled_in(
     }
     read: Document = _as_read(document)
     return read
-
-
-def _workload(settings: WorkloadSettings) -> Document:
-    tables = dataclasses.asdict(settings)
-    if settings.trace is None and settings.arrivals is None:
-        tables["arrivals"] = "poisson"
-    return tables
 
 
 _ENGINE_NUMBERS = [

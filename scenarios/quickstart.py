@@ -1,0 +1,41 @@
+"""Which of five strategies carries the most requests on 32 L20? Table and pictures in a minute.
+
+python scenarios/quickstart.py -o results/quickstart
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import simcluster
+from simcluster import report
+
+SCENARIO = Path(__file__).with_name("quickstart.toml")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare the strategies, write frames and pictures, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--out", type=Path, default=Path("results/quickstart"))
+    parser.add_argument("--num-requests", type=int, default=2000, help="requests of each run")
+    options = parser.parse_args(arguments)
+
+    scenario = simcluster.load(SCENARIO, {"workload.num_requests": options.num_requests})
+    comparison = simcluster.compare(scenario, out=options.out, progress=show_progress)
+    print(report.comparison_text(comparison))
+    for picture in report.write_figures(comparison, options.out / "figures"):
+        print(f"picture: {picture}")
+    print(f"frames:  {options.out} (simcluster.read gives them back)")
+
+
+def show_progress(done: int, total: int) -> None:
+    """Count the finished runs on standard error, if a person reads it."""
+    if sys.stderr.isatty():
+        print(f"\r{done} of {total} runs", end="\n" if done == total else "", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
