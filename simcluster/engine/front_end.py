@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any
 
 import simpy
@@ -46,7 +46,7 @@ class FrontEnd(ABC):
         self.instances = list(instances)
         self._on_finish = on_finish
         self.pending: deque[Request] = deque()
-        self._due = False
+        self._due: list[Instance] = []  # had a boundary since the queue was looked at
         self._wake = Wake(env)
         for instance in self.instances:
             instance.owner = self
@@ -57,7 +57,7 @@ class FrontEnd(ABC):
         if self.pending or not self._place(request):
             self.pending.append(request)
             if len(self.pending) == 1:
-                self._pending_changed(True)
+                self._head_waits(request)
 
     def reject(self, request: Request) -> None:
         """Turn `request` away for good; it counts as missed."""
@@ -65,28 +65,44 @@ class FrontEnd(ABC):
         self._on_finish(request)
 
     @abstractmethod
-    def _place(self, request: Request) -> bool:
-        """Give `request` to an instance, or reject it; False leaves it pending."""
+    def _place(self, request: Request, among: Collection[Instance] | None = None) -> bool:
+        """Give `request` to an instance, or reject it; False leaves it pending.
 
-    def _pending_changed(self, any_pending: bool) -> None:  # noqa: B027 (a hook)
-        """Hear that the queue of pending requests has become non-empty, or empty."""
+        `among` are the instances whose state has changed since it was offered last; None means that
+        it has not been offered to any.
+        """
+
+    def _head_waits(self, request: Request) -> None:  # noqa: B027 (a hook)
+        """Hear that `request` heads the queue and no instance could take it now."""
+
+    def _none_wait(self) -> None:  # noqa: B027 (a hook)
+        """Hear that the queue has become empty."""
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
         while True:
             yield self._wake.sleep()
-            self._due = False
-            while self.pending and self._place(self.pending[0]):
+            among: list[Instance] | None = list(self._due)
+            self._due.clear()
+            while self.pending and self._place(self.pending[0], among):
                 self.pending.popleft()
+                among = None
             if not self.pending:
-                self._pending_changed(False)
+                self._none_wait()
+            elif among is None:
+                self._head_waits(self.pending[0])
 
     # --- what the instances say ---------------------------------------------------------------
 
     def boundary(self, instance: Instance) -> None:
         """Offer the head of the queue again, once all that happens at this time is known."""
-        if self.pending and not self._due:
-            self._due = True
-            self._wake.move(self._env.now, ROUTING)
+        if self.pending:
+            if not self._due:
+                self._wake.move(self._env.now, ROUTING)
+            self._due.append(instance)
+
+    def stop_at(self, instance: Instance, ends: list[float], first: int) -> int:
+        """After how many steps of its span a watched instance must stop at a boundary."""
+        return len(ends)
 
     def prefilled(self, instance: Instance, request: Request) -> None:  # noqa: B027 (a hook)
         """Nothing to do: the request goes on to decode where it is."""
@@ -120,7 +136,7 @@ class Gateway(FrontEnd):
         super().__init__(env, instances, on_finish)
         self._router = router
 
-    def _place(self, request: Request) -> bool:
+    def _place(self, request: Request, among: Collection[Instance] | None = None) -> bool:
         index = self._router.choose(request, self.instances, self._env.now)
         if index is None:
             return False

@@ -147,6 +147,10 @@ class KvHandover:
     def boundary(self, instance: Instance) -> None:
         """Nothing to do: room for a transfer arises when a request ends, not at every step."""
 
+    def stop_at(self, instance: Instance, ends: list[float], first: int) -> int:
+        """Never asked: nothing waits for a boundary of a decode instance."""
+        return len(ends)
+
     def prefilled(self, instance: Instance, request: Request) -> None:
         """Nothing to do: a preempted request has recomputed here and decodes on."""
 

@@ -41,6 +41,26 @@ class InstanceOwner(Protocol):
         """A step of the instance ended, and its state is up to date."""
         ...
 
+    def stop_at(self, instance: Instance, ends: list[float], first: int) -> int:
+        """Say where a span of a watched instance must stop.
+
+        Parameters
+        ----------
+        instance : Instance
+            The instance, in the state of its last boundary.
+        ends : list of float
+            End times of the steps of its span (s).
+        first : int
+            How many of them have ended.
+
+        Returns
+        -------
+        int
+            After how many steps, more than `first`, the boundary must be an event; at most
+            ``len(ends)``.
+        """
+        ...
+
 
 class Instance:
     """One copy of the model: schedule, let the step's time pass, book what it did, again.
@@ -73,8 +93,8 @@ class Instance:
         Set by the deployment before the run starts.
     hold_output : bool
         While true, tokens are computed but not released to the user; see `release_output`.
-    one_step_at_a_time : bool
-        While true, no span is longer than one step, so that every boundary is an event.
+    watched : bool
+        While true, the owner says at which boundary a span must stop; see `watch`.
     busy_s : float
         Time in steps so far (s).
     num_steps, num_requests : int
@@ -111,7 +131,7 @@ class Instance:
         self.hold_output = False
         self._held_first: list[Request] = []
         self._held_last: list[Request] = []
-        self.one_step_at_a_time = False
+        self.watched = False
         self.busy_s = 0.0
         self.num_steps = 0
         self.num_requests = 0
@@ -144,10 +164,21 @@ class Instance:
             self._idle = False
             self._wake.move(now, SCHEDULING + self.instance_id)
         elif self._steps > 1:
-            cut = bisect_left(self._ends, now) + 1
-            if cut < self._steps:
-                self._steps = cut
-                self._wake.move(self._ends[cut - 1], STEP_END + self.instance_id)
+            self._stop_after(bisect_left(self._ends, now) + 1)
+
+    def watch(self) -> None:
+        """From now on stop spans where the owner says, the present one too."""
+        self.watched = True
+        if self._steps > 1:
+            first = self.steps_done
+            if first < self._steps:
+                self._stop_after(self.owner.stop_at(self, self._ends, first))
+
+    def _stop_after(self, steps: int) -> None:
+        """End the span after `steps` steps, if it does not end before."""
+        if steps < self._steps:
+            self._steps = steps
+            self._wake.move(self._ends[steps - 1], STEP_END + self.instance_id)
 
     def release_output(self) -> None:
         """Release the tokens held back so far to their users, now."""
@@ -188,6 +219,11 @@ class Instance:
     def blocks_for(self, num_tokens: int) -> int:
         """KV blocks that hold `num_tokens` tokens of one sequence."""
         return self.scheduler.pool.blocks_for(num_tokens)
+
+    def free_blocks_after(self, num_steps: int) -> int:
+        """Free KV blocks when `num_steps` steps of the current span have ended."""
+        scheduler = self.scheduler
+        return scheduler.pool.free_blocks - scheduler.batch.blocks_needed(num_steps)
 
     def has_room(self, request: Request) -> bool:
         """Whether `request` would be admitted at the next boundary, from the state at the last."""
@@ -246,7 +282,9 @@ class Instance:
             else:
                 self._ends = self._step_ends(plan, hidden_s)
                 self._steps = len(self._ends)
-                yield self._wake.at(self._ends[-1], STEP_END + self.instance_id)
+                if self.watched and self._steps > 1:
+                    self._steps = self.owner.stop_at(self, self._ends, 0)
+                yield self._wake.at(self._ends[self._steps - 1], STEP_END + self.instance_id)
             steps = self._steps
             if self.step_time.overlaps_host:
                 hidden_s = self._gpu_s(plan, steps - 1)
@@ -261,7 +299,7 @@ class Instance:
         """End times of the steps of `plan` (s)."""
         now = self._env.now
         limit = min(plan.max_steps, MAX_SPAN_STEPS)
-        if limit == 1 or self.one_step_at_a_time or self._resolution == "step":
+        if limit == 1 or self._resolution == "step":
             return [now + self.step_time.step_s(plan.shape(self._first_window(plan)), hidden_s)]
         window = None
         if self._window is not None:

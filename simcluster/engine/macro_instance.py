@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import nan
 
+import numpy as np
 import simpy
 
 from simcluster.engine.clock import ROUTING, At
@@ -64,7 +65,7 @@ class MacroInstance(FrontEnd):
         self._released_s = nan  # when its output was released, if before the window closes
         self._num_windows = 0
 
-    def _place(self, request: Request) -> bool:
+    def _place(self, request: Request, among: Collection[Instance] | None = None) -> bool:
         now = self._env.now
         activation = self._activation
         predicted_s = self._predict_s(request.prompt_len)
@@ -72,7 +73,11 @@ class MacroInstance(FrontEnd):
             # Constraint 1 fails on an empty instance too: it would stay pending for ever.
             self.reject(request)
             return True
-        index = activation.scan(request, predicted_s, self.instances, now)
+        indices = None
+        if among is not None:
+            # Between its own boundaries an instance can only get worse: time passes, blocks go.
+            indices = {self._index[instance.instance_id] for instance in among}
+        index = activation.scan(request, predicted_s, self.instances, now, indices)
         if index is None:
             return False
         waited = bool(self.pending) and self.pending[0] is request
@@ -86,12 +91,27 @@ class MacroInstance(FrontEnd):
         self.instances[index].submit(request)
         return True
 
-    def _pending_changed(self, any_pending: bool) -> None:
-        # A constraint can start to hold at any boundary, so none may be skipped.
+    def _head_waits(self, request: Request) -> None:
+        # It may pass at any boundary, so none at which it passes may be skipped.
         for instance in self.instances:
-            instance.one_step_at_a_time = any_pending
-            if any_pending:
-                instance.wake()
+            instance.watch()
+
+    def _none_wait(self) -> None:
+        for instance in self.instances:
+            instance.watched = False
+
+    def stop_at(self, instance: Instance, ends: list[float], first: int) -> int:
+        """Steps of the span after which the head of the queue would pass, at the latest all."""
+        request = self.pending[0]
+        passed = self._activation.first_pass(
+            self._index[instance.instance_id],
+            request,
+            self._predict_s(request.prompt_len),
+            instance,
+            np.asarray(ends),
+            first,
+        )
+        return len(ends) if passed is None else passed
 
     def _open_window(self, index: int) -> None:
         """Close the open window, if any, and open that of instance `index`."""

@@ -7,11 +7,14 @@ prefill window and opens a new one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from statistics import fmean
 from typing import Final, Protocol
 
+import numpy as np
+
 from simcluster.request import Request
+from simcluster.units import FloatArray
 
 SLACK_STATISTICS: Final[dict[str, Callable[[Iterable[float]], float]]] = {
     "mean": fmean,
@@ -36,6 +39,10 @@ class RollingView(Protocol):
 
     def blocks_for(self, num_tokens: int) -> int:
         """KV blocks that hold `num_tokens` tokens."""
+        ...
+
+    def free_blocks_after(self, num_steps: int) -> int:
+        """Free KV blocks when `num_steps` steps of its span have ended."""
         ...
 
 
@@ -133,18 +140,68 @@ class RollingActivation:
                 return False
         return instance.blocks_for(request.prompt_len) <= instance.free_blocks
 
+    def first_pass(
+        self,
+        index: int,
+        request: Request,
+        predicted_s: float,
+        instance: RollingView,
+        ends: FloatArray,
+        first: int,
+    ) -> int | None:
+        """First coming step boundary of instance `index` at which `request` would pass.
+
+        Parameters
+        ----------
+        index, request, predicted_s, instance
+            As in `satisfied`.
+        ends : float array, shape ``(num_steps,)``
+            End times (s) of the steps of the instance's span.
+        first : int
+            Steps of the span that have ended; only later boundaries are looked at.
+
+        Returns
+        -------
+        int or None
+            How many steps of the span have ended then; None if it passes at no boundary of the
+            span, provided that nothing but the steps happens to the instance.
+        """
+        ring = self._rings[index]
+        total_s = ring.pending_s + predicted_s
+        if total_s > self._ttft_s:
+            return None
+        step = instance.decode_step - first
+        passed = first + 1
+        if ring.existing:
+            key = self._judge(ring.existing.values())
+            steps = step + np.arange(first + 1, len(ends) + 1)
+            slack = self._tpot_s * steps - ends[first:] + key
+            enough = np.flatnonzero(slack >= total_s)
+            if not len(enough):
+                return None
+            passed += int(enough[0])
+        # Steps only take blocks, so a prompt that does not fit then fits at no later boundary.
+        needed = instance.blocks_for(request.prompt_len)
+        return passed if needed <= instance.free_blocks_after(passed) else None
+
     def scan(
         self,
         request: Request,
         predicted_s: float,
         instances: Sequence[RollingView],
         now: float,
+        among: Collection[int] | None = None,
     ) -> int | None:
-        """Return the first instance, from the current on, that may take `request`; None if none."""
+        """Return the first instance, from the current on, that may take `request`; None if none.
+
+        With `among` only those indices are looked at.
+        """
         count = len(instances)
         for step in range(count):
             index = (self.current + step) % count
-            if self.satisfied(index, request, predicted_s, instances[index], now):
+            if (among is None or index in among) and self.satisfied(
+                index, request, predicted_s, instances[index], now
+            ):
                 return index
         return None
 
