@@ -269,6 +269,12 @@ def test_lengths_alone_need_no_arrivals_in_the_file(tmp_path: Path) -> None:
         )
     )
     assert (sampled.output_len == 10 * sampled.prompt_len).all()
+    fewer = requests_of(
+        WorkloadSettings(
+            lengths=TraceLengths(path=file, order="sampled"), num_requests=101, rate_rps=1.0
+        )
+    )
+    assert (fewer.prompt_len == sampled.prompt_len[:101]).all()
     counts = np.bincount(sampled.prompt_len)[1:]
     # binomial counts, four standard deviations
     assert (np.abs(counts - 10_000) < 4 * np.sqrt(30_000 * 2 / 9)).all()
