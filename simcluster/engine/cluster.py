@@ -196,11 +196,12 @@ class Cluster:
 
     def _make(self, shape: InstanceShape, pool: str) -> Instance:
         environment, engine = self.environment, self.environment.engine
+        num_blocks = self._num_blocks(shape)
         step_time = self._step_times.get(shape.tp_size)
         if step_time is None:
             step_time = self._step_time(environment, shape.tp_size)
             self._step_times[shape.tp_size] = step_time
-        blocks = BlockPool(self._num_blocks(shape), engine.block_size, engine.watermark)
+        blocks = BlockPool(num_blocks, engine.block_size, engine.watermark)
         scheduler = SCHEDULERS[shape.scheduler](
             scheduler_limits(environment, shape), blocks, prefill_only=pool == "prefill"
         )
@@ -239,7 +240,7 @@ class Cluster:
                 shape.num_kv_blocks,
                 f"{tokens} tokens cannot hold one sequence of max_model_len = "
                 f"{environment.model.max_model_len}",
-                "Raise it, or lower model.max_model_len.",
+                "Raise it, or lower engine.max_model_len.",
             )
         return shape.num_kv_blocks
 
@@ -332,6 +333,6 @@ def scheduler_limits(environment: Environment, shape: InstanceShape) -> Schedule
             shape.key("max_num_batched_tokens"),
             tokens,
             f"a prompt of max_model_len = {max_model_len} would not fit in one prefill step",
-            'Raise it, lower model.max_model_len, or use scheduler = "chunked".',
+            'Raise it, lower engine.max_model_len, or use scheduler = "chunked".',
         )
     return SchedulerConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=tokens)

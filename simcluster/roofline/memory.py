@@ -107,7 +107,7 @@ def kv_blocks(
             tp_size,
             f"the KV cache of {blocks * engine.block_size} tokens that is left on {gpu.name} "
             f"cannot hold one sequence of max_model_len = {model.max_model_len}",
-            f"Set model.max_model_len to at most {blocks * engine.block_size}. "
+            f"Set engine.max_model_len to at most {blocks * engine.block_size}. "
             + (_larger_tp(model, gpu, engine, tp_size) or "No degree of parallelism is enough."),
         )
     return blocks

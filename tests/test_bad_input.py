@@ -1,0 +1,318 @@
+"""What a clumsy user writes is refused in one line: key, value, rule, remedy; nothing is written.
+
+The lines are checked word by word where they are ours to phrase, by their parts elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from simcluster.cli import main
+from simcluster.toml_writer import to_toml
+
+SCENARIO: dict[str, Any] = {
+    "model": {"name": "codellama-34b"},
+    "cluster": {"gpu": "L20", "nodes": 2, "gpus_per_node": 8, "network": "10gbe"},
+    "workload": {"lengths": "sharegpt-ecoserve", "num_requests": 20},
+    "slo": {"ttft_s": 5.0, "tpot_s": 0.1},
+    "sweep": {"rates_rps": [4]},
+    "strategy": [
+        {"name": "vLLM", "kind": "nodg", "tp_size": 4},
+        {"name": "EcoServe", "kind": "padg", "tp_size": 4},
+    ],
+}
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    """Return a scenario file that works as it is."""
+    path = tmp_path / "scenario.toml"
+    path.write_text(to_toml(SCENARIO))
+    return path
+
+
+def call(*arguments: object) -> Result:
+    """Call the command line as a user would."""
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def refused(result: Result, *parts: str, code: int = 1) -> str:
+    """Check that `result` is one line that holds `parts`; return it."""
+    assert result.exit_code == code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    line = result.stderr.strip().splitlines()[-1]
+    if code == 1:
+        assert result.stderr.count("\n") == 1
+        assert line.startswith("error: ")
+    for part in parts:
+        assert part in line
+    return line
+
+
+def nothing_left(folder: Path) -> None:
+    """Check that `folder` holds no results, whole or half."""
+    left = [path.name for path in folder.iterdir() if path.is_dir()]
+    assert left == []
+
+
+SETTINGS = [
+    # unknown keys
+    ("cluster.nods=3", "cluster.nods = 3: is not a key of [cluster]. Did you mean 'nodes'"),
+    ("slo.tp_size=2", "slo.tp_size = 2: is not a key of [slo]. It belongs in [[strategy]]"),
+    (
+        "clutser.nodes=2",
+        "clutser = a table: is not a key of a scenario file. Did you mean 'cluster'?",
+    ),
+    (
+        "strategy.0.tpsize=2",
+        "strategy[0].tpsize = 2: is not a key of [[strategy]] with kind = 'nodg'",
+    ),
+    (
+        "strategy.1.chunk_size=9",
+        "strategy[1].chunk_size = 9: is not a key of [[strategy]] with kind",
+    ),
+    # wrong types and ranges
+    ("cluster.nodes=four", "cluster.nodes = 'four': must be a whole number >= 1."),
+    ("cluster.nodes=1.5", "cluster.nodes = 1.5: must be a whole number >= 1."),
+    ("cluster.nodes=true", "cluster.nodes = true: must be a whole number >= 1."),
+    ("cluster.nodes=0", "cluster.nodes = 0: must be a whole number >= 1."),
+    ("slo.ttft_s=-1", "slo.ttft_s = -1: must be a number > 0."),
+    ("slo.ttft_s=nan", "slo.ttft_s = NaN: must be a number > 0."),
+    ("slo.ttft_s=inf", "slo.ttft_s = Infinity: must be a number > 0."),
+    ("slo.attainment=90", "slo.attainment = 90: must be a number > 0 and <= 1."),
+    ("slo.metric=users", "slo.metric = 'users': must be one of 'user', 'ecoserve'. Did you mean"),
+    ("model.weight_dtype=int3", "model.weight_dtype = 'int3': must be one of 'bf16', 'fp8'."),
+    ("sweep.rates_rps=4", "sweep.rates_rps = 4: must be a list, each a number > 0."),
+    ("sweep.rates_rps=[0]", "sweep.rates_rps[0] = 0: must be a number > 0."),
+    ("sweep.rates_rps=[4,2]", "sweep.rates_rps = [4.0, 2.0]: must rise, without repeats. Write"),
+    ("run.seeds=[]", "run.seeds = []: must be a list with at least one item"),
+    ("run.seeds=[1,1]", "run.seeds = [1, 1]: must differ from one another. Write [1]."),
+    ("workload=3", "workload = 3: must be a table."),
+    ("workload.rate_rps=0", "workload.rate_rps = 0: must be a number > 0."),
+    ("workload.num_requests=0", "workload.num_requests = 0: must be a whole number >= 1"),
+    (
+        "workload.lengths={kind='fixed', prompt_len=-5, output_len=1}",
+        "workload.lengths.prompt_len = -5: must be a whole number >= 1",
+    ),
+    (
+        "workload.arrivals={kind='gamma', burstyness=2}",
+        "workload.arrivals.burstyness = 2: is not a key of [workload.arrivals]. Did you",
+    ),
+    # names that do not exist
+    ("cluster.gpu=L21", "cluster.gpu = 'L21': no such gpu in the catalogue. Did you mean 'L20'"),
+    ("model.name=codelama-34b", "model.name = 'codelama-34b': no such model"),
+    ("engine.profile=vlm-0.7", "engine.profile = 'vlm-0.7': no such engine"),
+    ("cluster.network=10gb", "cluster.network = '10gb': "),
+    ("workload.lengths=sharegtp", "workload.lengths = 'sharegtp': no such lengths"),
+    ("workload.arrivals=poison", "workload.arrivals = 'poison': no such arrival process. Did you"),
+    ("workload.arrivals={kind='poison'}", "workload.arrivals.kind = 'poison'"),
+    ("strategy.0.kind=ndg", "strategy[0].kind = 'ndg': must be one of 'fudg', 'nodg', 'padg'."),
+    ("strategy.0.router=fastest", "strategy[0].router = 'fastest': must be one of"),
+    # what does not fit together
+    ("strategy.1.name=vLLM", "strategy[1].name = 'vLLM': is also the name of strategy[0]."),
+    ("engine.max_model_len=99999", "engine.max_model_len = 99999: codellama-34b has a context of"),
+    ("strategy.0.tp_size=3", "strategy.vLLM.tp_size = 3"),
+    ("strategy.0.instances=9", "strategy.vLLM.instances = 9"),
+    ("strategy.0.tp_size=1", "strategy.vLLM.tp_size = 1"),
+    (
+        "cluster.fabric=10gbe",
+        "cluster.fabric = '10gbe': is a link between nodes, not inside a node.",
+    ),
+    ("cluster.currency=EUR", "cluster.currency = 'EUR': is given without a price."),
+    # keys that lead nowhere
+    (
+        "strategy.vLM.tp_size=2",
+        "strategy.vLM.tp_size: strategy has no entry 'vLM'. Did you mean 'vLLM'?",
+    ),
+    ("strategy.2.tp_size=2", "strategy.2.tp_size: strategy has no entry '2'."),
+    ("model.name.x=2", "model.name.x = 2: model.name is a value, not a table."),
+]
+
+
+@pytest.mark.parametrize(("setting", "line"), SETTINGS, ids=[s for s, _ in SETTINGS])
+def test_a_bad_setting(scenario: Path, setting: str, line: str) -> None:
+    """Key, value, rule and remedy in one line, before anything is simulated or written."""
+    out = scenario.parent / "out"
+    shown = refused(call("compare", scenario, "--set", setting, "-o", out, "--jobs", 1), line)
+    assert shown.rstrip(")").endswith((".", "?", ". more")) or shown.endswith("more)")
+    nothing_left(scenario.parent)
+
+
+def test_further_findings_are_counted(scenario: Path) -> None:
+    """One line, the first thing to mend; the others will come."""
+    settings = ["--set", "slo.ttft_s=-1", "--set", "slo.tpot_s=-1", "--set", "cluster.nods=1"]
+    line = refused(call("show", scenario, *settings), "cluster.nods = 1", "(and 2 more)")
+    assert "slo.ttft_s" not in line
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "show"])
+def test_a_missing_file(tmp_path: Path, command: str) -> None:
+    """The path and what is wrong with it."""
+    refused(call(command, tmp_path / "nope.toml"), "nope.toml: cannot be read", "Give the path")
+
+
+def test_a_folder_for_a_file(tmp_path: Path) -> None:
+    """A folder is no scenario."""
+    refused(call("show", tmp_path), "cannot be read (Is a directory)")
+
+
+def test_broken_toml(tmp_path: Path) -> None:
+    """Line and column."""
+    path = tmp_path / "scenario.toml"
+    path.write_text("[model]\nname = codellama\n")
+    refused(call("show", path), "scenario.toml: is not TOML", "line 2, column 8")
+
+
+def test_a_binary_file(tmp_path: Path) -> None:
+    """The Parquet file next to the scenario is picked easily."""
+    path = tmp_path / "scenario.toml"
+    path.write_bytes(b"PAR1\xff\xfe\x00")
+    refused(call("show", path), "scenario.toml: is not text")
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    """It lacks a model, and three more things."""
+    path = tmp_path / "scenario.toml"
+    path.write_text("")
+    refused(call("show", path), "model: is missing; it must be a table.", "(and 3 more)")
+
+
+def test_no_gpu(scenario: Path) -> None:
+    """A cluster needs a GPU or a node shape."""
+    text = to_toml({**SCENARIO, "cluster": {"nodes": 2}})
+    scenario.write_text(text)
+    refused(call("show", scenario), "cluster.gpu: is missing", 'gpu = "L20"')
+
+
+def test_no_targets(scenario: Path) -> None:
+    """Goodput without a target is every rate."""
+    scenario.write_text(to_toml({**SCENARIO, "slo": {}, "strategy": SCENARIO["strategy"][:1]}))
+    refused(call("compare", scenario), "slo: a comparison needs at least one latency target")
+
+
+def test_a_strategy_that_needs_a_target(scenario: Path) -> None:
+    """PaDG routes by both."""
+    scenario.write_text(to_toml({**SCENARIO, "slo": {"ttft_s": 1.0}}))
+    refused(call("compare", scenario), "slo.tpot_s: strategy 'EcoServe' routes by it")
+
+
+def test_no_rate(scenario: Path) -> None:
+    """Poisson arrivals need one from somewhere."""
+    scenario.write_text(to_toml({**SCENARIO, "sweep": {}}))
+    refused(call("run", scenario), "workload.rate_rps")
+
+
+def test_an_unknown_strategy(scenario: Path) -> None:
+    """Offers the nearest."""
+    refused(
+        call("run", scenario, "--strategy", "ecoserve"), "'ecoserve'", "Did you mean 'EcoServe'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ("trace.csv", "empty")),
+        ("arrival_s,prompt_len,output_len\n", ("trace.csv",)),
+        ("arrival_s,prompt_len,output_len\n1,5,5\n0,5,5\n", ("trace.csv", "line 3", "arrival_s")),
+        ("arrival_s,prompt_len,output_len\n0,-5,5\n", ("trace.csv", "line 2", "prompt_len", "-5")),
+        (
+            "arrival_s,prompt_len,output_len\n0,5,abc\n",
+            ("trace.csv", "line 2", "output_len", "abc"),
+        ),
+        ("when,how\n0,5\n", ("trace.csv",)),
+    ],
+    ids=["empty", "header-only", "unsorted", "negative", "text", "other-columns"],
+)
+def test_a_bad_trace(scenario: Path, text: str, parts: tuple[str, ...]) -> None:
+    """File, line, column, value."""
+    trace = scenario.parent / "trace.csv"
+    trace.write_text(text)
+    out = scenario.parent / "out"
+    refused(call("run", scenario, "--trace", trace, "-o", out), *parts)
+    nothing_left(scenario.parent)
+
+
+def test_a_missing_trace(scenario: Path) -> None:
+    """Refused like any other missing file."""
+    refused(call("run", scenario, "--trace", scenario.parent / "nope.csv"), "nope.csv")
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_an_output_below_a_file(scenario: Path, command: str) -> None:
+    """A folder that cannot be made is refused before simulating."""
+    refused(call(command, scenario, "-o", scenario / "out"), "out: cannot be written", "-o")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
+def test_an_output_that_is_not_ours_to_write(scenario: Path, tmp_path: Path) -> None:
+    """The same for a folder without permission."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    refused(call("run", scenario, "-o", locked / "out"), "cannot be written (Permission denied)")
+
+
+def test_an_output_that_is_a_file(scenario: Path) -> None:
+    """A file is not replaced by a folder."""
+    refused(call("run", scenario, "-o", scenario), "is a file, not a folder")
+    assert scenario.is_file()
+
+
+def test_an_output_folder_with_something_else_in_it(scenario: Path, tmp_path: Path) -> None:
+    """Only result folders are replaced, and only if nobody has added to them."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("precious")
+    refused(call("run", scenario, "-o", out), "holds files that are not ours (thesis.tex)")
+    (out / "thesis.tex").rename(out / "scenario.toml")
+    refused(call("run", scenario, "-o", out), "is not a result folder")
+    assert (out / "scenario.toml").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run"],
+        ["--set", "foo"],
+        ["--set", "=3"],
+        ["--rate", "0"],
+        ["--rate", "-1"],
+        ["--seed", "-1"],
+        ["--seed", "x"],
+        ["--resolution", "token"],
+        ["--format", "xlsx"],
+        ["--jobs", "2"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_call(scenario: Path, arguments: list[str]) -> None:
+    """Exit code 2, as click does."""
+    if arguments != ["run"]:
+        arguments = ["run", str(scenario), *arguments]
+    refused(call(*arguments), "Error:", code=2)
+
+
+def test_plot_of_something_else(tmp_path: Path) -> None:
+    """A folder without results cannot be drawn."""
+    refused(call("plot", tmp_path), "is not a result folder")
+
+
+def test_catalogue_without_a_match() -> None:
+    """Offers the nearest names."""
+    refused(
+        call("catalog", "H10O", "--kind", "gpu"), "nothing in the catalogue matches 'H10O'", "H100"
+    )
+
+
+def test_a_bad_catalogue_of_ones_own(scenario: Path) -> None:
+    """Named by file and entry."""
+    (scenario.parent / "mine.toml").write_text('[[gpu]]\nname = "X"\nlike = "L2O"\n')
+    scenario.write_text(to_toml({"catalog": ["mine.toml"], **SCENARIO}))
+    refused(call("show", scenario), "mine.toml", "L2O")
