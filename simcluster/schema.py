@@ -60,6 +60,7 @@ REQUESTS: Final[Schema] = {
 
 SPANS: Final[Schema] = {
     "instance": Column("int32", "", "instance id"),
+    "lane": Column("int32", "", "which of the instance's batches in flight; 0 without a pipeline"),
     "start_s": Column("float64", "s", "start of the first step"),
     "end_s": Column("float64", "s", "end of the last step"),
     "kind": Column("str", "", "prefill, decode or mixed"),
@@ -73,8 +74,18 @@ SPANS: Final[Schema] = {
     "num_running": Column("int32", "", "requests running in the instance at the end"),
 }
 
+SEGMENTS: Final[Schema] = {
+    "request_id": Column("int64", "", "who decodes"),
+    "instance": Column("int32", "", "where"),
+    "lane": Column("int32", "", "in which of the instance's batches"),
+    "start_s": Column("float64", "s", "its prefill here ended, with a token; NaN if KV arrived"),
+    "first_step": Column("int64", "", "decode steps of the lane before its first one"),
+    "last_step": Column("int64", "", "decode steps of the lane when it left; one token in each"),
+}
+
 STEPS: Final[Schema] = {
     "instance": Column("int32", "", "instance id"),
+    "lane": Column("int32", "", "which of the instance's batches in flight"),
     "start_s": Column("float64", "s", "start"),
     "end_s": Column("float64", "s", "end"),
     "kind": Column("str", "", "prefill, decode or mixed"),
@@ -140,6 +151,7 @@ SWEEP: Final[Schema] = {
 SCHEMAS: Final[Mapping[str, Schema]] = {
     "requests": REQUESTS,
     "spans": SPANS,
+    "segments": SEGMENTS,
     "steps": STEPS,
     "transfers": TRANSFERS,
     "windows": WINDOWS,

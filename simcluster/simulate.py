@@ -17,7 +17,7 @@ from simcluster.engine.recorder import Recorder, request_columns
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.request import Request, RequestStatus
 from simcluster.scenario import Scenario
-from simcluster.schema import INSTANCES, REQUESTS, SPANS, TRANSFERS, WINDOWS, frame
+from simcluster.schema import INSTANCES, REQUESTS, SEGMENTS, SPANS, TRANSFERS, WINDOWS, frame
 from simcluster.strategies.base import Strategy
 from simcluster.units import MAX_TIME_S, on_grid
 from simcluster.workload import Workload, build
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RESOLUTIONS: Final = ("span", "step", "kernel")
 """What one event stands for; the results are the same."""
 
-FRAMES: Final = ("requests", "spans", "transfers", "windows", "instances")
+FRAMES: Final = ("requests", "spans", "segments", "transfers", "windows", "instances")
 """Frames of a run."""
 
 
@@ -71,6 +71,11 @@ class Result:
     def spans(self) -> pd.DataFrame:
         """One row per run of equal steps."""
         return frame(self.columns["spans"], SPANS)
+
+    @cached_property
+    def segments(self) -> pd.DataFrame:
+        """One row per stay of a request in a decode batch."""
+        return frame(self.columns["segments"], SEGMENTS)
 
     @cached_property
     def transfers(self) -> pd.DataFrame:
@@ -277,6 +282,7 @@ def _result(
         columns={
             "requests": request_columns(requests),
             "spans": recorder.spans.columns(),
+            "segments": recorder.segments.columns(),
             "transfers": recorder.transfers.columns(),
             "windows": recorder.windows.columns(),
             "instances": recorder.instances.columns(),

@@ -66,7 +66,7 @@ def workload(requests: list[tuple[float, int, int]], concurrency: int | None = N
 
 def assert_same(one: Result, other: Result) -> None:
     """Every column of every frame that is free of the resolution is the same, bit by bit."""
-    for name in ("requests", "transfers", "windows", "instances"):
+    for name in ("requests", "segments", "transfers", "windows", "instances"):
         for column, values in one.columns[name].items():
             theirs = other.columns[name][column]
             assert values.tobytes() == theirs.tobytes() or list(values) == list(theirs), (

@@ -120,6 +120,7 @@ class Instance:
         self.scheduler = scheduler
         self.step_time = step_time
         self._spans = recorder.spans
+        self._segments = recorder.segments
         self._resolution = resolution
         self._ranks = ranks
         self._window = window
@@ -356,6 +357,7 @@ class Instance:
         self._spans.add(
             (
                 self.instance_id,
+                0,
                 start,
                 now,
                 plan.kind,
@@ -369,6 +371,9 @@ class Instance:
                 scheduler.num_running,
             )
         )
+        for number, prefill_end_s, first_step, last_step in scheduler.segments:
+            self._segments.add((number, self.instance_id, 0, prefill_end_s, first_step, last_step))
+        scheduler.segments.clear()
         for request in outcome.prefilled:
             if request.first_token_s == now:
                 if self.hold_output:

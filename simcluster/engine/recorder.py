@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simcluster.request import Request, RequestStatus
-from simcluster.schema import INSTANCES, REQUESTS, SPANS, TRANSFERS, WINDOWS, Schema
+from simcluster.schema import INSTANCES, REQUESTS, SEGMENTS, SPANS, TRANSFERS, WINDOWS, Schema
 
 _CHUNK: Final = 1 << 15
 _STATUS_NAMES: Final = {RequestStatus.FINISHED: "finished", RequestStatus.REJECTED: "rejected"}
@@ -64,12 +64,13 @@ class Recorder:
 
     Attributes
     ----------
-    spans, transfers, windows, instances : Log
+    spans, segments, transfers, windows, instances : Log
         Rows in the order of the columns of `simcluster.schema`.
     """
 
     def __init__(self) -> None:
         self.spans = Log(SPANS)
+        self.segments = Log(SEGMENTS)
         self.transfers = Log(TRANSFERS)
         self.windows = Log(WINDOWS)
         self.instances = Log(INSTANCES)

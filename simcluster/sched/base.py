@@ -11,7 +11,7 @@ import heapq
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from math import isnan
+from math import isnan, nan
 from typing import Protocol
 
 import numpy as np
@@ -284,6 +284,9 @@ class BatchScheduler(ABC):
         Preemptions so far.
     preempted : list of Request
         Decoding requests preempted since the list was last cleared.
+    segments : list of (int, float, int, int)
+        Stays in the decode batch that ended since the list was last cleared: request id, end of the
+        prefill before (s; NaN if its KV came from elsewhere), decode step before and after.
     """
 
     def __init__(
@@ -297,9 +300,11 @@ class BatchScheduler(ABC):
         self.queued_tokens = 0
         self.num_preemptions = 0
         self.preempted: list[Request] = []
+        self.segments: list[tuple[int, float, int, int]] = []
         self._prefilling: dict[int, Request] = {}
         self._running: dict[int, Request] = {}  # in order of admission; prefilling and decoding
         self._joining: deque[Request] = deque()
+        self._prefill_end_s: dict[int, float] = {}  # of the decoding requests
         self._fresh: list[Request] = []  # decoding, first decode step not yet started
 
     @property
@@ -356,6 +361,7 @@ class BatchScheduler(ABC):
         if plan.num_decodes:
             self.pool.allocate(self.batch.blocks_needed(num_steps))
             for request in self.batch.advance(num_steps):
+                self._end_segment(request)
                 self._leave(request, now)
                 outcome.finished.append(request)
         if plan.chunks:
@@ -383,8 +389,18 @@ class BatchScheduler(ABC):
             request.status = RequestStatus.TRANSFERRING
             del self._running[request.request_id]
         else:
-            self.batch.add(request)
-            self._fresh.append(request)
+            self._start_decode(request, now)
+
+    def _start_decode(self, request: Request, prefill_end_s: float) -> None:
+        self.batch.add(request)
+        self._prefill_end_s[request.request_id] = prefill_end_s
+        self._fresh.append(request)
+
+    def _end_segment(self, request: Request) -> None:
+        """Note the stay in the decode batch that `request` has just left."""
+        number = request.request_id
+        start_s = self._prefill_end_s.pop(number)
+        self.segments.append((number, start_s, request.decode_step, self.batch.step))
 
     def _leave(self, request: Request, now: float) -> None:
         """Finish `request`."""
@@ -409,8 +425,7 @@ class BatchScheduler(ABC):
             self.queued_tokens -= target(request)
             request.status = RequestStatus.RUNNING
             self._running[request.request_id] = request
-            self.batch.add(request)
-            self._fresh.append(request)
+            self._start_decode(request, nan)
 
     def _make_room_for_one_step(self) -> None:
         """Preempt the newest requests until every decode can write its next token."""
@@ -422,6 +437,7 @@ class BatchScheduler(ABC):
         del self._running[request.request_id]
         if request in self.batch:
             self.batch.remove(request)
+            self._end_segment(request)
             self.pool.release(self.pool.blocks_for(request.num_computed_tokens))
             self.queued_tokens += target(request)
             self.preempted.append(request)
