@@ -19,8 +19,16 @@ class Strategy(Protocol):
     validates with them and ``simcluster schema`` prints them.
     """
 
-    kind: str
-    name: str
+    # Properties: settings are frozen, and their `kind` is a literal.
+    @property
+    def kind(self) -> str:
+        """Name in the registry, the ``kind`` of its table."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name in tables and plots."""
+        ...
 
     def build(self, cluster: Cluster) -> Deployment:
         """Create instances, routing and links in `cluster` and return the entry point.

@@ -1,0 +1,186 @@
+"""Laws that the frames of any run obey, whatever the strategy: conservation, order, no idling.
+
+For tests, ours and a stranger's: call `check_laws` on a `simcluster.simulate.Result`.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simcluster.simulate import Result
+from simcluster.units import FloatArray
+
+Columns = dict[str, npt.NDArray[Any]]
+
+STAMPS = (
+    "arrival_s",
+    "routed_s",
+    "scheduled_s",
+    "first_token_s",
+    "decode_start_s",
+    "last_token_s",
+)
+"""Stamps of a request in the order in which they happen."""
+
+
+def require(condition: bool | np.bool_, message: str) -> None:
+    """Raise ``AssertionError(message)`` unless `condition` holds, also under ``python -O``."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def check_laws(result: Result) -> None:
+    """Check every law of this module that applies to `result`.
+
+    Raises
+    ------
+    AssertionError
+        With a line that says which law is broken.
+    """
+    check_requests(result)
+    check_spans(result)
+    check_tokens(result)
+    check_no_idling(result)
+
+
+def check_requests(result: Result) -> None:
+    """Every arrived request is finished, rejected or unfinished, with stamps in order.
+
+    A finished one has all its tokens; one that was rejected has no stamp but its arrival.
+    """
+    requests = result.columns["requests"]
+    count = len(requests["request_id"])
+    status = requests["status"]
+    require(bool(np.array_equal(requests["request_id"], np.arange(count))), "ids are not 0, 1, ..")
+    known = np.isin(status.astype(str), ["finished", "rejected", "unfinished"])
+    require(bool(known.all()), "arrived = finished + rejected + unfinished")
+    finished, rejected = status == "finished", status == "rejected"
+    _check_finished(requests, finished, result.end_s)
+    for name in (*STAMPS[2:], "first_output_s", "last_output_s"):
+        require(bool(np.isnan(requests[name][rejected]).all()), f"a rejected request has {name}")
+    require(not requests["num_output_tokens"][rejected].any(), "a rejected request has tokens")
+    produced, asked = requests["num_output_tokens"], requests["output_len"]
+    require(bool((produced <= asked).all()), "more tokens than asked for")
+
+
+def _check_finished(requests: Columns, finished: npt.NDArray[np.bool_], end_s: float) -> None:
+    row = {name: column[finished] for name, column in requests.items()}
+    require(
+        bool((row["num_output_tokens"] == row["output_len"]).all()),
+        "a finished request lacks tokens",
+    )
+    for earlier, later in pairwise(STAMPS):
+        require(bool((row[earlier] <= row[later]).all()), f"{earlier} after {later}")
+    require(bool((row["scheduled_s"] < row["first_token_s"]).all()), "a prefill takes no time")
+    # A preempted request can get the rest of its tokens from the prefills of its recomputations.
+    decodes = (row["output_len"] > 1) & (row["num_preemptions"] == 0)
+    decoded = row["decode_start_s"][decodes] < row["last_token_s"][decodes]
+    require(bool(decoded.all()), "a decode takes no time")
+    one = row["output_len"] == 1
+    same = row["first_token_s"][one] == row["last_token_s"][one]
+    require(bool(same.all()), "the first token of a one-token answer is not its last")
+    require(bool((row["first_output_s"] >= row["first_token_s"]).all()), "released before computed")
+    require(bool((row["last_output_s"] >= row["last_token_s"]).all()), "released before computed")
+    require(bool((row["last_output_s"] >= row["first_output_s"]).all()), "output out of order")
+    require(bool((row["last_output_s"] <= end_s).all()), "an output after the end of the run")
+
+
+def check_spans(result: Result) -> None:
+    """One step at a time per instance; busy time, steps and KV usage add up."""
+    spans, instances = result.columns["spans"], result.columns["instances"]
+    require(bool((spans["start_s"] < spans["end_s"]).all()), "a span takes no time")
+    require(bool((spans["end_s"] <= result.end_s).all()), "a span after the end of the run")
+    require(bool((spans["num_steps"] >= 1).all()), "a span without steps")
+    decodes, prefills = spans["num_decodes"] > 0, spans["num_prefills"] > 0
+    kind = np.where(decodes & prefills, "mixed", np.where(decodes, "decode", "prefill"))
+    require(bool((kind == spans["kind"]).all() and (decodes | prefills).all()), "kind of a span")
+    require(bool((spans["num_steps"][prefills] == 1).all()), "a prefill chunk repeated")
+    usage = np.concatenate([spans["kv_usage"], instances["peak_kv_usage"]])
+    require(bool(((usage >= 0) & (usage <= 1)).all()), "KV usage outside 0 to 1")
+    for row, instance in enumerate(instances["instance"]):
+        mine = spans["instance"] == instance
+        start, end = spans["start_s"][mine], spans["end_s"][mine]
+        order = np.argsort(start, kind="stable")
+        require(bool((start[order][1:] >= end[order][:-1]).all()), "spans overlap")
+        # Exact: times are multiples of one tick.
+        require(instances["busy_s"][row] == (end - start).sum(), "busy time is not that of spans")
+        require(bool(instances["busy_s"][row] <= result.end_s), "busier than the clock")
+        require(instances["num_steps"][row] == spans["num_steps"][mine].sum(), "steps lost")
+        peak = instances["peak_kv_usage"][row]
+        require(bool((spans["kv_usage"][mine] <= peak + 1e-12).all()), "usage above its peak")
+
+
+def check_tokens(result: Result) -> None:
+    """Tokens computed are tokens asked for; preemptions add what is computed again, no more.
+
+    Applies to runs in which nothing is left unfinished.
+    """
+    requests, spans = result.columns["requests"], result.columns["spans"]
+    if (requests["status"] == "unfinished").any():
+        return
+    finished = requests["status"] == "finished"
+    preemptions = int(requests["num_preemptions"].sum())
+    per_instance = result.columns["instances"]["num_preemptions"]
+    require(preemptions == per_instance.sum(), "preemptions by request and by instance differ")
+    asked = int(requests["output_len"][finished].sum())
+    by_decode = int((spans["num_steps"].astype(np.int64) * spans["num_decodes"]).sum())
+    by_prefill = asked - by_decode
+    count = int(finished.sum())
+    require(count <= by_prefill <= count + preemptions, "tokens produced are not tokens asked for")
+    prefilled = int(spans["prefill_tokens"].sum())
+    prompts = int(requests["prompt_len"][finished].sum())
+    require(prefilled >= prompts, "prompt tokens skipped")
+    require(prefilled == prompts or preemptions > 0, "prompt tokens computed twice")
+
+
+def check_no_idling(result: Result) -> None:
+    """An instance of the role ``mixed`` is busy exactly while it holds a request.
+
+    Its spans cover the time from routing to last token of its requests, and nothing else. Applies
+    to runs in which nothing is left unfinished.
+    """
+    requests, spans = result.columns["requests"], result.columns["spans"]
+    instances = result.columns["instances"]
+    if (requests["status"] == "unfinished").any():
+        return
+    for instance in instances["instance"][instances["pool"] == "mixed"]:
+        mine = requests["prefill_instance"] == instance
+        held = union_of(requests["routed_s"][mine], requests["last_token_s"][mine])
+        steps = spans["instance"] == instance
+        busy = union_of(spans["start_s"][steps], spans["end_s"][steps])
+        require(
+            bool(np.array_equal(held, busy)),
+            f"instance {instance} idles with work, or works without",
+        )
+
+
+def union_of(start: FloatArray, end: FloatArray) -> FloatArray:
+    """Return the union of the intervals from `start` to `end`, those that touch made one.
+
+    Parameters
+    ----------
+    start, end : ndarray of float64
+        Shape ``(num_intervals,)``.
+
+    Returns
+    -------
+    ndarray of float64
+        Shape ``(num_disjoint, 2)``, sorted.
+
+    Examples
+    --------
+    >>> union_of(np.array([5.0, 0.0, 1.0]), np.array([6.0, 1.0, 3.0])).tolist()
+    [[0.0, 3.0], [5.0, 6.0]]
+    """
+    order = np.argsort(start, kind="stable")
+    start, end = start[order], end[order]
+    if not len(start):
+        return np.empty((0, 2))
+    reach = np.maximum.accumulate(end)
+    opens = np.concatenate([[True], start[1:] > reach[:-1]])
+    closes = np.concatenate([opens[1:], [True]])
+    return np.column_stack([start[opens], reach[closes]])

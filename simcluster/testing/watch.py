@@ -1,0 +1,178 @@
+"""Look into a run while it happens: a wrapper around any strategy that keeps its own books."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from simcluster.engine.cluster import Cluster, Deployment
+from simcluster.engine.instance import Instance
+from simcluster.request import Request
+from simcluster.sched.base import BatchScheduler, StepOutcome, StepPlan, target
+from simcluster.strategies.base import Strategy
+from simcluster.testing.laws import require
+
+
+@dataclass
+class InstanceBooks:
+    """What an instance was seen to do.
+
+    Attributes
+    ----------
+    num_prefilled : int
+        Prefills that ended, recomputations included.
+    prefill_tokens, decode_tokens : int
+        Tokens computed in prefill chunks, and tokens that decode steps produced.
+    admitted : list of int
+        Request ids in the order in which a prefill of theirs was begun.
+    """
+
+    num_prefilled: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    admitted: list[int] = field(default_factory=list)
+
+
+class Watched:
+    """A strategy whose deployment is watched; use it where the strategy would go.
+
+    It counts requests in the system on its own, and after each plan and each step it checks the
+    scheduler: limits of a step, KV blocks in use against the sum over sequences (pools of the role
+    ``mixed``, where nothing is reserved for transfers), and that it does not stop while the head of
+    its queue fits.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        What is deployed.
+
+    Attributes
+    ----------
+    cluster : Cluster
+        The machines of the last run.
+    levels : list of (float, int)
+        Time (s) and number of requests in the system from then on, rejected ones left out.
+    books : list of InstanceBooks
+        One per instance.
+    """
+
+    cluster: Cluster
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.kind = strategy.kind
+        self.name = strategy.name
+        self._strategy = strategy
+        self.levels: list[tuple[float, int]] = []
+        self.books: list[InstanceBooks] = []
+        self._inside: set[int] = set()
+
+    def build(self, cluster: Cluster) -> Deployment:
+        """Build the strategy's deployment and attach the books to it."""
+        self.cluster = cluster
+        self.levels = [(0.0, 0)]
+        self.books = []
+        self._inside.clear()
+        deployment = self._strategy.build(cluster)
+        for instance, pool in zip(cluster.instances, cluster.pools, strict=True):
+            books = InstanceBooks()
+            self.books.append(books)
+            _watch(instance, books, counts_blocks=pool == "mixed")
+        return Deployment(_Entry(self, deployment), deployment.on_end)
+
+    def entered(self, request: Request) -> None:
+        """Book that `request` is in the system."""
+        self._inside.add(request.request_id)
+        self.levels.append((self.cluster.env.now, len(self._inside)))
+
+    def left(self, request: Request) -> None:
+        """Book that `request` is out of the system."""
+        if request.request_id in self._inside:
+            self._inside.discard(request.request_id)
+            self.levels.append((self.cluster.env.now, len(self._inside)))
+
+
+class _Entry:
+    """The deployment's entrance; on the first request it starts to listen to the exit too."""
+
+    def __init__(self, watched: Watched, deployment: Deployment) -> None:
+        self._watched = watched
+        self._entry = deployment.entry
+        self._listening = False
+
+    def submit(self, request: Request) -> None:
+        """Take `request` on to the deployment."""
+        if not self._listening:
+            self._listening = True
+            cluster, on_finish = self._watched.cluster, self._watched.cluster.on_finish
+
+            def finished(ended: Request) -> None:
+                self._watched.left(ended)
+                on_finish(ended)
+
+            cluster.on_finish = finished
+        self._watched.entered(request)
+        self._entry.submit(request)
+
+
+def _watch(instance: Instance, books: InstanceBooks, *, counts_blocks: bool) -> None:
+    scheduler = instance.scheduler
+    schedule, complete = scheduler.schedule, scheduler.complete
+
+    def watched_schedule(now: float) -> StepPlan | None:
+        plan = schedule(now)
+        if plan is None:
+            _check_stop(scheduler)
+        else:
+            _check_plan(scheduler, plan)
+            books.admitted.extend(
+                r.request_id for r, _ in plan.chunks if r.num_computed_tokens == 0
+            )
+        if counts_blocks:
+            _check_blocks(scheduler)
+        return plan
+
+    def watched_complete(plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
+        outcome = complete(plan, num_steps, now)
+        books.num_prefilled += len(outcome.prefilled)
+        books.prefill_tokens += plan.prefill_tokens
+        books.decode_tokens += num_steps * plan.num_decodes
+        if counts_blocks:
+            _check_blocks(scheduler)
+        return outcome
+
+    scheduler.schedule = watched_schedule  # type: ignore[method-assign]  # the point of watching
+    scheduler.complete = watched_complete  # type: ignore[method-assign]
+
+
+def _check_plan(scheduler: BatchScheduler, plan: StepPlan) -> None:
+    limits = scheduler.config
+    require(plan.num_decodes + len(plan.chunks) > 0, "an empty plan")
+    require(plan.max_steps == 1 if plan.chunks else plan.max_steps >= 1, "steps of a plan")
+    require(scheduler.num_running <= limits.max_num_seqs, "more running than max_num_seqs")
+    kind = "mixed" if plan.num_decodes and plan.chunks else "prefill" if plan.chunks else "decode"
+    require(plan.kind == kind, "kind of a plan")
+    # A recomputed request may exceed the limit that its prompt met; it then runs alone.
+    alone = len(plan.chunks) == 1 and plan.chunks[0][0].num_preemptions > 0
+    if plan.chunks and not alone:
+        tokens = plan.prefill_tokens + plan.num_decodes
+        require(tokens <= limits.max_num_batched_tokens, "more than max_num_batched_tokens")
+
+
+def _check_stop(scheduler: BatchScheduler) -> None:
+    """An instance that stops has nothing in its queue that fits."""
+    require(not scheduler.batch.size, "stopped with sequences to decode")
+    if scheduler.waiting:
+        head, pool = scheduler.waiting[0], scheduler.pool
+        fits = pool.can_admit(-(-target(head) // pool.block_size))
+        require(not fits, "stopped while the head of the queue fits")
+
+
+def _check_blocks(scheduler: BatchScheduler) -> None:
+    """Blocks in use are those of the running sequences, each rounded up by itself."""
+    pool, used = scheduler.pool, 0
+    for request in scheduler._running.values():
+        if request in scheduler.batch:
+            tokens = scheduler.batch.tokens_of(request)
+        else:
+            tokens = target(request)
+        used += -(-tokens // pool.block_size)
+    require(pool.num_blocks - pool.free_blocks == used, "KV blocks lost or counted twice")
