@@ -83,7 +83,8 @@ class GPUSpec:
     name, vendor, arch : str
         Full name, such as ``"A100-80GB SXM"``; vendor; generation (``"Ampere"``, ``"Ada"``...).
     memory_bytes : float
-        Capacity (bytes, decimal GB of the data sheet).
+        Capacity that the driver reports (bytes); the data sheet's in decimal GB where that is not
+        known. Engines share out a part of the former, which is up to 7 % more.
     memory_bandwidth : float
         Data-sheet bandwidth (bytes/s).
     flops_16bit : float

@@ -1,0 +1,220 @@
+"""From an entry in the units of data sheets to a specification in seconds, bytes and FLOP/s."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from simcluster.catalog.tables import Row
+from simcluster.specs import (
+    EngineProfile,
+    GPUSpec,
+    KernelConstants,
+    LengthTable,
+    LinkSpec,
+    ModelSpec,
+    NodeShape,
+    Price,
+)
+from simcluster.units import GB, MS, US
+
+_MIB: Final = 2.0**20
+_TERA: Final = 1e12
+_OPTIONAL_COUNTS: Final = (
+    "num_experts",
+    "num_experts_active",
+    "moe_ffn_dim",
+    "num_shared_experts",
+    "q_lora_rank",
+    "kv_lora_rank",
+    "qk_nope_dim",
+    "qk_rope_dim",
+    "v_head_dim",
+    "num_sliding_layers",
+)
+
+
+def gpu(row: Row, kernels: Row, prices: Iterable[Row]) -> GPUSpec:
+    """Return a GPU with its kernel constants and prices.
+
+    Constants that were fitted on another die of the same generation count as ``"data-sheet"``.
+    """
+    r: dict[str, Any] = dict(row)
+    memory = r["memory_mib"] * _MIB if "memory_mib" in r else r["memory_gb"] * GB
+    eight_bit = r.get("tflops_8bit")
+    return GPUSpec(
+        name=r["name"],
+        vendor=r["vendor"],
+        arch=r["arch"],
+        memory_bytes=float(memory),
+        memory_bandwidth=r["bandwidth_gb_s"] * GB,
+        flops_16bit=r["tflops_16bit"] * _TERA,
+        flops_8bit=None if eight_bit is None else eight_bit * _TERA,
+        num_sms=r["num_sms"],
+        fabric=r["fabric"],
+        pcie=r["pcie"],
+        constants=kernel_constants(kernels, r["name"]),
+        prices=tuple(price(p) for p in prices),
+        source=r["source"],
+    )
+
+
+def kernel_constants(row: Row, gpu_name: str) -> KernelConstants:
+    """Return the constants of `row` as they hold for the GPU `gpu_name`."""
+    r: dict[str, Any] = dict(row)
+    accuracy, source = r["accuracy"], r["source"]
+    if gpu_name not in r.get("holds_for", ()) and accuracy != "data-sheet":
+        accuracy, source = "data-sheet", f"carried over from {r['name']}: {source}"
+    return KernelConstants(
+        mfu_gemm=float(r["mfu_gemm"]),
+        mbu_gemm=float(r["mbu_gemm"]),
+        mfu_attention=float(r["mfu_attention"]),
+        mbu_attention=float(r["mbu_attention"]),
+        mbu_elementwise=float(r["mbu_elementwise"]),
+        smooth_p=float(r["smooth_p"]),
+        fixed_s=r["fixed_us"] * US,
+        attention_block_s=r["attention_block_us"] * US,
+        mixed_mbu=float(r["mixed_mbu"]),
+        accuracy=accuracy,
+        source=source,
+    )
+
+
+def price(row: Row) -> Price:
+    """Return one price; the provider's own words stand in its source."""
+    r: dict[str, Any] = dict(row)
+    terms = r.get("terms")
+    return Price(
+        per_gpu_hour=float(r["per_gpu_hour"]),
+        currency=r["currency"],
+        tier=r["tier"],
+        provider=r["provider"],
+        date=r["date"],
+        source=f"{r['source']} [{terms}]" if terms else r["source"],
+    )
+
+
+def link(row: Row) -> LinkSpec:
+    """Return a link."""
+    r: dict[str, Any] = dict(row)
+    return LinkSpec(
+        name=r["name"],
+        kind=r["kind"],
+        bandwidth=r["bandwidth_gb_s"] * GB,
+        efficiency=float(r["efficiency"]),
+        allreduce_efficiency=float(r["allreduce_efficiency"]),
+        latency_s=r["latency_us"] * US,
+        allreduce_latency_s=r["allreduce_latency_us"] * US,
+        source=r["source"],
+    )
+
+
+def node(row: Row) -> NodeShape:
+    """Return a server."""
+    r: dict[str, Any] = dict(row)
+    return NodeShape(
+        name=r["name"],
+        gpu=r["gpu"],
+        gpus_per_node=r["gpus_per_node"],
+        fabric=r["fabric"],
+        network=r["network"],
+        num_nics=r["num_nics"],
+        source=r["source"],
+    )
+
+
+def engine(row: Row) -> EngineProfile:
+    """Return an engine profile."""
+    r: dict[str, Any] = dict(row)
+    return EngineProfile(
+        name=r["name"],
+        host_before_s=r["host_before_ms"] * MS,
+        host_after_s=r["host_after_ms"] * MS,
+        host_per_seq_before_s=r["host_per_seq_before_us"] * US,
+        host_per_seq_after_s=r["host_per_seq_after_us"] * US,
+        overlaps_host=r["overlaps_host"],
+        graph_max_seqs=r["graph_max_seqs"],
+        issue_s=r["issue_us"] * US,
+        graph_issue_s=r["graph_issue_us"] * US,
+        queue_depth=r["queue_depth"],
+        gpu_memory_utilization=float(r["gpu_memory_utilization"]),
+        reserved_bytes=r["reserved_gb"] * GB,
+        block_size=r["block_size"],
+        watermark=float(r["watermark"]),
+        max_num_seqs=r["max_num_seqs"],
+        max_num_batched_tokens=r.get("max_num_batched_tokens"),
+        chunk_size=r["chunk_size"],
+        source=r["source"],
+    )
+
+
+def lengths(row: Row) -> LengthTable:
+    """Return a table of measured or fitted lengths."""
+    r: dict[str, Any] = dict(row)
+    return LengthTable(
+        name=r["name"],
+        levels=tuple(float(v) for v in r["levels"]),
+        prompt=tuple(float(v) for v in r["prompt"]),
+        output_by_prompt=tuple(tuple(float(v) for v in s) for s in r["output_by_prompt"]),
+        num_measured=r["num_measured"],
+        prompt_mean=float(r["prompt_mean"]),
+        output_mean=float(r["output_mean"]),
+        source=r["source"],
+        licence=r["licence"],
+    )
+
+
+def model(row: Row) -> ModelSpec:
+    """Return a model; parameters and KV bytes are counted from the shape where not given."""
+    r: dict[str, Any] = {key: 0 for key in _OPTIONAL_COUNTS} | dict(row)
+    r.setdefault("num_dense_layers", 0 if r["num_experts"] else r["num_layers"])
+    return ModelSpec(
+        name=r["name"],
+        num_layers=r["num_layers"],
+        hidden_size=r["hidden_size"],
+        num_heads=r["num_heads"],
+        num_kv_heads=r["num_kv_heads"],
+        head_dim=r["head_dim"],
+        ffn_dim=r["ffn_dim"],
+        vocab_size=r["vocab_size"],
+        gated_mlp=r["gated_mlp"],
+        tied_embeddings=r["tied_embeddings"],
+        max_position=r["max_position"],
+        num_dense_layers=r["num_dense_layers"],
+        sliding_window=r.get("sliding_window"),
+        num_params=r["num_params"] if "num_params" in r else _num_params(r),
+        kv_bytes_per_token=r.get("kv_bytes_per_token", _kv_bytes_per_token(r)),
+        source=r["source"],
+        **{key: r[key] for key in _OPTIONAL_COUNTS},
+    )
+
+
+def _num_params(r: dict[str, Any]) -> int:
+    """Parameters of the shape: matrices, embeddings, norms; no biases, no learned positions."""
+    hidden, matrices = r["hidden_size"], 3 if r["gated_mlp"] else 2
+    num_moe = r["num_layers"] - r["num_dense_layers"]
+    experts = r["num_experts"] + r["num_shared_experts"]
+    moe = matrices * hidden * r["moe_ffn_dim"] * experts + hidden * r["num_experts"]
+    layers = r["num_layers"] * (_attention_params(r) + 2 * hidden)
+    layers += r["num_dense_layers"] * matrices * hidden * r["ffn_dim"] + num_moe * moe
+    embeddings = (1 if r["tied_embeddings"] else 2) * r["vocab_size"] * hidden
+    return int(layers + embeddings + hidden)
+
+
+def _attention_params(r: dict[str, Any]) -> int:
+    """Parameters of the attention projections of one layer."""
+    hidden, heads = r["hidden_size"], r["num_heads"]
+    if r["kv_lora_rank"]:
+        query = heads * (r["qk_nope_dim"] + r["qk_rope_dim"])
+        into_query = r["q_lora_rank"] * (hidden + query) if r["q_lora_rank"] else hidden * query
+        latent = hidden * (r["kv_lora_rank"] + r["qk_rope_dim"])
+        expand = r["kv_lora_rank"] * heads * (r["qk_nope_dim"] + r["v_head_dim"])
+        return int(into_query + latent + expand + heads * r["v_head_dim"] * hidden)
+    return int(2 * hidden * r["head_dim"] * (heads + r["num_kv_heads"]))
+
+
+def _kv_bytes_per_token(r: dict[str, Any]) -> int:
+    """16-bit cache of one token over all layers: keys and values, or the latent vector."""
+    if r["kv_lora_rank"]:
+        return int(2 * r["num_layers"] * (r["kv_lora_rank"] + r["qk_rope_dim"]))
+    return int(4 * r["num_layers"] * r["num_kv_heads"] * r["head_dim"])

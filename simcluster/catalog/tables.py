@@ -1,0 +1,294 @@
+"""What an entry of the catalogue may hold: keys, types, ranges, units; and its check.
+
+Catalogue files speak in the units of data sheets (GB, GB/s, TFLOPS, ms, us); `build` converts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from simcluster.errors import ConfigError, nearest
+
+Row = Mapping[str, object]
+"""One entry as read from a TOML file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of an entry.
+
+    Attributes
+    ----------
+    kind : str
+        ``"text"``, ``"number"``, ``"count"`` (whole number), ``"flag"``, ``"texts"``,
+        ``"numbers"`` or ``"rows"`` (list of lists of numbers).
+    meaning : str
+        What it says, with the unit.
+    required : bool
+        Whether every entry must have it.
+    low, high : float
+        Range of a number or count, both ends allowed.
+    choices : tuple of str
+        Allowed texts; empty for any.
+    """
+
+    kind: str
+    meaning: str
+    required: bool = True
+    low: float = 0.0
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+
+
+TIERS: Final = ("on-demand", "community", "serverless", "reserved", "list")
+"""Kinds of price: see `simcluster.catalog.default_price`."""
+
+_NAME: Final = {
+    "name": Key("text", "name in the catalogue"),
+    "aliases": Key("texts", "short forms of the name", required=False),
+    "like": Key("text", "entry whose keys are taken where this one is silent", required=False),
+    "source": Key("text", "where the numbers come from"),
+}
+
+
+def _share(meaning: str) -> Key:
+    return Key("number", meaning + ", 0 to 1", high=1.0)
+
+
+def _positive(meaning: str, *, required: bool = True) -> Key:
+    return Key("number", meaning, required=required, low=1e-12)
+
+
+def _count(meaning: str, *, required: bool = True, low: float = 1) -> Key:
+    return Key("count", meaning, required=required, low=low)
+
+
+TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
+    "gpu": {
+        **_NAME,
+        "vendor": Key("text", "who makes it"),
+        "arch": Key("text", "generation, such as Hopper"),
+        "memory_gb": _positive("capacity of the data sheet (GB)"),
+        "memory_mib": _positive("total that the driver reports (MiB)", required=False),
+        "bandwidth_gb_s": _positive("memory bandwidth of the data sheet (GB/s)"),
+        "tflops_16bit": _positive("dense FP16/BF16 peak (TFLOPS)"),
+        "tflops_8bit": _positive("dense FP8, else INT8 peak (TFLOPS)", required=False),
+        "num_sms": _count("streaming multiprocessors, compute units or cores"),
+        "fabric": Key("text", "link to the GPUs of the same node"),
+        "pcie": Key("text", "link to the host"),
+        "kernels": Key("text", "kernel constants to use, a name of the table kernels"),
+    },
+    "kernels": {
+        **_NAME,
+        "arch": Key("text", "generation they stand for"),
+        "mfu_gemm": _share("share of peak FLOP/s in matrix multiplications"),
+        "mbu_gemm": _share("share of bandwidth in matrix multiplications"),
+        "mfu_attention": _share("share of peak FLOP/s in prefill attention"),
+        "mbu_attention": _share("share of bandwidth in decode attention"),
+        "mbu_elementwise": _share("share of bandwidth in elementwise kernels"),
+        "smooth_p": Key("number", "exponent of the smooth maximum", low=1.0),
+        "fixed_us": Key("number", "fixed latency of a kernel (us)"),
+        "attention_block_us": Key("number", "per block of decode attention (us)"),
+        "mixed_mbu": _share("share of mbu_attention beside a prefill chunk"),
+        "accuracy": Key("text", "what they rest on", choices=("measured", "fitted", "data-sheet")),
+        "holds_for": Key("texts", "GPUs with the die that was measured", required=False),
+    },
+    "price": {
+        "gpu": Key("text", "name of the GPU"),
+        "per_gpu_hour": _positive("price of one GPU for one hour"),
+        "currency": Key("text", "ISO code"),
+        "tier": Key("text", "kind of offer", choices=TIERS),
+        "terms": Key("text", "the offer in the provider's words", required=False),
+        "provider": Key("text", "who asks it"),
+        "date": Key("text", "when it was read; empty if unknown"),
+        "source": Key("text", "where it was read"),
+    },
+    "model": {
+        **_NAME,
+        "num_layers": _count("decoder layers"),
+        "hidden_size": _count("width of the residual stream"),
+        "num_heads": _count("query heads"),
+        "num_kv_heads": _count("key and value heads"),
+        "head_dim": _count("width of a head"),
+        "ffn_dim": _count("width of the dense MLP, per matrix"),
+        "vocab_size": _count("tokens of the vocabulary"),
+        "gated_mlp": Key("flag", "three MLP matrices instead of two"),
+        "tied_embeddings": Key("flag", "LM head shares the embedding"),
+        "max_position": _count("longest context (tokens)"),
+        "num_experts": _count("experts per layer", required=False, low=0),
+        "num_experts_active": _count("experts per token", required=False, low=0),
+        "moe_ffn_dim": _count("width of an expert", required=False, low=0),
+        "num_shared_experts": _count("experts every token takes", required=False, low=0),
+        "num_dense_layers": _count("layers with a dense MLP", required=False, low=0),
+        "q_lora_rank": _count("rank of the query (MLA)", required=False, low=0),
+        "kv_lora_rank": _count("rank of the cached latent (MLA)", required=False, low=0),
+        "qk_nope_dim": _count("head width without position (MLA)", required=False, low=0),
+        "qk_rope_dim": _count("head width with position (MLA)", required=False, low=0),
+        "v_head_dim": _count("head width of the values (MLA)", required=False, low=0),
+        "sliding_window": _count("attention window (tokens)", required=False),
+        "num_sliding_layers": _count("layers with the window", required=False, low=0),
+        "num_params": _count("all parameters", required=False),
+        "kv_bytes_per_token": _count("16-bit KV cache of one token (bytes)", required=False),
+    },
+    "link": {
+        **_NAME,
+        "kind": Key("text", "where it runs", choices=("fabric", "network")),
+        "bandwidth_gb_s": _positive("one direction of one port, data sheet (GB/s)"),
+        "efficiency": _share("share that large point-to-point transfers reach"),
+        "allreduce_efficiency": _share("share that each GPU reaches in a large all-reduce"),
+        "latency_us": Key("number", "latency of one message (us)"),
+        "allreduce_latency_us": Key("number", "fixed latency of one all-reduce (us)"),
+    },
+    "node": {
+        **_NAME,
+        "gpu": Key("text", "name of the GPU in it"),
+        "gpus_per_node": _count("GPUs in it"),
+        "fabric": Key("text", "link between its GPUs"),
+        "network": Key("text", "link to other nodes"),
+        "num_nics": _count("ports of that link"),
+    },
+    "engine": {
+        **_NAME,
+        "host_before_ms": Key("number", "CPU work before the first kernel (ms)"),
+        "host_after_ms": Key("number", "CPU work after the last kernel (ms)"),
+        "host_per_seq_before_us": Key("number", "before, per sequence (us)"),
+        "host_per_seq_after_us": Key("number", "after, per sequence (us)"),
+        "overlaps_host": Key("flag", "host work runs while the GPU works"),
+        "graph_max_seqs": _count("largest captured decode batch, 0 for none", low=0),
+        "issue_us": Key("number", "CPU cost of issuing one kernel (us)"),
+        "graph_issue_us": Key("number", "CPU cost of launching a captured step (us)"),
+        "queue_depth": _count("kernels that can wait in the GPU's queue"),
+        "gpu_memory_utilization": _share("share of GPU memory the engine takes"),
+        "reserved_gb": Key("number", "activations, graphs, communicators per GPU (GB)"),
+        "block_size": _count("tokens of one KV block"),
+        "watermark": _share("share of the blocks kept free when admitting"),
+        "max_num_seqs": _count("most sequences running at once"),
+        "max_num_batched_tokens": _count("most tokens of a prefill step", required=False),
+        "chunk_size": _count("token budget of a chunked step"),
+    },
+    "lengths": {
+        **_NAME,
+        "levels": Key("numbers", "cumulative shares, rising from 0 to 1", high=1.0),
+        "prompt": Key("numbers", "quantiles of the prompt length (tokens)"),
+        "output_by_prompt": Key("rows", "quantiles of the output length (tokens), by slice"),
+        "num_measured": _count("rows it was derived from, 0 if fitted", low=0),
+        "prompt_mean": _positive("mean prompt length (tokens)"),
+        "output_mean": _positive("mean output length (tokens)"),
+        "licence": Key("text", "licence of the measured set"),
+    },
+}
+"""Tables of the catalogue and the keys of their entries."""
+
+
+def check(table: str, row: Row, *, where: str) -> None:
+    """Check one entry against the keys of its table.
+
+    Parameters
+    ----------
+    table : str
+        A key of `TABLES`.
+    row : mapping
+        The entry, keys of ``like`` already filled in.
+    where : str
+        The entry as an error names it, such as ``mine.toml: gpu[0]``.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, missing, of the wrong type or out of range.
+    """
+    keys = TABLES[table]
+    for name in row:
+        if name not in keys:
+            raise ConfigError(
+                f"{where}.{name}", row[name], f"{table} has no such key", nearest(name, keys)
+            )
+    for name, key in keys.items():
+        if name in row:
+            _check_value(f"{where}.{name}", row[name], key)
+        elif key.required:
+            raise ConfigError(
+                f"{where}.{name}", None, "the key is missing", f"Add {name}: {key.meaning}."
+            )
+    if table == "lengths":
+        _check_lengths(row, where)
+
+
+def _check_value(key: str, value: object, spec: Key) -> None:
+    rule = _broken_rule(value, spec)
+    if rule:
+        raise ConfigError(key, value, f"must be {rule}", f"It is the {spec.meaning}.")
+
+
+def _broken_rule(value: object, spec: Key) -> str:
+    """Return the rule that `value` breaks; empty if none."""
+    match spec.kind:
+        case "flag":
+            return "" if isinstance(value, bool) else "true or false"
+        case "text":
+            if not isinstance(value, str) or (not value and "empty" not in spec.meaning):
+                return "a text"
+            if spec.choices and value not in spec.choices:
+                return "one of " + ", ".join(spec.choices)
+            return ""
+        case "texts":
+            good = isinstance(value, list) and all(isinstance(v, str) and v for v in value)
+            return "" if good else "a list of texts"
+        case "numbers":
+            good = isinstance(value, list) and all(_is_number(v, spec) for v in value)
+            return "" if good else "a list of numbers" + _range(spec)
+        case "rows":
+            good = isinstance(value, list) and all(
+                isinstance(r, list) and all(_is_number(v, spec) for v in r) for r in value
+            )
+            return "" if good else "a list of lists of numbers" + _range(spec)
+        case "count":
+            good = isinstance(value, int) and _is_number(value, spec)
+            return "" if good else "a whole number" + _range(spec)
+        case _:
+            return "" if _is_number(value, spec) else "a number" + _range(spec)
+
+
+def _is_number(value: object, spec: Key) -> bool:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and spec.low <= value <= spec.high
+    )
+
+
+def _range(spec: Key) -> str:
+    if spec.high < math.inf:
+        return f" from {spec.low:g} to {spec.high:g}"
+    return " above 0" if 0.0 < spec.low < 1.0 else f" of at least {spec.low:g}"
+
+
+def _check_lengths(row: Row, where: str) -> None:
+    """Check that quantiles rise and have as many values as there are levels."""
+    levels, prompt, outputs = row["levels"], row["prompt"], row["output_by_prompt"]
+    assert isinstance(levels, list)
+    assert isinstance(prompt, list)
+    assert isinstance(outputs, list)
+    if len(levels) < 2 or levels[0] != 0 or levels[-1] != 1:
+        raise ConfigError(
+            f"{where}.levels", levels[:2], "must rise from 0 to 1", "Start at 0, end at 1."
+        )
+    lists = {"levels": levels, "prompt": prompt}
+    lists |= {f"output_by_prompt[{i}]": values for i, values in enumerate(outputs)}
+    for name, values in lists.items():
+        if len(values) != len(levels):
+            raise ConfigError(
+                f"{where}.{name}",
+                len(values),
+                f"must have {len(levels)} values, one per level",
+                "Add or drop quantiles.",
+            )
+        if any(b < a for a, b in pairwise(values)):
+            raise ConfigError(f"{where}.{name}", values[:3], "must not fall", "Sort the quantiles.")
+    if not outputs:
+        raise ConfigError(f"{where}.output_by_prompt", [], "is empty", "Give at least one slice.")
