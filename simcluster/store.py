@@ -9,6 +9,7 @@ scenario gives the same bytes.
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
@@ -122,17 +123,12 @@ def read_frame(name: str, folder: Path) -> pd.DataFrame:
     schema = SCHEMAS[name]
     try:
         if (path := folder / f"{name}.csv").exists():
-            import pandas as pd
-
-            types: Any = {n: c.dtype for n, c in schema.items()}
-            table_ = pd.read_csv(
-                path,
-                dtype=types,
-                keep_default_na=False,
-                na_values=[""],
-                float_precision="round_trip",
+            with path.open(encoding="utf-8", newline="") as lines:
+                head, *rows = csv.reader(lines)
+            texts = dict(
+                zip(head, zip(*rows, strict=True) if rows else [()] * len(head), strict=True)
             )
-            columns = {n: table_[n].to_numpy() for n in schema}
+            columns = {n: _parsed(texts[n], c.dtype) for n, c in schema.items()}
         else:
             import pyarrow.parquet as pq
 
@@ -144,6 +140,17 @@ def read_frame(name: str, folder: Path) -> pd.DataFrame:
             f"{path}: cannot be read ({error}). Write the folder again with -o."
         ) from None
     return frame(columns, schema)
+
+
+def _parsed(texts: Sequence[str], dtype: str) -> npt.NDArray[Any]:
+    """Return one column of a CSV file; Python reads back the very floats that were written."""
+    if dtype == "float64":
+        return np.array([float(text) if text else np.nan for text in texts], dtype=np.float64)
+    if dtype == "bool":
+        return np.array([text == "True" for text in texts], dtype=np.bool_)
+    if dtype == "str":
+        return np.array(texts, dtype=object)
+    return np.array([int(text) for text in texts], dtype=dtype)
 
 
 # Result folders ---------------------------------------------------------------------------------
@@ -361,31 +368,25 @@ class Comparison:
         DataError
             If no run matches, or several do.
         """
-        return self._frame("requests", strategy, rate_rps, seed)
+        return self.frame("requests", strategy, rate_rps, seed)
 
     def spans(
         self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
     ) -> pd.DataFrame:
         """Return one row per span of equal steps (`schema.SPANS`) of one run."""
-        return self._frame("spans", strategy, rate_rps, seed)
+        return self.frame("spans", strategy, rate_rps, seed)
 
     def transfers(
         self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
     ) -> pd.DataFrame:
         """Return one row per KV transfer (`schema.TRANSFERS`) of one run."""
-        return self._frame("transfers", strategy, rate_rps, seed)
-
-    def windows(
-        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
-    ) -> pd.DataFrame:
-        """Return one row per prefill window (`schema.WINDOWS`) of one run."""
-        return self._frame("windows", strategy, rate_rps, seed)
+        return self.frame("transfers", strategy, rate_rps, seed)
 
     def instances(
         self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
     ) -> pd.DataFrame:
         """Return one row per instance (`schema.INSTANCES`) of one run."""
-        return self._frame("instances", strategy, rate_rps, seed)
+        return self.frame("instances", strategy, rate_rps, seed)
 
     def frames(self, cell: Cell) -> dict[str, Columns]:
         """Return all frames of one run as columns."""
@@ -395,9 +396,19 @@ class Comparison:
         frames = {name: read_frame(name, place) for name in FRAMES}
         return {n: {c: f[c].to_numpy() for c in f.columns} for n, f in frames.items()}
 
-    def _frame(self, name: str, *wanted: object) -> pd.DataFrame:
+    def frame(
+        self,
+        name: str,
+        strategy: str | None = None,
+        rate_rps: float | None = None,
+        seed: int | None = None,
+    ) -> pd.DataFrame:
+        """Return the frame called `name`, one of ``simulate.FRAMES``, of one run.
+
+        Parameters and errors as in `requests`.
+        """
         found = list(self._cells)
-        for field, value in zip(Cell._fields, wanted, strict=True):
+        for field, value in zip(Cell._fields, (strategy, rate_rps, seed), strict=True):
             known = list(dict.fromkeys(getattr(cell, field) for cell in found))
             if value is None and len(known) > 1:
                 raise DataError(f"several runs differ in {field}: name one of {_listed(known)}")

@@ -31,7 +31,7 @@ LAYERS = {
         "toml_writer",
         "validation",
     },
-    5: {"cli", "testing", ""},
+    5: {"cli", "__main__", "testing", ""},
 }
 """Modules and subpackages by layer; ``""`` is the package's own ``__init__``."""
 
