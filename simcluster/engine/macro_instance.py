@@ -80,9 +80,9 @@ class MacroInstance(FrontEnd):
         index = activation.scan(request, predicted_s, self.instances, now, indices)
         if index is None:
             return False
-        waited = bool(self.pending) and self.pending[0] is request
-        if waited and index == activation.current:
-            # A full round failed before: the current instance starts a new window.
+        if among is not None and index == activation.current:
+            # A full round failed before: the current instance starts a new window. (One that only
+            # queued behind such a request has had no round yet.)
             activation.reopen(now)
             self._open_window(index)
         switched = activation.accept(index, request, predicted_s, now)
