@@ -62,7 +62,11 @@ _COMMON: Sequence[Callable[[Any], Any]] = (
         "strategy.EcoServe.tp_size=2; may be repeated.",
     ),
     click.option("--seed", type=click.IntRange(min=0), help="Run with this seed alone."),
-    click.option("--trace", type=_FILE, help="Replay this trace instead of [workload]."),
+    click.option(
+        "--trace",
+        type=_FILE,
+        help="Replay this trace, whole, in place of the arrivals and lengths of [workload].",
+    ),
     click.option(
         "--resolution",
         type=click.Choice(["span", "step", "kernel"]),
@@ -108,7 +112,8 @@ def main() -> None:
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
-    help="Offered rate (requests/s)  [default: workload.rate_rps, else the first of the sweep]",
+    help="Offered rate (requests/s)  [default: workload.rate_rps, else the trace's own, else the "
+    "first of the sweep]",
 )
 def run(
     out: Path | None,
@@ -223,14 +228,16 @@ def _load(
     """Return the scenario of the common options."""
     from simcluster.scenario_file import load
 
-    changes: dict[str, object] = dict(overrides)
+    changes: dict[str, object] = {}
+    if trace is not None:
+        replaced = dict.fromkeys(("arrivals", "lengths", "num_requests", "duration_s"))
+        changes |= {f"workload.{key}": value for key, value in replaced.items()}
+        changes["workload.trace"] = str(trace.absolute())
+    changes |= dict(overrides)
     if seed is not None:
         changes["run.seeds"] = [seed]
     if resolution is not None:
         changes["run.resolution"] = resolution
-    if trace is not None:
-        replaced = {"trace": str(trace.absolute()), "arrivals": None, "lengths": None}
-        changes |= {f"workload.{key}": value for key, value in replaced.items()}
     return load(file, changes)
 
 

@@ -171,14 +171,14 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
 def _goodput_columns(comparison: Comparison, scenario: Scenario) -> list[_TextColumn]:
     goodput = comparison.goodput
     currency = scenario.environment.cluster.currency
-    shown = [(["goodput", "", "req/s"], "goodput_rps")]
-    shown += [(["goodput", "per GPU", "req/s"], "goodput_rps_per_gpu")]
+    shown = [(["goodput", "", "req/s"], "goodput_rps", 1.0)]
+    shown += [(["goodput", "per GPU", "req/s"], "goodput_rps_per_gpu", 1.0)]
     if not goodput["requests_per_cost"].isna().all():
-        shown += [(["goodput", f"per {currency}", "req"], "requests_per_cost")]
+        shown += [(["goodput", f"per {currency}", "k req"], "requests_per_cost", 1e3)]
     signs = [{"": "", "above": ">=", "below": "<"}[c] for c in goodput["censored"]]
     return [
-        heads + [sign + _number(v) for sign, v in zip(signs, goodput[key], strict=True)]
-        for heads, key in shown
+        heads + [sign + _number(v / scale) for sign, v in zip(signs, goodput[key], strict=True)]
+        for heads, key, scale in shown
     ]
 
 
@@ -204,13 +204,14 @@ def _attainment_tables(sweep: pd.DataFrame) -> str:
     blocks = []
     for start in range(0, len(rates), _RATES_PER_BLOCK):
         part = rates[start : start + _RATES_PER_BLOCK]
-        head = ["within the targets (%) at req/s", *(f"{rate:g}" for rate in part)]
+        head = ["strategy", *(f"{rate:g}" for rate in part)]
         rows = [
             [_short(name), *(_percent(means.get((name, rate), math.nan)) for rate in part)]
             for name in strategies(sweep)
         ]
         blocks.append(_aligned([head, *rows]))
-    return "\n\n".join(blocks)
+    title = "Requests within the targets (%) at each offered rate (req/s):"
+    return "\n\n".join([title, *blocks])
 
 
 def _footnotes(sweep: pd.DataFrame) -> list[str]:
@@ -242,13 +243,13 @@ def _short(name: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Three significant digits, without an exponent where people would not write one."""
+    """Three significant digits, but no more than three decimals; an exponent from a million on."""
     if math.isnan(value):
         return "-"
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        digits = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-        return f"{value:.{digits}f}"
-    return f"{value:.2e}"
+    if abs(value) >= 1e6:
+        return f"{value:.2e}"
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:.{min(3, max(0, digits))}f}"
 
 
 def _percent(share: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def choose(scenario: Scenario, strategy: str | None, rate_rps: float | None) -> 
     strategy : str or None
         Name of the strategy; None for the first.
     rate_rps : float or None
-        Offered rate (requests/s); None for the workload's, else the first of the sweep, else the
-        workload's own (a trace).
+        Offered rate (requests/s); None for ``workload.rate_rps``, else the arrivals' own (of a
+        trace, schedule or clients), else the first of the sweep.
 
     Raises
     ------
@@ -65,7 +66,9 @@ def choose(scenario: Scenario, strategy: str | None, rate_rps: float | None) -> 
     name = scenario.strategy(strategy).name
     if rate_rps is None:
         rate_rps = scenario.workload.rate_rps
-    if rate_rps is None and scenario.rates_rps:
+    process = scenario.workload.arrival_process
+    has_own = process.has_lengths or getattr(process, "own_rate_rps", None) is not None
+    if rate_rps is None and scenario.rates_rps and not has_own:
         rate_rps = scenario.rates_rps[0]
     return Cell(name, rate_rps, scenario.run.seeds[0])
 
@@ -192,6 +195,8 @@ def _run(scenario: Scenario, cell: Cell, folder: Unfinished | None) -> _Outcome:
     """Run one cell; its frames go into `folder` if there is one, else back to the caller."""
     for name in scenario.document.get("catalog", ()):  # this process may not be the reader's
         catalog.add_file(name)
+    if cell.rate_rps is None:  # the arrivals' own rate, not the first of the sweep
+        scenario = dataclasses.replace(scenario, rates_rps=())
     result = simulate(scenario, strategy=cell.strategy, rate_rps=cell.rate_rps, seed=cell.seed)
     row = summary(scenario, result)
     if folder is None:

@@ -1,0 +1,280 @@
+"""The command line: results on standard output, progress elsewhere, numbers for programs."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import simcluster
+from simcluster import catalog, report, sweep
+from simcluster.cli import main
+from simcluster.scenario_file import json_schema, load, resolve
+from simcluster.toml_writer import to_toml
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "scenarios").glob("*.py"))
+DOCUMENT: dict[str, Any] = {
+    "model": {"name": "llama-2-7b"},
+    "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 2, "price_per_gpu_hour": 2.0},
+    "workload": {
+        "num_requests": 40,
+        "lengths": {"kind": "fixed", "prompt_len": 300, "output_len": 30},
+    },
+    "slo": {"ttft_s": 0.2, "tpot_s": 0.02},
+    "sweep": {"rates_rps": [2, 20]},
+    "run": {"seeds": [0, 1]},
+    "strategy": [
+        {"name": "vLLM", "kind": "nodg"},
+        {"name": "EcoServe", "kind": "padg"},
+    ],
+}
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    """Return a scenario file of eight short runs."""
+    path = tmp_path / "scenario.toml"
+    path.write_text(to_toml(DOCUMENT))
+    return path
+
+
+def call(*arguments: object) -> Result:
+    """Call the command line and expect it to work."""
+    result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    return result
+
+
+@pytest.mark.parametrize("command", ["", "run", "compare", "plot", "catalog", "show", "schema"])
+def test_every_command_explains_itself(command: str) -> None:
+    """A page of help, without importing anything that takes time."""
+    assert "Usage:" in call(*command.split(), "--help").stdout
+
+
+def test_version() -> None:
+    """The package's."""
+    assert simcluster.__version__ in call("--version").stdout
+
+
+def test_show_prints_a_scenario_that_reads_back(scenario: Path) -> None:
+    """With overrides in it."""
+    text = call("show", scenario, "--set", "strategy.EcoServe.slack=min", "--seed", 7).stdout
+    document = tomllib.loads(text)
+    assert document["strategy"][1]["slack"] == "min"
+    assert document["run"]["seeds"] == [7]
+    changes = {"strategy.EcoServe.slack": "min", "run.seeds": [7]}
+    assert resolve(document) == load(scenario, changes)
+
+
+def test_compare_prints_a_table_that_fits_a_terminal(scenario: Path) -> None:
+    """Strategies, goodput, latencies with units, and what the step times rest on."""
+    text = call("compare", scenario, "--jobs", 1).stdout
+    assert max(map(len, text.splitlines())) <= 100
+    for words in (
+        "vLLM",
+        "EcoServe",
+        "goodput",
+        "per GPU",
+        "per USD",
+        "TTFT",
+        "P99",
+        "ms",
+        "req/s",
+    ):
+        assert words in text
+    assert catalog.gpu("A100").constants.accuracy in text
+
+
+def test_the_widest_table_fits_too(tmp_path: Path) -> None:
+    """Long names are cut, many rates are folded."""
+    document = {**DOCUMENT, "sweep": {"rates_rps": [1000 + i for i in range(30)]}}
+    document["strategy"] = [{"name": "a very long name of a strategy", "kind": "nodg"}]
+    document["workload"] = {**DOCUMENT["workload"], "num_requests": 5}
+    comparison = sweep.compare(resolve(document), jobs=1)
+    assert max(map(len, report.comparison_text(comparison).splitlines())) <= 100
+
+
+def test_compare_gives_json(scenario: Path) -> None:
+    """A row per strategy, rate and seed; a goodput per strategy; plain JSON."""
+    result = json.loads(
+        call("compare", scenario, "--jobs", 1, "--json").stdout, parse_constant=pytest.fail
+    )
+    assert len(result["rows"]) == 8
+    row = result["rows"][0]
+    assert (row["strategy"], row["rate_rps"], row["seed"]) == ("vLLM", 2.0, 0)
+    assert row["num_requests"] == 40
+    assert 0 <= row["slo_attainment"] <= 1
+    for latency in ("ttft_s", "tpot_s", "e2el_s"):
+        assert set(row[latency]) == {"mean", "p50", "p90", "p99"}
+        assert row[latency]["p50"] <= row[latency]["p99"]
+    assert [g["strategy"] for g in result["goodput"]] == ["vLLM", "EcoServe"]
+    goodput = result["goodput"][0]
+    assert goodput["censored"] in (None, "above", "below")
+    assert goodput["goodput_rps_per_gpu"] == goodput["goodput_rps"] / 2
+    assert goodput["requests_per_cost"] == pytest.approx(goodput["goodput_rps"] * 3600 / 4)
+    assert (result["currency"], result["price_per_gpu_hour"]) == ("USD", 2.0)
+
+
+def test_nan_becomes_null(scenario: Path) -> None:
+    """One-token answers have no TPOT."""
+    setting = "workload.lengths={kind='fixed', prompt_len=10, output_len=1}"
+    result = call("run", scenario, "--set", setting, "--json").stdout
+    row = json.loads(result, parse_constant=pytest.fail)["rows"][0]
+    assert row["tpot_s"] == {"mean": None, "p50": None, "p90": None, "p99": None}
+    assert row["slo_attainment"] == 1.0
+
+
+def test_run_takes_the_first_strategy_and_rate_by_default(scenario: Path) -> None:
+    """Options name others."""
+    row = json.loads(call("run", scenario, "--json").stdout)["rows"][0]
+    assert (row["strategy"], row["rate_rps"], row["seed"]) == ("vLLM", 2.0, 0)
+    options = ["--strategy", "EcoServe", "--rate", 5, "--seed", 3]
+    result = json.loads(call("run", scenario, *options, "--json").stdout)
+    row = result["rows"][0]
+    assert (row["strategy"], row["rate_rps"], row["seed"]) == ("EcoServe", 5.0, 3)
+    assert "goodput" not in result
+    changes = ["--set", "workload.rate_rps=7"]
+    assert json.loads(call("run", scenario, *changes, "--json").stdout)["rows"][0]["rate_rps"] == 7
+
+
+def test_run_prints_latencies_with_their_units(scenario: Path) -> None:
+    """For people."""
+    text = call("run", scenario).stdout
+    for words in ("vLLM on 2 GPUs at 2 requests/s, seed 0", "TTFT (s)", "TPOT (ms)", "P99"):
+        assert words in text
+
+
+def test_resolutions_give_the_same_numbers(scenario: Path) -> None:
+    """The option changes what an event is, not what comes out."""
+    answers = {
+        call("run", scenario, "--json", "--resolution", r).stdout
+        for r in ("span", "step", "kernel")
+    }
+    assert len(answers) == 1
+
+
+def test_run_writes_the_frames(scenario: Path, tmp_path: Path) -> None:
+    """At the top of the folder, as Parquet or CSV."""
+    call("run", scenario, "-o", tmp_path / "out")
+    assert len(simcluster.read(tmp_path / "out").requests()) == 40
+    assert (tmp_path / "out" / "requests.parquet").is_file()
+    call("run", scenario, "-o", tmp_path / "out", "--format", "csv")
+    assert (tmp_path / "out" / "requests.csv").is_file()
+    assert not (tmp_path / "out" / "requests.parquet").exists()
+    assert len(simcluster.read(tmp_path / "out").requests("vLLM", 2, 0)) == 40
+
+
+def test_a_trace_replaces_lengths_and_arrivals(scenario: Path, tmp_path: Path) -> None:
+    """Relative to where the user stands."""
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival_s,prompt_len,output_len\n0,10,5\n1,20,6\n3,30,7\n")
+    call("run", scenario, "--trace", trace, "-o", tmp_path / "out")
+    requests = simcluster.read(tmp_path / "out").requests()
+    assert requests["prompt_len"].tolist() == [10, 20, 30]
+    assert requests["arrival_s"].tolist() == [0.0, 1.0, 3.0]
+    call("run", scenario, "--trace", trace, "--rate", 2, "-o", tmp_path / "out")
+    assert simcluster.read(tmp_path / "out").requests()["arrival_s"].max() < 3.0
+    call(
+        "run",
+        scenario,
+        "--trace",
+        trace,
+        "--set",
+        "workload.num_requests=2",
+        "-o",
+        tmp_path / "out",
+    )
+    assert len(simcluster.read(tmp_path / "out").requests()) == 2
+
+
+def test_plot_draws_into_the_result_folder(scenario: Path, tmp_path: Path) -> None:
+    """And says where; a later comparison may replace the folder, pictures and all."""
+    out = tmp_path / "out"
+    call("compare", scenario, "--jobs", 1, "-o", out)
+    pictures = [Path(line) for line in call("plot", out).stdout.splitlines()]
+    assert len(pictures) >= 6
+    assert all(p.parent == out / "figures" and p.stat().st_size > 1000 for p in pictures)
+    call("plot", out, "--rate", 20, "--seed", 1, "-o", tmp_path / "elsewhere")
+    assert len(list((tmp_path / "elsewhere").iterdir())) == len(pictures)
+    call("run", scenario, "-o", out)
+    assert len(call("plot", out).stdout.splitlines()) == len(pictures)
+
+
+def test_catalog_lists_and_searches() -> None:
+    """By words in any order; few matches come with their sources."""
+    everything = call("catalog").stdout
+    assert all(name in everything for kind in catalog.KINDS for name in catalog.names(kind))
+    found = call("catalog", "l20", "--kind", "gpu").stdout
+    assert found.startswith("gpu")
+    assert "source:" in found
+    entries = json.loads(call("catalog", "--kind", "model", "--json").stdout)
+    assert {e["name"] for e in entries} == set(catalog.names("model"))
+    assert all(e["source"] for e in entries)
+
+
+def test_schema_prints_the_json_schema() -> None:
+    """For editors."""
+    assert json.loads(call("schema").stdout) == json_schema()
+
+
+def test_progress_goes_to_a_terminal_only(scenario: Path) -> None:
+    """Standard error stays empty in a pipe, and standard output holds the table alone."""
+    command = [
+        sys.executable,
+        "-m",
+        "simcluster",
+        "compare",
+        str(scenario),
+        "--json",
+        "--jobs",
+        "1",
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stderr == ""
+    json.loads(run.stdout)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_progress_shows_the_time_left(scenario: Path) -> None:
+    """On a terminal a bar counts the runs."""
+    import os
+    import pty
+
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "simcluster", "compare", str(scenario), "--jobs", "1"]
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=follower, check=True)
+    os.close(follower)
+    shown = os.read(leader, 100_000).decode()
+    os.close(leader)
+    assert "simulating" in shown
+    assert "8/8" in shown
+    assert b"simulating" not in run.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=[p.stem for p in SCRIPTS])
+def test_scenario_scripts_run(
+    script: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each script in ``scenarios/`` runs and prints something, here with few requests."""
+    arguments = ["-o", str(tmp_path / "out"), "--num-requests", "30"]
+    if script.stem == "azure_trace":
+        trace = tmp_path / "trace.csv"
+        rows = [f"{i / 3},{100 + 10 * i},{20 + i}" for i in range(40)]
+        trace.write_text("\n".join(["arrival_s,prompt_len,output_len", *rows]) + "\n")
+        arguments += ["--trace", str(trace)]
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    runpy.run_path(str(script), run_name="__main__")
+    assert len(capsys.readouterr().out.splitlines()) >= 5
+    assert any((tmp_path / "out").iterdir())
