@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 import simcluster.catalog
 from simcluster.errors import ConfigError, nearest
@@ -23,6 +26,11 @@ from simcluster.workload.lengths import (
     QuantileLengths,
     Quantiles,
     TableLengths,
+)
+from simcluster.workload.traces import read_trace
+
+DATA = Path(
+    os.environ.get("SIMCLUSTER_DATA", Path(__file__).resolve().parents[1] / "../shared/data")
 )
 
 
@@ -52,7 +60,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> LengthTable:
             raise ConfigError(key, name, "no such length table", nearest(name, ["made"]))
         return table
 
-    monkeypatch.setattr(simcluster.catalog, "lengths", lengths, raising=False)
+    monkeypatch.setattr(simcluster.catalog, "lengths", lengths)
     return table
 
 
@@ -297,9 +305,42 @@ def test_a_longer_draw_begins_with_the_shorter_one(
 ) -> None:
     """So a longer run or a higher rate meets the same requests first."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simcluster.catalog, "lengths", lambda name, key: made_table(), raising=False)
+        patch.setattr(simcluster.catalog, "lengths", lambda name, key: made_table())
         short = draw(lengths, num_requests)
         long = draw(lengths, num_requests + more)
     for a, b in zip(short, long, strict=True):
         assert (a == b[:num_requests]).all()
         assert b.min() >= 1
+
+
+@pytest.mark.parametrize("name", simcluster.catalog.names("lengths"))
+def test_draws_from_the_catalogue_have_the_means_of_the_measured_sets(name: str) -> None:
+    """Means of 200,000 draws within 2 % of those stated beside each table."""
+    table = simcluster.catalog.lengths(name)
+    prompt, output = draw(TableLengths(name=name), 200_000)
+    assert prompt.mean() == pytest.approx(table.prompt_mean, rel=0.02)
+    assert output.mean() == pytest.approx(table.output_mean, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("sharegpt-etalon", "lengths_etalon/sharegpt_8k.csv.gz"),
+        ("bwb-etalon", "lengths_etalon/bwb_4k.csv.gz"),
+        ("azure2023-conv", "traces_azure2023/azure2023_conv.csv.gz"),
+    ],
+)
+def test_draws_keep_the_distribution_and_dependence_of_the_measured_pairs(
+    name: str, file: str
+) -> None:
+    """Kolmogorov distance below 5 % (quantiles stand up to 2.5 % apart), rank correlation 0.03."""
+    if not (DATA / file).exists():
+        pytest.skip(f"measured set {file} is not here (SIMCLUSTER_DATA)")
+    measured = read_trace(DATA / file, arrivals=False)
+    prompt, output = draw(TableLengths(name=name))
+    assert stats.ks_2samp(prompt, measured.prompt_len).statistic < 0.05
+    assert stats.ks_2samp(output, measured.output_len).statistic < 0.05
+    drawn = stats.spearmanr(prompt, output).statistic
+    assert drawn == pytest.approx(
+        stats.spearmanr(measured.prompt_len, measured.output_len).statistic, abs=0.03
+    )
