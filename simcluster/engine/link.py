@@ -30,15 +30,20 @@ class Link:
     ----------
     num_bytes : int
         Bytes of the transfers it has finished.
+    routes : dict
+        The routes with flows that use it, in the order in which they became busy.
     """
 
-    __slots__ = ("bandwidth", "latency_s", "name", "num_bytes")
+    __slots__ = ("_load", "_room", "bandwidth", "latency_s", "name", "num_bytes", "routes")
 
     def __init__(self, name: str, bandwidth: float, latency_s: float) -> None:
         self.name = name
         self.bandwidth = bandwidth
         self.latency_s = latency_s
         self.num_bytes = 0
+        self.routes: dict[Route, None] = {}
+        self._load = 0  # flows without a rate yet, while rates are being shared out
+        self._room = 0.0  # bandwidth that is left for them
 
 
 Path = tuple[Link, ...]
@@ -78,19 +83,28 @@ class Route:
     rate : float
         Of each flow (bytes/s).
     served_bytes : float
-        What a flow present since the start would have received (bytes).
+        What a flow present since the route became busy would have received at `settled_s` (bytes).
+    settled_s : float
+        When the counter was last brought up to date (s).
     end_s : float
         When the first of its flows ends at the present rate (s).
     """
 
-    __slots__ = ("end_s", "flows", "path", "rate", "served_bytes")
+    __slots__ = ("_unshared", "end_s", "flows", "path", "rate", "served_bytes", "settled_s")
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.flows: list[tuple[float, int, Flow]] = []
         self.rate = 0.0
         self.served_bytes = 0.0
+        self.settled_s = 0.0
         self.end_s = math.inf
+        self._unshared = False  # has no rate yet, while rates are being shared out
+
+    def settle(self, now: float) -> None:
+        """Bring the counter up to `now` (s)."""
+        self.served_bytes += self.rate * (now - self.settled_s)
+        self.settled_s = now
 
 
 def share_links(routes: Sequence[Route]) -> None:
@@ -98,37 +112,62 @@ def share_links(routes: Sequence[Route]) -> None:
 
     The link that would give its flows the least fixes their rate at an equal share; it and they are
     taken out, and so on (Bertsekas and Gallager, Data Networks, section 6.5.2).
+
+    Parameters
+    ----------
+    routes : sequence of Route
+        Busy routes; whoever shares a link with one of them is among them.
     """
-    room: dict[Link, float] = {}
-    flows: dict[Link, int] = {}
+    links: list[Link] = []
     for route in routes:
+        route._unshared = True
+        count = len(route.flows)
         for link in route.path:
-            room[link] = link.bandwidth
-            flows[link] = flows.get(link, 0) + len(route.flows)
-    unfixed = list(routes)
-    while unfixed:
-        share, tightest = math.inf, unfixed[0].path[0]
-        for link, count in flows.items():
-            if count and room[link] / count < share:
-                share, tightest = room[link] / count, link
-        still = []
-        for route in unfixed:
-            if tightest not in route.path:
-                still.append(route)
+            if not link._load:
+                link._room = link.bandwidth
+                links.append(link)
+            link._load += count
+    left = len(routes)
+    while left:
+        share, tightest = math.inf, links[0]
+        for link in links:
+            if link._load:
+                room = link._room / link._load
+                if room < share:
+                    share, tightest = room, link
+        for route in tightest.routes:
+            if not route._unshared:
                 continue
+            route._unshared = False
             route.rate = share
+            left -= 1
             count = len(route.flows)
             for link in route.path:
-                room[link] = max(0.0, room[link] - share * count)
-                flows[link] -= count
-        unfixed = still
+                link._load -= count
+                link._room -= share * count
+
+
+def connected(route: Route) -> list[Route]:
+    """Return the busy routes whose rates hang together with that of `route`, itself first if busy.
+
+    Two routes hang together if they share a link, or both hang together with a third.
+    """
+    found: dict[Route, None] = {route: None} if route.flows else {}
+    queue = [route]
+    for one in queue:
+        for link in one.path:
+            for other in link.routes:
+                if other not in found:
+                    found[other] = None
+                    queue.append(other)
+    return list(found)
 
 
 class LinkNetwork:
     """All links of a cluster: a SimPy process that moves flows along and ends them.
 
-    Rates are solved again whenever a flow starts or ends; between such moments every flow advances
-    at its rate.
+    When a flow starts or ends, the rates of the routes that hang together with its own are solved
+    again; between such moments every flow advances at its rate.
 
     Parameters
     ----------
@@ -142,8 +181,7 @@ class LinkNetwork:
         self._env = env
         self._rows = recorder.transfers
         self._routes: dict[Path, Route] = {}
-        self._active: dict[Path, Route] = {}
-        self._settled_s = 0.0
+        self._busy: dict[Route, None] = {}
         self._num_started = 0
         self._wake = Wake(env)
         self.process = env.process(self._run())
@@ -162,36 +200,37 @@ class LinkNetwork:
         start.callbacks.append(lambda _: self._start(flow, path))
 
     def _start(self, flow: Flow, path: Path) -> None:
-        self._settle()
+        now = self._env.now
         route = self._routes.get(path)
         if route is None:
             route = self._routes[path] = Route(path)
-        self._active[path] = route
-        flow.start_s = self._env.now
+        if not route.flows:
+            route.served_bytes, route.settled_s, route.rate = 0.0, now, 0.0
+            self._busy[route] = None
+            for link in path:
+                link.routes[route] = None
+        route.settle(now)
+        flow.start_s = now
         flow.goal_bytes = route.served_bytes + flow.num_bytes
         self._num_started += 1
         heapq.heappush(route.flows, (flow.goal_bytes, self._num_started, flow))
-        self._wake.move(self._share(), TRANSFER_END)
+        self._share(connected(route))
+        self._wake.move(self._next_end(), TRANSFER_END)
 
-    def _settle(self) -> None:
-        """Advance every flow to now."""
-        elapsed = self._env.now - self._settled_s
-        if elapsed:
-            for route in self._active.values():
-                route.served_bytes += route.rate * elapsed
-        self._settled_s = self._env.now
-
-    def _share(self) -> float:
-        """Share the links anew; return when the next flow ends (s), infinity without flows."""
-        now, first = self._env.now, math.inf
-        routes = list(self._active.values())
+    def _share(self, routes: Sequence[Route]) -> None:
+        """Share the links of `routes` anew."""
+        now = self._env.now
+        for route in routes:
+            route.settle(now)
         share_links(routes)
         for route in routes:
             left = route.flows[0][0] - route.served_bytes
             # Rounded up to the grid: bytes never arrive before they could.
             route.end_s = max(now, on_grid_up(now + left / route.rate))
-            first = min(first, route.end_s)
-        return first
+
+    def _next_end(self) -> float:
+        """When the next flow ends (s); infinity without flows."""
+        return min((route.end_s for route in self._busy), default=math.inf)
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
         next_end = math.inf
@@ -200,27 +239,29 @@ class LinkNetwork:
                 yield self._wake.sleep()
             else:
                 yield self._wake.at(next_end, TRANSFER_END)
-            self._settle()
-            ended = self._take_ended()
-            next_end = self._share()
+            now = self._env.now
+            ending = [route for route in self._busy if route.end_s <= now]
+            ended = self._take_ended(ending)
+            self._share(list(dict.fromkeys(r for route in ending for r in connected(route))))
+            next_end = self._next_end()
             for flow in ended:
                 flow.on_end()
 
-    def _take_ended(self) -> list[Flow]:
-        """Take out and record the flows that end now, in the order of their start."""
+    def _take_ended(self, ending: Sequence[Route]) -> list[Flow]:
+        """Take out and record the flows of `ending` that end now, in the order of their start."""
         now = self._env.now
         ended: list[tuple[int, Flow, Path]] = []
-        for path, route in list(self._active.items()):
-            if route.end_s > now:
-                continue
+        for route in ending:
+            route.settle(now)
             goal = route.flows[0][0]
             route.served_bytes = max(route.served_bytes, goal)
             while route.flows and route.flows[0][0] <= goal:
                 _, order, flow = heapq.heappop(route.flows)
-                ended.append((order, flow, path))
+                ended.append((order, flow, route.path))
             if not route.flows:
-                del self._active[path]
-                route.served_bytes = 0.0
+                del self._busy[route]
+                for link in route.path:
+                    del link.routes[route]
         ended.sort(key=lambda entry: entry[0])
         for _, flow, path in ended:
             for link in path:
