@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "workload.trace": str(options.trace.absolute()),
         "workload.lengths": None,
         "workload.arrivals": None,
+        "workload.duration_s": None,
         "workload.num_requests": options.num_requests,
         "sweep.rates_rps": [],
     }

@@ -24,12 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Sweep the rates on both networks, record the traces, print medians and goodputs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, default=Path("results/nodg_vs_fudg"))
-    parser.add_argument("--num-requests", type=int, default=2000, help="requests of each run")
+    parser.add_argument("--duration", type=float, default=240.0, help="length of each run (s)")
     options = parser.parse_args(arguments)
 
     traces, goodputs = {}, {}
     for network in NETWORKS:
-        changes = {"cluster.network": network, "workload.num_requests": options.num_requests}
+        changes = {"cluster.network": network, "workload.duration_s": options.duration}
         comparison = simcluster.compare(simcluster.load(SCENARIO, changes))
         goodputs[network] = comparison.goodput.set_index("strategy")["goodput_rps"]
         for cell in comparison.cells():

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Sweep the rates under both pairs of targets and print the goodputs side by side."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, default=Path("results/nodg_vs_padg"))
-    parser.add_argument("--num-requests", type=int, default=2000, help="requests of each run")
+    parser.add_argument("--duration", type=float, default=240.0, help="length of each run (s)")
     options = parser.parse_args(arguments)
 
     goodputs = {}
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         changes = {
             "slo.ttft_s": ttft_s,
             "slo.tpot_s": tpot_s,
-            "workload.num_requests": options.num_requests,
+            "workload.duration_s": options.duration,
         }
         scenario = simcluster.load(SCENARIO, changes)
         comparison = simcluster.compare(scenario, out=options.out / name)

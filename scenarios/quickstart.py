@@ -20,10 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compare the strategies, write frames and pictures, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, default=Path("results/quickstart"))
-    parser.add_argument("--num-requests", type=int, default=2000, help="requests of each run")
+    parser.add_argument("--duration", type=float, default=240.0, help="length of each run (s)")
     options = parser.parse_args(arguments)
 
-    scenario = simcluster.load(SCENARIO, {"workload.num_requests": options.num_requests})
+    scenario = simcluster.load(SCENARIO, {"workload.duration_s": options.duration})
     comparison = simcluster.compare(scenario, out=options.out, progress=show_progress)
     print(report.comparison_text(comparison))
     for picture in report.write_figures(comparison, options.out / "figures"):

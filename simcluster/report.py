@@ -125,6 +125,8 @@ def _requests(workload: dict[str, Any]) -> str:
             parts.append(f"{key} {value}")
     if "num_requests" in workload:
         parts.append(f"{workload['num_requests']} per run")
+    if "duration_s" in workload:
+        parts.append(f"{workload['duration_s']:g} s per run")
     return ", ".join(parts)
 
 
@@ -187,12 +189,12 @@ def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:
     mean = f" Means over {seeds} seeds." if seeds > 1 else ""
     if math.isnan(rate):
         own = float(sweep["rate_rps"].iloc[0])
-        offered = "closed loop" if math.isnan(own) else f"offered {own:g} req/s"
+        offered = "closed loop" if math.isnan(own) else f"offered {own:.4g} req/s"
         return f"Good requests finish within their targets; {offered}.{mean}"
     return (
         f"Goodput: the highest rate at which {100 * slo.attainment:g} % of the requests meet the "
         f"targets.{mean}\n"
-        f"Share within the targets and latencies: at {rate:g} req/s, the highest rate of the sweep "
+        f"Share within the targets and latencies: at {rate:.4g} req/s, the highest rate of the sweep "
         "that some\nstrategy carries (the lowest if none does)."
     )
 
@@ -204,7 +206,7 @@ def _attainment_tables(sweep: pd.DataFrame) -> str:
     blocks = []
     for start in range(0, len(rates), _RATES_PER_BLOCK):
         part = rates[start : start + _RATES_PER_BLOCK]
-        head = ["strategy", *(f"{rate:g}" for rate in part)]
+        head = ["strategy", *(f"{rate:.4g}" for rate in part)]
         rows = [
             [_short(name), *(_percent(means.get((name, rate), math.nan)) for rate in part)]
             for name in strategies(sweep)
@@ -220,7 +222,7 @@ def _footnotes(sweep: pd.DataFrame) -> list[str]:
         return []
     return [
         f"{len(short)} of {len(sweep)} runs are short: their window is under ten median residence "
-        "times, so that\nan overload may not show in full. Raise workload.num_requests."
+        "times, so that\nan overload may not show in full. Raise workload.num_requests or duration_s."
     ]
 
 

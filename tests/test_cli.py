@@ -268,12 +268,14 @@ def test_scenario_scripts_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Each script in ``scenarios/`` runs and prints something, here with few requests."""
-    arguments = ["-o", str(tmp_path / "out"), "--num-requests", "30"]
+    arguments = ["-o", str(tmp_path / "out")]
     if script.stem == "azure_trace":
         trace = tmp_path / "trace.csv"
         rows = [f"{i / 3},{100 + 10 * i},{20 + i}" for i in range(40)]
         trace.write_text("\n".join(["arrival_s,prompt_len,output_len", *rows]) + "\n")
-        arguments += ["--trace", str(trace)]
+        arguments += ["--trace", str(trace), "--num-requests", "30"]
+    else:
+        arguments += ["--duration", "4"]
     monkeypatch.setattr(sys, "argv", [str(script), *arguments])
     runpy.run_path(str(script), run_name="__main__")
     assert len(capsys.readouterr().out.splitlines()) >= 5
