@@ -103,11 +103,16 @@ def check_spans(result: Result) -> None:
     require(bool(((usage >= 0) & (usage <= 1)).all()), "KV usage outside 0 to 1")
     for row, instance in enumerate(instances["instance"]):
         mine = spans["instance"] == instance
-        start, end = spans["start_s"][mine], spans["end_s"][mine]
-        order = np.argsort(start, kind="stable")
-        require(bool((start[order][1:] >= end[order][:-1]).all()), "spans overlap")
-        # Exact: times are multiples of one tick.
-        require(instances["busy_s"][row] == (end - start).sum(), "busy time is not that of spans")
+        lanes = np.unique(spans["lane"][mine])
+        for lane in lanes:
+            both = mine & (spans["lane"] == lane)
+            start, end = spans["start_s"][both], spans["end_s"][both]
+            order = np.argsort(start, kind="stable")
+            require(bool((start[order][1:] >= end[order][:-1]).all()), "spans overlap")
+        if len(lanes) == 1:
+            # Exact: times are multiples of one tick.
+            busy_s = (spans["end_s"][mine] - spans["start_s"][mine]).sum()
+            require(instances["busy_s"][row] == busy_s, "busy time is not that of the spans")
         require(bool(instances["busy_s"][row] <= result.end_s), "busier than the clock")
         require(instances["num_steps"][row] == spans["num_steps"][mine].sum(), "steps lost")
         peak = instances["peak_kv_usage"][row]
@@ -123,6 +128,7 @@ def check_tokens(result: Result) -> None:
     if (requests["status"] == "unfinished").any():
         return
     finished = requests["status"] == "finished"
+    _check_segments(result.columns["segments"], requests, finished)
     preemptions = int(requests["num_preemptions"].sum())
     per_instance = result.columns["instances"]["num_preemptions"]
     require(preemptions == per_instance.sum(), "preemptions by request and by instance differ")
@@ -135,6 +141,19 @@ def check_tokens(result: Result) -> None:
     prompts = int(requests["prompt_len"][finished].sum())
     require(prefilled >= prompts, "prompt tokens skipped")
     require(prefilled == prompts or preemptions > 0, "prompt tokens computed twice")
+
+
+def _check_segments(segments: Columns, requests: Columns, finished: npt.NDArray[np.bool_]) -> None:
+    """Tokens of a request: one per decode step of its stays, one per prefill that ended."""
+    stays = segments["last_step"] - segments["first_step"]
+    require(bool((stays >= 0).all()), "a stay that ends before it begins")
+    count = len(finished)
+    by_decode = np.bincount(segments["request_id"], weights=stays, minlength=count)
+    by_prefill = (requests["num_output_tokens"] - by_decode)[finished]
+    most = 1 + requests["num_preemptions"][finished]
+    require(bool(((by_prefill >= 1) & (by_prefill <= most)).all()), "tokens outside the stays")
+    num_stays = np.bincount(segments["request_id"], minlength=count)[finished]
+    require(bool((num_stays <= most).all()), "more stays than preemptions allow")
 
 
 def check_no_idling(result: Result) -> None:
