@@ -194,8 +194,8 @@ def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:
     return (
         f"Goodput: the highest rate at which {100 * slo.attainment:g} % of the requests meet the "
         f"targets.{mean}\n"
-        f"Share within the targets and latencies: at {rate:.4g} req/s, the highest rate of the sweep "
-        "that some\nstrategy carries (the lowest if none does)."
+        f"Share within the targets and latencies: at {rate:.4g} req/s, the highest rate of the "
+        "sweep that some\nstrategy carries (the lowest if none does)."
     )
 
 
@@ -222,7 +222,8 @@ def _footnotes(sweep: pd.DataFrame) -> list[str]:
         return []
     return [
         f"{len(short)} of {len(sweep)} runs are short: their window is under ten median residence "
-        "times, so that\nan overload may not show in full. Raise workload.num_requests or duration_s."
+        "times, so that\nan overload may not show in full. Raise workload.num_requests or "
+        "workload.duration_s."
     ]
 
 
