@@ -93,7 +93,8 @@ class KvHandover:
         self._ports = {instance.instance_id: DecodePort(instance) for instance in decode}
         self._reachable: dict[int, list[DecodePort]] = {}
         self._router = router
-        self._paths = paths
+        self._find_paths = paths
+        self._known_paths: dict[tuple[int, int], tuple[Path, ...]] = {}
         self._bytes_per_token = bytes_per_token
         self._on_finish = on_finish
         for instance in decode:
@@ -111,36 +112,41 @@ class KvHandover:
         port.coming_tokens += request.num_computed_tokens
         self._start_transfers(port)
 
+    def _paths(self, source: Instance, destination: Instance) -> tuple[Path, ...]:
+        key = (source.instance_id, destination.instance_id)
+        paths = self._known_paths.get(key)
+        if paths is None:
+            paths = self._known_paths[key] = self._find_paths(source, destination)
+        return paths
+
     def _start_transfers(self, port: DecodePort) -> None:
         while port.queue and port.has_room(port.queue[0][0]):
             request, source = port.queue.popleft()
             port.instance.reserve(port.instance.blocks_for(request.num_computed_tokens))
-            paths = deque(self._paths(source, port.instance))
-            self._send(port, source, request, paths, self._env.now)
+            self._send(port, source, request, self._paths(source, port.instance))
 
     def _send(
         self,
         port: DecodePort,
         source: Instance,
         request: Request,
-        paths: deque[Path],
-        requested_s: float,
+        paths: tuple[Path, ...],
+        hop: int = 0,
     ) -> None:
-        """Send along the first of `paths`, then along the rest; then let the request decode."""
-        num_bytes = request.num_computed_tokens * self._bytes_per_token
-        first = len(paths) == len(self._paths(source, port.instance))
+        """Send along `paths` from number `hop` on; then let the request decode."""
 
         def ended() -> None:
-            if first:
+            if hop == 0:
                 source.release(request)
-            if paths:
-                self._send(port, source, request, paths, requested_s)
+            if hop + 1 < len(paths):
+                self._send(port, source, request, paths, hop + 1)
                 return
             request.transfer_s = self._env.now - request.first_token_s
             port.coming_tokens -= request.num_computed_tokens
             port.instance.join(request)
 
-        self._network.transfer(request.request_id, paths.popleft(), num_bytes, ended)
+        num_bytes = request.num_computed_tokens * self._bytes_per_token
+        self._network.transfer(request.request_id, paths[hop], num_bytes, ended)
 
     # --- what the decode instances say --------------------------------------------------------
 

@@ -118,6 +118,10 @@ def share_links(routes: Sequence[Route]) -> None:
     routes : sequence of Route
         Busy routes; whoever shares a link with one of them is among them.
     """
+    if len(routes) == 1:
+        route = routes[0]
+        route.rate = min(link.bandwidth for link in route.path) / len(route.flows)
+        return
     links: list[Link] = []
     for route in routes:
         route._unshared = True
