@@ -72,6 +72,7 @@ SPANS: Final[Schema] = {
     "kv_usage": Column("float64", "", "share of the KV blocks in use at the end, 0 to 1"),
     "num_waiting": Column("int32", "", "requests waiting in the instance at the end"),
     "num_running": Column("int32", "", "requests running in the instance at the end"),
+    "hidden_s": Column("float64", "s", "GPU time of the step before that hides host work; else 0"),
 }
 
 SEGMENTS: Final[Schema] = {
@@ -80,7 +81,7 @@ SEGMENTS: Final[Schema] = {
     "lane": Column("int32", "", "in which of the instance's batches"),
     "start_s": Column("float64", "s", "its prefill here ended, with a token; NaN if KV arrived"),
     "first_step": Column("int64", "", "decode steps of the lane before its first one"),
-    "last_step": Column("int64", "", "decode steps of the lane when it left; one token in each"),
+    "last_step": Column("int64", "", "those when it left or the run ended; one token in each"),
 }
 
 STEPS: Final[Schema] = {

@@ -241,6 +241,8 @@ def run(
         raise InvariantError(f"{left} requests are left and nothing happens any more") from error
     if env.now > MAX_TIME_S:
         raise InvariantError("the run is longer than the time grid is exact")
+    for instance in cluster.instances:
+        instance.close()
     for close in deployment.on_end:
         close(env.now)
     return _result(strategy.name, workload, seed, cluster, recorder, requests, env)

@@ -16,7 +16,7 @@ from simcluster.engine.recorder import Recorder
 from simcluster.errors import InvariantError
 from simcluster.request import Request
 from simcluster.roofline.base import StepTime
-from simcluster.sched.base import BatchScheduler, StepPlan
+from simcluster.sched.base import BatchScheduler, StepOutcome, StepPlan
 
 MAX_SPAN_STEPS: Final = 512
 """Longest run of steps planned as one event; longer ones are planned again from their end."""
@@ -127,6 +127,8 @@ class Instance:
         self._wake = Wake(env)
         self._idle = False
         self._plan: StepPlan | None = None
+        self._start_s = 0.0  # of the current span
+        self._hidden_s = 0.0  # host work of its first step that is done when it starts
         self._ends: list[float] = []  # end times of the steps of the current span
         self._steps = 0  # how many of them will be done
         self.hold_output = False
@@ -190,6 +192,15 @@ class Instance:
             request.last_output_s = now
         self._held_first.clear()
         self._held_last.clear()
+
+    def close(self) -> None:
+        """Book what has ended of the current span and of the decodes, because the run is over."""
+        if self._plan is not None and self._steps > 1 and (steps := self.steps_done):
+            plan, end = self._plan, self._ends[steps - 1]
+            self._plan, self._steps = None, 0
+            self._book(plan, steps, end)
+        self.scheduler.close()
+        self._record_segments()
 
     @property
     def steps_done(self) -> int:
@@ -264,41 +275,41 @@ class Instance:
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
         env, scheduler = self._env, self.scheduler
-        hidden_s = 0.0
         while True:
             plan = scheduler.schedule(env.now)
             if scheduler.preempted:
                 for request in scheduler.preempted:
                     self.owner.preempted(self, request)
                 scheduler.preempted.clear()
+                self._record_segments()
             if plan is None:
                 self._idle = True
-                hidden_s = 0.0
+                self._hidden_s = 0.0
                 yield self._wake.sleep()
                 continue
-            start = env.now
+            self._start_s = env.now
             self._plan = plan
             if self._resolution == "kernel":
-                yield from self._run_kernels(plan, hidden_s)
+                yield from self._run_kernels(plan)
             else:
-                self._ends = self._step_ends(plan, hidden_s)
+                self._ends = self._step_ends(plan)
                 self._steps = len(self._ends)
                 if self.watched and self._steps > 1:
                     self._steps = self.owner.stop_at(self, self._ends, 0)
                 yield self._wake.at(self._ends[self._steps - 1], STEP_END + self.instance_id)
             steps = self._steps
-            if self.step_time.overlaps_host:
-                hidden_s = self._gpu_s(plan, steps - 1)
+            gpu_s = self._gpu_s(plan, steps - 1) if self.step_time.overlaps_host else 0.0
             self._plan, self._steps = None, 0
-            self._finish(plan, steps, start)
+            self._finish(plan, steps)
+            self._hidden_s = gpu_s
             self.owner.boundary(self)
             if env.peek() <= env.now:
                 # Others have business at this very time: let it settle before planning.
                 yield self._wake.at(env.now, SCHEDULING + self.instance_id)
 
-    def _step_ends(self, plan: StepPlan, hidden_s: float) -> list[float]:
+    def _step_ends(self, plan: StepPlan) -> list[float]:
         """End times of the steps of `plan` (s)."""
-        now = self._env.now
+        now, hidden_s = self._env.now, self._hidden_s
         limit = min(plan.max_steps, MAX_SPAN_STEPS)
         if limit == 1 or self._resolution == "step":
             return [now + self.step_time.step_s(plan.shape(self._first_window(plan)), hidden_s)]
@@ -328,7 +339,7 @@ class Instance:
         later = type(shape)(shape.num_decodes, context, (), shape.num_sampled, window)
         return self.step_time.gpu_s(later)
 
-    def _run_kernels(self, plan: StepPlan, hidden_s: float) -> Generator[simpy.Event, Any, None]:
+    def _run_kernels(self, plan: StepPlan) -> Generator[simpy.Event, Any, None]:
         """Let the dispatchers and GPUs do one step, kernel by kernel."""
         if self._ranks is None:
             raise InvariantError("resolution kernel without dispatchers")
@@ -338,7 +349,7 @@ class Instance:
         self._ends = []
         if self.step_time.overlaps_host:
             # Another thread does the host work of this step; it began when the GPU began the last.
-            left_s = schedule.host_before_s + host_after_s - hidden_s
+            left_s = schedule.host_before_s + host_after_s - self._hidden_s
             if left_s > 0.0:
                 yield self._env.timeout(left_s)
             schedule = replace(schedule, host_before_s=0.0)
@@ -348,18 +359,18 @@ class Instance:
         self._ends = [end]
         yield self._wake.at(end, STEP_END + self.instance_id)
 
-    def _finish(self, plan: StepPlan, steps: int, start: float) -> None:
-        """Book `steps` steps of `plan` that began at `start` (s) and end now."""
-        scheduler, now = self.scheduler, self._env.now
-        outcome = scheduler.complete(plan, steps, now)
-        self.busy_s += now - start
+    def _book(self, plan: StepPlan, steps: int, end: float) -> StepOutcome:
+        """Book `steps` steps of the span of `plan`, the last of which ended at `end` (s)."""
+        scheduler = self.scheduler
+        outcome = scheduler.complete(plan, steps, end)
+        self.busy_s += end - self._start_s
         self.num_steps += steps
         self._spans.add(
             (
                 self.instance_id,
                 0,
-                start,
-                now,
+                self._start_s,
+                end,
                 plan.kind,
                 steps,
                 plan.num_decodes,
@@ -369,11 +380,22 @@ class Instance:
                 scheduler.pool.usage,
                 scheduler.num_waiting,
                 scheduler.num_running,
+                self._hidden_s,
             )
         )
-        for number, prefill_end_s, first_step, last_step in scheduler.segments:
+        self._record_segments()
+        return outcome
+
+    def _record_segments(self) -> None:
+        segments = self.scheduler.segments
+        for number, prefill_end_s, first_step, last_step in segments:
             self._segments.add((number, self.instance_id, 0, prefill_end_s, first_step, last_step))
-        scheduler.segments.clear()
+        segments.clear()
+
+    def _finish(self, plan: StepPlan, steps: int) -> None:
+        """Book the `steps` steps of the span of `plan`, which ends now, and pass the news on."""
+        now = self._env.now
+        outcome = self._book(plan, steps, now)
         for request in outcome.prefilled:
             if request.first_token_s == now:
                 if self.hold_output:

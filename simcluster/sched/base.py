@@ -402,6 +402,12 @@ class BatchScheduler(ABC):
         start_s = self._prefill_end_s.pop(number)
         self.segments.append((number, start_s, request.decode_step, self.batch.step))
 
+    def close(self) -> None:
+        """End all stays in the decode batch, because the run is over."""
+        for request in list(self.batch):
+            self.batch.remove(request)
+            self._end_segment(request)
+
     def _leave(self, request: Request, now: float) -> None:
         """Finish `request`."""
         request.status = RequestStatus.FINISHED
