@@ -24,7 +24,7 @@ from simcluster.errors import ConfigError, DataError, nearest
 from simcluster.scenario import Scenario
 from simcluster.scenario_tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
 from simcluster.specs import EngineProfile, LinkSpec
-from simcluster.strategies import STRATEGIES
+from simcluster.strategies import all_strategies
 from simcluster.validation import JsonSchema, markdown, shown, validated
 from simcluster.workload import WorkloadSettings
 
@@ -138,7 +138,7 @@ def _adapter(kinds: tuple[type, ...]) -> TypeAdapter[ScenarioTables]:
 
 def adapter() -> TypeAdapter[ScenarioTables]:
     """Return the validator of scenario files for the strategies that are registered now."""
-    return _adapter(tuple(STRATEGIES.values()))
+    return _adapter(tuple(all_strategies().values()))
 
 
 def _plain(value: object) -> object:

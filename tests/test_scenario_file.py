@@ -256,12 +256,12 @@ def test_paths_start_at_the_scenario_file(tmp_path: Path) -> None:
 def test_a_catalogue_of_ones_own(tmp_path: Path) -> None:
     """A GPU that the package does not know, taken from one that it does."""
     (tmp_path / "mine.toml").write_text(
-        '[[gpu]]\nname = "L20-fast"\nlike = "L20"\nbandwidth_gb_s = 1000\nsource = "made up"\n'
+        '[[gpu]]\nname = "L20-96GB"\nlike = "L20"\nmemory_gb = 96\nsource = "made up"\n'
     )
-    tables = {**SMALL, "catalog": ["mine.toml"], "cluster": {"gpu": "L20-fast"}}
+    tables = {**SMALL, "catalog": ["mine.toml"], "cluster": {"gpu": "L20-96GB"}}
     try:
         scenario = resolve(tables, folder=tmp_path)
-        assert scenario.environment.cluster.gpu.memory_bandwidth == 1e12
+        assert scenario.environment.cluster.gpu.memory_bytes == 96e9
         catalog.clear_added()
         assert again(dict(scenario.document)) == scenario
     finally:
