@@ -1,0 +1,58 @@
+"""What the README shows works: its Python, its commands, its links."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from simcluster.cli import main
+from simcluster.strategies import STRATEGIES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(r"^    simcluster (\w+ .*?)(?:  #.*)?$", README, re.MULTILINE)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder to work in that has the scenarios."""
+    shutil.copytree(ROOT / "scenarios", tmp_path / "scenarios")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_python_blocks_run(block: str, project: Path) -> None:
+    """As they stand."""
+    known = dict(STRATEGIES)
+    try:
+        (project / "block.py").write_text(block)
+        runpy.run_path("block.py", run_name="__main__")
+    finally:
+        STRATEGIES.clear()
+        STRATEGIES.update(known)
+
+
+def test_commands_run(project: Path) -> None:
+    """In order, with short runs."""
+    assert len(COMMANDS) >= 6
+    for command in COMMANDS:
+        arguments = shlex.split(command)
+        if arguments[0] in ("run", "compare"):
+            arguments += ["--set", "workload.duration_s=2", "--set", "sweep.rates_rps=[4]"]
+        result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link is a file of the project."""
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).is_file()] == []
