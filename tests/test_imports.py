@@ -29,6 +29,7 @@ LAYERS = {
         "store",
         "sweep",
         "toml_writer",
+        "unroll",
         "validation",
     },
     5: {"cli", "__main__", "testing", ""},
