@@ -1,7 +1,8 @@
-"""Step times: operators, kernels, collectives and dispatch; what fits in memory."""
+"""Step times: operators, kernels, collectives, dispatch, pipelines; what fits in memory."""
 
 from simcluster.roofline.base import KernelRun, KernelSchedule, StepShape, StepTime
 from simcluster.roofline.memory import (
+    check_pp,
     check_tp,
     kv_blocks,
     kv_bytes_per_token_per_gpu,
@@ -9,18 +10,25 @@ from simcluster.roofline.memory import (
     tp_degrees,
     weight_bytes_per_gpu,
 )
+from simcluster.roofline.operators import stage_layers
+from simcluster.roofline.pipeline import Pipeline, handover_s, pipeline_stages
 from simcluster.roofline.steptime import RooflineStepTime
 
 __all__ = [
     "KernelRun",
     "KernelSchedule",
+    "Pipeline",
     "RooflineStepTime",
     "StepShape",
     "StepTime",
+    "check_pp",
     "check_tp",
+    "handover_s",
     "kv_blocks",
     "kv_bytes_per_token_per_gpu",
     "kv_pool_bytes",
+    "pipeline_stages",
+    "stage_layers",
     "tp_degrees",
     "weight_bytes_per_gpu",
 ]

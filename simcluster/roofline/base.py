@@ -33,6 +33,11 @@ class StepShape:
     num_sampled: int
     window_tokens: int
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that go through the layers: one per decode and those of the chunks."""
+        return self.num_decodes + sum(new for new, _ in self.chunks)
+
 
 @dataclass(frozen=True, slots=True)
 class KernelRun:

@@ -114,15 +114,38 @@ def kv_heads_per_rank(spec: ModelSpec, tp_size: int) -> float:
     return 1.0 if is_mla(spec) else max(1.0, spec.num_kv_heads / tp_size)
 
 
-def layer_runs(spec: ModelSpec) -> tuple[LayerRun, ...]:
-    """Return the layers in order as runs of equal ones.
+def stage_layers(num_layers: int, pp_size: int) -> tuple[int, ...]:
+    """Return how many layers each stage of a pipeline has, as even as possible.
+
+    Layers left over go one by one to the stage before the last and those before it: the last has
+    the LM head too, and the first the embedding. This is vLLM's rule (``get_pp_indices``,
+    vllm/distributed/utils.py).
+
+    >>> stage_layers(62, 4)
+    (15, 16, 16, 15)
+    """
+    even, left = divmod(num_layers, pp_size)
+    last = pp_size - 1
+    return tuple(even + (last - left <= stage < last) for stage in range(pp_size))
+
+
+def layer_runs(spec: ModelSpec, pp_size: int = 1, stage: int = 0) -> tuple[LayerRun, ...]:
+    """Return the layers of a pipeline stage in order as runs of equal ones.
 
     Dense layers come first, and so do layers with a sliding window: models that interleave the
-    two kinds of attention do the same work in another order.
+    two kinds of attention do the same work in another order. For that reason each stage has its
+    even share of the layers with a window, at its beginning.
     """
+    counts = stage_layers(spec.num_layers, pp_size)
+    first = sum(counts[:stage])
+    end = first + counts[stage]
+    windowed = (
+        end * spec.num_sliding_layers // spec.num_layers
+        - first * spec.num_sliding_layers // spec.num_layers
+    )
     kinds = (
-        (spec.num_experts > 0 and i >= spec.num_dense_layers, i < spec.num_sliding_layers)
-        for i in range(spec.num_layers)
+        (spec.num_experts > 0 and i >= spec.num_dense_layers, i - first < windowed)
+        for i in range(first, end)
     )
     return tuple(LayerRun(*kind, len(list(group))) for kind, group in groupby(kinds))
 

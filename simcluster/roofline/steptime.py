@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from simcluster.roofline.base import KernelRun, KernelSchedule, StepShape
 from simcluster.roofline.collectives import all_gather_s, all_reduce_s
 from simcluster.roofline.dispatch import Line, TickRun, eager_lines, envelope, graph_line
 from simcluster.roofline.kernels import KernelTimer
-from simcluster.roofline.memory import check_tp
+from simcluster.roofline.memory import check_pp, check_tp
 from simcluster.roofline.operators import (
     Operator,
     attention_work,
@@ -40,7 +41,7 @@ class _DecodePlan(NamedTuple):
 
 
 class RooflineStepTime:
-    """Durations of the steps of one instance: implements `StepTime`.
+    """Durations of the steps of one instance, or one stage of its pipeline: a `StepTime`.
 
     Scalar and vector answers are the same bits, and equal to the simulation of the kernels one by
     one: every kernel, issue and host time is rounded to the grid where it is made, and the only
@@ -58,16 +59,24 @@ class RooflineStepTime:
         Host work, issue costs, graph capture.
     tp_size : int
         Ranks of the tensor-parallel group.
+    pp_size : int
+        Stages of the pipeline; 1 for none.
+    stage : int
+        Which of them this is, from 0. All methods are about this stage alone: its share of the
+        layers (`operators.stage_layers`), issued by its own CPU threads, its decode steps captured
+        in a graph of its own. The first stage has the embedding and the host work before a step,
+        the last one the LM head, the sampler and the host work after it.
 
     Attributes
     ----------
     overlaps_host : bool
-        The engine does the host work of a step while the GPU works on the step before.
+        The engine does the host work of a step while the GPU works on the step before. Never in a
+        pipeline, where the batch of a step waits for its own tokens: its host work is not hidden.
 
     Raises
     ------
     ConfigError
-        If the heads cannot be split over `tp_size` ranks.
+        If the heads cannot be split over `tp_size` ranks, or the layers over `pp_size` stages.
 
     Notes
     -----
@@ -84,13 +93,19 @@ class RooflineStepTime:
         fabric: LinkSpec,
         engine: EngineProfile,
         tp_size: int,
+        pp_size: int = 1,
+        stage: int = 0,
     ) -> None:
         check_tp(model, tp_size, key="tp_size")
+        check_pp(model, pp_size, key="pp_size")
+        if not 0 <= stage < pp_size:
+            raise InvariantError(f"no stage {stage} in a pipeline of {pp_size}")
         self._model, self._fabric, self._engine = model, fabric, engine
         self._tp_size = tp_size
-        self.overlaps_host = engine.overlaps_host
+        self._is_first, self._is_last = stage == 0, stage == pp_size - 1
+        self.overlaps_host = engine.overlaps_host and pp_size == 1
         self._timer = KernelTimer(gpu)
-        self._layer_runs = layer_runs(model.spec)
+        self._layer_runs = layer_runs(model.spec, pp_size, stage)
         self._moe_kinds = tuple(dict.fromkeys(run.moe for run in self._layer_runs))
         self._window = model.spec.sliding_window if model.spec.num_sliding_layers else None
         self._work = attention_work(model, tp_size)
@@ -169,44 +184,53 @@ class RooflineStepTime:
         return known
 
     def kernels(self, shape: StepShape) -> KernelSchedule:
-        """The kernels of the step: embedding, layers, head.
+        """The kernels of the step: embedding, layers, head; of a stage those it has.
 
         Issued and run one by one they end exactly ``gpu_s(shape)`` after the first issue begins.
         """
         num_seqs = shape.num_decodes + len(shape.chunks)
-        num_tokens = shape.num_decodes + sum(new for new, _ in shape.chunks)
         num_sampled = shape.num_sampled if shape.chunks else shape.num_decodes
         graph = not shape.chunks and self._captured(shape.num_decodes)
         full, windowed = self._attention(shape)
         runs: list[KernelRun] = []
-        for operators, tick_run in self._runs(num_tokens, num_sampled):
+        for operators, tick_run in self._runs(shape.num_tokens, num_sampled):
             ticks = list(tick_run.run_ticks)
             if tick_run.attention >= 0:
                 ticks[tick_run.attention] = windowed if tick_run.window else full
-            issue = [0.0 if graph else self._issue] * len(ticks)
-            if graph and not runs:
-                issue[0] = self._graph_issue
-            runs.append(
-                KernelRun(
-                    names=tuple(operator.name for operator in operators),
-                    issue_s=tuple(value * TICK_S for value in issue),
-                    run_s=tuple(value * TICK_S for value in ticks),
-                    collective=tuple(
-                        operator.kind in ("all_reduce", "all_gather") for operator in operators
-                    ),
-                    repeat=tick_run.repeat,
-                )
+            run = KernelRun(
+                names=tuple(operator.name for operator in operators),
+                issue_s=(0.0 if graph else self._issue * TICK_S,) * len(ticks),
+                run_s=tuple(value * TICK_S for value in ticks),
+                collective=tuple(
+                    operator.kind in ("all_reduce", "all_gather") for operator in operators
+                ),
+                repeat=tick_run.repeat,
             )
+            if graph and not runs:
+                # Only the very first kernel carries the issue, not one of each equal layer.
+                issue_s = (self._graph_issue * TICK_S, *run.issue_s[1:])
+                runs.append(replace(run, issue_s=issue_s, repeat=1))
+                run = replace(run, repeat=run.repeat - 1)
+            if run.repeat:
+                runs.append(run)
         before, after = self._host_parts(num_seqs)
         return KernelSchedule(before * TICK_S, tuple(runs), after * TICK_S)
 
     # --- host ---------------------------------------------------------------------------------
 
+    def host_s(self, shape: StepShape) -> tuple[float, float]:
+        """Host work before and after the kernels (s); of a stage the part it does."""
+        before, after = self._host_parts(shape.num_decodes + len(shape.chunks))
+        return before * TICK_S, after * TICK_S
+
     def _host_parts(self, num_seqs: int) -> tuple[float, float]:
         """Host work before and after the kernels (ticks)."""
         engine = self._engine
-        before = engine.host_before_s + engine.host_per_seq_before_s * num_seqs
-        after = engine.host_after_s + engine.host_per_seq_after_s * num_seqs
+        before = after = 0.0
+        if self._is_first:
+            before = engine.host_before_s + engine.host_per_seq_before_s * num_seqs
+        if self._is_last:
+            after = engine.host_after_s + engine.host_per_seq_after_s * num_seqs
         return float(round(before * TICKS_PER_S)), float(round(after * TICKS_PER_S))
 
     def _host(self, num_seqs: int) -> float:
@@ -276,7 +300,7 @@ class RooflineStepTime:
         tokens = shape.num_decodes
         for new, _ in shape.chunks:
             tokens += new
-        key = (tokens, shape.num_sampled)
+        key = (tokens, shape.num_sampled if self._is_last else 0)
         lines = self._chunk_lines.get(key)
         if lines is None:
             runs = tuple(run for _, run in self._runs(*key))
@@ -321,13 +345,16 @@ class RooflineStepTime:
             operators = layer_operators(model, tp_size, num_tokens, moe=moe)
             attention = next(i for i, op in enumerate(operators) if op.kind == "attention")
             by_kind[moe] = operators, self._ticks(operators), attention
-        first = embedding_operators(model, tp_size, num_tokens)
-        last = head_operators(model, tp_size, num_tokens, num_sampled)
-        runs = [(first, TickRun(self._ticks(first), -1, False, 1))]
+        runs = []
+        if self._is_first:
+            first = embedding_operators(model, tp_size, num_tokens)
+            runs.append((first, TickRun(self._ticks(first), -1, False, 1)))
         for moe, window, repeat in self._layer_runs:
             operators, ticks, attention = by_kind[moe]
             runs.append((operators, TickRun(ticks, attention, window, repeat)))
-        runs.append((last, TickRun(self._ticks(last), -1, False, 1)))
+        if self._is_last:
+            last = head_operators(model, tp_size, num_tokens, num_sampled)
+            runs.append((last, TickRun(self._ticks(last), -1, False, 1)))
         return runs
 
     def _ticks(self, operators: list[Operator]) -> tuple[float, ...]:
