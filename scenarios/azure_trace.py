@@ -35,9 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     changes: dict[str, object] = {
         "workload.trace": str(options.trace.absolute()),
-        "workload.lengths": None,
-        "workload.arrivals": None,
-        "workload.duration_s": None,
         "workload.num_requests": options.num_requests,
         "sweep.rates_rps": [],
     }

@@ -59,7 +59,7 @@ _COMMON: Sequence[Callable[[Any], Any]] = (
         type=_Override(),
         multiple=True,
         help="Replace a value of the file, such as cluster.nodes=2 or "
-        "strategy.EcoServe.tp_size=2; may be repeated.",
+        "strategy.EcoServe.tp_size=2; KEY= takes it out; may be repeated.",
     ),
     click.option("--seed", type=click.IntRange(min=0), help="Run with this seed alone."),
     click.option(
@@ -150,8 +150,13 @@ def compare(out: Path | None, fmt: Any, as_json: bool, jobs: int | None, **commo
     from simcluster import report, sweep
 
     scenario = _load(**common)
-    with _progress(len(sweep.cells(scenario))) as progress:
-        comparison = sweep.compare(scenario, jobs=jobs, progress=progress, out=out, fmt=fmt)
+    try:
+        with _progress(len(sweep.cells(scenario))) as progress:
+            comparison = sweep.compare(scenario, jobs=jobs, progress=progress, out=out, fmt=fmt)
+    except KeyboardInterrupt:
+        if out:
+            click.echo("\nFinished runs are kept; the same command goes on from them.", err=True)
+        raise
     if as_json:
         _print_json(report.as_json(comparison, swept=bool(scenario.rates_rps)))
     else:
@@ -230,8 +235,6 @@ def _load(
 
     changes: dict[str, object] = {}
     if trace is not None:
-        replaced = dict.fromkeys(("arrivals", "lengths", "num_requests", "duration_s"))
-        changes |= {f"workload.{key}": value for key, value in replaced.items()}
         changes["workload.trace"] = str(trace.absolute())
     changes |= dict(overrides)
     if seed is not None:

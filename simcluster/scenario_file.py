@@ -46,7 +46,8 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Sce
         A TOML file; ``docs/scenario.md`` lists the keys.
     overrides : mapping of str to object, optional
         Values that replace those of the file, by dotted key, such as ``{"cluster.nodes": 2,
-        "strategy.EcoServe.tp_size": 2}``; None removes the key.
+        "strategy.EcoServe.tp_size": 2}``; None removes the key. A key that excludes others
+        (``workload.trace``, ``num_requests``, ``duration_s``) takes their place.
 
     Returns
     -------
@@ -103,8 +104,12 @@ def resolve(
         As in `load`.
     """
     tables: Document = json.loads(json.dumps(document, default=_plain))
-    for key, value in (overrides or {}).items():
-        _override(tables, key, json.loads(json.dumps(value, default=_plain)))
+    changes: Document = json.loads(json.dumps(overrides or {}, default=_plain))
+    for excluded in [_REPLACED_BY.get(key, []) for key in changes]:
+        for other in excluded:
+            _override(tables, other, None)
+    for key, value in changes.items():
+        _override(tables, key, value)
     _absolute_paths(tables, (folder or Path()).absolute())
     file = validated(adapter(), tables)
     file = dataclasses.replace(file, workload=_workload(file.workload, folder))
@@ -149,8 +154,21 @@ def _plain(value: object) -> object:
 # Overrides --------------------------------------------------------------------------------------
 
 
+_REPLACED_BY = {
+    "workload.num_requests": ["workload.duration_s"],
+    "workload.duration_s": ["workload.num_requests"],
+    "workload.trace": [
+        "workload.arrivals",
+        "workload.lengths",
+        "workload.num_requests",
+        "workload.duration_s",
+    ],
+}
+"""Keys of the file that give way when another one that excludes them is overridden."""
+
+
 def parse_override(text: str) -> tuple[str, object]:
-    """Return key and value of ``key=value``, the value read as TOML, else as text.
+    """Return key and value of ``key=value``: the value read as TOML, else as text; None if empty.
 
     >>> parse_override("cluster.nodes = 2")
     ('cluster.nodes', 2)
@@ -165,6 +183,8 @@ def parse_override(text: str) -> tuple[str, object]:
     key, equals, value = (part.strip() for part in text.partition("="))
     if not key or not equals:
         raise ConfigError("--set", text, "must be key=value", "Write --set cluster.nodes=2.")
+    if not value:
+        return key, None
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

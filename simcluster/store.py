@@ -73,7 +73,7 @@ def cell_names(cells: Sequence[Cell]) -> dict[Cell, str]:
     slugs: dict[str, str] = {}
     for cell in cells:
         if cell.strategy not in slugs:
-            slug = re.sub(r"[^a-z0-9.]+", "-", cell.strategy.lower()).strip("-.") or "strategy"
+            slug = re.sub(r"[^a-z0-9.]+", "-", cell.strategy.lower()).strip("-.")[:40] or "strategy"
             taken = sum(other.split("~")[0] == slug for other in slugs.values())
             slugs[cell.strategy] = f"{slug}~{taken + 1}" if taken else slug
     return {

@@ -219,6 +219,19 @@ def test_a_key_has_its_effect(key: str, value: object, got: Any) -> None:
     assert got(resolve(SMALL, {key: value}))
 
 
+def test_an_override_takes_the_place_of_what_it_excludes() -> None:
+    """Of the file's keys, not of another override."""
+    lasting = {**SMALL, "workload": {**SMALL["workload"], "duration_s": 60}}
+    workload = resolve(lasting, {"workload.num_requests": 5}).workload
+    assert (workload.num_requests, workload.duration_s) == (5, None)
+    workload = resolve(lasting, {"workload.trace": "/trace.csv"}).workload
+    assert (workload.lengths, workload.arrivals, workload.duration_s) == (None, None, None)
+    workload = resolve(lasting, {"workload.num_requests": 5, "workload.trace": "/t.csv"}).workload
+    assert workload.num_requests == 5
+    with pytest.raises(ConfigError, match=r"num_requests \(5\) is given too"):
+        resolve(lasting, {"workload.num_requests": 5, "workload.duration_s": 5})
+
+
 def test_overrides_follow_one_another() -> None:
     """The last one wins, and None takes a key out."""
     scenario = resolve(SMALL, {"slo.e2el_s": 5, "slo.ttft_s": None})
@@ -238,6 +251,7 @@ def test_overrides_follow_one_another() -> None:
         ('a="1"', "a", "1"),
         ("a={ kind = 'gamma' }", "a", {"kind": "gamma"}),
         ("a=b=c", "a", "b=c"),
+        ("a=", "a", None),
     ],
 )
 def test_override_values_are_toml_or_text(text: str, key: str, value: object) -> None:
