@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator, Iterable, Iterator
+import math
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -184,7 +185,7 @@ def run(
     Returns
     -------
     Result
-        The frames; requests that did not finish keep their row.
+        The frames, one row for every request that arrived, finished or not.
 
     Raises
     ------
@@ -202,23 +203,10 @@ def run(
     recorder = Recorder()
     cluster = Cluster(env, environment, recorder, resolution=resolution, step_time=step_time)
     deployment = strategy.build(cluster)
-    requests = [
-        Request(i, arrival_s, prompt_len, output_len)
-        for i, (arrival_s, prompt_len, output_len) in enumerate(
-            zip(
-                workload.arrival_s.tolist(),
-                workload.prompt_len.tolist(),
-                workload.output_len.tolist(),
-                strict=True,
-            )
-        )
-    ]
-    rejected = workload.rejected.tolist()
     done = simpy.Event(env)
     source = _ClosedLoop if workload.concurrency is not None else _OpenLoop
-    entering = zip(requests, rejected, strict=True)
-    arrivals = source(cluster, deployment, entering, workload.concurrency)
-    left = len(requests)
+    arrivals = source(cluster, deployment, workload)
+    left = workload.num_requests
 
     def ended(_: Request) -> None:
         nonlocal left
@@ -229,7 +217,7 @@ def run(
             arrivals.one_ended()
 
     cluster.on_finish = ended
-    if not requests:
+    if not left:
         done.succeed()
     if max_time_s is not None:
         timer = At(env, on_grid(max_time_s), 2 * SCHEDULING)
@@ -238,14 +226,18 @@ def run(
         with _no_garbage_collection():
             env.run(until=done)
     except RuntimeError as error:
+        if not str(error).startswith("No scheduled events left"):
+            raise
         raise InvariantError(f"{left} requests are left and nothing happens any more") from error
+    if left and env.peek() == math.inf:
+        raise InvariantError(f"{left} requests are left and nothing happens any more")
     if env.now > MAX_TIME_S:
         raise InvariantError("the run is longer than the time grid is exact")
     for instance in cluster.instances:
         instance.close()
     for close in deployment.on_end:
         close(env.now)
-    return _result(strategy.name, workload, seed, cluster, recorder, requests, env)
+    return _result(strategy.name, workload, seed, cluster, recorder, arrivals.arrived, env)
 
 
 @contextmanager
@@ -314,21 +306,28 @@ def _result(
 
 
 class _Source:
-    """Lets requests enter a deployment; the rejected ones are turned away on arrival."""
+    """Lets requests enter a deployment; the rejected ones are turned away on arrival.
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        deployment: Deployment,
-        requests: Iterable[tuple[Request, bool]],
-        concurrency: int | None,
-    ) -> None:
+    Attributes
+    ----------
+    arrived : list of Request
+        Those that have arrived so far, in order.
+    """
+
+    def __init__(self, cluster: Cluster, deployment: Deployment, workload: Workload) -> None:
         self._cluster = cluster
-        self._env = env = cluster.env
+        self._env = cluster.env
         self._entry = deployment.entry
-        self._requests = iter(requests)
-        self._concurrency = concurrency
-        self.process = env.process(self._run())
+        self._concurrency = workload.concurrency
+        self._coming = zip(
+            workload.arrival_s.tolist(),
+            workload.prompt_len.tolist(),
+            workload.output_len.tolist(),
+            workload.rejected.tolist(),
+            strict=True,
+        )
+        self.arrived: list[Request] = []
+        self.process = self._env.process(self._run())
 
     def one_ended(self) -> None:
         """Hear that a request finished or was rejected."""
@@ -336,7 +335,9 @@ class _Source:
     def _run(self) -> Generator[simpy.Event, Any, None]:
         raise NotImplementedError
 
-    def _enter(self, request: Request, rejected: bool) -> None:
+    def _enter(self, arrival_s: float, prompt_len: int, output_len: int, rejected: bool) -> None:
+        request = Request(len(self.arrived), arrival_s, prompt_len, output_len)
+        self.arrived.append(request)
         if rejected:
             request.status = RequestStatus.REJECTED
             self._cluster.on_finish(request)
@@ -349,9 +350,9 @@ class _OpenLoop(_Source):
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
         env = self._env
-        for request, rejected in self._requests:
-            yield At(env, request.arrival_s, ARRIVAL)
-            self._enter(request, rejected)
+        for arrival_s, prompt_len, output_len, rejected in self._coming:
+            yield At(env, arrival_s, ARRIVAL)
+            self._enter(arrival_s, prompt_len, output_len, rejected)
 
 
 class _ClosedLoop(_Source):
@@ -368,8 +369,7 @@ class _ClosedLoop(_Source):
         arrival.callbacks.append(lambda _: self._enter_next())
 
     def _enter_next(self) -> None:
-        entry = next(self._requests, None)
-        if entry is not None:
-            request, rejected = entry
-            request.arrival_s = self._env.now
-            self._enter(request, rejected)
+        coming = next(self._coming, None)
+        if coming is not None:
+            _, prompt_len, output_len, rejected = coming
+            self._enter(self._env.now, prompt_len, output_len, rejected)

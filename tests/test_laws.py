@@ -293,7 +293,7 @@ def test_littles_law_holds_exactly(strategy: Strategy, workload: Workload) -> No
     result = run(SMALL_AND_SLOW, watched, workload, step_time=STEP_TIME)
     requests = result.columns["requests"]
     inside = requests["status"] == "finished"
-    residence_s = (requests["last_token_s"] - requests["arrival_s"])[inside]
+    residence_s = (requests["last_output_s"] - requests["arrival_s"])[inside]
     assert watched.levels[-1][1] == 0
     times, counts = zip(*watched.levels, strict=True)
     area = (np.array(counts[:-1]) * np.diff(times)).sum() if len(times) > 1 else 0.0
@@ -373,7 +373,10 @@ def test_chunk_size_changes_no_work(workload: Workload, chunk: int) -> None:
 def test_a_closed_loop_keeps_its_number_in_the_system(
     strategy: Strategy, workload: Workload, concurrency: int
 ) -> None:
-    """The k-th departure lets the next request in at the same time, until none is left."""
+    """The k-th departure lets the next request in at the same time, until none is left.
+
+    A request departs when its user has the whole answer.
+    """
     closed = dataclasses.replace(
         workload,
         arrival_s=np.zeros(workload.num_requests),
@@ -382,7 +385,7 @@ def test_a_closed_loop_keeps_its_number_in_the_system(
     environment = dataclasses.replace(SMALL, slo=SloConfig(ttft_s=9.0, tpot_s=9.0))
     requests = simulated(strategy, closed, environment).columns["requests"]
     # A rejected request leaves as it comes.
-    left = np.where(closed.rejected, requests["arrival_s"], requests["last_token_s"])
+    left = np.where(closed.rejected, requests["arrival_s"], requests["last_output_s"])
     assert (requests["arrival_s"][:concurrency] == 0).all()
     entered = requests["arrival_s"][concurrency:]
     assert np.array_equal(entered, np.sort(left)[: len(entered)])

@@ -100,10 +100,6 @@ class FrontEnd(ABC):
                 self._wake.move(self._env.now, ROUTING)
             self._due.append(instance)
 
-    def stop_at(self, instance: Instance, ends: list[float], first: int) -> int:
-        """After how many steps of its span a watched instance must stop at a boundary."""
-        return len(ends)
-
     def prefilled(self, instance: Instance, request: Request) -> None:  # noqa: B027 (a hook)
         """Nothing to do: the request goes on to decode where it is."""
 

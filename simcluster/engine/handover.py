@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 
 import simpy
 
+from simcluster.engine.clock import ROUTING, At
 from simcluster.engine.instance import Instance
 from simcluster.engine.link import LinkNetwork, Path
+from simcluster.errors import InvariantError
 from simcluster.request import Request
 from simcluster.routing.base import Router
 
@@ -66,8 +68,8 @@ class KvHandover:
         The links.
     decode : sequence of Instance
         The decode pool.
-    router : Router
-        Chooses among the decode instances that can be reached.
+    router : callable
+        Makes the router that chooses among the decode instances a prefill instance can reach.
     paths : callable
         From (prefill instance, decode instance) to the paths its KV takes, one after the other;
         empty if there is none.
@@ -83,7 +85,7 @@ class KvHandover:
         network: LinkNetwork,
         decode: Sequence[Instance],
         *,
-        router: Router,
+        router: Callable[[], Router],
         paths: Callable[[Instance, Instance], tuple[Path, ...]],
         bytes_per_token: int,
         on_finish: Callable[[Request], None],
@@ -91,8 +93,8 @@ class KvHandover:
         self._env = env
         self._network = network
         self._ports = {instance.instance_id: DecodePort(instance) for instance in decode}
-        self._reachable: dict[int, list[DecodePort]] = {}
-        self._router = router
+        self._reachable: dict[int, tuple[list[DecodePort], Router]] = {}
+        self._make_router = router
         self._find_paths = paths
         self._known_paths: dict[tuple[int, int], tuple[Path, ...]] = {}
         self._bytes_per_token = bytes_per_token
@@ -101,13 +103,23 @@ class KvHandover:
             instance.owner = self
 
     def hand_over(self, source: Instance, request: Request) -> None:
-        """Send `request`, whose prompt `source` has just computed, to a decode instance."""
-        ports = self._reachable.get(source.instance_id)
-        if ports is None:
+        """Send `request`, whose prompt `source` has just computed, to a decode instance.
+
+        It is routed once all steps that end now have ended: the router reads other instances.
+        """
+        routing = At(self._env, self._env.now, ROUTING)
+        routing.callbacks.append(lambda _: self._route(source, request))
+
+    def _route(self, source: Instance, request: Request) -> None:
+        reachable = self._reachable.get(source.instance_id)
+        if reachable is None:
             ports = [p for p in self._ports.values() if self._paths(source, p.instance)]
-            self._reachable[source.instance_id] = ports
-        index = self._router.choose(request, ports, self._env.now)
-        port = ports[0 if index is None else index]
+            reachable = self._reachable[source.instance_id] = (ports, self._make_router())
+        ports, router = reachable
+        index = router.choose(request, ports, self._env.now)
+        if index is None:
+            raise InvariantError("a decode instance must be named: its port keeps the queue")
+        port = ports[index]
         port.queue.append((request, source))
         port.coming_tokens += request.num_computed_tokens
         self._start_transfers(port)
@@ -152,10 +164,6 @@ class KvHandover:
 
     def boundary(self, instance: Instance) -> None:
         """Nothing to do: room for a transfer arises when a request ends, not at every step."""
-
-    def stop_at(self, instance: Instance, ends: list[float], first: int) -> int:
-        """Never asked: nothing waits for a boundary of a decode instance."""
-        return len(ends)
 
     def prefilled(self, instance: Instance, request: Request) -> None:
         """Nothing to do: a preempted request has recomputed here and decodes on."""

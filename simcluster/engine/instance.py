@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -20,6 +20,11 @@ from simcluster.sched.base import BatchScheduler, StepOutcome, StepPlan
 
 MAX_SPAN_STEPS: Final = 512
 """Longest run of steps planned as one event; longer ones are planned again from their end."""
+
+
+StopAt = Callable[["Instance", list[float], int], int]
+"""Where a span must stop: from the instance, the end times of its steps (s) and how many of them
+have ended to the number of steps, more than those, after which the boundary must be an event."""
 
 
 class InstanceOwner(Protocol):
@@ -39,26 +44,6 @@ class InstanceOwner(Protocol):
 
     def boundary(self, instance: Instance) -> None:
         """A step of the instance ended, and its state is up to date."""
-        ...
-
-    def stop_at(self, instance: Instance, ends: list[float], first: int) -> int:
-        """Say where a span of a watched instance must stop.
-
-        Parameters
-        ----------
-        instance : Instance
-            The instance, in the state of its last boundary.
-        ends : list of float
-            End times of the steps of its span (s).
-        first : int
-            How many of them have ended.
-
-        Returns
-        -------
-        int
-            After how many steps, more than `first`, the boundary must be an event; at most
-            ``len(ends)``.
-        """
         ...
 
 
@@ -93,8 +78,6 @@ class Instance:
         Set by the deployment before the run starts.
     hold_output : bool
         While true, tokens are computed but not released to the user; see `release_output`.
-    watched : bool
-        While true, the owner says at which boundary a span must stop; see `watch`.
     busy_s : float
         Time in steps so far (s).
     num_steps, num_requests : int
@@ -134,7 +117,7 @@ class Instance:
         self.hold_output = False
         self._held_first: list[Request] = []
         self._held_last: list[Request] = []
-        self.watched = False
+        self._stop_at: StopAt | None = None
         self.busy_s = 0.0
         self.num_steps = 0
         self.num_requests = 0
@@ -169,13 +152,13 @@ class Instance:
         elif self._steps > 1:
             self._stop_after(bisect_left(self._ends, now) + 1)
 
-    def watch(self) -> None:
-        """From now on stop spans where the owner says, the present one too."""
-        self.watched = True
-        if self._steps > 1:
+    def watch(self, stop_at: StopAt | None) -> None:
+        """From now on end spans where `stop_at` says, the present one too; None: nowhere."""
+        self._stop_at = stop_at
+        if stop_at is not None and self._steps > 1:
             first = self.steps_done
             if first < self._steps:
-                self._stop_after(self.owner.stop_at(self, self._ends, first))
+                self._stop_after(stop_at(self, self._ends, first))
 
     def _stop_after(self, steps: int) -> None:
         """End the span after `steps` steps, if it does not end before."""
@@ -183,15 +166,22 @@ class Instance:
             self._steps = steps
             self._wake.move(self._ends[steps - 1], STEP_END + self.instance_id)
 
-    def release_output(self) -> None:
-        """Release the tokens held back so far to their users, now."""
+    def release_output(self) -> list[Request]:
+        """Release the tokens held back so far to their users, now.
+
+        Returns
+        -------
+        list of Request
+            Those whose last token is among them.
+        """
         now = self._env.now
         for request in self._held_first:
             request.first_output_s = now
         for request in self._held_last:
             request.last_output_s = now
-        self._held_first.clear()
-        self._held_last.clear()
+        done = self._held_last
+        self._held_first, self._held_last = [], []
+        return done
 
     def close(self) -> None:
         """Book what has ended of the current span and of the decodes, because the run is over."""
@@ -205,13 +195,13 @@ class Instance:
     @property
     def steps_done(self) -> int:
         """Steps of the current span that have ended."""
-        return bisect_right(self._ends, self._env.now, 0, self._steps)
+        return min(bisect_right(self._ends, self._env.now), self._steps)
 
     @property
     def load_tokens(self) -> int:
         """Tokens of the waiting and running requests at the last step boundary."""
         tokens = self.scheduler.num_tokens
-        if self._steps > 1 and self._plan is not None:
+        if self._plan is not None and self._plan.num_decodes:
             tokens += self.steps_done * self._plan.num_decodes
         return tokens
 
@@ -219,7 +209,7 @@ class Instance:
     def decode_step(self) -> int:
         """Decode steps done at the last step boundary."""
         step = self.scheduler.batch.step
-        if self._steps > 1 and self._plan is not None:
+        if self._plan is not None and self._plan.num_decodes:
             step += self.steps_done
         return step
 
@@ -227,6 +217,11 @@ class Instance:
     def free_blocks(self) -> int:
         """Free KV blocks at the last step boundary."""
         return self.scheduler.pool.free_blocks - self.taken_blocks
+
+    @property
+    def waiting_blocks(self) -> int:
+        """KV blocks that the requests waiting here will take."""
+        return self.scheduler.waiting_blocks
 
     def blocks_for(self, num_tokens: int) -> int:
         """KV blocks that hold `num_tokens` tokens of one sequence."""
@@ -294,8 +289,8 @@ class Instance:
             else:
                 self._ends = self._step_ends(plan)
                 self._steps = len(self._ends)
-                if self.watched and self._steps > 1:
-                    self._steps = self.owner.stop_at(self, self._ends, 0)
+                if self._stop_at is not None and self._steps > 1:
+                    self._steps = self._stop_at(self, self._ends, 0)
                 yield self._wake.at(self._ends[self._steps - 1], STEP_END + self.instance_id)
             steps = self._steps
             gpu_s = self._gpu_s(plan, steps - 1) if self.step_time.overlaps_host else 0.0

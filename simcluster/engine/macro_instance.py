@@ -75,7 +75,8 @@ class MacroInstance(FrontEnd):
             return True
         indices = None
         if among is not None:
-            # Between its own boundaries an instance can only get worse: time passes, blocks go.
+            # Between its own boundaries an instance only gets worse: time passes, blocks go. (What
+            # a preemption frees counts from the next boundary on, one step later.)
             indices = {self._index[instance.instance_id] for instance in among}
         index = activation.scan(request, predicted_s, self.instances, now, indices)
         if index is None:
@@ -94,13 +95,13 @@ class MacroInstance(FrontEnd):
     def _head_waits(self, request: Request) -> None:
         # It may pass at any boundary, so none at which it passes may be skipped.
         for instance in self.instances:
-            instance.watch()
+            instance.watch(self._stop_at)
 
     def _none_wait(self) -> None:
         for instance in self.instances:
-            instance.watched = False
+            instance.watch(None)
 
-    def stop_at(self, instance: Instance, ends: list[float], first: int) -> int:
+    def _stop_at(self, instance: Instance, ends: list[float], first: int) -> int:
         """Steps of the span after which the head of the queue would pass, at the latest all."""
         request = self.pending[0]
         passed = self._activation.first_pass(
@@ -116,9 +117,12 @@ class MacroInstance(FrontEnd):
     def _open_window(self, index: int) -> None:
         """Close the open window, if any, and open that of instance `index`."""
         now = self._env.now
-        self.close(now)
+        if self._open is not None:
+            self._release(self._open)
+            self.close(now)
         self._open = self.instances[index]
         self._opened_s = now
+        self._released_s = nan
         self._num_windows += 1
         if self._hold_output:
             self._open.hold_output = True
@@ -127,13 +131,10 @@ class MacroInstance(FrontEnd):
             timer.callbacks.append(lambda _: self._expire(window))
 
     def close(self, now: float) -> None:
-        """Close the open window, if any: release its output and record it."""
-        if self._open is None:
-            return
-        self._release(self._open)
-        self._windows.add((self._open.instance_id, self._opened_s, now, self._released_s))
-        self._released_s = nan
-        self._open = None
+        """Record the open window, if any, as closed `now` (s); what it holds stays held."""
+        if self._open is not None:
+            self._windows.add((self._open.instance_id, self._opened_s, now, self._released_s))
+            self._open = None
 
     def _expire(self, window: int) -> None:
         """S_TTFT has passed since `window` opened: it streams from now on."""
@@ -143,7 +144,7 @@ class MacroInstance(FrontEnd):
     def _release(self, instance: Instance) -> None:
         if instance.hold_output:
             instance.hold_output = False
-            instance.release_output()
+            self._show(instance)
             self._released_s = self._env.now
 
     def prefilled(self, instance: Instance, request: Request) -> None:
@@ -158,6 +159,12 @@ class MacroInstance(FrontEnd):
     def finished(self, instance: Instance, request: Request) -> None:
         """Book that `request` is done; an instance with nothing left to do releases its output."""
         self._activation.left(self._index[instance.instance_id], request, finished=True)
-        if instance.hold_output and not instance.scheduler.has_unfinished:
-            instance.release_output()
-        super().finished(instance, request)
+        if not instance.hold_output:
+            super().finished(instance, request)
+        elif not instance.scheduler.has_unfinished:
+            self._show(instance)
+
+    def _show(self, instance: Instance) -> None:
+        """Release what `instance` holds back: for its user, a request ends here."""
+        for request in instance.release_output():
+            super().finished(instance, request)

@@ -37,6 +37,11 @@ class RollingView(Protocol):
         """Free KV blocks."""
         ...
 
+    @property
+    def waiting_blocks(self) -> int:
+        """KV blocks that the requests routed to it and not yet admitted will take."""
+        ...
+
     def blocks_for(self, num_tokens: int) -> int:
         """KV blocks that hold `num_tokens` tokens."""
         ...
@@ -138,7 +143,8 @@ class RollingActivation:
             key = self._judge(ring.existing.values())
             if self._tpot_s * instance.decode_step - now + key < total_s:
                 return False
-        return instance.blocks_for(request.prompt_len) <= instance.free_blocks
+        needed = instance.blocks_for(request.prompt_len) + instance.waiting_blocks
+        return needed <= instance.free_blocks
 
     def first_pass(
         self,
@@ -181,7 +187,7 @@ class RollingActivation:
                 return None
             passed += int(enough[0])
         # Steps only take blocks, so a prompt that does not fit then fits at no later boundary.
-        needed = instance.blocks_for(request.prompt_len)
+        needed = instance.blocks_for(request.prompt_len) + instance.waiting_blocks
         return passed if needed <= instance.free_blocks_after(passed) else None
 
     def scan(

@@ -175,6 +175,8 @@ class DecodeBatch:
     def window_tokens(self, num_steps: int, window: int) -> IntArray:
         """Sums of the contexts, each capped at `window` tokens, of the next steps.
 
+        The one thing here that costs work per sequence and step, for models with a window only.
+
         Returns
         -------
         int array, shape ``(num_steps,)``
@@ -280,6 +282,8 @@ class BatchScheduler(ABC):
         First come, first served; preempted requests go to the front.
     queued_tokens : int
         Tokens of the waiting requests and of those in prefill.
+    waiting_blocks : int
+        KV blocks that the waiting requests will take on admission.
     num_preemptions : int
         Preemptions so far.
     preempted : list of Request
@@ -298,6 +302,7 @@ class BatchScheduler(ABC):
         self.waiting: deque[Request] = deque()
         self.batch = DecodeBatch(pool.block_size)
         self.queued_tokens = 0
+        self.waiting_blocks = 0
         self.num_preemptions = 0
         self.preempted: list[Request] = []
         self.segments: list[tuple[int, float, int, int]] = []
@@ -328,19 +333,25 @@ class BatchScheduler(ABC):
         return bool(self._running or self.waiting or self._joining)
 
     def has_room(self, request: Request, taken_blocks: int = 0) -> bool:
-        """Whether `request` would be admitted if it came now, behind those that wait already.
+        """Whether sequences and blocks would let `request` in now, behind those that wait already.
 
-        `taken_blocks` are blocks that steps already done have taken and `complete` has not booked.
+        `taken_blocks` are blocks that steps already begun have taken and `complete` has not booked.
+        The token limit of a step can still make it wait for the next one.
         """
-        num_blocks = taken_blocks + self.pool.blocks_for(target(request))
-        num_blocks += sum(self.pool.blocks_for(target(other)) for other in self.waiting)
         num_seqs = len(self._running) + len(self._joining) + len(self.waiting)
-        return num_seqs < self.config.max_num_seqs and self.pool.can_admit(num_blocks)
+        if num_seqs >= self.config.max_num_seqs:
+            return False
+        num_blocks = taken_blocks + self.pool.blocks_for(target(request))
+        if self.waiting:
+            needed = num_blocks + self.waiting_blocks + self.pool.watermark_blocks
+            return needed <= self.pool.free_blocks
+        return self.pool.can_admit(num_blocks)
 
     def add(self, request: Request) -> None:
         """Queue `request` at the back."""
         self.waiting.append(request)
         self.queued_tokens += target(request)
+        self.waiting_blocks += self.pool.blocks_for(target(request))
 
     def join(self, request: Request) -> None:
         """Take over `request`, whose KV has arrived in blocks reserved here."""
@@ -418,6 +429,7 @@ class BatchScheduler(ABC):
     def _admit(self, request: Request, num_blocks: int, now: float) -> None:
         """Take the head of the queue, `request`, into the running set."""
         self.waiting.popleft()
+        self.waiting_blocks -= num_blocks
         self.pool.allocate(num_blocks)
         request.status = RequestStatus.RUNNING
         if isnan(request.scheduled_s):
@@ -455,6 +467,7 @@ class BatchScheduler(ABC):
         request.num_preemptions += 1
         self.num_preemptions += 1
         self.waiting.appendleft(request)
+        self.waiting_blocks += self.pool.blocks_for(target(request))
 
     def _start_fresh(self, now: float) -> None:
         """Stamp the decodes whose first decode step starts `now`."""
@@ -472,7 +485,8 @@ class BatchScheduler(ABC):
             return None
         if self._fresh:
             self._start_fresh(now)
-        # What a preemption has freed may let others in at the next boundary already.
+        # What a preemption has freed may let others in at the next boundary already. (A scheduler
+        # that makes room before it admits, as the chunked one does, has let them in by now.)
         steps = 1
         if self.num_preemptions == preemptions:
             steps = batch.steps_with(self.pool.free_blocks, batch.steps_to_next_end())

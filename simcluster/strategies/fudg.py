@@ -37,6 +37,10 @@ class FuDG(CommonSettings):
     node's fabric (DistServe, PAPERS 4.3); with ``"inter-node"`` they stand on different nodes where
     they can, and the KV cache passes through the memory of the decode side's host: prefill GPU to
     pool over the network, pool to decode GPU over PCIe (MoonCake as EcoServe ran it, PAPERS 4.4).
+
+    Not as those systems: blocks on the decode side are reserved before the first byte moves, a
+    decode instance that runs out recomputes instead of swapping to the CPU, the KV cache moves
+    after the last layer and not layer by layer, and no request is turned away early.
     """
 
     kind: Literal["fudg"] = "fudg"
@@ -76,7 +80,7 @@ class FuDG(CommonSettings):
             cluster.env,
             cluster.network,
             decode,
-            router=LeastLoaded(),
+            router=LeastLoaded,
             paths=paths,
             bytes_per_token=cluster.environment.model.kv_bytes_per_token,
             on_finish=finished,

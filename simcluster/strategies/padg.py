@@ -20,7 +20,15 @@ class PaDG(CommonSettings):
     """One macro instance under rolling activation (PAPERS 1.2 to 1.6).
 
     Routing follows the paper's Algorithm 1; instances prefill first (no chunks); output is held
-    back during an instance's prefill window.
+    back during an instance's prefill window. Where the paper leaves something open, or leaves a
+    request pending for ever:
+
+    - a request belongs to the window in which it was *routed* (the paper compares its arrival,
+      which is earlier where it waited in front);
+    - the slack is judged over the requests that decode, not over those yet to prefill or preempted;
+    - KV memory is checked together with that of the requests routed and not yet admitted;
+    - a prompt whose predicted prefill alone exceeds the TTFT target passes on no instance and is
+      rejected.
     """
 
     kind: Literal["padg"] = "padg"
