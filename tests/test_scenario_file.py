@@ -321,4 +321,5 @@ def test_every_key_says_what_it_means() -> None:
 
 def test_the_documented_keys_are_the_keys() -> None:
     """``docs/scenario.md`` holds the tables that ``simcluster schema --markdown`` prints."""
-    assert markdown_keys() in (ROOT / "docs" / "scenario.md").read_text(encoding="utf-8")
+    documented = (ROOT / "docs" / "scenario.md").read_text(encoding="utf-8")
+    assert markdown_keys() in documented, "paste it under the heading All keys"
