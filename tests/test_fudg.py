@@ -1,0 +1,301 @@
+"""Prefill and decode on different instances: what moves, what waits, what is left undisturbed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simcluster.config import Environment
+from simcluster.simulate import Result, run
+from simcluster.specs import LinkSpec
+from simcluster.strategies import FuDG, NoDG
+from simcluster.testing import specs
+from simcluster.testing.laws import check_laws, union_of
+from simcluster.testing.step_times import LinearStepTime, same_for_all
+from simcluster.testing.workloads import workload_of
+from simcluster.units import TICK_S, on_grid
+from simcluster.workload import Workload
+
+Placement = Literal["intra-node", "inter-node"]
+PLACEMENTS: tuple[Placement, ...] = ("intra-node", "inter-node")
+COPIES = {"intra-node": 1, "inter-node": 2}
+KV_BYTES = 196_608
+"""KV cache of one token of the test model."""
+STEP_TIME = LinearStepTime(2.0**-10, 2.0**-8, per_context_token_s=2.0**-20)
+BLOCK = 4
+
+
+def link(bandwidth: float, latency_s: float = 0.0) -> LinkSpec:
+    """A link that reaches its whole bandwidth."""
+    return dataclasses.replace(
+        specs.pcie4(), bandwidth=bandwidth, efficiency=1.0, latency_s=latency_s
+    )
+
+
+def machines(
+    *,
+    fabric: float = 1e9,
+    pcie: float = 1e9,
+    network: float = 2e8,
+    latency_s: float = 1e-3,
+    num_nodes: int = 2,
+    gpus_per_node: int = 4,
+) -> Environment:
+    """Nodes with links of these bandwidths (bytes/s) and one NIC each."""
+    base = specs.environment(
+        engine=dataclasses.replace(specs.ideal_engine(), block_size=BLOCK, watermark=0.0),
+        max_model_len=256,
+        num_nodes=num_nodes,
+        gpus_per_node=gpus_per_node,
+    )
+    cluster = dataclasses.replace(
+        base.cluster,
+        fabric=link(fabric, latency_s),
+        pcie=link(pcie, latency_s),
+        network=link(network, latency_s),
+    )
+    return dataclasses.replace(base, cluster=cluster)
+
+
+def deployed(environment: Environment, strategy: FuDG, workload: Workload) -> Result:
+    """Run it."""
+    return run(environment, strategy, workload, step_time=same_for_all(STEP_TIME))
+
+
+@st.composite
+def workloads(draw: st.DrawFn) -> Workload:
+    """Up to 25 requests with ties."""
+    rows = draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from([0.0, 0.0, 0.01, 0.05, 0.2]),
+                st.integers(1, 150),
+                st.integers(1, 100),
+            ),
+            min_size=1,
+            max_size=25,
+        )
+    )
+    gaps, prompts, outputs = zip(*rows, strict=True)
+    return workload_of(np.cumsum(gaps), prompts, outputs)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    workload=workloads(),
+    placement=st.sampled_from(PLACEMENTS),
+    pools=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    num_kv_blocks=st.sampled_from([64, 80, 2000]),
+)
+def test_every_byte_of_kv_moves_once_per_copy(
+    workload: Workload, placement: Placement, pools: tuple[int, int], num_kv_blocks: int
+) -> None:
+    """Transfers carry the KV of the prompts that go on to decode, leg after leg, no more."""
+    strategy = FuDG(
+        name="fudg",
+        prefill_instances=pools[0],
+        decode_instances=pools[1],
+        placement=placement,
+        num_kv_blocks=num_kv_blocks,
+    )
+    result = deployed(machines(), strategy, workload)
+    check_laws(result)
+    requests, transfers = result.columns["requests"], result.columns["transfers"]
+    pool = result.columns["instances"]["pool"]
+    moved = requests["output_len"] > 1
+    copies = COPIES[placement]
+    assert transfers["num_bytes"].sum() == KV_BYTES * requests["prompt_len"][moved].sum() * copies
+    assert len(transfers["end_s"]) == copies * moved.sum()
+    assert (pool[requests["prefill_instance"]] == "prefill").all()
+    assert (pool[requests["decode_instance"][moved]] == "decode").all()
+    for number in np.flatnonzero(moved):
+        legs = np.flatnonzero(transfers["request_id"] == number)
+        legs = legs[np.argsort(transfers["end_s"][legs])]
+        assert transfers["requested_s"][legs[0]] >= requests["first_token_s"][number]
+        assert (transfers["requested_s"][legs[1:]] == transfers["end_s"][legs[:-1]]).all()
+        arrived_s = transfers["end_s"][legs[-1]]
+        assert requests["first_token_s"][number] + requests["transfer_s"][number] == arrived_s
+        assert requests["decode_start_s"][number] >= arrived_s
+        bandwidth = 1e9 if placement == "intra-node" else min(1e9, 2e8)
+        least_s = transfers["num_bytes"][legs[0]] / bandwidth
+        assert transfers["end_s"][legs[0]] - transfers["start_s"][legs[0]] >= least_s
+    assert (requests["transfer_s"][~moved] == 0).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(workload=workloads(), placement=st.sampled_from(PLACEMENTS))
+def test_instances_work_exactly_while_they_hold_something_to_compute(
+    workload: Workload, placement: Placement
+) -> None:
+    """With memory for all, a prefill or decode instance idles only when its queue is empty.
+
+    A prefill instance is busy from routing to first token of its requests, a decode instance from
+    the arrival of the KV to the last token.
+    """
+    strategy = FuDG(
+        name="fudg",
+        prefill_instances=2,
+        decode_instances=2,
+        placement=placement,
+        num_kv_blocks=3000,
+    )
+    result = deployed(machines(), strategy, workload)
+    requests, spans = result.columns["requests"], result.columns["spans"]
+    joined_s = requests["first_token_s"] + requests["transfer_s"]
+    moved = requests["output_len"] > 1
+    for instance, pool in enumerate(result.columns["instances"]["pool"]):
+        if pool == "prefill":
+            mine = requests["prefill_instance"] == instance
+            held = union_of(requests["routed_s"][mine], requests["first_token_s"][mine])
+        else:
+            mine = moved & (requests["decode_instance"] == instance)
+            held = union_of(joined_s[mine], requests["last_token_s"][mine])
+        steps = spans["instance"] == instance
+        assert np.array_equal(held, union_of(spans["start_s"][steps], spans["end_s"][steps]))
+        assert (spans["kind"][steps] == pool).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(workload=workloads(), placement=st.sampled_from(PLACEMENTS))
+def test_decodes_do_not_disturb_prefills(workload: Workload, placement: Placement) -> None:
+    """What disaggregation is for: TTFT is that of an instance whose answers all have one token."""
+    fudg = deployed(
+        machines(),
+        FuDG(
+            name="fudg",
+            prefill_instances=1,
+            decode_instances=1,
+            placement=placement,
+            num_kv_blocks=3000,
+        ),
+        workload,
+    )
+    alone = run(
+        machines(),
+        NoDG(name="prefill", instances=1, num_kv_blocks=3000),
+        dataclasses.replace(workload, output_len=np.ones_like(workload.output_len)),
+        step_time=same_for_all(STEP_TIME),
+    )
+    assert np.array_equal(fudg.columns["requests"]["ttft_s"], alone.columns["requests"]["ttft_s"])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_prefill_instances_of_a_node_share_its_nic(count: int) -> None:
+    """So many prompts that end together take so many times as long over the one NIC."""
+    environment = machines(pcie=1e12, network=2e8)
+    strategy = FuDG(
+        name="fudg", prefill_instances=count, decode_instances=4, placement="inter-node"
+    )
+    # Prefills fill node 0; the decodes all stand on node 1.
+    environment = dataclasses.replace(
+        environment, cluster=dataclasses.replace(environment.cluster, gpus_per_node=4)
+    )
+    result = deployed(environment, strategy, workload_of(np.zeros(count), 200, 9))
+    transfers = result.columns["transfers"]
+    uphill = transfers["source"] != transfers["destination"]
+    start_s = 200 * STEP_TIME.per_prefill_token_s + on_grid(2e-3)
+    end_s = transfers["end_s"][uphill]
+    assert len(end_s) == count
+    assert len(set(end_s)) == 1
+    assert 0 <= end_s[0] - (start_s + count * 200 * KV_BYTES / 2e8) <= 2 * TICK_S
+
+
+def test_inside_a_node_nobody_shares_a_nic() -> None:
+    """Over the fabric, pairs of instances on different nodes do not slow each other down."""
+    strategy = FuDG(name="fudg", prefill_instances=2, decode_instances=2)
+    result = deployed(machines(), strategy, workload_of([0.0, 0.0], 200, 9))
+    nodes = result.columns["instances"]["node"]
+    requests = result.columns["requests"]
+    assert (
+        nodes[requests["prefill_instance"]].tolist()
+        == nodes[requests["decode_instance"]].tolist()
+        == [0, 1]
+    )
+    start_s = 200 * STEP_TIME.per_prefill_token_s + on_grid(1e-3)
+    lasted = result.columns["transfers"]["end_s"] - start_s
+    assert np.abs(lasted - 200 * KV_BYTES / 1e9).max() <= 2 * TICK_S
+
+
+@pytest.mark.parametrize(
+    ("num_prefill", "num_decode", "nodes"),
+    [
+        (1, 1, [0, 1]),
+        (4, 4, [0, 0, 0, 0, 1, 1, 1, 1]),
+        (2, 6, [0, 0, 1, 1, 1, 1, 0, 0]),
+        (6, 2, [0, 0, 0, 0, 1, 1, 1, 1]),
+    ],
+)
+def test_pools_between_nodes_stand_apart_where_they_can(
+    num_prefill: int, num_decode: int, nodes: list[int]
+) -> None:
+    """Prefills fill the first nodes, decodes the last."""
+    strategy = FuDG(
+        name="fudg",
+        prefill_instances=num_prefill,
+        decode_instances=num_decode,
+        placement="inter-node",
+    )
+    result = deployed(machines(), strategy, workload_of([0.0], 10, 2))
+    assert result.columns["instances"]["node"].tolist() == nodes
+
+
+def test_prefill_stalls_when_decode_has_no_room() -> None:
+    """DistServe pulls: what is not pulled keeps its blocks, and a full prefill pool waits.
+
+    Pools of 64 blocks of 4 tokens. Three prompts of 200 tokens (50 blocks each) and answers of 56
+    tokens: the decode side holds one at a time, so the second's KV stays on the prefill side until
+    the first has ended, and only when it has left can the third's prefill begin.
+    """
+    environment = machines(latency_s=0.0)
+    strategy = FuDG(name="fudg", prefill_instances=1, decode_instances=1, num_kv_blocks=64)
+    result = deployed(environment, strategy, workload_of(np.zeros(3), 200, 56))
+    requests, transfers = result.columns["requests"], result.columns["transfers"]
+    prefill_s = 200 * STEP_TIME.per_prefill_token_s
+    contexts = np.arange(201, 256)
+    decode_s = 55 * STEP_TIME.per_decode_step_s + STEP_TIME.per_context_token_s * contexts.sum()
+    move_s = math.ceil(200 * KV_BYTES / 1e9 / TICK_S) * TICK_S
+    # The second is prefilled once the first has left, the third once the second has.
+    first_token = [prefill_s, prefill_s + move_s + prefill_s]
+    arrived = [prefill_s + move_s]
+    ended = [arrived[0] + decode_s]
+    arrived.append(max(first_token[1], ended[0]) + move_s)
+    first_token.append(arrived[1] + prefill_s)
+    ended.append(arrived[1] + decode_s)
+    arrived.append(max(first_token[2], ended[1]) + move_s)
+    ended.append(arrived[2] + decode_s)
+    assert ended[0] > first_token[1], "the second does wait"
+    assert requests["first_token_s"].tolist() == first_token
+    assert requests["last_token_s"].tolist() == pytest.approx(ended, abs=4 * TICK_S)
+    assert transfers["end_s"].tolist() == pytest.approx(arrived, abs=4 * TICK_S)
+    assert requests["scheduled_s"][2] == pytest.approx(arrived[1], abs=4 * TICK_S)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_queue_in_front_of_a_full_prefill_pool_moves_on(placement: Placement) -> None:
+    """Blocks that a transfer frees let in whoever waits in front, with no step to announce it."""
+    strategy = FuDG(
+        name="fudg",
+        prefill_instances=1,
+        decode_instances=2,
+        placement=placement,
+        router="shared-queue",
+        num_kv_blocks=64,
+    )
+    environment = machines(network=5e7, fabric=5e7)
+    result = deployed(environment, strategy, workload_of(np.zeros(6), 200, 2))
+    assert (result.columns["requests"]["status"] == "finished").all()
+
+
+def test_kv_goes_to_the_decode_instance_with_fewer_tokens() -> None:
+    """Least loaded, what is still on its way included: two prompts at once go to two instances."""
+    strategy = FuDG(name="fudg", prefill_instances=1, decode_instances=3, num_kv_blocks=3000)
+    environment = machines(gpus_per_node=8, num_nodes=1, fabric=1e8)
+    result = deployed(environment, strategy, workload_of(np.zeros(9), 25, 50))
+    _, counts = np.unique(result.columns["requests"]["decode_instance"], return_counts=True)
+    assert counts.tolist() == [3, 3, 3]
