@@ -22,6 +22,7 @@ from simcluster.testing.specs import (
     llama_2_7b,
     vllm_engine,
 )
+from simcluster.testing.step_times import ConstantStepTime, same_for_all
 from simcluster.units import grid_array
 from simcluster.workload import Workload
 
@@ -177,6 +178,61 @@ def test_step_equals_kernel(
         run(where, strategy, load, resolution="step"),
         run(where, strategy, load, resolution="kernel"),
     )
+
+
+def with_coarse_links(where: Environment) -> Environment:
+    """Every link moves the KV of a token in 1/64 of a tick of `TICK`, without latency."""
+    links = {}
+    for name in ("fabric", "network", "pcie"):
+        link = getattr(where.cluster, name)
+        bandwidth = where.model.kv_bytes_per_token * 64 / TICK
+        links[name] = dataclasses.replace(link, bandwidth=bandwidth, efficiency=1.0, latency_s=0.0)
+    return dataclasses.replace(where, cluster=dataclasses.replace(where.cluster, **links))
+
+
+TICK = 2.0**-6
+TIES = {
+    "handover": FuDG(name="s", prefill_instances=1, decode_instances=2),
+    "handover between nodes": FuDG(
+        name="s", prefill_instances=1, decode_instances=3, placement="inter-node"
+    ),
+    "arrivals": NoDG(name="s", instances=3),
+    "arrivals, chunked": NoDG(
+        name="s", instances=2, scheduler="chunked", chunk_size=64, max_num_seqs=16
+    ),
+    "full pools": NoDG(name="s", instances=2, num_kv_blocks=10, max_num_seqs=3),
+    "windows": PaDG(name="s", instances=3),
+    "windows, one loose": PaDG(name="s", instances=2, slack="max", max_num_seqs=4),
+}
+
+
+@pytest.mark.parametrize("name", TIES)
+@settings(max_examples=150, deadline=None)
+@given(
+    requests=st.lists(
+        st.tuples(
+            st.sampled_from([0, 0, 1, 2, 3, 5, 11]).map(lambda k: k * TICK),
+            # Loads that differ by little, so that one step more or less decides.
+            st.integers(4, 7),
+            st.integers(5, 40),
+        ),
+        min_size=2,
+        max_size=12,
+    ),
+    ttft_s=st.sampled_from([64 * TICK, 8 * TICK]),
+)
+def test_span_equals_step_where_everything_ties(
+    name: str, requests: list[tuple[float, int, int]], ttft_s: float
+) -> None:
+    """Every step takes one coarse tick: arrivals, transfers and steps of all instances tie."""
+    where = toy_environment(ideal_engine(), SloConfig(ttft_s=ttft_s, tpot_s=2 * TICK))
+    where, load = with_coarse_links(where), workload(requests)
+    ticks = same_for_all(ConstantStepTime(TICK))
+    span, step = (
+        run(where, TIES[name], load, resolution=resolution, step_time=ticks)
+        for resolution in ("span", "step")
+    )
+    assert_same(span, step)
 
 
 def test_the_agreement_test_notices_one_step_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
