@@ -110,7 +110,7 @@ WINDOWS: Final[Schema] = {
     "instance": Column("int32", "", "instance id"),
     "opened_s": Column("float64", "s", "its prefill window opens"),
     "closed_s": Column("float64", "s", "another window opens, or the run ends"),
-    "released_s": Column("float64", "s", "output held back is released; NaN if none was held"),
+    "released_s": Column("float64", "s", "held output is released; NaN: none is held; inf: never"),
 }
 
 INSTANCES: Final[Schema] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from math import nan
+from math import inf, nan
 
 import numpy as np
 import simpy
@@ -62,7 +62,7 @@ class MacroInstance(FrontEnd):
         self._index = {i.instance_id: k for k, i in enumerate(self.instances)}
         self._open: Instance | None = None  # whose window is open
         self._opened_s = 0.0
-        self._released_s = nan  # when its output was released, if before the window closes
+        self._released_s = nan  # until when its output is held back; NaN if it is not
         self._num_windows = 0
 
     def _place(self, request: Request, among: Collection[Instance] | None = None) -> bool:
@@ -122,7 +122,7 @@ class MacroInstance(FrontEnd):
             self.close(now)
         self._open = self.instances[index]
         self._opened_s = now
-        self._released_s = nan
+        self._released_s = inf if self._hold_output else nan
         self._num_windows += 1
         if self._hold_output:
             self._open.hold_output = True
