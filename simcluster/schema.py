@@ -113,6 +113,15 @@ WINDOWS: Final[Schema] = {
     "released_s": Column("float64", "s", "held output is released; NaN: none is held; inf: never"),
 }
 
+KERNELS: Final[Schema] = {
+    "instance": Column("int32", "", "instance id"),
+    "rank": Column("int32", "", "rank of its tensor-parallel group"),
+    "unit": Column("str", "", "gpu: the kernel runs; cpu: it is issued, or host work is done"),
+    "name": Column("str", "", "kernel, or kind of host work"),
+    "start_s": Column("float64", "s", "start"),
+    "end_s": Column("float64", "s", "end"),
+}
+
 INSTANCES: Final[Schema] = {
     "instance": Column("int32", "", "instance id"),
     "pool": Column("str", "", "mixed, prefill or decode"),
@@ -156,6 +165,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "steps": STEPS,
     "transfers": TRANSFERS,
     "windows": WINDOWS,
+    "kernels": KERNELS,
     "instances": INSTANCES,
     "sweep": SWEEP,
 }

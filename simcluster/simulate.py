@@ -16,7 +16,7 @@ import simpy
 from simcluster.config import Environment
 from simcluster.engine.clock import ARRIVAL, SCHEDULING, At, Clock
 from simcluster.engine.cluster import Cluster, Deployment, StepTimeFactory, roofline_step_time
-from simcluster.engine.recorder import Recorder, request_columns
+from simcluster.engine.recorder import KernelLog, Recorder, request_columns
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.request import Request, RequestStatus
 from simcluster.scenario import Scenario
@@ -103,6 +103,7 @@ def simulate(
     rate_rps: float | None = None,
     seed: int | None = None,
     resolution: str | None = None,
+    kernels_in: tuple[float, float] | None = None,
 ) -> Result:
     """Simulate one strategy of `scenario` at one rate.
 
@@ -119,6 +120,8 @@ def simulate(
         Seed of the run; the scenario's first by default.
     resolution : str, optional
         ``"span"``, ``"step"`` or ``"kernel"``; the scenario's by default.
+    kernels_in : tuple of float, optional
+        As in `run`.
 
     Returns
     -------
@@ -133,9 +136,7 @@ def simulate(
     chosen = scenario.strategy(strategy)
     seed = scenario.run.seeds[0] if seed is None else seed
     if rate_rps is None:
-        rate_rps = scenario.workload.rate_rps
-        if rate_rps is None and scenario.rates_rps:
-            rate_rps = scenario.rates_rps[0]
+        rate_rps = scenario.default_rate_rps
     workload = build(
         scenario.workload,
         seed=seed,
@@ -149,6 +150,7 @@ def simulate(
         seed=seed,
         resolution=resolution or scenario.run.resolution,
         max_time_s=scenario.run.max_time_s,
+        kernels_in=kernels_in,
     )
 
 
@@ -161,6 +163,7 @@ def run(
     resolution: str = "span",
     max_time_s: float | None = None,
     step_time: StepTimeFactory = roofline_step_time,
+    kernels_in: tuple[float, float] | None = None,
 ) -> Result:
     """Run `workload` through a deployment of `strategy`.
 
@@ -181,6 +184,9 @@ def run(
         then do not.
     step_time : callable, optional
         Makes the step-time model of an instance; the roofline by default.
+    kernels_in : tuple of float, optional
+        Start and end (s) of a stretch of time: the steps that reach into it, and no others, are run
+        kernel by kernel, and their kernels are in the frame ``kernels`` of the result.
 
     Returns
     -------
@@ -200,7 +206,7 @@ def run(
             f"Use one of {', '.join(RESOLUTIONS)}.",
         )
     env = Clock()
-    recorder = Recorder()
+    recorder = Recorder(None if kernels_in is None else KernelLog(*kernels_in))
     cluster = Cluster(env, environment, recorder, resolution=resolution, step_time=step_time)
     deployment = strategy.build(cluster)
     done = simpy.Event(env)
@@ -299,6 +305,7 @@ def _result(
             "transfers": recorder.transfers.columns(),
             "windows": recorder.windows.columns(),
             "instances": recorder.instances.columns(),
+            **({} if recorder.kernels is None else {"kernels": recorder.kernels.columns()}),
         },
         end_s=env.now,
         num_events=env.num_events,

@@ -206,8 +206,14 @@ class Cluster:
             scheduler_limits(environment, shape), blocks, prefill_only=pool == "prefill"
         )
         ranks = None
-        if self._resolution == "kernel":
-            ranks = RankGroup(self.env, shape.tp_size, engine.queue_depth)
+        if self._resolution == "kernel" or self.recorder.kernels is not None:
+            ranks = RankGroup(
+                self.env,
+                shape.tp_size,
+                engine.queue_depth,
+                self.recorder.kernels,
+                len(self.instances),
+            )
         instance = Instance(
             self.env,
             len(self.instances),

@@ -13,6 +13,7 @@ from typing import Any
 import simpy
 
 from simcluster.engine.gpu import GpuQueue, Kernel, Rendezvous
+from simcluster.engine.recorder import KernelLog, WriteKernel
 from simcluster.roofline.base import KernelSchedule
 
 
@@ -25,11 +26,17 @@ class CpuDispatcher:
         The run.
     gpu : GpuQueue
         The GPU of this rank.
+    write : callable, optional
+        Where its work is written down: issues under the names of the kernels, the one issue of a
+        captured graph under that of the first.
     """
 
-    def __init__(self, env: simpy.Environment, gpu: GpuQueue) -> None:
+    def __init__(
+        self, env: simpy.Environment, gpu: GpuQueue, write: WriteKernel | None = None
+    ) -> None:
         self._env = env
         self._gpu = gpu
+        self._write = write
         self._work: simpy.Store = simpy.Store(env)
         self.process = env.process(self._run())
 
@@ -50,11 +57,13 @@ class CpuDispatcher:
         self._work.put((schedule, meetings, done))
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
-        env = self._env
+        env, write = self._env, self._write
         while True:
             schedule, meetings, done = yield self._work.get()
             if schedule.host_before_s:
                 yield env.timeout(schedule.host_before_s)
+                if write is not None:
+                    write("cpu", "host work", env.now - schedule.host_before_s, env.now)
             left = sum(len(run.names) * run.repeat for run in schedule.runs)
             meeting = iter(meetings)
             for run in schedule.runs:
@@ -64,6 +73,8 @@ class CpuDispatcher:
                     ):
                         if issue_s:
                             yield env.timeout(issue_s)
+                            if write is not None:
+                                write("cpu", name, env.now - issue_s, env.now)
                         left -= 1
                         kernel = Kernel(
                             name,
@@ -85,12 +96,26 @@ class RankGroup:
         GPUs of the group.
     queue_depth : int
         Kernels that fit into each GPU's queue.
+    log : KernelLog, optional
+        Where the kernels are written down.
+    instance_id : int
+        Whose group it is, for the log.
     """
 
-    def __init__(self, env: simpy.Environment, num_ranks: int, queue_depth: int) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        num_ranks: int,
+        queue_depth: int,
+        log: KernelLog | None = None,
+        instance_id: int = 0,
+    ) -> None:
         self._env = env
-        self.gpus = [GpuQueue(env, queue_depth) for _ in range(num_ranks)]
-        self.dispatchers = [CpuDispatcher(env, gpu) for gpu in self.gpus]
+        writers = [log.writer(instance_id, rank) if log else None for rank in range(num_ranks)]
+        self.gpus = [GpuQueue(env, queue_depth, write) for write in writers]
+        self.dispatchers = [
+            CpuDispatcher(env, gpu, write) for gpu, write in zip(self.gpus, writers, strict=True)
+        ]
 
     def run(self, schedule: KernelSchedule) -> simpy.Event:
         """Start the step on every rank; the event happens when the last GPU has finished it."""

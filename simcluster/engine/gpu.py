@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import simpy
 
+from simcluster.engine.recorder import WriteKernel
+
 
 class Kernel(NamedTuple):
     """A kernel in the queue: time on the GPU (s), and who waits for what."""
@@ -51,6 +53,8 @@ class GpuQueue:
         The run.
     depth : int
         Kernels that fit into the queue; issuing one more blocks.
+    write : callable, optional
+        Where its kernels are written down.
 
     Attributes
     ----------
@@ -60,21 +64,28 @@ class GpuQueue:
         Kernels run so far.
     """
 
-    def __init__(self, env: simpy.Environment, depth: int) -> None:
+    def __init__(
+        self, env: simpy.Environment, depth: int, write: WriteKernel | None = None
+    ) -> None:
         self._env = env
+        self._write = write
         self.queue = simpy.Store(env, capacity=depth)
         self.busy_s = 0.0
         self.num_kernels = 0
         self.process = env.process(self._run())
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
+        env, write = self._env, self._write
         while True:
             kernel: Kernel = yield self.queue.get()
+            start_s = env.now
             if kernel.rendezvous is not None:
                 yield kernel.rendezvous.arrive()
             if kernel.run_s:
-                yield self._env.timeout(kernel.run_s)
+                yield env.timeout(kernel.run_s)
             self.busy_s += kernel.run_s
             self.num_kernels += 1
+            if write is not None:
+                write("gpu", kernel.name, start_s, env.now)
             if kernel.done is not None:
                 kernel.done.succeed()

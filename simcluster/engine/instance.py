@@ -68,7 +68,7 @@ class Instance:
     resolution : str
         ``"span"``, ``"step"`` or ``"kernel"``.
     ranks : RankGroup or None
-        Dispatchers and GPUs, at resolution ``kernel`` only.
+        Dispatchers and GPUs, at resolution ``kernel`` or where the recorder wants kernels.
     window : int or None
         The model's sliding window (tokens).
 
@@ -104,6 +104,7 @@ class Instance:
         self.step_time = step_time
         self._spans = recorder.spans
         self._segments = recorder.segments
+        self._kernels = recorder.kernels
         self._resolution = resolution
         self._ranks = ranks
         self._window = window
@@ -284,7 +285,7 @@ class Instance:
                 continue
             self._start_s = env.now
             self._plan = plan
-            if self._resolution == "kernel":
+            if self._by_kernel(plan):
                 yield from self._run_kernels(plan)
             else:
                 self._ends = self._step_ends(plan)
@@ -315,7 +316,23 @@ class Instance:
             plan.num_decodes, plan.context_tokens, limit, hidden_s, window
         )
         ends: list[float] = (np.cumsum(durations) + now).tolist()
+        if self._kernels is not None and now < self._kernels.start_s:
+            # The step that is to be shown in kernels has a span of its own.
+            del ends[max(1, bisect_right(ends, self._kernels.start_s)) :]
         return ends
+
+    def _by_kernel(self, plan: StepPlan) -> bool:
+        """Whether to run the first step of `plan` kernel by kernel.
+
+        Where kernels are recorded it is if it reaches into the time of the record.
+        """
+        log, now = self._kernels, self._env.now
+        if log is None:
+            return self._resolution == "kernel"
+        if now >= log.end_s:
+            return False
+        shape = plan.shape(self._first_window(plan))
+        return now + self.step_time.step_s(shape, self._hidden_s) > log.start_s
 
     def _first_window(self, plan: StepPlan) -> int | None:
         if self._window is None or not plan.num_decodes:
@@ -347,12 +364,19 @@ class Instance:
             left_s = schedule.host_before_s + host_after_s - self._hidden_s
             if left_s > 0.0:
                 yield self._env.timeout(left_s)
+                self._write_host_work(self._env.now - left_s, self._env.now)
             schedule = replace(schedule, host_before_s=0.0)
             host_after_s = 0.0
         yield self._ranks.run(schedule)
         end = self._env.now + host_after_s
+        if host_after_s:
+            self._write_host_work(self._env.now, end)
         self._ends = [end]
         yield self._wake.at(end, STEP_END + self.instance_id)
+
+    def _write_host_work(self, start: float, end: float) -> None:
+        if self._kernels is not None:
+            self._kernels.add((self.instance_id, 0, "cpu", "host work", start, end))
 
     def _book(self, plan: StepPlan, steps: int, end: float) -> StepOutcome:
         """Book `steps` steps of the span of `plan`, the last of which ended at `end` (s)."""

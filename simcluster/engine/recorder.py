@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from simcluster.request import Request, RequestStatus
-from simcluster.schema import INSTANCES, REQUESTS, SEGMENTS, SPANS, TRANSFERS, WINDOWS, Schema
+from simcluster.schema import (
+    INSTANCES,
+    KERNELS,
+    REQUESTS,
+    SEGMENTS,
+    SPANS,
+    TRANSFERS,
+    WINDOWS,
+    Schema,
+)
 
 _CHUNK: Final = 1 << 15
 _STATUS_NAMES: Final = {RequestStatus.FINISHED: "finished", RequestStatus.REJECTED: "rejected"}
@@ -59,8 +68,42 @@ class Log:
         }
 
 
+WriteKernel = Callable[[str, str, float, float], None]
+"""Writes down what one rank did: unit, name, start and end (s)."""
+
+
+class KernelLog(Log):
+    """Rows of the kernels of all steps that reach into a stretch of time.
+
+    Parameters
+    ----------
+    start_s, end_s : float
+        The stretch (s).
+    """
+
+    __slots__ = ("end_s", "start_s")
+
+    def __init__(self, start_s: float, end_s: float) -> None:
+        super().__init__(KERNELS)
+        self.start_s = start_s
+        self.end_s = end_s
+
+    def writer(self, instance_id: int, rank: int) -> WriteKernel:
+        """Return what writes the rows of one rank of an instance."""
+
+        def write(unit: str, name: str, start_s: float, end_s: float) -> None:
+            self.add((instance_id, rank, unit, name, start_s, end_s))
+
+        return write
+
+
 class Recorder:
     """Collects the frames of one run.
+
+    Parameters
+    ----------
+    kernels : KernelLog, optional
+        Where kernels go; they are not recorded by default.
 
     Attributes
     ----------
@@ -68,7 +111,8 @@ class Recorder:
         Rows in the order of the columns of `simcluster.schema`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: KernelLog | None = None) -> None:
+        self.kernels = kernels
         self.spans = Log(SPANS)
         self.segments = Log(SEGMENTS)
         self.transfers = Log(TRANSFERS)

@@ -1,0 +1,167 @@
+"""Kernels of a stretch of time: nothing else changes, and they are those of the step-time model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simcluster.config import Environment, ModelConfig, SloConfig
+from simcluster.engine.cluster import roofline_step_time
+from simcluster.roofline import StepShape
+from simcluster.schema import KERNELS, checked
+from simcluster.simulate import Result, run
+from simcluster.specs import EngineProfile
+from simcluster.strategies import FuDG, NoDG, PaDG
+from simcluster.testing.specs import (
+    eager_engine,
+    environment,
+    ideal_engine,
+    llama_2_7b,
+    vllm_engine,
+)
+from simcluster.testing.workloads import workload_of
+from simcluster.unroll import steps
+from simcluster.workload import Workload
+
+TOY = dataclasses.replace(
+    llama_2_7b(),
+    name="toy",
+    num_layers=2,
+    hidden_size=512,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=64,
+    ffn_dim=1024,
+    vocab_size=1000,
+    num_dense_layers=2,
+    num_params=7_000_000,
+    kv_bytes_per_token=2 * 2 * 2 * 4 * 64,
+)
+OVERLAPPING = dataclasses.replace(vllm_engine(), name="overlapping", overlaps_host=True)
+ENGINES = (ideal_engine(), vllm_engine(), eager_engine(), OVERLAPPING)
+STRATEGIES: dict[str, Any] = {
+    "vllm": NoDG(name="vllm", instances=2, tp_size=2),
+    "tight": NoDG(name="tight", instances=1, num_kv_blocks=13),
+    "sarathi": NoDG(
+        name="sarathi", instances=1, scheduler="chunked", chunk_size=70, max_num_seqs=64
+    ),
+    "distserve": FuDG(name="distserve", prefill_instances=1, decode_instances=1, tp_size=2),
+    "ecoserve": PaDG(name="ecoserve", instances=2),
+}
+
+
+def toy_environment(engine: EngineProfile) -> Environment:
+    """Two nodes of four GPUs that serve a model of two layers."""
+    machines = environment(
+        engine=engine, slo=SloConfig(ttft_s=0.02, tpot_s=0.003), num_nodes=2, gpus_per_node=4
+    )
+    return dataclasses.replace(machines, model=ModelConfig(spec=TOY, max_model_len=160))
+
+
+@pytest.fixture(scope="module")
+def busy() -> Workload:
+    """Two dozen requests, one on the heels of the other."""
+    rng = np.random.default_rng(3)
+    return workload_of(
+        np.cumsum(rng.exponential(0.002, 24)), rng.integers(1, 90, 24), rng.integers(1, 40, 24)
+    )
+
+
+def assert_same(one: Result, other: Result) -> None:
+    """Every frame that is free of the resolution is the same, bit by bit."""
+    for name in ("requests", "segments", "transfers", "windows", "instances"):
+        for column, values in one.columns[name].items():
+            theirs = other.columns[name][column]
+            assert values.tobytes() == theirs.tobytes() or list(values) == list(theirs), name
+    assert one.end_s == other.end_s
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    strategy=st.sampled_from(list(STRATEGIES.values())),
+    engine=st.sampled_from(ENGINES),
+    start_s=st.floats(0.0, 0.08),
+    length_s=st.floats(0.0, 0.01),
+    resolution=st.sampled_from(["span", "step"]),
+)
+def test_looking_inside_changes_nothing(
+    strategy: Any,
+    engine: EngineProfile,
+    start_s: float,
+    length_s: float,
+    resolution: str,
+    busy: Workload,
+) -> None:
+    """A run that goes through kernels for a while gives the frames of one that does not."""
+    where = toy_environment(engine)
+    inside = run(
+        where, strategy, busy, resolution=resolution, kernels_in=(start_s, start_s + length_s)
+    )
+    assert_same(inside, run(where, strategy, busy))
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda e: e.name)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_kernels_are_those_of_the_steps_that_reach_into_the_stretch(
+    name: str, engine: EngineProfile, busy: Workload
+) -> None:
+    """On every rank: as many as the model says, in order, from the issue to the end of the step."""
+    where, strategy = toy_environment(engine), STRATEGIES[name]
+    start_s, end_s = 0.02, 0.03
+    result = run(where, strategy, busy, kernels_in=(start_s, end_s))
+    log = steps(result.columns, where)
+    kernels = checked(result.columns["kernels"], KERNELS)
+    model = roofline_step_time(where, strategy.tp_size)
+    inside = np.flatnonzero((log["start_s"] < end_s) & (log["end_s"] > start_s))
+    assert len(inside) > 3
+    gpu = kernels["unit"] == "gpu"
+    seen = 0
+    for step in inside:
+        begin, end = log["start_s"][step], log["end_s"][step]
+        own = (kernels["instance"] == log["instance"][step]) & (kernels["start_s"] >= begin)
+        own &= kernels["end_s"] <= end
+        assert set(kernels["rank"][own]) == set(range(strategy.tp_size))
+        num_seqs = int(log["num_decodes"][step] + log["num_prefills"][step])
+        for rank in range(strategy.tp_size):
+            here = own & gpu & (kernels["rank"] == rank)
+            starts, ends = kernels["start_s"][here], kernels["end_s"][here]
+            seen += len(starts)
+            assert np.all(starts[1:] >= ends[:-1])
+            if log["kind"][step] == "decode":
+                context = int(log["context_tokens"][step])
+                schedule = model.kernels(StepShape(num_seqs, context, (), num_seqs, context))
+                names = [n for r in schedule.runs for _ in range(r.repeat) for n in r.names]
+                assert list(kernels["name"][here]) == names
+                times = [t for r in schedule.runs for _ in range(r.repeat) for t in r.run_s]
+                assert list(ends - starts) == times
+            issues = own & ~gpu & (kernels["rank"] == rank)
+            begins, stops = kernels["start_s"][issues], kernels["end_s"][issues]
+            assert np.all(begins[1:] >= stops[:-1])
+        last = kernels["end_s"][own].max()
+        assert last == end
+    assert seen == gpu.sum()
+
+
+def test_a_captured_graph_is_issued_once(busy: Workload) -> None:
+    """A decode step costs one issue on the CPU where graphs are captured, else one per kernel."""
+    counts = {}
+    for engine in (vllm_engine(), eager_engine()):
+        result = run(toy_environment(engine), STRATEGIES["tight"], busy, kernels_in=(0.0, 1.0))
+        kernels = result.columns["kernels"]
+        issued = (kernels["unit"] == "cpu") & (kernels["name"] != "host work")
+        counts[engine.name] = issued.sum() / (kernels["unit"] == "gpu").sum()
+    assert counts["eager"] == 1.0
+    assert counts["vllm-like"] < 0.5
+
+
+def test_kernels_are_recorded_on_demand_alone(busy: Workload) -> None:
+    """No frame of kernels unless it is asked for, also at resolution kernel."""
+    where = toy_environment(vllm_engine())
+    for resolution in ("span", "kernel"):
+        result = run(where, STRATEGIES["tight"], busy, resolution=resolution)
+        assert "kernels" not in result.columns
