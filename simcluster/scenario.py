@@ -58,3 +58,17 @@ class Scenario:
             "the scenario has no strategy of this name",
             nearest(name, [s.name for s in self.strategies]),
         )
+
+    @property
+    def default_rate_rps(self) -> float | None:
+        """Rate (requests/s) of a run that names none.
+
+        That of the workload, else the arrivals' own (None: of a trace, schedule or clients), else
+        the first of the sweep.
+        """
+        if self.workload.rate_rps is not None:
+            return self.workload.rate_rps
+        process = self.workload.arrival_process
+        if process.has_lengths or getattr(process, "own_rate_rps", None) is not None:
+            return None
+        return self.rates_rps[0] if self.rates_rps else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -65,11 +64,7 @@ def choose(scenario: Scenario, strategy: str | None, rate_rps: float | None) -> 
     """
     name = scenario.strategy(strategy).name
     if rate_rps is None:
-        rate_rps = scenario.workload.rate_rps
-    process = scenario.workload.arrival_process
-    has_own = process.has_lengths or getattr(process, "own_rate_rps", None) is not None
-    if rate_rps is None and scenario.rates_rps and not has_own:
-        rate_rps = scenario.rates_rps[0]
+        rate_rps = scenario.default_rate_rps
     return Cell(name, rate_rps, scenario.run.seeds[0])
 
 
@@ -195,8 +190,6 @@ def _run(scenario: Scenario, cell: Cell, folder: Unfinished | None) -> _Outcome:
     """Run one cell; its frames go into `folder` if there is one, else back to the caller."""
     for name in scenario.document.get("catalog", ()):  # this process may not be the reader's
         catalog.add_file(name)
-    if cell.rate_rps is None:  # the arrivals' own rate, not the first of the sweep
-        scenario = dataclasses.replace(scenario, rates_rps=())
     result = simulate(scenario, strategy=cell.strategy, rate_rps=cell.rate_rps, seed=cell.seed)
     row = summary(scenario, result)
     if folder is None:

@@ -78,6 +78,10 @@ SETTINGS = [
         "strategy.1.chunk_size=9",
         "strategy[1].chunk_size = 9: is not a key of [[strategy]] with kind",
     ),
+    (
+        "strategy.0.chunk_size=9",
+        "strategy.vLLM.chunk_size = 9: scheduler 'prefill-priority' does not split prompts",
+    ),
     # wrong types and ranges
     ("cluster.nodes=four", "cluster.nodes = 'four': must be a whole number >= 1."),
     ("cluster.nodes=1.5", "cluster.nodes = 1.5: must be a whole number >= 1."),

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from simcluster.engine.cluster import Cluster, Deployment
 from simcluster.engine.front_end import Gateway
+from simcluster.errors import ConfigError
 from simcluster.routing import ROUTERS
 from simcluster.strategies.base import CommonSettings, count_that_fits
 
@@ -43,7 +44,20 @@ class NoDG(CommonSettings):
     ] = "least-loaded"
 
     def build(self, cluster: Cluster) -> Deployment:
-        """Place the instances and put a router in front of them."""
+        """Place the instances and put a router in front of them.
+
+        Raises
+        ------
+        ConfigError
+            If they do not fit, or `chunk_size` is given to a scheduler without chunks.
+        """
+        if self.scheduler != "chunked" and self.chunk_size is not None:
+            raise ConfigError(
+                self.shape().key("chunk_size"),
+                self.chunk_size,
+                f"scheduler {self.scheduler!r} does not split prompts into chunks",
+                'Leave it out, or use scheduler = "chunked".',
+            )
         budget = None
         if self.scheduler == "chunked":
             budget = self.chunk_size or cluster.environment.engine.chunk_size
