@@ -2,9 +2,9 @@
 
 from simcluster._version import __version__
 from simcluster.scenario import Scenario
-from simcluster.scenario_file import load
+from simcluster.scenario_file import load, resolve
 from simcluster.simulate import simulate
 from simcluster.store import read
 from simcluster.sweep import compare
 
-__all__ = ["Scenario", "__version__", "compare", "load", "read", "simulate"]
+__all__ = ["Scenario", "__version__", "compare", "load", "read", "resolve", "simulate"]
