@@ -185,25 +185,44 @@ def test_decodes_do_not_disturb_prefills(workload: Workload, placement: Placemen
     assert np.array_equal(fudg.columns["requests"]["ttft_s"], alone.columns["requests"]["ttft_s"])
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_prefill_instances_of_a_node_share_its_nic(count: int) -> None:
-    """So many prompts that end together take so many times as long over the one NIC."""
-    environment = machines(pcie=1e12, network=2e8)
-    strategy = FuDG(
-        name="fudg", prefill_instances=count, decode_instances=4, placement="inter-node"
-    )
-    # Prefills fill node 0; the decodes all stand on node 1.
-    environment = dataclasses.replace(
-        environment, cluster=dataclasses.replace(environment.cluster, gpus_per_node=4)
-    )
-    result = deployed(environment, strategy, workload_of(np.zeros(count), 200, 9))
+def uphill_ends(result: Result) -> list[float]:
+    """When the KV of each request reached the pool, by request."""
     transfers = result.columns["transfers"]
     uphill = transfers["source"] != transfers["destination"]
-    start_s = 200 * STEP_TIME.per_prefill_token_s + on_grid(2e-3)
-    end_s = transfers["end_s"][uphill]
-    assert len(end_s) == count
-    assert len(set(end_s)) == 1
-    assert 0 <= end_s[0] - (start_s + count * 200 * KV_BYTES / 2e8) <= 2 * TICK_S
+    order = np.argsort(transfers["request_id"][uphill])
+    ends: list[float] = transfers["end_s"][uphill][order].tolist()
+    return ends
+
+
+ONE_NIC = machines(pcie=1e12, network=2e8, num_nodes=3, gpus_per_node=2)
+ALONE_S = 200 * KV_BYTES / 2e8
+"""200 tokens over a NIC."""
+
+
+def test_prefill_instances_of_a_node_share_its_nic_on_the_way_out() -> None:
+    """Two prompts that end together, bound for different nodes, take twice as long as one.
+
+    Prefills stand on node 0, decodes on nodes 2, 2, 1; the first request keeps the first decode
+    instance busy, so that the other two go to the second and third.
+    """
+    strategy = FuDG(name="fudg", prefill_instances=2, decode_instances=3, placement="inter-node")
+    result = deployed(ONE_NIC, strategy, workload_of([0.0, 0.25, 0.25], 200, [56, 9, 9]))
+    nodes = result.columns["instances"]["node"]
+    assert nodes[result.columns["requests"]["prefill_instance"]].tolist() == [0, 0, 0]
+    assert sorted(nodes[result.columns["requests"]["decode_instance"]][1:]) == [1, 2]
+    ready_s = 200 * STEP_TIME.per_prefill_token_s + on_grid(2e-3)
+    both_s = 0.25 + ready_s + 2 * ALONE_S
+    expected = [ready_s + ALONE_S, both_s, both_s]
+    assert uphill_ends(result) == pytest.approx(expected, abs=2 * TICK_S)
+
+
+def test_prefill_instances_of_all_nodes_share_the_nic_on_the_way_in() -> None:
+    """Three prompts from two nodes for one node: a third of its NIC each."""
+    strategy = FuDG(name="fudg", prefill_instances=3, decode_instances=1, placement="inter-node")
+    result = deployed(ONE_NIC, strategy, workload_of(np.zeros(3), 200, 9))
+    assert result.columns["instances"]["node"].tolist() == [0, 0, 1, 2]
+    ready_s = 200 * STEP_TIME.per_prefill_token_s + on_grid(2e-3)
+    assert uphill_ends(result) == pytest.approx([ready_s + 3 * ALONE_S] * 3, abs=2 * TICK_S)
 
 
 def test_inside_a_node_nobody_shares_a_nic() -> None:

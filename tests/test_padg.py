@@ -112,66 +112,69 @@ class Definition:
         return None
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    data=st.data(),
-    count=st.integers(1, 4),
-    slack=st.sampled_from(SLACKS),
-    changes=st.lists(
-        st.sampled_from(
-            ["route", "route", "prefilled", "step", "step", "finish", "preempt", "new"]
-        ),
-        min_size=1,
-        max_size=50,
-    ),
-)
-def test_the_books_of_the_ring_are_algorithm_1(
-    data: st.DataObject, count: int, slack: Slack, changes: list[str]
-) -> None:
+CHANGES = ("route", "route", "route", "prefilled", "prefilled", "step", "step", "step", "leave")
+
+
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 4), slack=st.sampled_from(SLACKS))
+def test_the_books_of_the_ring_are_algorithm_1(seed: int, count: int, slack: Slack) -> None:
     """Sums and keys stand for the pending and existing sets of the paper, whatever happens."""
+    rng = np.random.default_rng(seed)
     ttft_s, tpot_s = on_grid(1.0), on_grid(0.1)
     rule = RollingActivation(count, ttft_s=ttft_s, tpot_s=tpot_s, slack=slack)
     slow = Definition(ticks(ttft_s), ticks(tpot_s), slack, [[] for _ in range(count)], [0] * count)
     views: Sequence[Any] = [View() for _ in range(count)]
     now = 0.0
-    for order, change in enumerate(changes, start=1):
-        now = on_grid(now + data.draw(st.sampled_from([0.0, 0.0313, 0.11, 0.57])))
-        index = data.draw(st.integers(0, count - 1))
+    for order in range(1, 120):
+        now = on_grid(now + rng.exponential(0.05 / count))
+        index = int(rng.integers(count))
         here, view = slow.placed[index], views[index]
-        view.free_blocks = data.draw(st.sampled_from([3, 100, 100, 100]))
-        view.waiting_blocks = data.draw(st.sampled_from([0, 0, 2]))
+        view.free_blocks = int(rng.choice([4, 100, 100, 100]))
+        view.waiting_blocks = int(rng.choice([0, 0, 2]))
+        change = rng.choice(CHANGES)
         if change == "route":
-            request = Request(order, now, data.draw(st.integers(1, 60)), 10**6)
-            predicted_s = on_grid(request.prompt_len * 0.0123)
-            chosen = rule.scan(request, predicted_s, views, now)
-            expected = slow.scan(ticks(predicted_s), views, request.prompt_len, ticks(now))
-            assert chosen == expected
-            if chosen is not None:
-                switched = rule.accept(chosen, request, predicted_s, now)
-                assert switched == (chosen != slow.current)
-                if switched:
-                    slow.switched[slow.current] = slow.switched[chosen] = order
-                    slow.current = chosen
-                slow.placed[chosen].append(Placed(request, order, ticks(predicted_s)))
-        elif change == "new":
-            rule.reopen(now)
-            slow.switched[slow.current] = order
-        elif change == "prefilled":
-            coming = [q for q in here if not q.decoding]
-            if coming:
-                begin_decode(rule, index, coming[0], view, now)
+            route(rule, slow, Request(order, now, int(rng.integers(1, 60)), 10**6), views, now)
         elif change == "step":
             view.decode_step += 1
             for placed in here:
                 placed.tokens += placed.decoding
-        elif change in ("finish", "preempt"):
-            decoding = [q for q in here if q.decoding]
-            if decoding:
-                leaving = decoding[data.draw(st.integers(0, len(decoding) - 1))]
-                rule.left(index, leaving.request, finished=change == "finish")
-                leaving.decoding = False
-                if change == "finish":
-                    here.remove(leaving)
+        elif change == "prefilled":
+            coming = [q for q in here if not q.decoding]
+            if coming:
+                begin_decode(rule, index, coming[0], view, now)
+        elif decoding := [q for q in here if q.decoding]:
+            leaving, finished = decoding[rng.integers(len(decoding))], bool(rng.integers(2))
+            rule.left(index, leaving.request, finished=finished)
+            leaving.decoding = False
+            if finished:
+                here.remove(leaving)
+
+
+def route(
+    rule: RollingActivation,
+    slow: Definition,
+    request: Request,
+    views: Sequence[Any],
+    now: float,
+) -> None:
+    """Both decide about `request`; a failed round makes a new window on the current instance."""
+    predicted_s = on_grid(request.prompt_len * 0.0073)
+    order, prompt_len = request.request_id, request.prompt_len
+    for index, view in enumerate(views):
+        assert rule.satisfied(index, request, predicted_s, view, now) == slow.satisfied(
+            index, ticks(predicted_s), view, prompt_len, ticks(now)
+        )
+    chosen = rule.scan(request, predicted_s, views, now)
+    assert chosen == slow.scan(ticks(predicted_s), views, prompt_len, ticks(now))
+    if chosen is None:
+        rule.reopen(now)
+        slow.switched[slow.current] = order
+        return
+    assert rule.accept(chosen, request, predicted_s, now) == (chosen != slow.current)
+    if chosen != slow.current:
+        slow.switched[slow.current] = slow.switched[chosen] = order
+        slow.current = chosen
+    slow.placed[chosen].append(Placed(request, order, ticks(predicted_s)))
 
 
 def begin_decode(
