@@ -21,6 +21,8 @@ LAYERS = {
     2: {"catalog", "roofline", "workload", "kvcache", "sched", "routing"},
     3: {"engine", "strategies", "scenario", "simulate"},
     4: {
+        "accuracy",
+        "calibration",
         "goodput",
         "metrics",
         "plot",
