@@ -44,6 +44,7 @@ def check_laws(result: Result) -> None:
     check_requests(result)
     check_spans(result)
     check_tokens(result)
+    check_stamps(result)
     check_no_idling(result)
 
 
@@ -154,6 +155,37 @@ def _check_segments(segments: Columns, requests: Columns, finished: npt.NDArray[
     require(bool(((by_prefill >= 1) & (by_prefill <= most)).all()), "tokens outside the stays")
     num_stays = np.bincount(segments["request_id"], minlength=count)[finished]
     require(bool((num_stays <= most).all()), "more stays than preemptions allow")
+
+
+def check_stamps(result: Result) -> None:
+    """Stamps of finished requests are starts and ends of steps that do what the stamp says.
+
+    A prefill starts and ends with prefill steps of its instance. A request that was not preempted
+    starts to decode with a decode step, in the role ``mixed`` with the first after its prefill.
+    """
+    requests, spans = result.columns["requests"], result.columns["spans"]
+    finished = requests["status"] == "finished"
+    pools = result.columns["instances"]["pool"]
+    for instance in range(len(pools)):
+        mine = spans["instance"] == instance
+        prefills, decodes = mine & (spans["num_prefills"] > 0), mine & (spans["num_decodes"] > 0)
+        here = finished & (requests["prefill_instance"] == instance)
+        for stamp, edges in (
+            (requests["scheduled_s"][here], spans["start_s"][prefills]),
+            (requests["first_token_s"][here], spans["end_s"][prefills]),
+        ):
+            require(bool(np.isin(stamp, edges).all()), "a prefill outside of prefill steps")
+        here = finished & (requests["decode_instance"] == instance)
+        ends = spans["end_s"][mine]
+        require(bool(np.isin(requests["last_token_s"][here], ends).all()), "an end within a step")
+        here &= (requests["num_preemptions"] == 0) & (requests["output_len"] > 1)
+        starts = np.sort(spans["start_s"][decodes])
+        stamp = requests["decode_start_s"][here]
+        require(bool(np.isin(stamp, starts).all()), "a decode outside of decode steps")
+        if pools[instance] == "mixed":
+            first = starts[np.searchsorted(starts, requests["first_token_s"][here])]
+            one_lane = not spans["lane"][mine].any()
+            require(not one_lane or bool((stamp == first).all()), "a decode starts late or early")
 
 
 def check_no_idling(result: Result) -> None:
