@@ -278,19 +278,14 @@ def _result(
     env: Clock,
 ) -> Result:
     for instance, pool in zip(cluster.instances, cluster.pools, strict=True):
-        blocks = instance.scheduler.pool
+        stats = instance.stats
         recorder.instances.add(
             (
                 instance.instance_id,
                 pool,
                 cluster.node_of(instance),
-                cluster.tp_size_of(instance),
-                blocks.num_blocks,
-                instance.busy_s,
-                instance.num_steps,
-                instance.num_requests,
-                instance.scheduler.num_preemptions,
-                blocks.peak_used / blocks.num_blocks,
+                cluster.num_gpus_of(instance),
+                *stats,
             )
         )
     return Result(

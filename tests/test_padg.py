@@ -54,8 +54,13 @@ class View:
     """What an instance reports."""
 
     decode_step: int = 0
+    num_lanes: int = 1
     free_blocks: int = 100
     waiting_blocks: int = 0
+
+    def decode_step_of(self, lane: int) -> int:
+        """Decode steps done."""
+        return self.decode_step
 
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks of 16 tokens."""
@@ -188,7 +193,7 @@ def begin_decode(
     placed.tokens += 1
     placed.decoding = True
     request.num_output_tokens, request.decode_step = placed.tokens, view.decode_step
-    rule.joined(index, request)
+    rule.joined(index, request, 0)
 
 
 # --- in a cluster: every decision replayed from what was recorded --------------------------------

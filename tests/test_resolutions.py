@@ -47,8 +47,8 @@ MAX_MODEL_LEN = 160
 
 
 def toy_environment(engine: EngineProfile, slo: SloConfig, model: ModelSpec = TOY) -> Environment:
-    """Two nodes of four GPUs that serve a model of two layers."""
-    machines = environment(engine=engine, slo=slo, num_nodes=2, gpus_per_node=4)
+    """Two nodes of eight GPUs that serve a model of two layers."""
+    machines = environment(engine=engine, slo=slo, num_nodes=2, gpus_per_node=8)
     return dataclasses.replace(machines, model=ModelConfig(spec=model, max_model_len=MAX_MODEL_LEN))
 
 
@@ -92,10 +92,13 @@ SEQS = st.sampled_from([1, 3, 8, 64])
 @st.composite
 def strategies(draw: st.DrawFn) -> Any:
     """Any deployment of the toy cluster, with pools small enough to preempt."""
+    pp_size = draw(st.sampled_from([1, 1, 2]))
+    pool = draw(POOL)
     common: dict[str, Any] = {
         "name": "s",
         "tp_size": draw(st.sampled_from([1, 2])),
-        "num_kv_blocks": draw(POOL),
+        "pp_size": pp_size,
+        "num_kv_blocks": None if pool is None else pp_size * pool,
         "max_num_seqs": draw(SEQS),
     }
     kind = draw(st.sampled_from(["prefill-priority", "chunked", "intra", "inter", "padg"]))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import simpy
 
 from simcluster.config import Environment, SchedulerConfig
 from simcluster.engine.dispatcher import RankGroup
-from simcluster.engine.instance import Instance
+from simcluster.engine.instance import Instance, InstanceLike
 from simcluster.engine.link import Link, LinkNetwork, Path
+from simcluster.engine.pipeline import PipelineStages
+from simcluster.engine.pipelined import PipelinedInstance
 from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError
 from simcluster.kvcache import BlockPool
 from simcluster.request import Request
-from simcluster.roofline import RooflineStepTime, StepTime
+from simcluster.roofline import RooflineStepTime, StepTime, check_pp, pipeline_stages
 from simcluster.roofline.memory import kv_blocks
 from simcluster.sched import SCHEDULERS
 
@@ -66,6 +69,8 @@ class InstanceShape:
         Name of the strategy, for messages.
     tp_size : int
         GPUs of its tensor-parallel group.
+    pp_size : int
+        Stages of its pipeline, each on such a group.
     scheduler : str
         A key of `simcluster.sched.SCHEDULERS`.
     max_num_seqs, max_num_batched_tokens : int or None
@@ -78,15 +83,30 @@ class InstanceShape:
 
     strategy: str
     tp_size: int
+    pp_size: int = 1
     scheduler: str = "prefill-priority"
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     instances_per_node: int | None = None
     num_kv_blocks: int | None = None
 
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of an instance."""
+        return self.tp_size * self.pp_size
+
     def key(self, name: str) -> str:
         """The scenario key `name` of this strategy."""
         return f"strategy.{self.strategy}.{name}"
+
+
+def roofline_stages(environment: Environment, shape: InstanceShape) -> tuple[RooflineStepTime, ...]:
+    """Step times of the stages of a pipelined instance of `shape`."""
+    cluster, model = environment.cluster, environment.model
+    check_pp(model, shape.pp_size, key=shape.key("pp_size"))
+    return pipeline_stages(
+        model, cluster.gpu, cluster.fabric, environment.engine, shape.tp_size, shape.pp_size
+    )
 
 
 class Cluster:
@@ -107,7 +127,7 @@ class Cluster:
 
     Attributes
     ----------
-    instances : list of Instance
+    instances : list of InstanceLike
         In the order they were placed.
     pools : list of str
         Role of each: ``"mixed"``, ``"prefill"`` or ``"decode"``.
@@ -129,15 +149,17 @@ class Cluster:
         self.env = env
         self.environment = environment
         self.recorder = recorder
-        self.instances: list[Instance] = []
+        self.instances: list[InstanceLike] = []
         self.pools: list[str] = []
         self.network = LinkNetwork(env, recorder)
         self.on_finish: Callable[[Request], None] = lambda _: None
         self._resolution = resolution
         self._step_time = step_time
         self._step_times: dict[int, StepTime] = {}
-        self._nodes: list[int] = []  # of each instance
-        self._tp_sizes: list[int] = []
+        self._stages: dict[tuple[int, int], tuple[RooflineStepTime, ...]] = {}
+        self._nodes: list[tuple[int, ...]] = []  # of each stage of each instance
+        self._num_gpus: list[int] = []  # of each instance
+        self._num_lanes = 0  # of all instances
         config = environment.cluster
         self._free_gpus = [config.gpus_per_node] * config.num_nodes
         self._links: dict[str, Link] = {}
@@ -145,7 +167,7 @@ class Cluster:
     # --- placement ----------------------------------------------------------------------------
 
     def capacity(self, shape: InstanceShape) -> list[int]:
-        """Instances of `shape` that still fit on each node.
+        """Whole instances of `shape` that still fit on each node.
 
         Raises
         ------
@@ -162,59 +184,119 @@ class Cluster:
             )
         most = shape.instances_per_node or per_node
         placed = [0] * len(self._free_gpus)
-        for node in self._nodes:
-            placed[node] += 1
+        for nodes in self._nodes:
+            placed[nodes[0]] += 1
         return [
-            max(0, min(free // shape.tp_size, most - count))
+            max(0, min(free // shape.num_gpus, most - count))
             for free, count in zip(self._free_gpus, placed, strict=True)
         ]
 
-    def place(self, shape: InstanceShape, pool: str, node: int | None = None) -> Instance:
+    def num_that_fit(self, shape: InstanceShape) -> int:
+        """Instances of `shape` that still fit; a pipeline larger than a node spans several."""
+        if shape.num_gpus <= self.environment.cluster.gpus_per_node:
+            return sum(self.capacity(shape))
+        self.capacity(shape)  # its checks
+        return sum(free // shape.tp_size for free in self._free_gpus) // shape.pp_size
+
+    def place(self, shape: InstanceShape, pool: str, node: int | None = None) -> InstanceLike:
         """Put an instance of `shape` on the first node with room, or on `node`.
+
+        A pipeline that is larger than a node goes stage by stage to the first nodes with room.
 
         Raises
         ------
         ConfigError
             If the model does not fit its GPUs or no node has room.
         """
-        room = self.capacity(shape)
-        if node is None:
-            node = next((n for n, left in enumerate(room) if left), None)
-        if node is None or not room[node]:
+        nodes = self._stage_nodes(shape, node)
+        if nodes is None:
             cluster = self.environment.cluster
             raise ConfigError(
                 shape.key("instances"),
                 len(self.instances) + 1,
-                f"no node has {shape.tp_size} free GPUs left: the cluster has {cluster.num_nodes} "
+                f"no node has {shape.num_gpus} free GPUs left: the cluster has {cluster.num_nodes} "
                 f"nodes of {cluster.gpus_per_node} and holds {len(self.instances)} instances",
                 f"Use at most {len(self.instances)} instances, or add nodes.",
             )
-        instance = self._make(shape, pool)
-        self._free_gpus[node] -= shape.tp_size
-        self._nodes.append(node)
+        instance = self._make(shape, pool, nodes)
+        for home in nodes:
+            self._free_gpus[home] -= shape.tp_size
+        self.instances.append(instance)
+        self.pools.append(pool)
+        self._nodes.append(nodes)
+        self._num_gpus.append(shape.num_gpus)
         return instance
 
-    def _make(self, shape: InstanceShape, pool: str) -> Instance:
-        environment, engine = self.environment, self.environment.engine
+    def _stage_nodes(self, shape: InstanceShape, node: int | None) -> tuple[int, ...] | None:
+        """Node of each stage of the next instance of `shape`; None if there is no room."""
+        room = self.capacity(shape)
+        if shape.num_gpus <= self.environment.cluster.gpus_per_node:
+            if node is None:
+                node = next((n for n, left in enumerate(room) if left), None)
+            return None if node is None or not room[node] else (node,) * shape.pp_size
+        groups = [n for n, free in enumerate(self._free_gpus) for _ in range(free // shape.tp_size)]
+        return tuple(groups[: shape.pp_size]) if len(groups) >= shape.pp_size else None
+
+    def _make(self, shape: InstanceShape, pool: str, nodes: tuple[int, ...]) -> InstanceLike:
+        number = len(self.instances)
         num_blocks = self._num_blocks(shape)
-        step_time = self._step_times.get(shape.tp_size)
-        if step_time is None:
-            step_time = self._step_time(environment, shape.tp_size)
-            self._step_times[shape.tp_size] = step_time
+        if shape.pp_size == 1:
+            step_time = self._step_times.get(shape.tp_size)
+            if step_time is None:
+                step_time = self._step_time(self.environment, shape.tp_size)
+                self._step_times[shape.tp_size] = step_time
+            ranks = self._ranks(shape.tp_size, 0) if self._by_kernel else None
+            return self._lane(shape, pool, num_blocks, step_time, ranks=ranks)
+        stages = self._stages.get((shape.tp_size, shape.pp_size))
+        if stages is None:
+            stages = roofline_stages(self.environment, shape)
+            self._stages[(shape.tp_size, shape.pp_size)] = stages
+        cluster, model = self.environment.cluster, self.environment.model
+        links = [cluster.fabric if a == b else cluster.network for a, b in pairwise(nodes)]
+        groups = None
+        if self._by_kernel:
+            groups = [self._ranks(shape.tp_size, k * shape.tp_size) for k in range(shape.pp_size)]
+        pipeline = PipelineStages(self.env, stages, model, links, groups)
+        lanes = [
+            self._lane(
+                shape, pool, num_blocks // shape.pp_size, stages[0], lane=k, pipeline=pipeline
+            )
+            for k in range(shape.pp_size)
+        ]
+        for lane in lanes:
+            lane.instance_id = number
+        return PipelinedInstance(lanes, pipeline.prefill_s)
+
+    @property
+    def _by_kernel(self) -> bool:
+        return self._resolution == "kernel" or self.recorder.kernels is not None
+
+    def _ranks(self, tp_size: int, first_rank: int) -> RankGroup:
+        depth = self.environment.engine.queue_depth
+        number = len(self.instances)
+        return RankGroup(
+            self.env, tp_size, depth, self.recorder.kernels, number, first_rank=first_rank
+        )
+
+    def _lane(
+        self,
+        shape: InstanceShape,
+        pool: str,
+        num_blocks: int,
+        step_time: StepTime,
+        *,
+        ranks: RankGroup | None = None,
+        lane: int = 0,
+        pipeline: PipelineStages | None = None,
+    ) -> Instance:
+        environment, engine = self.environment, self.environment.engine
         blocks = BlockPool(num_blocks, engine.block_size, engine.watermark)
         scheduler = SCHEDULERS[shape.scheduler](
             scheduler_limits(environment, shape), blocks, prefill_only=pool == "prefill"
         )
-        ranks = None
-        if self._resolution == "kernel" or self.recorder.kernels is not None:
-            ranks = RankGroup(
-                self.env,
-                shape.tp_size,
-                engine.queue_depth,
-                self.recorder.kernels,
-                len(self.instances),
-            )
-        instance = Instance(
+        order = self._num_lanes
+        self._num_lanes += 1
+        return Instance(
             self.env,
             len(self.instances),
             scheduler,
@@ -223,78 +305,84 @@ class Cluster:
             resolution=self._resolution,
             ranks=ranks,
             window=environment.model.spec.sliding_window,
+            lane=lane,
+            order=order,
+            pipeline=pipeline,
         )
-        self.instances.append(instance)
-        self.pools.append(pool)
-        self._tp_sizes.append(shape.tp_size)
-        return instance
 
     def _num_blocks(self, shape: InstanceShape) -> int:
         environment = self.environment
-        if shape.num_kv_blocks is None:
-            return kv_blocks(
+        num_blocks = shape.num_kv_blocks
+        key = "num_kv_blocks"
+        if num_blocks is None:
+            key = "pp_size"
+            num_blocks = kv_blocks(
                 environment.model,
                 environment.cluster.gpu,
                 environment.engine,
                 shape.tp_size,
+                shape.pp_size,
                 key=shape.key("tp_size"),
             )
-        tokens = shape.num_kv_blocks * environment.engine.block_size
+        tokens = num_blocks // shape.pp_size * environment.engine.block_size
         if tokens < environment.model.max_model_len:
+            batches = f" in each of the {shape.pp_size} batches" if shape.pp_size > 1 else ""
             raise ConfigError(
-                shape.key("num_kv_blocks"),
-                shape.num_kv_blocks,
-                f"{tokens} tokens cannot hold one sequence of max_model_len = "
+                shape.key(key),
+                shape.num_kv_blocks if key == "num_kv_blocks" else shape.pp_size,
+                f"{tokens} tokens{batches} cannot hold one sequence of max_model_len = "
                 f"{environment.model.max_model_len}",
-                "Raise it, or lower engine.max_model_len.",
+                "Raise it, or lower engine.max_model_len."
+                if key == "num_kv_blocks"
+                else f"Set engine.max_model_len to at most {tokens}, or use fewer stages.",
             )
-        return shape.num_kv_blocks
+        return num_blocks
 
     @property
     def num_gpus(self) -> int:
         """GPUs of the placed instances."""
-        return sum(self._tp_sizes)
+        return sum(self._num_gpus)
 
-    def node_of(self, instance: Instance) -> int:
-        """Node of `instance`."""
-        return self._nodes[instance.instance_id]
+    def node_of(self, instance: InstanceLike) -> int:
+        """Node of `instance`; of its first stage if it spans several."""
+        return self._nodes[instance.instance_id][0]
 
-    def tp_size_of(self, instance: Instance) -> int:
+    def num_gpus_of(self, instance: InstanceLike) -> int:
         """GPUs of `instance`."""
-        return self._tp_sizes[instance.instance_id]
+        return self._num_gpus[instance.instance_id]
 
     # --- links --------------------------------------------------------------------------------
 
-    def fabric_path(self, source: Instance, destination: Instance) -> Path:
+    def fabric_path(self, source: InstanceLike, destination: InstanceLike) -> Path:
         """From the GPUs of one instance to those of another on the same node."""
         fabric = self.environment.cluster.fabric
         return (
             self._link(
                 f"instance-{source.instance_id} fabric out",
-                self.tp_size_of(source) * fabric.bandwidth * fabric.efficiency,
+                self.num_gpus_of(source) * fabric.bandwidth * fabric.efficiency,
                 fabric.latency_s,
             ),
             self._link(
                 f"instance-{destination.instance_id} fabric in",
-                self.tp_size_of(destination) * fabric.bandwidth * fabric.efficiency,
+                self.num_gpus_of(destination) * fabric.bandwidth * fabric.efficiency,
                 0.0,
             ),
         )
 
-    def to_host_path(self, source: Instance, node: int) -> Path:
+    def to_host_path(self, source: InstanceLike, node: int) -> Path:
         """From the GPUs of an instance to the host memory of `node`, over the NICs if elsewhere."""
         pcie = self.environment.cluster.pcie
         name = f"instance-{source.instance_id} pcie out"
-        bandwidth = self.tp_size_of(source) * pcie.bandwidth * pcie.efficiency
+        bandwidth = self.num_gpus_of(source) * pcie.bandwidth * pcie.efficiency
         path: Path = (self._link(name, bandwidth, pcie.latency_s),)
         home = self.node_of(source)
         return path if home == node else (*path, *self._network_path(home, node))
 
-    def from_host_path(self, destination: Instance) -> Path:
+    def from_host_path(self, destination: InstanceLike) -> Path:
         """From the memory of its own host to the GPUs of an instance."""
         pcie = self.environment.cluster.pcie
         name = f"instance-{destination.instance_id} pcie in"
-        bandwidth = self.tp_size_of(destination) * pcie.bandwidth * pcie.efficiency
+        bandwidth = self.num_gpus_of(destination) * pcie.bandwidth * pcie.efficiency
         return (self._link(name, bandwidth, pcie.latency_s),)
 
     def _network_path(self, source_node: int, destination_node: int) -> Path:

@@ -100,6 +100,8 @@ class RankGroup:
         Where the kernels are written down.
     instance_id : int
         Whose group it is, for the log.
+    first_rank : int
+        Number of its first rank in the instance, for the log.
     """
 
     def __init__(
@@ -109,9 +111,12 @@ class RankGroup:
         queue_depth: int,
         log: KernelLog | None = None,
         instance_id: int = 0,
+        *,
+        first_rank: int = 0,
     ) -> None:
         self._env = env
-        writers = [log.writer(instance_id, rank) if log else None for rank in range(num_ranks)]
+        numbers = range(first_rank, first_rank + num_ranks)
+        writers = [log.writer(instance_id, rank) if log else None for rank in numbers]
         self.gpus = [GpuQueue(env, queue_depth, write) for write in writers]
         self.dispatchers = [
             CpuDispatcher(env, gpu, write) for gpu, write in zip(self.gpus, writers, strict=True)

@@ -10,7 +10,7 @@ from typing import Any
 import simpy
 
 from simcluster.engine.clock import ROUTING, Wake
-from simcluster.engine.instance import Instance
+from simcluster.engine.instance import InstanceLike
 from simcluster.request import Request, RequestStatus
 from simcluster.routing.base import Router
 
@@ -25,7 +25,7 @@ class FrontEnd(ABC):
     ----------
     env : simpy.Environment
         The run.
-    instances : sequence of Instance
+    instances : sequence of InstanceLike
         The group; this object becomes their owner.
     on_finish : callable
         Called with every request that finished or was rejected.
@@ -39,14 +39,14 @@ class FrontEnd(ABC):
     def __init__(
         self,
         env: simpy.Environment,
-        instances: Sequence[Instance],
+        instances: Sequence[InstanceLike],
         on_finish: Callable[[Request], None],
     ) -> None:
         self._env = env
         self.instances = list(instances)
         self._on_finish = on_finish
         self.pending: deque[Request] = deque()
-        self._due: list[Instance] = []  # had a boundary since the queue was looked at
+        self._due: list[InstanceLike] = []  # had a boundary since the queue was looked at
         self._wake = Wake(env)
         for instance in self.instances:
             instance.owner = self
@@ -65,7 +65,7 @@ class FrontEnd(ABC):
         self._on_finish(request)
 
     @abstractmethod
-    def _place(self, request: Request, among: Collection[Instance] | None = None) -> bool:
+    def _place(self, request: Request, among: Collection[InstanceLike] | None = None) -> bool:
         """Give `request` to an instance, or reject it; False leaves it pending.
 
         `among` are the instances whose state has changed since it was offered last; None means that
@@ -81,7 +81,7 @@ class FrontEnd(ABC):
     def _run(self) -> Generator[simpy.Event, Any, None]:
         while True:
             yield self._wake.sleep()
-            among: list[Instance] | None = list(self._due)
+            among: list[InstanceLike] | None = list(self._due)
             self._due.clear()
             while self.pending and self._place(self.pending[0], among):
                 self.pending.popleft()
@@ -93,20 +93,20 @@ class FrontEnd(ABC):
 
     # --- what the instances say ---------------------------------------------------------------
 
-    def boundary(self, instance: Instance) -> None:
+    def boundary(self, instance: InstanceLike) -> None:
         """Offer the head of the queue again, once all that happens at this time is known."""
         if self.pending:
             if not self._due:
                 self._wake.move(self._env.now, ROUTING)
             self._due.append(instance)
 
-    def prefilled(self, instance: Instance, request: Request) -> None:  # noqa: B027 (a hook)
+    def prefilled(self, instance: InstanceLike, request: Request) -> None:  # noqa: B027 (a hook)
         """Nothing to do: the request goes on to decode where it is."""
 
-    def preempted(self, instance: Instance, request: Request) -> None:  # noqa: B027 (a hook)
+    def preempted(self, instance: InstanceLike, request: Request) -> None:  # noqa: B027 (a hook)
         """Nothing to do: the request recomputes where it is."""
 
-    def finished(self, instance: Instance, request: Request) -> None:
+    def finished(self, instance: InstanceLike, request: Request) -> None:
         """Pass the news on."""
         self._on_finish(request)
 
@@ -125,14 +125,14 @@ class Gateway(FrontEnd):
     def __init__(
         self,
         env: simpy.Environment,
-        instances: Sequence[Instance],
+        instances: Sequence[InstanceLike],
         router: Router,
         on_finish: Callable[[Request], None],
     ) -> None:
         super().__init__(env, instances, on_finish)
         self._router = router
 
-    def _place(self, request: Request, among: Collection[Instance] | None = None) -> bool:
+    def _place(self, request: Request, among: Collection[InstanceLike] | None = None) -> bool:
         index = self._router.choose(request, self.instances, self._env.now)
         if index is None:
             return False

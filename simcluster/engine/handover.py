@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import simpy
 
 from simcluster.engine.clock import ROUTING, At
-from simcluster.engine.instance import Instance
+from simcluster.engine.instance import InstanceLike
 from simcluster.engine.link import LinkNetwork, Path
 from simcluster.errors import InvariantError
 from simcluster.request import Request
@@ -22,21 +22,21 @@ class DecodePort:
 
     Parameters
     ----------
-    instance : Instance
+    instance : InstanceLike
         The decode instance.
 
     Attributes
     ----------
-    queue : deque of (Request, Instance)
+    queue : deque of (Request, InstanceLike)
         Requests that wait for a reservation, with the prefill instance that holds their KV.
     coming_tokens : int
         Tokens of the requests in the queue or in transfer.
     """
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: InstanceLike) -> None:
         self.instance = instance
         self.instance_id = instance.instance_id
-        self.queue: deque[tuple[Request, Instance]] = deque()
+        self.queue: deque[tuple[Request, InstanceLike]] = deque()
         self.coming_tokens = 0
 
     @property
@@ -51,10 +51,7 @@ class DecodePort:
 
     def has_room(self, request: Request) -> bool:
         """Whether the KV of `request` fits above the watermark now."""
-        pool = self.instance.scheduler.pool
-        needed = pool.blocks_for(request.num_computed_tokens) + self.instance.taken_blocks
-        # Preempted requests come first: they were here before.
-        return not self.instance.scheduler.waiting and pool.can_admit(needed)
+        return self.instance.can_reserve(request)
 
 
 class KvHandover:
@@ -66,7 +63,7 @@ class KvHandover:
         The run.
     network : LinkNetwork
         The links.
-    decode : sequence of Instance
+    decode : sequence of InstanceLike
         The decode pool.
     router : callable
         Makes the router that chooses among the decode instances a prefill instance can reach.
@@ -83,10 +80,10 @@ class KvHandover:
         self,
         env: simpy.Environment,
         network: LinkNetwork,
-        decode: Sequence[Instance],
+        decode: Sequence[InstanceLike],
         *,
         router: Callable[[], Router],
-        paths: Callable[[Instance, Instance], tuple[Path, ...]],
+        paths: Callable[[InstanceLike, InstanceLike], tuple[Path, ...]],
         bytes_per_token: int,
         on_finish: Callable[[Request], None],
     ) -> None:
@@ -102,7 +99,7 @@ class KvHandover:
         for instance in decode:
             instance.owner = self
 
-    def hand_over(self, source: Instance, request: Request) -> None:
+    def hand_over(self, source: InstanceLike, request: Request) -> None:
         """Send `request`, whose prompt `source` has just computed, to a decode instance.
 
         It is routed once all steps that end now have ended: the router reads other instances.
@@ -110,7 +107,7 @@ class KvHandover:
         routing = At(self._env, self._env.now, ROUTING)
         routing.callbacks.append(lambda _: self._route(source, request))
 
-    def _route(self, source: Instance, request: Request) -> None:
+    def _route(self, source: InstanceLike, request: Request) -> None:
         reachable = self._reachable.get(source.instance_id)
         if reachable is None:
             ports = [p for p in self._ports.values() if self._paths(source, p.instance)]
@@ -124,7 +121,7 @@ class KvHandover:
         port.coming_tokens += request.num_computed_tokens
         self._start_transfers(port)
 
-    def _paths(self, source: Instance, destination: Instance) -> tuple[Path, ...]:
+    def _paths(self, source: InstanceLike, destination: InstanceLike) -> tuple[Path, ...]:
         key = (source.instance_id, destination.instance_id)
         paths = self._known_paths.get(key)
         if paths is None:
@@ -134,13 +131,13 @@ class KvHandover:
     def _start_transfers(self, port: DecodePort) -> None:
         while port.queue and port.has_room(port.queue[0][0]):
             request, source = port.queue.popleft()
-            port.instance.reserve(port.instance.blocks_for(request.num_computed_tokens))
+            port.instance.reserve(request)
             self._send(port, source, request, self._paths(source, port.instance))
 
     def _send(
         self,
         port: DecodePort,
-        source: Instance,
+        source: InstanceLike,
         request: Request,
         paths: tuple[Path, ...],
         hop: int = 0,
@@ -162,16 +159,16 @@ class KvHandover:
 
     # --- what the decode instances say --------------------------------------------------------
 
-    def boundary(self, instance: Instance) -> None:
+    def boundary(self, instance: InstanceLike) -> None:
         """Nothing to do: room for a transfer arises when a request ends, not at every step."""
 
-    def prefilled(self, instance: Instance, request: Request) -> None:
+    def prefilled(self, instance: InstanceLike, request: Request) -> None:
         """Nothing to do: a preempted request has recomputed here and decodes on."""
 
-    def preempted(self, instance: Instance, request: Request) -> None:
+    def preempted(self, instance: InstanceLike, request: Request) -> None:
         """Nothing to do: the request recomputes on the decode instance."""
 
-    def finished(self, instance: Instance, request: Request) -> None:
+    def finished(self, instance: InstanceLike, request: Request) -> None:
         """Use the freed blocks for the next transfer."""
         self._start_transfers(self._ports[instance.instance_id])
         self._on_finish(request)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import simpy
 
 from simcluster.engine.clock import SCHEDULING, STEP_END, Wake
 from simcluster.engine.dispatcher import RankGroup
+from simcluster.engine.pipeline import PipelineStages
 from simcluster.engine.recorder import Recorder
 from simcluster.errors import InvariantError
 from simcluster.request import Request
@@ -22,27 +23,149 @@ MAX_SPAN_STEPS: Final = 512
 """Longest run of steps planned as one event; longer ones are planned again from their end."""
 
 
-StopAt = Callable[["Instance", list[float], int], int]
+StopAt = Callable[["InstanceLike", list[float], int], int]
 """Where a span must stop: from the instance, the end times of its steps (s) and how many of them
 have ended to the number of steps, more than those, after which the boundary must be an event."""
+
+
+class InstanceLike(Protocol):
+    """What routers and strategies use of an instance: an `Instance`, or one with a pipeline."""
+
+    instance_id: int
+    owner: InstanceOwner
+    hold_output: bool
+    num_requests: int
+    num_lanes: int
+
+    @property
+    def load_tokens(self) -> int:
+        """Tokens of the waiting and running requests."""
+        ...
+
+    @property
+    def free_blocks(self) -> int:
+        """Free KV blocks where the next request would go."""
+        ...
+
+    @property
+    def waiting_blocks(self) -> int:
+        """KV blocks that the requests waiting where it would go will take."""
+        ...
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether any request waits or runs."""
+        ...
+
+    @property
+    def stats(self) -> InstanceStats:
+        """What it has done so far."""
+        ...
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """KV blocks that hold `num_tokens` tokens of one sequence."""
+        ...
+
+    def decode_step_of(self, lane: int) -> int:
+        """Decode steps of `lane` done at its last step boundary."""
+        ...
+
+    def lane_of(self, request: Request) -> int:
+        """The lane that `request` is in."""
+        ...
+
+    def free_blocks_after(self, num_steps: int) -> int:
+        """Free KV blocks when `num_steps` steps of the current span have ended."""
+        ...
+
+    def has_room(self, request: Request) -> bool:
+        """Whether `request` would be admitted at the next boundary."""
+        ...
+
+    def can_reserve(self, request: Request) -> bool:
+        """Whether the KV of `request` fits above the watermark now."""
+        ...
+
+    def reserve(self, request: Request) -> None:
+        """Take the blocks for the KV of `request`, which is to come; they must be free."""
+        ...
+
+    def submit(self, request: Request) -> None:
+        """Queue `request` for prefill."""
+        ...
+
+    def join(self, request: Request) -> None:
+        """Take over `request`, whose KV has arrived in blocks reserved here."""
+        ...
+
+    def release(self, request: Request) -> None:
+        """Free the blocks of `request`, whose KV has left for a decode instance."""
+        ...
+
+    def decodes(self, request: Request) -> bool:
+        """Whether `request` is decoding here."""
+        ...
+
+    def prefill_s(self, prompt_len: int) -> float:
+        """Time to prefill one prompt of `prompt_len` tokens alone (s)."""
+        ...
+
+    def wake(self) -> None:
+        """Schedule again at the next step boundary; at once if it is idle."""
+        ...
+
+    def watch(self, stop_at: StopAt | None) -> None:
+        """From now on end spans where `stop_at` says, the present one too; None: nowhere."""
+        ...
+
+    def release_output(self) -> list[Request]:
+        """Release the tokens held back so far; return whose last token is among them."""
+        ...
+
+    def close(self) -> None:
+        """Book what has ended, because the run is over."""
+        ...
+
+
+class InstanceStats(NamedTuple):
+    """Totals of one instance: columns of the instances frame.
+
+    Attributes
+    ----------
+    num_blocks : int
+        KV blocks.
+    busy_s : float
+        Time in steps (s), of all its lanes.
+    num_steps, num_requests, num_preemptions : int
+        How many.
+    peak_kv_usage : float
+        Largest share of blocks in use, 0 to 1.
+    """
+
+    num_blocks: int
+    busy_s: float
+    num_steps: int
+    num_requests: int
+    num_preemptions: int
+    peak_kv_usage: float
 
 
 class InstanceOwner(Protocol):
     """Who hears from an instance: the router in front of it, the strategy around it."""
 
-    def prefilled(self, instance: Instance, request: Request) -> None:
+    def prefilled(self, instance: InstanceLike, request: Request) -> None:
         """`request` produced its first token here (again, after a preemption)."""
         ...
 
-    def preempted(self, instance: Instance, request: Request) -> None:
+    def preempted(self, instance: InstanceLike, request: Request) -> None:
         """`request` was decoding here, lost its KV and waits to recompute."""
         ...
 
-    def finished(self, instance: Instance, request: Request) -> None:
+    def finished(self, instance: InstanceLike, request: Request) -> None:
         """`request` produced its last token here."""
         ...
 
-    def boundary(self, instance: Instance) -> None:
+    def boundary(self, instance: InstanceLike) -> None:
         """A step of the instance ended, and its state is up to date."""
         ...
 
@@ -71,6 +194,12 @@ class Instance:
         Dispatchers and GPUs, at resolution ``kernel`` or where the recorder wants kernels.
     window : int or None
         The model's sliding window (tokens).
+    lane : int
+        Which of the batches in flight of a pipeline this is.
+    order : int, optional
+        Its place in ties, unique in the cluster; default: `instance_id`.
+    pipeline : PipelineStages, optional
+        The stages that its batches pass, one step at a time, shared with the other lanes.
 
     Attributes
     ----------
@@ -85,6 +214,7 @@ class Instance:
     """
 
     owner: InstanceOwner
+    num_lanes = 1
 
     def __init__(
         self,
@@ -97,9 +227,15 @@ class Instance:
         resolution: str = "span",
         ranks: RankGroup | None = None,
         window: int | None = None,
+        lane: int = 0,
+        order: int | None = None,
+        pipeline: PipelineStages | None = None,
     ) -> None:
         self._env = env
         self.instance_id = instance_id
+        self._lane = lane
+        self._order = instance_id if order is None else order
+        self._pipeline = pipeline
         self.scheduler = scheduler
         self.step_time = step_time
         self._spans = recorder.spans
@@ -149,7 +285,7 @@ class Instance:
         now = self._env.now
         if self._idle:
             self._idle = False
-            self._wake.move(now, SCHEDULING + self.instance_id)
+            self._wake.move(now, SCHEDULING + self._order)
         elif self._steps > 1:
             self._stop_after(bisect_left(self._ends, now) + 1)
 
@@ -165,7 +301,7 @@ class Instance:
         """End the span after `steps` steps, if it does not end before."""
         if steps < self._steps:
             self._steps = steps
-            self._wake.move(self._ends[steps - 1], STEP_END + self.instance_id)
+            self._wake.move(self._ends[steps - 1], STEP_END + self._order)
 
     def release_output(self) -> list[Request]:
         """Release the tokens held back so far to their users, now.
@@ -207,7 +343,36 @@ class Instance:
         return tokens
 
     @property
-    def decode_step(self) -> int:
+    def has_unfinished(self) -> bool:
+        """Whether any request waits or runs."""
+        return self.scheduler.has_unfinished
+
+    @property
+    def stats(self) -> InstanceStats:
+        """What it has done so far."""
+        pool = self.scheduler.pool
+        return InstanceStats(
+            pool.num_blocks,
+            self.busy_s,
+            self.num_steps,
+            self.num_requests,
+            self.scheduler.num_preemptions,
+            pool.peak_used / pool.num_blocks,
+        )
+
+    def decodes(self, request: Request) -> bool:
+        """Whether `request` is decoding here."""
+        return request in self.scheduler.batch
+
+    def prefill_s(self, prompt_len: int) -> float:
+        """Time to prefill one prompt of `prompt_len` tokens alone (s)."""
+        return self.step_time.prefill_s(prompt_len)
+
+    def lane_of(self, request: Request) -> int:
+        """The lane that `request` is in: there is one."""
+        return 0
+
+    def decode_step_of(self, lane: int) -> int:
         """Decode steps done at the last step boundary."""
         step = self.scheduler.batch.step
         if self._plan is not None and self._plan.num_decodes:
@@ -243,10 +408,19 @@ class Instance:
         self.wake()
         self.owner.boundary(self)
 
-    def reserve(self, num_blocks: int) -> None:
-        """Take `num_blocks` for a request whose KV is to come; they must be free."""
+    def can_reserve(self, request: Request) -> bool:
+        """Whether the KV of `request` fits above the watermark now.
+
+        Preempted requests come first: they were here before.
+        """
+        pool = self.scheduler.pool
+        needed = pool.blocks_for(request.num_computed_tokens) + self.taken_blocks
+        return not self.scheduler.waiting and pool.can_admit(needed)
+
+    def reserve(self, request: Request) -> None:
+        """Take the blocks for the KV of `request`, which is to come; they must be free."""
         pool, batch = self.scheduler.pool, self.scheduler.batch
-        pool.allocate(num_blocks)
+        pool.allocate(pool.blocks_for(request.num_computed_tokens))
         if self._steps > 1 and batch.blocks_needed(self._steps) > pool.free_blocks:
             # The rest of the span counted on these blocks.
             self.wake()
@@ -285,14 +459,16 @@ class Instance:
                 continue
             self._start_s = env.now
             self._plan = plan
-            if self._by_kernel(plan):
+            if self._pipeline is not None:
+                yield from self._pass_pipeline(plan, self._pipeline)
+            elif self._by_kernel(plan):
                 yield from self._run_kernels(plan)
             else:
                 self._ends = self._step_ends(plan)
                 self._steps = len(self._ends)
                 if self._stop_at is not None and self._steps > 1:
                     self._steps = self._stop_at(self, self._ends, 0)
-                yield self._wake.at(self._ends[self._steps - 1], STEP_END + self.instance_id)
+                yield self._wake.at(self._ends[self._steps - 1], STEP_END + self._order)
             steps = self._steps
             gpu_s = self._gpu_s(plan, steps - 1) if self.step_time.overlaps_host else 0.0
             self._plan, self._steps = None, 0
@@ -301,7 +477,7 @@ class Instance:
             self.owner.boundary(self)
             if env.peek() <= env.now:
                 # Others have business at this very time: let it settle before planning.
-                yield self._wake.at(env.now, SCHEDULING + self.instance_id)
+                yield self._wake.at(env.now, SCHEDULING + self._order)
 
     def _step_ends(self, plan: StepPlan) -> list[float]:
         """End times of the steps of `plan` (s)."""
@@ -372,7 +548,22 @@ class Instance:
         if host_after_s:
             self._write_host_work(self._env.now, end)
         self._ends = [end]
-        yield self._wake.at(end, STEP_END + self.instance_id)
+        yield self._wake.at(end, STEP_END + self._order)
+
+    def _pass_pipeline(
+        self, plan: StepPlan, pipeline: PipelineStages
+    ) -> Generator[simpy.Event, Any, None]:
+        """Let the batch pass the stages once; the host works on it before and after."""
+        shape = plan.shape(self._first_window(plan))
+        before_s, after_s = pipeline.host_s(shape)
+        self._steps = 1
+        self._ends = []
+        if before_s:
+            yield self._wake.at(self._env.now + before_s, STEP_END + self._order)
+        end = yield from pipeline.pass_through(shape)
+        end += after_s
+        self._ends = [end]
+        yield self._wake.at(end, STEP_END + self._order)
 
     def _write_host_work(self, start: float, end: float) -> None:
         if self._kernels is not None:
@@ -387,7 +578,7 @@ class Instance:
         self._spans.add(
             (
                 self.instance_id,
-                0,
+                self._lane,
                 self._start_s,
                 end,
                 plan.kind,
@@ -408,7 +599,9 @@ class Instance:
     def _record_segments(self) -> None:
         segments = self.scheduler.segments
         for number, prefill_end_s, first_step, last_step in segments:
-            self._segments.add((number, self.instance_id, 0, prefill_end_s, first_step, last_step))
+            self._segments.add(
+                (number, self.instance_id, self._lane, prefill_end_s, first_step, last_step)
+            )
         segments.clear()
 
     def _finish(self, plan: StepPlan, steps: int) -> None:

@@ -10,7 +10,7 @@ import simpy
 
 from simcluster.engine.clock import ROUTING, At
 from simcluster.engine.front_end import FrontEnd
-from simcluster.engine.instance import Instance
+from simcluster.engine.instance import InstanceLike
 from simcluster.engine.recorder import Recorder
 from simcluster.request import Request
 from simcluster.routing.rolling_activation import RollingActivation
@@ -44,7 +44,7 @@ class MacroInstance(FrontEnd):
     def __init__(
         self,
         env: simpy.Environment,
-        instances: Sequence[Instance],
+        instances: Sequence[InstanceLike],
         activation: RollingActivation,
         *,
         ttft_s: float,
@@ -60,12 +60,12 @@ class MacroInstance(FrontEnd):
         self._hold_output = hold_output
         self._windows = recorder.windows
         self._index = {i.instance_id: k for k, i in enumerate(self.instances)}
-        self._open: Instance | None = None  # whose window is open
+        self._open: InstanceLike | None = None  # whose window is open
         self._opened_s = 0.0
         self._released_s = nan  # until when its output is held back; NaN if it is not
         self._num_windows = 0
 
-    def _place(self, request: Request, among: Collection[Instance] | None = None) -> bool:
+    def _place(self, request: Request, among: Collection[InstanceLike] | None = None) -> bool:
         now = self._env.now
         activation = self._activation
         predicted_s = self._predict_s(request.prompt_len)
@@ -101,7 +101,7 @@ class MacroInstance(FrontEnd):
         for instance in self.instances:
             instance.watch(None)
 
-    def _stop_at(self, instance: Instance, ends: list[float], first: int) -> int:
+    def _stop_at(self, instance: InstanceLike, ends: list[float], first: int) -> int:
         """Steps of the span after which the head of the queue would pass, at the latest all."""
         request = self.pending[0]
         passed = self._activation.first_pass(
@@ -141,30 +141,31 @@ class MacroInstance(FrontEnd):
         if self._open is not None and window == self._num_windows:
             self._release(self._open)
 
-    def _release(self, instance: Instance) -> None:
+    def _release(self, instance: InstanceLike) -> None:
         if instance.hold_output:
             instance.hold_output = False
             self._show(instance)
             self._released_s = self._env.now
 
-    def prefilled(self, instance: Instance, request: Request) -> None:
+    def prefilled(self, instance: InstanceLike, request: Request) -> None:
         """Book that `request` decodes now."""
-        if request in instance.scheduler.batch:
-            self._activation.joined(self._index[instance.instance_id], request)
+        if instance.decodes(request):
+            index = self._index[instance.instance_id]
+            self._activation.joined(index, request, instance.lane_of(request))
 
-    def preempted(self, instance: Instance, request: Request) -> None:
+    def preempted(self, instance: InstanceLike, request: Request) -> None:
         """Book that `request` does not decode for now."""
         self._activation.left(self._index[instance.instance_id], request, finished=False)
 
-    def finished(self, instance: Instance, request: Request) -> None:
+    def finished(self, instance: InstanceLike, request: Request) -> None:
         """Book that `request` is done; an instance with nothing left to do releases its output."""
         self._activation.left(self._index[instance.instance_id], request, finished=True)
         if not instance.hold_output:
             super().finished(instance, request)
-        elif not instance.scheduler.has_unfinished:
+        elif not instance.has_unfinished:
             self._show(instance)
 
-    def _show(self, instance: Instance) -> None:
+    def _show(self, instance: InstanceLike) -> None:
         """Release what `instance` holds back: for its user, a request ends here."""
         for request in instance.release_output():
             super().finished(instance, request)

@@ -27,9 +27,10 @@ SLACK_STATISTICS: Final[dict[str, Callable[[Iterable[float]], float]]] = {
 class RollingView(Protocol):
     """What rolling activation may know of an instance: its state at its last step boundary."""
 
-    @property
-    def decode_step(self) -> int:
-        """Decode steps done since the start."""
+    num_lanes: int
+
+    def decode_step_of(self, lane: int) -> int:
+        """Decode steps that `lane` has done since the start (a pipeline has several lanes)."""
         ...
 
     @property
@@ -59,7 +60,7 @@ class _Ring:
     slack are statistics of the keys.
     """
 
-    __slots__ = ("existing", "opened_s", "pending_s", "predicted_s", "recent")
+    __slots__ = ("existing", "lanes", "opened_s", "pending_s", "predicted_s", "recent")
 
     def __init__(self) -> None:
         self.opened_s = 0.0
@@ -67,6 +68,7 @@ class _Ring:
         self.predicted_s: dict[int, float] = {}  # of those requests, while they are unfinished
         self.recent: dict[int, float] = {}  # keys of those of them that decode
         self.existing: dict[int, float] = {}  # keys of the decoding requests routed earlier
+        self.lanes: dict[int, int] = {}  # of the decoding requests, where there are several
 
     def reopen(self, now: float) -> None:
         """A window opens or closes: who came before is now existing."""
@@ -140,11 +142,22 @@ class RollingActivation:
         if total_s > self._ttft_s:
             return False
         if ring.existing:
-            key = self._judge(ring.existing.values())
-            if self._tpot_s * instance.decode_step - now + key < total_s:
+            if instance.num_lanes == 1:
+                key = self._judge(ring.existing.values())
+                slack_s = self._tpot_s * instance.decode_step_of(0) - now + key
+            else:
+                slack_s = self._judge(self._credits(ring, instance)) - now
+            if slack_s < total_s:
                 return False
         needed = instance.blocks_for(request.prompt_len) + instance.waiting_blocks
         return needed <= instance.free_blocks
+
+    def _credits(self, ring: _Ring, instance: RollingView) -> list[float]:
+        """Slack plus now (s) of each existing request of an instance with several lanes."""
+        steps = [instance.decode_step_of(lane) for lane in range(instance.num_lanes)]
+        return [
+            self._tpot_s * steps[ring.lanes[number]] + key for number, key in ring.existing.items()
+        ]
 
     def first_pass(
         self,
@@ -170,13 +183,14 @@ class RollingActivation:
         -------
         int or None
             How many steps of the span have ended then; None if it passes at no boundary of the
-            span, provided that nothing but the steps happens to the instance.
+            span, provided that nothing but the steps happens to the instance. (A pipeline, with its
+            several lanes, has no spans.)
         """
         ring = self._rings[index]
         total_s = ring.pending_s + predicted_s
         if total_s > self._ttft_s:
             return None
-        step = instance.decode_step - first
+        step = instance.decode_step_of(0) - first
         passed = first + 1
         if ring.existing:
             key = self._judge(ring.existing.values())
@@ -231,9 +245,10 @@ class RollingActivation:
         """The current instance starts a new window of its own: a full round had failed."""
         self._rings[self.current].reopen(now)
 
-    def joined(self, index: int, request: Request) -> None:
-        """`request` starts to decode on instance `index` (again, after a preemption)."""
+    def joined(self, index: int, request: Request, lane: int) -> None:
+        """`request` starts to decode in `lane` of instance `index` (again, if preempted)."""
         ring = self._rings[index]
+        ring.lanes[request.request_id] = lane
         tokens = request.num_output_tokens - request.decode_step
         key = self._tpot_s * tokens + request.first_token_s
         if request.request_id in ring.predicted_s:
@@ -246,5 +261,6 @@ class RollingActivation:
         ring = self._rings[index]
         ring.recent.pop(request.request_id, None)
         ring.existing.pop(request.request_id, None)
+        ring.lanes.pop(request.request_id, None)
         if finished:
             ring.pending_s -= ring.predicted_s.pop(request.request_id, 0.0)

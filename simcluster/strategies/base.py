@@ -49,6 +49,14 @@ class CommonSettings:
 
     name: Annotated[str, Field(min_length=1, description="Name in tables and plots.")]
     tp_size: Annotated[int, Field(ge=1, description="GPUs of a tensor-parallel group.")] = 1
+    pp_size: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Stages of a pipeline; as many batches are in flight, each with its share "
+            "of the KV blocks and its own max_num_seqs.",
+        ),
+    ] = 1
     max_num_seqs: Annotated[
         int | None,
         Field(ge=1, description="Most sequences running at once; default: the engine's."),
@@ -71,6 +79,7 @@ class CommonSettings:
         return InstanceShape(
             strategy=self.name,
             tp_size=self.tp_size,
+            pp_size=self.pp_size,
             scheduler=scheduler,
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=chunk or self.max_num_batched_tokens,
@@ -89,7 +98,7 @@ def count_that_fits(
     ConfigError
         If they do not all fit, or not even one does.
     """
-    most = sum(cluster.capacity(shape))
+    most = cluster.num_that_fit(shape)
     if wanted is None:
         wanted = max(most, 1)
     if wanted > most:
@@ -97,7 +106,7 @@ def count_that_fits(
         raise ConfigError(
             shape.key(key),
             wanted,
-            f"{wanted} instances of {shape.tp_size} GPUs do not fit: the cluster has "
+            f"{wanted} instances of {shape.num_gpus} GPUs do not fit: the cluster has "
             f"{machines.num_nodes} nodes of {machines.gpus_per_node} GPUs and holds {most}",
             f"Use at most {most}, a smaller tp_size, or more nodes.",
         )

@@ -10,7 +10,7 @@ from pydantic import Field
 from simcluster.engine.cluster import Cluster, Deployment, InstanceShape
 from simcluster.engine.front_end import Gateway
 from simcluster.engine.handover import KvHandover
-from simcluster.engine.instance import Instance
+from simcluster.engine.instance import InstanceLike
 from simcluster.engine.link import Path
 from simcluster.errors import ConfigError
 from simcluster.request import Request, RequestStatus
@@ -23,7 +23,7 @@ class PrefillGateway(Gateway):
 
     handover: KvHandover
 
-    def prefilled(self, instance: Instance, request: Request) -> None:
+    def prefilled(self, instance: InstanceLike, request: Request) -> None:
         """Send the request on, unless its one token ended it."""
         if request.status is RequestStatus.TRANSFERRING:
             self.handover.hand_over(instance, request)
@@ -68,7 +68,7 @@ class FuDG(CommonSettings):
         def finished(request: Request) -> None:
             cluster.on_finish(request)
 
-        def paths(source: Instance, destination: Instance) -> tuple[Path, ...]:
+        def paths(source: InstanceLike, destination: InstanceLike) -> tuple[Path, ...]:
             same_node = cluster.node_of(source) == cluster.node_of(destination)
             if self.placement == "intra-node":
                 return (cluster.fabric_path(source, destination),) if same_node else ()
@@ -100,14 +100,14 @@ class FuDG(CommonSettings):
             raise ConfigError(
                 shape.key("prefill_instances"),
                 prefill,
-                f"{wanted} instances of {shape.tp_size} GPUs do not fit: the cluster holds {most}",
+                f"{wanted} instances of {shape.num_gpus} GPUs do not fit: the cluster holds {most}",
                 f"Use at most {most} together (two are the least), or more nodes.",
             )
         return prefill, decode
 
     def _place(
         self, cluster: Cluster, shape: InstanceShape, num_prefill: int, num_decode: int
-    ) -> tuple[list[Instance], list[Instance]]:
+    ) -> tuple[list[InstanceLike], list[InstanceLike]]:
         if self.placement == "inter-node":
             prefill = [cluster.place(shape, "prefill") for _ in range(num_prefill)]
             # Decode instances fill the nodes from the other end: on nodes of their own if possible.
@@ -117,7 +117,7 @@ class FuDG(CommonSettings):
                 node = max(n for n, left in enumerate(room) if left)
                 decode.append(cluster.place(shape, "decode", node))
             return prefill, decode
-        pools: dict[str, list[Instance]] = {"prefill": [], "decode": []}
+        pools: dict[str, list[InstanceLike]] = {"prefill": [], "decode": []}
         left = {"prefill": num_prefill, "decode": num_decode}
         room = cluster.capacity(shape)
         nodes = [node for node, count in enumerate(room) if count >= 2]
@@ -126,7 +126,7 @@ class FuDG(CommonSettings):
             raise ConfigError(
                 shape.key("placement"),
                 self.placement,
-                f"no node holds two instances of {shape.tp_size} GPUs, one of each role",
+                f"no node holds two instances of {shape.num_gpus} GPUs, one of each role",
                 'Use a smaller tp_size, or placement = "inter-node".',
             )
         # Each role is dealt out evenly over the nodes, so that every prefill finds a decode.

@@ -68,7 +68,7 @@ class PaDG(CommonSettings):
             instances,
             RollingActivation(count, ttft_s=ttft_s, tpot_s=on_grid(slo.tpot_s), slack=self.slack),
             ttft_s=ttft_s,
-            predict_s=instances[0].step_time.prefill_s,
+            predict_s=instances[0].prefill_s,
             hold_output=self.hold_output,
             recorder=cluster.recorder,
             on_finish=lambda r: cluster.on_finish(r),
