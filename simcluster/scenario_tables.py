@@ -118,6 +118,18 @@ class EngineTable:
     host_per_seq_after_s: Annotated[
         Seconds | None, Field(description="The same per sequence, after (s).")
     ] = None
+    host_workers_s: Annotated[
+        Seconds | None,
+        Field(description="More CPU work of a step in an instance of several GPUs (s)."),
+    ] = None
+    cpu_speed: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Single-thread speed of the CPU relative to the profile's machine; divides "
+            "all CPU times.",
+        ),
+    ] = None
     overlaps_host: Annotated[
         bool | None, Field(description="Host work of the next step runs under this one.")
     ] = None

@@ -260,6 +260,12 @@ class EngineProfile:
         CPU work after the last kernel (s): sample, detokenise, send out.
     host_per_seq_before_s, host_per_seq_after_s : float
         The same per sequence in the step (s).
+    host_workers_s : float
+        CPU work of a step beside that, before the first kernel, if an instance has several GPUs:
+        telling the workers what to do and waiting for them (s).
+    cpu_speed : float
+        Single-thread speed of the host's CPU relative to that of the machine that the CPU times
+        were measured on; all of them are divided by it.
     overlaps_host : bool
         The host work of the next step runs while the GPU works on this one.
     graph_max_seqs : int
@@ -307,6 +313,8 @@ class EngineProfile:
     max_num_batched_tokens: int | None
     chunk_size: int
     source: str
+    host_workers_s: float = 0.0
+    cpu_speed: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -165,6 +165,8 @@ ENGINE_VALUES: dict[str, object] = {
     "host_after_s": 0.25,
     "host_per_seq_before_s": 0.25,
     "host_per_seq_after_s": 0.25,
+    "host_workers_s": 0.25,
+    "cpu_speed": 1.5,
     "overlaps_host": True,
     "graph_max_seqs": 3,
     "issue_s": 0.25,

@@ -132,6 +132,7 @@ def engine(row: Row) -> EngineProfile:
         host_after_s=r["host_after_ms"] * MS,
         host_per_seq_before_s=r["host_per_seq_before_us"] * US,
         host_per_seq_after_s=r["host_per_seq_after_us"] * US,
+        host_workers_s=r.get("host_workers_ms", 0.0) * MS,
         overlaps_host=r["overlaps_host"],
         graph_max_seqs=r["graph_max_seqs"],
         issue_s=r["issue_us"] * US,

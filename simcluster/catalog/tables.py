@@ -157,6 +157,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "host_after_ms": Key("number", "CPU work after the last kernel (ms)"),
         "host_per_seq_before_us": Key("number", "before, per sequence (us)"),
         "host_per_seq_after_us": Key("number", "after, per sequence (us)"),
+        "host_workers_ms": Key("number", "more with several GPUs (ms)", required=False),
         "overlaps_host": Key("flag", "host work runs while the GPU works"),
         "graph_max_seqs": _count("largest captured decode batch, 0 for none", low=0),
         "issue_us": Key("number", "CPU cost of issuing one kernel (us)"),
@@ -216,6 +217,8 @@ def check(table: str, row: Row, *, where: str) -> None:
             )
     if table == "lengths":
         _check_lengths(row, where)
+    if table == "model":
+        _check_model(row, where)
 
 
 def _check_value(key: str, value: object, spec: Key) -> None:
@@ -266,6 +269,38 @@ def _range(spec: Key) -> str:
     if spec.high < math.inf:
         return f" from {spec.low:g} to {spec.high:g}"
     return " above 0" if 0.0 < spec.low < 1.0 else f" of at least {spec.low:g}"
+
+
+def _check_model(row: Row, where: str) -> None:
+    """Check what follows from several numbers of a shape."""
+    of = {key: value for key, value in row.items() if isinstance(value, int)}
+    heads, kv_heads, layers = of["num_heads"], of["num_kv_heads"], of["num_layers"]
+    if heads % kv_heads:
+        raise ConfigError(
+            f"{where}.num_kv_heads",
+            kv_heads,
+            f"does not divide the {heads} query heads",
+            "Correct one of them.",
+        )
+    for part, whole, what in (
+        ("num_experts_active", of.get("num_experts", 0), "experts"),
+        ("num_dense_layers", layers, "layers"),
+        ("num_sliding_layers", layers, "layers"),
+    ):
+        if of.get(part, 0) > whole:
+            rule = f"is more than the {whole} {what} there are"
+            raise ConfigError(f"{where}.{part}", of[part], rule, "Correct one of them.")
+    needed = {
+        "num_experts": ("num_experts_active", "moe_ffn_dim"),
+        "num_sliding_layers": ("sliding_window",),
+        "sliding_window": ("num_sliding_layers",),
+        "kv_lora_rank": ("qk_nope_dim", "qk_rope_dim", "v_head_dim"),
+    }
+    for key, others in needed.items():
+        missing = [other for other in others if of.get(key) and not of.get(other)]
+        if missing:
+            remedy = f"Add {missing[0]}: {TABLES['model'][missing[0]].meaning}."
+            raise ConfigError(f"{where}.{key}", of[key], f"needs {missing[0]}", remedy)
 
 
 def _check_lengths(row: Row, where: str) -> None:

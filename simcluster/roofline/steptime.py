@@ -28,6 +28,16 @@ from simcluster.units import TICK_S, TICKS_PER_S, FloatArray, IntArray
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
+_CPU_TIMES: Final = (
+    "host_before_s",
+    "host_after_s",
+    "host_per_seq_before_s",
+    "host_per_seq_after_s",
+    "host_workers_s",
+    "issue_s",
+    "graph_issue_s",
+)
+"""Numbers of an engine profile that depend on the host's CPU."""
 _CACHE_SIZE: Final = 32768
 """Token counts whose lines are kept; the cache is emptied when it is full."""
 
@@ -100,7 +110,9 @@ class RooflineStepTime:
         check_pp(model, pp_size, key="pp_size")
         if not 0 <= stage < pp_size:
             raise InvariantError(f"no stage {stage} in a pipeline of {pp_size}")
+        engine = on_cpu(engine)
         self._model, self._fabric, self._engine = model, fabric, engine
+        self._workers_s = engine.host_workers_s if tp_size * pp_size > 1 else 0.0
         self._tp_size = tp_size
         self._is_first, self._is_last = stage == 0, stage == pp_size - 1
         self.overlaps_host = engine.overlaps_host and pp_size == 1
@@ -229,6 +241,7 @@ class RooflineStepTime:
         before = after = 0.0
         if self._is_first:
             before = engine.host_before_s + engine.host_per_seq_before_s * num_seqs
+            before += self._workers_s
         if self._is_last:
             after = engine.host_after_s + engine.host_per_seq_after_s * num_seqs
         return float(round(before * TICKS_PER_S)), float(round(after * TICKS_PER_S))
@@ -373,6 +386,14 @@ class RooflineStepTime:
                 return all_gather_s(self._fabric, self._tp_size, operator.bytes)
             case "attention":
                 return 0.0
+
+
+def on_cpu(engine: EngineProfile) -> EngineProfile:
+    """Return `engine` with its CPU times as they are on a CPU of its `cpu_speed`."""
+    if engine.cpu_speed == 1.0:
+        return engine
+    times = {name: getattr(engine, name) / engine.cpu_speed for name in _CPU_TIMES}
+    return replace(engine, cpu_speed=1.0, **times)
 
 
 def _maximum(lines: tuple[Line, ...], full: FloatArray) -> FloatArray:
