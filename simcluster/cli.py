@@ -49,6 +49,19 @@ class _Group(click.Group):
             ctx.exit(1)
 
 
+class _ListByDefault(_Group):
+    """A group whose command ``list`` need not be named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "[WORDS] [--kind KIND] [--json]")
+        formatter.write_usage(ctx.command_path, "COMMAND [ARGS]...", prefix="       ")
+
+
 _FILE = click.Path(path_type=Path)
 
 _COMMON: Sequence[Callable[[Any], Any]] = (
@@ -177,19 +190,28 @@ def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -
         click.echo(path)
 
 
-@main.command()
-@click.argument("text", default="")
+@main.group(cls=_ListByDefault, subcommand_metavar="COMMAND [ARGS]...")
+def catalog() -> None:
+    """List the entries of the catalogue, or make one.
+
+    `simcluster catalog A100` is short for `simcluster catalog list A100`.
+    """
+
+
+@catalog.command("list")
+@click.argument("words", nargs=-1)
 @click.option(
     "--kind",
     type=click.Choice(["gpu", "model", "link", "node", "engine", "lengths"]),
     help="List these only.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def catalog(text: str, kind: str | None, as_json: bool) -> None:
-    """List the entries of the catalogue whose name or summary contains all words of TEXT."""
+def catalog_list(words: Sequence[str], kind: str | None, as_json: bool) -> None:
+    """List the entries whose name or summary contains all WORDS (the default)."""
     from simcluster import catalog as entries
     from simcluster.report import catalog_text
 
+    text = " ".join(words)
     found = entries.search(text, kind)
     if as_json:
         _print_json([dataclasses.asdict(entry) for entry in found])
@@ -200,6 +222,27 @@ def catalog(text: str, kind: str | None, as_json: bool) -> None:
             name for k in (entries.KINDS if kind is None else [kind]) for name in entries.names(k)
         ]
         raise DataError(f"nothing in the catalogue matches {text!r}. {nearest(text, known)}")
+
+
+@catalog.command("add-model")
+@click.argument("config", type=_FILE)
+@click.option("-o", "--out", type=_FILE, help="Add it to this catalogue file  [default: print it]")
+@click.option("--name", help="Name of the entry  [default: from the file or its folder]")
+def catalog_add_model(config: Path, out: Path | None, name: str | None) -> None:
+    """Read a model's config.json (Hugging Face style) as an entry."""
+    from simcluster.catalog import build, config_json
+    from simcluster.catalog_file import add_entry, entry_text
+    from simcluster.report import model_text
+
+    row = config_json.read(config, name)
+    lines = model_text(build.model(row), config_json.stored_as(config))
+    if out is None:
+        click.echo("".join(f"# {line}\n" for line in lines) + entry_text("model", row), nl=False)
+        return
+    add_entry(out, "model", row)
+    for line in lines:
+        click.echo(line)
+    click.echo(f'In a scenario beside it: catalog = ["{out.name}"], model.name = "{row["name"]}"')
 
 
 @main.command()

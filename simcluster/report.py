@@ -16,6 +16,7 @@ from simcluster.errors import DataError
 from simcluster.goodput import representative_rate, strategies
 from simcluster.scenario import Scenario
 from simcluster.scenario_file import resolve
+from simcluster.specs import ModelSpec
 from simcluster.store import Comparison, rows_of
 from simcluster.units import MS
 
@@ -318,6 +319,28 @@ def catalog_text(entries: Sequence[Entry]) -> str:
             source = f"source: {entry.source}"
             lines += textwrap.wrap(source, _WIDTH, initial_indent=indent, subsequent_indent=indent)
     return "\n".join(lines) + "\n"
+
+
+def model_text(spec: ModelSpec, stored_as: str | None) -> list[str]:
+    """Return what a model's shape comes to, in lines.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The model.
+    stored_as : str or None
+        How its file says the weights are quantised.
+    """
+    lines = [
+        f"{spec.name}: {spec.num_params / 1e9:.2f} billion parameters "
+        f"({spec.num_params:,} without biases and learned positions)",
+        f"KV cache: {spec.kv_bytes_per_token:,} bytes per token (16 bit, all layers)",
+    ]
+    if stored_as == "fp8":
+        lines.append('Its weights are stored in fp8: model.weight_dtype = "fp8" in a scenario.')
+    elif stored_as is not None:
+        lines.append(f"Its weights are stored as {stored_as}; scenarios know bf16 and fp8.")
+    return lines
 
 
 # Rows for programs ------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Union
 from pydantic import Field, TypeAdapter
 
 from simcluster import catalog
+from simcluster.catalog import config_json
 from simcluster.config import ClusterConfig, Environment, ModelConfig
 from simcluster.errors import ConfigError, DataError, nearest
 from simcluster.scenario import Scenario
@@ -229,6 +230,14 @@ def _absolute_paths(tables: Document, folder: Path) -> None:
     """Make the paths in `tables` absolute, so that the scenario can be read from anywhere."""
     if isinstance(files := tables.get("catalog"), list):
         tables["catalog"] = [str(folder / f) if isinstance(f, str) else f for f in files]
+    model = tables.get("model")
+    if isinstance(model, dict) and isinstance(name := model.get("name"), str) and _is_file(name):
+        model["name"] = str(folder / name)
+
+
+def _is_file(name: str) -> bool:
+    """Whether a model's name is the path of its ``config.json``."""
+    return name.endswith(".json")
 
 
 # Checks between keys ----------------------------------------------------------------------------
@@ -261,7 +270,10 @@ def _own_rate(file: ScenarioTables) -> tuple[float, ...]:
 
 
 def _model(table: ModelTable, engine: EngineTable) -> ModelConfig:
-    spec = catalog.model(table.name, key="model.name")
+    if _is_file(table.name):
+        spec = config_json.model(table.name)
+    else:
+        spec = catalog.model(table.name, key="model.name")
     longest = engine.max_model_len or spec.max_position
     if longest > spec.max_position:
         raise ConfigError(
@@ -351,7 +363,10 @@ def _filled_in(
     settings: Any = file.strategy
     document: Document = {
         "catalog": file.catalog,
-        "model": {**dataclasses.asdict(file.model), "name": model.spec.name},
+        "model": {
+            **dataclasses.asdict(file.model),
+            "name": file.model.name if _is_file(file.model.name) else model.spec.name,
+        },
         "cluster": {
             "gpu": cluster.gpu.name,
             "nodes": cluster.num_nodes,

@@ -27,7 +27,13 @@ class ModelTable:
 
     __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
 
-    name: Annotated[Text, Field(description="Model of the catalogue.")]
+    name: Annotated[
+        Text,
+        Field(
+            description="Model of the catalogue, or the path of its config.json (Hugging Face "
+            "style), relative to the scenario file."
+        ),
+    ]
     weight_dtype: Annotated[
         Literal["bf16", "fp8"], Field(description="How the weights are stored.")
     ] = "bf16"

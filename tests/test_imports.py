@@ -21,6 +21,7 @@ LAYERS = {
     2: {"catalog", "roofline", "workload", "kvcache", "sched", "routing"},
     3: {"engine", "strategies", "scenario", "simulate"},
     4: {
+        "catalog_file",
         "accuracy",
         "calibration",
         "goodput",
