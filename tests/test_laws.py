@@ -19,11 +19,11 @@ from simcluster.rng import stream
 from simcluster.simulate import Result, run
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.testing import specs
-from simcluster.testing.laws import check_laws
+from simcluster.testing.laws import STAMPS, check_laws
 from simcluster.testing.step_times import ConstantStepTime, LinearStepTime, same_for_all
 from simcluster.testing.watch import Watched
 from simcluster.testing.workloads import workload_of
-from simcluster.units import FloatArray, IntArray, grid_array
+from simcluster.units import FloatArray, IntArray, grid_array, on_grid
 from simcluster.workload import Workload
 
 RouterName = Literal["round-robin", "least-loaded", "shared-queue"]
@@ -273,12 +273,31 @@ def test_requests_tokens_blocks_and_time_are_conserved(
     assert produced == requests["num_output_tokens"].sum() == requests["output_len"][finished].sum()
     prefilled = sum(books.prefill_tokens for books in watched.books)
     assert prefilled == result.columns["spans"]["prefill_tokens"].sum()
-    for instance in watched.cluster.instances:
-        assert instance.scheduler.pool.free_blocks == instance.scheduler.pool.num_blocks
-        assert not instance.scheduler.has_unfinished
-        assert instance.scheduler.num_tokens == 0
-        assert instance.scheduler.queued_tokens == 0
-        assert instance.load_tokens == 0
+    assert_empty(watched)
+
+
+def assert_empty(watched: Watched) -> None:
+    """Nothing is left in the instances: no request, no token, no block."""
+    for lane in watched.lanes:
+        assert lane.scheduler.pool.free_blocks == lane.scheduler.pool.num_blocks
+        assert not lane.scheduler.has_unfinished
+        assert lane.scheduler.num_tokens == lane.scheduler.queued_tokens == lane.load_tokens == 0
+        assert lane.scheduler.waiting_blocks == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(strategy=strategies(), workload=workloads())
+def test_pipelines_conserve_too(strategy: Any, workload: Workload) -> None:
+    """Two stages with a batch in flight on each, on the roofline's step times."""
+    piped = dataclasses.replace(strategy, pp_size=2, num_kv_blocks=2 * strategy.num_kv_blocks)
+    watched = Watched(piped)
+    result = run(SMALL_AND_SLOW, watched, workload)
+    check_laws(result)
+    requests = result.columns["requests"]
+    assert not (requests["status"] == "unfinished").any()
+    produced = sum(books.num_prefilled + books.decode_tokens for books in watched.books)
+    assert produced == requests["num_output_tokens"].sum()
+    assert_empty(watched)
 
 
 @settings(max_examples=150, deadline=None)
@@ -389,6 +408,66 @@ def test_a_closed_loop_keeps_its_number_in_the_system(
     assert (requests["arrival_s"][:concurrency] == 0).all()
     entered = requests["arrival_s"][concurrency:]
     assert np.array_equal(entered, np.sort(left)[: len(entered)])
+
+
+TIMES = (
+    *STAMPS,
+    "first_output_s",
+    "last_output_s",
+)
+
+
+def assert_same_before(one: Result, other: Result, until_s: float) -> None:
+    """Every stamp before `until_s` (s) is the same in both runs; so many requests are compared."""
+    count = min(len(r.columns["requests"]["request_id"]) for r in (one, other))
+    for name in TIMES:
+        times, theirs = (r.columns["requests"][name][:count] for r in (one, other))
+        assert same(np.where(times < until_s, times, 0), np.where(theirs < until_s, theirs, 0)), (
+            name
+        )
+
+
+@settings(max_examples=150, deadline=None)
+@given(strategy=strategies(), workload=workloads(), data=st.data())
+def test_nothing_depends_on_the_future(
+    strategy: Strategy, workload: Workload, data: st.DataObject
+) -> None:
+    """Leaving out the requests that come later changes nothing that happens before."""
+    workload = dataclasses.replace(workload, concurrency=None)
+    kept = data.draw(st.integers(0, workload.num_requests - 1))
+    fewer = dataclasses.replace(
+        workload,
+        arrival_s=workload.arrival_s[:kept],
+        prompt_len=workload.prompt_len[:kept],
+        output_len=workload.output_len[:kept],
+        rejected=workload.rejected[:kept],
+    )
+    assert_same_before(
+        simulated(strategy, workload, SMALL_AND_SLOW),
+        simulated(strategy, fewer, SMALL_AND_SLOW),
+        workload.arrival_s[kept],
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(strategy=strategies(), workload=workloads(), until_s=st.floats(0.001, 3.0))
+def test_a_run_that_is_stopped_is_the_beginning_of_the_run(
+    strategy: Strategy, workload: Workload, until_s: float
+) -> None:
+    """Stopping the clock changes nothing that happened before; the unfinished keep their rows."""
+    until_s = on_grid(until_s)
+    full = simulated(strategy, workload, SMALL_AND_SLOW)
+    stopped = run(SMALL_AND_SLOW, strategy, workload, step_time=STEP_TIME, max_time_s=until_s)
+    assert_same_before(full, stopped, until_s)
+    check_laws(stopped)
+    assert stopped.end_s == min(until_s, full.end_s)
+    requests = stopped.columns["requests"]
+    if workload.concurrency is None:
+        assert len(requests["request_id"]) == (workload.arrival_s <= until_s).sum()
+    finished = requests["status"] == "finished"
+    assert (requests["last_token_s"][finished] <= until_s).all()
+    spans = stopped.columns["spans"]
+    assert (spans["end_s"] <= until_s).all()
 
 
 @pytest.mark.parametrize("load", [0.2, 0.6, 0.9])

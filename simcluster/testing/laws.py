@@ -110,11 +110,10 @@ def check_spans(result: Result) -> None:
             start, end = spans["start_s"][both], spans["end_s"][both]
             order = np.argsort(start, kind="stable")
             require(bool((start[order][1:] >= end[order][:-1]).all()), "spans overlap")
-        if len(lanes) == 1:
-            # Exact: times are multiples of one tick.
-            busy_s = (spans["end_s"][mine] - spans["start_s"][mine]).sum()
-            require(instances["busy_s"][row] == busy_s, "busy time is not that of the spans")
-        require(bool(instances["busy_s"][row] <= result.end_s), "busier than the clock")
+        # Exact: times are multiples of one tick.
+        busy_s = (spans["end_s"][mine] - spans["start_s"][mine]).sum()
+        require(instances["busy_s"][row] == busy_s, "busy time is not that of the spans")
+        require(bool(busy_s <= len(lanes) * result.end_s), "busier than the clock")
         require(instances["num_steps"][row] == spans["num_steps"][mine].sum(), "steps lost")
         peak = instances["peak_kv_usage"][row]
         require(bool((spans["kv_usage"][mine] <= peak + 1e-12).all()), "usage above its peak")

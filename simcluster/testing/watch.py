@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from simcluster.engine.cluster import Cluster, Deployment
-from simcluster.engine.instance import Instance
+from simcluster.engine.instance import Instance, InstanceLike
+from simcluster.engine.pipelined import PipelinedInstance
 from simcluster.request import Request
 from simcluster.sched.base import BatchScheduler, StepOutcome, StepPlan, target
 from simcluster.strategies.base import Strategy
@@ -14,7 +15,7 @@ from simcluster.testing.laws import require
 
 @dataclass
 class InstanceBooks:
-    """What an instance was seen to do.
+    """What an instance, or one lane of a pipelined instance, was seen to do.
 
     Attributes
     ----------
@@ -51,8 +52,10 @@ class Watched:
         The machines of the last run.
     levels : list of (float, int)
         Time (s) and number of requests in the system from then on, rejected ones left out.
+    lanes : list of Instance
+        The instances; of a pipelined one its lanes.
     books : list of InstanceBooks
-        One per instance.
+        One per lane.
     """
 
     cluster: Cluster
@@ -62,6 +65,7 @@ class Watched:
         self.name = strategy.name
         self._strategy = strategy
         self.levels: list[tuple[float, int]] = []
+        self.lanes: list[Instance] = []
         self.books: list[InstanceBooks] = []
         self._inside: set[int] = set()
 
@@ -69,13 +73,14 @@ class Watched:
         """Build the strategy's deployment and attach the books to it."""
         self.cluster = cluster
         self.levels = [(0.0, 0)]
-        self.books = []
+        self.lanes, self.books = [], []
         self._inside.clear()
         deployment = self._strategy.build(cluster)
         for instance, pool in zip(cluster.instances, cluster.pools, strict=True):
-            books = InstanceBooks()
-            self.books.append(books)
-            _watch(instance, books, counts_blocks=pool == "mixed")
+            for lane in _lanes(instance):
+                self.lanes.append(lane)
+                self.books.append(InstanceBooks())
+                _watch(lane, self.books[-1], counts_blocks=pool == "mixed")
         return Deployment(_Entry(self, deployment), deployment.on_end)
 
     def entered(self, request: Request) -> None:
@@ -111,6 +116,14 @@ class _Entry:
             cluster.on_finish = finished
         self._watched.entered(request)
         self._entry.submit(request)
+
+
+def _lanes(instance: InstanceLike) -> list[Instance]:
+    if isinstance(instance, PipelinedInstance):
+        return instance.lanes
+    if isinstance(instance, Instance):
+        return [instance]
+    raise TypeError(f"no way to look into {instance!r}")
 
 
 def _watch(instance: Instance, books: InstanceBooks, *, counts_blocks: bool) -> None:
