@@ -318,3 +318,26 @@ def test_kv_goes_to_the_decode_instance_with_fewer_tokens() -> None:
     result = deployed(environment, strategy, workload_of(np.zeros(9), 25, 50))
     _, counts = np.unique(result.columns["requests"]["decode_instance"], return_counts=True)
     assert counts.tolist() == [3, 3, 3]
+
+
+def test_a_transfer_that_waits_behind_a_preempted_request_follows_it() -> None:
+    """Memory left over once a preempted request is back in is used for the next transfer at once.
+
+    X and A outgrow 64 blocks, A is preempted and comes back when X has ended; B, whose KV would
+    have fitted beside A all along, then moves without waiting for A's end.
+    """
+    environment = machines(fabric=1e11)
+    strategy = FuDG(name="fudg", prefill_instances=1, decode_instances=1, num_kv_blocks=64)
+    workload = workload_of([0.0, 0.0, 0.35], [100, 100, 60], [100, 100, 5])
+    result = deployed(environment, strategy, workload)
+    requests, transfers = result.columns["requests"], result.columns["transfers"]
+    x, a, b = range(3)
+    assert requests["num_preemptions"].tolist() == [0, 1, 0]
+    spans = result.columns["spans"]
+    recomputed = (spans["instance"] == 1) & (spans["num_prefills"] > 0)
+    back_s = spans["end_s"][recomputed].tolist()
+    assert len(back_s) == 1
+    assert requests["first_token_s"][b] < requests["last_token_s"][x] < back_s[0]
+    moved = transfers["request_id"] == b
+    assert transfers["requested_s"][moved].tolist() == back_s
+    assert requests["last_token_s"][b] < requests["last_token_s"][a]

@@ -160,10 +160,11 @@ class KvHandover:
     # --- what the decode instances say --------------------------------------------------------
 
     def boundary(self, instance: InstanceLike) -> None:
-        """Nothing to do: room for a transfer arises when a request ends, not at every step."""
+        """Nothing to do: room for a transfer arises when a request ends or is back in."""
 
     def prefilled(self, instance: InstanceLike, request: Request) -> None:
-        """Nothing to do: a preempted request has recomputed here and decodes on."""
+        """A preempted request has recomputed here: what is left may do for the next transfer."""
+        self._start_transfers(self._ports[instance.instance_id])
 
     def preempted(self, instance: InstanceLike, request: Request) -> None:
         """Nothing to do: the request recomputes on the decode instance."""
