@@ -87,6 +87,16 @@ _COMMON: Sequence[Callable[[Any], Any]] = (
     ),
 )
 
+_ONE_RUN: Sequence[Callable[[Any], Any]] = (
+    click.option("--strategy", help="Name of the strategy  [default: the first of the file]"),
+    click.option(
+        "--rate",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Offered rate (requests/s)  [default: workload.rate_rps, else the trace's own, else "
+        "the first of the sweep]",
+    ),
+)
+
 _OUTPUT: Sequence[Callable[[Any], Any]] = (
     click.option(
         "-o", "--out", type=_FILE, help="Write frames, scenario and seeds to this folder."
@@ -121,13 +131,7 @@ def main() -> None:
 @main.command()
 @_with(_COMMON)
 @_with(_OUTPUT)
-@click.option("--strategy", help="Name of the strategy  [default: the first of the file]")
-@click.option(
-    "--rate",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Offered rate (requests/s)  [default: workload.rate_rps, else the trace's own, else the "
-    "first of the sweep]",
-)
+@_with(_ONE_RUN)
 def run(
     out: Path | None,
     fmt: Any,
@@ -146,8 +150,7 @@ def run(
             folder = stack.enter_context(store.writing(out, scenario.document, [cell], fmt))
         comparison = sweep.run(scenario, cell)
         if out:
-            row = store.rows_of(comparison.sweep)[0]
-            folder.write(cell, comparison.frames(comparison.cells()[0]), row)
+            folder.write(cell, comparison.frames(comparison.cells()[0]), comparison.rows[0])
     if as_json:
         _print_json(report.as_json(comparison, swept=False))
     else:
@@ -188,6 +191,46 @@ def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -
     comparison = store.read(folder)
     for path in report.write_figures(comparison, out or folder / store.FIGURES, rate, seed):
         click.echo(path)
+
+
+@main.command()
+@_with(_COMMON)
+@_with(_ONE_RUN)
+@click.option("-o", "--out", type=_FILE, required=True, help="File to write: .json or .json.gz.")
+@click.option(
+    "--start", type=click.FloatRange(min=0), default=0.0, show_default=True, help="From here (s)."
+)
+@click.option("--end", type=click.FloatRange(min=0), help="To here (s)  [default: to the end]")
+def timeline(
+    out: Path,
+    strategy: str | None,
+    rate: float | None,
+    start: float,
+    end: float | None,
+    resolution: Any,
+    **common: Any,
+) -> None:
+    """Draw one run of scenario FILE for ui.perfetto.dev: instances, links, requests.
+
+    Instances show their steps; with --resolution span runs of equal steps, with --resolution kernel
+    also every kernel, of a short stretch.
+    """
+    from simcluster import sweep
+    from simcluster.timeline import write_timeline
+
+    scenario = _load(**common, resolution=None)
+    cell = sweep.choose(scenario, strategy, rate)
+    count = write_timeline(
+        scenario,
+        out,
+        strategy=cell.strategy,
+        rate_rps=cell.rate_rps,
+        seed=cell.seed,
+        resolution=resolution or "step",
+        start_s=start,
+        end_s=end,
+    )
+    click.echo(f"{out}: {count:,} events. Open it in https://ui.perfetto.dev")
 
 
 @main.group(cls=_ListByDefault, subcommand_metavar="COMMAND [ARGS]...")

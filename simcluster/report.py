@@ -357,8 +357,8 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
         Rates were swept, so that there is a goodput.
     """
     rows = []
-    for row in rows_of(comparison.sweep):
-        plain = {
+    for row in comparison.rows:
+        plain: dict[str, Any] = {
             key: row[key]
             for key in (
                 "strategy",

@@ -127,6 +127,9 @@ INSTANCES: Final[Schema] = {
     "pool": Column("str", "", "mixed, prefill or decode"),
     "node": Column("int32", "", "node of its first GPU"),
     "num_gpus": Column("int32", "", "GPUs"),
+    "tp_size": Column(
+        "int32", "", "GPUs of a tensor-parallel group, of which it has one per stage"
+    ),
     "num_blocks": Column("int64", "", "KV blocks"),
     "busy_s": Column("float64", "s", "time in steps"),
     "num_steps": Column("int64", "", "steps taken"),
@@ -195,12 +198,29 @@ def table(columns: Columns, schema: Schema) -> pa.Table:
     """Return `columns` as a typed Arrow table with exactly the columns of `schema`."""
     import pyarrow as pa
 
-    return pa.table(
-        {
-            name: pa.array(column, type=pa.string() if schema[name].dtype == "str" else None)
-            for name, column in checked(columns, schema).items()
-        }
-    )
+    typed = checked(columns, schema)
+    return pa.Table.from_arrays([_arrow(c) for c in typed.values()], names=list(typed))
+
+
+def _arrow(column: npt.NDArray[Any]) -> pa.Array:
+    """Return a column as an Arrow array, over its own memory where it is numeric.
+
+    ``pyarrow.array`` would do, but it imports pandas first to see whether it was given a series, and
+    that takes longer than a small simulation.
+    """
+    import pyarrow as pa
+
+    if column.dtype == object:
+        texts = [text.encode() for text in column]
+        offsets = np.zeros(len(texts) + 1, dtype=np.int32)
+        np.cumsum([len(text) for text in texts], out=offsets[1:])
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(texts))]
+        return pa.Array.from_buffers(pa.string(), len(texts), buffers)
+    if column.dtype == np.bool_:
+        bits = np.packbits(column, bitorder="little")
+        return pa.Array.from_buffers(pa.bool_(), len(column), [None, pa.py_buffer(bits)])
+    values = pa.py_buffer(np.ascontiguousarray(column))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(column.dtype), len(column), [None, values])
 
 
 def frame(columns: Columns, schema: Schema) -> pd.DataFrame:

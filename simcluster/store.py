@@ -18,6 +18,7 @@ import shutil
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -332,13 +333,18 @@ class Comparison:
     ----------
     document : dict
         The scenario file with all defaults filled in.
-    sweep : pandas.DataFrame
-        One row per cell (`schema.SWEEP`).
+    rows : sequence of dict
+        One per cell, with the columns of `schema.SWEEP`.
     """
 
     document: dict[str, Any]
-    sweep: pd.DataFrame
+    rows: Sequence[SweepRow]
     _cells: Mapping[Cell, Path | Mapping[str, Columns]]
+
+    @cached_property
+    def sweep(self) -> pd.DataFrame:
+        """One row per cell (`schema.SWEEP`)."""
+        return frame(sweep_columns(self.rows), SWEEP)
 
     @property
     def goodput(self) -> pd.DataFrame:
@@ -437,7 +443,7 @@ def save(comparison: Comparison, out: str | Path, fmt: Format = "parquet") -> No
     DataError
         If `out` cannot be written or holds something else.
     """
-    cells, rows = comparison.cells(), rows_of(comparison.sweep)
+    cells, rows = comparison.cells(), comparison.rows
     with writing(out, comparison.document, cells, fmt) as folder:
         for cell, row in zip(cells, rows, strict=True):
             folder.write(cell, comparison.frames(cell), row)
@@ -461,17 +467,19 @@ def read(folder: str | Path) -> Comparison:
         raise DataError(
             f"{folder}: is not a result folder. Give one that `simcluster compare -o` wrote."
         ) from None
-    sweep = read_frame("sweep", folder)
+    rows = rows_of(read_frame("sweep", folder))
     return Comparison(
-        document, sweep, dict(zip(cells_of(sweep), map(folder.joinpath, names), strict=True))
+        document, rows, dict(zip(cells_of(rows), map(folder.joinpath, names), strict=True))
     )
 
 
-def cells_of(sweep: pd.DataFrame) -> list[Cell]:
-    """Return strategy, rate and seed of each row of a sweep frame."""
+def cells_of(rows: Sequence[SweepRow]) -> list[Cell]:
+    """Return strategy, rate and seed of each sweep row."""
     return [
-        Cell(str(strategy), None if np.isnan(rate) else float(rate), int(seed))
-        for strategy, rate, seed in zip(
-            sweep["strategy"], sweep["rate_rps"], sweep["seed"], strict=True
+        Cell(
+            str(row["strategy"]),
+            None if np.isnan(row["rate_rps"]) else float(row["rate_rps"]),
+            int(row["seed"]),
         )
+        for row in rows
     ]

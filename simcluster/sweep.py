@@ -13,7 +13,7 @@ from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError
 from simcluster.metrics import SweepRow, summarise
 from simcluster.scenario import Scenario
-from simcluster.schema import SWEEP, Columns, frame
+from simcluster.schema import Columns
 from simcluster.simulate import Result, simulate
 from simcluster.store import (
     Cell,
@@ -22,7 +22,6 @@ from simcluster.store import (
     Unfinished,
     cells_of,
     read,
-    sweep_columns,
     writing,
 )
 
@@ -136,16 +135,14 @@ def compare(
             folder.write_sweep(in_order)
     if out:
         return read(out)
-    sweep = frame(sweep_columns(in_order), SWEEP)
-    kept = dict(zip(cells_of(sweep), (frames[cell] for cell in todo), strict=True))
-    return Comparison(dict(scenario.document), sweep, kept)
+    kept = dict(zip(cells_of(in_order), (frames[cell] for cell in todo), strict=True))
+    return Comparison(dict(scenario.document), in_order, kept)
 
 
 def run(scenario: Scenario, cell: Cell) -> Comparison:
     """Run one cell; the result is a comparison of one."""
     _, row, columns = _run(scenario, cell, None)
-    sweep = frame(sweep_columns([row]), SWEEP)
-    return Comparison(dict(scenario.document), sweep, {cells_of(sweep)[0]: columns})
+    return Comparison(dict(scenario.document), [row], {cells_of([row])[0]: columns})
 
 
 def check(scenario: Scenario) -> None:

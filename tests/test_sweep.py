@@ -81,7 +81,7 @@ def test_every_strategy_runs_at_every_rate_with_every_seed(comparison: store.Com
         for seed in (0, 1)
     ]
     assert comparison.cells() == expected
-    assert store.cells_of(comparison.sweep) == expected
+    assert store.cells_of(comparison.rows) == expected
 
 
 def test_strategies_meet_the_same_requests(comparison: store.Comparison) -> None:

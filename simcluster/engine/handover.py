@@ -104,7 +104,11 @@ class KvHandover:
 
         It is routed once all steps that end now have ended: the router reads other instances.
         """
-        routing = At(self._env, self._env.now, ROUTING)
+        env = self._env
+        if env.peek() > env.now:
+            self._route(source, request)
+            return
+        routing = At(env, env.now, ROUTING)
         routing.callbacks.append(lambda _: self._route(source, request))
 
     def _route(self, source: InstanceLike, request: Request) -> None:
