@@ -186,7 +186,8 @@ def run(
         Makes the step-time model of an instance; the roofline by default.
     kernels_in : tuple of float, optional
         Start and end (s) of a stretch of time: the steps that reach into it, and no others, are run
-        kernel by kernel, and their kernels are in the frame ``kernels`` of the result.
+        kernel by kernel (of a pipeline all steps), and the kernels in the stretch are in the frame
+        ``kernels`` of the result.
 
     Returns
     -------
@@ -285,6 +286,7 @@ def _result(
                 pool,
                 cluster.node_of(instance),
                 cluster.num_gpus_of(instance),
+                cluster.tp_size_of(instance),
                 *stats,
             )
         )

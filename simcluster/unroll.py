@@ -137,7 +137,7 @@ def _fill_longer_spans(
     longer = np.flatnonzero(np.asarray(spans["num_steps"]) > 1)
     if not len(longer):
         return
-    sizes = dict(zip(instances["instance"].tolist(), instances["num_gpus"].tolist(), strict=True))
+    sizes = dict(zip(instances["instance"].tolist(), instances["tp_size"].tolist(), strict=True))
     models: dict[int, StepTime] = {
         size: step_time(environment, size) for size in sorted(set(sizes.values()))
     }

@@ -32,6 +32,7 @@ LAYERS = {
         "scenario_tables",
         "store",
         "sweep",
+        "timeline",
         "toml_writer",
         "unroll",
         "validation",

@@ -85,6 +85,8 @@ STRATEGIES: dict[str, Any] = {
     ),
     "ecoserve": PaDG(name="ecoserve", instances=3),
     "ecoserve-tight": PaDG(name="ecoserve-tight", instances=2, num_kv_blocks=13, slack="max"),
+    "piped": NoDG(name="piped", instances=1, pp_size=2, num_kv_blocks=26),
+    "ecoserve-piped": PaDG(name="ecoserve-piped", instances=2, pp_size=2),
     "ecoserve-open": PaDG(name="ecoserve-open", instances=2, hold_output=False),
 }
 
@@ -141,7 +143,8 @@ class Witness:
         """Build the deployment and listen in on its instances."""
         deployment = self._strategy.build(cluster)
         for instance in cluster.instances:
-            self._watch(instance)
+            for lane in getattr(instance, "lanes", [instance]):  # of a pipeline
+                self._watch(lane)
         return deployment
 
     def _watch(self, instance: Instance) -> None:

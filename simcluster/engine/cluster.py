@@ -351,6 +351,10 @@ class Cluster:
         """GPUs of `instance`."""
         return self._num_gpus[instance.instance_id]
 
+    def tp_size_of(self, instance: InstanceLike) -> int:
+        """GPUs of a tensor-parallel group of `instance`."""
+        return self._num_gpus[instance.instance_id] // len(self._nodes[instance.instance_id])
+
     # --- links --------------------------------------------------------------------------------
 
     def fabric_path(self, source: InstanceLike, destination: InstanceLike) -> Path:

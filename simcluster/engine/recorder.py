@@ -73,7 +73,7 @@ WriteKernel = Callable[[str, str, float, float], None]
 
 
 class KernelLog(Log):
-    """Rows of the kernels of all steps that reach into a stretch of time.
+    """Rows of the kernels that reach into a stretch of time; others that it is given are dropped.
 
     Parameters
     ----------
@@ -87,6 +87,11 @@ class KernelLog(Log):
         super().__init__(KERNELS)
         self.start_s = start_s
         self.end_s = end_s
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        """Append one row, if it is in the stretch."""
+        if row[-2] < self.end_s and row[-1] > self.start_s:
+            super().add(row)
 
     def writer(self, instance_id: int, rank: int) -> WriteKernel:
         """Return what writes the rows of one rank of an instance."""
