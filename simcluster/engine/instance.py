@@ -461,7 +461,7 @@ class Instance:
             self._plan = plan
             if self._pipeline is not None:
                 yield from self._pass_pipeline(plan, self._pipeline)
-            elif self._by_kernel(plan):
+            elif self._ranks is not None and self._by_kernel(plan):
                 yield from self._run_kernels(plan)
             else:
                 self._ends = self._step_ends(plan)
@@ -586,14 +586,15 @@ class Instance:
                 plan.num_decodes,
                 plan.context_tokens,
                 len(plan.chunks),
-                plan.prefill_tokens,
+                plan.prefill_tokens if plan.chunks else 0,
                 scheduler.pool.usage,
                 scheduler.num_waiting,
                 scheduler.num_running,
                 self._hidden_s,
             )
         )
-        self._record_segments()
+        if scheduler.segments:
+            self._record_segments()
         return outcome
 
     def _record_segments(self) -> None:

@@ -90,7 +90,7 @@ class Route:
         When the first of its flows ends at the present rate (s).
     """
 
-    __slots__ = ("_unshared", "end_s", "flows", "path", "rate", "served_bytes", "settled_s")
+    __slots__ = ("_share", "end_s", "flows", "path", "rate", "served_bytes", "settled_s")
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -99,7 +99,7 @@ class Route:
         self.served_bytes = 0.0
         self.settled_s = 0.0
         self.end_s = math.inf
-        self._unshared = False  # has no rate yet, while rates are being shared out
+        self._share = 0.0  # its rate while rates are being shared out; 0 for none yet
 
     def settle(self, now: float) -> None:
         """Bring the counter up to `now` (s)."""
@@ -107,8 +107,8 @@ class Route:
         self.settled_s = now
 
 
-def share_links(routes: Sequence[Route]) -> None:
-    """Set the max-min fair rates of `routes`, all with flows, by progressive filling.
+def max_min_rates(routes: Sequence[Route]) -> list[float]:
+    """Max-min fair rates (bytes/s) of a flow on each of `routes`, by progressive filling.
 
     The link that would give its flows the least fixes their rate at an equal share; it and they are
     taken out, and so on (Bertsekas and Gallager, Data Networks, section 6.5.2).
@@ -120,11 +120,10 @@ def share_links(routes: Sequence[Route]) -> None:
     """
     if len(routes) == 1:
         route = routes[0]
-        route.rate = min(link.bandwidth for link in route.path) / len(route.flows)
-        return
+        return [min([link.bandwidth for link in route.path]) / len(route.flows)]
     links: list[Link] = []
     for route in routes:
-        route._unshared = True
+        route._share = 0.0
         count = len(route.flows)
         for link in route.path:
             if not link._load:
@@ -140,15 +139,15 @@ def share_links(routes: Sequence[Route]) -> None:
                 if room < share:
                     share, tightest = room, link
         for route in tightest.routes:
-            if not route._unshared:
+            if route._share:
                 continue
-            route._unshared = False
-            route.rate = share
+            route._share = share
             left -= 1
             count = len(route.flows)
             for link in route.path:
                 link._load -= count
                 link._room -= share * count
+    return [route._share for route in routes]
 
 
 def connected(route: Route) -> list[Route]:
@@ -222,15 +221,15 @@ class LinkNetwork:
         self._wake.move(self._next_end(), TRANSFER_END)
 
     def _share(self, routes: Sequence[Route]) -> None:
-        """Share the links of `routes` anew."""
+        """Share the links of `routes` anew; those whose rate changes have their counter settled."""
         now = self._env.now
-        for route in routes:
-            route.settle(now)
-        share_links(routes)
-        for route in routes:
-            left = route.flows[0][0] - route.served_bytes
-            # Rounded up to the grid: bytes never arrive before they could.
-            route.end_s = max(now, on_grid_up(now + left / route.rate))
+        for route, rate in zip(routes, max_min_rates(routes), strict=True):
+            if rate != route.rate or route.settled_s == now:
+                route.settle(now)
+                route.rate = rate
+                left = route.flows[0][0] - route.served_bytes
+                # Rounded up to the grid: bytes never arrive before they could.
+                route.end_s = max(now, on_grid_up(now + left / rate))
 
     def _next_end(self) -> float:
         """When the next flow ends (s); infinity without flows."""
