@@ -88,12 +88,24 @@ class Route:
         When the counter was last brought up to date (s).
     end_s : float
         When the first of its flows ends at the present rate (s).
+    latency_s : float
+        What passes before a flow on it begins (s, on the grid).
     """
 
-    __slots__ = ("_share", "end_s", "flows", "path", "rate", "served_bytes", "settled_s")
+    __slots__ = (
+        "_share",
+        "end_s",
+        "flows",
+        "latency_s",
+        "path",
+        "rate",
+        "served_bytes",
+        "settled_s",
+    )
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.latency_s = on_grid(sum(link.latency_s for link in path))
         self.flows: list[tuple[float, int, Flow]] = []
         self.rate = 0.0
         self.served_bytes = 0.0
@@ -156,6 +168,8 @@ def connected(route: Route) -> list[Route]:
     Two routes hang together if they share a link, or both hang together with a third.
     """
     found: dict[Route, None] = {route: None} if route.flows else {}
+    if len(found) == max(map(len, [link.routes for link in route.path])):
+        return list(found)  # it has its links to itself, or they are idle
     queue = [route]
     for one in queue:
         for link in one.path:
@@ -186,6 +200,7 @@ class LinkNetwork:
         self._routes: dict[Path, Route] = {}
         self._busy: dict[Route, None] = {}
         self._num_started = 0
+        self._next_end = math.inf
         self._wake = Wake(env)
         self.process = env.process(self._run())
 
@@ -196,57 +211,63 @@ class LinkNetwork:
 
         The latencies of the path pass first, then the flow takes its share of every link.
         """
-        env = self._env
-        flow = Flow(request_id, num_bytes, env.now, on_end)
-        latency_s = on_grid(sum(link.latency_s for link in path))
-        start = At(env, env.now + latency_s, TRANSFER_END)
-        start.callbacks.append(lambda _: self._start(flow, path))
-
-    def _start(self, flow: Flow, path: Path) -> None:
         now = self._env.now
         route = self._routes.get(path)
         if route is None:
             route = self._routes[path] = Route(path)
+        flow = Flow(request_id, num_bytes, now, on_end)
+        start = At(self._env, now + route.latency_s, TRANSFER_END)
+        start.callbacks.append(lambda _: self._start(flow, route))
+
+    def _start(self, flow: Flow, route: Route) -> None:
+        now = self._env.now
         if not route.flows:
             route.served_bytes, route.settled_s, route.rate = 0.0, now, 0.0
             self._busy[route] = None
-            for link in path:
+            for link in route.path:
                 link.routes[route] = None
         route.settle(now)
         flow.start_s = now
         flow.goal_bytes = route.served_bytes + flow.num_bytes
         self._num_started += 1
         heapq.heappush(route.flows, (flow.goal_bytes, self._num_started, flow))
-        self._share(connected(route))
-        self._wake.move(self._next_end(), TRANSFER_END)
+        self._share_around(route)
+        next_end = self._first_end()
+        if next_end != self._next_end:
+            self._next_end = next_end
+            self._wake.move(next_end, TRANSFER_END)
 
-    def _share(self, routes: Sequence[Route]) -> None:
-        """Share the links of `routes` anew; those whose rate changes have their counter settled."""
+    def _share_around(self, route: Route) -> None:
+        """Share the links of `route`, and of whatever hangs together with it, anew.
+
+        Routes whose rate stays, and whose first flow has not just changed, are left as they are.
+        """
         now = self._env.now
-        for route, rate in zip(routes, max_min_rates(routes), strict=True):
-            if rate != route.rate or route.settled_s == now:
-                route.settle(now)
-                route.rate = rate
-                left = route.flows[0][0] - route.served_bytes
+        routes = connected(route)
+        for other, rate in zip(routes, max_min_rates(routes), strict=True):
+            if rate != other.rate or other.settled_s == now:
+                other.settle(now)
+                other.rate = rate
+                left = other.flows[0][0] - other.served_bytes
                 # Rounded up to the grid: bytes never arrive before they could.
-                route.end_s = max(now, on_grid_up(now + left / rate))
+                other.end_s = max(now, on_grid_up(now + left / rate))
 
-    def _next_end(self) -> float:
+    def _first_end(self) -> float:
         """When the next flow ends (s); infinity without flows."""
-        return min((route.end_s for route in self._busy), default=math.inf)
+        return min([route.end_s for route in self._busy], default=math.inf)
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
-        next_end = math.inf
         while True:
-            if next_end == math.inf:
+            if self._next_end == math.inf:
                 yield self._wake.sleep()
             else:
-                yield self._wake.at(next_end, TRANSFER_END)
+                yield self._wake.at(self._next_end, TRANSFER_END)
             now = self._env.now
             ending = [route for route in self._busy if route.end_s <= now]
             ended = self._take_ended(ending)
-            self._share(list(dict.fromkeys(r for route in ending for r in connected(route))))
-            next_end = self._next_end()
+            for route in ending:
+                self._share_around(route)
+            self._next_end = self._first_end()
             for flow in ended:
                 flow.on_end()
 
