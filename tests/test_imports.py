@@ -27,6 +27,7 @@ LAYERS = {
         "goodput",
         "metrics",
         "plot",
+        "plot_timeline",
         "report",
         "scenario_file",
         "scenario_tables",
@@ -116,12 +117,13 @@ def test_heavy_packages_are_imported_late() -> None:
         name: {m.split(".")[0] for m in imports(path, top_only=True)} for name, path in modules()
     }
     assert not [name for name, packages in early.items() if packages & LATE]
-    assert [name for name, packages in early.items() if "matplotlib" in packages] == ["plot"]
+    pictures = [name for name, packages in early.items() if "matplotlib" in packages]
+    assert pictures == ["plot", "plot_timeline"]
 
 
 def test_frames_are_known_by_their_schema_alone() -> None:
     """Numbers and pictures can be made of any frame, from wherever it comes."""
-    for name in ("metrics", "goodput", "plot"):
+    for name in ("metrics", "goodput", "plot", "plot_timeline"):
         known = own_imports(PACKAGE / f"{name}.py")
         assert not known & {"simulate", "engine", "strategies", "store", "sweep", "scenario_file"}
 

@@ -486,4 +486,5 @@ def test_every_figure_script_draws_a_recorded_comparison(
 def test_every_figure_script_has_a_test() -> None:
     """A script that nobody runs rots."""
     tested = {"fig_latency_cdf", "fig_attainment", "fig_goodput", "fig_queue_kv"}
+    tested.add("fig_rolling_activation")  # in test_plot_timeline
     assert {path.stem for path in PLOTS.glob("fig_*.py")} == tested
