@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import click
 
 from simcluster._version import __version__
+from simcluster.accuracy.command import validate
 from simcluster.errors import ConfigError, DataError, SimclusterError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -307,6 +308,9 @@ def schema(markdown: bool) -> None:
         click.echo(scenario_file.markdown_keys(), nl=False)
     else:
         _print_json(scenario_file.json_schema())
+
+
+main.add_command(validate)
 
 
 def _load(
