@@ -36,17 +36,18 @@ class Price:
 class KernelConstants:
     """How much of its data-sheet a GPU reaches; the constants of the kernel model.
 
-    A kernel takes ``(compute^p + memory^p)^(1/p) + fixed_s`` with ``compute = flops / (mfu x
-    peak)`` and ``memory = bytes / (mbu x bandwidth)``.
+    A kernel takes ``(compute^p + memory^p)^(1/p) + fixed`` with ``compute = flops / (mfu x peak)``
+    and ``memory = bytes / (mbu x bandwidth)``. What has a default is a finer term: None takes the
+    coarser constant named with it, 0 leaves the term out.
 
     Attributes
     ----------
     mfu_gemm, mbu_gemm : float
-        Reachable share of peak FLOP/s and of bandwidth in matrix multiplications, 0 to 1.
+        Reachable share of peak FLOP/s and of bandwidth in matrix multiplications.
     mfu_attention, mbu_attention : float
         The same in prefill attention (mfu) and decode attention (mbu).
     mbu_elementwise : float
-        Reachable share of bandwidth in norms, rotary embedding, activation, residual.
+        Reachable share of bandwidth in elementwise kernels that have none of their own.
     smooth_p : float
         Exponent p of the smooth maximum, >= 1.
     fixed_s : float
@@ -55,6 +56,33 @@ class KernelConstants:
         Decode attention also pays this times batch x kv heads per rank / SMs (s).
     mixed_mbu : float
         Share of `mbu_attention` left to decodes that share a step with a prefill chunk, 0 to 1.
+    mfu_gemm_8bit : float or None
+        Share of the 8-bit peak in matrix multiplications with 8-bit weights, quantisation of the
+        activations included; None for `mfu_gemm`.
+    gemm_waves : float or None
+        Share of the tiles of a matrix multiplication that waits for whole waves over the SMs, 0
+        to 1; None leaves tiles out.
+    gemm_tile_loss : float
+        How much slower tiles smaller than 128 x 256 are per operation; see `kernels.GEMM_TILES`.
+    mfu_grouped, mbu_grouped : float or None
+        Shares in the grouped multiplications of experts; None for `mfu_gemm` and `mbu_gemm`.
+    elementwise_fixed_s, attention_fixed_s : float or None
+        Fixed latency of an elementwise and of an attention kernel (s); None for `fixed_s`.
+    mbu_norm, mbu_rope, mbu_activation, mbu_add, mbu_embedding : float or None
+        Share of bandwidth by class of elementwise kernel; None for `mbu_elementwise`.
+    mbu_prefill : float or None
+        Share of bandwidth in prefill attention; None for `mbu_attention`.
+    prefill_waves : float
+        Share of prefill attention's blocks of 128 queries that waits for whole waves, 0 to 1.
+    attention_causal : float
+        Share of the masked half of prefill attention that the kernel skips, 0 to 1.
+    decode_waves : float
+        Share of decode attention's blocks that waits for whole waves, 0 to 1.
+    attention_context_s : float
+        Decode attention also pays this per token of the mean context (s): the tokens of one
+        sequence are a chain, however few sequences there are.
+    generation : str
+        Which software was measured, such as ``"2024"``; empty for the current one.
     accuracy : str
         ``"measured"``, ``"fitted"`` or ``"data-sheet"``: what the constants rest on.
     source : str
@@ -70,6 +98,24 @@ class KernelConstants:
     fixed_s: float
     attention_block_s: float
     mixed_mbu: float
+    mfu_gemm_8bit: float | None = None
+    gemm_waves: float | None = None
+    gemm_tile_loss: float = 0.0
+    mfu_grouped: float | None = None
+    mbu_grouped: float | None = None
+    elementwise_fixed_s: float | None = None
+    attention_fixed_s: float | None = None
+    mbu_norm: float | None = None
+    mbu_rope: float | None = None
+    mbu_activation: float | None = None
+    mbu_add: float | None = None
+    mbu_embedding: float | None = None
+    mbu_prefill: float | None = None
+    prefill_waves: float = 0.0
+    attention_causal: float = 1.0
+    decode_waves: float = 0.0
+    attention_context_s: float = 0.0
+    generation: str = ""
     accuracy: str
     source: str
 
@@ -98,7 +144,9 @@ class GPUSpec:
     pcie : str
         Name of its PCIe link to the host.
     constants : KernelConstants
-        Reachable shares and latencies.
+        Reachable shares and latencies with current software.
+    older_constants : tuple of KernelConstants
+        The same with older software, by its `generation`; may be empty.
     prices : tuple of Price
         Published prices, may be empty.
     source : str
@@ -116,8 +164,35 @@ class GPUSpec:
     fabric: str
     pcie: str
     constants: KernelConstants
+    older_constants: tuple[KernelConstants, ...] = ()
     prices: tuple[Price, ...]
     source: str
+
+    def constants_of(self, generation: str) -> KernelConstants:
+        """Return the constants with software of `generation`; the current ones if not known."""
+        for constants in self.older_constants:
+            if constants.generation == generation:
+                return constants
+        return self.constants
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllReduceTerms:
+    """A measured all-reduce at one world size: latency plus ring traffic.
+
+    Attributes
+    ----------
+    tp_size : int
+        Ranks of the group.
+    latency_s : float
+        Fixed latency (s).
+    efficiency : float
+        Share of the link's bandwidth that each GPU reaches in a large one.
+    """
+
+    tp_size: int
+    latency_s: float
+    efficiency: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +215,8 @@ class LinkSpec:
         Latency of one message (s).
     allreduce_latency_s : float
         Fixed latency of one all-reduce or all-gather (s); fabrics only.
+    allreduce_terms : tuple of AllReduceTerms
+        Measured world sizes, which take the place of the two above; may be empty.
     source : str
         Where the numbers come from.
     """
@@ -151,6 +228,7 @@ class LinkSpec:
     allreduce_efficiency: float
     latency_s: float
     allreduce_latency_s: float
+    allreduce_terms: tuple[AllReduceTerms, ...] = ()
     source: str
 
 
@@ -291,6 +369,9 @@ class EngineProfile:
         Most tokens of one prefill step; None for the larger of ``max_model_len`` and 2048.
     chunk_size : int
         Default token budget of a step with chunked prefill.
+    kernel_generation : str
+        Software generation of its kernels, where the GPU has constants for it:
+        `GPUSpec.constants_of`; empty for the current one.
     source : str
         Where the numbers come from.
     """
@@ -315,6 +396,7 @@ class EngineProfile:
     source: str
     host_workers_s: float = 0.0
     cpu_speed: float = 1.0
+    kernel_generation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ GB: Final = 1e9
 GIB: Final = 2.0**30
 MS: Final = 1e-3
 US: Final = 1e-6
+NS: Final = 1e-9
 
 
 def on_grid(time_s: float) -> float:

@@ -203,7 +203,10 @@ def clear_added() -> None:
 def _gpu(name: str) -> GPUSpec:
     row = store.entries("gpu").rows[name]
     kernels = store.find("kernels", str(row["kernels"]), key=f"gpu {name}: kernels")
-    return build.gpu(row, kernels, store.prices(name))
+    names = row.get("older_kernels", ())
+    assert isinstance(names, list | tuple)
+    older = [store.find("kernels", n, key=f"gpu {name}: older_kernels") for n in names]
+    return build.gpu(row, kernels, store.prices(name), older)
 
 
 def _known(kind: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from simcluster.catalog.tables import Row
 from simcluster.specs import (
+    AllReduceTerms,
     EngineProfile,
     GPUSpec,
     KernelConstants,
@@ -16,10 +17,26 @@ from simcluster.specs import (
     NodeShape,
     Price,
 )
-from simcluster.units import GB, MS, US
+from simcluster.units import GB, MS, NS, US
 
 _MIB: Final = 2.0**20
 _TERA: Final = 1e12
+_FINER_SHARES: Final = (
+    "mfu_gemm_8bit",
+    "gemm_waves",
+    "gemm_tile_loss",
+    "mfu_grouped",
+    "mbu_grouped",
+    "mbu_norm",
+    "mbu_rope",
+    "mbu_activation",
+    "mbu_add",
+    "mbu_embedding",
+    "mbu_prefill",
+    "prefill_waves",
+    "attention_causal",
+    "decode_waves",
+)
 _OPTIONAL_COUNTS: Final = (
     "num_experts",
     "num_experts_active",
@@ -34,7 +51,9 @@ _OPTIONAL_COUNTS: Final = (
 )
 
 
-def gpu(row: Row, kernels: Row, prices: Iterable[Row]) -> GPUSpec:
+def gpu(
+    row: Row, kernels: Row, prices: Iterable[Row], older_kernels: Iterable[Row] = ()
+) -> GPUSpec:
     """Return a GPU with its kernel constants and prices.
 
     Constants that were fitted on another die of the same generation count as ``"data-sheet"``.
@@ -54,6 +73,7 @@ def gpu(row: Row, kernels: Row, prices: Iterable[Row]) -> GPUSpec:
         fabric=r["fabric"],
         pcie=r["pcie"],
         constants=kernel_constants(kernels, r["name"]),
+        older_constants=tuple(kernel_constants(older, r["name"]) for older in older_kernels),
         prices=tuple(price(p) for p in prices),
         source=r["source"],
     )
@@ -75,9 +95,18 @@ def kernel_constants(row: Row, gpu_name: str) -> KernelConstants:
         fixed_s=r["fixed_us"] * US,
         attention_block_s=r["attention_block_us"] * US,
         mixed_mbu=float(r["mixed_mbu"]),
+        elementwise_fixed_s=_seconds(r.get("elementwise_fixed_us")),
+        attention_fixed_s=_seconds(r.get("attention_fixed_us")),
+        attention_context_s=r.get("attention_context_ns", 0.0) * NS,
+        generation=r.get("generation", ""),
         accuracy=accuracy,
         source=source,
+        **{key: float(r[key]) for key in _FINER_SHARES if key in r},
     )
+
+
+def _seconds(microseconds: float | None) -> float | None:
+    return None if microseconds is None else microseconds * US
 
 
 def price(row: Row) -> Price:
@@ -105,6 +134,10 @@ def link(row: Row) -> LinkSpec:
         allreduce_efficiency=float(r["allreduce_efficiency"]),
         latency_s=r["latency_us"] * US,
         allreduce_latency_s=r["allreduce_latency_us"] * US,
+        allreduce_terms=tuple(
+            AllReduceTerms(tp_size=int(size), latency_s=latency_us * US, efficiency=share)
+            for size, latency_us, share in r.get("allreduce", ())
+        ),
         source=r["source"],
     )
 
@@ -133,6 +166,7 @@ def engine(row: Row) -> EngineProfile:
         host_per_seq_before_s=r["host_per_seq_before_us"] * US,
         host_per_seq_after_s=r["host_per_seq_after_us"] * US,
         host_workers_s=r.get("host_workers_ms", 0.0) * MS,
+        kernel_generation=r.get("kernel_generation", ""),
         overlaps_host=r["overlaps_host"],
         graph_max_seqs=r["graph_max_seqs"],
         issue_s=r["issue_us"] * US,

@@ -219,3 +219,8 @@ def _check_references(added: dict[str, list[Row]], where: str) -> None:
         for i, row in enumerate(added[table]):
             for key, other in keys.items():
                 find(other, str(row[key]), key=f"{where}: {table}[{i}].{key}")
+    for i, row in enumerate(added["gpu"]):
+        older = row.get("older_kernels", ())
+        assert isinstance(older, list | tuple)
+        for name in older:
+            find("kernels", str(name), key=f"{where}: gpu[{i}].older_kernels")

@@ -55,8 +55,8 @@ _NAME: Final = {
 }
 
 
-def _share(meaning: str) -> Key:
-    return Key("number", meaning + ", 0 to 1", high=1.0)
+def _share(meaning: str, *, required: bool = True) -> Key:
+    return Key("number", meaning + ", 0 to 1", required=required, high=1.0)
 
 
 def _positive(meaning: str, *, required: bool = True) -> Key:
@@ -81,6 +81,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "fabric": Key("text", "link to the GPUs of the same node"),
         "pcie": Key("text", "link to the host"),
         "kernels": Key("text", "kernel constants to use, a name of the table kernels"),
+        "older_kernels": Key("texts", "the same with older software", required=False),
     },
     "kernels": {
         **_NAME,
@@ -94,6 +95,24 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "fixed_us": Key("number", "fixed latency of a kernel (us)"),
         "attention_block_us": Key("number", "per block of decode attention (us)"),
         "mixed_mbu": _share("share of mbu_attention beside a prefill chunk"),
+        "mfu_gemm_8bit": _share("share of the 8-bit peak", required=False),
+        "gemm_waves": _share("share of tiles that waits for whole waves", required=False),
+        "gemm_tile_loss": Key("number", "slowness of small tiles", required=False),
+        "mfu_grouped": _share("share of peak FLOP/s in experts", required=False),
+        "mbu_grouped": _share("share of bandwidth in experts", required=False),
+        "elementwise_fixed_us": Key("number", "latency of an elementwise kernel", required=False),
+        "attention_fixed_us": Key("number", "latency of an attention kernel (us)", required=False),
+        "mbu_norm": _share("share of bandwidth in norms", required=False),
+        "mbu_rope": _share("share of bandwidth in rotary embeddings", required=False),
+        "mbu_activation": _share("share of bandwidth in activations", required=False),
+        "mbu_add": _share("share of bandwidth in sums", required=False),
+        "mbu_embedding": _share("share of bandwidth in the embedding", required=False),
+        "mbu_prefill": _share("share of bandwidth in prefill attention", required=False),
+        "prefill_waves": _share("share of blocks that waits for whole waves", required=False),
+        "attention_causal": _share("share of the masked half that is skipped", required=False),
+        "decode_waves": _share("share of blocks that waits for whole waves", required=False),
+        "attention_context_ns": Key("number", "per token of mean context (ns)", required=False),
+        "generation": Key("text", "which software, such as 2024", required=False),
         "accuracy": Key("text", "what they rest on", choices=("measured", "fitted", "data-sheet")),
         "holds_for": Key("texts", "GPUs with the die that was measured", required=False),
     },
@@ -142,6 +161,9 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "allreduce_efficiency": _share("share that each GPU reaches in a large all-reduce"),
         "latency_us": Key("number", "latency of one message (us)"),
         "allreduce_latency_us": Key("number", "fixed latency of one all-reduce (us)"),
+        "allreduce": Key(
+            "rows", "GPUs, latency (us), share of bandwidth, by world size", required=False
+        ),
     },
     "node": {
         **_NAME,
@@ -158,6 +180,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "host_per_seq_before_us": Key("number", "before, per sequence (us)"),
         "host_per_seq_after_us": Key("number", "after, per sequence (us)"),
         "host_workers_ms": Key("number", "more with several GPUs (ms)", required=False),
+        "kernel_generation": Key("text", "which software its kernels are of", required=False),
         "overlaps_host": Key("flag", "host work runs while the GPU works"),
         "graph_max_seqs": _count("largest captured decode batch, 0 for none", low=0),
         "issue_us": Key("number", "CPU cost of issuing one kernel (us)"),
@@ -217,6 +240,8 @@ def check(table: str, row: Row, *, where: str) -> None:
             )
     if table == "lengths":
         _check_lengths(row, where)
+    if "allreduce" in row:
+        _check_all_reduce(row["allreduce"], where)
     if table == "model":
         _check_model(row, where)
 
@@ -301,6 +326,19 @@ def _check_model(row: Row, where: str) -> None:
         if missing:
             remedy = f"Add {missing[0]}: {TABLES['model'][missing[0]].meaning}."
             raise ConfigError(f"{where}.{key}", of[key], f"needs {missing[0]}", remedy)
+
+
+def _check_all_reduce(rows: object, where: str) -> None:
+    """Check that each world size has its latency and its share."""
+    assert isinstance(rows, list)
+    for i, row in enumerate(rows):
+        if len(row) != 3 or row[0] < 2 or row[0] != int(row[0]) or not 0 < row[2] <= 1:
+            raise ConfigError(
+                f"{where}.allreduce[{i}]",
+                row,
+                "must be a number of GPUs from 2, a latency and a share from 0 to 1",
+                "Write such as [8, 5.6, 0.55]: 8 GPUs, 5.6 us, 0.55 of the bandwidth.",
+            )
 
 
 def _check_lengths(row: Row, where: str) -> None:

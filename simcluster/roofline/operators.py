@@ -20,6 +20,16 @@ from simcluster.specs import ModelSpec
 
 Kind = Literal["gemm", "elementwise", "attention", "all_reduce", "all_gather"]
 
+Family = Literal["norm", "rope", "activation", "add", "embedding", "other"]
+
+_FAMILIES: Final[dict[str, Family]] = {
+    "rope": "rope",
+    "embedding": "embedding",
+    "activation": "activation",
+    "shared_activation": "activation",
+    "experts_activation": "activation",
+    "experts_sum": "add",
+}
 ACTIVATION_BYTES: Final = 2.0
 """Bytes of one activation; engines keep them in 16 bits also with 8-bit weights."""
 _EMBEDDING_BYTES: Final = 2.0
@@ -45,6 +55,10 @@ class Operator(NamedTuple):
         Weights that live on this rank for it, used in this step or not.
     weight_bytes : float
         Bytes of one of those weights.
+    rows, cols : float
+        Shape of the result of a multiplication, of one of them if it is grouped.
+    groups : float
+        Multiplications in one; more than one for experts, 0 for what is none.
     """
 
     name: str
@@ -53,6 +67,14 @@ class Operator(NamedTuple):
     bytes: float
     weights: float = 0.0
     weight_bytes: float = ACTIVATION_BYTES
+    rows: float = 0.0
+    cols: float = 0.0
+    groups: float = 0.0
+
+    @property
+    def family(self) -> Family:
+        """Which class of elementwise kernels it is in: they reach unequal shares of bandwidth."""
+        return _FAMILIES.get(self.name, "norm" if self.name.endswith("norm") else "other")
 
 
 class LayerRun(NamedTuple):
@@ -93,6 +115,8 @@ class AttentionWork:
         FLOPs per cached token of a chunk: multi-head latent attention expands it again.
     kv_heads : float
         KV heads on this rank; decode attention launches one block per sequence and KV head.
+    heads : float
+        Query heads on this rank; prefill attention launches one block per 128 queries and head.
     """
 
     decode_flops: float
@@ -102,6 +126,7 @@ class AttentionWork:
     prefill_kv_bytes: float
     expand_flops: float
     kv_heads: float
+    heads: float
 
 
 def is_mla(spec: ModelSpec) -> bool:
@@ -181,6 +206,7 @@ def attention_work(model: ModelConfig, tp_size: int) -> AttentionWork:
             prefill_kv_bytes=ACTIVATION_BYTES * heads * expanded,
             expand_flops=2.0 * spec.kv_lora_rank * heads * (spec.qk_nope_dim + spec.v_head_dim),
             kv_heads=1.0,
+            heads=heads,
         )
     kv_heads = kv_heads_per_rank(spec, tp_size)
     kv_bytes = model.kv_bytes * 2.0 * kv_heads * spec.head_dim
@@ -192,6 +218,7 @@ def attention_work(model: ModelConfig, tp_size: int) -> AttentionWork:
         prefill_kv_bytes=kv_bytes,
         expand_flops=0.0,
         kv_heads=kv_heads,
+        heads=heads,
     )
 
 
@@ -356,6 +383,9 @@ def _moe_operators(model: ModelConfig, tp_size: int, num_tokens: int) -> list[Op
             read + ACTIVATION_BYTES * routed * (num_in + num_out),
             spec.num_experts * num_in * num_out,
             model.weight_bytes,
+            rows=routed / touched,
+            cols=num_out,
+            groups=touched,
         )
 
     operators = [
@@ -397,7 +427,17 @@ def _gemm(
     """Return a dense projection of `num_tokens` rows."""
     weights = num_in * num_out
     moved = weight_bytes * weights + ACTIVATION_BYTES * num_tokens * (num_in + num_out)
-    return Operator(name, "gemm", 2.0 * num_tokens * weights, moved, weights, weight_bytes)
+    return Operator(
+        name,
+        "gemm",
+        2.0 * num_tokens * weights,
+        moved,
+        weights,
+        weight_bytes,
+        rows=num_tokens,
+        cols=num_out,
+        groups=1.0,
+    )
 
 
 def _embedding_bytes(model: ModelConfig) -> float:

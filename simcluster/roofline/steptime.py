@@ -12,7 +12,7 @@ from simcluster.errors import InvariantError
 from simcluster.roofline.base import KernelRun, KernelSchedule, StepShape
 from simcluster.roofline.collectives import all_gather_s, all_reduce_s
 from simcluster.roofline.dispatch import Line, TickRun, eager_lines, envelope, graph_line
-from simcluster.roofline.kernels import KernelTimer
+from simcluster.roofline.kernels import PREFILL_TILE, KernelTimer
 from simcluster.roofline.memory import check_pp, check_tp
 from simcluster.roofline.operators import (
     Operator,
@@ -38,6 +38,7 @@ _CPU_TIMES: Final = (
     "graph_issue_s",
 )
 """Numbers of an engine profile that depend on the host's CPU."""
+_TILE: Final = int(PREFILL_TILE)
 _CACHE_SIZE: Final = 32768
 """Token counts whose lines are kept; the cache is emptied when it is full."""
 
@@ -46,6 +47,7 @@ class _DecodePlan(NamedTuple):
     """All there is to know of a decode batch of one size, in ticks."""
 
     attention: float
+    per_token: float
     lines: tuple[Line, ...]
     host: float
 
@@ -116,16 +118,16 @@ class RooflineStepTime:
         self._tp_size = tp_size
         self._is_first, self._is_last = stage == 0, stage == pp_size - 1
         self.overlaps_host = engine.overlaps_host and pp_size == 1
-        self._timer = KernelTimer(gpu)
+        self._timer = KernelTimer(gpu, engine.kernel_generation)
         self._layer_runs = layer_runs(model.spec, pp_size, stage)
         self._moe_kinds = tuple(dict.fromkeys(run.moe for run in self._layer_runs))
         self._window = model.spec.sliding_window if model.spec.num_sliding_layers else None
         self._work = attention_work(model, tp_size)
-        per_sequence, per_token = self._timer.decode_attention_s(self._work)
-        self._fixed = self._timer.fixed_s * TICKS_PER_S
+        per_sequence, _ = self._timer.decode_attention_s(self._work)
+        self._fixed = self._timer.attention_fixed_s * TICKS_PER_S
         self._per_sequence = per_sequence * TICKS_PER_S
-        self._per_token = per_token * TICKS_PER_S
-        self._per_token_mixed = self._per_token / gpu.constants.mixed_mbu
+        self._causal = self._timer.constants.attention_causal
+        self._slopes: dict[int, tuple[float, float]] = {}
         self._issue = float(round(engine.issue_s * TICKS_PER_S))
         self._graph_issue = float(round(engine.graph_issue_s * TICKS_PER_S))
         self._decode_plans: dict[int, _DecodePlan] = {}
@@ -156,10 +158,10 @@ class RooflineStepTime:
         window_tokens: IntArray | None = None,
     ) -> FloatArray:
         """Durations (s) of consecutive pure decode steps, shape ``(num_steps,)``."""
-        attention, lines, host = self._decode_plan(num_decodes)
+        attention, per_token, lines, host = self._decode_plan(num_decodes)
         end_tokens = context_tokens + num_steps * num_decodes
         times = np.arange(float(context_tokens), end_tokens, num_decodes)
-        times *= self._per_token
+        times *= per_token
         times += attention
         np.rint(times, out=times)
         if self._window is None:
@@ -167,7 +169,7 @@ class RooflineStepTime:
         else:
             if window_tokens is None:
                 raise InvariantError("a model with a sliding window needs window_tokens")
-            windowed = np.rint(window_tokens * self._per_token + attention)
+            windowed = np.rint(window_tokens * per_token + attention)
             core = _maximum_windowed(lines, times, windowed)
         if not self.overlaps_host:
             core += host * TICK_S
@@ -254,42 +256,72 @@ class RooflineStepTime:
 
     def _attention(self, shape: StepShape) -> tuple[float, float]:
         """Attention time of a layer without and with the window (ticks, whole)."""
+        base = self._fixed + self._per_sequence * shape.num_decodes
+        alone, mixed = self._per_token(shape.num_decodes)
         if not shape.chunks:
-            base = self._fixed + self._per_sequence * shape.num_decodes
-            full = float(round(base + self._per_token * shape.context_tokens))
+            full = float(round(base + alone * shape.context_tokens))
             if self._window is None:
                 return full, 0.0
-            return full, float(round(base + self._per_token * shape.window_tokens))
-        base = self._fixed + self._per_sequence * shape.num_decodes
-        decode = base + self._per_token_mixed * shape.context_tokens
+            return full, float(round(base + alone * shape.window_tokens))
+        decode = base + mixed * shape.context_tokens
         full = float(round(decode + self._prefill_attention(shape.chunks)))
         if self._window is None:
             return full, 0.0
-        decode = base + self._per_token_mixed * shape.window_tokens
+        decode = base + mixed * shape.window_tokens
         return full, float(round(decode + self._windowed_prefill(shape.chunks, self._window)))
+
+    def _per_token(self, num_decodes: int) -> tuple[float, float]:
+        """Ticks per token of context among `num_decodes` sequences, alone and beside a chunk."""
+        if num_decodes == 0:
+            return 0.0, 0.0
+        known = self._slopes.get(num_decodes)
+        if known is None:
+            cache, chain = self._timer.decode_slope(self._work, num_decodes)
+            mixed = cache / self._timer.constants.mixed_mbu + chain
+            known = (cache + chain) * TICKS_PER_S, mixed * TICKS_PER_S
+            _remember(self._slopes, num_decodes, known)
+        return known
 
     def _prefill_attention(self, chunks: tuple[tuple[int, int], ...]) -> float:
         """Attention of the chunks over all that is cached (ticks, not rounded)."""
-        tokens = cached = twice_pairs = 0
+        tokens = cached = tiles = 0
+        causal = self._causal
+        twice_pairs = twice_padded = 0.0
         for new, old in chunks:
             tokens += new
             cached += old
-            twice_pairs += new * (2 * old + new + 1)
-        return self._prefill_ticks(tokens, cached, 0.5 * twice_pairs)
+            twice_seen = 2 * (old + new) - causal * (new - 1)
+            num = -(-new // _TILE)
+            tiles += num
+            twice_pairs += new * twice_seen
+            twice_padded += num * _TILE * twice_seen
+        return self._prefill_ticks(tokens, cached, 0.5 * twice_pairs, 0.5 * twice_padded, tiles)
 
     def _windowed_prefill(self, chunks: tuple[tuple[int, int], ...], window: int) -> float:
         """Attention of the chunks over the last `window` tokens (ticks, not rounded)."""
-        tokens = cached = twice_pairs = 0
+        tokens = cached = tiles = 0
+        causal = self._causal
+        twice_pairs = twice_padded = 0.0
         for new, old in chunks:
             growing = min(new, max(0, window - old))
             tokens += new
             cached += min(old, window)
-            twice_pairs += growing * (2 * old + growing + 1) + 2 * (new - growing) * window
-        return self._prefill_ticks(tokens, cached, 0.5 * twice_pairs)
+            pairs = growing * (2 * (old + growing) - causal * (growing - 1))
+            pairs += 2 * (new - growing) * window
+            num = -(-new // _TILE)
+            tiles += num
+            twice_pairs += pairs
+            twice_padded += pairs * (num * _TILE / new)
+        return self._prefill_ticks(tokens, cached, 0.5 * twice_pairs, 0.5 * twice_padded, tiles)
 
-    def _prefill_ticks(self, tokens: int, cached: int, pairs: float) -> float:
+    def _prefill_ticks(
+        self, tokens: int, cached: int, pairs: float, padded_pairs: float, tiles: int
+    ) -> float:
         work = self._work
-        flops = work.prefill_flops * pairs + work.expand_flops * cached
+        flops = self._timer.prefill_flops(
+            work.prefill_flops * pairs, work.prefill_flops * padded_pairs, tiles * work.heads
+        )
+        flops += work.expand_flops * cached
         moved = work.io_bytes * tokens + work.prefill_kv_bytes * (tokens + cached)
         return self._timer.prefill_attention_s(flops, moved) * TICKS_PER_S
 
@@ -297,7 +329,7 @@ class RooflineStepTime:
 
     def _decode_core(self, plan: _DecodePlan, context_tokens: int, window_tokens: int) -> float:
         """Issue and execution of a decode step (ticks)."""
-        full = round(plan.attention + self._per_token * context_tokens)
+        full = round(plan.attention + plan.per_token * context_tokens)
         if self._window is None:
             core = -1.0
             for const, num_full, _ in plan.lines:
@@ -305,7 +337,7 @@ class RooflineStepTime:
                 if value > core:
                     core = value
             return core
-        windowed = round(plan.attention + self._per_token * window_tokens)
+        windowed = round(plan.attention + plan.per_token * window_tokens)
         return max(c + num_full * full + num * windowed for c, num_full, num in plan.lines)
 
     def _chunk_core(self, shape: StepShape) -> float:
@@ -338,13 +370,14 @@ class RooflineStepTime:
         if num_decodes < 1:
             raise InvariantError("a step needs a sequence to decode or a prefill chunk")
         attention = self._fixed + self._per_sequence * num_decodes
+        per_token, _ = self._per_token(num_decodes)
         runs = tuple(run for _, run in self._runs(num_decodes, num_decodes))
         if self._captured(num_decodes):
             lines: tuple[Line, ...] = (graph_line(runs, self._graph_issue),)
         else:
-            least = float(round(attention + self._per_token * num_decodes))
+            least = float(round(attention + per_token * num_decodes))
             lines = envelope(eager_lines(runs, self._issue), least, least)
-        plan = _DecodePlan(attention, lines, self._host(num_decodes))
+        plan = _DecodePlan(attention, per_token, lines, self._host(num_decodes))
         _remember(self._decode_plans, num_decodes, plan)
         return plan
 
@@ -376,16 +409,14 @@ class RooflineStepTime:
     def _operator_s(self, operator: Operator) -> float:
         """Time of one kernel (s); 0 for attention, which is added per step."""
         match operator.kind:
-            case "gemm":
-                return self._timer.gemm_s(operator.flops, operator.bytes, operator.weight_bytes)
-            case "elementwise":
-                return self._timer.elementwise_s(operator.bytes)
             case "all_reduce":
                 return all_reduce_s(self._fabric, self._tp_size, operator.bytes)
             case "all_gather":
                 return all_gather_s(self._fabric, self._tp_size, operator.bytes)
             case "attention":
                 return 0.0
+            case _:
+                return self._timer.operator_s(operator)
 
 
 def on_cpu(engine: EngineProfile) -> EngineProfile:
