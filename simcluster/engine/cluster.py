@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-import simpy
-
 from simcluster.config import Environment, SchedulerConfig
+from simcluster.engine.clock import Clock
 from simcluster.engine.dispatcher import RankGroup
 from simcluster.engine.instance import Instance, InstanceLike
 from simcluster.engine.link import Link, LinkNetwork, Path
@@ -114,7 +113,7 @@ class Cluster:
 
     Parameters
     ----------
-    env : simpy.Environment
+    env : Clock
         The run.
     environment : Environment
         Model, machines, engine, targets.
@@ -139,7 +138,7 @@ class Cluster:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         environment: Environment,
         recorder: Recorder,
         *,

@@ -12,6 +12,7 @@ from typing import Any
 
 import simpy
 
+from simcluster.engine.clock import Clock
 from simcluster.engine.gpu import GpuQueue, Kernel, Rendezvous
 from simcluster.engine.recorder import KernelLog, WriteKernel
 from simcluster.roofline.base import KernelSchedule
@@ -22,7 +23,7 @@ class CpuDispatcher:
 
     Parameters
     ----------
-    env : simpy.Environment
+    env : Clock
         The run.
     gpu : GpuQueue
         The GPU of this rank.
@@ -31,9 +32,7 @@ class CpuDispatcher:
         captured graph under that of the first.
     """
 
-    def __init__(
-        self, env: simpy.Environment, gpu: GpuQueue, write: WriteKernel | None = None
-    ) -> None:
+    def __init__(self, env: Clock, gpu: GpuQueue, write: WriteKernel | None = None) -> None:
         self._env = env
         self._gpu = gpu
         self._write = write
@@ -90,7 +89,7 @@ class RankGroup:
 
     Parameters
     ----------
-    env : simpy.Environment
+    env : Clock
         The run.
     num_ranks : int
         GPUs of the group.
@@ -106,7 +105,7 @@ class RankGroup:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         num_ranks: int,
         queue_depth: int,
         log: KernelLog | None = None,

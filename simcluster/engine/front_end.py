@@ -9,7 +9,7 @@ from typing import Any
 
 import simpy
 
-from simcluster.engine.clock import ROUTING, Wake
+from simcluster.engine.clock import ROUTING, Clock, Wake
 from simcluster.engine.instance import InstanceLike
 from simcluster.request import Request, RequestStatus
 from simcluster.routing.base import Router
@@ -23,7 +23,7 @@ class FrontEnd(ABC):
 
     Parameters
     ----------
-    env : simpy.Environment
+    env : Clock
         The run.
     instances : sequence of InstanceLike
         The group; this object becomes their owner.
@@ -38,7 +38,7 @@ class FrontEnd(ABC):
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         instances: Sequence[InstanceLike],
         on_finish: Callable[[Request], None],
     ) -> None:
@@ -124,7 +124,7 @@ class Gateway(FrontEnd):
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         instances: Sequence[InstanceLike],
         router: Router,
         on_finish: Callable[[Request], None],

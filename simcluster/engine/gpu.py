@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import simpy
 
+from simcluster.engine.clock import Clock
 from simcluster.engine.recorder import WriteKernel
 
 
@@ -24,7 +25,7 @@ class Rendezvous:
 
     Parameters
     ----------
-    env : simpy.Environment
+    env : Clock
         The run.
     num_ranks : int
         Ranks of the tensor-parallel group.
@@ -32,7 +33,7 @@ class Rendezvous:
 
     __slots__ = ("_event", "_missing")
 
-    def __init__(self, env: simpy.Environment, num_ranks: int) -> None:
+    def __init__(self, env: Clock, num_ranks: int) -> None:
         self._event = simpy.Event(env)
         self._missing = num_ranks
 
@@ -49,7 +50,7 @@ class GpuQueue:
 
     Parameters
     ----------
-    env : simpy.Environment
+    env : Clock
         The run.
     depth : int
         Kernels that fit into the queue; issuing one more blocks.
@@ -64,9 +65,7 @@ class GpuQueue:
         Kernels run so far.
     """
 
-    def __init__(
-        self, env: simpy.Environment, depth: int, write: WriteKernel | None = None
-    ) -> None:
+    def __init__(self, env: Clock, depth: int, write: WriteKernel | None = None) -> None:
         self._env = env
         self._write = write
         self.queue = simpy.Store(env, capacity=depth)

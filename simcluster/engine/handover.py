@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import simpy
-
-from simcluster.engine.clock import ROUTING, At
+from simcluster.engine.clock import ROUTING, At, Clock
 from simcluster.engine.instance import InstanceLike
 from simcluster.engine.link import LinkNetwork, Path
 from simcluster.errors import InvariantError
@@ -59,7 +57,7 @@ class KvHandover:
 
     Parameters
     ----------
-    env : simpy.Environment
+    env : Clock
         The run.
     network : LinkNetwork
         The links.
@@ -78,7 +76,7 @@ class KvHandover:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         network: LinkNetwork,
         decode: Sequence[InstanceLike],
         *,

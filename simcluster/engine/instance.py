@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import simpy
 
-from simcluster.engine.clock import SCHEDULING, STEP_END, Wake
+from simcluster.engine.clock import SCHEDULING, STEP_END, Clock, Wake
 from simcluster.engine.dispatcher import RankGroup
 from simcluster.engine.pipeline import PipelineStages
 from simcluster.engine.recorder import Recorder
@@ -178,7 +178,7 @@ class Instance:
 
     Parameters
     ----------
-    env : simpy.Environment
+    env : Clock
         The run.
     instance_id : int
         Its number in the cluster; the order of instances in ties.
@@ -218,7 +218,7 @@ class Instance:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         instance_id: int,
         scheduler: BatchScheduler,
         step_time: StepTime,

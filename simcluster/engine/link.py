@@ -9,7 +9,7 @@ from typing import Any
 
 import simpy
 
-from simcluster.engine.clock import TRANSFER_END, At, Wake
+from simcluster.engine.clock import TRANSFER_END, At, Clock, Wake
 from simcluster.engine.recorder import Recorder
 from simcluster.units import on_grid, on_grid_up
 
@@ -188,13 +188,13 @@ class LinkNetwork:
 
     Parameters
     ----------
-    env : simpy.Environment
+    env : Clock
         The run.
     recorder : Recorder
         Where finished transfers go.
     """
 
-    def __init__(self, env: simpy.Environment, recorder: Recorder) -> None:
+    def __init__(self, env: Clock, recorder: Recorder) -> None:
         self._env = env
         self._rows = recorder.transfers
         self._routes: dict[Path, Route] = {}

@@ -6,9 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from math import inf, nan
 
 import numpy as np
-import simpy
 
-from simcluster.engine.clock import ROUTING, At
+from simcluster.engine.clock import ROUTING, At, Clock
 from simcluster.engine.front_end import FrontEnd
 from simcluster.engine.instance import InstanceLike
 from simcluster.engine.recorder import Recorder
@@ -43,7 +42,7 @@ class MacroInstance(FrontEnd):
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         instances: Sequence[InstanceLike],
         activation: RollingActivation,
         *,

@@ -9,7 +9,7 @@ from typing import Any
 import simpy
 
 from simcluster.config import ModelConfig
-from simcluster.engine.clock import TRANSFER_END, At
+from simcluster.engine.clock import TRANSFER_END, At, Clock
 from simcluster.engine.dispatcher import RankGroup
 from simcluster.roofline import Pipeline, RooflineStepTime, handover_s
 from simcluster.roofline.base import StepShape
@@ -21,7 +21,7 @@ class _Batch:
 
     __slots__ = ("done", "reached", "shape")
 
-    def __init__(self, env: simpy.Environment, shape: StepShape, num_stages: int) -> None:
+    def __init__(self, env: Clock, shape: StepShape, num_stages: int) -> None:
         self.shape = shape
         self.reached = [simpy.Event(env) for _ in range(num_stages)]
         self.done = simpy.Event(env)
@@ -32,7 +32,7 @@ class PipelineStages:
 
     Parameters
     ----------
-    env : simpy.Environment
+    env : Clock
         The run.
     stages : sequence of RooflineStepTime
         Step times of each stage.
@@ -47,7 +47,7 @@ class PipelineStages:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         stages: Sequence[RooflineStepTime],
         model: ModelConfig,
         links: Sequence[LinkSpec],
