@@ -151,6 +151,10 @@ class EngineTable:
         Count | None,
         Field(description="Kernels that wait in the GPU's queue before issuing stops."),
     ] = None
+    kernel_generation: Annotated[
+        str | None,
+        Field(description="Software generation of kernels and collectives; empty: the current."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

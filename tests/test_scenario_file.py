@@ -172,6 +172,7 @@ ENGINE_VALUES: dict[str, object] = {
     "issue_s": 0.25,
     "graph_issue_s": 0.25,
     "queue_depth": 7,
+    "kernel_generation": "2024",
 }
 
 
