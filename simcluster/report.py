@@ -30,7 +30,7 @@ _WIDTH: Final = 100
 _LATENCIES: Final = (("TTFT", "ttft_s", 1.0, "s"), ("TPOT", "tpot_s", MS, "ms"))
 _ACCURACY: Final = {
     "measured": "calibrated on measured kernels",
-    "fitted": "fitted to published end-to-end numbers",
+    "fitted": "constants fitted here to published measurements of its kernels",
     "data-sheet": "data sheet with typical efficiencies, not measured",
 }
 
@@ -375,7 +375,9 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
             }
         rest = {k: v for k, v in row.items() if k not in plain and not k.startswith(tuple(plain))}
         rows.append(_plain({**plain, **rest}))
-    result: dict[str, Any] = {"rows": rows}
+    gpu = resolve(comparison.document).environment.cluster.gpu
+    step_times = {"gpu": gpu.name, "accuracy": gpu.constants.accuracy}
+    result: dict[str, Any] = {"rows": rows, "step_times": step_times}
     if swept:
         goodput = rows_of(comparison.goodput)
         currency = comparison.document["cluster"].get("currency")
