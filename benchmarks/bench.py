@@ -81,6 +81,23 @@ def loop(folder: Path, case: tuple[str, str, int, float | None]) -> tuple[float,
     return cpu, events, attainment
 
 
+def saturation(folder: Path, strategy: str, target: float = 0.9) -> tuple[float, float, float]:
+    """Rate (requests/s) just past which attainment falls below `target`, and CPU seconds.
+
+    The CPU seconds are those of 10,000 requests just past that rate and at half of it.
+    """
+    low, high = 32.0, 1024.0
+    while high / low > 1.02:
+        middle = (low * high) ** 0.5
+        attainment = loop(folder, (strategy, "fixed", 10_000, middle))[2]
+        low, high = (middle, high) if attainment >= target else (low, middle)
+    full, half = (
+        statistics.median(loop(folder, (strategy, "fixed", 10_000, rate))[0] for _ in range(3))
+        for rate in (high, high / 2)
+    )
+    return high, full, half
+
+
 def events_per_cpu_second(count: int = 500_000) -> float:
     """Timeouts per CPU-second of SimPy alone: the floor."""
     import simpy
@@ -101,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=3, help="runs of each case")
     parser.add_argument("--million", action="store_true", help="also the memory of 1,000,000")
+    parser.add_argument("--saturation", action="store_true", help="also the cost near saturation")
     options = parser.parse_args()
     print(f"SimPy alone: {events_per_cpu_second():,.0f} timeouts per CPU-second\n")
     with tempfile.TemporaryDirectory() as name:
@@ -127,6 +145,11 @@ def main() -> None:
                 f"{label:24s} {case[2]:9,d} {cpu:7.2f} {case[2] / cpu:10,.0f} "
                 f"{events:6.1f} {attainment:6.3f}"
             )
+        if options.saturation:
+            print(f"\n{'near saturation':24s} {'req/s':>9s} {'CPU s':>7s} {'half load':>10s} ratio")
+            for strategy in workloads.STRATEGIES:
+                rate, full, half = saturation(folder, strategy)
+                print(f"{strategy:24s} {rate:9.0f} {full:7.2f} {half:10.2f} {full / half:5.2f}")
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         print(f"\n(this script itself: {own:.0f} MB)")
 

@@ -1,8 +1,8 @@
 """The requests every simulator of the comparison was measured on, and the scenarios they meet.
 
 Prompts and outputs are fixed (512 / 128 tokens) or chat-like (lognormal, median 500 / 150),
-arrivals Poisson at 32 requests/s from a seeded `random.Random`, so that the same rows can be given to other
-simulators.
+arrivals Poisson at 32 requests/s from a seeded `random.Random`, so that the same rows can be given
+to other simulators.
 """
 
 from __future__ import annotations
