@@ -19,6 +19,7 @@ import click
 from simcluster._version import __version__
 from simcluster.accuracy.command import validate
 from simcluster.errors import ConfigError, DataError, SimclusterError, nearest
+from simcluster.measure.command import measure
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -311,6 +312,7 @@ def schema(markdown: bool) -> None:
 
 
 main.add_command(validate)
+main.add_command(measure)
 
 
 def _load(

@@ -25,6 +25,7 @@ LAYERS = {
         "accuracy",
         "calibration",
         "goodput",
+        "measure",
         "metrics",
         "plot",
         "plot_timeline",
@@ -47,7 +48,7 @@ FAMILIES = {"catalog": set(), "roofline": {"catalog"}, "workload": {"catalog"}}
 """Of layer 2, what these may import of layer 2."""
 SIMPY = {"engine", "simulate"}
 """Where time passes: the only importers of SimPy."""
-LATE = {"pandas", "pyarrow", "joblib", "scipy"}
+LATE = {"pandas", "pyarrow", "joblib", "scipy", "torch"}
 """Packages that are imported inside the functions that need them."""
 
 
