@@ -103,7 +103,7 @@ def test_the_table_shows_errors_limits_and_what_the_step_times_rest_on() -> None
         "5",
         "must",
     ]
-    assert second.split()[-3:] == ["|bias|", "5", "must"]
+    assert second.split()[-3:] == ["bias", "5", "must"]
     assert third.split()[-4:] == ["+0.0", "0.0", "0.0", "0.0"]
     assert "2 of 2 limits are met" in text
     assert f"Step times, {catalog.gpu('L20').constants.accuracy}: L20." in text

@@ -61,7 +61,7 @@ def vllm_0_6(data_dir: Path) -> str:
         return replace(base, host_workers_s=workers_ms * MS, issue_s=issue_us * US)
 
     def errors(x: Sequence[float]) -> FloatArray:
-        runs = apex_e2e.runs(data_dir, "lmsys_025", profile(x))
+        runs = apex_e2e.runs(data_dir, apex_e2e.FITTED, profile(x))
         tpot = [run.simulated_tpot_s / run.tpot_s - 1.0 for run in runs]
         ttft = [run.simulated_ttft_s / run.ttft_s - 1.0 for run in runs]
         return np.array(tpot + ttft)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,9 @@ from simcluster.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+Colour = tuple[float, float, float, float]
+"""Red, green, blue, opacity."""
 
 HEADER: Final = (
     "data set",
@@ -36,7 +39,6 @@ HEADER: Final = (
 )
 _NUM_TEXT: Final = 5
 """Columns of the table that are text, from the left."""
-_SHORT: Final = {"bias": "|bias|", "median": "median"}
 
 
 def as_text(result: Validation) -> str:
@@ -103,18 +105,23 @@ def write(result: Validation, out: Path) -> list[Path]:
     """Write report and pictures to the folder `out`, made if needed, and return their paths."""
     import json
 
-    from matplotlib.figure import Figure
-
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "report.md", out / "report.json"]
     paths[0].write_text(as_markdown(result), encoding="utf-8")
     paths[1].write_text(json.dumps(as_json(result), indent=1) + "\n", encoding="utf-8")
     for name, draw in (("parity.png", plot_parity), ("errors.png", plot_errors)):
-        figure = Figure(figsize=(7.0, 5.5), layout="constrained")
-        draw(headline(result.checks), figure.add_subplot())
-        figure.savefig(out / name, dpi=150)
+        save(draw, result, out / name)
         paths.append(out / name)
     return paths
+
+
+def save(draw: Callable[[Iterable[Check], Axes], Axes], result: Validation, path: Path) -> None:
+    """Save the picture that `draw` makes of the headline checks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 5.5), layout="constrained")
+    draw(headline(result.checks), figure.add_subplot())
+    figure.savefig(path, dpi=150)
 
 
 def headline(checks: Sequence[Check]) -> list[Check]:
@@ -176,9 +183,13 @@ def plot_errors(checks: Iterable[Check], ax: Axes, **line: Any) -> Axes:
     return ax
 
 
-def _styled(checks: Iterable[Check]) -> Iterable[tuple[Check, str, str]]:
+def _styled(checks: Iterable[Check]) -> Iterable[tuple[Check, Colour, str]]:
+    """Give each check a colour and a marker of its own."""
+    from matplotlib import colormaps
+
+    colours = colormaps["tab20"]
     for i, item in enumerate(checks):
-        yield item, f"C{i % 10}", "osD^v"[i // 10 % 5]
+        yield item, colours(i % colours.N), "osD^v"[i % 5]
 
 
 def _label(item: Check) -> str:
@@ -215,7 +226,11 @@ def _met(item: Check) -> str:
 
 
 def _limit(item: Check, limit: float | None) -> str:
-    return "" if limit is None else f"{_SHORT.get(item.limits, '')} {100 * limit:g}".strip()
+    return (
+        ""
+        if limit is None
+        else f"{'' if item.limits == 'mean' else item.limits} {100 * limit:g}".strip()
+    )
 
 
 def _percent(share: float, *, sign: bool = False) -> str:
