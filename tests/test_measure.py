@@ -255,6 +255,12 @@ def test_without_pytorch_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) 
     assert 'pip install "simcluster[gpu]"' in error_of()
 
 
+def test_it_explains_itself() -> None:
+    """Without PyTorch too."""
+    shown = call("--help").stdout
+    assert all(option in shown for option in ("--budget", "--device", "--only", "--quick", "-o"))
+
+
 def test_an_unknown_model_is_refused_before_anything_starts() -> None:
     """With the nearest names."""
     assert "--model = 'llama-3.1-8bb': no such model" in error_of("--model", "llama-3.1-8bb")

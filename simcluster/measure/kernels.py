@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _KV_SLOTS: Final = 65536
 _EMBEDDINGS: Final = 32768
+_FP8_POOL: Final = 2**30
+"""Largest pool of 8-bit weights (bytes): twice the largest matrix, several times a cache."""
 _POOL_SHARE: Final = 0.4
 """Of the free memory, what the pool may take."""
 
@@ -118,7 +120,7 @@ class Kernels:
 
         m, n, k = call.size("m"), call.size("n"), call.size("k")
         if self._pool_fp8 is None:
-            self._pool_fp8 = self._random_fp8(self._pool.numel())
+            self._pool_fp8 = self._random_fp8(min(int(self._pool.numel()), _FP8_POOL))
         pool = self._pool_fp8
         copies = self._copies(pool, n * k)
         x = self._random_fp8(m * k).view(m, k)
