@@ -12,6 +12,7 @@ from typing import Final
 from simcluster.accuracy import (
     aic_e2e,
     apex_e2e,
+    distserve_fits,
     ecoserve_prefill,
     llmservingsim_vllm,
     published_anchors,
@@ -30,6 +31,7 @@ END_TO_END: Final[dict[str, CheckFunction]] = {
     aic_e2e.DATA_SET: aic_e2e.checks,
     llmservingsim_vllm.DATA_SET: llmservingsim_vllm.checks,
     sarathi_iter.DATA_SET: sarathi_iter.checks,
+    distserve_fits.DATA_SET: distserve_fits.checks,
     published_anchors.DATA_SET: published_anchors.checks,
     ecoserve_prefill.DATA_SET: ecoserve_prefill.checks,
 }
