@@ -113,7 +113,9 @@ def _kernel_checks() -> dict[str, CheckFunction]:
     """Checks of single kernels, where the package has them."""
     try:
         calibration = importlib.import_module("simcluster.calibration")
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != "simcluster.calibration":
+            raise
         return {}
     function: CheckFunction | None = getattr(calibration, "checks", None)
     return {} if function is None else {"kernels": function}
