@@ -159,7 +159,7 @@ def busy_route(path: Path, num_flows: int = 1) -> Route:
     for number in range(num_flows):
         route.flows.append((1.0, number, Flow(number, 1, 0.0, lambda: None)))
     for link in path:
-        link.routes[route] = None
+        link.add(route)
     return route
 
 

@@ -32,9 +32,21 @@ class Link:
         Bytes of the transfers it has finished.
     routes : dict
         The routes with flows that use it, in the order in which they became busy.
+    matters : bool
+        It may decide a rate: it is the narrowest link of a busy route, or its busy routes could
+        fill it. Others, such as the PCIe link in front of a slow NIC, are left out of the sharing.
     """
 
-    __slots__ = ("_load", "_room", "bandwidth", "latency_s", "name", "num_bytes", "routes")
+    __slots__ = (
+        "_load",
+        "_room",
+        "bandwidth",
+        "latency_s",
+        "matters",
+        "name",
+        "num_bytes",
+        "routes",
+    )
 
     def __init__(self, name: str, bandwidth: float, latency_s: float) -> None:
         self.name = name
@@ -42,8 +54,23 @@ class Link:
         self.latency_s = latency_s
         self.num_bytes = 0
         self.routes: dict[Route, None] = {}
+        self.matters = False
         self._load = 0  # flows without a rate yet, while rates are being shared out
         self._room = 0.0  # bandwidth that is left for them
+
+    def add(self, route: Route) -> None:
+        """Note that `route` is busy."""
+        self.routes[route] = None
+        self._weigh()
+
+    def remove(self, route: Route) -> None:
+        """Note that `route` is no longer busy."""
+        del self.routes[route]
+        self._weigh()
+
+    def _weigh(self) -> None:
+        widths = [route.narrowest for route in self.routes]
+        self.matters = self.bandwidth in widths or sum(widths) > self.bandwidth
 
 
 Path = tuple[Link, ...]
@@ -90,6 +117,8 @@ class Route:
         When the first of its flows ends at the present rate (s).
     latency_s : float
         What passes before a flow on it begins (s, on the grid).
+    narrowest : float
+        Bandwidth of its narrowest link (bytes/s): what all its flows together get at most.
     """
 
     __slots__ = (
@@ -97,6 +126,7 @@ class Route:
         "end_s",
         "flows",
         "latency_s",
+        "narrowest",
         "path",
         "rate",
         "served_bytes",
@@ -105,6 +135,7 @@ class Route:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.narrowest = min(link.bandwidth for link in path)
         self.latency_s = on_grid(sum(link.latency_s for link in path))
         self.flows: list[tuple[float, int, Flow]] = []
         self.rate = 0.0
@@ -132,16 +163,17 @@ def max_min_rates(routes: Sequence[Route]) -> list[float]:
     """
     if len(routes) == 1:
         route = routes[0]
-        return [min([link.bandwidth for link in route.path]) / len(route.flows)]
+        return [route.narrowest / len(route.flows)]
     links: list[Link] = []
     for route in routes:
         route._share = 0.0
         count = len(route.flows)
         for link in route.path:
-            if not link._load:
-                link._room = link.bandwidth
-                links.append(link)
-            link._load += count
+            if link.matters:
+                if not link._load:
+                    link._room = link.bandwidth
+                    links.append(link)
+                link._load += count
     left = len(routes)
     while left:
         share, tightest = math.inf, links[0]
@@ -157,27 +189,27 @@ def max_min_rates(routes: Sequence[Route]) -> list[float]:
             left -= 1
             count = len(route.flows)
             for link in route.path:
-                link._load -= count
-                link._room -= share * count
+                if link.matters:
+                    link._load -= count
+                    link._room -= share * count
     return [route._share for route in routes]
 
 
 def connected(route: Route) -> list[Route]:
-    """Return the busy routes whose rates hang together with that of `route`, itself first if busy.
+    """Return the busy routes whose rates hang together with that of `route`, itself first.
 
-    Two routes hang together if they share a link, or both hang together with a third.
+    Two routes hang together if they share a link that matters, or both hang together with a third.
     """
-    found: dict[Route, None] = {route: None} if route.flows else {}
-    if len(found) == max(map(len, [link.routes for link in route.path])):
-        return list(found)  # it has its links to itself, or they are idle
+    found = {route}
     queue = [route]
     for one in queue:
         for link in one.path:
-            for other in link.routes:
-                if other not in found:
-                    found[other] = None
-                    queue.append(other)
-    return list(found)
+            if link.matters and len(link.routes) > 1:
+                for other in link.routes:
+                    if other not in found:
+                        found.add(other)
+                        queue.append(other)
+    return queue
 
 
 class LinkNetwork:
@@ -225,25 +257,24 @@ class LinkNetwork:
             route.served_bytes, route.settled_s, route.rate = 0.0, now, 0.0
             self._busy[route] = None
             for link in route.path:
-                link.routes[route] = None
+                link.add(route)
         route.settle(now)
         flow.start_s = now
         flow.goal_bytes = route.served_bytes + flow.num_bytes
         self._num_started += 1
         heapq.heappush(route.flows, (flow.goal_bytes, self._num_started, flow))
-        self._share_around(route)
+        self._share(connected(route))
         next_end = self._first_end()
         if next_end != self._next_end:
             self._next_end = next_end
             self._wake.move(next_end, TRANSFER_END)
 
-    def _share_around(self, route: Route) -> None:
-        """Share the links of `route`, and of whatever hangs together with it, anew.
+    def _share(self, routes: Sequence[Route]) -> None:
+        """Share the links of `routes` anew.
 
-        Routes whose rate stays, and whose first flow has not just changed, are left as they are.
+        Those whose rate stays, and whose first flow has not just changed, are left as they are.
         """
         now = self._env.now
-        routes = connected(route)
         for other, rate in zip(routes, max_min_rates(routes), strict=True):
             if rate != other.rate or other.settled_s == now:
                 other.settle(now)
@@ -264,9 +295,12 @@ class LinkNetwork:
                 yield self._wake.at(self._next_end, TRANSFER_END)
             now = self._env.now
             ending = [route for route in self._busy if route.end_s <= now]
+            # Before they go: what hangs together with them now gets their share.
+            around = connected(ending[0])
+            if len(ending) > 1:
+                around = list(dict.fromkeys(other for one in ending for other in connected(one)))
             ended = self._take_ended(ending)
-            for route in ending:
-                self._share_around(route)
+            self._share([route for route in around if route.flows])
             self._next_end = self._first_end()
             for flow in ended:
                 flow.on_end()
@@ -285,7 +319,7 @@ class LinkNetwork:
             if not route.flows:
                 del self._busy[route]
                 for link in route.path:
-                    del link.routes[route]
+                    link.remove(route)
         ended.sort(key=lambda entry: entry[0])
         for _, flow, path in ended:
             for link in path:
