@@ -57,8 +57,10 @@ class KernelConstants:
     mixed_mbu : float
         Share of `mbu_attention` left to decodes that share a step with a prefill chunk, 0 to 1.
     mfu_gemm_8bit : float or None
-        Share of the 8-bit peak in matrix multiplications with 8-bit weights, quantisation of the
-        activations included; None for `mfu_gemm`.
+        Share of the 8-bit peak in matrix multiplications with 8-bit weights; None for `mfu_gemm`.
+    quantise_s, mbu_quantise : float or None
+        Latency (s) and share of bandwidth of bringing the input of such a multiplication to 8
+        bits, a kernel of its own; None leaves it out.
     gemm_waves : float or None
         Share of the tiles of a matrix multiplication that waits for whole waves over the SMs, 0
         to 1; None leaves tiles out.
@@ -66,10 +68,16 @@ class KernelConstants:
         How much slower tiles smaller than 128 x 256 are per operation; see `kernels.GEMM_TILES`.
     mfu_grouped, mbu_grouped : float or None
         Shares in the grouped multiplications of experts; None for `mfu_gemm` and `mbu_gemm`.
-    elementwise_fixed_s, attention_fixed_s : float or None
-        Fixed latency of an elementwise and of an attention kernel (s); None for `fixed_s`.
+    elementwise_fixed_s : float or None
+        Least time of an elementwise kernel (s), the third in its smooth maximum; None for
+        `fixed_s`, added.
+    norm_fixed_s : float or None
+        The same of a norm (s), which is a reduction; None for `elementwise_fixed_s`.
+    attention_fixed_s : float or None
+        Fixed latency of an attention kernel (s); None for `fixed_s`.
     mbu_norm, mbu_rope, mbu_activation, mbu_add, mbu_embedding : float or None
-        Share of bandwidth by class of elementwise kernel; None for `mbu_elementwise`.
+        Share of bandwidth by class of elementwise kernel, above 1 where the second-level cache
+        still holds the input; None for `mbu_elementwise`.
     mbu_prefill : float or None
         Share of bandwidth in prefill attention; None for `mbu_attention`.
     prefill_waves : float
@@ -99,11 +107,14 @@ class KernelConstants:
     attention_block_s: float
     mixed_mbu: float
     mfu_gemm_8bit: float | None = None
+    quantise_s: float | None = None
+    mbu_quantise: float | None = None
     gemm_waves: float | None = None
     gemm_tile_loss: float = 0.0
     mfu_grouped: float | None = None
     mbu_grouped: float | None = None
     elementwise_fixed_s: float | None = None
+    norm_fixed_s: float | None = None
     attention_fixed_s: float | None = None
     mbu_norm: float | None = None
     mbu_rope: float | None = None
@@ -139,6 +150,8 @@ class GPUSpec:
         Dense FP8 (else INT8) peak (FLOP/s); None where the part has none.
     num_sms : int
         Streaming multiprocessors (compute units, cores).
+    l2_bytes : float
+        Second-level cache (bytes), 0 if not known; only calibration asks for it.
     fabric : str
         Name of the link to the GPUs of the same node, such as ``"nvlink3"`` or ``"pcie4"``.
     pcie : str
@@ -161,6 +174,7 @@ class GPUSpec:
     flops_16bit: float
     flops_8bit: float | None
     num_sms: int
+    l2_bytes: float = 0.0
     fabric: str
     pcie: str
     constants: KernelConstants

@@ -17,12 +17,13 @@ from simcluster.specs import (
     NodeShape,
     Price,
 )
-from simcluster.units import GB, MS, NS, US
+from simcluster.units import GB, MB, MS, NS, US
 
 _MIB: Final = 2.0**20
 _TERA: Final = 1e12
 _FINER_SHARES: Final = (
     "mfu_gemm_8bit",
+    "mbu_quantise",
     "gemm_waves",
     "gemm_tile_loss",
     "mfu_grouped",
@@ -70,6 +71,7 @@ def gpu(
         flops_16bit=r["tflops_16bit"] * _TERA,
         flops_8bit=None if eight_bit is None else eight_bit * _TERA,
         num_sms=r["num_sms"],
+        l2_bytes=r.get("l2_mb", 0.0) * MB,
         fabric=r["fabric"],
         pcie=r["pcie"],
         constants=kernel_constants(kernels, r["name"]),
@@ -95,7 +97,9 @@ def kernel_constants(row: Row, gpu_name: str) -> KernelConstants:
         fixed_s=r["fixed_us"] * US,
         attention_block_s=r["attention_block_us"] * US,
         mixed_mbu=float(r["mixed_mbu"]),
+        quantise_s=_seconds(r.get("quantise_us")),
         elementwise_fixed_s=_seconds(r.get("elementwise_fixed_us")),
+        norm_fixed_s=_seconds(r.get("norm_fixed_us")),
         attention_fixed_s=_seconds(r.get("attention_fixed_us")),
         attention_context_s=r.get("attention_context_ns", 0.0) * NS,
         generation=r.get("generation", ""),

@@ -59,6 +59,11 @@ def _share(meaning: str, *, required: bool = True) -> Key:
     return Key("number", meaning + ", 0 to 1", required=required, high=1.0)
 
 
+def _cached(meaning: str) -> Key:
+    """Share of bandwidth that caches may lift above 1."""
+    return Key("number", meaning, required=False, low=1e-12, high=3.0)
+
+
 def _positive(meaning: str, *, required: bool = True) -> Key:
     return Key("number", meaning, required=required, low=1e-12)
 
@@ -78,6 +83,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "tflops_16bit": _positive("dense FP16/BF16 peak (TFLOPS)"),
         "tflops_8bit": _positive("dense FP8, else INT8 peak (TFLOPS)", required=False),
         "num_sms": _count("streaming multiprocessors, compute units or cores"),
+        "l2_mb": _positive("second-level cache (MB)", required=False),
         "fabric": Key("text", "link to the GPUs of the same node"),
         "pcie": Key("text", "link to the host"),
         "kernels": Key("text", "kernel constants to use, a name of the table kernels"),
@@ -96,17 +102,20 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "attention_block_us": Key("number", "per block of decode attention (us)"),
         "mixed_mbu": _share("share of mbu_attention beside a prefill chunk"),
         "mfu_gemm_8bit": _share("share of the 8-bit peak", required=False),
+        "quantise_us": Key("number", "of bringing inputs to 8 bits (us)", required=False),
+        "mbu_quantise": _share("share of bandwidth in that", required=False),
         "gemm_waves": _share("share of tiles that waits for whole waves", required=False),
         "gemm_tile_loss": Key("number", "slowness of small tiles", required=False),
         "mfu_grouped": _share("share of peak FLOP/s in experts", required=False),
         "mbu_grouped": _share("share of bandwidth in experts", required=False),
-        "elementwise_fixed_us": Key("number", "latency of an elementwise kernel", required=False),
+        "elementwise_fixed_us": Key("number", "of an elementwise kernel (us)", required=False),
+        "norm_fixed_us": Key("number", "of a norm (us)", required=False),
         "attention_fixed_us": Key("number", "latency of an attention kernel (us)", required=False),
-        "mbu_norm": _share("share of bandwidth in norms", required=False),
-        "mbu_rope": _share("share of bandwidth in rotary embeddings", required=False),
-        "mbu_activation": _share("share of bandwidth in activations", required=False),
-        "mbu_add": _share("share of bandwidth in sums", required=False),
-        "mbu_embedding": _share("share of bandwidth in the embedding", required=False),
+        "mbu_norm": _cached("share of bandwidth in norms"),
+        "mbu_rope": _cached("share of bandwidth in rotary embeddings"),
+        "mbu_activation": _cached("share of bandwidth in activations"),
+        "mbu_add": _cached("share of bandwidth in sums"),
+        "mbu_embedding": _cached("share of bandwidth in the embedding"),
         "mbu_prefill": _share("share of bandwidth in prefill attention", required=False),
         "prefill_waves": _share("share of blocks that waits for whole waves", required=False),
         "attention_causal": _share("share of the masked half that is skipped", required=False),

@@ -19,6 +19,8 @@ GEMM_TILES: Final = ((128.0, 256.0), (128.0, 128.0), (64.0, 128.0), (64.0, 64.0)
 """Rows and columns of the result that one block computes; the fastest of them counts."""
 PREFILL_TILE: Final = 128.0
 """Queries that one block of prefill attention computes."""
+QUANTISE_BYTES: Final = 3.0
+"""Traffic of bringing one number from 16 to 8 bits (bytes)."""
 _ONE_BLOCK: Final = 1.14
 _TWO_BLOCKS: Final = 1.52
 """Time of a part wave of decode attention with one and with two blocks on an SM, relative to the
@@ -77,9 +79,11 @@ class KernelTimer:
         "_gemm_flops",
         "_gemm_flops_8bit",
         "_grouped",
+        "_norm_fixed_s",
         "_num_sms",
         "_p",
         "_prefill_bandwidth",
+        "_quantise_s_per_number",
         "attention_fixed_s",
         "constants",
         "fixed_s",
@@ -110,11 +114,14 @@ class KernelTimer:
             "embedding": _or(constants.mbu_embedding, constants.mbu_elementwise) * bandwidth,
             "other": constants.mbu_elementwise * bandwidth,
         }
+        mbu_quantise = _or(constants.mbu_quantise, constants.mbu_elementwise)
+        self._quantise_s_per_number = QUANTISE_BYTES / (mbu_quantise * bandwidth)
         self._block_s = constants.attention_block_s / gpu.num_sms
         self._num_sms = float(gpu.num_sms)
         self._p = constants.smooth_p
         self.fixed_s = constants.fixed_s
-        self._elementwise_fixed_s = _or(constants.elementwise_fixed_s, constants.fixed_s)
+        self._elementwise_fixed_s = constants.elementwise_fixed_s
+        self._norm_fixed_s = _or(constants.norm_fixed_s, constants.elementwise_fixed_s or 0.0)
         self.attention_fixed_s = _or(constants.attention_fixed_s, constants.fixed_s)
 
     def operator_s(self, operator: Operator) -> float:
@@ -152,7 +159,12 @@ class KernelTimer:
         groups : float
             Multiplications of that shape in one kernel.
         """
-        peak = self._gemm_flops_8bit if weight_bytes == 1.0 else self._gemm_flops
+        peak, quantise_s = self._gemm_flops, 0.0
+        if weight_bytes == 1.0:
+            peak = self._gemm_flops_8bit
+            if self.constants.quantise_s is not None and cols > 0.0:
+                inputs = 0.5 * flops / cols
+                quantise_s = self.constants.quantise_s + inputs * self._quantise_s_per_number
         bandwidth = self._gemm_bandwidth
         waves = self.constants.gemm_waves
         if waves is not None and rows > 0.0:
@@ -160,7 +172,8 @@ class KernelTimer:
         if groups > 1.0:
             mfu, mbu = self._grouped
             peak, bandwidth = mfu * peak, mbu * bandwidth
-        return smooth_max(flops / peak, num_bytes / bandwidth, self._p) + self.fixed_s
+        law = smooth_max(flops / peak, num_bytes / bandwidth, self._p)
+        return law + self.fixed_s + quantise_s
 
     def _tiled_flops(
         self, flops: float, rows: float, cols: float, groups: float, waves: float
@@ -179,8 +192,12 @@ class KernelTimer:
         return best
 
     def elementwise_s(self, num_bytes: float, family: str = "other") -> float:
-        """Time of a norm, rotary embedding, activation, copy: bandwidth only."""
-        return num_bytes / self._elementwise_bandwidth[family] + self._elementwise_fixed_s
+        """Time of a norm, rotary embedding, activation, copy: bandwidth and a least time."""
+        memory_s = num_bytes / self._elementwise_bandwidth[family]
+        if self._elementwise_fixed_s is None:
+            return memory_s + self.fixed_s
+        least_s = self._norm_fixed_s if family == "norm" else self._elementwise_fixed_s
+        return smooth_max(memory_s, least_s, self._p)
 
     def prefill_attention_s(self, flops: float, num_bytes: float) -> float:
         """Time of prefill attention without the kernel's fixed latency."""

@@ -1,0 +1,184 @@
+"""Measured kernels of any source in one table: the columns of ``docs/calibration.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from simcluster.units import FloatArray, IntArray
+
+Texts = npt.NDArray[np.str_]
+Mask = npt.NDArray[np.bool_]
+
+NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "gemm": ("m", "n", "k"),
+    "grouped_gemm": ("m", "n", "k", "num_experts", "top_k"),
+    "moe": ("m", "n", "k", "num_experts", "top_k"),
+    "attention_prefill": ("m", "batch", "context", "num_heads", "num_kv_heads", "head_dim"),
+    "attention_decode": ("batch", "context", "num_heads", "num_kv_heads", "head_dim"),
+    "attention_mixed": ("m", "batch", "context", "num_heads", "num_kv_heads", "head_dim"),
+    "norm": ("m", "n"),
+    "norm_only": ("m", "n"),
+    "rope": ("m", "n"),
+    "activation": ("m", "n"),
+    "add": ("m", "n"),
+    "embedding": ("m", "n"),
+    "kv_write": ("m", "n"),
+    "sampler": ("m", "n"),
+    "all_reduce": ("m", "n", "tp"),
+    "all_gather": ("m", "n", "tp"),
+    "send_recv": ("m", "n"),
+    "issue": ("m",),
+}
+"""Operators and the columns that each needs."""
+
+NUMBERS: Final = (
+    "m",
+    "n",
+    "k",
+    "batch",
+    "context",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "num_experts",
+    "top_k",
+    "tp",
+)
+"""Columns that hold numbers; NaN where an operator does not use them."""
+
+BYTES: Final[Mapping[str, float]] = {
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "int4": 0.5,
+}
+"""Bytes of one number of each dtype."""
+
+ELEMENTWISE: Final[Mapping[str, tuple[str, float]]] = {
+    "norm": ("norm", 4.0),
+    "norm_only": ("norm", 2.0),
+    "rope": ("rope", 2.0),
+    "activation": ("activation", 3.0),
+    "add": ("add", 3.0),
+    "embedding": ("embedding", 2.0),
+    "kv_write": ("other", 2.0),
+    "sampler": ("other", 5.0),
+}
+"""Class of each elementwise kernel, and numbers of 16 bits it moves per element."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Measured kernels, all arrays of shape ``(n,)``.
+
+    Attributes
+    ----------
+    operator : text array
+        Keys of `NEEDS`.
+    numbers : dict of float array
+        The columns `NUMBERS`.
+    bytes : float array
+        Bytes of a weight (GEMM), of a number in the cache (attention), else of an element.
+    eager : bool array
+        Launched one by one, not in a captured graph.
+    time_s : float array
+        Measured time (s), > 0.
+    group : text array
+        What is held out together: a model, a width, a head count.
+    layer : int array
+        Kernels with one number make up one layer; -1 where they stand alone.
+    """
+
+    operator: Texts
+    numbers: Mapping[str, FloatArray]
+    bytes: FloatArray
+    eager: Mask
+    time_s: FloatArray
+    group: Texts
+    layer: IntArray
+
+    def __len__(self) -> int:
+        return len(self.time_s)
+
+    def __getitem__(self, name: str) -> FloatArray:
+        return self.numbers[name]
+
+    def take(self, keep: Mask) -> Samples:
+        """Return the rows where `keep` is true."""
+        return Samples(
+            self.operator[keep],
+            {name: values[keep] for name, values in self.numbers.items()},
+            self.bytes[keep],
+            self.eager[keep],
+            self.time_s[keep],
+            self.group[keep],
+            self.layer[keep],
+        )
+
+    def of(self, *operators: str) -> Samples:
+        """Return the rows of these operators."""
+        return self.take(np.isin(self.operator, operators))
+
+    @property
+    def operators(self) -> list[str]:
+        """Operators that occur, in the order of `NEEDS`."""
+        found = set(self.operator.tolist())
+        return [name for name in NEEDS if name in found]
+
+
+def samples(
+    operator: str | Sequence[str] | Texts,
+    time_s: npt.ArrayLike,
+    *,
+    num_bytes: npt.ArrayLike = 2.0,
+    eager: npt.ArrayLike = False,
+    group: npt.ArrayLike = "",
+    layer: npt.ArrayLike = -1,
+    **numbers: npt.ArrayLike,
+) -> Samples:
+    """Build rows from columns; what is one value is the same in every row.
+
+    Rows without a positive time are dropped: published sets have them where a run failed.
+    """
+    time = np.asarray(time_s, dtype=np.float64)
+    shape = time.shape
+
+    def column(values: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        return np.array(np.broadcast_to(np.asarray(values, dtype=dtype), shape))
+
+    rows = Samples(
+        column(operator, np.str_),
+        {name: column(numbers.get(name, np.nan), np.float64) for name in NUMBERS},
+        column(num_bytes, np.float64),
+        column(eager, np.bool_),
+        time,
+        column(group, np.str_),
+        column(layer, np.int64),
+    )
+    return rows.take(time > 0.0)
+
+
+def joined(parts: Iterable[Samples]) -> Samples:
+    """Return the rows of several tables one after another; layers stay apart."""
+    tables = [part for part in parts if len(part)]
+    if not tables:
+        return samples(np.empty(0, np.str_), np.empty(0))
+    layers, first = [], 0
+    for table in tables:
+        layers.append(np.where(table.layer >= 0, table.layer + first, -1))
+        first = max(first, int(layers[-1].max()) + 1)
+    return Samples(
+        np.concatenate([table.operator for table in tables]),
+        {name: np.concatenate([table[name] for table in tables]) for name in NUMBERS},
+        np.concatenate([table.bytes for table in tables]),
+        np.concatenate([table.eager for table in tables]),
+        np.concatenate([table.time_s for table in tables]),
+        np.concatenate([table.group for table in tables]),
+        np.concatenate(layers),
+    )
