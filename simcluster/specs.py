@@ -89,6 +89,10 @@ class KernelConstants:
     attention_context_s : float
         Decode attention also pays this per token of the mean context (s): the tokens of one
         sequence are a chain, however few sequences there are.
+    mixed_block_s, mixed_context_s : float or None
+        `attention_block_s` and `attention_context_s` of decodes that share a step with a prefill
+        chunk (s); None for these. Kernels do not split contexts there, so that the chain is the
+        other side of a smooth maximum.
     generation : str
         Which software was measured, such as ``"2024"``; empty for the current one.
     accuracy : str
@@ -126,6 +130,8 @@ class KernelConstants:
     attention_causal: float = 1.0
     decode_waves: float = 0.0
     attention_context_s: float = 0.0
+    mixed_block_s: float | None = None
+    mixed_context_s: float | None = None
     generation: str = ""
     accuracy: str
     source: str
@@ -386,6 +392,9 @@ class EngineProfile:
     kernel_generation : str
         Software generation of its kernels, where the GPU has constants for it:
         `GPUSpec.constants_of`; empty for the current one.
+    quantises_apart : bool
+        Inputs of multiplications with 8-bit weights are brought to 8 bits by a kernel of its own
+        (`KernelConstants.quantise_s`); else by the kernel before, at no cost.
     source : str
         Where the numbers come from.
     """
@@ -411,6 +420,7 @@ class EngineProfile:
     host_workers_s: float = 0.0
     cpu_speed: float = 1.0
     kernel_generation: str = ""
+    quantises_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

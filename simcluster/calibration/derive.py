@@ -123,7 +123,7 @@ SETS: Final = (
         _OLD,
         "Multiplications, elementwise kernels, p: Vidur's profiled layers of Llama-2-7B and "
         "CodeLlama-34B on A100 80 GB; attention: aiconfigurator's on A100 SXM with this p "
-        "(FlashAttention-2 in both); mixed_mbu carried over from ada-rtx4090",
+        "(FlashAttention-2 in both); mixed_* carried over from ada-rtx4090",
     ),
     FittedSet(
         "ampere-ga100-2023",
@@ -146,7 +146,7 @@ SETS: Final = (
         "",
         "Multiplications, attention, experts, p: aiconfigurator's vLLM 0.14 kernels on A100 SXM; "
         "elementwise kernels carried over from ampere-ga100-2024, norms from ada-rtx4090; "
-        "mixed_mbu from ada-rtx4090",
+        "mixed_* from ada-rtx4090",
     ),
     FittedSet(
         "ampere-ga102",
@@ -173,7 +173,7 @@ SETS: Final = (
         _OLD,
         "Multiplications, elementwise kernels, p: Vidur's profiled layers of Llama-2-7B and "
         "CodeLlama-34B on H100 80 GB; attention: aiconfigurator's vLLM 0.14 kernels with this p "
-        "(no older measurement); mixed_mbu carried over from ada-rtx4090",
+        "(no older measurement); mixed_* carried over from ada-rtx4090",
     ),
     FittedSet(
         "hopper",
@@ -184,7 +184,7 @@ SETS: Final = (
         ("H100 SXM", "H800 SXM"),
         "",
         "Multiplications, attention, experts, p: aiconfigurator's vLLM 0.14 kernels on H100 SXM; "
-        "elementwise kernels carried over from hopper-2024, norms from ada-rtx4090; mixed_mbu "
+        "elementwise kernels carried over from hopper-2024, norms from ada-rtx4090; mixed_* "
         "from ada-rtx4090",
     ),
     FittedSet(
@@ -196,7 +196,7 @@ SETS: Final = (
         ("L40S",),
         "",
         "Multiplications (weights beyond L2), attention, experts, p: aiconfigurator's vLLM 0.14 "
-        "kernels on L40S; elementwise kernels and mixed_mbu carried over from ada-rtx4090 (same "
+        "kernels on L40S; elementwise kernels and mixed_* carried over from ada-rtx4090 (same "
         "die)",
     ),
     FittedSet(
@@ -208,7 +208,7 @@ SETS: Final = (
         ("B200 SXM",),
         "",
         "Multiplications, attention, experts, p: aiconfigurator's vLLM 0.19 kernels on B200; "
-        "elementwise kernels carried over from hopper, mixed_mbu from ada-rtx4090",
+        "elementwise kernels carried over from hopper, mixed_* from ada-rtx4090",
     ),
     FittedSet(
         "blackwell-gb202",
@@ -249,7 +249,13 @@ def fitted_sets(data: Path) -> dict[str, KernelConstants]:
     for fitted in SETS:
         start = found[fitted.start] if fitted.start else _PLAIN
         if fitted.name != "ada-rtx4090":
-            start = replace(start, mixed_mbu=found["ada-rtx4090"].mixed_mbu)
+            inside = found["ada-rtx4090"]
+            start = replace(
+                start,
+                mixed_mbu=inside.mixed_mbu,
+                mixed_block_s=inside.mixed_block_s,
+                mixed_context_s=inside.mixed_context_s,
+            )
         if not fitted.generation and fitted.start.endswith(_OLD) and fitted.gpu != "A40":
             start = replace(
                 start,

@@ -29,6 +29,11 @@ _SMALL: Final = 0.125
 """Decode attention that reads between 0.125 and 1.2 of the second-level cache is left out."""
 _LARGE_CACHE: Final = 64e6
 """From this size on (bytes) a cache keeps weights from one timed call to the next."""
+_MOST_CACHED: Final = 2.0**18
+"""Tokens of context of the decodes in a mixed call. With more, kernels that do not share keys and
+values between query heads fall behind by a factor of four at once, which the law has no term for."""
+_MATTER: Final = 2.0
+"""Mixed calls that take so many times as long as their chunk alone tell what decodes cost."""
 _CACHED: Final = 3.0
 """Largest share of bandwidth of elementwise kernels, out of the second-level cache."""
 _LEAST_ROWS: Final = 8
@@ -77,6 +82,11 @@ DECODE_TERMS: Final = (
     Term("attention_block_s", 2.0, 0.0, 20.0, US),
     Term("attention_context_s", 0.5, 0.0, 10.0, 1e-9),
     Term("decode_waves", 0.3, 0.0, 1.0),
+)
+MIXED_TERMS: Final = (
+    Term("mixed_mbu", 0.5, 0.05, 1.0),
+    Term("mixed_block_s", 5.0, 0.0, 60.0, US),
+    Term("mixed_context_s", 2.0, 0.0, 60.0, 1e-9),
 )
 EIGHT_BIT_TERMS: Final = (
     Term("mfu_gemm_8bit", 0.6, 0.05, 1.0),
@@ -196,22 +206,24 @@ def _fit_attention(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> K
     ]
     best = min(fits, key=lambda found: _spread(kernel_s(calls, gpu, found), calls))
     mixed = rows.of("attention_mixed")
-    mixed = mixed.take(_decodes_matter(mixed, gpu, best))
+    mixed = mixed.take(mixed["batch"] * mixed["context"] < _MOST_CACHED)
     if len(mixed) >= _LEAST_ROWS:
-        best = _fit(mixed, gpu, best, (Term("mixed_mbu", 0.5, 0.05, 1.0),))
+        filled = replace(best, mixed_block_s=best.attention_block_s, mixed_context_s=1e-8)
+        times = [kernel_s(mixed, gpu, filled), kernel_s(_chunks(mixed), gpu, filled)]
+        matter = times[0] > _MATTER * times[1]
+        best = _fit(mixed.take(matter) if matter.any() else mixed, gpu, filled, MIXED_TERMS)
     return best
 
 
-def _decodes_matter(
-    mixed: Samples, gpu: GPUSpec, constants: KernelConstants
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which mixed calls read more cache than fits, so that its share can be told."""
-    read = 2.0 * mixed.bytes * mixed["num_kv_heads"] * mixed["head_dim"]
-    read = read * mixed["batch"] * mixed["context"]
-    whole = kernel_s(mixed, gpu, constants)
-    decodes = read / (constants.mbu_attention * gpu.memory_bandwidth)
-    matter = (read > _IN_CACHE * gpu.l2_bytes) & (decodes > 0.2 * whole)
-    return np.asarray(matter, dtype=np.bool_)
+def _chunks(mixed: Samples) -> Samples:
+    """Return the chunks of mixed calls without their decodes."""
+    numbers = dict(mixed.numbers)
+    ones = np.ones(len(mixed))
+    return replace(
+        mixed,
+        operator=np.full(len(mixed), "attention_prefill"),
+        numbers=numbers | {"batch": ones, "context": 0.0 * ones},
+    )
 
 
 def held_out(

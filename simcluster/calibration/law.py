@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from simcluster.calibration.samples import ELEMENTWISE, Samples
+from simcluster.calibration.samples import ELEMENTWISE, Mask, Samples
 from simcluster.roofline.kernels import GEMM_TILES, PREFILL_TILE, QUANTISE_BYTES, wave_share
 from simcluster.specs import GPUSpec, KernelConstants
 from simcluster.units import FloatArray
@@ -143,8 +143,7 @@ def attention_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> Floa
     if some.any():
         times[some] += _prefill_s(rows.take(some), sequences[some], cached[some], gpu, constants)
     if not prefill.all():
-        share = np.where(mixed[~prefill], constants.mixed_mbu, 1.0)
-        times[~prefill] += _decode_s(rows.take(~prefill), share, gpu, constants)
+        times[~prefill] += _decode_s(rows.take(~prefill), mixed[~prefill], gpu, constants)
     return times
 
 
@@ -172,9 +171,7 @@ def _prefill_s(
     )
 
 
-def _decode_s(
-    rows: Samples, mixed_share: FloatArray, gpu: GPUSpec, constants: KernelConstants
-) -> FloatArray:
+def _decode_s(rows: Samples, mixed: Mask, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
     batch, heads, kv_heads = rows["batch"], rows["num_heads"], rows["num_kv_heads"]
     width, tokens = rows["head_dim"], rows["context"] + 1.0
     bandwidth = constants.mbu_attention * gpu.memory_bandwidth
@@ -184,16 +181,25 @@ def _decode_s(
         rows.bytes * 2.0 * kv_heads * width / bandwidth,
         constants.smooth_p,
     )
+    stretch = np.ones(len(rows))
     if constants.decode_waves:
         distinct, index = np.unique(waves, return_inverse=True)
         stretch = np.array([wave_share(float(wave)) for wave in distinct])[index]
-        per_token = per_token * (1.0 + constants.decode_waves * (stretch - 1.0))
-    times: FloatArray = batch * (
-        constants.attention_block_s * kv_heads / gpu.num_sms
-        + _ACTIVATION_BYTES * 2.0 * heads * width / bandwidth
-        + tokens * per_token / mixed_share
+        stretch = 1.0 + constants.decode_waves * (stretch - 1.0)
+    block, chain = constants.attention_block_s, constants.attention_context_s
+    mixed_block = block if constants.mixed_block_s is None else constants.mixed_block_s
+    mixed_chain = chain if constants.mixed_context_s is None else constants.mixed_context_s
+    per_token = np.where(
+        mixed,
+        smooth_max(per_token / constants.mixed_mbu, mixed_chain / batch, constants.smooth_p),
+        per_token * stretch + chain / batch,
     )
-    return times + constants.attention_context_s * tokens
+    times: FloatArray = batch * (
+        np.where(mixed, mixed_block, block) * kv_heads / gpu.num_sms
+        + _ACTIVATION_BYTES * 2.0 * heads * width / bandwidth
+        + tokens * per_token
+    )
+    return times
 
 
 def layer_sums(rows: Samples, times: FloatArray) -> tuple[FloatArray, FloatArray]:

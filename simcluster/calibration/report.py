@@ -24,6 +24,7 @@ _IN_US: Final = {
     "elementwise_fixed_s": "elementwise_fixed_us",
     "norm_fixed_s": "norm_fixed_us",
     "attention_fixed_s": "attention_fixed_us",
+    "mixed_block_s": "mixed_block_us",
 }
 _TEXTS: Final = ("generation", "accuracy", "source")
 
@@ -39,8 +40,8 @@ def kernels_row(
             continue
         if field.name in _IN_US:
             row[_IN_US[field.name]] = rounded(value / US)
-        elif field.name == "attention_context_s":
-            row["attention_context_ns"] = rounded(value / NS)
+        elif field.name.endswith("_context_s"):
+            row[field.name.removesuffix("_s") + "_ns"] = rounded(value / NS)
         else:
             row[field.name] = rounded(value)
     if constants.generation:

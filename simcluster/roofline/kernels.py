@@ -67,6 +67,8 @@ class KernelTimer:
         Its peaks and the constants of the kernel law.
     generation : str
         Software of the engine, see `EngineProfile.kernel_generation`.
+    quantises_apart : bool
+        See `EngineProfile.quantises_apart`.
     """
 
     __slots__ = (
@@ -83,13 +85,16 @@ class KernelTimer:
         "_num_sms",
         "_p",
         "_prefill_bandwidth",
+        "_quantise_s",
         "_quantise_s_per_number",
         "attention_fixed_s",
         "constants",
         "fixed_s",
     )
 
-    def __init__(self, gpu: GPUSpec, generation: str = "") -> None:
+    def __init__(
+        self, gpu: GPUSpec, generation: str = "", *, quantises_apart: bool = False
+    ) -> None:
         constants = gpu.constants_of(generation)
         bandwidth = gpu.memory_bandwidth
         self.constants: KernelConstants = constants
@@ -114,6 +119,7 @@ class KernelTimer:
             "embedding": _or(constants.mbu_embedding, constants.mbu_elementwise) * bandwidth,
             "other": constants.mbu_elementwise * bandwidth,
         }
+        self._quantise_s = constants.quantise_s if quantises_apart else None
         mbu_quantise = _or(constants.mbu_quantise, constants.mbu_elementwise)
         self._quantise_s_per_number = QUANTISE_BYTES / (mbu_quantise * bandwidth)
         self._block_s = constants.attention_block_s / gpu.num_sms
@@ -162,9 +168,9 @@ class KernelTimer:
         peak, quantise_s = self._gemm_flops, 0.0
         if weight_bytes == 1.0:
             peak = self._gemm_flops_8bit
-            if self.constants.quantise_s is not None and cols > 0.0:
+            if self._quantise_s is not None and cols > 0.0:
                 inputs = 0.5 * flops / cols
-                quantise_s = self.constants.quantise_s + inputs * self._quantise_s_per_number
+                quantise_s = self._quantise_s + inputs * self._quantise_s_per_number
         bandwidth = self._gemm_bandwidth
         waves = self.constants.gemm_waves
         if waves is not None and rows > 0.0:
@@ -238,18 +244,40 @@ class KernelTimer:
         )
         return per_sequence, per_token
 
-    def decode_slope(self, work: AttentionWork, num_decodes: int) -> tuple[float, float]:
-        """Return what one token of context costs among `num_decodes` sequences, in two parts.
+    def mixed_sequence_s(self, work: AttentionWork) -> float:
+        """Return what a decoding sequence costs beside a prefill chunk (s), context apart."""
+        per_sequence, _ = self.decode_attention_s(work)
+        if self.constants.mixed_block_s is None:
+            return per_sequence
+        block_s = self.constants.mixed_block_s / self._num_sms
+        return per_sequence + (block_s - self._block_s) * work.kv_heads
 
-        The first part is the cache's and the arithmetic's, stretched by part waves. The second is
-        the chain of one sequence: the mean context times a constant, as a slope over the total.
+    def decode_slope(self, work: AttentionWork, num_decodes: int) -> tuple[float, float]:
+        """Return what one token of context costs among `num_decodes` sequences (s).
+
+        Two times make it up: that of the cache and the arithmetic, stretched by part waves, and
+        that of the chain which the tokens of one sequence are (the mean context times a constant,
+        as a slope over the total). In a decode step kernels split long contexts and pay for
+        putting the parts together: the sum of the two. Beside a prefill chunk they do not split,
+        and the longer one counts: a smooth maximum.
+
+        Returns
+        -------
+        tuple of float
+            In a decode step, and beside a prefill chunk.
         """
-        _, per_token = self.decode_attention_s(work)
-        share = self.constants.decode_waves
-        if share > 0.0:
+        constants = self.constants
+        _, alone = self.decode_attention_s(work)
+        mixed = alone / constants.mixed_mbu
+        if constants.decode_waves > 0.0:
             waves = num_decodes * work.kv_heads / self._num_sms
-            per_token *= 1.0 + share * (wave_share(waves) - 1.0)
-        return per_token, self.constants.attention_context_s / num_decodes
+            alone *= 1.0 + constants.decode_waves * (wave_share(waves) - 1.0)
+        chain = constants.attention_context_s
+        mixed_chain = _or(constants.mixed_context_s, chain)
+        return (
+            alone + chain / num_decodes,
+            smooth_max(mixed, mixed_chain / num_decodes, self._p),
+        )
 
 
 def _or(value: float | None, default: float) -> float:

@@ -118,7 +118,9 @@ class RooflineStepTime:
         self._tp_size = tp_size
         self._is_first, self._is_last = stage == 0, stage == pp_size - 1
         self.overlaps_host = engine.overlaps_host and pp_size == 1
-        self._timer = KernelTimer(gpu, engine.kernel_generation)
+        self._timer = KernelTimer(
+            gpu, engine.kernel_generation, quantises_apart=engine.quantises_apart
+        )
         self._layer_runs = layer_runs(model.spec, pp_size, stage)
         self._moe_kinds = tuple(dict.fromkeys(run.moe for run in self._layer_runs))
         self._window = model.spec.sliding_window if model.spec.num_sliding_layers else None
@@ -126,6 +128,7 @@ class RooflineStepTime:
         per_sequence, _ = self._timer.decode_attention_s(self._work)
         self._fixed = self._timer.attention_fixed_s * TICKS_PER_S
         self._per_sequence = per_sequence * TICKS_PER_S
+        self._per_sequence_mixed = self._timer.mixed_sequence_s(self._work) * TICKS_PER_S
         self._causal = self._timer.constants.attention_causal
         self._slopes: dict[int, tuple[float, float]] = {}
         self._issue = float(round(engine.issue_s * TICKS_PER_S))
@@ -256,7 +259,8 @@ class RooflineStepTime:
 
     def _attention(self, shape: StepShape) -> tuple[float, float]:
         """Attention time of a layer without and with the window (ticks, whole)."""
-        base = self._fixed + self._per_sequence * shape.num_decodes
+        beside = self._per_sequence_mixed if shape.chunks else self._per_sequence
+        base = self._fixed + beside * shape.num_decodes
         alone, mixed = self._per_token(shape.num_decodes)
         if not shape.chunks:
             full = float(round(base + alone * shape.context_tokens))
@@ -276,9 +280,8 @@ class RooflineStepTime:
             return 0.0, 0.0
         known = self._slopes.get(num_decodes)
         if known is None:
-            cache, chain = self._timer.decode_slope(self._work, num_decodes)
-            mixed = cache / self._timer.constants.mixed_mbu + chain
-            known = (cache + chain) * TICKS_PER_S, mixed * TICKS_PER_S
+            alone, mixed = self._timer.decode_slope(self._work, num_decodes)
+            known = alone * TICKS_PER_S, mixed * TICKS_PER_S
             _remember(self._slopes, num_decodes, known)
         return known
 
