@@ -18,6 +18,7 @@ import click
 
 from simcluster._version import __version__
 from simcluster.accuracy.command import validate
+from simcluster.calibration.command import calibrate
 from simcluster.errors import ConfigError, DataError, SimclusterError, nearest
 from simcluster.measure.command import measure
 
@@ -311,6 +312,7 @@ def schema(markdown: bool) -> None:
         _print_json(scenario_file.json_schema())
 
 
+main.add_command(calibrate)
 main.add_command(validate)
 main.add_command(measure)
 

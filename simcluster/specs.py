@@ -80,6 +80,9 @@ class KernelConstants:
         still holds the input; None for `mbu_elementwise`.
     mbu_prefill : float or None
         Share of bandwidth in prefill attention; None for `mbu_attention`.
+    prefill_p : float or None
+        Exponent of the smooth maximum in prefill attention, whose blocks load before they compute;
+        None for `smooth_p`.
     prefill_waves : float
         Share of prefill attention's blocks of 128 queries that waits for whole waves, 0 to 1.
     attention_causal : float
@@ -126,6 +129,7 @@ class KernelConstants:
     mbu_add: float | None = None
     mbu_embedding: float | None = None
     mbu_prefill: float | None = None
+    prefill_p: float | None = None
     prefill_waves: float = 0.0
     attention_causal: float = 1.0
     decode_waves: float = 0.0

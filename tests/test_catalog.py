@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import truncnorm
 
 from simcluster import catalog
-from simcluster.catalog import derive, fit, store, tables
+from simcluster.catalog import derive, store, tables
 from simcluster.errors import ConfigError, DataError
 from simcluster.specs import ModelSpec, Price
 
@@ -643,73 +643,6 @@ def test_the_length_tables_are_those_of_the_measured_sets() -> None:
     assert text == derive.derive(DATA)
 
 
-@pytest.mark.parametrize(
-    ("name", "set_name", "layer_error", "gemm_error"),
-    [
-        ("A100-80GB SXM", "a100", 0.05, 0.08),
-        ("H100 SXM", "h100", 0.06, 0.11),
-        ("A40", "a40", 0.05, 0.08),
-    ],
-)
-def test_kernel_constants_predict_vidurs_layers(
-    name: str, set_name: str, layer_error: float, gemm_error: float
-) -> None:
-    """The errors that docs/catalogue.md states."""
-    measured("vidur_mlp")
-    kernels = fit.vidur_kernels(DATA, set_name)
-    gpu = catalog.gpu(name)
-    predicted = fit.kernel_s(kernels, gpu, gpu.constants)
-    assert np.abs(fit.layer_errors(predicted, kernels)).mean() < layer_error
-    assert fit.mape(predicted[kernels.gemm], kernels.time_s[kernels.gemm]) < gemm_error
-
-
-@pytest.mark.parametrize(("name", "set_name"), [("RTX 4090", "RTX4090")])
-def test_kernel_constants_predict_vllms_layers(name: str, set_name: str) -> None:
-    """A consumer GPU, measured inside the engine."""
-    measured("llmservingsim_ops")
-    kernels = fit.vllm_kernels(DATA, set_name, (1,))
-    gpu = catalog.gpu(name)
-    errors = fit.layer_errors(fit.kernel_s(kernels, gpu, gpu.constants), kernels)
-    assert np.abs(errors).mean() < 0.04
-
-
-@pytest.mark.parametrize(
-    ("name", "system", "error"),
-    [("A100-80GB SXM", "a100_sxm", 0.18), ("H100 SXM", "h100_sxm", 0.13), ("L40S", "l40s", 0.06)],
-)
-def test_attention_constants_predict_decode(name: str, system: str, error: float) -> None:
-    """Decode attention whose cache comes from memory."""
-    measured("aic_ops")
-    gpu = catalog.gpu(name)
-    work = fit.aic_decode(DATA, system, fit.cache_bytes(DATA, name))
-    assert fit.mape(fit.attention_s(work, gpu, gpu.constants), work.time_s) < error
-
-
-@pytest.mark.parametrize(
-    ("link", "system"), [("nvlink3", "a100_sxm"), ("nvlink4", "h100_sxm"), ("nvlink5", "b200_sxm")]
-)
-def test_links_predict_measured_all_reduces(link: str, system: str) -> None:
-    """All-reduce of vLLM at 4 and 8 GPUs, 4 kB to 64 MiB: within 20 % on average."""
-    measured("aic_ops")
-    tp, size, time = fit.vllm_all_reduces(DATA, system)
-    keep = tp >= 4
-    predicted = fit.all_reduce_s(catalog.link(link), tp[keep], size[keep])
-    assert fit.mape(predicted, time[keep]) < 0.2
-
-
-def test_fits_find_the_constants_of_the_catalogue() -> None:
-    """The numbers in the file are the rounded fit, not a hand-picked set."""
-    measured("vidur_mlp")
-    gpu = catalog.gpu("A100-80GB SXM")
-    fitted = fit.fit_kernels(fit.vidur_kernels(DATA, "a100"), gpu)
-    constants = gpu.constants
-    assert fitted["mfu_gemm"] == pytest.approx(constants.mfu_gemm, abs=0.005)
-    assert fitted["mbu_gemm"] == pytest.approx(constants.mbu_gemm, abs=0.005)
-    assert fitted["mbu_elementwise"] == pytest.approx(constants.mbu_elementwise, abs=0.005)
-    assert fitted["smooth_p"] == pytest.approx(constants.smooth_p, abs=0.02)
-    assert fitted["fixed_us"] == pytest.approx(constants.fixed_s * 1e6, abs=0.05)
-
-
 def test_the_kv_transfer_of_mooncake_is_met() -> None:
     """20 MB to 4.5 GB over eight 200 Gb/s ports: mean error below 5 %."""
     facts = rows("published_anchors", "kv_transfer.csv")
@@ -717,7 +650,7 @@ def test_the_kv_transfer_of_mooncake_is_met() -> None:
     size = np.array([float(r["kv_size_mb"]) for r in facts]) * 1e6
     time = np.array([float(r["transfer_ms"]) for r in facts]) * 1e-3
     predicted = link.latency_s + size / (8 * link.bandwidth * link.efficiency)
-    assert fit.mape(predicted, time) < 0.05
+    assert np.abs(predicted / time - 1).mean() < 0.05
 
 
 def test_the_host_time_of_the_sarathi_profile_is_vidurs() -> None:
@@ -735,12 +668,3 @@ def test_the_host_time_of_the_sarathi_profile_is_vidurs() -> None:
         predicted = engine.host_before_s + engine.host_after_s + per_seq * int(row["batch_size"])
         errors.append(abs(predicted / time - 1))
     assert np.mean(errors) < 0.2
-
-
-def test_the_reports_of_the_fit_have_a_line_per_measured_part() -> None:
-    """The command in docs/catalogue.md runs."""
-    measured("aic_ops")
-    measured("vidur_network")
-    report = fit.link_report(DATA)
-    assert any(line.startswith("pcie5, RTX PRO 6000, NCCL, 4+8 GPUs") for line in report)
-    assert len(fit.host_report(DATA)) == 3 * (3 + 3 + 1)

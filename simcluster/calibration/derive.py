@@ -17,13 +17,12 @@ import numpy as np
 from simcluster import catalog
 from simcluster.calibration.fit import fit
 from simcluster.calibration.readers import KERNELS
+from simcluster.calibration.readers.vidur import TRAINED
 from simcluster.calibration.report import kernels_row
 from simcluster.calibration.samples import Samples, joined
 from simcluster.specs import GPUSpec, KernelConstants
 from simcluster.toml_writer import to_toml
 
-TRAINED: Final = ("Llama-2-7b-hf", "CodeLlama-34b-Instruct-hf")
-"""Models of ``vidur_mlp`` that the fit sees; the others are left for checks."""
 _ATTENTION: Final = ("attention_prefill", "attention_decode", "attention_mixed")
 _DENSE: Final = (
     "gemm",

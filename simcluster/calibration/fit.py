@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from simcluster.calibration.law import kernel_s, layer_sums
-from simcluster.calibration.samples import ELEMENTWISE, Samples
+from simcluster.calibration.samples import ELEMENTWISE, Mask, Samples, joined
 from simcluster.errors import DataError
 from simcluster.specs import GPUSpec, KernelConstants, LinkSpec
 from simcluster.units import US, FloatArray
@@ -31,12 +31,15 @@ _LARGE_CACHE: Final = 64e6
 """From this size on (bytes) a cache keeps weights from one timed call to the next."""
 _MOST_CACHED: Final = 2.0**18
 """Tokens of context of the decodes in a mixed call. With more, kernels that do not share keys and
-values between query heads fall behind by a factor of four at once, which the law has no term for."""
+values between query heads fall behind by a factor of four at once: the law has no term for it."""
 _MATTER: Final = 2.0
 """Mixed calls that take so many times as long as their chunk alone tell what decodes cost."""
 _CACHED: Final = 3.0
 """Largest share of bandwidth of elementwise kernels, out of the second-level cache."""
-_LEAST_ROWS: Final = 8
+_HBM_BANDWIDTH: Final = 4e12
+"""Parts with more (bytes/s) read small weights from memory nearly as fast as from the cache."""
+LEAST_ROWS: Final = 8
+"""Kernels of one class that a fit needs."""
 _SMALLEST_MESSAGE: Final = 4096.0
 _LARGEST_MESSAGE: Final = 2.0**26
 
@@ -65,7 +68,7 @@ class Term:
 GEMM_TERMS: Final = (
     Term("mfu_gemm", 0.7, 0.1, 1.0),
     Term("mbu_gemm", 0.8, 0.1, 1.0),
-    Term("smooth_p", 2.0, 1.0, 6.0),
+    Term("smooth_p", 2.0, 1.0, 4.0),
     Term("fixed_s", 4.0, 0.0, 30.0, US),
     Term("gemm_waves", 0.3, 0.0, 1.0),
     Term("gemm_tile_loss", 0.1, 0.0, 2.0),
@@ -76,6 +79,7 @@ PREFILL_TERMS: Final = (
     Term("mfu_attention", 0.5, 0.05, 1.0),
     Term("mbu_prefill", 0.5, 0.05, 1.0),
     Term("prefill_waves", 0.5, 0.0, 1.0),
+    Term("prefill_p", 1.5, 1.0, 4.0),
 )
 DECODE_TERMS: Final = (
     Term("mbu_attention", 0.8, 0.1, 1.0),
@@ -121,52 +125,54 @@ def fit(rows: Samples, gpu: GPUSpec, start: KernelConstants) -> KernelConstants:
         If SciPy is not installed.
     """
     constants = start
-    gemms = served_gemms(rows.of("gemm"), gpu)
+    gemms = rows.of("gemm")
+    gemms = gemms.take(gemms_from_memory(gemms, gpu))
     wide = gemms.take(gemms.bytes >= 2.0)
-    if len(wide) >= _LEAST_ROWS:
+    if len(wide) >= LEAST_ROWS:
         with_tiles = replace(constants, gemm_waves=0.0)
         constants = _fit(wide, gpu, with_tiles, GEMM_TERMS)
     constants = _fit_elementwise(rows, gpu, constants)
     constants = _fit_attention(rows, gpu, constants)
     eight_bit = gemms.take(gemms.bytes == 1.0)
-    if len(eight_bit) >= _LEAST_ROWS and gpu.flops_8bit is not None:
+    if len(eight_bit) >= LEAST_ROWS and gpu.flops_8bit is not None:
         filled = replace(constants, quantise_s=1.0 * US)
         constants = _fit(eight_bit, gpu, filled, EIGHT_BIT_TERMS)
     experts = rows.of("grouped_gemm", "moe")
-    if len(experts) >= _LEAST_ROWS:
+    if len(experts) >= LEAST_ROWS:
         constants = _fit(experts, gpu, constants, GROUPED_TERMS)
     return constants
 
 
-def served_gemms(rows: Samples, gpu: GPUSpec) -> Samples:
-    """Return the multiplications that are timed as a served model meets them.
+def gemms_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
+    """Which multiplications are timed as a served model meets them.
 
     A benchmark that repeats one multiplication finds its weights in a large second-level cache. A
-    model never does: it reads all its weights in turn. With caches of 64 MB and more those whose
-    weights fit 1.5 times are left out, up to 2048 rows (then arithmetic rules), unless they were
-    measured as parts of a layer.
+    model never does: it reads all its weights in turn. With caches of 64 MB and more beside GDDR
+    memory those whose weights fit 1.5 times are left out, up to 2048 rows (then arithmetic rules),
+    unless they were measured as parts of a layer.
     """
     weights = rows.bytes * rows["n"] * rows["k"]
-    if gpu.l2_bytes < _LARGE_CACHE or gpu.memory_bandwidth > 4e12:
-        return rows
-    return rows.take((weights > 1.5 * gpu.l2_bytes) | (rows["m"] >= 2048) | (rows.layer >= 0))
+    everything = gpu.l2_bytes < _LARGE_CACHE or gpu.memory_bandwidth > _HBM_BANDWIDTH
+    large = weights > 1.5 * gpu.l2_bytes
+    return np.asarray(large | (rows["m"] >= 2048) | (rows.layer >= 0) | everything, dtype=np.bool_)
 
 
-def served_decodes(rows: Samples, gpu: GPUSpec) -> Samples:
-    """Leave out decode attention whose KV cache stays in the second-level cache between calls.
+def decodes_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
+    """Which calls of attention do not find their keys and values in the second-level cache.
 
-    Where it is small enough for the latency to rule, it stays in.
+    As `gemms_from_memory`. Where there are so few that the latency rules, it does not matter.
     """
     read = 2.0 * rows.bytes * rows["num_kv_heads"] * rows["head_dim"]
     read = read * rows["batch"] * rows["context"]
     prefill = rows.operator == "attention_prefill"
-    keep = prefill | (read > _IN_CACHE * gpu.l2_bytes) | (read < _SMALL * gpu.l2_bytes)
-    return rows if gpu.l2_bytes < _LARGE_CACHE else rows.take(keep)
+    everything = gpu.l2_bytes < _LARGE_CACHE
+    keep = (read > _IN_CACHE * gpu.l2_bytes) | (read < _SMALL * gpu.l2_bytes)
+    return np.asarray(prefill | keep | everything, dtype=np.bool_)
 
 
 def _fit_elementwise(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> KernelConstants:
     kernels = rows.of(*ELEMENTWISE)
-    if len(kernels) < _LEAST_ROWS:
+    if len(kernels) < LEAST_ROWS:
         return constants
     found = {ELEMENTWISE[name][0] for name in kernels.operators}
     terms = list(ELEMENTWISE_TERMS)
@@ -176,7 +182,8 @@ def _fit_elementwise(rows: Samples, gpu: GPUSpec, constants: KernelConstants) ->
         filled = replace(filled, norm_fixed_s=3.0 * US)
     for family in sorted(found - {"other"}):
         terms.append(Term(f"mbu_{family}", 0.6, 0.05, _CACHED))
-        filled = replace(filled, **{f"mbu_{family}": 0.6})
+        share: dict[str, Any] = {f"mbu_{family}": 0.6}
+        filled = replace(filled, **share)
     if "other" in found:
         terms.append(Term("mbu_elementwise", 0.6, 0.05, 1.0))
     return _fit(kernels, gpu, filled, terms)
@@ -184,7 +191,8 @@ def _fit_elementwise(rows: Samples, gpu: GPUSpec, constants: KernelConstants) ->
 
 def _fit_attention(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> KernelConstants:
     terms: list[Term] = []
-    calls = served_decodes(rows.of("attention_prefill", "attention_decode"), gpu)
+    calls = rows.of("attention_prefill", "attention_decode")
+    calls = calls.take(decodes_from_memory(calls, gpu))
     operators = calls.operators
     for name, those in (
         ("attention_prefill", PREFILL_TERMS),
@@ -192,7 +200,7 @@ def _fit_attention(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> K
     ):
         if name in operators:
             terms += those
-    if len(calls) < _LEAST_ROWS:
+    if len(calls) < LEAST_ROWS:
         return constants
     filled = replace(
         constants,
@@ -207,7 +215,7 @@ def _fit_attention(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> K
     best = min(fits, key=lambda found: _spread(kernel_s(calls, gpu, found), calls))
     mixed = rows.of("attention_mixed")
     mixed = mixed.take(mixed["batch"] * mixed["context"] < _MOST_CACHED)
-    if len(mixed) >= _LEAST_ROWS:
+    if len(mixed) >= LEAST_ROWS:
         filled = replace(best, mixed_block_s=best.attention_block_s, mixed_context_s=1e-8)
         times = [kernel_s(mixed, gpu, filled), kernel_s(_chunks(mixed), gpu, filled)]
         matter = times[0] > _MATTER * times[1]
@@ -251,13 +259,7 @@ def held_out(
         times.append(kernel_s(test, gpu, constants))
     if not parts:
         return rows.take(np.zeros(len(rows), dtype=np.bool_)), np.empty(0)
-    return _stacked(parts), np.concatenate(times)
-
-
-def _stacked(parts: Sequence[Samples]) -> Samples:
-    from simcluster.calibration.samples import joined
-
-    return joined(parts)
+    return joined(parts), np.concatenate(times)
 
 
 def fit_link(rows: Samples, link: LinkSpec) -> list[tuple[int, float, float]]:
@@ -291,7 +293,7 @@ def _fit(
     whole = bool((known.layer >= 0).any())
 
     def filled(x: FloatArray) -> KernelConstants:
-        values = {
+        values: dict[str, Any] = {
             term.name: float(value) * term.scale for term, value in zip(terms, x, strict=True)
         }
         return replace(constants, **values)

@@ -167,7 +167,7 @@ def _prefill_s(
     return smooth_max(
         flops / (constants.mfu_attention * gpu.flops_16bit),
         moved / (mbu * gpu.memory_bandwidth),
-        constants.smooth_p,
+        constants.smooth_p if constants.prefill_p is None else constants.prefill_p,
     )
 
 
@@ -206,8 +206,8 @@ def layer_sums(rows: Samples, times: FloatArray) -> tuple[FloatArray, FloatArray
     """Return measured and simulated times of whole layers (s), summed over their kernels."""
     members = rows.layer >= 0
     number = rows.layer[members]
-    measured = np.bincount(number, rows.time_s[members])
-    simulated = np.bincount(number, times[members])
+    measured: FloatArray = np.bincount(number, rows.time_s[members]).astype(np.float64)
+    simulated: FloatArray = np.bincount(number, times[members]).astype(np.float64)
     some = measured > 0.0
     return measured[some], simulated[some]
 

@@ -9,9 +9,9 @@ from typing import Final
 
 import numpy as np
 
-from simcluster.calibration.fit import served_decodes, served_gemms
+from simcluster.calibration.fit import decodes_from_memory, gemms_from_memory
 from simcluster.calibration.law import kernel_s, layer_sums
-from simcluster.calibration.samples import Samples, joined
+from simcluster.calibration.samples import Samples
 from simcluster.specs import GPUSpec, KernelConstants
 from simcluster.units import NS, US, FloatArray
 
@@ -60,17 +60,16 @@ def rounded(value: float) -> float:
     return round(value, _DIGITS - 1 - math.floor(math.log10(abs(value))))
 
 
-def served(rows: Samples, gpu: GPUSpec) -> Samples:
-    """Return the rows that the fit takes: those that a served model could meet."""
-    attention = np.isin(rows.operator, ("attention_prefill", "attention_decode"))
-    gemm = rows.operator == "gemm"
-    return joined(
-        [
-            rows.take(~attention & ~gemm),
-            served_gemms(rows.take(gemm), gpu),
-            served_decodes(rows.take(attention), gpu),
-        ]
-    )
+def from_memory(rows: Samples, gpu: GPUSpec) -> Samples:
+    """Return the rows that a fit takes: those that a served model could meet."""
+    keep = np.ones(len(rows), dtype=np.bool_)
+    for operators, rule in (
+        (("gemm",), gemms_from_memory),
+        (("attention_prefill", "attention_decode"), decodes_from_memory),
+    ):
+        here = np.isin(rows.operator, operators)
+        keep[here] = rule(rows.take(here), gpu)
+    return rows.take(keep)
 
 
 def error_lines(rows: Samples, times: FloatArray) -> list[tuple[str, int, float, float, float]]:

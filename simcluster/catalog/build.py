@@ -34,6 +34,7 @@ _FINER_SHARES: Final = (
     "mbu_add",
     "mbu_embedding",
     "mbu_prefill",
+    "prefill_p",
     "prefill_waves",
     "attention_causal",
     "decode_waves",

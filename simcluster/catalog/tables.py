@@ -117,6 +117,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "mbu_add": _cached("share of bandwidth in sums"),
         "mbu_embedding": _cached("share of bandwidth in the embedding"),
         "mbu_prefill": _share("share of bandwidth in prefill attention", required=False),
+        "prefill_p": Key("number", "exponent in prefill attention", required=False, low=1.0),
         "prefill_waves": _share("share of blocks that waits for whole waves", required=False),
         "attention_causal": _share("share of the masked half that is skipped", required=False),
         "decode_waves": _share("share of blocks that waits for whole waves", required=False),

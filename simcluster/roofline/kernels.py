@@ -85,6 +85,7 @@ class KernelTimer:
         "_num_sms",
         "_p",
         "_prefill_bandwidth",
+        "_prefill_p",
         "_quantise_s",
         "_quantise_s_per_number",
         "attention_fixed_s",
@@ -125,6 +126,7 @@ class KernelTimer:
         self._block_s = constants.attention_block_s / gpu.num_sms
         self._num_sms = float(gpu.num_sms)
         self._p = constants.smooth_p
+        self._prefill_p = _or(constants.prefill_p, constants.smooth_p)
         self.fixed_s = constants.fixed_s
         self._elementwise_fixed_s = constants.elementwise_fixed_s
         self._norm_fixed_s = _or(constants.norm_fixed_s, constants.elementwise_fixed_s or 0.0)
@@ -208,7 +210,7 @@ class KernelTimer:
     def prefill_attention_s(self, flops: float, num_bytes: float) -> float:
         """Time of prefill attention without the kernel's fixed latency."""
         return smooth_max(
-            flops / self._attention_flops, num_bytes / self._prefill_bandwidth, self._p
+            flops / self._attention_flops, num_bytes / self._prefill_bandwidth, self._prefill_p
         )
 
     def prefill_flops(self, flops: float, padded_flops: float, blocks: float) -> float:

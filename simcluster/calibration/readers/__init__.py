@@ -6,7 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from simcluster.calibration.readers import aic_ops, llmservingsim_ops, plain_csv, vidur
+from simcluster.calibration.readers import (
+    aic_ops,
+    llmservingsim_ops,
+    plain_csv,
+    splitwise_perf,
+    vidur,
+)
 from simcluster.calibration.samples import Samples
 
 Reader = Callable[[Path, str], Samples]
@@ -25,4 +31,13 @@ LINKS: Final[dict[str, Reader]] = {
 }
 """Folders of collectives."""
 
-__all__ = ["KERNELS", "LINKS", "Reader", "aic_ops", "llmservingsim_ops", "plain_csv", "vidur"]
+__all__ = [
+    "KERNELS",
+    "LINKS",
+    "Reader",
+    "aic_ops",
+    "llmservingsim_ops",
+    "plain_csv",
+    "splitwise_perf",
+    "vidur",
+]

@@ -22,6 +22,7 @@ GPUS: Final = {
     "RTX PRO 6000 Blackwell Server": "rtx_pro_6000_server",
 }
 """Catalogue name and prefix of the files."""
+_PCIE: Final = ("l40s", "rtx_pro_6000_server")
 LEAST_WIDTH: Final = 1024
 """Narrower multiplications (n or k) are left out: no layer of a served model has them."""
 _NUMBER_BYTES: Final = {"bfloat16": 2.0, "fp8": 1.0}
@@ -108,15 +109,18 @@ def read_moe(folder: Path, system: str) -> Samples:
 
 
 def read_links(folder: Path, gpu: str) -> Samples:
-    """All-reduces: the engine's own in a captured graph where there is one, else NCCL's.
+    """All-reduces: those of the engine's own kernel in a captured graph where it is used.
 
-    World sizes that the engine's own was not measured at, or where it is the slower one for large
-    messages, are NCCL's.
+    Elsewhere NCCL's: over PCIe with more than two GPUs, where vLLM switches its own kernel off, at
+    world sizes that it was not measured at, and where it is the slower one for large messages.
     """
     system = GPUS.get(gpu)
     if system is None or not (folder / f"{system}__nccl.csv.gz").exists():
         return joined([])
-    return _faster(read_custom(folder, system), read_nccl(folder, system))
+    custom = read_custom(folder, system)
+    if system in _PCIE:
+        custom = custom.take(custom["tp"] <= 2.0)
+    return _faster(custom, read_nccl(folder, system))
 
 
 def read_custom(folder: Path, system: str) -> Samples:

@@ -17,6 +17,8 @@ from simcluster.errors import DataError, nearest
 UNITS: Final = {"time_us": 1e-6, "time_ms": 1e-3, "time_s": 1.0}
 """Time columns and their units (s)."""
 _COLUMNS: Final = ("operator", *NUMBERS, "dtype", "mode", *UNITS, "gpu")
+_NONE: Final = -1.0
+"""Stands for a number that an operator does not use, where NaN would not equal itself."""
 _REPEATS: Final = 2.0
 """Times of one call that differ by more than this factor are no repeats of it."""
 
@@ -63,10 +65,10 @@ def read(path: Path, gpu: str = "") -> Samples:
             )
     keys = list(calls)
     operators = np.array([str(key[0]) for key in keys])
-    numbers = {
-        name: np.array([key[3 + i] for key in keys], dtype=np.float64)
-        for i, name in enumerate(NUMBERS)
-    }
+    numbers = {}
+    for i, name in enumerate(NUMBERS):
+        values = np.array([key[3 + i] for key in keys], dtype=np.float64)
+        numbers[name] = np.where(values == _NONE, np.nan, values)
     return samples(
         operators,
         [float(np.median([time for _, time in calls[key]])) for key in keys],
@@ -156,7 +158,7 @@ def _checked(row: dict[str, str], where: str) -> tuple[tuple[object, ...], float
         if value < least:
             raise DataError(f"{where}: {name} is {value:g}, must be at least {least:g}")
         numbers.append(value)
-    key = tuple(-1.0 if math.isnan(value) else value for value in numbers)
+    key = tuple(_NONE if math.isnan(value) else value for value in numbers)
     return (operator, dtype, mode, *key), time_s
 
 

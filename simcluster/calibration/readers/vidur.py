@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from simcluster.calibration.readers.tables import column, table
-from simcluster.calibration.samples import Samples, joined, samples
+from simcluster.calibration.samples import Samples, Texts, joined, samples
 from simcluster.errors import DataError
 from simcluster.units import MS, FloatArray
 
@@ -22,6 +22,8 @@ MACHINES: Final = {
     "A100-80GB PCIe": "a100_pairwise_nvlink",
     "H100 SXM": "h100_dgx",
 }
+TRAINED: Final = ("Llama-2-7b-hf", "CodeLlama-34b-Instruct-hf")
+"""Models of ``vidur_mlp`` that the catalogue is fitted to; the others are for checks."""
 _GEMMS: Final = ("attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj")
 _SEQUENCE: Final = (
     "input_layernorm",
@@ -111,7 +113,7 @@ def read_attention(folder: Path, gpu: str) -> Samples:
                 m=column(prefill, "prefill_chunk_size"),
                 batch=1,
                 context=column(prefill, "kv_cache_size"),
-                group=_blocks(column(prefill, "kv_cache_size")),
+                group=blocks(column(prefill, "kv_cache_size")),
                 **_ATTENTION,
             ),
             samples(
@@ -120,17 +122,17 @@ def read_attention(folder: Path, gpu: str) -> Samples:
                 m=1,
                 batch=column(decode, "batch_size"),
                 context=cached - 1.0,
-                group=_blocks(cached),
+                group=blocks(cached),
                 **_ATTENTION,
             ),
         ]
     )
 
 
-def _blocks(context: FloatArray, num: int = 10) -> list[str]:
-    """Name of the block of context sizes that each row is in, `num` of equal width."""
-    edges = np.linspace(context.min(), context.max(), num + 1)[1:-1]
-    return [f"{i}" for i in np.searchsorted(edges, context, side="right")]
+def blocks(sizes: FloatArray, num: int = 10) -> Texts:
+    """Return the name of the block of sizes that each row is in, `num` of equal width."""
+    edges = np.linspace(sizes.min(), sizes.max(), num + 1)[1:-1]
+    return np.searchsorted(edges, sizes, side="right").astype(np.str_)
 
 
 def read_network(folder: Path, gpu: str) -> Samples:
@@ -178,7 +180,7 @@ def host_times(folder: Path, revision: str) -> list[tuple[int, float, float, flo
             ("schedule", "prepare_inputs_e2e"),
             ("sampler_e2e", "process_model_outputs"),
         ):
-            time_s = sum(column(rows, f"{name}_mean") for name in names) * MS
+            time_s = np.sum([column(rows, f"{name}_mean") for name in names], axis=0) * MS
             slope, fixed = np.polyfit(batch, time_s, 1) if len(set(batch)) > 1 else (0.0, time_s[0])
             line += [float(fixed), float(slope)]
         found.append((int(str(tp)), line[0], line[1], line[2], line[3]))
