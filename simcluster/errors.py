@@ -35,6 +35,10 @@ class ConfigError(SimclusterError):
         self.rule = rule
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str, str]]:
+        # Exceptions are pickled with their message alone: one raised in a worker must come back.
+        return type(self), (self.key, self.value, self.rule, self.remedy)
+
 
 class DataError(SimclusterError):
     """An input file (trace, result folder, measured data) that cannot be used."""

@@ -155,6 +155,10 @@ class EngineTable:
         str | None,
         Field(description="Software generation of kernels and collectives; empty: the current."),
     ] = None
+    quantises_apart: Annotated[
+        bool | None,
+        Field(description="A kernel of its own brings inputs to 8 bits."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

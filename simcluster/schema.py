@@ -205,8 +205,8 @@ def table(columns: Columns, schema: Schema) -> pa.Table:
 def _arrow(column: npt.NDArray[Any]) -> pa.Array:
     """Return a column as an Arrow array, over its own memory where it is numeric.
 
-    ``pyarrow.array`` would do, but it imports pandas first to see whether it was given a series, and
-    that takes longer than a small simulation.
+    ``pyarrow.array`` would do, but it imports pandas first to see whether it was given a series,
+    and that takes longer than a small simulation.
     """
     import pyarrow as pa
 

@@ -35,7 +35,7 @@ FRAMES: Final = ("requests", "spans", "segments", "transfers", "windows", "insta
 """Frames of a run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What one run gave.
 
@@ -64,6 +64,13 @@ class Result:
     columns: dict[str, dict[str, npt.NDArray[Any]]]
     end_s: float
     num_events: int
+
+    def __repr__(self) -> str:
+        requests = len(self.columns["requests"]["request_id"])
+        return (
+            f"Result({self.strategy!r}, {self.rate_rps:g} requests/s, seed {self.seed}: "
+            f"{requests} requests, {self.num_gpus} GPUs)"
+        )
 
     @cached_property
     def requests(self) -> pd.DataFrame:

@@ -323,7 +323,7 @@ def _replace(out: Path, partial: Path) -> None:
 # Results in hand --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Runs of one scenario: a row for each, and their frames on demand.
 
@@ -340,6 +340,10 @@ class Comparison:
     document: dict[str, Any]
     rows: Sequence[SweepRow]
     _cells: Mapping[Cell, Path | Mapping[str, Columns]]
+
+    def __repr__(self) -> str:
+        names = dict.fromkeys(str(row["strategy"]) for row in self.rows)
+        return f"Comparison({len(self.rows)} runs of {', '.join(names)})"
 
     @cached_property
     def sweep(self) -> pd.DataFrame:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from simcluster import catalog
 from simcluster.engine.clock import Clock
-from simcluster.engine.cluster import Cluster
+from simcluster.engine.cluster import Cluster, roofline_step_time
 from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError
 from simcluster.metrics import SweepRow, summarise
+from simcluster.roofline.base import StepShape
 from simcluster.scenario import Scenario
 from simcluster.schema import Columns
 from simcluster.simulate import Result, simulate
@@ -187,9 +188,48 @@ def _run(scenario: Scenario, cell: Cell, folder: Unfinished | None) -> _Outcome:
     """Run one cell; its frames go into `folder` if there is one, else back to the caller."""
     for name in scenario.document.get("catalog", ()):  # this process may not be the reader's
         catalog.add_file(name)
+    if scenario.run.resolution == "kernel":
+        _refuse_too_many_kernels(scenario, cell)
     result = simulate(scenario, strategy=cell.strategy, rate_rps=cell.rate_rps, seed=cell.seed)
     row = summary(scenario, result)
     if folder is None:
         return cell, row, result.columns
     folder.write(cell, result.columns, row)
     return cell, row, {}
+
+
+def _refuse_too_many_kernels(scenario: Scenario, cell: Cell) -> None:
+    """Count the steps of a cell at resolution ``span`` and refuse to run too many by kernel.
+
+    Raises
+    ------
+    ConfigError
+        If the run would take more than ``timeline.MAX_EVENTS`` events.
+    """
+    from simcluster.timeline import EVENTS_PER_KERNEL, MAX_EVENTS
+
+    result = simulate(
+        scenario,
+        strategy=cell.strategy,
+        rate_rps=cell.rate_rps,
+        seed=cell.seed,
+        resolution="span",
+    )
+    instances = result.columns["instances"]
+    num_events = 0
+    for tp_size in dict.fromkeys(instances["tp_size"].tolist()):
+        times = roofline_step_time(scenario.environment, tp_size)
+        schedule = times.kernels(StepShape(1, 1, (), 1, 1))
+        num_kernels = sum(len(run.names) * run.repeat for run in schedule.runs)
+        steps = int(instances["num_steps"][instances["tp_size"] == tp_size].sum())
+        num_events += steps * tp_size * num_kernels * EVENTS_PER_KERNEL
+    if num_events > MAX_EVENTS:
+        raise ConfigError(
+            "run.resolution",
+            "kernel",
+            f"{cell.strategy} takes {instances['num_steps'].sum()} steps, about "
+            f"{num_events / 1e6:.0f} million events kernel by kernel, more than "
+            f"{MAX_EVENTS / 1e6:.0f} million",
+            "Ask for fewer requests (workload.num_requests = 10), or for resolution step or span: "
+            "they give the same results.",
+        )

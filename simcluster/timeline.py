@@ -7,6 +7,7 @@ the requests are one more.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -36,7 +37,7 @@ Resolution = Literal["span", "step", "kernel"]
 MAX_EVENTS: Final = 20_000_000
 """A stretch with more simulated kernel events than this is refused: minutes to run, gigabytes."""
 
-_EVENTS_PER_KERNEL: Final = 4
+EVENTS_PER_KERNEL: Final = 4
 """Of the simulation, on each rank: issue, into the queue, out of the queue, run."""
 
 _NS_PER_S: Final = 1e9
@@ -547,7 +548,7 @@ def num_kernel_events(frames: Frames, log: Columns, view: View, environment: Env
         schedule = roofline_step_time(environment, size).kernels(StepShape(1, 1, (), 1, 1))
         num_kernels = sum(len(run.names) * run.repeat for run in schedule.runs)
         ranks = int(num_steps[tp_sizes == size].sum()) * size
-        num_events += ranks * num_kernels * _EVENTS_PER_KERNEL
+        num_events += ranks * num_kernels * EVENTS_PER_KERNEL
     return num_events
 
 
@@ -606,5 +607,6 @@ def write_events(
         reason = error.strerror or str(error)
         raise DataError(f"{out}: cannot be written ({reason}). Give another file.") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return count

@@ -6,6 +6,7 @@ The lines are checked word by word where they are ours to phrase, by their parts
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from simcluster.cli import main
+from simcluster.errors import ConfigError
 from simcluster.toml_writer import to_toml
 
 SCENARIO: dict[str, Any] = {
@@ -320,3 +322,19 @@ def test_a_bad_catalogue_of_ones_own(scenario: Path) -> None:
     (scenario.parent / "mine.toml").write_text('[[gpu]]\nname = "X"\nlike = "L2O"\n')
     scenario.write_text(to_toml({"catalog": ["mine.toml"], **SCENARIO}))
     refused(call("show", scenario), "mine.toml", "L2O")
+
+
+def test_an_error_of_a_worker_comes_back_as_one_line(scenario: Path) -> None:
+    """Exceptions cross from one process to another by pickle, key, value, rule and remedy too."""
+    error = ConfigError("a.b", 3, "a rule", "A remedy.")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.key, again.value) == (str(error), "a.b", 3)
+    arguments = ["--set", 'workload.arrivals={kind="closed-loop",concurrency=10}', "--jobs", "2"]
+    refused(call("compare", scenario, *arguments), "workload.rate_rps", "closed loop")
+
+
+def test_a_kernel_run_too_large_to_be_meant_is_refused(scenario: Path) -> None:
+    """It says how many events it would take, and how to ask for less."""
+    changes = ["--resolution", "kernel", "--set", "workload.num_requests=400"]
+    line = refused(call("run", scenario, *changes), "run.resolution = 'kernel'", "million events")
+    assert "workload.num_requests" in line

@@ -173,6 +173,7 @@ ENGINE_VALUES: dict[str, object] = {
     "graph_issue_s": 0.25,
     "queue_depth": 7,
     "kernel_generation": "2024",
+    "quantises_apart": True,
 }
 
 

@@ -57,15 +57,15 @@ class Log:
         self.rows.clear()
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """All rows so far, by column."""
+        """All rows, by column; the log is empty afterwards, so that they are not kept twice."""
         if self.rows:
             self._flush()
-        return {
-            name: np.concatenate(arrays)
-            if arrays
-            else np.empty(0, dtype=object if column.dtype == "str" else column.dtype)
-            for (name, column), arrays in zip(self._schema.items(), self._arrays, strict=True)
-        }
+        columns: dict[str, npt.NDArray[Any]] = {}
+        for (name, column), arrays in zip(self._schema.items(), self._arrays, strict=True):
+            empty = np.empty(0, dtype=object if column.dtype == "str" else column.dtype)
+            columns[name] = np.concatenate(arrays) if arrays else empty
+            arrays.clear()
+        return columns
 
 
 WriteKernel = Callable[[str, str, float, float], None]
