@@ -418,7 +418,7 @@ def test_a_bad_row_is_one_line(tmp_path: Path, line: str, message: str) -> None:
         ("m,n,k,time_us", "missing column 'operator', 'dtype'"),
         ("operator,dtype,time_min", "unknown unit of 'time_min'"),
         ("operator,dtype,time_us,time_ms", "two time columns"),
-        ("operator,dtype,widht,time_us", "unknown column 'widht'"),
+        ("operator,dtype,wide,time_us", "unknown column 'wide'"),
         ("operator,dtype,dtype,time_us", "stands there twice"),
     ],
 )
