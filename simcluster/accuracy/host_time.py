@@ -5,7 +5,7 @@ host time is what steps take beside their kernels, so the two are fitted in that
 
 - ``vllm-0.2``: token times of Splitwise's A100 runs; held out: prompt times, and all H100 runs.
 - ``vllm-0.6``: APEX's chat runs at the lower rate (7 of 46); held out: the other 39.
-- ``vllm-0.19``: the RTX PRO 6000 run of LLMServingSim; held out: the RTX 4090 run.
+- ``vllm-0.19``: both runs of LLMServingSim, one host time for the two GPUs; nothing held out.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def vllm_0_6(data_dir: Path) -> str:
 
 
 def vllm_0_19(data_dir: Path) -> str:
-    """Host per step and per sequence: from the requests of the RTX PRO 6000 run."""
+    """Host per step and per sequence, one for both GPUs: from the requests of both runs."""
     base = catalog.engine(llmservingsim_vllm.ENGINE)
 
     def profile(x: Sequence[float]) -> EngineProfile:
@@ -88,8 +88,11 @@ def vllm_0_19(data_dir: Path) -> str:
         )
 
     def errors(x: Sequence[float]) -> FloatArray:
-        measured, simulated = llmservingsim_vllm.replay(data_dir, "RTXPRO6000", profile(x))
-        return np.asarray(np.nanmean(simulated[:, 1:] / measured[:, 1:] - 1.0, axis=0))
+        means = []
+        for gpu in ("RTXPRO6000", "RTX4090"):
+            measured, simulated = llmservingsim_vllm.replay(data_dir, gpu, profile(x))
+            means.append(np.nanmean(simulated[:, 1:] / measured[:, 1:] - 1.0, axis=0))
+        return np.concatenate(means)
 
     x = _fitted(errors, (1.0, 5.0))
     words = "{:.2f} ms a step, {:.1f} us a sequence"
