@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -316,7 +317,7 @@ def _result(
     )
 
 
-class _Source:
+class _Source(ABC):
     """Lets requests enter a deployment; the rejected ones are turned away on arrival.
 
     Attributes
@@ -340,11 +341,13 @@ class _Source:
         self.arrived: list[Request] = []
         self.process = self._env.process(self._run())
 
+    @abstractmethod
     def one_ended(self) -> None:
         """Hear that a request finished or was rejected."""
 
+    @abstractmethod
     def _run(self) -> Generator[simpy.Event, Any, None]:
-        raise NotImplementedError
+        """Let the requests enter, each at its time."""
 
     def _enter(self, arrival_s: float, prompt_len: int, output_len: int, rejected: bool) -> None:
         request = Request(len(self.arrived), arrival_s, prompt_len, output_len)
@@ -358,6 +361,9 @@ class _Source:
 
 class _OpenLoop(_Source):
     """Requests arrive by the clock."""
+
+    def one_ended(self) -> None:
+        """Nothing to do: arrivals do not wait for the end of others."""
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
         env = self._env

@@ -338,3 +338,49 @@ def test_a_kernel_run_too_large_to_be_meant_is_refused(scenario: Path) -> None:
     changes = ["--resolution", "kernel", "--set", "workload.num_requests=400"]
     line = refused(call("run", scenario, *changes), "run.resolution = 'kernel'", "million events")
     assert "workload.num_requests" in line
+
+
+ENGINE_WITHOUT_ISSUE_COSTS = """
+[[engine]]
+name = "mine"
+host_before_ms = 1
+host_after_ms = 1
+host_per_seq_before_us = 1
+host_per_seq_after_us = 1
+overlaps_host = false
+graph_max_seqs = 0
+queue_depth = 1024
+gpu_memory_utilization = 0.9
+reserved_gb = 2
+block_size = 16
+watermark = 0.01
+max_num_seqs = 256
+chunk_size = 512
+source = "nowhere"
+"""
+
+
+@pytest.mark.parametrize("resolution", ["span", "kernel"])
+def test_an_engine_profile_without_issue_costs_is_refused(
+    scenario: Path, resolution: str, tmp_path: Path
+) -> None:
+    """A step issued for nothing would not be dispatch-bound at any size: no silent zero."""
+    (scenario.parent / "mine.toml").write_text(ENGINE_WITHOUT_ISSUE_COSTS)
+    changed = {"catalog": ["mine.toml"], **SCENARIO, "engine": {"profile": "mine"}}
+    scenario.write_text(to_toml(changed))
+    refused(
+        call("run", scenario, "--resolution", resolution, "-o", tmp_path / "out"),
+        "mine.toml: engine[0].issue_us: the key is missing. Add issue_us: CPU cost of issuing one",
+    )
+    nothing_left(tmp_path)
+
+
+def test_a_timeline_window_with_nothing_in_it_is_refused(scenario: Path, tmp_path: Path) -> None:
+    """It says how long the run is; no file is left."""
+    out = tmp_path / "trace.json"
+    refused(
+        call("timeline", scenario, "-o", out, "--start", "1e5"),
+        "--start = 100000.0: nothing happens after 100000 s. The run takes",
+        "give a stretch of it",
+    )
+    assert not out.exists()

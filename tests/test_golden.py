@@ -32,6 +32,10 @@ STRATEGIES = {
     "vllm": NoDG(name="vllm", instances=2),
     "vllm-tight": NoDG(name="vllm-tight", instances=1, num_kv_blocks=22),
     "sarathi": NoDG(name="sarathi", instances=2, scheduler="chunked", chunk_size=256),
+    "pipelined": NoDG(name="pipelined", instances=1, pp_size=2, num_kv_blocks=60),
+    "pipelined-sarathi": NoDG(
+        name="pipelined-sarathi", instances=1, pp_size=2, scheduler="chunked", chunk_size=256
+    ),
     "shared-queue": NoDG(name="shared-queue", instances=2, router="shared-queue", max_num_seqs=2),
     "distserve": FuDG(name="distserve", prefill_instances=1, decode_instances=1),
     "mooncake": FuDG(
