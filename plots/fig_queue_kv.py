@@ -52,7 +52,8 @@ def main(result_dir: Path, output: Path, rate_rps: float | None, seed: int | Non
     figure = new_figure(height=7.6)
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     overlay(plot_waiting_over_time, requests, styles=styles, ax=top)
-    overlay(plot_queue_over_time, spans, styles=styles, ax=middle)
+    overlay(plot_queue_over_time, requests, styles=styles, ax=middle)
+    middle.set_ylim(top.get_ylim())
     for name in names:
         instances = results.instances(name, rate_rps, seed)
         plot_kv_usage_by_pool(spans[name], instances, ax=bottom, label=name, **styles[name])

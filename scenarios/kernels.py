@@ -9,6 +9,7 @@ forward pass is one event, at ``span`` a run of equal decode steps is.
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import simcluster
@@ -29,6 +30,7 @@ SCENARIO = {
 
 def main() -> None:
     """Simulate at each resolution; compare and count."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     scenario = simcluster.resolve(SCENARIO)
     results = {}
     for resolution in ("kernel", "step", "span"):

@@ -248,8 +248,8 @@ def catalog() -> None:
 @click.argument("words", nargs=-1)
 @click.option(
     "--kind",
-    type=click.Choice(["gpu", "model", "link", "node", "engine", "lengths"]),
-    help="List these only.",
+    type=click.Choice(["gpu", "model", "link", "node", "engine", "lengths", "price"]),
+    help="List these only; prices are listed only so.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def catalog_list(words: Sequence[str], kind: str | None, as_json: bool) -> None:
@@ -264,9 +264,8 @@ def catalog_list(words: Sequence[str], kind: str | None, as_json: bool) -> None:
     elif found:
         click.echo(catalog_text(found), nl=False)
     else:
-        known = [
-            name for k in (entries.KINDS if kind is None else [kind]) for name in entries.names(k)
-        ]
+        kinds = entries.KINDS if kind is None else ("gpu" if kind == "price" else kind,)
+        known = [name for each in kinds for name in entries.names(each)]
         raise DataError(f"nothing in the catalogue matches {text!r}. {nearest(text, known)}")
 
 

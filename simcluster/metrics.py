@@ -441,8 +441,8 @@ def waiting_over_time(requests: Frame) -> tuple[FloatArray, FloatArray]:
     """Return how many requests have arrived but have not been in any step yet, over time.
 
     It counts a request wherever it waits, in a router or in an instance, unlike the spans' column
-    ``num_waiting``, which counts the instances' queues (and there also requests that were
-    preempted or handed over).
+    ``num_waiting``, which counts the instances' queues at the ends of spans (and there also
+    requests that were preempted or handed over).
 
     Parameters
     ----------
@@ -456,6 +456,33 @@ def waiting_over_time(requests: Frame) -> tuple[FloatArray, FloatArray]:
     """
     arrival = np.where(_has_status(requests, "rejected"), np.nan, _floats(requests, "arrival_s"))
     return count_over_time(arrival, _floats(requests, "scheduled_s"))
+
+
+def queued_over_time(
+    requests: Frame, *, instances: Collection[int] | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return how many requests an instance holds that have not been in any step yet, over time.
+
+    The part of `waiting_over_time` that no router holds back: from routing to the first step.
+
+    Parameters
+    ----------
+    requests : mapping or pandas.DataFrame
+        The requests frame.
+    instances : collection of int, optional
+        Those of these instances alone; by default of all.
+
+    Returns
+    -------
+    times_s, counts : ndarray
+        As in `count_over_time`.
+    """
+    routed = np.where(_has_status(requests, "rejected"), np.nan, _floats(requests, "routed_s"))
+    scheduled = _floats(requests, "scheduled_s")
+    if instances is not None:
+        own = np.isin(np.asarray(requests["prefill_instance"], np.int64), sorted(instances))
+        routed, scheduled = routed[own], scheduled[own]
+    return count_over_time(routed, scheduled)
 
 
 def binned_average(times_s: FloatArray, levels: FloatArray, edges_s: npt.ArrayLike) -> FloatArray:

@@ -23,6 +23,7 @@ from simcluster.metrics import (
     ecdf,
     in_window,
     level_over_time,
+    queued_over_time,
     request_metrics,
     waiting_over_time,
 )
@@ -143,7 +144,7 @@ def _data(ax: Axes) -> list[tuple[FloatArray, FloatArray]]:
 def _fit_latency_axis(ax: Axes) -> None:
     """Fit the x axis to all distributions drawn so far: logarithmic where they span a lot.
 
-    A linear axis starts at zero and leaves out the last half percent of the widest distribution,
+    A linear axis starts at zero; both leave out the last half percent of the widest distribution,
     so that one straggler does not squeeze the rest.
     """
 
@@ -157,7 +158,7 @@ def _fit_latency_axis(ax: Axes) -> None:
     low = min(quantile(x, y, 0.02) for x, y in lines)
     high = max(quantile(x, y, 0.98) for x, y in lines)
     if low > 0 and high / low > _LOG_FROM_RATIO:
-        ends = [quantile(x, y, 0.005) for x, y in lines] + [x[-1] for x, _ in lines] + targets
+        ends = [quantile(x, y, share) for x, y in lines for share in (0.005, 0.995)] + targets
         positive = [end for end in ends if end > 0]
         ax.set_xscale("log")
         left, right = min(positive) / 1.3, max(positive) * 1.3
@@ -477,23 +478,23 @@ def plot_waiting_over_time(requests: Frame, *, ax: Axes | None = None, **line_kw
 
 
 def plot_queue_over_time(
-    spans: Frame,
+    requests: Frame,
     *,
     instances: Collection[int] | None = None,
     ax: Axes | None = None,
     **line_kwargs: Any,
 ) -> Axes:
-    """Draw how many requests wait in the queues of the instances.
+    """Draw how many requests wait in the queues of the instances for their first step.
 
-    These are new, preempted and handed-over requests that an instance has not admitted; not those
-    that a router holds back or a link carries. Long runs are drawn as averages over equal bins.
+    These are the routed requests of `plot_waiting_over_time`; it includes none that a router holds
+    back. Long runs are drawn as averages over equal bins.
 
     Parameters
     ----------
-    spans : mapping or pandas.DataFrame
-        The spans frame.
+    requests : mapping or pandas.DataFrame
+        The requests frame, not cut.
     instances : collection of int, optional
-        These alone; by default all that have spans.
+        The queues of these alone; by default of all.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default pyplot's current axes.
     **line_kwargs
@@ -504,8 +505,8 @@ def plot_queue_over_time(
     matplotlib.axes.Axes
         The same axes.
     """
-    times, levels = level_over_time(spans, "num_waiting", instances=instances)
-    return _plot_level(times, levels, ax, "Requests in instance queues", **line_kwargs)
+    times, counts = queued_over_time(requests, instances=instances)
+    return _plot_level(times, counts, ax, "of them in instance queues", **line_kwargs)
 
 
 def plot_kv_usage_over_time(
@@ -656,9 +657,9 @@ def render_comparison(
         save(figure, "goodput.png")
 
     figure = new_figure(height=5.2)
-    above, below = figure.subplots(2, 1, sharex=True)
+    above, below = figure.subplots(2, 1, sharex=True, sharey=True)
+    overlay(plot_queue_over_time, requests_by_strategy, styles=styles, ax=below)
     overlay(plot_waiting_over_time, requests_by_strategy, styles=styles, ax=above)
-    overlay(plot_queue_over_time, spans_by_strategy, styles=styles, ax=below)
     above.set_title(title, loc="left", fontsize="medium")
     above.set_xlabel("")
     legend_beside(above)

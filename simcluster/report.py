@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from simcluster.catalog import Entry
+from simcluster.catalog import Entry, default_price
 from simcluster.config import ClusterConfig, SloConfig
 from simcluster.errors import DataError
 from simcluster.goodput import representative_rate, strategies
@@ -41,7 +41,7 @@ def comparison_text(comparison: Comparison) -> str:
     parts = [heading(scenario), _main_table(comparison, scenario)]
     if _is_swept(comparison.sweep):
         parts.append(_attainment_tables(comparison.sweep))
-    return "\n\n".join(parts + _footnotes(comparison.sweep)) + "\n"
+    return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
 
 
 def run_text(comparison: Comparison) -> str:
@@ -71,7 +71,7 @@ def run_text(comparison: Comparison) -> str:
         _aligned(summary),
         _aligned([["latency", "mean", "P50", "P90", "P99"], *latencies]),
     ]
-    return "\n\n".join(parts + _footnotes(comparison.sweep)) + "\n"
+    return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
 
 
 def heading(scenario: Scenario) -> str:
@@ -86,8 +86,23 @@ def heading(scenario: Scenario) -> str:
             f"Requests: {_requests(document['workload'])}",
             f"Targets:  {targets(environment.slo)}",
             f"Step times of {gpu.name}: {accuracy} ({_ACCURACY.get(accuracy, 'see its source')})",
+            f"Price:    {_price(environment.cluster)}",
         ]
     )
+
+
+def _price(cluster: ClusterConfig) -> str:
+    """Return the price of a GPU with its provider and date, or how to give one."""
+    gpu, price = cluster.gpu, cluster.price_per_gpu_hour
+    if price is None:
+        return (
+            f"none known in USD; set cluster.price_per_gpu_hour (`simcluster catalog --kind price "
+            f"{gpu.name}`)"
+        )
+    known = default_price(gpu)
+    quoted = known is not None and (known.per_gpu_hour, known.currency) == (price, cluster.currency)
+    origin = f"{known.provider}, {known.date}" if known and quoted else "of the scenario"
+    return f"{price:g} {cluster.currency} per GPU and hour ({origin})"
 
 
 def targets(slo: SloConfig) -> str:
@@ -217,15 +232,39 @@ def _attainment_tables(sweep: pd.DataFrame) -> str:
     return "\n\n".join([title, *blocks])
 
 
-def _footnotes(sweep: pd.DataFrame) -> list[str]:
-    short = sweep[sweep["transient"]]
-    if short.empty:
-        return []
-    return [
-        f"{len(short)} of {len(sweep)} runs are short: their window is under ten median residence "
-        "times, so that\nan overload may not show in full. Raise workload.num_requests or "
-        "workload.duration_s."
-    ]
+def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
+    """Return what a reader must know of these numbers, a paragraph each."""
+    notes = []
+    rejected, counted = int(sweep["num_rejected"].sum()), int(sweep["num_requests"].sum())
+    if rejected:
+        longest = scenario.environment.model.max_model_len
+        share = "all" if rejected == counted else f"{rejected} of {counted}"
+        notes.append(
+            f"Rejected: {share} of the requests; prompt and output do not fit in the KV cache or "
+            f"in engine.max_model_len ({longest} tokens). They count as missed."
+        )
+    short = int(sweep["transient"].sum()) if rejected < counted else 0
+    if short:
+        workload = scenario.document["workload"]
+        longer = (
+            "a longer trace"
+            if "trace" in workload and "num_requests" not in workload
+            else " or ".join(
+                f"workload.{key}" for key in ("num_requests", "duration_s") if key in workload
+            )
+            or "workload.duration_s"
+        )
+        runs = "The run is" if len(sweep) == 1 else f"{short} of {len(sweep)} runs are"
+        by_finish = (
+            " Good requests count by arrival, finished ones by finish, so the former can be more."
+            if len(sweep) == 1
+            else ""
+        )
+        notes.append(
+            f"{runs} shorter than ten median residence times, so an overload may not show in full; "
+            f"more: {longer}.{by_finish}"
+        )
+    return [textwrap.fill(note, _WIDTH) for note in notes]
 
 
 def _aligned(rows: Sequence[Sequence[str]], heads: int = 1) -> str:

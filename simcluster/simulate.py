@@ -139,9 +139,11 @@ def simulate(
     Raises
     ------
     ConfigError
-        If the deployment does not fit the machines, or an argument names nothing.
+        If the deployment does not fit the machines, an argument names nothing, or the rate or the
+        seed is not a number that could be one.
     """
     chosen = scenario.strategy(strategy)
+    _check_numbers(rate_rps, seed)
     seed = scenario.run.seeds[0] if seed is None else seed
     if rate_rps is None:
         rate_rps = scenario.default_rate_rps
@@ -160,6 +162,17 @@ def simulate(
         max_time_s=scenario.run.max_time_s,
         kernels_in=kernels_in,
     )
+
+
+def _check_numbers(rate_rps: object, seed: object) -> None:
+    """Refuse a rate or a seed that is none, before anything is drawn from it."""
+    real = isinstance(rate_rps, int | float) and not isinstance(rate_rps, bool)
+    if rate_rps is not None and not (real and 0 < rate_rps < math.inf):  # type: ignore[operator]
+        rule = "is not a positive number of requests per second"
+        raise ConfigError("rate_rps", rate_rps, rule, "Give a number such as 8.0.")
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    if seed is not None and not (whole and seed >= 0):  # type: ignore[operator]
+        raise ConfigError("seed", seed, "is not a whole number from 0 on", "Give one such as 0.")
 
 
 def run(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import simcluster
 from simcluster.cli import main
 from simcluster.errors import ConfigError
 from simcluster.toml_writer import to_toml
@@ -322,6 +323,25 @@ def test_a_bad_catalogue_of_ones_own(scenario: Path) -> None:
     (scenario.parent / "mine.toml").write_text('[[gpu]]\nname = "X"\nlike = "L2O"\n')
     scenario.write_text(to_toml({"catalog": ["mine.toml"], **SCENARIO}))
     refused(call("show", scenario), "mine.toml", "L2O")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("seed", -1), ("seed", 0.5), ("seed", True), ("rate_rps", "8"), ("rate_rps", 0.0)],
+)
+def test_a_seed_or_rate_that_is_none(scenario: Path, argument: str, value: object) -> None:
+    """From Python too the argument is named, before anything is drawn."""
+    loaded = simcluster.load(scenario)
+    with pytest.raises(ConfigError, match=argument):
+        simcluster.simulate(loaded, **{argument: value})  # type: ignore[arg-type]
+
+
+def test_requests_that_are_all_too_long_are_explained(scenario: Path) -> None:
+    """A table of dashes says nothing; the reason and the limit stand under it."""
+    result = call("run", scenario, "--set", "engine.max_model_len=16")
+    assert result.exit_code == 0
+    assert "Rejected: all of the requests" in result.stdout
+    assert "(16 tokens)" in result.stdout
 
 
 def test_an_error_of_a_worker_comes_back_as_one_line(scenario: Path) -> None:

@@ -331,6 +331,15 @@ def test_default_prices_of_known_parts(name: str, dollars: float | None) -> None
     assert (price.per_gpu_hour if price else None) == dollars
 
 
+def test_prices_are_listed_by_gpu_provider_and_terms() -> None:
+    """Every price of the file once, with its source; words choose as they do for other kinds."""
+    found = catalog.search("", "price")
+    assert len(found) == len(store.packaged("price"))
+    assert all(entry.source for entry in found)
+    assert [e.name for e in catalog.search("l20 cny", "price")] == ["L20"]
+    assert not any(entry.kind == "price" for entry in catalog.search(""))
+
+
 def test_the_prices_of_the_boute_paper_are_there_as_list_prices() -> None:
     """Its examples can be priced as printed; whose offers they were is not known."""
     quoted = {

@@ -67,6 +67,15 @@ def test_version() -> None:
     assert simcluster.__version__ in call("--version").stdout
 
 
+def test_the_price_stands_over_every_table(scenario: Path) -> None:
+    """With who asks it and when; the scenario's own; or how to give one where none is known."""
+    assert "USD per GPU and hour (" in call("run", scenario, "--set", "cluster.gpu=H100").stdout
+    own = call("run", scenario, "--set", "cluster.price_per_gpu_hour=0.5").stdout
+    assert "0.5 USD per GPU and hour (of the scenario)" in own
+    unpriced = ["--set", "cluster.gpu=L20", "--set", "cluster.price_per_gpu_hour="]
+    assert "none known in USD" in call("run", scenario, *unpriced).stdout
+
+
 def test_show_prints_a_scenario_that_reads_back(scenario: Path) -> None:
     """With overrides in it."""
     text = call("show", scenario, "--set", "strategy.EcoServe.slack=min", "--seed", 7).stdout

@@ -19,6 +19,7 @@ from simcluster.metrics import (
     ecdf,
     level_over_time,
     met_targets,
+    queued_over_time,
     request_metrics,
     summarise,
     time_average,
@@ -537,6 +538,23 @@ def test_waiting_requests_are_those_arrived_and_not_yet_scheduled() -> None:
     assert times.tolist() == [0.0, 1.0, 2.0, 4.0, 5.0]
     assert counts.tolist() == [1.0, 2.0, 1.0, 0.0, 1.0]
     assert time_average(times, counts, 0.0, 5.0) == pytest.approx((2.0 + 3.0) / 5.0)
+
+
+def test_queued_requests_are_those_routed_and_not_yet_scheduled() -> None:
+    """What a router holds back is not in an instance's queue; queues of one instance alone."""
+    columns = requests(
+        [
+            {"arrival_s": 0.0, "routed_s": 1.0, "scheduled_s": 2.0, "prefill_instance": 0},
+            {"arrival_s": 1.0, "routed_s": 1.0, "scheduled_s": 4.0, "prefill_instance": 1},
+            {"arrival_s": 2.0, "routed_s": NAN, "scheduled_s": NAN, "prefill_instance": -1},
+            {"arrival_s": 1.5, "routed_s": 1.5, "scheduled_s": NAN, "status": "rejected"},
+        ]
+    )
+    times, counts = queued_over_time(columns)
+    assert times.tolist() == [1.0, 2.0, 4.0]
+    assert counts.tolist() == [2.0, 1.0, 0.0]
+    times, counts = queued_over_time(columns, instances=[1])
+    assert times.tolist() == [1.0, 4.0]
 
 
 def test_bins_add_up_to_the_whole() -> None:

@@ -170,9 +170,9 @@ CASES: dict[str, tuple[Callable[..., Axes], dict[str, Columns], str, str]] = {
     ),
     "queue": (
         plot_queue_over_time,
-        {"spans": make_spans()},
+        {"requests": make_requests(3.0)},
         "Time (s)",
-        "Requests in instance queues",
+        "of them in instance queues",
     ),
     "kv_usage": (plot_kv_usage_over_time, {"spans": make_spans()}, "Time (s)", "KV blocks in use"),
     "kv_usage_by_pool": (
@@ -336,7 +336,7 @@ def test_nothing_finished_gives_an_empty_figure_without_warnings(ax: Axes) -> No
     columns["status"][:] = "unfinished"
     plot_ttft_ecdf(columns, target_s=1.0, ax=ax)
     plot_tpot_ecdf(columns, ax=ax)
-    empty = {name: column[:0] for name, column in make_spans().items()}
+    empty = {name: column[:0] for name, column in columns.items()}
     plot_queue_over_time(empty, ax=ax)
     assert points(ax)[0].size == 0
 
@@ -394,11 +394,11 @@ def test_a_level_drawn_in_bins_keeps_its_area(ax: Axes) -> None:
     num = 3000
     spans = make_spans(num)
     spans["instance"][:] = 0
-    plot_queue_over_time(spans, ax=ax)
+    plot_kv_usage_over_time(spans, ax=ax)
     x, y = points(ax)
     assert x.size < 200
     order = np.argsort(spans["end_s"])
-    end, level = spans["end_s"][order], spans["num_waiting"][order]
+    end, level = spans["end_s"][order], spans["kv_usage"][order]
     assert np.sum(y[:-1] * np.diff(x)) == pytest.approx(np.sum(level[:-1] * np.diff(end)), rel=1e-2)
 
 

@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 KINDS: Final = ("gpu", "model", "link", "node", "engine", "lengths")
-"""What the catalogue holds."""
+"""What the catalogue holds by name. Prices belong to GPUs; `search` lists them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class Entry:
     Attributes
     ----------
     kind : str
-        One of `KINDS`.
+        One of `KINDS`, or ``"price"``.
     name : str
-        Its name in the catalogue.
+        Its name in the catalogue; of a price its GPU's.
     summary : str
         Its main numbers in one line.
     source : str
@@ -147,7 +147,7 @@ def search(text: str, kind: str | None = None) -> list[Entry]:
     text : str
         Words in any spelling; empty for everything.
     kind : str, optional
-        One of `KINDS`; all of them by default.
+        One of `KINDS`, or ``"price"``; all but the prices by default.
 
     Raises
     ------
@@ -155,6 +155,8 @@ def search(text: str, kind: str | None = None) -> list[Entry]:
         If there is no such kind.
     """
     words = [store.fold(word) for word in text.split()]
+    if kind == "price":
+        return _search_prices(words)
     found = []
     for each in KINDS if kind is None else (_known(kind),):
         for name in names(each):
@@ -165,6 +167,23 @@ def search(text: str, kind: str | None = None) -> list[Entry]:
             place = " ".join(store.fold(part) for part in (name, *aliases, summary))
             if all(word in place for word in words):
                 found.append(Entry(each, name, summary, str(row["source"])))
+    return found
+
+
+def _search_prices(words: list[str]) -> list[Entry]:
+    """Return the prices whose GPU, terms, provider or date hold all of the folded `words`."""
+    found = []
+    for name in names("gpu"):
+        for price in _gpu(name).prices:
+            date = price.date or "no date"
+            summary = (
+                f"{price.per_gpu_hour:g} {price.currency}/h, {price.tier}, {price.provider}, {date}"
+            )
+            aliases = store.entries("gpu").rows[name].get("aliases", [])
+            assert isinstance(aliases, list)
+            place = " ".join(store.fold(part) for part in (name, *aliases, summary))
+            if all(word in place for word in words):
+                found.append(Entry("price", name, summary, price.source))
     return found
 
 
