@@ -248,7 +248,7 @@ def catalog() -> None:
 @click.argument("words", nargs=-1)
 @click.option(
     "--kind",
-    type=click.Choice(["gpu", "model", "link", "node", "engine", "lengths", "price"]),
+    type=click.Choice(["gpu", "model", "link", "node", "engine", "lengths", "quality", "price"]),
     help="List these only; prices are listed only so.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

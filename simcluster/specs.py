@@ -428,6 +428,34 @@ class EngineProfile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QualityCounts:
+    """Who answers right, query by query, of a weak and a strong model on a benchmark.
+
+    Attributes
+    ----------
+    name : str
+        Name in the catalogue.
+    weak, strong : str
+        The models.
+    counts : tuple of int
+        Queries that both answer right, only the strong one, only the weak one, neither.
+    strong_share, kept_quality : float
+        Operating point of a published router: with this share of the queries sent to the strong
+        model, the routed answers keep this share of its accuracy.
+    source : str
+        Where the numbers come from.
+    """
+
+    name: str
+    weak: str
+    strong: str
+    counts: tuple[int, int, int, int]
+    strong_share: float
+    kept_quality: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LengthTable:
     """Measured prompt and output lengths, as quantiles.
 

@@ -29,6 +29,7 @@ GETTERS: dict[str, Callable[..., Any]] = {
     "node": catalog.node,
     "engine": catalog.engine,
     "lengths": catalog.lengths,
+    "quality": catalog.quality,
 }
 ALL = [(kind, name) for kind in catalog.KINDS for name in catalog.names(kind)]
 

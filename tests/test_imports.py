@@ -17,7 +17,7 @@ PACKAGE = Path(simcluster.__file__).parent
 LAYERS = {
     0: {"_version", "errors", "units", "rng", "schema"},
     1: {"specs", "config", "request"},
-    2: {"catalog", "roofline", "workload", "kvcache", "sched", "routing"},
+    2: {"catalog", "roofline", "workload", "kvcache", "sched", "routing", "quality"},
     3: {"engine", "strategies", "scenario", "simulate"},
     4: {
         "catalog_file",
@@ -43,7 +43,12 @@ LAYERS = {
 """Modules and subpackages by layer; ``""`` is the package's own ``__init__``."""
 
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
-FAMILIES = {"catalog": set(), "roofline": {"catalog"}, "workload": {"catalog"}}
+FAMILIES = {
+    "catalog": set(),
+    "roofline": {"catalog"},
+    "workload": {"catalog"},
+    "quality": {"catalog"},
+}
 """Of layer 2, what these may import of layer 2."""
 SIMPY = {"engine", "simulate"}
 """Where time passes: the only importers of SimPy."""

@@ -28,6 +28,7 @@ from simcluster.specs import (
     ModelSpec,
     NodeShape,
     Price,
+    QualityCounts,
 )
 from simcluster.units import GB
 
@@ -44,10 +45,11 @@ __all__ = [
     "model",
     "names",
     "node",
+    "quality",
     "search",
 ]
 
-KINDS: Final = ("gpu", "model", "link", "node", "engine", "lengths")
+KINDS: Final = ("gpu", "model", "link", "node", "engine", "lengths", "quality")
 """What the catalogue holds by name. Prices belong to GPUs; `search` lists them."""
 
 
@@ -114,6 +116,11 @@ def engine(name: str, key: str = "engine.name") -> EngineProfile:
 def lengths(name: str, key: str = "workload.lengths") -> LengthTable:
     """Return the length table called `name`; parameters and errors as in `gpu`."""
     return build.lengths(store.find("lengths", name, key=key))
+
+
+def quality(name: str, key: str = "quality.benchmark") -> QualityCounts:
+    """Return the counts called `name`; parameters and errors as in `gpu`."""
+    return build.quality(store.find("quality", name, key=key))
 
 
 def names(kind: str) -> list[str]:
@@ -191,9 +198,10 @@ def add_file(path: Path | str) -> None:
     """Put the entries of a TOML file before the packaged ones.
 
     The file has the tables of the packaged files (``[[gpu]]``, ``[[price]]``, ``[[kernels]]``,
-    ``[[model]]``, ``[[link]]``, ``[[node]]``, ``[[engine]]``, ``[[lengths]]``) and their keys. An
-    entry with the name of a packaged one replaces it; ``like = "NAME"`` takes from another entry
-    every key that is not given. Adding the same path again replaces what it gave before.
+    ``[[model]]``, ``[[link]]``, ``[[node]]``, ``[[engine]]``, ``[[lengths]]``, ``[[quality]]``) and
+    their keys. An entry with the name of a packaged one replaces it; ``like = "NAME"`` takes from
+    another entry every key that is not given. Adding the same path again replaces what it gave
+    before.
 
     Parameters
     ----------
@@ -276,6 +284,16 @@ def _lengths_summary(row: Row) -> str:
     return f"mean {row['prompt_mean']:g} in, {row['output_mean']:g} out, {kind}"
 
 
+def _quality_summary(row: Row) -> str:
+    spec = build.quality(row)
+    both, only_strong, only_weak, neither = spec.counts
+    total = both + only_strong + only_weak + neither
+    return (
+        f"{spec.weak} {(both + only_weak) / total:.1%}, {spec.strong} "
+        f"{(both + only_strong) / total:.1%} right of {total}"
+    )
+
+
 _SUMMARIES: Final[dict[str, Callable[[Row], str]]] = {
     "gpu": _gpu_summary,
     "model": _model_summary,
@@ -283,4 +301,5 @@ _SUMMARIES: Final[dict[str, Callable[[Row], str]]] = {
     "node": _node_summary,
     "engine": _engine_summary,
     "lengths": _lengths_summary,
+    "quality": _quality_summary,
 }

@@ -16,6 +16,7 @@ from simcluster.specs import (
     ModelSpec,
     NodeShape,
     Price,
+    QualityCounts,
 )
 from simcluster.units import GB, MB, MS, NS, US
 
@@ -204,6 +205,25 @@ def lengths(row: Row) -> LengthTable:
         output_mean=float(r["output_mean"]),
         source=r["source"],
         licence=r["licence"],
+    )
+
+
+def quality(row: Row) -> QualityCounts:
+    """Return who answered right, and a published router's operating point."""
+    r: dict[str, Any] = dict(row)
+    return QualityCounts(
+        name=r["name"],
+        weak=r["weak"],
+        strong=r["strong"],
+        counts=(
+            r["both_correct"],
+            r["only_strong_correct"],
+            r["only_weak_correct"],
+            r["neither_correct"],
+        ),
+        strong_share=float(r["strong_share"]),
+        kept_quality=float(r["kept_quality"]),
+        source=r["source"],
     )
 
 

@@ -25,6 +25,7 @@ FILES: Final = {
     "node": "nodes.toml",
     "engine": "engines.toml",
     "lengths": "lengths.toml",
+    "quality": "quality.toml",
 }
 """Packaged file of each table."""
 

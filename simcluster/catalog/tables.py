@@ -73,6 +73,17 @@ def _count(meaning: str, *, required: bool = True, low: float = 1) -> Key:
 
 
 TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
+    "quality": {
+        **_NAME,
+        "weak": Key("text", "the model of lower quality"),
+        "strong": Key("text", "the model of higher quality"),
+        "both_correct": _count("queries that both answer right", low=0),
+        "only_strong_correct": _count("queries that only the strong model answers right", low=1),
+        "only_weak_correct": _count("queries that only the weak model answers right", low=0),
+        "neither_correct": _count("queries that neither answers right", low=0),
+        "strong_share": _share("share of queries a published router sends to the strong model"),
+        "kept_quality": _share("share of the strong model's accuracy that it keeps"),
+    },
     "gpu": {
         **_NAME,
         "vendor": Key("text", "who makes it"),
