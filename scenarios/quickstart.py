@@ -31,10 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"frames:  {options.out} (simcluster.read gives them back)")
 
 
-def show_progress(done: int, total: int) -> None:
+def show_progress(done: int, total: int, share: float) -> None:
     """Count the finished runs on standard error, if a person reads it."""
     if sys.stderr.isatty():
-        print(f"\r{done} of {total} runs", end="\n" if done == total else "", file=sys.stderr)
+        text = f"\r{done} of {total} runs, {share:.0%} of the work"
+        print(text, end="\n" if done == total else "", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,19 @@ _OUTPUT: Sequence[Callable[[Any], Any]] = (
         show_default=True,
         help="Format of the frames.",
     ),
+    click.option(
+        "--replace", is_flag=True, help="Replace results of another scenario in that folder."
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+)
+
+_MANY_RUNS: Sequence[Callable[[Any], Any]] = (
+    click.option("--jobs", type=click.IntRange(min=1), help="Processes  [default: one per core]"),
+    click.option(
+        "--dask",
+        metavar="ADDRESS",
+        help="Run on the workers of this Dask scheduler, such as tcp://host:8786.",
+    ),
 )
 
 
@@ -138,6 +150,7 @@ def main() -> None:
 def run(
     out: Path | None,
     fmt: Any,
+    replace: bool,
     as_json: bool,
     strategy: str | None,
     rate: float | None,
@@ -150,7 +163,9 @@ def run(
     cell = sweep.choose(scenario, strategy, rate)
     with contextlib.ExitStack() as stack:
         if out:
-            folder = stack.enter_context(store.writing(out, scenario.document, [cell], fmt))
+            folder = stack.enter_context(
+                store.writing(out, scenario.document, [cell], fmt, replace=replace)
+            )
         comparison = sweep.run(scenario, cell)
         if out:
             folder.write(cell, comparison.frames(comparison.cells()[0]), comparison.rows[0])
@@ -163,15 +178,35 @@ def run(
 @main.command()
 @_with(_COMMON)
 @_with(_OUTPUT)
-@click.option("--jobs", type=click.IntRange(min=1), help="Processes  [default: one per core]")
-def compare(out: Path | None, fmt: Any, as_json: bool, jobs: int | None, **common: Any) -> None:
-    """Simulate every strategy of scenario FILE at every rate with every seed."""
+@_with(_MANY_RUNS)
+def compare(
+    out: Path | None,
+    fmt: Any,
+    replace: bool,
+    as_json: bool,
+    jobs: int | None,
+    dask: str | None,
+    **common: Any,
+) -> None:
+    """Simulate every strategy of scenario FILE at every rate with every seed.
+
+    Into a folder it goes on from the runs that are there: after a kill nothing is lost or done
+    twice, after a change of one strategy only its runs are done.
+    """
     from simcluster import report, sweep
 
     scenario = _load(**common)
     try:
-        with _progress(len(sweep.cells(scenario))) as progress:
-            comparison = sweep.compare(scenario, jobs=jobs, progress=progress, out=out, fmt=fmt)
+        with _progress() as progress:
+            comparison = sweep.compare(
+                scenario,
+                jobs=jobs,
+                progress=progress,
+                out=out,
+                fmt=fmt,
+                replace=replace,
+                dask=dask,
+            )
     except KeyboardInterrupt:
         if out:
             click.echo("\nFinished runs are kept; the same command goes on from them.", err=True)
@@ -338,15 +373,24 @@ def _load(
 
 
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, int], None] | None]:
+def _progress(
+    label: str = "simulating", noun: str = "runs"
+) -> Iterator[Callable[[int, int, float], None] | None]:
     """Show a bar with the time left on standard error, if a person reads it."""
     if not sys.stderr.isatty():
         yield None
         return
+    steps = 1000
     with click.progressbar(
-        length=total, label="simulating", file=sys.stderr, show_eta=True, show_pos=True
+        length=steps,
+        label=label,
+        file=sys.stderr,
+        show_eta=True,
+        item_show_func=lambda text: text,
     ) as bar:
-        yield lambda done, _total: bar.update(done - bar.pos)
+        yield lambda done, total, share: bar.update(
+            round(share * steps) - bar.pos, f"{done}/{total} {noun}"
+        )
 
 
 def _print_json(value: object) -> None:

@@ -10,22 +10,36 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from simcluster._version import __version__
+from simcluster.cell_store import (
+    MANIFEST,
+    Cell,
+    Recorded,
+    adopt,
+    identity,
+    inputs,
+    made_by,
+    publish,
+    recorded,
+    scratch,
+    write_manifest,
+)
 from simcluster.errors import DataError, nearest
 from simcluster.goodput import goodput_table
 from simcluster.metrics import SweepRow
@@ -41,28 +55,12 @@ FORMATS: Final[tuple[Format, ...]] = ("parquet", "csv")
 FIGURES: Final = "figures"
 """Subfolder for pictures of the results."""
 
+_log = logging.getLogger("simcluster")
+
 _META, _SCENARIO, _CELLS = "meta.json", "scenario.toml", "cells"
-_OWN = {_META, _SCENARIO, _CELLS, FIGURES} | {
+_OWN = {_META, _SCENARIO, _CELLS, FIGURES, MANIFEST} | {
     f"{n}.{f}" for n in (*FRAMES, "sweep") for f in FORMATS
 }
-
-
-class Cell(NamedTuple):
-    """One run of a comparison.
-
-    Attributes
-    ----------
-    strategy : str
-        Its name in the scenario.
-    rate_rps : float or None
-        Offered rate (requests/s); None where the workload has its own.
-    seed : int
-        Seed of the run.
-    """
-
-    strategy: str
-    rate_rps: float | None
-    seed: int
 
 
 def cell_names(cells: Sequence[Cell]) -> dict[Cell, str]:
@@ -167,32 +165,35 @@ class Unfinished:
         Where to write.
     names : dict of Cell to str
         Path of each cell in `folder`; ``"."`` for a single run.
+    labels : dict of Cell to tuple of str
+        Name, identity (`cell_store.identity`) and maker (`cell_store.made_by`) of each cell.
     fmt : str
         Format of the frames.
     """
 
     folder: Path
     names: dict[Cell, str]
+    labels: dict[Cell, tuple[str, str, str]]
     fmt: Format
 
     def write(self, cell: Cell, frames: Mapping[str, Columns], row: SweepRow) -> None:
         """Write one run: its frames and its row from `metrics.summarise`, all at once."""
         final = self.folder / self.names[cell]
-        unfinished = self.folder / f"{self.names[cell]}.part"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
+        unfinished = scratch(final if final != self.folder else self.folder / "run")
         for name in FRAMES:
             write_frame(frames[name], name, unfinished, self.fmt)
         write_frame(sweep_columns([row]), "sweep", unfinished, self.fmt)
+        name, identity_, maker = self.labels[cell]
+        write_manifest(unfinished, name=name, identity=identity_, maker=maker, fmt=self.fmt)
         if final == self.folder:
             for path in sorted(unfinished.iterdir()):
                 path.rename(final / path.name)
             unfinished.rmdir()
         else:
-            unfinished.rename(final)
+            publish(unfinished, final)
 
     def row(self, cell: Cell) -> SweepRow | None:
-        """Return the sweep row of a cell that an interrupted comparison left complete."""
+        """Return the sweep row of a cell that is already there."""
         folder = self.folder / self.names[cell]
         if folder == self.folder or not folder.is_dir():
             return None
@@ -205,63 +206,146 @@ class Unfinished:
 
 @contextlib.contextmanager
 def writing(
-    out: str | Path, document: Mapping[str, Any], cells: Sequence[Cell], fmt: Format = "parquet"
+    out: str | Path,
+    document: Mapping[str, Any],
+    cells: Sequence[Cell],
+    fmt: Format = "parquet",
+    *,
+    replace: bool = False,
 ) -> Iterator[Unfinished]:
     """Write a result folder: refused before any work if it cannot be, complete or absent after it.
+
+    Runs of the comparison that are there already, in `out` or from one that was interrupted, are
+    used again if they are whole and the same program made them; a warning is logged about others.
 
     Parameters
     ----------
     out : str or Path
-        The folder. One of ours is replaced; anything else that exists is refused.
+        The folder. If it holds results, these must be runs of the same comparison, or of an
+        earlier state of it.
     document : mapping
         The scenario with all defaults filled in.
     cells : sequence of Cell
         The runs. The frames of a single one lie at the top of the folder.
     fmt : str
         ``"parquet"`` or ``"csv"``.
+    replace : bool
+        Put these results in the place of any others of ours.
 
     Yields
     ------
     Unfinished
-        Where to write. When an interrupt ends the block, finished cells stay and the next
-        comparison of the same scenario into the same folder goes on from them.
+        Where to write. Whatever ends the block, finished cells of a comparison stay and the next
+        one into the same folder goes on from them.
 
     Raises
     ------
     DataError
-        If `out` cannot be written or holds something else.
+        If `out` cannot be written, holds something else, or runs would be lost that are not of
+        this comparison.
     """
     out = Path(os.path.abspath(out))
     _refuse_strangers(out)
-    names = {c: f"{_CELLS}/{n}" for c, n in cell_names(cells).items()}
-    if len(cells) == 1:
-        names = {cells[0]: "."}
+    partial = out.with_name(f".{out.name}.partial")
+    labels, names = _labels(document, cells)
     text = to_toml(document)
     meta = {
         "simcluster": __version__,
         "format": fmt,
         "seeds": sorted({c.seed for c in cells}),
-        "inputs": _digests(document),
+        "inputs": inputs(document),
         "cells": list(names.values()),
     }
-    partial = out.with_name(f".{out.name}.partial")
-    keep = False
+    done = False
     try:
-        if not _goes_on(partial, text, meta):
-            shutil.rmtree(partial, ignore_errors=True)
-            (partial if len(cells) == 1 else partial / _CELLS).mkdir(parents=True)
-            (partial / _SCENARIO).write_text(text, encoding="utf-8")
-            (partial / _META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-        yield Unfinished(partial, names, fmt)
-        _replace(out, partial)
+        found = recorded(partial) + recorded(out)
+        if not replace:
+            _refuse_loss(out, found, labels)
+        unfinished = Unfinished(partial, names, labels, fmt)
+        sound = _begin(unfinished, found)
+        (partial / _SCENARIO).write_text(text, encoding="utf-8")
+        (partial / _META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        there = _same(out, text, meta) and all(out / name in sound for name in names.values())
+        yield unfinished
+        if there:
+            (partial / f"sweep.{fmt}").replace(out / f"sweep.{fmt}")
+        else:
+            _replace(out, partial)
+        done = True
     except OSError as error:
         raise _unwritable(out, error) from None
-    except KeyboardInterrupt:
-        keep = len(cells) > 1
-        raise
     finally:
-        if not keep:
+        if done or not any((partial / _CELLS).glob("[!.]*")):
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _labels(
+    document: Mapping[str, Any], cells: Sequence[Cell]
+) -> tuple[dict[Cell, tuple[str, str, str]], dict[Cell, str]]:
+    """Return name, identity and maker of each cell, and its path in the folder."""
+    kinds = {s["name"]: str(s["kind"]) for s in document["strategy"]}
+    labels = {
+        cell: (name, identity(document, cell), made_by(kinds[cell.strategy]))
+        for cell, name in cell_names(cells).items()
+    }
+    if len(cells) == 1:
+        return labels, {cells[0]: "."}
+    return labels, {cell: f"{_CELLS}/{name}-{own}" for cell, (name, own, _) in labels.items()}
+
+
+def _refuse_loss(
+    out: Path, found: Sequence[Recorded], labels: Mapping[Cell, tuple[str, str, str]]
+) -> None:
+    """Refuse to put one scenario's results in the place of another's.
+
+    A run may give way to the same strategy, rate and seed after a change of the scenario, as long
+    as other runs show that it is still the same comparison.
+    """
+    names = {name for name, _, _ in labels.values()}
+    lost = [run.name for run in found if run.name not in names]
+    if not lost and not any(own in {r.identity for r in found} for _, own, _ in labels.values()):
+        lost = [run.name for run in found]
+    if lost:
+        raise DataError(
+            f"{out}: holds {len(lost)} runs of another scenario that would be lost ({lost[0]}). "
+            "Give another folder with -o, or --replace to put these results in their place."
+        )
+
+
+def _begin(unfinished: Unfinished, found: Sequence[Recorded]) -> set[Path]:
+    """Fill the folder with the runs that can be used again, and leave nothing else in its cells.
+
+    Returns where sound runs were found.
+    """
+    partial, names = unfinished.folder, unfinished.names
+    single = "." in names.values()
+    if single:
+        shutil.rmtree(partial, ignore_errors=True)
+    (partial if single else partial / _CELLS).mkdir(parents=True, exist_ok=True)
+    if single:
+        return set()
+    faults: Counter[str] = Counter()
+    places: set[Path] = set()
+    for cell, (_, own, maker) in unfinished.labels.items():
+        final = partial / names[cell]
+        candidates = [run for run in found if run.identity == own]
+        reasons = [run.fault(maker, unfinished.fmt) for run in candidates]
+        sound = [run for run, reason in zip(candidates, reasons, strict=True) if reason is None]
+        places.update(run.folder for run in sound)
+        if final not in places:
+            shutil.rmtree(final, ignore_errors=True)
+            if sound:
+                adopt(sound[0], final)
+        if candidates and not sound:
+            faults[reasons[0] or ""] += 1
+    wanted = {Path(name).name for name in names.values()}
+    for path in sorted((partial / _CELLS).iterdir()):
+        if path.name not in wanted:
+            shutil.rmtree(path)
+    for reason, count in faults.items():
+        noun = "run is" if count == 1 else "runs are"
+        _log.warning("%d recorded %s %s: run again", count, noun, reason)
+    return places
 
 
 def _unwritable(out: Path, error: OSError) -> DataError:
@@ -286,26 +370,11 @@ def _refuse_strangers(out: Path) -> None:
         raise DataError(f"{out}: is not a result folder (no {_META}). {advice}")
 
 
-def _digests(document: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of the files that the scenario reads."""
-    paths = [*document.get("catalog", []), *_paths(document.get("workload", {}))]
-    return {p: hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in paths}
-
-
-def _paths(value: Any) -> Iterator[str]:
-    """Absolute paths of existing files in `value`."""
-    if isinstance(value, dict):
-        for inner in value.values():
-            yield from _paths(inner)
-    elif isinstance(value, str) and os.path.isabs(value) and os.path.isfile(value):
-        yield value
-
-
-def _goes_on(partial: Path, text: str, meta: Mapping[str, Any]) -> bool:
-    """Tell whether `partial` is left from an interrupted comparison of the same scenario."""
+def _same(out: Path, text: str, meta: Mapping[str, Any]) -> bool:
+    """Tell whether `out` is a folder of the same scenario and the same cells."""
     try:
-        same = (partial / _SCENARIO).read_text(encoding="utf-8") == text
-        return same and json.loads((partial / _META).read_text(encoding="utf-8")) == meta
+        same = (out / _SCENARIO).read_text(encoding="utf-8") == text
+        return same and json.loads((out / _META).read_text(encoding="utf-8")) == meta
     except (OSError, ValueError):
         return False
 
@@ -439,8 +508,10 @@ def _listed(values: Sequence[object]) -> str:
     return ", ".join(repr(v) for v in values)
 
 
-def save(comparison: Comparison, out: str | Path, fmt: Format = "parquet") -> None:
-    """Write `comparison` as the result folder `out`.
+def save(
+    comparison: Comparison, out: str | Path, fmt: Format = "parquet", *, replace: bool = False
+) -> None:
+    """Write `comparison` as the result folder `out`; `replace` as in `writing`.
 
     Raises
     ------
@@ -448,7 +519,7 @@ def save(comparison: Comparison, out: str | Path, fmt: Format = "parquet") -> No
         If `out` cannot be written or holds something else.
     """
     cells, rows = comparison.cells(), comparison.rows
-    with writing(out, comparison.document, cells, fmt) as folder:
+    with writing(out, comparison.document, cells, fmt, replace=replace) as folder:
         for cell, row in zip(cells, rows, strict=True):
             folder.write(cell, comparison.frames(cell), row)
         folder.write_sweep(rows)

@@ -7,27 +7,24 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from simcluster import catalog
+from simcluster.cell_store import Cell
 from simcluster.engine.clock import Clock
 from simcluster.engine.cluster import Cluster, roofline_step_time
 from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError
+from simcluster.executor import outcomes
 from simcluster.metrics import SweepRow, summarise
 from simcluster.roofline.base import StepShape
 from simcluster.scenario import Scenario
 from simcluster.schema import Columns
 from simcluster.simulate import Result, simulate
-from simcluster.store import (
-    Cell,
-    Comparison,
-    Format,
-    Unfinished,
-    cells_of,
-    read,
-    writing,
-)
+from simcluster.store import Comparison, Format, Unfinished, cells_of, read, writing
 
-Progress = Callable[[int, int], None]
-"""Called with the number of finished cells and of all cells."""
+Progress = Callable[[int, int, float], None]
+"""Called with the number of finished cells, of all cells, and the share of the work that is done.
+
+Work is what was left to do at the start, by the number of offered requests.
+"""
 
 
 def cells(scenario: Scenario) -> list[Cell]:
@@ -88,6 +85,8 @@ def compare(
     progress: Progress | None = None,
     out: str | Path | None = None,
     fmt: Format = "parquet",
+    replace: bool = False,
+    dask: str | None = None,
 ) -> Comparison:
     """Run every strategy at every rate with every seed.
 
@@ -98,12 +97,17 @@ def compare(
     jobs : int, optional
         Processes; default: one per core. 1 runs in this process.
     progress : callable, optional
-        Called after each cell with the number of finished cells and of all cells.
+        Called after each cell (`Progress`).
     out : str or Path, optional
         Result folder. Each finished cell is written there at once, and its frames are not kept in
-        memory; after an interrupt the same call goes on where it stopped.
+        memory. After an interrupt, a crash or a kill the same call goes on where it stopped; after
+        a change of one strategy its cells are run and the others used again.
     fmt : str
         ``"parquet"`` or ``"csv"``.
+    replace : bool
+        Put these results in the place of another scenario's in `out`, which is refused otherwise.
+    dask : str, optional
+        Address of a Dask scheduler, whose workers do the runs; they need no access to `out`.
 
     Returns
     -------
@@ -115,7 +119,7 @@ def compare(
     ConfigError
         If there are no latency targets, or a strategy does not fit the machines.
     DataError
-        If `out` cannot be written.
+        If `out` cannot be written or holds something else, or no Dask scheduler answers.
     """
     check(scenario)
     slo = scenario.environment.slo
@@ -124,13 +128,18 @@ def compare(
         raise ConfigError("slo", None, "a comparison needs at least one latency target", remedy)
     todo = cells(scenario)
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(writing(out, scenario.document, todo, fmt)) if out else None
+        folder = (
+            stack.enter_context(writing(out, scenario.document, todo, fmt, replace=replace))
+            if out
+            else None
+        )
         rows: dict[Cell, SweepRow] = {}
         frames: dict[Cell, Mapping[str, Columns]] = {}
-        for cell, row, columns in _run_all(scenario, todo, jobs, folder):
+        work = _Work(scenario, todo)
+        for cell, row, columns in _run_all(scenario, todo, jobs, folder, dask, work):
             rows[cell], frames[cell] = row, columns
             if progress:
-                progress(len(rows), len(todo))
+                progress(len(rows), len(todo), work.share(cell))
         in_order = [rows[cell] for cell in todo]
         if folder:
             folder.write_sweep(in_order)
@@ -163,25 +172,52 @@ def check(scenario: Scenario) -> None:
 _Outcome = tuple[Cell, SweepRow, Mapping[str, Columns]]
 
 
+class _Work:
+    """How much of the work is done, by offered requests."""
+
+    def __init__(self, scenario: Scenario, todo: list[Cell]) -> None:
+        by_time = scenario.workload.duration_s is not None
+        self._requests = {c: (c.rate_rps or 1.0) if by_time else 1.0 for c in todo}
+        self._left = self._all = sum(self._requests.values())
+
+    def skip(self, cell: Cell) -> None:
+        """Take a cell out that is there already."""
+        self._all -= self._requests[cell]
+        self._left -= self._requests.pop(cell)
+
+    def share(self, cell: Cell) -> float:
+        """Return the share that is done, 0 to 1, now that `cell` is finished."""
+        self._left -= self._requests.pop(cell, 0.0)
+        return 1.0 - self._left / self._all if self._requests else 1.0
+
+
 def _run_all(
-    scenario: Scenario, todo: list[Cell], jobs: int | None, folder: Unfinished | None
+    scenario: Scenario,
+    todo: list[Cell],
+    jobs: int | None,
+    folder: Unfinished | None,
+    dask: str | None,
+    work: _Work,
 ) -> Iterator[_Outcome]:
-    """Give the outcome of each cell as it finishes."""
-    left = []
+    """Give the outcome of each cell as it finishes; those that are there already come first."""
+    left, known = [], []
     for cell in todo:
         if folder and (row := folder.row(cell)):
-            yield cell, row, {}
+            known.append((cell, row))
+            work.skip(cell)
         else:
             left.append(cell)
+    yield from ((cell, row, {}) for cell, row in known)
     # Highest rates first: they take longest, and short runs fill the gaps at the end.
     left.sort(key=lambda cell: -(cell.rate_rps or 0.0))
-    if jobs == 1 or len(left) <= 1:
-        yield from (_run(scenario, cell, folder) for cell in left)
-        return
-    import joblib
-
-    parallel = joblib.Parallel(n_jobs=jobs or -1, return_as="generator_unordered")
-    yield from parallel(joblib.delayed(_run)(scenario, cell, folder) for cell in left)
+    at_worker = None if dask else folder
+    for cell, row, columns in outcomes(
+        _run, [(scenario, cell, at_worker) for cell in left], jobs=jobs, dask=dask
+    ):
+        if dask and folder:
+            folder.write(cell, columns, row)
+            columns = {}
+        yield cell, row, columns
 
 
 def _run(scenario: Scenario, cell: Cell, folder: Unfinished | None) -> _Outcome:

@@ -194,7 +194,7 @@ def test_a_trace_replaces_lengths_and_arrivals(scenario: Path, tmp_path: Path) -
     requests = simcluster.read(tmp_path / "out").requests()
     assert requests["prompt_len"].tolist() == [10, 20, 30]
     assert requests["arrival_s"].tolist() == [0.0, 1.0, 3.0]
-    call("run", scenario, "--trace", trace, "--rate", 2, "-o", tmp_path / "out")
+    call("run", scenario, "--trace", trace, "--rate", 2, "-o", tmp_path / "out", "--replace")
     assert simcluster.read(tmp_path / "out").requests()["arrival_s"].max() < 3.0
     call(
         "run",
@@ -205,6 +205,7 @@ def test_a_trace_replaces_lengths_and_arrivals(scenario: Path, tmp_path: Path) -
         "workload.num_requests=2",
         "-o",
         tmp_path / "out",
+        "--replace",
     )
     assert len(simcluster.read(tmp_path / "out").requests()) == 2
 
@@ -218,7 +219,7 @@ def test_plot_draws_into_the_result_folder(scenario: Path, tmp_path: Path) -> No
     assert all(p.parent == out / "figures" and p.stat().st_size > 1000 for p in pictures)
     call("plot", out, "--rate", 20, "--seed", 1, "-o", tmp_path / "elsewhere")
     assert len(list((tmp_path / "elsewhere").iterdir())) == len(pictures)
-    call("run", scenario, "-o", out)
+    call("run", scenario, "-o", out, "--replace")
     assert len(call("plot", out).stdout.splitlines()) == len(pictures)
 
 

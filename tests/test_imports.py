@@ -23,6 +23,8 @@ LAYERS = {
         "catalog_file",
         "accuracy",
         "calibration",
+        "cell_store",
+        "executor",
         "goodput",
         "measure",
         "metrics",
@@ -52,7 +54,7 @@ FAMILIES = {
 """Of layer 2, what these may import of layer 2."""
 SIMPY = {"engine", "simulate"}
 """Where time passes: the only importers of SimPy."""
-LATE = {"pandas", "pyarrow", "joblib", "scipy", "torch"}
+LATE = {"pandas", "pyarrow", "joblib", "scipy", "torch", "distributed"}
 """Packages that are imported inside the functions that need them."""
 
 

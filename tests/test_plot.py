@@ -438,6 +438,10 @@ def test_a_comparison_is_drawn_into_its_files(tmp_path: Path, with_rates: bool) 
 def result_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A result folder of made-up runs."""
     document = {
+        "model": {},
+        "engine": {},
+        "workload": {},
+        "strategy": [{"name": name, "kind": "nodg"} for name in NAMES],
         "slo": {"ttft_s": 2.0, "tpot_s": 0.1, "attainment": 0.9},
         "run": {"seeds": [0], "warmup_s": 1.0, "cooldown_s": 0.0},
         "cluster": {"price_per_gpu_hour": 1.5, "currency": "EUR"},

@@ -116,9 +116,10 @@ def test_folders_have_the_same_bytes_however_they_were_made(
     scenario: Scenario, comparison: store.Comparison, tmp_path: Path
 ) -> None:
     """In one process, in several, from memory, and in a fresh interpreter."""
-    done: list[tuple[int, int]] = []
+    done: list[tuple[int, int, float]] = []
     sweep.compare(scenario, jobs=1, out=tmp_path / "one", progress=lambda *n: done.append(n))
-    assert done == [(i + 1, 12) for i in range(12)]
+    assert [number[:2] for number in done] == [(i + 1, 12) for i in range(12)]
+    np.testing.assert_allclose([share for *_, share in done], np.arange(1, 13) / 12)
     sweep.compare(scenario, jobs=2, out=tmp_path / "two")
     store.save(comparison, tmp_path / "memory")
     (tmp_path / "scenario.toml").write_text(to_toml(DOCUMENT))
@@ -152,7 +153,7 @@ def test_an_interrupted_sweep_goes_on(scenario: Scenario, tmp_path: Path) -> Non
     """Finished cells are kept, the others run, the result is that of an undisturbed sweep."""
     out, runs = tmp_path / "out", []
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(done: int, total: int, share: float) -> None:
         runs.append(done)
         if done == 5:
             raise KeyboardInterrupt
@@ -171,16 +172,18 @@ def test_an_interrupted_sweep_goes_on(scenario: Scenario, tmp_path: Path) -> Non
 
 
 def test_what_another_scenario_left_is_not_used(scenario: Scenario, tmp_path: Path) -> None:
-    """An interrupted sweep goes on only if nothing has changed."""
+    """Nor thrown away, unless told so: an unfinished folder holds results too."""
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(done: int, total: int, share: float) -> None:
         raise KeyboardInterrupt
 
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         sweep.compare(scenario, jobs=1, out=out, progress=interrupt)
     changed = resolve(DOCUMENT, {"slo.tpot_s": 1.0})
-    read = sweep.compare(changed, jobs=1, out=out)
+    with pytest.raises(DataError, match="runs of another scenario that would be lost"):
+        sweep.compare(changed, jobs=1, out=out)
+    read = sweep.compare(changed, jobs=1, out=out, replace=True)
     np.testing.assert_array_equal(read.sweep, sweep.compare(changed, jobs=1).sweep)
 
 
@@ -193,35 +196,44 @@ def test_a_changed_trace_is_another_scenario(tmp_path: Path) -> None:
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     assert list(meta["inputs"]) == [str(trace)]
     trace.write_text("arrival_s,prompt_len,output_len\n0,10,5\n2,10,5\n")
-    sweep.compare(scenario, jobs=1, out=tmp_path / "out")
+    with pytest.raises(DataError, match="runs of another scenario"):
+        sweep.compare(scenario, jobs=1, out=tmp_path / "out")
+    sweep.compare(scenario, jobs=1, out=tmp_path / "out", replace=True)
     assert json.loads((tmp_path / "out" / "meta.json").read_text()) != meta
     assert set(first.sweep["rate_rps"]) == {1.0}
 
 
-def test_a_failed_sweep_leaves_nothing(scenario: Scenario, tmp_path: Path) -> None:
-    """Nor does it touch the results that were there."""
+def test_a_failed_sweep_keeps_what_was_done(scenario: Scenario, tmp_path: Path) -> None:
+    """For the next attempt; it does not touch the results that were there."""
 
-    def fail(done: int, total: int) -> None:
-        raise ValueError("a bug")
+    def fail(done: int, total: int, share: float) -> None:
+        if done == 3:
+            raise ValueError("a bug")
 
-    sweep.compare(scenario, jobs=1, out=tmp_path / "out")
-    before = tree(tmp_path)
     with pytest.raises(ValueError, match="a bug"):
         sweep.compare(scenario, jobs=1, out=tmp_path / "out", progress=fail)
-    assert tree(tmp_path) == before
+    assert not (tmp_path / "out").exists()
+    assert len(list((tmp_path / ".out.partial" / "cells").iterdir())) == 3
+    sweep.compare(scenario, jobs=1, out=tmp_path / "out")
+    before = tree(tmp_path)
+    longer = resolve(DOCUMENT, {"sweep.rates_rps": [2, 20, 30]})
+    with pytest.raises(ValueError, match="a bug"):
+        sweep.compare(longer, jobs=1, out=tmp_path / "out", progress=fail)
+    assert tree(tmp_path / "out") == [name[4:] for name in before]
 
 
 def test_results_replace_our_older_results(scenario: Scenario, tmp_path: Path) -> None:
-    """A comparison replaces a run, and figures of the old results go with them."""
+    """A run replaces a comparison if told to, and figures of the old results go with them."""
     out = tmp_path / "out"
     sweep.compare(scenario, jobs=1, out=out)
     (out / "figures").mkdir()
     (out / "figures" / "old.png").write_bytes(b"")
     single = sweep.run(scenario, store.Cell("vLLM", 2.0, 0))
-    store.save(single, out)
-    assert tree(out) == sorted(
-        [*(f"{name}.parquet" for name in (*FRAMES, "sweep")), "meta.json", "scenario.toml"]
-    )
+    with pytest.raises(DataError, match="holds 11 runs of another scenario"):
+        store.save(single, out)
+    store.save(single, out, replace=True)
+    frames = [f"{name}.parquet" for name in (*FRAMES, "sweep")]
+    assert tree(out) == sorted([*frames, "cell.json", "meta.json", "scenario.toml"])
     read = simcluster.read(out)
     pd.testing.assert_frame_equal(read.requests(), single.requests(), check_exact=True)
     assert read.cells() == [store.Cell("vLLM", 2.0, 0)]

@@ -1,0 +1,256 @@
+"""Runs on disk, named by what they are made of: recognised, checked, used again.
+
+A run is described by an identity, a digest of all that decides its outcome: the parts of the
+scenario that matter to it, its rate and seed, and the contents of the files it reads. Beside its
+frames lies a manifest with the identity, what made it, and a digest of every file.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from simcluster._version import __version__
+from simcluster.strategies import all_strategies
+
+MANIFEST: Final = "cell.json"
+"""File of a run's folder that says what the run is and what belongs to it."""
+
+_ID_LEN: Final = 16
+"""Hexadecimal digits of an identity: among a million runs two agree with odds of 1 in 10^7."""
+
+Fault = Literal["made by another version", "damaged", "in another format"]
+
+
+class Cell(NamedTuple):
+    """One run of a comparison.
+
+    Attributes
+    ----------
+    strategy : str
+        Its name in the scenario.
+    rate_rps : float or None
+        Offered rate (requests/s); None where the workload has its own.
+    seed : int
+        Seed of the run.
+    """
+
+    strategy: str
+    rate_rps: float | None
+    seed: int
+
+
+def identity(document: Mapping[str, Any], cell: Cell) -> str:
+    """Return a digest of all that decides the outcome of one run, but the program.
+
+    Prices, the other strategies, rates and seeds, and the wanted attainment are not in it: the run
+    is the same whatever they are. Files count by their contents, wherever they lie.
+
+    Parameters
+    ----------
+    document : mapping
+        The scenario with all defaults filled in.
+    cell : Cell
+        The run.
+
+    Raises
+    ------
+    OSError
+        If a file that the scenario names cannot be read.
+    """
+    workload = dict(document["workload"])
+    if cell.rate_rps is not None:
+        workload.pop("rate_rps", None)
+    parts = {
+        "model": document["model"],
+        "cluster": _without(document["cluster"], "price_per_gpu_hour", "currency"),
+        "engine": document["engine"],
+        "workload": workload,
+        "slo": _without(document["slo"], "attainment"),
+        "run": _without(document["run"], "seeds"),
+        "strategy": next(s for s in document["strategy"] if s["name"] == cell.strategy),
+        "catalog": document.get("catalog", []),
+        "rate_rps": cell.rate_rps,
+        "seed": cell.seed,
+    }
+    text = json.dumps(_with_contents(parts), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_ID_LEN]
+
+
+def _without(table: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key not in keys}
+
+
+def _with_contents(value: Any) -> Any:
+    """Return `value` with the digest of its contents in place of the path of a file."""
+    if isinstance(value, dict):
+        return {key: _with_contents(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_contents(inner) for inner in value]
+    return digest(Path(value)) if _is_file(value) else value
+
+
+def inputs(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of the files that a scenario reads, by path."""
+    return {path: digest(Path(path)) for path in _paths(dict(document))}
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Absolute paths of existing files in `value`."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _paths(inner)
+    elif _is_file(value):
+        yield value
+
+
+def _is_file(value: object) -> bool:
+    return isinstance(value, str) and os.path.isabs(value) and os.path.isfile(value)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def program() -> str:
+    """Return the version of simcluster and a digest of its code and catalogue.
+
+    A run made by other code is another run, also while a version is being worked on.
+    """
+    root = Path(__file__).parent
+    total = hashlib.sha256()
+    for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".toml")):
+        total.update(f"{path.relative_to(root).as_posix()}\0".encode())
+        total.update(path.read_bytes())
+    return f"{__version__}+{total.hexdigest()[:12]}"
+
+
+def made_by(kind: str) -> str:
+    """Return `program`, and for a strategy from elsewhere a digest of its source file with it."""
+    strategy = all_strategies()[kind]
+    if strategy.__module__.split(".")[0] == __name__.split(".")[0]:
+        return program()
+    try:
+        source = digest(Path(inspect.getfile(strategy)))
+    except (OSError, TypeError):  # defined where no file is, as in a notebook
+        source = repr(strategy)
+    return f"{program()}+{source[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A run found on disk.
+
+    Attributes
+    ----------
+    folder : Path
+        Where its frames are.
+    name : str
+        Strategy, rate and seed, as in the names of folders.
+    identity : str
+        As it was when the run was written.
+    manifest : dict
+        The rest of what was written beside it; empty if that cannot be read.
+    """
+
+    folder: Path
+    name: str
+    identity: str
+    manifest: Mapping[str, Any]
+
+    def fault(self, maker: str, fmt: str) -> Fault | None:
+        """Return why the run cannot be used again; None if it can.
+
+        Parameters
+        ----------
+        maker : str
+            What would make the run now (`made_by`).
+        fmt : str
+            Wanted format of its frames.
+        """
+        files = self.manifest.get("files")
+        if not isinstance(files, dict) or not files:
+            return "damaged"
+        if self.manifest.get("made_by") != maker:
+            return "made by another version"
+        if self.manifest.get("format") != fmt:
+            return "in another format"
+        try:
+            same = all(digest(self.folder / name) == known for name, known in files.items())
+        except OSError:
+            same = False
+        return None if same else "damaged"
+
+
+def recorded(folder: Path) -> list[Recorded]:
+    """Return the runs in a result folder, finished or not: one at its top, or those in it."""
+    places = [folder] if (folder / MANIFEST).is_file() else []
+    places += sorted(p for p in (folder / "cells").glob("[!.]*") if p.is_dir())
+    return [_recorded(place) for place in places]
+
+
+def _recorded(folder: Path) -> Recorded:
+    name, _, suffix = folder.name.rpartition("-")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return Recorded(folder, str(manifest["name"]), str(manifest["identity"]), manifest)
+    except (OSError, ValueError, KeyError, TypeError):
+        return Recorded(folder, name, suffix, {})
+
+
+def write_manifest(folder: Path, *, name: str, identity: str, maker: str, fmt: str) -> None:
+    """Write the manifest of the run whose files are in `folder`."""
+    files = {p.name: digest(p) for p in sorted(folder.iterdir()) if p.name != MANIFEST}
+    manifest = {
+        "name": name,
+        "identity": identity,
+        "made_by": maker,
+        "format": fmt,
+        "files": files,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def scratch(final: Path) -> Path:
+    """Return a new hidden folder beside `final`, for a run that is being written.
+
+    Its name is taken by nobody else, not even by a process that outlives its killed parent.
+    """
+    folder = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
+    folder.mkdir()
+    return folder
+
+
+def publish(unfinished: Path, final: Path) -> None:
+    """Give a finished folder its name; if it is there already, that one stays."""
+    try:
+        unfinished.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        shutil.rmtree(unfinished)
+
+
+def adopt(found: Recorded, final: Path) -> None:
+    """Put a recorded run under the name `final`, by hard links where the file system has them."""
+    unfinished = scratch(final)
+    for name in (*found.manifest["files"], MANIFEST):
+        try:
+            os.link(found.folder / name, unfinished / name)
+        except OSError:
+            shutil.copyfile(found.folder / name, unfinished / name)
+    publish(unfinished, final)

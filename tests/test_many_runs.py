@@ -1,0 +1,320 @@
+"""Sweeps that are killed, changed or spread over machines: nothing lost, nothing done twice."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import simcluster
+from simcluster import cell_store, sweep
+from simcluster.cli import main
+from simcluster.errors import DataError
+from simcluster.executor import outcomes
+from simcluster.scenario_file import resolve
+from simcluster.toml_writer import to_toml
+
+DOCUMENT: dict[str, Any] = {
+    "model": {"name": "llama-2-7b"},
+    "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 2, "price_per_gpu_hour": 2.0},
+    "workload": {
+        "num_requests": 60,
+        "lengths": {"kind": "fixed", "prompt_len": 300, "output_len": 40},
+    },
+    "slo": {"ttft_s": 0.2, "tpot_s": 0.02},
+    "sweep": {"rates_rps": [2, 20]},
+    "strategy": [
+        {"name": "vLLM", "kind": "nodg"},
+        {"name": "Sarathi", "kind": "nodg", "scheduler": "chunked"},
+        {"name": "DistServe", "kind": "fudg"},
+    ],
+}
+
+needs_distributed = pytest.mark.skipif(
+    importlib.util.find_spec("distributed") is None, reason="distributed is not installed"
+)
+
+
+def written(out: Path) -> dict[str, int]:
+    """Return when the manifest of each run was written (ns): a run done again has another time."""
+    return {p.parent.name: p.stat().st_mtime_ns for p in (out / "cells").glob("*/cell.json")}
+
+
+def by_name(out: Path) -> dict[str, int]:
+    """Return `written` by strategy, rate and seed, without the identity."""
+    return {name.rpartition("-")[0]: time_ns for name, time_ns in written(out).items()}
+
+
+# What is used again ------------------------------------------------------------------------------
+
+
+def test_a_changed_strategy_runs_only_its_own_cells(tmp_path: Path) -> None:
+    """The others are the very files of before; the result is that of a fresh comparison."""
+    out = tmp_path / "out"
+    sweep.compare(resolve(DOCUMENT), jobs=1, out=out)
+    before = by_name(out)
+    changed = resolve(DOCUMENT, {"strategy.Sarathi.chunk_size": 256})
+    again = sweep.compare(changed, jobs=1, out=out)
+    assert {name for name, time_ns in by_name(out).items() if before[name] != time_ns} == {
+        "sarathi-r2-s0",
+        "sarathi-r20-s0",
+    }
+    fresh = sweep.compare(changed, jobs=1)
+    pd.testing.assert_frame_equal(again.sweep, fresh.sweep, check_exact=True)
+    for cell in fresh.cells():
+        pd.testing.assert_frame_equal(again.requests(*cell), fresh.requests(*cell))
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_new"),
+    [
+        ({"cluster.price_per_gpu_hour": 3.0}, 0),
+        ({"slo.attainment": 0.5}, 0),
+        ({"sweep.rates_rps": [2, 10, 20]}, 3),
+        ({"run.seeds": [0, 1]}, 6),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else str(value),
+)
+def test_what_does_not_touch_a_run_does_not_run_it_again(
+    changes: dict[str, object], num_new: int, tmp_path: Path
+) -> None:
+    """Prices and the wanted attainment are looked at afterwards; rates and seeds add runs."""
+    out = tmp_path / "out"
+    sweep.compare(resolve(DOCUMENT), jobs=1, out=out)
+    before = written(out)
+    comparison = sweep.compare(resolve(DOCUMENT, changes), jobs=1, out=out)
+    after = written(out)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + num_new == len(comparison.rows)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.kv_dtype": "fp8"},
+        {"cluster.network": "10gbe"},
+        {"engine.block_size": 32},
+        {"workload.num_requests": 61},
+        {"slo.tpot_s": 0.03},
+        {"slo.criterion": "marginal"},
+        {"run.warmup_s": 1.0},
+        {"strategy.vLLM.max_num_seqs": 7},
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_what_decides_a_run_is_in_its_identity(changes: dict[str, object]) -> None:
+    """Each makes it another run."""
+    cell = cell_store.Cell("vLLM", 2.0, 0)
+    one, other = resolve(DOCUMENT).document, resolve(DOCUMENT, changes).document
+    assert cell_store.identity(one, cell) != cell_store.identity(other, cell)
+
+
+def test_files_count_by_their_contents(tmp_path: Path) -> None:
+    """A trace elsewhere with the same rows is the same workload; with others it is not."""
+    cell = cell_store.Cell("vLLM", None, 0)
+    found = set()
+    for name, row in (("a.csv", "1,10,5"), ("b.csv", "1,10,5"), ("c.csv", "2,10,5")):
+        (tmp_path / name).write_text(f"arrival_s,prompt_len,output_len\n0,10,5\n{row}\n")
+        workload = {"trace": str(tmp_path / name)}
+        document = resolve({**DOCUMENT, "workload": workload, "sweep": {}}).document
+        found.add(cell_store.identity(document, cell))
+    assert len(found) == 2
+
+
+def cut_in_half(folder: Path) -> None:
+    """Truncate the requests frame."""
+    frame = folder / "requests.parquet"
+    frame.write_bytes(frame.read_bytes()[: frame.stat().st_size // 2])
+
+
+def lose_manifest(folder: Path) -> None:
+    """Truncate the manifest."""
+    (folder / cell_store.MANIFEST).write_text("{")
+
+
+def age(folder: Path) -> None:
+    """Pretend that another version wrote the run."""
+    path = folder / cell_store.MANIFEST
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "made_by": "0.0.9"}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (cut_in_half, "1 recorded run is damaged: run again"),
+        (lose_manifest, "1 recorded run is damaged: run again"),
+        (age, "1 recorded run is made by another version: run again"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_that_cannot_be_used_is_done_again_and_said_so(
+    spoil: Any, words: str, finished: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That one alone, whether the comparison had finished or not."""
+    scenario, out = resolve(DOCUMENT), tmp_path / "out"
+    sweep.compare(scenario, jobs=1, out=out)
+    whole = {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    if not finished:
+        out.rename(tmp_path / ".out.partial")
+    place = out if finished else tmp_path / ".out.partial"
+    victim = sorted(written(place))[0]
+    spoil(place / "cells" / victim)
+    before = written(place)
+    with caplog.at_level(logging.WARNING, "simcluster"):
+        sweep.compare(scenario, jobs=1, out=out)
+    assert [record.getMessage() for record in caplog.records] == [words]
+    after = written(out)
+    assert {name for name in before if after[name] != before[name]} == {victim}
+    assert {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()} == whole
+
+
+def test_another_scenario_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Before anything runs, and unless told; a comparison that is there already is not touched."""
+    out, file = tmp_path / "out", tmp_path / "s.toml"
+    file.write_text(to_toml(DOCUMENT))
+    runner, command = CliRunner(), ["compare", str(file), "--jobs", "1", "-o", str(out)]
+    assert runner.invoke(main, command).exit_code == 0
+    (out / "figures").mkdir()
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.suffix != ".parquet"}
+    assert runner.invoke(main, command).exit_code == 0
+    assert {p: p.stat().st_mtime_ns for p in before if p != out} == {
+        p: t for p, t in before.items() if p != out
+    }
+    for change in ("slo.tpot_s=1.0", "strategy.0.name=other"):
+        refused = runner.invoke(main, [*command, "--set", change])
+        assert refused.exit_code == 1
+        assert re.fullmatch(
+            r"error: .*out: holds \d runs of another scenario that would be lost \(.*\)\. "
+            r"Give another folder with -o, or --replace .*\n",
+            refused.stderr,
+        )
+    replaced = runner.invoke(main, [*command, "--set", "slo.tpot_s=1.0", "--replace"])
+    assert replaced.exit_code == 0
+    assert simcluster.read(out).document["slo"]["tpot_s"] == 1.0
+
+
+# Kills ------------------------------------------------------------------------------------------
+
+
+def test_a_killed_sweep_goes_on_with_what_was_recorded(tmp_path: Path) -> None:
+    """Killed again and again at random moments: recorded runs stay, the end is the same."""
+    seeds = list(range(8))
+    document = {**DOCUMENT, "run": {"seeds": seeds}, "workload": {**DOCUMENT["workload"]}}
+    document["workload"]["num_requests"] = 400
+    (tmp_path / "s.toml").write_text(to_toml(document))
+    command = [sys.executable, "-m", "simcluster", "compare", "s.toml", "-o", "out", "--jobs", "2"]
+    rng = np.random.default_rng(1)
+    known: dict[str, int] = {}
+    for _ in range(3):
+        process = subprocess.Popen(
+            command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL
+        )
+        started = time.monotonic()
+        cells = tmp_path / ".out.partial" / "cells"
+        while process.poll() is None and len(list(cells.glob("[!.]*"))) <= len(known):
+            time.sleep(0.005)
+            assert time.monotonic() - started < 60
+        time.sleep(float(rng.uniform(0.0, 0.15)))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        place = tmp_path / "out" if (tmp_path / "out").is_dir() else tmp_path / ".out.partial"
+        now = written(place)
+        assert known.items() <= now.items()
+        known = now
+    assert known
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert known.items() <= written(tmp_path / "out").items()
+    expected = sweep.compare(resolve(document), jobs=1)
+    pd.testing.assert_frame_equal(
+        simcluster.read(tmp_path / "out").sweep, expected.sweep, check_exact=True
+    )
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+# Dask -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def dask_cluster(folder: Path, num_workers: int) -> Iterator[str]:
+    """Start a scheduler and workers as processes on loopback; give the scheduler's address."""
+    file = folder / "scheduler.json"
+    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show"]
+    worker = ["worker", "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)]
+    commands = [[*scheduler, "--scheduler-file", str(file)]]
+    commands += [[*worker, "--scheduler-file", str(file)]] * num_workers
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dask", *command],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for command in commands
+    ]
+    try:
+        deadline = time.monotonic() + 60
+        while not file.exists() or not file.read_text().strip():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield json.loads(file.read_text())["address"]
+    finally:
+        for process in reversed(processes):
+            process.kill()
+        for process in processes:
+            process.wait()
+
+
+@needs_distributed
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_two_dask_workers_give_the_same_folder(tmp_path: Path) -> None:
+    """The same call with an address; the workers see nothing of the result folder."""
+    scenario = resolve(DOCUMENT)
+    sweep.compare(scenario, jobs=1, out=tmp_path / "here")
+    (tmp_path / "dask").mkdir()
+    with dask_cluster(tmp_path / "dask", 2) as address:
+        sweep.compare(scenario, dask=address, out=tmp_path / "there")
+        pids = set(outcomes(_pid, [(0.3,)] * 8, dask=address))
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    for path in (tmp_path / "here").rglob("*"):
+        if path.is_file():
+            other = tmp_path / "there" / path.relative_to(tmp_path / "here")
+            assert other.read_bytes() == path.read_bytes()
+
+
+def _pid(pause_s: float) -> int:
+    time.sleep(pause_s)
+    return os.getpid()
+
+
+@needs_distributed
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_a_scheduler_that_does_not_answer_is_said_in_seconds(tmp_path: Path) -> None:
+    """Nothing listens there, no workers, no address: one line that offers this machine."""
+    scenario = resolve(DOCUMENT)
+    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
+        with pytest.raises(DataError, match=r"no scheduler answers.*Leave out --dask to use"):
+            sweep.compare(scenario, dask=address, out=tmp_path / "out")
+    with (
+        dask_cluster(tmp_path, 0) as address,
+        pytest.raises(DataError, match=r"has no workers.*Leave out --dask"),
+    ):
+        sweep.compare(scenario, dask=address, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
