@@ -69,6 +69,7 @@ SPANS: Final[Schema] = {
     "context_tokens": Column("int64", "tokens", "tokens the decodes attend to in the first step"),
     "num_prefills": Column("int32", "", "sequences with a prefill chunk in each step"),
     "prefill_tokens": Column("int64", "tokens", "prefill tokens of each step"),
+    "cached_tokens": Column("int64", "tokens", "of those prompts, in the cache before the span"),
     "kv_usage": Column("float64", "", "share of the KV blocks in use at the end, 0 to 1"),
     "num_waiting": Column("int32", "", "requests waiting in the instance at the end"),
     "num_running": Column("int32", "", "requests running in the instance at the end"),

@@ -29,6 +29,7 @@ from simcluster.config import Environment
 from simcluster.engine.cluster import StepTimeFactory, roofline_step_time
 from simcluster.errors import InvariantError
 from simcluster.roofline import StepTime
+from simcluster.roofline.base import StepShape
 from simcluster.schema import STEPS, Columns, checked
 from simcluster.units import FloatArray, IntArray
 
@@ -132,7 +133,10 @@ def _fill_longer_spans(
     environment: Environment,
     step_time: StepTimeFactory,
 ) -> None:
-    """Write the end times of the steps of all spans of more than one step, which only decode."""
+    """Write the end times of the steps of all spans of more than one step.
+
+    They decode, or compute equal chunks of one prompt, or both.
+    """
     spans, instances = frames["spans"], frames["instances"]
     longer = np.flatnonzero(np.asarray(spans["num_steps"]) > 1)
     if not len(longer):
@@ -145,18 +149,39 @@ def _fill_longer_spans(
     windowed = at = None
     if window is not None:
         windowed, at = _window_tokens(frames, window)
-    names = ("instance", "num_steps", "num_decodes", "context_tokens", "hidden_s", "start_s")
+    names = ["instance", "num_steps", "num_decodes", "context_tokens", "hidden_s", "start_s"]
+    names += ["prefill_tokens", "cached_tokens"]
     columns = [np.asarray(spans[name])[longer].tolist() for name in names]
-    for span, instance, count, num_decodes, context_tokens, hidden_s, start_s in zip(
+    for span, instance, count, num_decodes, context_tokens, hidden_s, start_s, new, cached in zip(
         longer.tolist(), *columns, strict=True
     ):
         window_tokens = None
         if windowed is not None and at is not None:
             window_tokens = windowed[at[span] : at[span] + count]
-        durations = models[sizes[instance]].decode_steps_s(
-            num_decodes, context_tokens, count, hidden_s, window_tokens
-        )
+        model = models[sizes[instance]]
+        if new:
+            shape = StepShape(num_decodes, context_tokens, ((new, cached),), num_decodes, 0)
+            durations = _chunk_steps_s(model, shape, count, hidden_s, window_tokens)
+        else:
+            durations = model.decode_steps_s(
+                num_decodes, context_tokens, count, hidden_s, window_tokens
+            )
         ends[first[span] : first[span] + count] = np.cumsum(durations) + start_s
+
+
+def _chunk_steps_s(
+    model: StepTime, first: StepShape, count: int, hidden_s: float, window: IntArray | None
+) -> FloatArray:
+    """Durations of `count` steps (s), with equal chunks of one prompt, the first as in `first`."""
+    size, ((new, cached),) = first.num_decodes, first.chunks
+    durations = np.empty(count)
+    for step in range(count):
+        context = first.context_tokens + step * size
+        windowed = context if window is None or not size else int(window[step])
+        shape = StepShape(size, context, ((new, cached + step * new),), size, windowed)
+        durations[step] = model.step_s(shape, hidden_s)
+        hidden_s = model.gpu_s(shape) if model.overlaps_host else 0.0
+    return durations
 
 
 # Tokens -----------------------------------------------------------------------------------------

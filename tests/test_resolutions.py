@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcluster.config import Environment, ModelConfig, SloConfig
-from simcluster.sched.base import DecodeBatch
+from simcluster.engine.instance import Instance
+from simcluster.sched.base import DecodeBatch, StepPlan, target
+from simcluster.sched.chunked import ChunkedPrefill
 from simcluster.simulate import Result, run
 from simcluster.specs import EngineProfile, ModelSpec
 from simcluster.strategies import FuDG, NoDG, PaDG
@@ -111,7 +113,8 @@ def strategies(draw: st.DrawFn) -> Any:
             instances=draw(st.integers(1, 4)),
             router=router,
             scheduler="chunked",
-            chunk_size=draw(st.sampled_from([64, 70, 128])),
+            # Prompts of several chunks, and chunks that take several prompts.
+            chunk_size=max(common["max_num_seqs"], draw(st.sampled_from([9, 16, 33, 70, 128]))),
         )
     if kind == "padg":
         return PaDG(
@@ -236,6 +239,105 @@ def test_span_equals_step_where_everything_ties(
         for resolution in ("span", "step")
     )
     assert_same(span, step)
+
+
+LONG = dict(name="s", scheduler="chunked", max_num_seqs=6)
+LONG_PROMPTS = st.lists(
+    st.tuples(
+        st.one_of(st.just(0.0), st.integers(0, 20).map(lambda k: k * 2.0**-10)),
+        st.one_of(st.integers(30, 120), st.integers(1, 20)),
+        st.integers(1, 40),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    requests=LONG_PROMPTS,
+    chunk_size=st.sampled_from([6, 9, 16, 24]),
+    num_kv_blocks=st.sampled_from([10, 12, 15, None]),
+    instances=st.integers(1, 2),
+    router=st.sampled_from(["least-loaded", "shared-queue"]),
+    engine=st.sampled_from(ENGINES),
+    model=st.sampled_from([TOY, WINDOWED]),
+)
+def test_runs_of_chunks_equal_steps(
+    requests: list[tuple[float, int, int]],
+    chunk_size: int,
+    num_kv_blocks: int | None,
+    instances: int,
+    router: str,
+    engine: EngineProfile,
+    model: ModelSpec,
+) -> None:
+    """Long prompts in many chunks beside decodes that end, arrivals, and pools that run dry."""
+    where = toy_environment(engine, SloConfig(), model)
+    strategy = NoDG(
+        **LONG,
+        chunk_size=chunk_size,
+        num_kv_blocks=num_kv_blocks,
+        instances=instances,
+        router=router,
+    )
+    load = workload(requests)
+    span = run(where, strategy, load, resolution="span")
+    assert_same(span, run(where, strategy, load, resolution="step"))
+    if len(requests) <= 4:
+        assert_same(span, run(where, strategy, load, resolution="kernel"))
+
+
+TIGHT_CHUNKS = NoDG(**LONG, instances=1, chunk_size=9, num_kv_blocks=12)
+CROWD = [
+    *[(0.0, 20, 40), (0.0, 20, 36), (0.003, 120, 5), (0.01, 90, 3), (0.03, 30, 9)],
+    *[(1.0, 8, 60), (0.002, 100, 3), (0.002, 10, 5)],
+]
+
+
+def test_runs_of_chunks_are_cut_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an arrival, by the end of a decode, by the pool: the cases above are not empty."""
+    plans: list[tuple[StepPlan, int]] = []
+    ends: set[str] = set()
+    schedule, book = ChunkedPrefill.schedule, Instance._book
+
+    def seen_schedule(self: ChunkedPrefill, now: float) -> StepPlan | None:
+        plan = schedule(self, now)
+        if plan is not None and plan.kind == "mixed" and plan.max_steps > 1:
+            request, tokens = plan.chunks[0]
+            full = (target(request) - request.num_computed_tokens - 1) // tokens
+            if plan.max_steps == self.batch.steps_to_next_end():
+                ends.add("a decode ends")
+            elif plan.max_steps < full:
+                ends.add("the pool runs dry")
+        return plan
+
+    def seen_book(self: Instance, plan: StepPlan, steps: int, end: float) -> Any:
+        if plan.kind == "mixed" and plan.max_steps > 1:
+            ends.add("an arrival" if steps < plan.max_steps else "the prompt ends")
+            plans.append((plan, steps))
+        return book(self, plan, steps, end)
+
+    monkeypatch.setattr(ChunkedPrefill, "schedule", seen_schedule)
+    monkeypatch.setattr(Instance, "_book", seen_book)
+    where, load = toy_environment(vllm_engine(), SloConfig()), workload(CROWD)
+    result = run(where, TIGHT_CHUNKS, load)
+    assert result.columns["requests"]["num_preemptions"].sum() > 0
+    assert ends == {"a decode ends", "the pool runs dry", "an arrival", "the prompt ends"}
+    assert max(steps for _, steps in plans) > 4
+
+
+def test_the_agreement_test_notices_a_chunk_that_leaves_a_newcomer_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last chunk of a prompt leaves room: whoever arrives before it must share its step."""
+    where, load = toy_environment(vllm_engine(), SloConfig()), workload(CROWD)
+    strategy = NoDG(**LONG, instances=1, chunk_size=9)
+    step = run(where, strategy, load, resolution="step")
+    assert_same(run(where, strategy, load), step)
+    monkeypatch.setattr(StepPlan, "closed_steps", property(lambda plan: plan.max_steps))
+    with pytest.raises(AssertionError):
+        assert_same(run(where, strategy, load), step)
 
 
 def test_the_agreement_test_notices_one_step_too_many(monkeypatch: pytest.MonkeyPatch) -> None:

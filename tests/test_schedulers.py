@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -347,12 +348,26 @@ def test_schedulers_decide_like_the_slow_ones(
         check_plan(plan, slow_plan, fast.config)
         assert plan is not None, "stuck"
         steps = data.draw(st.integers(1, plan.max_steps)) if plan.max_steps > 1 else 1
-        outcome = fast.complete(plan, steps, float(now + steps))
-        for step in range(steps):
+        shapes = [plan.shape(step=step) for step in range(steps)]
+        last = plan.last_step() if plan.last_tokens and steps == plan.max_steps else None
+        equal = steps if last is None else steps - 1
+        outcome = fast.complete(plan, equal, float(now + equal))
+        if last is not None:
+            assert not outcome.prefilled
+            assert not outcome.finished
+            outcome = fast.complete(last, 1, float(now + steps))
+        for step, shape in enumerate(shapes):
             if step:
                 slow_plan = slow.plan()
-                assert not slow_plan.chunks
-                assert len(slow_plan.decodes) == plan.num_decodes
+                assert [(n, job.computed) for job, n in slow_plan.chunks] == list(shape.chunks)
+                assert len(slow_plan.decodes) == plan.num_decodes == shape.num_decodes
+                if step < plan.closed_steps:
+                    # Nobody can join: a newcomer waits, although it would fit.
+                    crowded = copy.deepcopy(slow)
+                    crowded.waiting.append(Job(-1, 1, 1))
+                    again = crowded.plan()
+                    assert again.chunks == slow_plan.chunks
+                    assert again.decodes == slow_plan.decodes
             gone = slow.step(slow_plan)
             assert not gone or step == steps - 1
         now += steps
@@ -458,7 +473,7 @@ def test_the_newest_is_preempted_and_recomputes_from_the_front(name: str) -> Non
     assert second.num_output_tokens == 6
 
 
-def test_a_plan_with_chunks_is_for_one_step() -> None:
+def test_a_plan_with_whole_prompts_is_for_one_step() -> None:
     """Completing it twice at once is a bug of the caller."""
     scheduler = make_scheduler(
         "prefill-priority", max_num_seqs=8, max_num_batched_tokens=64, num_blocks=9

@@ -89,7 +89,8 @@ def test_chunked_takes_as_many_steps_as_there_are_chunks(chunk_size: int, resolu
     row, spans = stamps(result), result.columns["spans"]
     prefills = spans["kind"] == "prefill"
     sizes = [chunk_size] * (num_chunks - 1) + [PROMPT_LEN - chunk_size * (num_chunks - 1)]
-    assert spans["prefill_tokens"][prefills].tolist() == sizes
+    steps = spans["num_steps"][prefills]
+    assert np.repeat(spans["prefill_tokens"][prefills], steps).tolist() == sizes
     assert row["ttft_s"] == num_chunks * fixed_s + PROMPT_LEN * PREFILL_TOKEN_S
     decode_s = linear_decode_s() + (OUTPUT_LEN - 1) * fixed_s
     assert row["e2el_s"] == row["ttft_s"] + decode_s

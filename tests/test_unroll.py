@@ -75,6 +75,14 @@ STRATEGIES: dict[str, Any] = {
         max_num_seqs=64,
         num_kv_blocks=24,
     ),
+    "sarathi-long-prompts": NoDG(
+        name="sarathi-long-prompts",
+        instances=1,
+        scheduler="chunked",
+        chunk_size=16,
+        max_num_seqs=8,
+        num_kv_blocks=24,
+    ),
     "distserve": FuDG(name="distserve", prefill_instances=1, decode_instances=1, num_kv_blocks=13),
     "mooncake": FuDG(
         name="mooncake",
@@ -204,6 +212,8 @@ def test_the_cases_hold_output_preempt_and_share_steps(busy: Workload) -> None:
     assert np.any(released.values > computed.values)
     assert (result.columns["spans"]["num_steps"] > 1).any()
     assert (run(where, STRATEGIES["sarathi"], busy).columns["spans"]["kind"] == "mixed").any()
+    spans = run(where, STRATEGIES["sarathi-long-prompts"], busy).columns["spans"]
+    assert ((spans["kind"] == "mixed") & (spans["num_steps"] > 1)).any()
 
 
 # Spans against steps ----------------------------------------------------------------------------

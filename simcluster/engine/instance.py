@@ -18,6 +18,7 @@ from simcluster.errors import InvariantError
 from simcluster.request import Request
 from simcluster.roofline.base import StepTime
 from simcluster.sched.base import BatchScheduler, StepOutcome, StepPlan
+from simcluster.units import IntArray
 
 MAX_SPAN_STEPS: Final = 512
 """Longest run of steps planned as one event; longer ones are planned again from their end."""
@@ -269,9 +270,13 @@ class Instance:
         request.prefill_instance = self.instance_id
         request.decode_instance = self.instance_id
         self.scheduler.add(request)
-        # Behind a head that does not fit, the newcomer changes nothing before a sequence ends.
-        if self._idle or not blocked:
+        if self._idle:
             self.wake()
+        elif not blocked and self._steps > 1 and self._plan is not None:
+            # Behind a head that does not fit, the newcomer changes nothing before a sequence ends,
+            # beside a prompt that takes all the budget nothing before its last chunk.
+            begun = bisect_left(self._ends, self._env.now) + 1
+            self._stop_after(max(begun, self._plan.closed_steps))
 
     def join(self, request: Request) -> None:
         """Take over `request`, whose KV has arrived in blocks reserved here."""
@@ -488,13 +493,29 @@ class Instance:
         window = None
         if self._window is not None:
             window = self.scheduler.batch.window_tokens(limit, self._window)
-        durations = self.step_time.decode_steps_s(
-            plan.num_decodes, plan.context_tokens, limit, hidden_s, window
-        )
-        ends: list[float] = (np.cumsum(durations) + now).tolist()
+        ends: list[float]
+        if plan.chunks:
+            ends = self._chunk_ends(plan, limit, window)
+        else:
+            durations = self.step_time.decode_steps_s(
+                plan.num_decodes, plan.context_tokens, limit, hidden_s, window
+            )
+            ends = (np.cumsum(durations) + now).tolist()
         if self._kernels is not None and now < self._kernels.start_s:
             # The step that is to be shown in kernels has a span of its own.
             del ends[max(1, bisect_right(ends, self._kernels.start_s)) :]
+        return ends
+
+    def _chunk_ends(self, plan: StepPlan, limit: int, window: IntArray | None) -> list[float]:
+        """End times of the first `limit` steps of `plan`, each with a chunk of one prompt (s)."""
+        step_time, end, hidden_s = self.step_time, self._env.now, self._hidden_s
+        ends: list[float] = []
+        for step in range(limit):
+            shape = plan.shape(None if window is None else int(window[step]), step)
+            end += step_time.step_s(shape, hidden_s)
+            ends.append(end)
+            if step_time.overlaps_host:
+                hidden_s = step_time.gpu_s(shape)
         return ends
 
     def _by_kernel(self, plan: StepPlan) -> bool:
@@ -517,15 +538,10 @@ class Instance:
 
     def _gpu_s(self, plan: StepPlan, step: int) -> float:
         """GPU time of step `step` of `plan` (s); before the plan is booked."""
-        shape = plan.shape(self._first_window(plan))
-        if step == 0:
-            return self.step_time.gpu_s(shape)
-        context = shape.context_tokens + step * shape.num_decodes
-        window = context
-        if self._window is not None:
+        window = None
+        if self._window is not None and plan.num_decodes:
             window = int(self.scheduler.batch.window_tokens(step + 1, self._window)[step])
-        later = type(shape)(shape.num_decodes, context, (), shape.num_sampled, window)
-        return self.step_time.gpu_s(later)
+        return self.step_time.gpu_s(plan.shape(window, step))
 
     def _run_kernels(self, plan: StepPlan) -> Generator[simpy.Event, Any, None]:
         """Let the dispatchers and GPUs do one step, kernel by kernel."""
@@ -571,7 +587,22 @@ class Instance:
 
     def _book(self, plan: StepPlan, steps: int, end: float) -> StepOutcome:
         """Book `steps` steps of the span of `plan`, the last of which ended at `end` (s)."""
+        num_waiting = self.scheduler.num_waiting
+        if plan.last_tokens and steps == plan.max_steps:
+            # The last chunk is another one: a span of its own. Nobody waited for it to begin.
+            boundary_s = self._ends[steps - 2]
+            hidden_s = self._gpu_s(plan, steps - 2) if self.step_time.overlaps_host else 0.0
+            last = plan.last_step()
+            self._book_equal_steps(plan, steps - 1, boundary_s, 0)
+            self._start_s, self._hidden_s = boundary_s, hidden_s
+            plan, steps = last, 1
+        return self._book_equal_steps(plan, steps, end, num_waiting)
+
+    def _book_equal_steps(
+        self, plan: StepPlan, steps: int, end: float, num_waiting: int
+    ) -> StepOutcome:
         scheduler = self.scheduler
+        cached = plan.cached_tokens if plan.chunks else 0
         outcome = scheduler.complete(plan, steps, end)
         self.busy_s += end - self._start_s
         self.num_steps += steps
@@ -587,8 +618,9 @@ class Instance:
                 plan.context_tokens,
                 len(plan.chunks),
                 plan.prefill_tokens if plan.chunks else 0,
+                cached,
                 scheduler.pool.usage,
-                scheduler.num_waiting,
+                num_waiting,
                 scheduler.num_running,
                 self._hidden_s,
             )

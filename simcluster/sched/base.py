@@ -34,12 +34,16 @@ class StepPlan:
     num_decodes, context_tokens : int
         Decoding sequences, and the tokens they attend to in the first step, summed.
     chunks : tuple of (Request, int)
-        Requests with a prefill chunk, and the new tokens of each.
+        Requests with a prefill chunk, and the new tokens of each. Over several steps it is one
+        request, whose chunks take all that the decodes leave of the token budget.
     max_steps : int
         For how many steps the plan stays valid if nothing arrives.
+    last_tokens : int
+        New tokens of the chunk in the last of those steps if it ends the prompt and is not the
+        first; else 0.
     """
 
-    __slots__ = ("chunks", "context_tokens", "kind", "max_steps", "num_decodes")
+    __slots__ = ("chunks", "context_tokens", "kind", "last_tokens", "max_steps", "num_decodes")
 
     def __init__(
         self,
@@ -48,33 +52,67 @@ class StepPlan:
         context_tokens: int,
         chunks: tuple[tuple[Request, int], ...],
         max_steps: int,
+        last_tokens: int = 0,
     ) -> None:
         self.kind = kind
         self.num_decodes = num_decodes
         self.context_tokens = context_tokens
         self.chunks = chunks
         self.max_steps = max_steps
+        self.last_tokens = last_tokens
 
     @property
     def prefill_tokens(self) -> int:
-        """New prefill tokens of one step."""
+        """New prefill tokens of the first step."""
         return sum(n for _, n in self.chunks)
 
-    def shape(self, window_tokens: int | None = None) -> StepShape:
-        """Shape of the first step for the step-time model.
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the requests with a chunk that are in the cache before the first step."""
+        return sum(request.num_computed_tokens for request, _ in self.chunks)
 
-        `window_tokens` is the window-capped sum of the contexts; None in a model without a sliding
-        window.
+    @property
+    def closed_steps(self) -> int:
+        """For how many steps no newcomer can join, because a prompt takes the whole budget."""
+        if not self.chunks or self.max_steps == 1:
+            return 0
+        return self.max_steps - 1 if self.last_tokens else self.max_steps
+
+    def last_step(self) -> StepPlan:
+        """Return the plan of the last step alone, where its chunk is smaller than the others."""
+        earlier, size = self.max_steps - 1, self.num_decodes
+        context = self.context_tokens + earlier * size
+        chunks = ((self.chunks[0][0], self.last_tokens),)
+        return StepPlan(self.kind, size, context, chunks, 1)
+
+    def shape(self, window_tokens: int | None = None, step: int = 0) -> StepShape:
+        """Shape of step number `step`, from 0, for the step-time model.
+
+        `window_tokens` is the window-capped sum of the contexts then; None in a model without a
+        sliding window.
         """
-        context = self.context_tokens
-        ending = sum(
-            1 for request, n in self.chunks if request.num_computed_tokens + n == target(request)
-        )
+        size = self.num_decodes
+        context = self.context_tokens + step * size
+        chunks: tuple[tuple[int, int], ...] = ()
+        ending = 0
+        if step and self.chunks:
+            ((request, tokens),) = self.chunks
+            cached = request.num_computed_tokens + step * tokens
+            if self.last_tokens and step == self.max_steps - 1:
+                tokens, ending = self.last_tokens, 1
+            chunks = ((tokens, cached),)
+        elif self.chunks:
+            chunks = tuple((n, request.num_computed_tokens) for request, n in self.chunks)
+            ending = sum(
+                1
+                for request, n in self.chunks
+                if request.num_computed_tokens + n == target(request)
+            )
         return StepShape(
-            self.num_decodes,
+            size,
             context,
-            tuple((n, request.num_computed_tokens) for request, n in self.chunks),
-            self.num_decodes + ending,
+            chunks,
+            size + ending,
             context if window_tokens is None else window_tokens,
         )
 
@@ -367,7 +405,7 @@ class BatchScheduler(ABC):
         """Plan the next steps, starting `now` (s); None when there is nothing to run."""
 
     def complete(self, plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
-        """Book `num_steps` steps of `plan`, the last ending `now` (s)."""
+        """Book `num_steps` equal steps of `plan`, the last ending `now` (s)."""
         outcome = StepOutcome()
         if plan.num_decodes:
             self.pool.allocate(self.batch.blocks_needed(num_steps))
@@ -376,10 +414,10 @@ class BatchScheduler(ABC):
                 self._leave(request, now)
                 outcome.finished.append(request)
         if plan.chunks:
-            if num_steps != 1:
-                raise InvariantError("a plan with prefill chunks is valid for one step")
+            if num_steps > 1 and num_steps > plan.closed_steps:
+                raise InvariantError("more steps than the plan has with these chunks")
             for request, num_tokens in plan.chunks:
-                request.num_computed_tokens += num_tokens
+                request.num_computed_tokens += num_steps * num_tokens
                 if request.num_computed_tokens == target(request):
                     self._prefill_ended(request, now, outcome)
         return outcome

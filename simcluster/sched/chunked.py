@@ -32,7 +32,27 @@ class ChunkedPrefill(BatchScheduler):
             self._start_fresh(now)
         kind = "mixed" if batch.size else "prefill"
         context = batch.context_tokens if batch.size else 0
-        return StepPlan(kind, batch.size, context, chunks, 1)
+        steps, last_tokens = self._run_of_chunks(chunks)
+        return StepPlan(kind, batch.size, context, chunks, steps, last_tokens)
+
+    def _run_of_chunks(self, chunks: tuple[tuple[Request, int], ...]) -> tuple[int, int]:
+        """Say for how many steps these chunks repeat, and the tokens of another one at the end.
+
+        A prompt longer than the budget leaves nothing to others until its last chunk, and the
+        decodes stay the same until one ends or the pool runs dry. The last chunk belongs to the run
+        if nobody waits for what it leaves of the budget.
+        """
+        request, num_tokens = chunks[0]
+        batch = self.batch
+        full, rest = divmod(target(request) - request.num_computed_tokens - 1, num_tokens)
+        if len(chunks) > 1 or full == 0:
+            return 1, 0
+        alone = not self.waiting and len(self._prefilling) == 1
+        steps = limit = full + alone
+        if batch.size:
+            limit = min(limit, batch.steps_to_next_end())
+            limit = batch.steps_with(self.pool.free_blocks, limit)
+        return (steps, rest + 1) if alone and limit == steps else (min(limit, full), 0)
 
     def _chunks(self, now: float) -> tuple[tuple[Request, int], ...]:
         chunks: list[tuple[Request, int]] = []

@@ -99,7 +99,8 @@ def check_spans(result: Result) -> None:
     decodes, prefills = spans["num_decodes"] > 0, spans["num_prefills"] > 0
     kind = np.where(decodes & prefills, "mixed", np.where(decodes, "decode", "prefill"))
     require(bool((kind == spans["kind"]).all() and (decodes | prefills).all()), "kind of a span")
-    require(bool((spans["num_steps"][prefills] == 1).all()), "a prefill chunk repeated")
+    several = spans["num_prefills"][prefills & (spans["num_steps"] > 1)]
+    require(bool((several == 1).all()), "a run of steps with chunks of several prompts")
     usage = np.concatenate([spans["kv_usage"], instances["peak_kv_usage"]])
     require(bool(((usage >= 0) & (usage <= 1)).all()), "KV usage outside 0 to 1")
     for row, instance in enumerate(instances["instance"]):
@@ -137,7 +138,7 @@ def check_tokens(result: Result) -> None:
     by_prefill = asked - by_decode
     count = int(finished.sum())
     require(count <= by_prefill <= count + preemptions, "tokens produced are not tokens asked for")
-    prefilled = int(spans["prefill_tokens"].sum())
+    prefilled = int((spans["num_steps"].astype(np.int64) * spans["prefill_tokens"]).sum())
     prompts = int(requests["prompt_len"][finished].sum())
     require(prefilled >= prompts, "prompt tokens skipped")
     require(prefilled == prompts or preemptions > 0, "prompt tokens computed twice")

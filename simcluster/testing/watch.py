@@ -146,7 +146,7 @@ def _watch(instance: Instance, books: InstanceBooks, *, counts_blocks: bool) -> 
     def watched_complete(plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
         outcome = complete(plan, num_steps, now)
         books.num_prefilled += len(outcome.prefilled)
-        books.prefill_tokens += plan.prefill_tokens
+        books.prefill_tokens += num_steps * plan.prefill_tokens
         books.decode_tokens += num_steps * plan.num_decodes
         if counts_blocks:
             _check_blocks(scheduler)
@@ -159,7 +159,9 @@ def _watch(instance: Instance, books: InstanceBooks, *, counts_blocks: bool) -> 
 def _check_plan(scheduler: BatchScheduler, plan: StepPlan) -> None:
     limits = scheduler.config
     require(plan.num_decodes + len(plan.chunks) > 0, "an empty plan")
-    require(plan.max_steps == 1 if plan.chunks else plan.max_steps >= 1, "steps of a plan")
+    require(plan.max_steps >= 1, "steps of a plan")
+    several = plan.chunks and plan.max_steps > 1
+    require(not several or len(plan.chunks) == 1, "a run of steps with chunks of several prompts")
     require(scheduler.num_running <= limits.max_num_seqs, "more running than max_num_seqs")
     kind = "mixed" if plan.num_decodes and plan.chunks else "prefill" if plan.chunks else "decode"
     require(plan.kind == kind, "kind of a plan")
