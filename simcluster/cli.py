@@ -169,6 +169,7 @@ def run(
         comparison = sweep.run(scenario, cell)
         if out:
             folder.write(cell, comparison.frames(comparison.cells()[0]), comparison.rows[0])
+    _warn(sweep.warnings_of(scenario, comparison))
     if as_json:
         _print_json(report.as_json(comparison, swept=False))
     else:
@@ -211,6 +212,7 @@ def compare(
         if out:
             click.echo("\nFinished runs are kept; the same command goes on from them.", err=True)
         raise
+    _warn(sweep.warnings_of(scenario, comparison))
     if as_json:
         _print_json(report.as_json(comparison, swept=bool(scenario.rates_rps)))
     else:
@@ -391,6 +393,11 @@ def _progress(
         yield lambda done, total, share: bar.update(
             round(share * steps) - bar.pos, f"{done}/{total} {noun}"
         )
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        click.echo(f"warning: {line}", err=True)
 
 
 def _print_json(value: object) -> None:

@@ -362,7 +362,7 @@ def _filled_in(
     """Return the file with its defaults; keys that have none stay out."""
     settings: Any = file.strategy
     document: Document = {
-        "catalog": file.catalog,
+        "catalog": file.catalog or None,
         "model": {
             **dataclasses.asdict(file.model),
             "name": file.model.name if _is_file(file.model.name) else model.spec.name,
@@ -384,7 +384,7 @@ def _filled_in(
         },
         "workload": dataclasses.asdict(file.workload),
         "slo": dataclasses.asdict(file.slo),
-        "sweep": dataclasses.asdict(file.sweep),
+        "sweep": {"rates_rps": file.sweep.rates_rps or None},
         "run": dataclasses.asdict(file.run),
         "strategy": [dataclasses.asdict(s) for s in settings],
     }
@@ -400,7 +400,7 @@ _ENGINE_NUMBERS = [
 def _as_read(value: Any) -> Any:
     """Return `value` as ``tomllib`` would give it: no None, lists for tuples, text for paths."""
     if isinstance(value, dict):
-        return {k: _as_read(v) for k, v in value.items() if v is not None and v != ()}
+        return {k: _as_read(v) for k, v in value.items() if v is not None}
     if isinstance(value, list | tuple):
         return [_as_read(v) for v in value]
     return value if isinstance(value, str | int | float) else str(value)

@@ -108,6 +108,7 @@ TRANSFERS: Final[Schema] = {
 }
 
 WINDOWS: Final[Schema] = {
+    "macro": Column("int32", "", "macro instance"),
     "instance": Column("int32", "", "instance id"),
     "opened_s": Column("float64", "s", "its prefill window opens"),
     "closed_s": Column("float64", "s", "another window opens, or the run ends"),

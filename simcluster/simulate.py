@@ -229,7 +229,9 @@ def run(
         )
     env = Clock()
     recorder = Recorder(None if kernels_in is None else KernelLog(*kernels_in))
-    cluster = Cluster(env, environment, recorder, resolution=resolution, step_time=step_time)
+    cluster = Cluster(
+        env, environment, recorder, resolution=resolution, step_time=step_time, seed=seed
+    )
     deployment = strategy.build(cluster)
     done = simpy.Event(env)
     source = _ClosedLoop if workload.concurrency is not None else _OpenLoop

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from simcluster import catalog
 from simcluster.cell_store import Cell
 from simcluster.engine.clock import Clock
@@ -167,6 +169,30 @@ def check(scenario: Scenario) -> None:
         strategy.build(
             Cluster(Clock(), scenario.environment, Recorder(), resolution=scenario.run.resolution)
         )
+
+
+def warnings_of(scenario: Scenario, comparison: Comparison) -> list[str]:
+    """Return one line for each strategy whose TTFT target half of the prompts cannot meet.
+
+    Those are the ones with a target below the time to prefill the median prompt alone.
+    """
+    ttft_s = scenario.environment.slo.ttft_s
+    cells = comparison.cells()
+    prompts = comparison.frames(cells[0])["requests"]["prompt_len"] if ttft_s else np.empty(0)
+    if ttft_s is None or not len(prompts):
+        return []
+    median, lines = int(np.median(prompts)), []
+    for name in dict.fromkeys(cell.strategy for cell in cells):
+        cluster = Cluster(Clock(), scenario.environment, Recorder())
+        scenario.strategy(name).build(cluster)
+        prefill_s = cluster.instances[0].prefill_s(median)
+        if prefill_s > ttft_s:
+            lines.append(
+                f"strategy {name!r}: slo.ttft_s = {ttft_s:g} s is below the {prefill_s:.3g} s that "
+                f"the median prompt of {median} tokens takes to prefill alone: half of the "
+                "requests must miss it."
+            )
+    return lines
 
 
 _Outcome = tuple[Cell, SweepRow, Mapping[str, Columns]]

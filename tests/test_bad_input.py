@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,8 @@ SETTINGS = [
         "strategy[0].tpsize = 2: is not a key of [[strategy]] with kind = 'nodg'",
     ),
     (
-        "strategy.1.chunk_size=9",
-        "strategy[1].chunk_size = 9: is not a key of [[strategy]] with kind",
+        "strategy.1.router=9",
+        "strategy[1].router = 9: is not a key of [[strategy]] with kind",
     ),
     (
         "strategy.0.chunk_size=9",
@@ -208,6 +209,36 @@ def test_a_strategy_that_needs_a_target(scenario: Path) -> None:
     """PaDG routes by both."""
     scenario.write_text(to_toml({**SCENARIO, "slo": {"ttft_s": 1.0}}))
     refused(call("compare", scenario), "slo.tpot_s: strategy 'EcoServe' routes by it")
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("slack=quantile:1.5", ("slack = 'quantile:1.5'", "q from 0 to 1")),
+        ("slack=median", ("slack = 'median'", "mean, max, min or quantile:q")),
+        ("window=fixed:0", ("window = 'fixed:0'", "fraction above 0")),
+        ("constraints=[]", ("constraints", 'variant = "paper"')),
+        ("chunk_size=512", ("chunk_size = 512", "does not split prompts")),
+    ],
+)
+def test_rules_of_padg_that_do_not_exist(
+    scenario: Path, override: str, parts: tuple[str, ...]
+) -> None:
+    """One line each that says what could stand there."""
+    code = ("--set", "strategy.EcoServe.variant=code")
+    refused(call("compare", scenario, *code, "--set", f"strategy.EcoServe.{override}"), *parts)
+
+
+def test_a_ttft_target_that_no_prefill_meets(scenario: Path) -> None:
+    """Not refused, but said: half of the requests cannot meet it, whatever the strategy."""
+    done = call("run", scenario, "--set", "slo.ttft_s=0.001", "--set", "workload.rate_rps=1")
+    assert done.exit_code == 0
+    assert re.search(
+        r"warning: .*slo\.ttft_s = 0\.001 s is below the \d\.\d+ s .* median prompt of \d+ tokens",
+        done.stderr,
+    )
+    done = call("run", scenario, "--set", "workload.rate_rps=1")
+    assert "warning" not in done.stderr
 
 
 def test_no_rate(scenario: Path) -> None:

@@ -232,7 +232,10 @@ def strategies(draw: st.DrawFn, kinds: tuple[str, ...] = ("nodg", "fudg", "padg"
     if kind == "padg":
         return PaDG(
             instances=draw(st.integers(1, 3)),
-            slack=draw(st.sampled_from(["mean", "max", "min"])),
+            variant=draw(st.sampled_from(["paper", "code"])),
+            slack=draw(st.sampled_from([None, "mean", "max", "min", "quantile:0.5"])),
+            next_instance=draw(st.sampled_from(["cyclic", "random"])),
+            window=draw(st.sampled_from(["adaptive", "adaptive", "fixed:0.25"])),
             hold_output=draw(st.booleans()),
             **common,
         )

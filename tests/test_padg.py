@@ -16,7 +16,11 @@ from hypothesis import strategies as st
 
 from simcluster.config import Environment, SloConfig
 from simcluster.request import Request
-from simcluster.routing.rolling_activation import RollingActivation
+from simcluster.routing.prefill_predictor import PrefillPredictor, from_profile
+from simcluster.routing.rolling_activation import (
+    PaperActivation,
+    slack_statistic,
+)
 from simcluster.simulate import Result, run
 from simcluster.strategies import NoDG, PaDG
 from simcluster.testing import specs
@@ -26,8 +30,8 @@ from simcluster.testing.workloads import workload_of
 from simcluster.units import TICKS_PER_S, on_grid
 from simcluster.workload import Workload
 
-Slack = Literal["mean", "max", "min"]
-SLACKS: tuple[Slack, ...] = ("mean", "max", "min")
+Slack = Literal["mean", "max", "min", "quantile:0.3"]
+SLACKS: tuple[Slack, ...] = ("mean", "max", "min", "quantile:0.3")
 
 
 def ticks(time_s: float) -> int:
@@ -43,6 +47,10 @@ def slack_covers(saved: list[int], need: int, slack: Slack) -> bool:
         return True
     if slack == "mean":
         return sum(saved) >= need * len(saved)
+    if slack == "quantile:0.3":
+        # The smallest value that three tenths of all do not exceed.
+        enough = [v for v in saved if 10 * sum(w <= v for w in saved) >= 3 * len(saved)]
+        return min(enough) >= need
     return (max(saved) if slack == "max" else min(saved)) >= need
 
 
@@ -57,6 +65,7 @@ class View:
     num_lanes: int = 1
     free_blocks: int = 100
     waiting_blocks: int = 0
+    has_unfinished: bool = True
 
     def decode_step_of(self, lane: int) -> int:
         """Decode steps done."""
@@ -96,6 +105,7 @@ class Definition:
     placed: list[list[Placed]]
     switched: list[int]
     current: int = 0
+    opened: bool = False
 
     def satisfied(self, index: int, predicted: int, view: View, prompt: int, now: int) -> bool:
         """The three constraints."""
@@ -126,7 +136,7 @@ def test_the_books_of_the_ring_are_algorithm_1(seed: int, count: int, slack: Sla
     """Sums and keys stand for the pending and existing sets of the paper, whatever happens."""
     rng = np.random.default_rng(seed)
     ttft_s, tpot_s = on_grid(1.0), on_grid(0.1)
-    rule = RollingActivation(count, ttft_s=ttft_s, tpot_s=tpot_s, slack=slack)
+    rule = PaperActivation(count, ttft_s=ttft_s, tpot_s=tpot_s, slack=slack)
     slow = Definition(ticks(ttft_s), ticks(tpot_s), slack, [[] for _ in range(count)], [0] * count)
     views: Sequence[Any] = [View() for _ in range(count)]
     now = 0.0
@@ -156,35 +166,36 @@ def test_the_books_of_the_ring_are_algorithm_1(seed: int, count: int, slack: Sla
 
 
 def route(
-    rule: RollingActivation,
+    rule: PaperActivation,
     slow: Definition,
     request: Request,
     views: Sequence[Any],
     now: float,
 ) -> None:
-    """Both decide about `request`; a failed round makes a new window on the current instance."""
+    """Both decide about `request`; after a failed round the current instance opens a window too."""
     predicted_s = on_grid(request.prompt_len * 0.0073)
     order, prompt_len = request.request_id, request.prompt_len
     for index, view in enumerate(views):
         assert rule.satisfied(index, request, predicted_s, view, now) == slow.satisfied(
             index, ticks(predicted_s), view, prompt_len, ticks(now)
         )
-    chosen = rule.scan(request, predicted_s, views, now)
-    assert chosen == slow.scan(ticks(predicted_s), views, prompt_len, ticks(now))
-    if chosen is None:
-        rule.reopen(now)
-        slow.switched[slow.current] = order
+    found = rule.scan(request, predicted_s, views, now)
+    chosen = slow.scan(ticks(predicted_s), views, prompt_len, ticks(now))
+    if found is None or chosen is None:
+        assert found is chosen is None
         return
-    assert rule.accept(chosen, request, predicted_s, now) == (chosen != slow.current)
-    if chosen != slow.current:
+    opens = chosen != slow.current or not slow.opened
+    assert found == (chosen, opens)
+    assert rule.scan(request, predicted_s, views, now, among=[chosen]) == (chosen, True)
+    rule.accept(chosen, request, predicted_s, now, opens=opens)
+    slow.opened = True
+    if opens:
         slow.switched[slow.current] = slow.switched[chosen] = order
         slow.current = chosen
     slow.placed[chosen].append(Placed(request, order, ticks(predicted_s)))
 
 
-def begin_decode(
-    rule: RollingActivation, index: int, placed: Placed, view: View, now: float
-) -> None:
+def begin_decode(rule: PaperActivation, index: int, placed: Placed, view: View, now: float) -> None:
     """A prefill ends: the first token, or the next one after a preemption."""
     request = placed.request
     if not placed.tokens:
@@ -193,7 +204,7 @@ def begin_decode(
     placed.tokens += 1
     placed.decoding = True
     request.num_output_tokens, request.decode_step = placed.tokens, view.decode_step
-    rule.joined(index, request, 0)
+    rule.joined(index, request, 0, rule.key_of(request))
 
 
 # --- in a cluster: every decision replayed from what was recorded --------------------------------
@@ -401,13 +412,12 @@ def busy_run(
     num_instances: int,
     seed: int = 0,
     *,
-    slack: Slack = "mean",
-    hold_output: bool = True,
+    count: int = 150,
     resolution: str = "span",
+    **rules: Any,
 ) -> Result:
     """A loaded ring with many switches and pending requests."""
     rng = np.random.default_rng(seed)
-    count = 150
     workload = workload_of(
         np.cumsum(rng.exponential(0.04, count)),
         rng.integers(1, 120, count),
@@ -415,7 +425,7 @@ def busy_run(
     )
     return run(
         BUSY,
-        PaDG(name="padg", instances=num_instances, slack=slack, hold_output=hold_output),
+        PaDG(name="padg", instances=num_instances, **rules),
         workload,
         step_time=same_for_all(STEP_TIME),
         resolution=resolution,
@@ -516,18 +526,263 @@ def test_streaming_differs_from_holding_back_only_in_what_users_see() -> None:
     assert np.isnan(streamed.columns["windows"]["released_s"]).all()
 
 
-@settings(max_examples=60, deadline=None)
-@given(workload=workloads())
-def test_a_ring_of_one_is_nodg(workload: Workload) -> None:
-    """EcoServe, section 3: with one instance and constraints that never bind it is plain vLLM."""
-    common: dict[str, Any] = {"name": "one", "instances": 1, "num_kv_blocks": 2000}
+RINGS_OF_ONE: dict[str, dict[str, Any]] = {
+    "paper, constraints off": {"constraints": ()},
+    "paper, constraints that never bind": {"constraints": ("kv",)},
+    "code": {"variant": "code"},
+    "code, random": {"variant": "code", "next_instance": "random", "prefill_error": 1.0},
+    "fixed windows": {"window": "fixed:0.1"},
+}
+
+
+@pytest.mark.parametrize("name", RINGS_OF_ONE)
+@settings(max_examples=25, deadline=None)
+@given(
+    workload=workloads(),
+    targets=TARGETS,
+    scheduler=st.sampled_from(["prefill-priority", "chunked"]),
+    num_kv_blocks=st.sampled_from([70, 2000]),
+)
+def test_a_ring_of_one_is_nodg(
+    name: str, workload: Workload, targets: tuple[float, float], scheduler: Any, num_kv_blocks: int
+) -> None:
+    """EcoServe, section 3: with one instance and nothing that binds it is plain vLLM."""
+    kv_binds = "kv" in RINGS_OF_ONE[name].get("constraints", ())
+    common: dict[str, Any] = {
+        "name": "one",
+        "instances": 1,
+        "num_kv_blocks": 2000 if kv_binds else num_kv_blocks,
+        "scheduler": scheduler,
+    }
     runs = [
-        run(machines(1e6, 1e3), strategy, workload, step_time=same_for_all(STEP_TIME))
-        for strategy in (PaDG(**common, hold_output=False), NoDG(**common))
+        run(machines(*targets), strategy, workload, step_time=same_for_all(STEP_TIME))
+        for strategy in (
+            PaDG(**common, **RINGS_OF_ONE[name], hold_output=False),
+            NoDG(**common),
+        )
     ]
-    for name, column in runs[0].columns["requests"].items():
-        theirs = runs[1].columns["requests"][name]
-        assert np.array_equal(column, theirs, equal_nan=column.dtype.kind == "f"), name
+    for column, values in runs[0].columns["requests"].items():
+        theirs = runs[1].columns["requests"][column]
+        assert np.array_equal(values, theirs, equal_nan=values.dtype.kind == "f"), column
+
+
+# --- the released scheduler ----------------------------------------------------------------------
+
+
+@dataclass
+class CodeReplay(Replay):
+    """EcoServe's released scheduler, row by row, from the frames of a run at resolution ``step``.
+
+    Only the current instance is checked; on failure the next one gets the request.
+    """
+
+    window: list[int] = field(default_factory=list)
+    opened: float = 0.0
+
+    def predicted(self, number: int) -> int:
+        """The authors' profile: linear below 16 tokens (no prompt here is above 4096)."""
+        prompt_len = int(self.requests["prompt_len"][number])
+        if prompt_len >= 16:
+            return ticks(STEP_TIME.prefill_s(prompt_len))
+        return ticks(on_grid(STEP_TIME.prefill_s(16) * prompt_len / 16))
+
+    def place(self, number: int, now: float, waited: bool) -> bool:
+        """Stay or pass the window on; never wait."""
+        if not self.windows or not self.stays(number, now):
+            if self.windows:
+                self.current = (self.current + 1) % self.num_instances
+            self.windows.append((self.current, now))
+            self.window, self.opened = [], now
+        self.window.append(number)
+        self.routed[number] = (self.current, now)
+        return True
+
+    def stays(self, number: int, now: float) -> bool:
+        """Blocks, empty instance, time budget, hysteresis: in this order."""
+        prompts = self.requests["prompt_len"]
+        blocks = sum((int(prompts[q]) + BLOCK) // BLOCK for q in [*self.window, number])
+        here = self.unfinished(self.current, now)
+        if blocks > self.num_blocks - self.blocks(here, self.current, now):
+            return False
+        if not here:
+            return True
+        ttft = ticks(on_grid(self.environment.slo.ttft_s or 0.0))
+        need = sum(self.predicted(q) for q in [*self.window, number])
+        budget = ttft if self.window else math.inf
+        if min(budget, self.largest_slack(self.current, now, self.opened)) > need:
+            return True
+        if need > ttft:
+            return False
+        after = (self.current + 1) % self.num_instances
+        if not self.unfinished(after, now):
+            return False
+        count = self.num_instances
+        return count * self.largest_slack(after, now, now) < ttft * (count - 1)
+
+    def unfinished(self, index: int, now: float) -> list[int]:
+        """Requests of an instance that have not ended."""
+        ends = self.requests["last_token_s"]
+        return [q for q, (where, _) in self.routed.items() if where == index and ends[q] > now]
+
+    def largest_slack(self, index: int, now: float, since: float) -> float:
+        """Over the requests whose first decode step has started before `now`."""
+        tpot = ticks(on_grid(self.environment.slo.tpot_s or 0.0))
+        starts = self.requests["decode_start_s"]
+        slacks = [
+            ticks(float(starts[q])) + self.decodes(q, index, ended_by=now) * tpot - ticks(since)
+            for q in self.unfinished(index, now)
+            if starts[q] < now
+        ]
+        return max(slacks, default=math.inf)
+
+    def blocks(self, here: list[int], index: int, now: float) -> int:
+        """KV blocks taken, those of requests whose prefill has not begun left out."""
+        begun = [q for q in here if self.requests["scheduled_s"][q] < now]
+        return super().blocks(begun, index, now)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    workload=workloads(),
+    targets=TARGETS,
+    num_instances=st.integers(1, 4),
+    num_kv_blocks=st.sampled_from([70, 150, 2000]),
+)
+def test_the_code_variant_does_what_the_released_scheduler_does(
+    workload: Workload, targets: tuple[float, float], num_instances: int, num_kv_blocks: int
+) -> None:
+    """Who goes where, when windows open: recomputed from the frames by the rows of its table."""
+    environment = machines(*targets)
+    strategy = PaDG(
+        name="padg", instances=num_instances, variant="code", num_kv_blocks=num_kv_blocks
+    )
+    result = run(
+        environment, strategy, workload, step_time=same_for_all(STEP_TIME), resolution="step"
+    )
+    assume(not result.columns["requests"]["num_preemptions"].any())
+    check_replay(CodeReplay(result, environment, num_kv_blocks, "max", num_instances))
+
+
+@pytest.mark.parametrize("num_instances", [2, 3, 5])
+def test_the_code_variant_switches_stays_and_never_waits(num_instances: int) -> None:
+    """A loaded ring: many switches, none of them with a request in front."""
+    result = busy_run(num_instances, variant="code", resolution="step")
+    replay = CodeReplay(result, BUSY, 10**6, "max", num_instances)
+    check_replay(replay)
+    requests = result.columns["requests"]
+    assert np.array_equal(requests["routed_s"], requests["arrival_s"])
+    assert len(replay.windows) > 15
+    opened = [index for index, _ in replay.windows]
+    assert (np.diff(opened) % num_instances == 1).all()
+
+
+# --- ablations -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", [0.25, 1.0])
+def test_fixed_windows_pass_on_by_the_clock(fraction: float) -> None:
+    """Each opens with the first request that comes so long after the one before opened."""
+    result = busy_run(3, window=f"fixed:{fraction}")
+    requests, windows = result.columns["requests"], result.columns["windows"]
+    length_s = on_grid(fraction * on_grid(0.25))
+    opened, expected = -math.inf, []
+    for arrival_s in requests["arrival_s"].tolist():
+        if arrival_s >= opened + length_s:
+            opened = arrival_s
+            expected.append(arrival_s)
+    assert windows["opened_s"].tolist() == expected
+    assert windows["instance"].tolist() == [k % 3 for k in range(len(expected))]
+    assert np.array_equal(requests["routed_s"], requests["arrival_s"])
+
+
+def test_the_next_instance_is_drawn_among_the_others() -> None:
+    """Random choice: another one each time, all of them about equally often, the same twice."""
+    results = [busy_run(4, variant="code", next_instance="random", count=1500) for _ in range(2)]
+    opened = [result.columns["windows"]["instance"].tolist() for result in results]
+    assert opened[0] == opened[1]
+    steps = np.diff(opened[0]) % 4
+    counts = np.bincount(steps, minlength=4)
+    assert counts[0] == 0
+    # Three equally likely outcomes: five standard deviations of a share.
+    share, total = 1 / 3, counts.sum()
+    assert total > 150
+    assert (abs(counts[1:] / total - share) < 5 * math.sqrt(share * (1 - share) / total)).all()
+
+
+@pytest.mark.parametrize("variant", ["paper", "code"])
+def test_symmetric_rings_serve_symmetric_shares(variant: Any) -> None:
+    """No instance is preferred: requests spread over equal instances evenly."""
+    result = busy_run(3, variant=variant, count=3000)
+    shares = result.columns["instances"]["num_requests"] / 3000
+    assert abs(shares - 1 / 3).max() < 0.03
+
+
+def test_a_lower_quantile_of_the_slack_is_a_stricter_rule() -> None:
+    """Order statistics: 0 is the smallest, 1 the largest; half of four values is the second."""
+    values = [3.0, 1.0, 4.0, 2.0]
+    found = [slack_statistic(f"quantile:{q}")(values) for q in (0, 0.25, 0.26, 0.5, 1)]
+    assert found == [1.0, 1.0, 2.0, 2.0, 4.0]
+    rules = [("min", "quantile:0"), ("max", "quantile:1")]
+    for name, quantile in rules:
+        one, other = busy_run(3, slack=name), busy_run(3, slack=quantile)
+        for column, array in one.columns["requests"].items():
+            theirs = other.columns["requests"][column]
+            assert np.array_equal(array, theirs, equal_nan=array.dtype.kind == "f"), column
+
+
+def test_constraints_bind_one_by_one() -> None:
+    """Without the TTFT constraint nothing is rejected; without the TPOT one fewer wait."""
+    waits = {}
+    for kept in [("ttft", "tpot", "kv"), ("ttft", "kv"), ()]:
+        requests = busy_run(2, constraints=kept).columns["requests"]
+        waits[kept] = (requests["routed_s"] > requests["arrival_s"]).sum()
+    assert waits[("ttft", "tpot", "kv")] > 10
+    assert waits[("ttft", "tpot", "kv")] > waits[("ttft", "kv")] >= waits[()] == 0
+    environment = machines(0.05, 0.01)
+    workload = workload_of([0.0], [200], [5])
+    for kept, status in ((("ttft",), "rejected"), (("tpot", "kv"), "finished")):
+        strategy = PaDG(name="padg", instances=2, constraints=kept)
+        result = run(environment, strategy, workload, step_time=same_for_all(STEP_TIME))
+        assert result.columns["requests"]["status"][0] == status
+
+
+def test_the_predictor_errs_by_a_factor_of_its_own_for_each_request() -> None:
+    """Lognormal with median 1, drawn by request, whatever order they are asked in."""
+    true = STEP_TIME.prefill_s(100)
+    requests = [Request(number, 0.0, 100, 1) for number in range(3000)]
+    one, other = (
+        PrefillPredictor(STEP_TIME.prefill_s, 0.3, np.random.default_rng(5)) for _ in range(2)
+    )
+    backwards = [other(request) for request in requests[::-1]]
+    predicted = [one(request) for request in requests]
+    assert predicted == backwards[::-1]
+    logs = np.log(np.array(predicted) / true)
+    assert abs(logs.mean()) < 5 * 0.3 / math.sqrt(3000)
+    assert abs(logs.std() / 0.3 - 1) < 0.1
+    assert PrefillPredictor(STEP_TIME.prefill_s, 0.0, np.random.default_rng(5))(requests[0]) == true
+
+
+def test_the_profile_of_the_authors_is_linear_outside_its_entries() -> None:
+    """Below 16 and above 4096 tokens in proportion to the entry there."""
+    profile = from_profile(STEP_TIME.prefill_s)
+    first, last = STEP_TIME.prefill_s(16), STEP_TIME.prefill_s(4096)
+    assert profile(8) == on_grid(first / 2)
+    assert profile(8192) == on_grid(2 * last)
+    assert [profile(n) for n in (16, 100, 4096)] == [
+        STEP_TIME.prefill_s(n) for n in (16, 100, 4096)
+    ]
+
+
+def test_stale_status_delays_whoever_waits_to_the_next_report() -> None:
+    """Who waited is routed at a multiple of the interval, nobody at a mere step boundary."""
+    interval_s = 2.0**-5
+    result = busy_run(2, status_interval_s=interval_s)
+    check_laws(result)
+    requests = result.columns["requests"]
+    assert (requests["status"] == "finished").all()
+    waited = requests["routed_s"] > requests["arrival_s"]
+    assert waited.sum() > 10
+    assert (requests["routed_s"][waited] % interval_s == 0).all()
 
 
 def test_those_who_queue_behind_a_failed_head_share_its_window() -> None:

@@ -117,12 +117,7 @@ def strategies(draw: st.DrawFn) -> Any:
             chunk_size=max(common["max_num_seqs"], draw(st.sampled_from([9, 16, 33, 70, 128]))),
         )
     if kind == "padg":
-        return PaDG(
-            **common,
-            instances=draw(st.integers(1, 4)),
-            slack=draw(st.sampled_from(["mean", "max", "min"])),
-            hold_output=draw(st.booleans()),
-        )
+        return padg(draw, common)
     prefill = draw(st.integers(1, 2))
     return FuDG(
         **common,
@@ -131,6 +126,27 @@ def strategies(draw: st.DrawFn) -> Any:
         decode_instances=prefill if kind == "intra" else draw(st.integers(1, 2)),
         placement="intra-node" if kind == "intra" else "inter-node",
         router=router,
+    )
+
+
+def padg(draw: st.DrawFn, common: dict[str, Any]) -> PaDG:
+    """Any form of rolling activation."""
+    form = draw(st.sampled_from(["paper", "paper", "paper", "code", "fixed"]))
+    chunk = draw(st.sampled_from([None, None, 64, 70]))
+    every = ("ttft", "tpot", "kv")
+    return PaDG(
+        **common,
+        instances=draw(st.integers(1, 4)),
+        variant="code" if form == "code" else "paper",
+        window="fixed:0.5" if form == "fixed" else "adaptive",
+        slack=draw(st.sampled_from([None, "mean", "max", "min", "quantile:0.2"])),
+        constraints=draw(st.sampled_from([every, ("tpot",), ()])) if form == "paper" else every,
+        next_instance=draw(st.sampled_from(["cyclic", "random"])),
+        prefill_error=draw(st.sampled_from([0.0, 0.0, 0.5])),
+        status_interval_s=draw(st.sampled_from([0.0, 0.0, 0.013])),
+        hold_output=draw(st.booleans()),
+        scheduler="chunked" if chunk else "prefill-priority",
+        chunk_size=chunk,
     )
 
 
@@ -208,6 +224,7 @@ TIES = {
     ),
     "full pools": NoDG(name="s", instances=2, num_kv_blocks=10, max_num_seqs=3),
     "windows": PaDG(name="s", instances=3),
+    "windows of the code": PaDG(name="s", instances=3, variant="code"),
     "windows, one loose": PaDG(name="s", instances=2, slack="max", max_num_seqs=4),
 }
 

@@ -123,6 +123,8 @@ class Cluster:
         ``"span"``, ``"step"`` or ``"kernel"``.
     step_time : callable
         Makes the step-time model of an instance.
+    seed : int
+        Seed of the run, for strategies that draw.
 
     Attributes
     ----------
@@ -144,9 +146,11 @@ class Cluster:
         *,
         resolution: str = "span",
         step_time: StepTimeFactory = roofline_step_time,
+        seed: int = 0,
     ) -> None:
         self.env = env
         self.environment = environment
+        self.seed = seed
         self.recorder = recorder
         self.instances: list[InstanceLike] = []
         self.pools: list[str] = []

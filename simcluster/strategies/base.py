@@ -87,6 +87,27 @@ class CommonSettings:
             num_kv_blocks=self.num_kv_blocks,
         )
 
+    def shape_with_chunks(
+        self, cluster: Cluster, scheduler: str, chunk_size: int | None
+    ) -> InstanceShape:
+        """Return what each instance is made of, under a scheduler that may split prompts.
+
+        Raises
+        ------
+        ConfigError
+            If `chunk_size` is given to a scheduler without chunks.
+        """
+        if scheduler == "chunked":
+            return self.shape(scheduler, chunk_size or cluster.environment.engine.chunk_size)
+        if chunk_size is not None:
+            raise ConfigError(
+                self.shape().key("chunk_size"),
+                chunk_size,
+                f"scheduler {scheduler!r} does not split prompts into chunks",
+                'Leave it out, or use scheduler = "chunked".',
+            )
+        return self.shape(scheduler)
+
 
 def count_that_fits(
     cluster: Cluster, shape: InstanceShape, wanted: int | None, key: str = "instances"

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from simcluster.engine.cluster import Cluster, Deployment
 from simcluster.engine.front_end import Gateway
-from simcluster.errors import ConfigError
 from simcluster.routing import ROUTERS
 from simcluster.strategies.base import CommonSettings, count_that_fits
 
@@ -51,17 +50,7 @@ class NoDG(CommonSettings):
         ConfigError
             If they do not fit, or `chunk_size` is given to a scheduler without chunks.
         """
-        if self.scheduler != "chunked" and self.chunk_size is not None:
-            raise ConfigError(
-                self.shape().key("chunk_size"),
-                self.chunk_size,
-                f"scheduler {self.scheduler!r} does not split prompts into chunks",
-                'Leave it out, or use scheduler = "chunked".',
-            )
-        budget = None
-        if self.scheduler == "chunked":
-            budget = self.chunk_size or cluster.environment.engine.chunk_size
-        shape = self.shape(self.scheduler, budget)
+        shape = self.shape_with_chunks(cluster, self.scheduler, self.chunk_size)
         count = count_that_fits(cluster, shape, self.instances)
         instances = [cluster.place(shape, "mixed") for _ in range(count)]
         gateway = Gateway(

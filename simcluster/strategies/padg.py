@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from simcluster.engine.cluster import Cluster, Deployment
+from simcluster.engine.instance import InstanceLike
 from simcluster.engine.macro_instance import MacroInstance
 from simcluster.errors import ConfigError
-from simcluster.routing.rolling_activation import RollingActivation
+from simcluster.rng import stream
+from simcluster.routing.prefill_predictor import PrefillPredictor, from_profile
+from simcluster.routing.rolling_activation import (
+    CONSTRAINTS,
+    CodeActivation,
+    FixedWindows,
+    PaperActivation,
+    RollingActivation,
+    slack_statistic,
+)
 from simcluster.strategies.base import CommonSettings, count_that_fits
 from simcluster.units import on_grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaDG(CommonSettings):
-    """One macro instance under rolling activation (PAPERS 1.2 to 1.6).
+    """One macro instance under rolling activation (EcoServe, section 3).
 
-    Routing follows the paper's Algorithm 1; instances prefill first (no chunks); output is held
-    back during an instance's prefill window. Where the paper leaves something open, or leaves a
-    request pending for ever:
+    With ``variant = "paper"`` routing follows Algorithm 1, with ``"code"`` the scheduler that the
+    authors released. Instances prefill first; output is held back during an instance's prefill
+    window. Where the paper leaves something open, or leaves a request pending for ever:
 
     - a request belongs to the window in which it was *routed* (the paper compares its arrival,
       which is earlier where it waited in front);
@@ -35,13 +47,110 @@ class PaDG(CommonSettings):
     instances: Annotated[
         int | None, Field(ge=1, description="Instances in the ring; default: as many as fit.")
     ] = None
+    variant: Annotated[
+        Literal["paper", "code"],
+        Field(
+            description="Routing by Algorithm 1 of the paper, where requests can wait, or as in "
+            "the released code, where the next instance gets what the current one cannot take."
+        ),
+    ] = "paper"
     slack: Annotated[
-        Literal["mean", "max", "min"],
-        Field(description="How the saved TPOT of the existing requests is judged."),
-    ] = "mean"
+        str | None,
+        Field(
+            description="How the saved TPOT of the running requests is judged: mean, max, min or "
+            "quantile:q with q from 0 to 1; default: mean in the paper, max in the code."
+        ),
+    ] = None
+    next_instance: Annotated[
+        Literal["cyclic", "random"],
+        Field(description="Which instance's window comes next: in turn, or drawn."),
+    ] = "cyclic"
+    window: Annotated[
+        str,
+        Field(
+            description="When a window passes on: adaptive (by the variant's rule), or "
+            "fixed:FRACTION of the TTFT target after it opened, unchecked."
+        ),
+    ] = "adaptive"
+    constraints: Annotated[
+        tuple[Literal["ttft", "tpot", "kv"], ...],
+        Field(description="Constraints of Algorithm 1 that are checked."),
+    ] = CONSTRAINTS
+    prefill_error: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Error of the predicted prefill time: standard deviation of the logarithm "
+            "of a random factor per request.",
+        ),
+    ] = 0.0
+    status_interval_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Instances report their state every so often (s); 0: at every step.",
+        ),
+    ] = 0.0
     hold_output: Annotated[
         bool, Field(description="Hold the instance's output back during its prefill window.")
     ] = True
+    scheduler: Annotated[
+        Literal["prefill-priority", "chunked"],
+        Field(description="What an instance runs next."),
+    ] = "prefill-priority"
+    chunk_size: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Token budget of a step (tokens), with scheduler chunked; default: the "
+            "engine's.",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Check what one key alone cannot tell.
+
+        Raises
+        ------
+        ConfigError
+            If `slack` or `window` is not understood, or constraints are left out where none is
+            checked.
+        """
+        key = f"strategy.{self.name}."
+        if self.slack is not None:
+            try:
+                slack_statistic(self.slack)
+            except ValueError:
+                raise ConfigError(
+                    key + "slack",
+                    self.slack,
+                    "must be mean, max, min or quantile:q with q from 0 to 1",
+                    'Write slack = "quantile:0.1" for the lowest tenth.',
+                ) from None
+        if self.window != "adaptive" and self._fraction is None:
+            raise ConfigError(
+                key + "window",
+                self.window,
+                "must be adaptive or fixed:FRACTION with a fraction above 0",
+                'Write window = "fixed:0.5" for half the TTFT target.',
+            )
+        if (self.variant == "code" or self._fraction) and self.constraints != CONSTRAINTS:
+            raise ConfigError(
+                key + "constraints",
+                list(self.constraints),
+                'are those of variant = "paper" with window = "adaptive"',
+                "Leave them out.",
+            )
+
+    @property
+    def _fraction(self) -> float | None:
+        """Length of a fixed window as a share of S_TTFT; None if it is not fixed."""
+        kind, _, number = self.window.partition(":")
+        try:
+            share = float(number)
+        except ValueError:
+            return None
+        return share if kind == "fixed" and 0.0 < share < np.inf else None
 
     def build(self, cluster: Cluster) -> Deployment:
         """Place the ring and its macro-instance scheduler.
@@ -51,6 +160,25 @@ class PaDG(CommonSettings):
         ConfigError
             If a target is missing: the routing needs both.
         """
+        ttft_s, tpot_s = self._targets(cluster)
+        shape = self.shape_with_chunks(cluster, self.scheduler, self.chunk_size)
+        count = count_that_fits(cluster, shape, self.instances)
+        instances = [cluster.place(shape, "mixed") for _ in range(count)]
+        macro = MacroInstance(
+            cluster.env,
+            instances,
+            self._activation(count, ttft_s, tpot_s, cluster.seed),
+            ttft_s=ttft_s,
+            predict_s=self._predictor(instances[0], cluster.seed),
+            hold_output=self.hold_output,
+            windows=cluster.recorder.windows,
+            on_finish=lambda r: cluster.on_finish(r),
+            status_interval_s=on_grid(self.status_interval_s),
+        )
+        return Deployment(macro, on_end=(macro.close,))
+
+    def _targets(self, cluster: Cluster) -> tuple[float, float]:
+        """Return the TTFT and the TPOT target (s), on the grid."""
         slo = cluster.environment.slo
         for key, value in (("slo.ttft_s", slo.ttft_s), ("slo.tpot_s", slo.tpot_s)):
             if value is None:
@@ -59,18 +187,37 @@ class PaDG(CommonSettings):
                 )
         assert slo.ttft_s is not None
         assert slo.tpot_s is not None
-        shape = self.shape()
-        count = count_that_fits(cluster, shape, self.instances)
-        instances = [cluster.place(shape, "mixed") for _ in range(count)]
-        ttft_s = on_grid(slo.ttft_s)
-        macro = MacroInstance(
-            cluster.env,
-            instances,
-            RollingActivation(count, ttft_s=ttft_s, tpot_s=on_grid(slo.tpot_s), slack=self.slack),
+        return on_grid(slo.ttft_s), on_grid(slo.tpot_s)
+
+    def _activation(
+        self, count: int, ttft_s: float, tpot_s: float, seed: int, macro_id: int = 0
+    ) -> RollingActivation:
+        rng = None
+        if self.next_instance == "random":
+            rng = stream(seed, "rolling-activation", str(macro_id))
+        if self._fraction is not None:
+            return FixedWindows(
+                count,
+                ttft_s=ttft_s,
+                tpot_s=tpot_s,
+                rng=rng,
+                length_s=on_grid(self._fraction * ttft_s),
+            )
+        if self.variant == "code":
+            return CodeActivation(
+                count, ttft_s=ttft_s, tpot_s=tpot_s, slack=self.slack or "max", rng=rng
+            )
+        return PaperActivation(
+            count,
             ttft_s=ttft_s,
-            predict_s=instances[0].prefill_s,
-            hold_output=self.hold_output,
-            recorder=cluster.recorder,
-            on_finish=lambda r: cluster.on_finish(r),
+            tpot_s=tpot_s,
+            slack=self.slack or "mean",
+            rng=rng,
+            constraints=self.constraints,
         )
-        return Deployment(macro, on_end=(macro.close,))
+
+    def _predictor(self, instance: InstanceLike, seed: int) -> PrefillPredictor:
+        prefill_s: Callable[[int], float] = instance.prefill_s
+        if self.variant == "code":
+            prefill_s = from_profile(prefill_s)
+        return PrefillPredictor(prefill_s, self.prefill_error, stream(seed, "prefill-predictor"))

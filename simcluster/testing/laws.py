@@ -46,6 +46,27 @@ def check_laws(result: Result) -> None:
     check_tokens(result)
     check_stamps(result)
     check_no_idling(result)
+    check_windows(result)
+
+
+def check_windows(result: Result) -> None:
+    """At most one prefill window of a macro instance is open, and requests only enter open ones."""
+    requests, windows = result.columns["requests"], result.columns["windows"]
+    require(bool((windows["opened_s"] <= windows["closed_s"]).all()), "a window closes too early")
+    for macro in np.unique(windows["macro"]):
+        mine = windows["macro"] == macro
+        opened, closed = windows["opened_s"][mine], windows["closed_s"][mine]
+        require(bool((opened[1:] >= closed[:-1]).all()), "two windows are open at a time")
+    routed = requests["routed_s"]
+    enters = np.isnan(routed) if len(windows["macro"]) else np.ones(len(routed), bool)
+    for number in np.unique(windows["instance"]):
+        mine = windows["instance"] == number
+        here = requests["prefill_instance"] == number
+        inside = (windows["opened_s"][mine] <= routed[here, None]) & (
+            routed[here, None] <= windows["closed_s"][mine]
+        )
+        enters[here] |= inside.any(axis=1)
+    require(bool(enters.all()), "a request is routed to a closed window")
 
 
 def check_requests(result: Result) -> None:
