@@ -152,9 +152,10 @@ def request_columns(requests: Sequence[Request]) -> dict[str, npt.NDArray[Any]]:
     }
     for name in counts:
         columns[name] = np.array([getattr(r, name) for r in requests], dtype=REQUESTS[name].dtype)
-    columns["status"] = np.array(
-        [_STATUS_NAMES.get(r.status, "unfinished") for r in requests], dtype=object
-    )
+    status = np.array([_STATUS_NAMES.get(r.status, "unfinished") for r in requests], dtype=object)
+    # Computed, but still held back when the run was stopped: its user has not seen the end.
+    status[(status == "finished") & np.isnan(columns["last_output_s"])] = "unfinished"
+    columns["status"] = status
     arrival = columns["arrival_s"]
     columns["queue_s"] = columns["scheduled_s"] - arrival
     columns["ttft_s"] = columns["first_output_s"] - arrival
