@@ -1,8 +1,8 @@
 """How many requests a CPU-second carries: ``python benchmarks/bench.py``.
 
 Whole process = start-up, reading the trace, simulation, Parquet and JSON output, in CPU seconds
-(user + system) of a child process on one core. Loop = the simulation alone, inside one process,
-CPU seconds again. Medians over the repetitions. Nothing is asserted: the figures go into
+(user + system) of a child process kept on one core. Loop = the simulation alone, inside one
+process, CPU seconds again. Medians over the repetitions. Nothing is asserted: the figures go into
 ``benchmarks/RESULTS.md`` by hand, with the machine.
 """
 
@@ -39,6 +39,31 @@ LOOP = [
 ]
 
 
+def on_one_core() -> None:
+    """Keep this process on one core: on several, idle threads of NumPy's BLAS spin at its start."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def with_bytecode() -> dict[str, str]:
+    """Return an environment in which compiled modules are kept, as in an installation."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
+
+def import_s() -> float:
+    """CPU seconds of importing the package."""
+    code = "import time; a = time.process_time(); import simcluster; print(time.process_time() - a)"
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=with_bytecode(),
+        preexec_fn=on_one_core,
+    )
+    return float(out.stdout)
+
+
 def whole_process(folder: Path, case: tuple[str, str, int, float | None]) -> tuple[float, float]:
     """CPU seconds and peak memory (MB) of ``simcluster run`` on `case`."""
     strategy, kind, count, rate = case
@@ -48,8 +73,10 @@ def whole_process(folder: Path, case: tuple[str, str, int, float | None]) -> tup
     file = folder / "scenario.toml"
     file.write_text(workloads.scenario(strategy, trace, rate))
     command = [sys.executable, "-m", "simcluster", "run", str(file), "--json"]
-    command += ["-o", str(folder / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    command += ["-o", tempfile.mkdtemp(dir=folder)]  # a finished run would not be done again
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, env=with_bytecode(), preexec_fn=on_one_core
+    )
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} failed")
@@ -75,7 +102,12 @@ def loop(folder: Path, case: tuple[str, str, int, float | None]) -> tuple[float,
         "print(json.dumps([cpu, result.num_events / len(met), float(met.mean())]))\n"
     )
     out = subprocess.run(
-        [sys.executable, "-c", code, str(file)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", code, str(file)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=with_bytecode(),
+        preexec_fn=on_one_core,
     )
     cpu, events, attainment = json.loads(out.stdout)
     return cpu, events, attainment
@@ -120,7 +152,9 @@ def main() -> None:
     parser.add_argument("--million", action="store_true", help="also the memory of 1,000,000")
     parser.add_argument("--saturation", action="store_true", help="also the cost near saturation")
     options = parser.parse_args()
-    print(f"SimPy alone: {events_per_cpu_second():,.0f} timeouts per CPU-second\n")
+    print(f"SimPy alone: {events_per_cpu_second():,.0f} timeouts per CPU-second")
+    imports = statistics.median(import_s() for _ in range(options.repeat + 1))
+    print(f"import simcluster: {imports:.2f} CPU s\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(f"{'whole process':24s} {'requests':>9s} {'CPU s':>7s} {'per CPU-s':>10s} {'MB':>6s}")

@@ -175,6 +175,23 @@ def _check_numbers(rate_rps: object, seed: object) -> None:
         raise ConfigError("seed", seed, "is not a whole number from 0 on", "Give one such as 0.")
 
 
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Leave cyclic garbage alone for a while.
+
+    A run makes millions of small objects and no cycles to speak of; looking for some takes a tenth
+    of its time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_no_garbage_collection()
 def run(
     environment: Environment,
     strategy: Strategy,
@@ -253,8 +270,7 @@ def run(
         timer = At(env, on_grid(max_time_s), 2 * SCHEDULING)
         timer.callbacks.append(lambda _: _stop(done))
     try:
-        with _no_garbage_collection():
-            env.run(until=done)
+        env.run(until=done)
     except RuntimeError as error:
         if not str(error).startswith("No scheduled events left"):
             raise
@@ -267,23 +283,9 @@ def run(
         instance.close()
     for close in deployment.on_end:
         close(env.now)
-    return _result(strategy.name, workload, seed, cluster, recorder, arrivals.arrived, env)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Leave cyclic garbage alone for a while.
-
-    A run makes millions of small objects and no cycles to speak of; looking for some takes a tenth
-    of its time.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    result = _result(strategy.name, workload, seed, cluster, recorder, arrivals.arrived, env)
+    arrivals.arrived.clear()  # nobody needs to look through them for garbage
+    return result
 
 
 def _stop(done: simpy.Event) -> None:

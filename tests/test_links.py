@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from simcluster.engine import link as link_module
 from simcluster.engine.clock import ARRIVAL, At, Clock
-from simcluster.engine.link import Flow, Link, LinkNetwork, Path, Route, max_min_rates
+from simcluster.engine.link import Link, LinkNetwork, Path
 from simcluster.engine.recorder import Recorder
 from simcluster.rng import stream
+from simcluster.testing.fair_share import max_min_rates
 from simcluster.testing.laws import union_of
 from simcluster.units import TICK_S, FloatArray, grid_array, on_grid
 
@@ -153,22 +155,10 @@ def assert_mean_is(samples: list[float], expected: float) -> None:
 # --- several links -------------------------------------------------------------------------------
 
 
-def busy_route(path: Path, num_flows: int = 1) -> Route:
-    """Return a route with so many flows under way."""
-    route = Route(path)
-    for number in range(num_flows):
-        route.flows.append((1.0, number, Flow(number, 1, 0.0, lambda: None)))
-    for link in path:
-        link.add(route)
-    return route
-
-
 def test_the_long_flow_of_a_parking_lot_gets_the_least_share() -> None:
     """Three links of 1, 2, 3 in a row, one flow over all and one on each: 1/2; 1/2, 3/2, 5/2."""
-    links = [Link(str(k), float(k), 0.0) for k in (1, 2, 3)]
-    routes = [busy_route(tuple(links)), *(busy_route((link,)) for link in links)]
-    rates = max_min_rates(routes)
-    assert rates == [0.5, 0.5, 1.5, 2.5]
+    routes = [((0, 1, 2), 1), ((0,), 1), ((1,), 1), ((2,), 1)]
+    assert max_min_rates([1.0, 2.0, 3.0], routes) == [0.5, 0.5, 1.5, 2.5]
 
 
 def test_max_min_shares_of_three_links_by_hand() -> None:
@@ -178,15 +168,9 @@ def test_max_min_shares_of_three_links_by_hand() -> None:
     together until A is full at 1/3: 1, 2, 3 stop. Then 4 rises with 5 and 6 until B is full at
     2/3: 4 stops. C has 4/3 left for 5 and 6, who reach 2/3 at that very moment.
     """
-    a, b, c = Link("A", 1.0, 0.0), Link("B", 1.0, 0.0), Link("C", 2.0, 0.0)
-    routes = [
-        busy_route((a,)),
-        busy_route((a,)),
-        busy_route((a, b)),
-        busy_route((b, c)),
-        busy_route((c,), num_flows=2),
-    ]
-    rates = max_min_rates(routes)
+    a, b, c = range(3)
+    routes = [((a,), 1), ((a,), 1), ((a, b), 1), ((b, c), 1), ((c,), 2)]
+    rates = max_min_rates([1.0, 1.0, 2.0], routes)
     assert rates == pytest.approx([1 / 3, 1 / 3, 1 / 3, 2 / 3, 2 / 3])
 
 
@@ -204,21 +188,112 @@ def test_every_flow_has_a_bottleneck(
     network: list[tuple[set[int], int]], bandwidths: list[float]
 ) -> None:
     """Max-min fair, and only then: each flow crosses a full link on which nobody is faster."""
-    links = [Link(str(k), bandwidth, 0.0) for k, bandwidth in enumerate(bandwidths)]
-    routes = [busy_route(tuple(links[k] for k in sorted(path)), count) for path, count in network]
-    rates = max_min_rates(routes)
+    rates = max_min_rates(bandwidths, network)
     assert min(rates) > 0
-    for route, rate in zip(routes, rates, strict=True):
-        route.rate = rate
-    carried = {link: sum(r.rate * len(r.flows) for r in routes if link in r.path) for link in links}
-    for link in links:
-        assert carried[link] <= link.bandwidth * (1 + 1e-12)
-    for route in routes:
+    carried = [0.0] * len(bandwidths)
+    fastest = [0.0] * len(bandwidths)
+    for (path, count), rate in zip(network, rates, strict=True):
+        for link in path:
+            carried[link] += rate * count
+            fastest[link] = max(fastest[link], rate)
+    for used, bandwidth in zip(carried, bandwidths, strict=True):
+        assert used <= bandwidth * (1 + 1e-12)
+    for (path, _), rate in zip(network, rates, strict=True):
         assert any(
-            carried[link] >= link.bandwidth * (1 - 1e-12)
-            and all(route.rate >= r.rate * (1 - 1e-12) for r in routes if link in r.path)
-            for link in route.path
+            carried[link] >= bandwidths[link] * (1 - 1e-12) and rate >= fastest[link] * (1 - 1e-12)
+            for link in path
         )
+
+
+TRANSFERS = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.0, 0.125, 0.5, 1.0]),
+        st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True),
+        st.sampled_from([0, 1, 10**5, 10**6, 3 * 10**6]),
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@pytest.mark.parametrize("few", [0, 24], ids=["coupled routes", "all routes"])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    transfers=TRANSFERS,
+    bandwidths=st.lists(st.sampled_from([1e6, 1e6, 2e6, 3e6, 7e6]), min_size=6, max_size=6),
+    latencies=st.lists(st.sampled_from([0.0, 0.0, 0.0625]), min_size=6, max_size=6),
+)
+def test_rates_are_those_of_the_plain_solution_bit_for_bit(
+    few: int,
+    monkeypatch: pytest.MonkeyPatch,
+    transfers: list[tuple[float, list[int], int]],
+    bandwidths: list[float],
+    latencies: list[float],
+) -> None:
+    """After every event, sharing anew what an event touched = sharing all links anew.
+
+    Some links never decide a rate, some flows are alone and start without an event of their own,
+    and lose that status when another route appears: the rates do not show it.
+    """
+    monkeypatch.setattr(link_module, "_FEW_ROUTES", few)
+    env, recorder = Clock(), Recorder()
+    network = LinkNetwork(env, recorder)
+    links = [Link(str(k), b, s) for k, (b, s) in enumerate(zip(bandwidths, latencies, strict=True))]
+    ended: list[int] = []
+    at_s = 0.0
+    for number, (gap_s, path, num_bytes) in enumerate(transfers):
+        at_s += gap_s
+        event = At(env, at_s, ARRIVAL)
+        assert event.callbacks is not None
+        event.callbacks.append(
+            lambda _, k=number, p=path, n=num_bytes: network.transfer(  # type: ignore[misc]
+                k, tuple(links[i] for i in p), n, lambda: ended.append(k)
+            )
+        )
+    while env.peek() < math.inf:
+        env.step()
+        rates = network.rates
+        routes = [([int(link.name) for link in path], flows) for path, (_, flows) in rates.items()]
+        assert [rate for rate, _ in rates.values()] == max_min_rates(bandwidths, routes)
+    frame = recorder.transfers.columns()
+    assert ended == frame["request_id"].tolist()
+    assert sorted(ended) == list(range(len(transfers)))
+    for number, start_s, requested_s in zip(
+        ended, frame["start_s"], frame["requested_s"], strict=True
+    ):
+        assert start_s - requested_s == sum(latencies[k] for k in transfers[number][1])
+
+
+def test_a_flow_alone_on_its_links_makes_one_event() -> None:
+    """Nothing can happen between its request and its start, so nothing needs to look then."""
+    events = []
+    for others in (0, 1):
+        env = Clock()
+        network = LinkNetwork(env, Recorder())
+        link = Link("link", 1e6, 0.25)
+        for k in range(others):
+            network.transfer(k, (link, Link("far", 1e6, 0.0)), 0, lambda: None)
+            env.run()
+        before = env.num_events
+        network.transfer(9, (link,), 10**6, lambda: None)
+        env.run()
+        events.append(env.num_events - before)
+        assert env.now == 1.25 + 0.25 * others
+    assert events == [1, 2]
+
+
+def test_a_flow_that_was_alone_takes_no_share_before_it_starts() -> None:
+    """A second route appears and is done while the latency of the first still passes."""
+    link, slow = Link("link", 1e6, 0.0), Link("slow", 1e6, 0.5)
+    frame = send(
+        [Transfer(0.0, (link, slow), 10**6), Transfer(0.0, (link,), 250_000)],
+    )
+    assert frame["start_s"].tolist() == [0.5, 0.0]
+    assert frame["end_s"].tolist() == [1.5, 0.25]
 
 
 def fluid_ends(transfers: list[Transfer]) -> FloatArray:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol
 
-import numpy as np
 import simpy
 
 from simcluster.engine.clock import SCHEDULING, STEP_END, Clock, Wake
@@ -410,7 +409,8 @@ class Instance:
     def release(self, request: Request) -> None:
         """Free the blocks of `request`, whose KV has left for a decode instance."""
         self.scheduler.release(request)
-        self.wake()
+        if self.scheduler.waiting:
+            self.wake()
         self.owner.boundary(self)
 
     def can_reserve(self, request: Request) -> bool:
@@ -500,7 +500,7 @@ class Instance:
             durations = self.step_time.decode_steps_s(
                 plan.num_decodes, plan.context_tokens, limit, hidden_s, window
             )
-            ends = (np.cumsum(durations) + now).tolist()
+            ends = (durations.cumsum() + now).tolist()
         if self._kernels is not None and now < self._kernels.start_s:
             # The step that is to be shown in kernels has a span of its own.
             del ends[max(1, bisect_right(ends, self._kernels.start_s)) :]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from operator import attrgetter
+from typing import Final
 
 import simpy
 
-from simcluster.engine.clock import TRANSFER_END, At, Clock, Wake
+from simcluster.engine.clock import TRANSFER_END, At, Clock
 from simcluster.engine.recorder import Recorder
-from simcluster.units import on_grid, on_grid_up
+from simcluster.units import TICK_S, TICKS_PER_S, on_grid
 
 
 class Link:
@@ -28,23 +29,29 @@ class Link:
 
     Attributes
     ----------
-    num_bytes : int
-        Bytes of the transfers it has finished.
-    routes : dict
-        The routes with flows that use it, in the order in which they became busy.
-    matters : bool
-        It may decide a rate: it is the narrowest link of a busy route, or its busy routes could
-        fill it. Others, such as the PCIe link in front of a slow NIC, are left out of the sharing.
+    routes : list of Route
+        All routes that use it, in the order in which they were first used.
+    busy : dict
+        Those with flows, in the order in which they became busy; kept only if it `decides`.
+    num_flows : int
+        Flows of the busy routes.
+    decides : bool
+        It may decide a rate. It cannot if whatever uses it also uses one narrower link, such as the
+        PCIe link in front of a slow NIC: such a link is left out of the sharing.
     """
 
     __slots__ = (
-        "_load",
+        "_common",
+        "_gone",
+        "_left",
         "_room",
+        "_visit",
         "bandwidth",
+        "busy",
+        "decides",
         "latency_s",
-        "matters",
         "name",
-        "num_bytes",
+        "num_flows",
         "routes",
     )
 
@@ -52,25 +59,36 @@ class Link:
         self.name = name
         self.bandwidth = bandwidth
         self.latency_s = latency_s
-        self.num_bytes = 0
-        self.routes: dict[Route, None] = {}
-        self.matters = False
-        self._load = 0  # flows without a rate yet, while rates are being shared out
-        self._room = 0.0  # bandwidth that is left for them
+        self.routes: list[Route] = []
+        self.busy: dict[Route, None] = {}
+        self.num_flows = 0
+        self.decides = False
+        self._common: Path = ()  # the links that all its routes use
+        self._visit = 0  # while rates are being shared out: of which visit the rest is,
+        self._left = 0  # flows without a rate,
+        self._gone = 0  # those of them that got one in this round,
+        self._room = 0.0  # bandwidth that is left for the others
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the transfers it has finished."""
+        return sum(route.num_bytes for route in self.routes)
 
     def add(self, route: Route) -> None:
-        """Note that `route` is busy."""
-        self.routes[route] = None
-        self._weigh()
-
-    def remove(self, route: Route) -> None:
-        """Note that `route` is no longer busy."""
-        del self.routes[route]
-        self._weigh()
-
-    def _weigh(self) -> None:
-        widths = [route.narrowest for route in self.routes]
-        self.matters = self.bandwidth in widths or sum(widths) > self.bandwidth
+        """Note that `route` uses it; see whether it can still be ignored."""
+        self._common = (
+            tuple(link for link in self._common if link in route.path)
+            if self.routes
+            else route.path
+        )
+        self.routes.append(route)
+        narrower = any(link.bandwidth < self.bandwidth for link in self._common)
+        # Of equals on one path the first decides.
+        equals = [link for link in self._common if link.bandwidth == self.bandwidth]
+        if not self.decides and not narrower and equals[0] is self:
+            self.decides = True
+            for other in self.routes:
+                other.choose_links()
 
 
 Path = tuple[Link, ...]
@@ -81,20 +99,26 @@ class Flow:
 
     Attributes
     ----------
-    goal_bytes : float
-        What its route must have served to each of its flows when this one ends (bytes).
+    route : Route
+        Its path.
+    start_s : float
+        When its first byte leaves (s); until then, when it was asked for.
     """
 
-    __slots__ = ("goal_bytes", "num_bytes", "on_end", "request_id", "requested_s", "start_s")
+    __slots__ = ("num_bytes", "on_end", "request_id", "requested_s", "route", "start_s")
 
     def __init__(
-        self, request_id: int, num_bytes: int, requested_s: float, on_end: Callable[[], None]
+        self,
+        route: Route,
+        request_id: int,
+        num_bytes: int,
+        requested_s: float,
+        on_end: Callable[[], None],
     ) -> None:
+        self.route = route
         self.request_id = request_id
         self.num_bytes = num_bytes
-        self.requested_s = requested_s
-        self.start_s = requested_s
-        self.goal_bytes = 0.0
+        self.requested_s = self.start_s = requested_s
         self.on_end = on_end
 
 
@@ -105,6 +129,10 @@ class Route:
     ----------
     path : Path
         Its links.
+    links : tuple of Link
+        Those of them that may decide its rate.
+    alone : bool
+        No other route uses these.
     flows : list
         Heap of (goal in served bytes, order of start, flow).
     rate : float
@@ -112,21 +140,28 @@ class Route:
     served_bytes : float
         What a flow present since the route became busy would have received at `settled_s` (bytes).
     settled_s : float
-        When the counter was last brought up to date (s).
+        When the counter was last brought up to date (s); ahead of time if the only flow is yet to
+        start.
     end_s : float
-        When the first of its flows ends at the present rate (s).
+        When the first of its flows ends at the present rate (s); infinity without flows.
     latency_s : float
         What passes before a flow on it begins (s, on the grid).
     narrowest : float
         Bandwidth of its narrowest link (bytes/s): what all its flows together get at most.
+    num_bytes : int
+        Bytes of the transfers it has finished.
     """
 
     __slots__ = (
         "_share",
+        "_visit",
+        "alone",
         "end_s",
         "flows",
         "latency_s",
+        "links",
         "narrowest",
+        "num_bytes",
         "path",
         "rate",
         "served_bytes",
@@ -135,6 +170,8 @@ class Route:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.links: tuple[Link, ...] = ()
+        self.alone = True
         self.narrowest = min(link.bandwidth for link in path)
         self.latency_s = on_grid(sum(link.latency_s for link in path))
         self.flows: list[tuple[float, int, Flow]] = []
@@ -142,7 +179,23 @@ class Route:
         self.served_bytes = 0.0
         self.settled_s = 0.0
         self.end_s = math.inf
-        self._share = 0.0  # its rate while rates are being shared out; 0 for none yet
+        self.num_bytes = 0
+        self._visit = 0  # while rates are being shared out: of which visit the share is
+        self._share = 0.0  # the new rate; 0 for none yet
+        for link in path:
+            link.add(self)
+        self.choose_links()
+
+    def choose_links(self) -> None:
+        """Find the links that may decide its rate."""
+        links = tuple(link for link in self.path if link.decides)
+        if self.flows:
+            for link in links:
+                if link not in self.links:
+                    link.busy[self] = None
+                    link.num_flows += len(self.flows)
+        self.links = links
+        self.alone = all(len(link.routes) == 1 for link in links)
 
     def settle(self, now: float) -> None:
         """Bring the counter up to `now` (s)."""
@@ -150,70 +203,87 @@ class Route:
         self.settled_s = now
 
 
-def max_min_rates(routes: Sequence[Route]) -> list[float]:
-    """Max-min fair rates (bytes/s) of a flow on each of `routes`, by progressive filling.
+def share(routes: Collection[Route], links: Collection[Link]) -> None:
+    """Find the max-min fair rate of a flow on each of `routes`: progressive filling.
 
-    The link that would give its flows the least fixes their rate at an equal share; it and they are
-    taken out, and so on (Bertsekas and Gallager, Data Networks, section 6.5.2).
+    The links that would give their flows the least fix the rate of these at an equal share; they
+    are taken out, and so on (Bertsekas and Gallager, Data Networks, section 6.5.2). Links that tie
+    are taken out together and bandwidth is taken off a link once a round, so that the rates do not
+    depend on the order of `routes` or `links`, not by a bit.
 
     Parameters
     ----------
-    routes : sequence of Route
+    routes : collection of Route
         Busy routes; whoever shares a link with one of them is among them.
+    links : collable of Link
+        The links that they share.
     """
-    if len(routes) == 1:
-        route = routes[0]
-        return [route.narrowest / len(route.flows)]
-    links: list[Link] = []
     for route in routes:
         route._share = 0.0
-        count = len(route.flows)
-        for link in route.path:
-            if link.matters:
-                if not link._load:
-                    link._room = link.bandwidth
-                    links.append(link)
-                link._load += count
+    for link in links:
+        link._left, link._room, link._gone = link.num_flows, link.bandwidth, 0
     left = len(routes)
+    lowest = 0.0
     while left:
-        share, tightest = math.inf, links[0]
+        last, lowest = lowest, math.inf
         for link in links:
-            if link._load:
-                room = link._room / link._load
-                if room < share:
-                    share, tightest = room, link
-        for route in tightest.routes:
-            if route._share:
-                continue
-            route._share = share
-            left -= 1
-            count = len(route.flows)
-            for link in route.path:
-                if link.matters:
-                    link._load -= count
-                    link._room -= share * count
-    return [route._share for route in routes]
+            num_flows = link._left
+            if num_flows:
+                gone = link._gone
+                if gone:
+                    link._left = num_flows = num_flows - gone
+                    if not num_flows:
+                        continue
+                    link._room -= last * gone
+                    link._gone = 0
+                level = link._room / num_flows
+                if level < lowest:
+                    lowest = level
+                    fullest = [link]
+                elif level == lowest:
+                    fullest.append(link)
+        for link in fullest:
+            for route in link.busy:
+                if not route._share:
+                    route._share = lowest
+                    left -= 1
+                    num_flows = len(route.flows)
+                    for other in route.links:
+                        other._gone += num_flows
 
 
-def connected(route: Route) -> list[Route]:
-    """Return the busy routes whose rates hang together with that of `route`, itself first.
+_END_S: Final = attrgetter("end_s")
+_FEW_ROUTES: Final = 24
+"""Up to so many busy routes it is cheaper to share all links anew than to look for those that hang
+together."""
 
-    Two routes hang together if they share a link that matters, or both hang together with a third.
+
+def connected(links: Iterable[Link], visit: int) -> tuple[list[Route], list[Link]]:
+    """Return the busy routes whose rates hang together with those on `links`, and their links.
+
+    Two routes hang together if they share a link, or both hang together with a third. `visit` is a
+    number that no earlier call was given.
     """
-    found = {route}
-    queue = [route]
-    for one in queue:
-        for link in one.path:
-            if link.matters and len(link.routes) > 1:
-                for other in link.routes:
-                    if other not in found:
-                        found.add(other)
+    routes: list[Route] = []
+    queue: list[Link] = []
+    for link in links:
+        if link._visit != visit:
+            link._visit = visit
+            queue.append(link)
+    for link in queue:
+        for route in link.busy:
+            if route._visit != visit:
+                route._visit = visit
+                routes.append(route)
+                for other in route.links:
+                    if other._visit != visit:
+                        other._visit = visit
                         queue.append(other)
-    return queue
+    return routes, queue
 
 
 class LinkNetwork:
-    """All links of a cluster: a SimPy process that moves flows along and ends them.
+    """All links of a cluster: moves flows along and ends them.
 
     When a flow starts or ends, the rates of the routes that hang together with its own are solved
     again; between such moments every flow advances at its rate.
@@ -231,10 +301,17 @@ class LinkNetwork:
         self._rows = recorder.transfers
         self._routes: dict[Path, Route] = {}
         self._busy: dict[Route, None] = {}
+        self._shared: dict[Route, None] = {}  # those of them that are not alone
+        self._shared_links: dict[Link, None] = {}  # what they use
         self._num_started = 0
-        self._next_end = math.inf
-        self._wake = Wake(env)
-        self.process = env.process(self._run())
+        self._num_visits = 0
+        self._next_end_s = math.inf
+        self._woken_s = math.inf  # when the earliest event that looks for ends happens
+
+    @property
+    def rates(self) -> dict[Path, tuple[float, int]]:
+        """Rate of a flow (bytes/s) and number of flows, by busy path."""
+        return {route.path: (route.rate, len(route.flows)) for route in self._busy}
 
     def transfer(
         self, request_id: int, path: Path, num_bytes: int, on_end: Callable[[], None]
@@ -246,84 +323,139 @@ class LinkNetwork:
         now = self._env.now
         route = self._routes.get(path)
         if route is None:
-            route = self._routes[path] = Route(path)
-        flow = Flow(request_id, num_bytes, now, on_end)
-        start = At(self._env, now + route.latency_s, TRANSFER_END)
-        start.callbacks.append(lambda _: self._start(flow, route))
+            route = self._add_route(path)
+        flow = Flow(route, request_id, num_bytes, now, on_end)
+        start_s = now + route.latency_s
+        if not route.flows and route.alone:
+            # Nothing can happen on these links before it starts: no need to look then.
+            self._enter(flow, start_s)
+            self._look_at(self._next_end_s)
+            return
+        start = At(self._env, start_s, TRANSFER_END, flow)
+        start.callbacks.append(self._started)
 
-    def _start(self, flow: Flow, route: Route) -> None:
-        now = self._env.now
-        if not route.flows:
-            route.served_bytes, route.settled_s, route.rate = 0.0, now, 0.0
-            self._busy[route] = None
-            for link in route.path:
-                link.add(route)
-        route.settle(now)
-        flow.start_s = now
-        flow.goal_bytes = route.served_bytes + flow.num_bytes
+    def _add_route(self, path: Path) -> Route:
+        route = self._routes[path] = Route(path)
+        neighbours = dict.fromkeys(other for link in route.links for other in link.routes)
+        del neighbours[route]
+        for other in neighbours:
+            other.alone = False
+            if other.flows:
+                self._note_shared(other)
+            if other.flows and other.settled_s > self._env.now:
+                # Its flow counts as started ahead of time.
+                flow = other.flows[0][2]
+                self._take_out(other)
+                start = At(self._env, flow.start_s, TRANSFER_END, flow)
+                start.callbacks.append(self._started)
+        self._next_end_s = min(map(_END_S, self._busy), default=math.inf)
+        return route
+
+    def _started(self, event: simpy.Event) -> None:
+        flow: Flow = event.value  # type: ignore[assignment]
+        self._enter(flow, self._env.now)
+        self._look_at(self._next_end_s)
+
+    def _enter(self, flow: Flow, start_s: float) -> None:
+        """Let `flow` take its share from `start_s` (s) on: now, or soon if it is alone."""
+        route = flow.route
+        flow.start_s = start_s
         self._num_started += 1
-        heapq.heappush(route.flows, (flow.goal_bytes, self._num_started, flow))
-        self._share(connected(route))
-        next_end = self._first_end()
-        if next_end != self._next_end:
-            self._next_end = next_end
-            self._wake.move(next_end, TRANSFER_END)
+        if route.flows:
+            route.settle(start_s)
+        else:
+            route.served_bytes, route.settled_s, route.rate = 0.0, start_s, 0.0
+            self._busy[route] = None
+            for link in route.links:
+                link.busy[route] = None
+            if not route.alone:
+                self._note_shared(route)
+        heapq.heappush(route.flows, (route.served_bytes + flow.num_bytes, self._num_started, flow))
+        for link in route.links:
+            link.num_flows += 1
+        self._share(route, start_s)
+        self._next_end_s = min(map(_END_S, self._busy))
 
-    def _share(self, routes: Sequence[Route]) -> None:
-        """Share the links of `routes` anew.
+    def _note_shared(self, route: Route) -> None:
+        self._shared[route] = None
+        for link in route.links:
+            self._shared_links[link] = None
 
-        Those whose rate stays, and whose first flow has not just changed, are left as they are.
+    def _share(self, route: Route, now: float) -> None:
+        """Share the links of `route` anew, on which flows have started or ended.
+
+        With them go all routes whose rates this moves. Those whose rate stays, and whose first flow
+        has not just changed, are left as they are.
         """
-        now = self._env.now
-        for other, rate in zip(routes, max_min_rates(routes), strict=True):
-            if rate != other.rate or other.settled_s == now:
-                other.settle(now)
-                other.rate = rate
-                left = other.flows[0][0] - other.served_bytes
+        routes: Collection[Route] = self._shared
+        links: Collection[Link] = self._shared_links
+        if route.alone:
+            if not route.flows:
+                return
+            routes = (route,)
+            route._share = route.narrowest / len(route.flows)
+        elif len(routes) > _FEW_ROUTES:
+            self._num_visits += 1
+            routes, links = connected(route.links, self._num_visits)
+            share(routes, links)
+        else:
+            share(routes, links)
+        for route in routes:
+            rate = route._share
+            if rate != route.rate or route.settled_s == now:
+                served = route.served_bytes + route.rate * (now - route.settled_s)
+                route.served_bytes, route.settled_s, route.rate = served, now, rate
                 # Rounded up to the grid: bytes never arrive before they could.
-                other.end_s = max(now, on_grid_up(now + left / rate))
+                end_s = math.ceil((now + (route.flows[0][0] - served) / rate) * TICKS_PER_S)
+                route.end_s = max(now, end_s * TICK_S)
 
-    def _first_end(self) -> float:
-        """When the next flow ends (s); infinity without flows."""
-        return min([route.end_s for route in self._busy], default=math.inf)
+    def _look_at(self, time_s: float) -> None:
+        """Look for ends at `time_s` (s) at the latest, which is when the next one is due.
 
-    def _run(self) -> Generator[simpy.Event, Any, None]:
-        while True:
-            if self._next_end == math.inf:
-                yield self._wake.sleep()
-            else:
-                yield self._wake.at(self._next_end, TRANSFER_END)
-            now = self._env.now
-            ending = [route for route in self._busy if route.end_s <= now]
-            # Before they go: what hangs together with them now gets their share.
-            around = connected(ending[0])
-            if len(ending) > 1:
-                around = list(dict.fromkeys(other for one in ending for other in connected(one)))
-            ended = self._take_ended(ending)
-            self._share([route for route in around if route.flows])
-            self._next_end = self._first_end()
-            for flow in ended:
-                flow.on_end()
+        Where it was due earlier, the event of then finds nothing and comes here again.
+        """
+        if time_s < self._woken_s:
+            self._woken_s = time_s
+            event = At(self._env, time_s, TRANSFER_END)
+            event.callbacks.append(self._end)
+
+    def _end(self, _: simpy.Event) -> None:
+        """End what is due now."""
+        now = self._env.now
+        if now >= self._woken_s:
+            self._woken_s = math.inf
+        if now < self._next_end_s:
+            self._look_at(self._next_end_s)
+            return
+        ending = [route for route in self._busy if route.end_s <= now]
+        ended = self._take_ended(ending)
+        for route in ending:
+            self._share(route, now)
+        self._next_end_s = min(map(_END_S, self._busy), default=math.inf)
+        self._look_at(self._next_end_s)
+        for flow in ended:
+            flow.on_end()
 
     def _take_ended(self, ending: Sequence[Route]) -> list[Flow]:
         """Take out and record the flows of `ending` that end now, in the order of their start."""
         now = self._env.now
-        ended: list[tuple[int, Flow, Path]] = []
+        ended: list[tuple[int, Flow]] = []
         for route in ending:
+            flows = route.flows
             route.settle(now)
-            goal = route.flows[0][0]
+            goal = flows[0][0]
             route.served_bytes = max(route.served_bytes, goal)
-            while route.flows and route.flows[0][0] <= goal:
-                _, order, flow = heapq.heappop(route.flows)
-                ended.append((order, flow, route.path))
-            if not route.flows:
-                del self._busy[route]
-                for link in route.path:
-                    link.remove(route)
-        ended.sort(key=lambda entry: entry[0])
-        for _, flow, path in ended:
-            for link in path:
-                link.num_bytes += flow.num_bytes
+            while flows and flows[0][0] <= goal:
+                _, order, flow = heapq.heappop(flows)
+                ended.append((order, flow))
+                route.num_bytes += flow.num_bytes
+                for link in route.links:
+                    link.num_flows -= 1
+            if not flows:
+                self._take_out(route)
+        ended.sort()
+        for _, flow in ended:
+            path = flow.route.path
             self._rows.add(
                 (
                     flow.request_id,
@@ -335,4 +467,16 @@ class LinkNetwork:
                     now,
                 )
             )
-        return [flow for _, flow, _ in ended]
+        return [flow for _, flow in ended]
+
+    def _take_out(self, route: Route) -> None:
+        """Note that `route` is no longer busy; forget its flows, if it has any."""
+        del self._busy[route]
+        self._shared.pop(route, None)
+        for link in route.links:
+            del link.busy[route]
+            link.num_flows -= len(route.flows)
+            if not link.busy:
+                self._shared_links.pop(link, None)
+        route.flows.clear()
+        route.end_s = math.inf
