@@ -11,7 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcluster.config import Environment, ModelConfig, SloConfig
+from simcluster.engine import cluster
 from simcluster.engine.instance import Instance
+from simcluster.engine.pipeline import BatchesInFlight
+from simcluster.errors import InvariantError
+from simcluster.roofline.base import StepShape
 from simcluster.sched.base import DecodeBatch, StepPlan, target
 from simcluster.sched.chunked import ChunkedPrefill
 from simcluster.simulate import Result, run
@@ -354,6 +358,168 @@ def test_the_agreement_test_notices_a_chunk_that_leaves_a_newcomer_out(
     assert_same(run(where, strategy, load), step)
     monkeypatch.setattr(StepPlan, "closed_steps", property(lambda plan: plan.max_steps))
     with pytest.raises(AssertionError):
+        assert_same(run(where, strategy, load), step)
+
+
+DEEP = dataclasses.replace(TOY, name="deep", num_layers=4, num_dense_layers=4)
+DEEP_WINDOWED = dataclasses.replace(
+    DEEP, name="deep-window", sliding_window=24, num_sliding_layers=2
+)
+
+
+LEVELS = ("kv_usage", "num_waiting", "num_running")
+
+
+def assert_same_steps(one: Result, other: Result, *, without: tuple[str, ...] = LEVELS) -> None:
+    """Rows of spans are the same too: in a pipeline each is a step.
+
+    What else happens at the very end of a step may count in its levels or not.
+    """
+    spans = [result.columns["spans"] for result in (one, other)]
+    orders = [np.lexsort((s["start_s"], s["lane"], s["instance"])) for s in spans]
+    for column in set(spans[0]) - set(without):
+        ours, theirs = (s[column][order] for s, order in zip(spans, orders, strict=True))
+        assert ours.tolist() == theirs.tolist(), column
+
+
+@st.composite
+def pipelines(draw: st.DrawFn) -> Any:
+    """Any deployment of pipelined instances, with pools small enough to preempt."""
+    pp_size = draw(st.sampled_from([2, 3, 4]))
+    pool = draw(POOL)
+    common: dict[str, Any] = {
+        "name": "s",
+        "pp_size": pp_size,
+        "num_kv_blocks": None if pool is None else pp_size * pool,
+        "max_num_seqs": draw(st.sampled_from([1, 3, 8])),
+    }
+    router = draw(st.sampled_from(["round-robin", "least-loaded", "shared-queue"]))
+    match draw(st.sampled_from(["nodg", "chunked", "fudg", "padg"])):
+        case "nodg":
+            return NoDG(**common, instances=draw(st.integers(1, 2)), router=router)
+        case "chunked":
+            chunk_size = draw(st.sampled_from([9, 16, 40]))
+            return NoDG(
+                **common, instances=1, scheduler="chunked", chunk_size=chunk_size, router=router
+            )
+        case "padg":
+            return PaDG(**common, instances=2, slack=draw(st.sampled_from(["mean", "min"])))
+        case _:
+            return FuDG(
+                **common,
+                prefill_instances=1,
+                decode_instances=1,
+                placement="inter-node",
+                router=router,
+            )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    strategy=pipelines(),
+    requests=REQUESTS,
+    engine=st.sampled_from(ENGINES),
+    slo=SLOS,
+    model=st.sampled_from([DEEP, DEEP_WINDOWED]),
+    concurrency=st.sampled_from([None, None, 4]),
+    max_time_s=st.sampled_from([None, None, 0.05]),
+)
+def test_pipelines_computed_ahead_equal_steps(
+    strategy: Any,
+    requests: list[tuple[float, int, int]],
+    engine: EngineProfile,
+    slo: SloConfig,
+    model: ModelSpec,
+    concurrency: int | None,
+    max_time_s: float | None,
+) -> None:
+    """Batches in flight, taken back when one of them changes; also where the run is cut."""
+    where, load = toy_environment(engine, slo, model), workload(requests, concurrency)
+    resolutions = ["span", "step"]
+    if sum(output for _, _, output in requests) < 100 and max_time_s is None:
+        resolutions.append("kernel")
+    span, *others = (
+        run(where, strategy, load, resolution=resolution, max_time_s=max_time_s)
+        for resolution in resolutions
+    )
+    for other in others:
+        assert_same(span, other)
+        assert_same_steps(span, other)
+
+
+@dataclasses.dataclass(frozen=True)
+class TickStage:
+    """A stage that takes two coarse ticks whatever it does; host work before and after in ticks."""
+
+    host_ticks: tuple[int, int]
+    overlaps_host = False
+
+    def host_s(self, shape: StepShape) -> tuple[float, float]:
+        """Before and after."""
+        return self.host_ticks[0] * TICK, self.host_ticks[1] * TICK
+
+    def gpu_s(self, shape: StepShape) -> float:
+        """Two ticks."""
+        return 2 * TICK
+
+    def decode_gpu_s(self, size: int, context: int, num_steps: int, window: Any) -> Any:
+        """Two ticks each."""
+        return np.full(num_steps, 2 * TICK)
+
+
+@pytest.mark.parametrize("host_ticks", [(0, 0), (1, 0), (2, 1)])
+@settings(max_examples=100, deadline=None)
+@given(
+    requests=st.lists(
+        st.tuples(
+            st.one_of(st.just(0), st.integers(0, 25)).map(lambda k: k * TICK),
+            st.integers(4, 6),
+            st.integers(15, 40),
+        ),
+        min_size=3,
+        max_size=8,
+    ),
+    strategy=pipelines(),
+)
+def test_pipelines_equal_steps_where_everything_ties(
+    host_ticks: tuple[int, int], requests: list[tuple[float, int, int]], strategy: Any
+) -> None:
+    """Batches are ready at the same time, and when others end, arrive and are handed over."""
+    slo = SloConfig(ttft_s=64 * TICK, tpot_s=2 * TICK)
+    where = with_coarse_links(toy_environment(ideal_engine(), slo, DEEP))
+    load = workload(requests)
+    stages = tuple(TickStage(host_ticks) for _ in range(strategy.pp_size))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "roofline_stages", lambda environment, shape: stages)
+        span, step = (
+            run(where, strategy, load, resolution=resolution) for resolution in ("span", "step")
+        )
+    assert_same(span, step)
+    assert_same_steps(span, step)
+
+
+def test_pipelines_take_fewer_events_than_steps() -> None:
+    """Most steps of batches in flight are no events, or the cases above would say little."""
+    where = toy_environment(vllm_engine(), SloConfig(), DEEP)
+    load = workload([(0.0, 50, 60), (0.02, 50, 60), (0.03, 20, 60), (0.0, 90, 50)])
+    strategy = NoDG(name="s", instances=1, pp_size=2, num_kv_blocks=40)
+    span, step = (run(where, strategy, load, resolution=name) for name in ("span", "step"))
+    assert_same_steps(span, step, without=())
+    num_steps = step.columns["instances"]["num_steps"].sum()
+    assert span.num_events < num_steps / 2 < step.num_events / 4
+
+
+def test_the_agreement_test_notices_steps_that_are_not_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch that comes before others that were computed ahead delays them."""
+    where = toy_environment(vllm_engine(), SloConfig(), DEEP)
+    load = workload([(0.0, 50, 60), (0.02, 50, 60), (0.03, 20, 60)])
+    strategy = NoDG(name="s", instances=1, pp_size=2)
+    step = run(where, strategy, load, resolution="step")
+    assert_same(run(where, strategy, load), step)
+    monkeypatch.setattr(BatchesInFlight, "_take_back", lambda self, time_s: None)
+    with pytest.raises((AssertionError, InvariantError)):
         assert_same(run(where, strategy, load), step)
 
 

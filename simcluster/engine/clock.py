@@ -95,9 +95,20 @@ class Wake:
         self._event = simpy.Event(self._env)
         return self._event
 
+    @property
+    def event(self) -> simpy.Event:
+        """What to wait for at present."""
+        return self._event
+
     def move(self, time_s: float, priority: int) -> None:
         """Let the waiting process go on at `time_s` (s) instead."""
-        event = At(self._env, time_s, priority)
+        self._wait_for(At(self._env, time_s, priority))
+
+    def hold(self) -> None:
+        """Let the waiting process wait for another `move`."""
+        self._wait_for(simpy.Event(self._env))
+
+    def _wait_for(self, event: simpy.Event) -> None:
         if self._event.callbacks:
             event.callbacks, self._event.callbacks = self._event.callbacks, []
         self._event = event

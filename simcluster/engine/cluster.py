@@ -259,7 +259,8 @@ class Cluster:
         groups = None
         if self._by_kernel:
             groups = [self._ranks(shape.tp_size, k * shape.tp_size) for k in range(shape.pp_size)]
-        pipeline = PipelineStages(self.env, stages, model, links, groups)
+        ahead = self._resolution == "span"
+        pipeline = PipelineStages(self.env, stages, model, links, groups, ahead=ahead)
         lanes = [
             self._lane(
                 shape, pool, num_blocks // shape.pp_size, stages[0], lane=k, pipeline=pipeline

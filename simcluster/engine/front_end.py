@@ -10,7 +10,7 @@ from typing import Any
 import simpy
 
 from simcluster.engine.clock import ROUTING, Clock, Wake
-from simcluster.engine.instance import InstanceLike
+from simcluster.engine.instance import InstanceLike, at_the_next_boundary
 from simcluster.request import Request, RequestStatus
 from simcluster.routing.base import Router
 
@@ -131,6 +131,18 @@ class Gateway(FrontEnd):
     ) -> None:
         super().__init__(env, instances, on_finish)
         self._router = router
+
+    def _head_waits(self, request: Request) -> None:
+        # An instance only gets worse between the ends of its spans, except that a pipeline may let
+        # the request into another lane.
+        for instance in self.instances:
+            if instance.num_lanes > 1:
+                instance.watch(at_the_next_boundary)
+
+    def _none_wait(self) -> None:
+        for instance in self.instances:
+            if instance.num_lanes > 1:
+                instance.watch(None)
 
     def _place(self, request: Request, among: Collection[InstanceLike] | None = None) -> bool:
         index = self._router.choose(request, self.instances, self._env.now)

@@ -11,7 +11,7 @@ import simpy
 
 from simcluster.engine.clock import SCHEDULING, STEP_END, Clock, Wake
 from simcluster.engine.dispatcher import RankGroup
-from simcluster.engine.pipeline import PipelineStages
+from simcluster.engine.pipeline import BatchesInFlight, BatchRun, PipelineStages
 from simcluster.engine.recorder import Recorder
 from simcluster.errors import InvariantError
 from simcluster.request import Request
@@ -21,11 +21,18 @@ from simcluster.units import IntArray
 
 MAX_SPAN_STEPS: Final = 512
 """Longest run of steps planned as one event; longer ones are planned again from their end."""
+MAX_PIPELINE_STEPS: Final = 64
+"""The same for batches of a pipeline: steps computed ahead are lost when one of them changes."""
 
 
 StopAt = Callable[["InstanceLike", list[float], int], int]
 """Where a span must stop: from the instance, the end times of its steps (s) and how many of them
 have ended to the number of steps, more than those, after which the boundary must be an event."""
+
+
+def at_the_next_boundary(instance: InstanceLike, ends: list[float], first: int) -> int:
+    """Stop at the first step boundary to come: a `StopAt`."""
+    return first + 1
 
 
 class InstanceLike(Protocol):
@@ -199,7 +206,7 @@ class Instance:
     order : int, optional
         Its place in ties, unique in the cluster; default: `instance_id`.
     pipeline : PipelineStages, optional
-        The stages that its batches pass, one step at a time, shared with the other lanes.
+        The stages that its batches pass, shared with the other lanes.
 
     Attributes
     ----------
@@ -236,6 +243,8 @@ class Instance:
         self._lane = lane
         self._order = instance_id if order is None else order
         self._pipeline = pipeline
+        self._in_flight = None if pipeline is None else pipeline.in_flight
+        self._batch_run: BatchRun | None = None  # the present span in a pipeline, or the last
         self.scheduler = scheduler
         self.step_time = step_time
         self._spans = recorder.spans
@@ -251,6 +260,7 @@ class Instance:
         self._hidden_s = 0.0  # host work of its first step that is done when it starts
         self._ends: list[float] = []  # end times of the steps of the current span
         self._steps = 0  # how many of them will be done
+        self._num_waiting = 0  # when the current span began
         self.hold_output = False
         self._held_first: list[Request] = []
         self._held_last: list[Request] = []
@@ -269,7 +279,7 @@ class Instance:
         request.prefill_instance = self.instance_id
         request.decode_instance = self.instance_id
         self.scheduler.add(request)
-        if self._idle:
+        if self._idle or (blocked and self._in_flight is not None):
             self.wake()
         elif not blocked and self._steps > 1 and self._plan is not None:
             # Behind a head that does not fit, the newcomer changes nothing before a sequence ends,
@@ -305,7 +315,10 @@ class Instance:
         """End the span after `steps` steps, if it does not end before."""
         if steps < self._steps:
             self._steps = steps
-            self._wake.move(self._ends[steps - 1], STEP_END + self._order)
+            if self._in_flight is not None and self._batch_run is not None:
+                self._in_flight.stop(self._batch_run, steps)
+            else:
+                self._wake.move(self._ends[steps - 1], STEP_END + self._order)
 
     def release_output(self) -> list[Request]:
         """Release the tokens held back so far to their users, now.
@@ -426,8 +439,11 @@ class Instance:
         """Take the blocks for the KV of `request`, which is to come; they must be free."""
         pool, batch = self.scheduler.pool, self.scheduler.batch
         pool.allocate(pool.blocks_for(request.num_computed_tokens))
-        if self._steps > 1 and batch.blocks_needed(self._steps) > pool.free_blocks:
-            # The rest of the span counted on these blocks.
+        if self._steps > 1 and (
+            self._in_flight is not None or batch.blocks_needed(self._steps) > pool.free_blocks
+        ):
+            # The rest of the span counted on these blocks. (In a pipeline every step has a row, in
+            # which they show.)
             self.wake()
 
     @property
@@ -460,11 +476,16 @@ class Instance:
             if plan is None:
                 self._idle = True
                 self._hidden_s = 0.0
+                if self._in_flight is not None and self._batch_run is not None:
+                    self._in_flight.leave(self._batch_run, idle=True)
+                    self._batch_run = None
                 yield self._wake.sleep()
                 continue
             self._start_s = env.now
             self._plan = plan
-            if self._pipeline is not None:
+            if self._pipeline is not None and self._in_flight is not None:
+                yield self._run_ahead(plan, self._pipeline, self._in_flight)
+            elif self._pipeline is not None:
                 yield from self._pass_pipeline(plan, self._pipeline)
             elif self._ranks is not None and self._by_kernel(plan):
                 yield from self._run_kernels(plan)
@@ -566,6 +587,33 @@ class Instance:
         self._ends = [end]
         yield self._wake.at(end, STEP_END + self._order)
 
+    def _run_ahead(
+        self, plan: StepPlan, pipeline: PipelineStages, in_flight: BatchesInFlight
+    ) -> simpy.Event:
+        """Let a run of steps pass the stages; return what to wait for."""
+        limit = min(plan.max_steps, MAX_PIPELINE_STEPS)
+        if self._stop_at is not None:
+            limit = self._stop_at(self, [], 0)
+        self._steps = limit
+        self._num_waiting = self.scheduler.num_waiting
+        window = None
+        if self._window is not None:
+            window = self.scheduler.batch.window_tokens(limit, self._window)
+        wake = self._wake
+        wake.sleep()
+        run = BatchRun(
+            wake,
+            STEP_END + self._order,
+            limit,
+            pipeline.host_s(plan.shape(self._first_window(plan))),
+            *pipeline.stage_times(plan, limit, window),
+        )
+        if self._batch_run is not None:
+            in_flight.leave(self._batch_run, idle=False)
+        self._batch_run, self._ends = run, run.ends
+        in_flight.enter(run, self._env.now)
+        return wake.event
+
     def _pass_pipeline(
         self, plan: StepPlan, pipeline: PipelineStages
     ) -> Generator[simpy.Event, Any, None]:
@@ -602,7 +650,14 @@ class Instance:
         self, plan: StepPlan, steps: int, end: float, num_waiting: int
     ) -> StepOutcome:
         scheduler = self.scheduler
+        start_s, context, rows = self._start_s, plan.context_tokens, steps
+        tokens = plan.prefill_tokens if plan.chunks else 0
         cached = plan.cached_tokens if plan.chunks else 0
+        if self._in_flight is not None and steps > 1:
+            self._write_all_but_the_last(plan, steps)
+            start_s, rows = self._ends[steps - 2], 1
+            context += (steps - 1) * plan.num_decodes
+            cached += (steps - 1) * tokens
         outcome = scheduler.complete(plan, steps, end)
         self.busy_s += end - self._start_s
         self.num_steps += steps
@@ -610,14 +665,14 @@ class Instance:
             (
                 self.instance_id,
                 self._lane,
-                self._start_s,
+                start_s,
                 end,
                 plan.kind,
-                steps,
+                rows,
                 plan.num_decodes,
-                plan.context_tokens,
+                context,
                 len(plan.chunks),
-                plan.prefill_tokens if plan.chunks else 0,
+                tokens,
                 cached,
                 scheduler.pool.usage,
                 num_waiting,
@@ -628,6 +683,40 @@ class Instance:
         if scheduler.segments:
             self._record_segments()
         return outcome
+
+    def _write_all_but_the_last(self, plan: StepPlan, steps: int) -> None:
+        """Write a row for each step but the last of a run of `steps` in a pipeline.
+
+        When they end depends on the other batches: nobody could unroll them. Nothing but the steps
+        has happened to the instance in between.
+        """
+        scheduler, pool = self.scheduler, self.scheduler.pool
+        start_s, context = self._start_s, plan.context_tokens
+        tokens, cached = plan.prefill_tokens, plan.cached_tokens
+        taken = scheduler.batch.blocks_by_step(steps - 1)
+        for end_s, blocks in zip(self._ends, taken, strict=False):
+            self._spans.add(
+                (
+                    self.instance_id,
+                    self._lane,
+                    start_s,
+                    end_s,
+                    plan.kind,
+                    1,
+                    plan.num_decodes,
+                    context,
+                    len(plan.chunks),
+                    tokens,
+                    cached,
+                    1.0 - (pool.free_blocks - blocks) / pool.num_blocks,
+                    self._num_waiting,
+                    scheduler.num_running,
+                    0.0,
+                )
+            )
+            start_s = end_s
+            context += plan.num_decodes
+            cached += tokens
 
     def _record_segments(self) -> None:
         segments = self.scheduler.segments

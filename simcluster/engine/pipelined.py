@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from simcluster.engine.instance import Instance, InstanceLike, InstanceOwner, InstanceStats, StopAt
+from simcluster.engine.instance import (
+    Instance,
+    InstanceLike,
+    InstanceOwner,
+    InstanceStats,
+    StopAt,
+    at_the_next_boundary,
+)
 from simcluster.request import Request
 
 
@@ -106,7 +113,7 @@ class PipelinedInstance:
         return self._lane_of[request.request_id]
 
     def free_blocks_after(self, num_steps: int) -> int:
-        """Free KV blocks after `num_steps` more steps: every step is an event, so as of now."""
+        """Free KV blocks after `num_steps` more steps: watched, each is an event, so as of now."""
         return self.free_blocks
 
     def has_room(self, request: Request) -> bool:
@@ -147,7 +154,13 @@ class PipelinedInstance:
             lane.wake()
 
     def watch(self, stop_at: StopAt | None) -> None:
-        """Nothing to do: every step boundary of a pipeline is an event."""
+        """From now on let every step boundary be an event; None: no longer.
+
+        At any of them another lane may become the emptiest, so what somebody waits for may come
+        true at each.
+        """
+        for lane in self.lanes:
+            lane.watch(None if stop_at is None else at_the_next_boundary)
 
     def release_output(self) -> list[Request]:
         """Release the tokens held back so far; return whose last token is among them."""

@@ -161,19 +161,8 @@ class RooflineStepTime:
         window_tokens: IntArray | None = None,
     ) -> FloatArray:
         """Durations (s) of consecutive pure decode steps, shape ``(num_steps,)``."""
-        attention, per_token, lines, host = self._decode_plan(num_decodes)
-        end_tokens = context_tokens + num_steps * num_decodes
-        times = np.arange(float(context_tokens), end_tokens, num_decodes)
-        times *= per_token
-        times += attention
-        np.rint(times, out=times)
-        if self._window is None:
-            core = _maximum(lines, times)
-        else:
-            if window_tokens is None:
-                raise InvariantError("a model with a sliding window needs window_tokens")
-            windowed = np.rint(window_tokens * per_token + attention)
-            core = _maximum_windowed(lines, times, windowed)
+        core = self.decode_gpu_s(num_decodes, context_tokens, num_steps, window_tokens)
+        host = self._decode_plan(num_decodes).host
         if not self.overlaps_host:
             core += host * TICK_S
             return core
@@ -184,6 +173,30 @@ class RooflineStepTime:
         np.maximum(exposed, 0.0, out=exposed)
         core += exposed
         return core
+
+    def decode_gpu_s(
+        self,
+        num_decodes: int,
+        context_tokens: int,
+        num_steps: int,
+        window_tokens: IntArray | None = None,
+    ) -> FloatArray:
+        """Durations (s) of consecutive pure decode steps without their host work.
+
+        Parameters and shape as in `decode_steps_s`.
+        """
+        attention, per_token, lines, _ = self._decode_plan(num_decodes)
+        end_tokens = context_tokens + num_steps * num_decodes
+        times = np.arange(float(context_tokens), end_tokens, num_decodes)
+        times *= per_token
+        times += attention
+        np.rint(times, out=times)
+        if self._window is None:
+            return _maximum(lines, times)
+        if window_tokens is None:
+            raise InvariantError("a model with a sliding window needs window_tokens")
+        windowed = np.rint(window_tokens * per_token + attention)
+        return _maximum_windowed(lines, times, windowed)
 
     def gpu_s(self, shape: StepShape) -> float:
         """Duration of the step without its host work (s)."""

@@ -406,7 +406,7 @@ class PaperActivation(RollingActivation):
         int or None
             How many steps of the span have ended then; None if it passes at no boundary of the
             span, provided that nothing but the steps happens to the instance. (A pipeline, with its
-            several lanes, has no spans.)
+            several lanes, stops at every boundary instead.)
         """
         ring = self.rings[index]
         total_s = ring.pending_s + predicted_s

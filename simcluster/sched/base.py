@@ -11,6 +11,7 @@ import heapq
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
+from itertools import accumulate
 from math import isnan, nan
 from typing import Protocol
 
@@ -247,6 +248,11 @@ class DecodeBatch:
         for step in range(first, first + rest):
             needed += fills[-step % size]
         return needed
+
+    def blocks_by_step(self, num_steps: int) -> list[int]:
+        """New blocks that the next 1, 2, .. `num_steps` steps take."""
+        fills, size, first = self._fills, self._block_size, self.step
+        return list(accumulate(fills[-s % size] for s in range(first, first + num_steps)))
 
     def steps_with(self, free_blocks: int, limit: int) -> int:
         """Most steps, at most `limit`, whose new blocks fit into `free_blocks`."""
