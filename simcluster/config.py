@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -174,9 +174,35 @@ class Environment:
         By which engine; overrides of the scenario are already in it.
     slo : SloConfig
         The targets; some routers use them.
+    extra_models : tuple of ModelConfig
+        Further models that strategies of several models serve.
+    extra_clusters : tuple of ClusterConfig
+        Further machines, each of another GPU type.
     """
 
     model: ModelConfig
     cluster: ClusterConfig
     engine: EngineProfile
     slo: SloConfig = field(default_factory=SloConfig)
+    extra_models: tuple[ModelConfig, ...] = ()
+    extra_clusters: tuple[ClusterConfig, ...] = ()
+
+    @property
+    def models(self) -> tuple[ModelConfig, ...]:
+        """All models, `model` first."""
+        return (self.model, *self.extra_models)
+
+    @property
+    def clusters(self) -> tuple[ClusterConfig, ...]:
+        """Machines of all GPU types, `cluster` first."""
+        return (self.cluster, *self.extra_clusters)
+
+    def part(self, model: str, gpu: str) -> Environment:
+        """Return the environment of one model on the machines of one GPU type, by their names."""
+        return replace(
+            self,
+            model=next(m for m in self.models if m.spec.name == model),
+            cluster=next(c for c in self.clusters if c.gpu.name == gpu),
+            extra_models=(),
+            extra_clusters=(),
+        )

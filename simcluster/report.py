@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import textwrap
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from simcluster.catalog import Entry, default_price
-from simcluster.config import ClusterConfig, SloConfig
+from simcluster.config import ClusterConfig, Environment, SloConfig
 from simcluster.errors import DataError
 from simcluster.goodput import representative_rate, strategies
+from simcluster.pools import pool_summaries
 from simcluster.scenario import Scenario
 from simcluster.scenario_file import resolve
 from simcluster.specs import ModelSpec
@@ -70,8 +72,34 @@ def run_text(comparison: Comparison) -> str:
         title,
         _aligned(summary),
         _aligned([["latency", "mean", "P50", "P90", "P99"], *latencies]),
+        *_pools(comparison, scenario),
     ]
     return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
+
+
+def _pools(comparison: Comparison, scenario: Scenario) -> list[str]:
+    """Return the table of pools of a run of several models; nothing for other runs."""
+    environment = scenario.environment
+    if not environment.extra_models and not environment.extra_clusters:
+        return []
+    frames = comparison.frames(comparison.cells()[0])
+    head = [
+        ["", "", "", environment.cluster.currency, "requests", "", "TTFT", "TTFT", "E2E", "E2E"],
+        ["model", "GPU", "GPUs", "per h", "%", "quality", "P50 s", "P95 s", "P50 s", "P95 s"],
+    ]
+    table = [
+        [
+            row.model,
+            _short(row.gpu),
+            f"{row.num_gpus}",
+            _number(row.cost_per_hour),
+            _percent(row.share),
+            "-" if math.isnan(row.quality) else f"{row.quality:.4f}",
+            *map(_number, (row.ttft_p50_s, row.ttft_p95_s, row.e2el_p50_s, row.e2el_p95_s)),
+        ]
+        for row in pool_summaries(frames, environment, scenario.run)
+    ]
+    return [_aligned([*head, *table], heads=2)]
 
 
 def heading(scenario: Scenario) -> str:
@@ -83,12 +111,25 @@ def heading(scenario: Scenario) -> str:
         [
             f"{environment.model.spec.name} on {_machines(environment.cluster)}, "
             f"engine {environment.engine.name}",
+            *_extras(environment),
             f"Requests: {_requests(document['workload'])}",
             f"Targets:  {targets(environment.slo)}",
             f"Step times of {gpu.name}: {accuracy} ({_ACCURACY.get(accuracy, 'see its source')})",
             f"Price:    {_price(environment.cluster)}",
         ]
     )
+
+
+def _extras(environment: Environment) -> list[str]:
+    """Return lines of the further models and machines."""
+    lines = []
+    if environment.extra_models:
+        names = ", ".join(model.spec.name for model in environment.models)
+        lines.append(f"Models:   {names}")
+    for cluster in environment.extra_clusters:
+        lines.append(f"Also:     {_machines(cluster)}")
+        lines.append(f"          {_price(cluster)}; step times {cluster.gpu.constants.accuracy}")
+    return lines
 
 
 def _price(cluster: ClusterConfig) -> str:
@@ -417,6 +458,11 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
     gpu = resolve(comparison.document).environment.cluster.gpu
     step_times = {"gpu": gpu.name, "accuracy": gpu.constants.accuracy}
     result: dict[str, Any] = {"rows": rows, "step_times": step_times}
+    if "extra_model" in comparison.document and len(rows) == 1:
+        scenario = resolve(comparison.document)
+        frames = comparison.frames(comparison.cells()[0])
+        pools = pool_summaries(frames, scenario.environment, scenario.run)
+        result["pools"] = [_plain(dataclasses.asdict(pool)) for pool in pools]
     if swept:
         goodput = rows_of(comparison.goodput)
         currency = comparison.document["cluster"].get("currency")

@@ -39,6 +39,10 @@ class Request:
         batch grows by one token a step); this is the value at its last change of batch.
     num_output_tokens : int
         Output tokens produced, under the same rule.
+    model : int
+        Which of the deployment's models answers; 0 where there is one.
+    score : float
+        Difficulty by the router, 0 to 1; NaN without one.
     scheduled_s : float
         First step that computed any of it starts.
     first_token_s : float
@@ -60,6 +64,7 @@ class Request:
         "first_token_s",
         "last_output_s",
         "last_token_s",
+        "model",
         "num_computed_tokens",
         "num_output_tokens",
         "num_preemptions",
@@ -69,6 +74,7 @@ class Request:
         "request_id",
         "routed_s",
         "scheduled_s",
+        "score",
         "status",
         "transfer_s",
     )
@@ -85,6 +91,7 @@ class Request:
         self.prefill_instance = -1
         self.decode_instance = -1
         self.decode_step = -1
+        self.model = 0
         self.routed_s = nan
         self.scheduled_s = nan
         self.first_token_s = nan
@@ -93,6 +100,7 @@ class Request:
         self.last_token_s = nan
         self.first_output_s = nan
         self.last_output_s = nan
+        self.score = nan
 
     def __repr__(self) -> str:
         return (

@@ -8,6 +8,7 @@ from typing import Any
 
 from simcluster.config import Environment, RunConfig
 from simcluster.errors import ConfigError, nearest
+from simcluster.quality import Quality
 from simcluster.strategies.base import Strategy
 from simcluster.workload import WorkloadSettings
 
@@ -30,6 +31,8 @@ class Scenario:
         Seeds, window, resolution.
     document : mapping
         The scenario file with all defaults filled in.
+    quality : Quality or None
+        How good answers are by the router's score, for strategies of several models.
     """
 
     environment: Environment
@@ -38,6 +41,7 @@ class Scenario:
     strategies: tuple[Strategy, ...]
     run: RunConfig
     document: Mapping[str, Any]
+    quality: Quality | None = None
 
     def strategy(self, name: str | None = None) -> Strategy:
         """Return the strategy called `name`, the first by default.

@@ -25,7 +25,7 @@ from simcluster.errors import ConfigError, DataError, nearest
 from simcluster.scenario import Scenario
 from simcluster.scenario_tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
 from simcluster.specs import EngineProfile, LinkSpec
-from simcluster.strategies import all_strategies
+from simcluster.strategies import Routed, all_strategies
 from simcluster.validation import JsonSchema, markdown, shown, validated
 from simcluster.workload import WorkloadSettings
 
@@ -114,19 +114,36 @@ def resolve(
     _absolute_paths(tables, (folder or Path()).absolute())
     file = validated(adapter(), tables)
     file = dataclasses.replace(file, workload=_workload(file.workload, folder))
+    if file.quality is not None:
+        quality: Any = file.quality.with_base((folder or Path()).absolute())
+        file = dataclasses.replace(file, quality=quality)
     _check_lists(file)
     for name in file.catalog:
         catalog.add_file(name)
-    model = _model(file.model, file.engine)
-    cluster = _cluster(file.cluster)
     engine = _engine(file.engine)
+    environment = Environment(
+        model=_model(file.model, file.engine),
+        cluster=_cluster(file.cluster),
+        engine=engine,
+        slo=file.slo,
+        extra_models=tuple(
+            _model(table, file.engine, f"extra_model[{i}].name")
+            for i, table in enumerate(file.extra_model)
+        ),
+        extra_clusters=tuple(
+            _cluster(table, f"extra_cluster[{i}]") for i, table in enumerate(file.extra_cluster)
+        ),
+    )
+    environment = _with_common_context(environment, file.engine)
+    file = dataclasses.replace(file, strategy=_routed(file, environment))
     return Scenario(
-        environment=Environment(model=model, cluster=cluster, engine=engine, slo=file.slo),
+        environment=environment,
         workload=file.workload,
         rates_rps=file.sweep.rates_rps or _own_rate(file),
         strategies=file.strategy,
         run=file.run,
-        document=_filled_in(file, model, cluster, engine),
+        document=_filled_in(file, environment),
+        quality=file.quality,
     )
 
 
@@ -269,11 +286,11 @@ def _own_rate(file: ScenarioTables) -> tuple[float, ...]:
 # The catalogue ----------------------------------------------------------------------------------
 
 
-def _model(table: ModelTable, engine: EngineTable) -> ModelConfig:
+def _model(table: ModelTable, engine: EngineTable, key: str = "model.name") -> ModelConfig:
     if _is_file(table.name):
         spec = config_json.model(table.name)
     else:
-        spec = catalog.model(table.name, key="model.name")
+        spec = catalog.model(table.name, key=key)
     longest = engine.max_model_len or spec.max_position
     if longest > spec.max_position:
         raise ConfigError(
@@ -290,21 +307,21 @@ def _model(table: ModelTable, engine: EngineTable) -> ModelConfig:
     )
 
 
-def _cluster(table: ClusterTable) -> ClusterConfig:
-    shape = catalog.node(table.node, key="cluster.node") if table.node else None
+def _cluster(table: ClusterTable, where: str = "cluster") -> ClusterConfig:
+    shape = catalog.node(table.node, key=f"{where}.node") if table.node else None
     name = table.gpu or (shape.gpu if shape else None)
     if name is None:
-        remedy = 'Add gpu = "L20" or node = "..." to [cluster]; `simcluster catalog` lists them.'
-        raise ConfigError("cluster.gpu", None, "is missing", remedy)
-    gpu = catalog.gpu(name, key="cluster.gpu")
+        remedy = f'Add gpu = "L20" or node = "..." to [{where}]; `simcluster catalog` lists them.'
+        raise ConfigError(f"{where}.gpu", None, "is missing", remedy)
+    gpu = catalog.gpu(name, key=f"{where}.gpu")
     fabric = table.fabric or (shape.fabric if shape and not table.gpu else gpu.fabric)
     network = table.network or (shape.network if shape else _DEFAULT_NETWORK)
     price, currency = table.price_per_gpu_hour, table.currency or "USD"
     if price is None:
         if table.currency:
             rule = "is given without a price"
-            remedy = "Add cluster.price_per_gpu_hour or leave the currency out."
-            raise ConfigError("cluster.currency", table.currency, rule, remedy)
+            remedy = f"Add {where}.price_per_gpu_hour or leave the currency out."
+            raise ConfigError(f"{where}.currency", table.currency, rule, remedy)
         if known := catalog.default_price(gpu):
             price, currency = known.per_gpu_hour, known.currency
     return ClusterConfig(
@@ -312,13 +329,87 @@ def _cluster(table: ClusterTable) -> ClusterConfig:
         num_nodes=table.nodes,
         gpus_per_node=table.gpus_per_node
         or (shape.gpus_per_node if shape else _DEFAULT_GPUS_PER_NODE),
-        fabric=_link(fabric, "cluster.fabric", "fabric"),
-        network=_link(network, "cluster.network", "network"),
+        fabric=_link(fabric, f"{where}.fabric", "fabric"),
+        network=_link(network, f"{where}.network", "network"),
         num_nics=table.nics or (shape.num_nics if shape else 1),
-        pcie=catalog.link(gpu.pcie, key="cluster.gpu"),
+        pcie=catalog.link(gpu.pcie, key=f"{where}.gpu"),
         price_per_gpu_hour=price,
         currency=currency,
     )
+
+
+def _with_common_context(environment: Environment, engine: EngineTable) -> Environment:
+    """Return `environment` with one longest sequence for all models, and names that differ."""
+    longest = min(model.max_model_len for model in environment.models)
+    for kind, names in (
+        ("model", [model.spec.name for model in environment.models]),
+        ("cluster", [cluster.gpu.name for cluster in environment.clusters]),
+    ):
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise ConfigError(
+                    f"extra_{kind}[{i - 1}]",
+                    name,
+                    "is in the scenario already",
+                    "Give each model and each GPU type one table.",
+                )
+    if engine.max_model_len is not None:
+        return environment
+    models = [dataclasses.replace(m, max_model_len=longest) for m in environment.models]
+    return dataclasses.replace(environment, model=models[0], extra_models=tuple(models[1:]))
+
+
+def _routed(file: ScenarioTables, environment: Environment) -> tuple[Any, ...]:
+    """Return the strategies, those of several models with the catalogue's full names.
+
+    Raises
+    ------
+    ConfigError
+        If such a strategy has not as many models as the quality.
+    """
+    models = {
+        catalog_name: model.spec.name
+        for table, model in zip((file.model, *file.extra_model), environment.models, strict=True)
+        for catalog_name in (table.name, model.spec.name)
+    }
+    strategies = []
+    for strategy in file.strategy:
+        if isinstance(strategy, Routed):
+            pools = tuple(
+                dataclasses.replace(
+                    pool,
+                    model=models.get(pool.model, pool.model),
+                    gpu=_full_gpu(pool.gpu, f"strategy.{strategy.name}.pool[{i}].gpu"),
+                )
+                for i, pool in enumerate(strategy.pool)
+            )
+            names = tuple(models.get(name, name) for name in strategy.models)
+            for name in names:
+                if name not in models.values():
+                    raise ConfigError(
+                        f"strategy.{strategy.name}.models",
+                        name,
+                        "is no model of this scenario",
+                        f"{nearest(name, set(models.values()))} Or add an [[extra_model]].",
+                    )
+            strategy = dataclasses.replace(strategy, pool=pools, models=names)
+            strategy.cuts()
+            if file.quality is not None:
+                known = file.quality.curve().num_models
+                if known != len(names):
+                    raise ConfigError(
+                        f"strategy.{strategy.name}.models",
+                        str(list(names)),
+                        f"are {len(names)} models, and [quality] knows {known}",
+                        "Give the models that the quality is of, from the weakest to the "
+                        "strongest; one without requests has a fraction of 0.",
+                    )
+        strategies.append(strategy)
+    return tuple(strategies)
+
+
+def _full_gpu(name: str, key: str) -> str:
+    return catalog.gpu(name, key=key).name
 
 
 def _link(name: str, key: str, kind: str) -> LinkSpec:
@@ -356,31 +447,30 @@ def _workload(settings: WorkloadSettings, folder: Path | None) -> WorkloadSettin
 # The document -----------------------------------------------------------------------------------
 
 
-def _filled_in(
-    file: ScenarioTables, model: ModelConfig, cluster: ClusterConfig, engine: EngineProfile
-) -> Document:
+def _filled_in(file: ScenarioTables, environment: Environment) -> Document:
     """Return the file with its defaults; keys that have none stay out."""
     settings: Any = file.strategy
+    quality: Any = file.quality
+    models = [
+        {
+            **dataclasses.asdict(table),
+            "name": table.name if _is_file(table.name) else model.spec.name,
+        }
+        for table, model in zip((file.model, *file.extra_model), environment.models, strict=True)
+    ]
+    clusters = [_cluster_filled_in(cluster) for cluster in environment.clusters]
+    engine = environment.engine
     document: Document = {
         "catalog": file.catalog or None,
-        "model": {
-            **dataclasses.asdict(file.model),
-            "name": file.model.name if _is_file(file.model.name) else model.spec.name,
-        },
-        "cluster": {
-            "gpu": cluster.gpu.name,
-            "nodes": cluster.num_nodes,
-            "gpus_per_node": cluster.gpus_per_node,
-            "fabric": cluster.fabric.name,
-            "network": cluster.network.name,
-            "nics": cluster.num_nics,
-            "price_per_gpu_hour": cluster.price_per_gpu_hour,
-            "currency": cluster.currency if cluster.price_per_gpu_hour else None,
-        },
+        "model": models[0],
+        "extra_model": models[1:] or None,
+        "cluster": clusters[0],
+        "extra_cluster": clusters[1:] or None,
+        "quality": None if quality is None else dataclasses.asdict(quality),
         "engine": {
             **dataclasses.asdict(file.engine),
             **{k: getattr(engine, k) for k in _ENGINE_NUMBERS},
-            "max_model_len": model.max_model_len,
+            "max_model_len": environment.model.max_model_len,
         },
         "workload": dataclasses.asdict(file.workload),
         "slo": dataclasses.asdict(file.slo),
@@ -390,6 +480,19 @@ def _filled_in(
     }
     read: Document = _as_read(document)
     return read
+
+
+def _cluster_filled_in(cluster: ClusterConfig) -> Document:
+    return {
+        "gpu": cluster.gpu.name,
+        "nodes": cluster.num_nodes,
+        "gpus_per_node": cluster.gpus_per_node,
+        "fabric": cluster.fabric.name,
+        "network": cluster.network.name,
+        "nics": cluster.num_nics,
+        "price_per_gpu_hour": cluster.price_per_gpu_hour,
+        "currency": cluster.currency if cluster.price_per_gpu_hour else None,
+    }
 
 
 _ENGINE_NUMBERS = [

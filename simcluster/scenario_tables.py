@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from simcluster.config import SETTINGS_CONFIG, RunConfig, SloConfig
+from simcluster.quality import Quality
 from simcluster.strategies.base import Strategy
 from simcluster.workload import WorkloadSettings
 
@@ -190,6 +191,24 @@ class ScenarioTables:
     slo: Annotated[SloConfig, Field(description="Latency targets.")] = _SLO
     sweep: Annotated[SweepTable, Field(description="Which rates.")] = _SWEEP
     run: Annotated[RunConfig, Field(description="How it is simulated.")] = _RUN
+    extra_model: Annotated[
+        tuple[ModelTable, ...],
+        Field(description="Further models, for strategies of kind routed; keys of [model]."),
+    ] = ()
+    extra_cluster: Annotated[
+        tuple[ClusterTable, ...],
+        Field(
+            description="Further machines of other GPU types, for strategies of kind routed; keys "
+            "of [cluster]."
+        ),
+    ] = ()
+    quality: Annotated[
+        Quality | None,
+        Field(
+            discriminator="kind",
+            description="How good answers are by a router's score, for strategies of kind routed.",
+        ),
+    ] = None
     catalog: Annotated[
         tuple[Text, ...],
         Field(description="Catalogue files of your own, relative to the scenario file."),

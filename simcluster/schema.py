@@ -56,6 +56,9 @@ REQUESTS: Final[Schema] = {
     "ttft_s": Column("float64", "s", "first output - arrival"),
     "tpot_s": Column("float64", "s", "(last output - first output) / (output_len - 1)"),
     "e2el_s": Column("float64", "s", "last output - arrival"),
+    "model": Column("str", "", "model that answers"),
+    "score": Column("float64", "", "difficulty by the router, 0 to 1; NaN without one"),
+    "quality": Column("float64", "", "expected quality of the answer, 0 to 1; NaN if not known"),
 }
 
 SPANS: Final[Schema] = {
@@ -138,6 +141,8 @@ INSTANCES: Final[Schema] = {
     "num_requests": Column("int64", "", "requests given to it"),
     "num_preemptions": Column("int64", "", "preemptions"),
     "peak_kv_usage": Column("float64", "", "largest share of blocks in use, 0 to 1"),
+    "model": Column("str", "", "model that it serves"),
+    "gpu": Column("str", "", "type of its GPUs"),
 }
 
 SWEEP: Final[Schema] = {

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,10 +19,13 @@ from simcluster.engine.clock import ARRIVAL, SCHEDULING, At, Clock
 from simcluster.engine.cluster import Cluster, Deployment, StepTimeFactory, roofline_step_time
 from simcluster.engine.recorder import KernelLog, Recorder, request_columns
 from simcluster.errors import ConfigError, InvariantError
+from simcluster.quality import QualityCurve
 from simcluster.request import Request, RequestStatus
+from simcluster.rng import stream
 from simcluster.scenario import Scenario
 from simcluster.schema import INSTANCES, REQUESTS, SEGMENTS, SPANS, TRANSFERS, WINDOWS, frame
 from simcluster.strategies.base import Strategy
+from simcluster.strategies.routed import Routed
 from simcluster.units import MAX_TIME_S, on_grid
 from simcluster.workload import Workload, build
 
@@ -153,6 +156,13 @@ def simulate(
         rate_rps=rate_rps,
         max_model_len=scenario.environment.model.max_model_len,
     )
+    quality = scenario.quality
+    if quality is not None:
+        score = quality.draw(workload.prompt_len, workload.output_len, seed)
+        workload = replace(workload, score=score)
+    elif isinstance(chosen, Routed):
+        score = stream(seed, "scores").random(workload.num_requests)
+        workload = replace(workload, score=score)
     return run(
         scenario.environment,
         chosen,
@@ -161,6 +171,7 @@ def simulate(
         resolution=resolution or scenario.run.resolution,
         max_time_s=scenario.run.max_time_s,
         kernels_in=kernels_in,
+        quality=None if quality is None else quality.curve(),
     )
 
 
@@ -202,6 +213,7 @@ def run(
     max_time_s: float | None = None,
     step_time: StepTimeFactory = roofline_step_time,
     kernels_in: tuple[float, float] | None = None,
+    quality: QualityCurve | None = None,
 ) -> Result:
     """Run `workload` through a deployment of `strategy`.
 
@@ -226,6 +238,8 @@ def run(
         Start and end (s) of a stretch of time: the steps that reach into it, and no others, are run
         kernel by kernel (of a pipeline all steps), and the kernels in the stretch are in the frame
         ``kernels`` of the result.
+    quality : QualityCurve, optional
+        Expected quality of each model of a strategy of several by the workload's scores.
 
     Returns
     -------
@@ -250,6 +264,8 @@ def run(
         env, environment, recorder, resolution=resolution, step_time=step_time, seed=seed
     )
     deployment = strategy.build(cluster)
+    if deployment.models and workload.score is None:
+        raise InvariantError("a deployment of several models needs the scores of its requests")
     done = simpy.Event(env)
     source = _ClosedLoop if workload.concurrency is not None else _OpenLoop
     arrivals = source(cluster, deployment, workload)
@@ -283,7 +299,12 @@ def run(
         instance.close()
     for close in deployment.on_end:
         close(env.now)
-    result = _result(strategy.name, workload, seed, cluster, recorder, arrivals.arrived, env)
+    models = deployment.models or (environment.model.spec.name,)
+    routed = quality is not None and len(models) == quality.num_models
+    requests = request_columns(
+        arrivals.arrived, models, quality.expected if quality is not None and routed else None
+    )
+    result = _result(strategy.name, workload, seed, cluster, recorder, requests, env)
     arrivals.arrived.clear()  # nobody needs to look through them for garbage
     return result
 
@@ -300,10 +321,12 @@ def _result(
     seed: int,
     cluster: Cluster,
     recorder: Recorder,
-    requests: list[Request],
+    requests: dict[str, npt.NDArray[Any]],
     env: Clock,
 ) -> Result:
-    for instance, pool in zip(cluster.instances, cluster.pools, strict=True):
+    for instance, pool, serves in zip(
+        cluster.instances, cluster.pools, cluster.serves, strict=True
+    ):
         stats = instance.stats
         recorder.instances.add(
             (
@@ -313,6 +336,7 @@ def _result(
                 cluster.num_gpus_of(instance),
                 cluster.tp_size_of(instance),
                 *stats,
+                *serves,
             )
         )
     return Result(
@@ -321,7 +345,7 @@ def _result(
         seed=seed,
         num_gpus=cluster.num_gpus,
         columns={
-            "requests": request_columns(requests),
+            "requests": requests,
             "spans": recorder.spans.columns(),
             "segments": recorder.segments.columns(),
             "transfers": recorder.transfers.columns(),
@@ -355,6 +379,7 @@ class _Source(ABC):
             workload.rejected.tolist(),
             strict=True,
         )
+        self._score = workload.score
         self.arrived: list[Request] = []
         self.process = self._env.process(self._run())
 
@@ -368,6 +393,8 @@ class _Source(ABC):
 
     def _enter(self, arrival_s: float, prompt_len: int, output_len: int, rejected: bool) -> None:
         request = Request(len(self.arrived), arrival_s, prompt_len, output_len)
+        if self._score is not None:
+            request.score = float(self._score[request.request_id])
         self.arrived.append(request)
         if rejected:
             request.status = RequestStatus.REJECTED

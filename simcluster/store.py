@@ -425,6 +425,8 @@ class Comparison:
         import pandas as pd
 
         price = self.document["cluster"].get("price_per_gpu_hour")
+        if "extra_cluster" in self.document:  # GPUs of several prices: no one price is right
+            price = None
         target = self.document["slo"]["attainment"]
         return pd.DataFrame(goodput_table(self.sweep, target, price_per_gpu_hour=price))
 

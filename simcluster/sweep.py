@@ -11,12 +11,11 @@ import numpy as np
 from simcluster import catalog
 from simcluster.cell_store import Cell
 from simcluster.engine.clock import Clock
-from simcluster.engine.cluster import Cluster, roofline_step_time
+from simcluster.engine.cluster import Cluster
 from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError
 from simcluster.executor import outcomes
 from simcluster.metrics import SweepRow, summarise
-from simcluster.roofline.base import StepShape
 from simcluster.scenario import Scenario
 from simcluster.schema import Columns
 from simcluster.simulate import Result, simulate
@@ -268,7 +267,8 @@ def _refuse_too_many_kernels(scenario: Scenario, cell: Cell) -> None:
     ConfigError
         If the run would take more than ``timeline.MAX_EVENTS`` events.
     """
-    from simcluster.timeline import EVENTS_PER_KERNEL, MAX_EVENTS
+    from simcluster.timeline import MAX_EVENTS, events_per_step
+    from simcluster.unroll import kinds_of
 
     result = simulate(
         scenario,
@@ -278,13 +278,12 @@ def _refuse_too_many_kernels(scenario: Scenario, cell: Cell) -> None:
         resolution="span",
     )
     instances = result.columns["instances"]
-    num_events = 0
-    for tp_size in dict.fromkeys(instances["tp_size"].tolist()):
-        times = roofline_step_time(scenario.environment, tp_size)
-        schedule = times.kernels(StepShape(1, 1, (), 1, 1))
-        num_kernels = sum(len(run.names) * run.repeat for run in schedule.runs)
-        steps = int(instances["num_steps"][instances["tp_size"] == tp_size].sum())
-        num_events += steps * tp_size * num_kernels * EVENTS_PER_KERNEL
+    num_events = sum(
+        num_steps * events_per_step(scenario.environment, kind)
+        for kind, num_steps in zip(
+            kinds_of(instances), instances["num_steps"].tolist(), strict=True
+        )
+    )
     if num_events > MAX_EVENTS:
         raise ConfigError(
             "run.resolution",

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import gzip
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -27,7 +28,7 @@ from simcluster.scenario import Scenario
 from simcluster.schema import Columns
 from simcluster.simulate import simulate
 from simcluster.units import US
-from simcluster.unroll import Frames, steps
+from simcluster.unroll import Frames, InstanceKind, kinds_of, steps
 
 Event = dict[str, Any]
 """One trace event: what it is (``ph``), when (``ts``, us), where (``pid``, ``tid``), ``name``..."""
@@ -544,12 +545,21 @@ def num_kernel_events(frames: Frames, log: Columns, view: View, environment: Env
     shown |= (log["start_s"] < view.end_s) & np.isin(log["instance"], pipelined)
     num_steps = np.bincount(log["instance"][shown], minlength=len(tp_sizes))
     num_events = 0
-    for size in np.unique(tp_sizes[num_steps > 0]).tolist():
-        schedule = roofline_step_time(environment, size).kernels(StepShape(1, 1, (), 1, 1))
-        num_kernels = sum(len(run.names) * run.repeat for run in schedule.runs)
-        ranks = int(num_steps[tp_sizes == size].sum()) * size
-        num_events += ranks * num_kernels * EVENTS_PER_KERNEL
+    by_kind: Counter[InstanceKind] = Counter()
+    for kind, steps_shown in zip(kinds_of(instances), num_steps.tolist(), strict=True):
+        by_kind[kind] += steps_shown
+    for kind, count in by_kind.items():
+        if count:
+            num_events += count * events_per_step(environment, kind)
     return num_events
+
+
+def events_per_step(environment: Environment, kind: InstanceKind) -> int:
+    """Return the events of a step of such an instance, run kernel by kernel."""
+    times = roofline_step_time(environment.part(kind.model, kind.gpu), kind.tp_size)
+    schedule = times.kernels(StepShape(1, 1, (), 1, 1))
+    num_kernels = sum(len(run.names) * run.repeat for run in schedule.runs)
+    return kind.tp_size * num_kernels * EVENTS_PER_KERNEL
 
 
 def _refuse_too_many(num_events: int, view: View) -> None:

@@ -67,6 +67,20 @@ class PerRequest:
         return counts
 
 
+class InstanceKind(NamedTuple):
+    """What decides the step times of an instance."""
+
+    tp_size: int
+    model: str
+    gpu: str
+
+
+def kinds_of(instances: Columns) -> list[InstanceKind]:
+    """Return the kind of each row of the instances frame."""
+    columns = (instances["tp_size"].tolist(), instances["model"], instances["gpu"])
+    return [InstanceKind(*row) for row in zip(*columns, strict=True)]
+
+
 # Steps ------------------------------------------------------------------------------------------
 
 
@@ -141,24 +155,25 @@ def _fill_longer_spans(
     longer = np.flatnonzero(np.asarray(spans["num_steps"]) > 1)
     if not len(longer):
         return
-    sizes = dict(zip(instances["instance"].tolist(), instances["tp_size"].tolist(), strict=True))
-    models: dict[int, StepTime] = {
-        size: step_time(environment, size) for size in sorted(set(sizes.values()))
-    }
-    window = environment.model.spec.sliding_window
-    windowed = at = None
-    if window is not None:
-        windowed, at = _window_tokens(frames, window)
+    kinds = dict(zip(instances["instance"].tolist(), kinds_of(instances), strict=True))
+    models: dict[InstanceKind, StepTime] = {}
+    windows: dict[InstanceKind, tuple[IntArray, IntArray]] = {}
+    for kind in dict.fromkeys(kinds.values()):
+        part = environment.part(kind.model, kind.gpu)
+        models[kind] = step_time(part, kind.tp_size)
+        if (window := part.model.spec.sliding_window) is not None:
+            windows[kind] = _window_tokens(frames, window)
     names = ["instance", "num_steps", "num_decodes", "context_tokens", "hidden_s", "start_s"]
     names += ["prefill_tokens", "cached_tokens"]
     columns = [np.asarray(spans[name])[longer].tolist() for name in names]
     for span, instance, count, num_decodes, context_tokens, hidden_s, start_s, new, cached in zip(
         longer.tolist(), *columns, strict=True
     ):
-        window_tokens = None
-        if windowed is not None and at is not None:
+        kind, window_tokens = kinds[instance], None
+        if kind in windows:
+            windowed, at = windows[kind]
             window_tokens = windowed[at[span] : at[span] + count]
-        model = models[sizes[instance]]
+        model = models[kind]
         if new:
             shape = StepShape(num_decodes, context_tokens, ((new, cached),), num_decodes, 0)
             durations = _chunk_steps_s(model, shape, count, hidden_s, window_tokens)

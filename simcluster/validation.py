@@ -281,8 +281,15 @@ class Keys:
                     for member in self.members(self.resolve(inner)):
                         if member.get("type") == "object":
                             yield _titled(f"[{name}.{key}]", member), member
+            for member in self.members(whole):
+                if member.get("type") == "object":
+                    yield _titled(f"[{name}]", member), member
             for member in self.members(self.resolve(whole.get("items") or {})):
                 yield _titled(f"[[{name}]]", member), member
+                for key, inner in member["properties"].items():
+                    item = self.resolve(inner.get("items") or {})
+                    if item.get("type") == "object":
+                        yield f"[[{name}.{key}]]", item
 
 
 def _titled(header: str, table: JsonSchema) -> str:

@@ -72,7 +72,7 @@ SETTINGS = [
     ("slo.tp_size=2", "slo.tp_size = 2: is not a key of [slo]. It belongs in [[strategy]]"),
     (
         "clutser.nodes=2",
-        "clutser = a table: is not a key of a scenario file. Did you mean 'cluster'?",
+        "clutser = a table: is not a key of a scenario file. Did you mean 'cluster'",
     ),
     (
         "strategy.0.tpsize=2",
@@ -121,7 +121,7 @@ SETTINGS = [
     ("workload.lengths=sharegtp", "workload.lengths = 'sharegtp': no such lengths"),
     ("workload.arrivals=poison", "workload.arrivals = 'poison': no such arrival process. Did you"),
     ("workload.arrivals={kind='poison'}", "workload.arrivals.kind = 'poison'"),
-    ("strategy.0.kind=ndg", "strategy[0].kind = 'ndg': must be one of 'fudg', 'nodg', 'padg'."),
+    ("strategy.0.kind=ndg", "strategy[0].kind = 'ndg': must be one of 'fudg', 'nodg', 'padg', "),
     ("strategy.0.router=fastest", "strategy[0].router = 'fastest': must be one of"),
     # what does not fit together
     ("strategy.1.name=vLLM", "strategy[1].name = 'vLLM': is also the name of strategy[0]."),

@@ -30,6 +30,7 @@ LAYERS = {
         "metrics",
         "plot",
         "plot_timeline",
+        "pools",
         "report",
         "scenario_file",
         "scenario_tables",

@@ -74,6 +74,9 @@ def requests(rows: list[dict[str, Any]]) -> Columns:
             "ttft_s": NAN,
             "tpot_s": NAN,
             "e2el_s": NAN,
+            "model": "m",
+            "score": NAN,
+            "quality": NAN,
         }
         filled.append(base | row)
     return checked({name: np.array([r[name] for r in filled]) for name in REQUESTS}, REQUESTS)

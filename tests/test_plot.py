@@ -68,6 +68,7 @@ def make_requests(rate_rps: float, seed: int = 0, num: int = 80) -> Columns:
         "output_len": output_len,
         "num_output_tokens": output_len,
         "status": status,
+        "model": np.array(["m"] * num, dtype=object),
     }
     for name in ("scheduled_s", "first_output_s", "last_output_s"):
         data[name][5] = np.nan
@@ -96,6 +97,8 @@ def make_instances(pools: tuple[str, str]) -> Columns:
     data: dict[str, Any] = {name: np.zeros(2) for name in INSTANCES} | {
         "instance": np.arange(2),
         "pool": np.array(pools, dtype=object),
+        "model": np.array(["m", "m"], dtype=object),
+        "gpu": np.array(["g", "g"], dtype=object),
     }
     return checked(data, INSTANCES)
 

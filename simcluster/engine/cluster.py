@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-from simcluster.config import Environment, SchedulerConfig
+from simcluster.config import ClusterConfig, Environment, SchedulerConfig
 from simcluster.engine.clock import Clock
 from simcluster.engine.dispatcher import RankGroup
 from simcluster.engine.instance import Instance, InstanceLike
@@ -52,10 +54,13 @@ class Deployment:
         Where requests enter.
     on_end : tuple of callable
         Called with the time (s) when the run ends, to close what is open.
+    models : tuple of str
+        Models that `Request.model` counts; empty for the environment's one.
     """
 
     entry: EntryPoint
     on_end: tuple[Callable[[float], None], ...] = ()
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,23 @@ def roofline_stages(environment: Environment, shape: InstanceShape) -> tuple[Roo
     )
 
 
+class Machines:
+    """Nodes of one GPU type in a run: what is free on them; several models may share them.
+
+    Parameters
+    ----------
+    config : ClusterConfig
+        What they are.
+    first_node : int
+        Number of the first of them; those of other types come before.
+    """
+
+    def __init__(self, config: ClusterConfig, first_node: int = 0) -> None:
+        self.config = config
+        self.first_node = first_node
+        self.free_gpus = [config.gpus_per_node] * config.num_nodes
+
+
 class Cluster:
     """GPUs on nodes, links between them, and the instances placed so far.
 
@@ -132,6 +154,10 @@ class Cluster:
         In the order they were placed.
     pools : list of str
         Role of each: ``"mixed"``, ``"prefill"`` or ``"decode"``.
+    serves : list of tuple of str
+        Model and GPU type of each.
+    macro_ids : iterator of int
+        Numbers for the macro instances of the run.
     network : LinkNetwork
         The KV-transfer links.
     on_finish : callable
@@ -154,6 +180,7 @@ class Cluster:
         self.recorder = recorder
         self.instances: list[InstanceLike] = []
         self.pools: list[str] = []
+        self.serves: list[tuple[str, str]] = []
         self.network = LinkNetwork(env, recorder)
         self.on_finish: Callable[[Request], None] = lambda _: None
         self._resolution = resolution
@@ -162,10 +189,29 @@ class Cluster:
         self._stages: dict[tuple[int, int], tuple[RooflineStepTime, ...]] = {}
         self._nodes: list[tuple[int, ...]] = []  # of each stage of each instance
         self._num_gpus: list[int] = []  # of each instance
-        self._num_lanes = 0  # of all instances
-        config = environment.cluster
-        self._free_gpus = [config.gpus_per_node] * config.num_nodes
+        self._lane_numbers = itertools.count()  # of all instances
+        self.macro_ids = itertools.count()
+        self._machines = Machines(environment.cluster)
+        self._placed: list[tuple[int, ...]] = []  # nodes of its own instances, from 0
         self._links: dict[str, Link] = {}
+
+    def part(self, environment: Environment, machines: Machines) -> Cluster:
+        """Return the view of one model on one GPU type; the run and its instances are shared.
+
+        Parameters
+        ----------
+        environment : Environment
+            The model, and the machines as its cluster.
+        machines : Machines
+            What is free on them, shared with other views.
+        """
+        view = copy.copy(self)
+        view.environment = environment
+        view._machines = machines
+        view._placed = []
+        view._step_times, view._stages = {}, {}
+        view.on_finish = lambda request: self.on_finish(request)
+        return view
 
     # --- placement ----------------------------------------------------------------------------
 
@@ -186,12 +232,12 @@ class Cluster:
                 f"Use at most {per_node}.",
             )
         most = shape.instances_per_node or per_node
-        placed = [0] * len(self._free_gpus)
-        for nodes in self._nodes:
+        placed = [0] * len(self._machines.free_gpus)
+        for nodes in self._placed:
             placed[nodes[0]] += 1
         return [
             max(0, min(free // shape.num_gpus, most - count))
-            for free, count in zip(self._free_gpus, placed, strict=True)
+            for free, count in zip(self._machines.free_gpus, placed, strict=True)
         ]
 
     def num_that_fit(self, shape: InstanceShape) -> int:
@@ -199,7 +245,7 @@ class Cluster:
         if shape.num_gpus <= self.environment.cluster.gpus_per_node:
             return sum(self.capacity(shape))
         self.capacity(shape)  # its checks
-        return sum(free // shape.tp_size for free in self._free_gpus) // shape.pp_size
+        return sum(free // shape.tp_size for free in self._machines.free_gpus) // shape.pp_size
 
     def place(self, shape: InstanceShape, pool: str, node: int | None = None) -> InstanceLike:
         """Put an instance of `shape` on the first node with room, or on `node`.
@@ -216,17 +262,19 @@ class Cluster:
             cluster = self.environment.cluster
             raise ConfigError(
                 shape.key("instances"),
-                len(self.instances) + 1,
+                len(self._placed) + 1,
                 f"no node has {shape.num_gpus} free GPUs left: the cluster has {cluster.num_nodes} "
-                f"nodes of {cluster.gpus_per_node} and holds {len(self.instances)} instances",
-                f"Use at most {len(self.instances)} instances, or add nodes.",
+                f"nodes of {cluster.gpus_per_node} and holds {len(self._placed)} instances",
+                f"Use at most {len(self._placed)} instances, or add nodes.",
             )
         instance = self._make(shape, pool, nodes)
         for home in nodes:
-            self._free_gpus[home] -= shape.tp_size
+            self._machines.free_gpus[home] -= shape.tp_size
         self.instances.append(instance)
         self.pools.append(pool)
-        self._nodes.append(nodes)
+        self.serves.append((self.environment.model.spec.name, self.environment.cluster.gpu.name))
+        self._placed.append(nodes)
+        self._nodes.append(tuple(self._machines.first_node + home for home in nodes))
         self._num_gpus.append(shape.num_gpus)
         return instance
 
@@ -237,7 +285,11 @@ class Cluster:
             if node is None:
                 node = next((n for n, left in enumerate(room) if left), None)
             return None if node is None or not room[node] else (node,) * shape.pp_size
-        groups = [n for n, free in enumerate(self._free_gpus) for _ in range(free // shape.tp_size)]
+        groups = [
+            n
+            for n, free in enumerate(self._machines.free_gpus)
+            for _ in range(free // shape.tp_size)
+        ]
         return tuple(groups[: shape.pp_size]) if len(groups) >= shape.pp_size else None
 
     def _make(self, shape: InstanceShape, pool: str, nodes: tuple[int, ...]) -> InstanceLike:
@@ -298,8 +350,7 @@ class Cluster:
         scheduler = SCHEDULERS[shape.scheduler](
             scheduler_limits(environment, shape), blocks, prefill_only=pool == "prefill"
         )
-        order = self._num_lanes
-        self._num_lanes += 1
+        order = next(self._lane_numbers)
         return Instance(
             self.env,
             len(self.instances),

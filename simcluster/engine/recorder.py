@@ -19,6 +19,7 @@ from simcluster.schema import (
     WINDOWS,
     Schema,
 )
+from simcluster.units import FloatArray
 
 _CHUNK: Final = 1 << 15
 _STATUS_NAMES: Final = {RequestStatus.FINISHED: "finished", RequestStatus.REJECTED: "rejected"}
@@ -125,8 +126,22 @@ class Recorder:
         self.instances = Log(INSTANCES)
 
 
-def request_columns(requests: Sequence[Request]) -> dict[str, npt.NDArray[Any]]:
-    """Return the columns of the requests frame, one row per request, unfinished ones included."""
+def request_columns(
+    requests: Sequence[Request],
+    models: Sequence[str],
+    quality_of: Callable[[FloatArray], FloatArray] | None = None,
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of the requests frame, one row per request, unfinished ones included.
+
+    Parameters
+    ----------
+    requests : sequence of Request
+        Those that arrived, in order.
+    models : sequence of str
+        Names of the models that `Request.model` counts.
+    quality_of : callable, optional
+        From scores, shape ``(n,)``, to each model's expected quality, shape ``(n, num_models)``.
+    """
     stamps = (
         "arrival_s",
         "routed_s",
@@ -137,6 +152,7 @@ def request_columns(requests: Sequence[Request]) -> dict[str, npt.NDArray[Any]]:
         "last_token_s",
         "last_output_s",
         "transfer_s",
+        "score",
     )
     counts = (
         "request_id",
@@ -156,6 +172,12 @@ def request_columns(requests: Sequence[Request]) -> dict[str, npt.NDArray[Any]]:
     # Computed, but still held back when the run was stopped: its user has not seen the end.
     status[(status == "finished") & np.isnan(columns["last_output_s"])] = "unfinished"
     columns["status"] = status
+    chosen = np.array([r.model for r in requests], dtype=np.int64)
+    columns["model"] = np.array(models, dtype=object)[chosen]
+    columns["quality"] = np.full(len(requests), np.nan)
+    if quality_of is not None and len(requests):
+        expected = quality_of(columns["score"])
+        columns["quality"] = expected[np.arange(len(requests)), chosen]
     arrival = columns["arrival_s"]
     columns["queue_s"] = columns["scheduled_s"] - arrival
     columns["ttft_s"] = columns["first_output_s"] - arrival

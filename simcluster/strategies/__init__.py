@@ -13,8 +13,9 @@ from simcluster.strategies.base import CommonSettings, Strategy
 from simcluster.strategies.fudg import FuDG
 from simcluster.strategies.nodg import NoDG
 from simcluster.strategies.padg import PaDG
+from simcluster.strategies.routed import Pool, Routed
 
-STRATEGIES: dict[str, type[Any]] = {"nodg": NoDG, "fudg": FuDG, "padg": PaDG}
+STRATEGIES: dict[str, type[Any]] = {"nodg": NoDG, "fudg": FuDG, "padg": PaDG, "routed": Routed}
 
 
 def all_strategies() -> dict[str, type[Any]]:
@@ -23,4 +24,14 @@ def all_strategies() -> dict[str, type[Any]]:
     return {**others, **STRATEGIES}
 
 
-__all__ = ["STRATEGIES", "CommonSettings", "FuDG", "NoDG", "PaDG", "Strategy", "all_strategies"]
+__all__ = [
+    "STRATEGIES",
+    "CommonSettings",
+    "FuDG",
+    "NoDG",
+    "PaDG",
+    "Pool",
+    "Routed",
+    "Strategy",
+    "all_strategies",
+]

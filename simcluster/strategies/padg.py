@@ -164,16 +164,18 @@ class PaDG(CommonSettings):
         shape = self.shape_with_chunks(cluster, self.scheduler, self.chunk_size)
         count = count_that_fits(cluster, shape, self.instances)
         instances = [cluster.place(shape, "mixed") for _ in range(count)]
+        macro_id = next(cluster.macro_ids)
         macro = MacroInstance(
             cluster.env,
             instances,
-            self._activation(count, ttft_s, tpot_s, cluster.seed),
+            self._activation(count, ttft_s, tpot_s, cluster.seed, macro_id),
             ttft_s=ttft_s,
             predict_s=self._predictor(instances[0], cluster.seed),
             hold_output=self.hold_output,
             windows=cluster.recorder.windows,
             on_finish=lambda r: cluster.on_finish(r),
             status_interval_s=on_grid(self.status_interval_s),
+            macro_id=macro_id,
         )
         return Deployment(macro, on_end=(macro.close,))
 

@@ -58,7 +58,13 @@ def check_windows(result: Result) -> None:
         opened, closed = windows["opened_s"][mine], windows["closed_s"][mine]
         require(bool((opened[1:] >= closed[:-1]).all()), "two windows are open at a time")
     routed = requests["routed_s"]
-    enters = np.isnan(routed) if len(windows["macro"]) else np.ones(len(routed), bool)
+    # Of several pools those with windows: a pool is one model on one GPU type.
+    instances = result.columns["instances"]
+    pools = list(zip(instances["model"], instances["gpu"], strict=True))
+    with_windows = {pools[number] for number in windows["instance"]}
+    turns = np.array([pool in with_windows for pool in pools], dtype=bool)
+    at = requests["prefill_instance"]
+    enters = np.isnan(routed) | (at < 0) | ~turns[at]
     for number in np.unique(windows["instance"]):
         mine = windows["instance"] == number
         here = requests["prefill_instance"] == number

@@ -47,6 +47,8 @@ class Workload:
         None in a closed loop and where all requests of a trace arrive at once.
     notes : tuple of str
         What a reader of the result should know about the requests, such as clients left out.
+    score : ndarray of float64 or None
+        Difficulty by a router, 0 to 1, shape ``(num_requests,)``; None where nothing routes by it.
     """
 
     arrival_s: FloatArray
@@ -56,6 +58,7 @@ class Workload:
     concurrency: int | None = None
     rate_rps: float | None = None
     notes: tuple[str, ...] = ()
+    score: FloatArray | None = None
 
     @property
     def num_requests(self) -> int:
