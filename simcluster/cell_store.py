@@ -82,6 +82,13 @@ def identity(document: Mapping[str, Any], cell: Cell) -> str:
         "rate_rps": cell.rate_rps,
         "seed": cell.seed,
     }
+    # What only scenarios of several models have; the identities of others stay what they were.
+    parts |= {key: document[key] for key in ("extra_model", "quality") if key in document}
+    if "extra_cluster" in document:
+        parts["extra_cluster"] = [
+            _without(cluster, "price_per_gpu_hour", "currency")
+            for cluster in document["extra_cluster"]
+        ]
     text = json.dumps(_with_contents(parts), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_ID_LEN]
 

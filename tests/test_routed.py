@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simcluster
+from simcluster.cell_store import Cell, identity
 from simcluster.config import ClusterConfig, Environment, ModelConfig, RunConfig, SloConfig
 from simcluster.errors import ConfigError
 from simcluster.pools import pool_summaries
@@ -303,6 +304,20 @@ def test_a_file_with_two_models_runs_and_keeps_what_the_router_knew() -> None:
     assert (alone["score"] == requests["score"]).all()
     # A file as shown reads back as the same scenario.
     assert simcluster.resolve(scenario.document) == scenario
+
+
+def test_a_stored_run_is_not_taken_for_that_of_other_models_or_qualities() -> None:
+    """Further models, machines and the quality are part of what a run is; prices are not."""
+    first = simcluster.resolve(TABLES).document
+    cell = Cell("routed", 20.0, 0)
+    for key, value, same in (
+        ("extra_model.0.weight_dtype", "fp8", False),
+        ("extra_cluster.0.nodes", 2, False),
+        ("extra_cluster.0.price_per_gpu_hour", 0.5, True),
+        ("quality.router", "oracle", False),
+    ):
+        other = simcluster.resolve(TABLES, {key: value}).document
+        assert (identity(other, cell) == identity(first, cell)) == same, key
 
 
 def test_routing_with_a_uniform_split_can_be_worse_than_the_big_model_alone() -> None:
