@@ -43,6 +43,11 @@ class Request:
         Which of the deployment's models answers; 0 where there is one.
     score : float
         Difficulty by the router, 0 to 1; NaN without one.
+    num_cached_tokens : int
+        Tokens of the prompt that its first admission found in a KV cache.
+    block_ids : tuple of range
+        Ids of its full KV blocks, prompt first, as far as they may be shared; see
+        `simcluster.workload.hashes.BlockHashes`.
     scheduled_s : float
         First step that computed any of it starts.
     first_token_s : float
@@ -57,6 +62,7 @@ class Request:
 
     __slots__ = (
         "arrival_s",
+        "block_ids",
         "decode_instance",
         "decode_start_s",
         "decode_step",
@@ -65,6 +71,7 @@ class Request:
         "last_output_s",
         "last_token_s",
         "model",
+        "num_cached_tokens",
         "num_computed_tokens",
         "num_output_tokens",
         "num_preemptions",
@@ -88,6 +95,8 @@ class Request:
         self.num_computed_tokens = 0
         self.num_output_tokens = 0
         self.num_preemptions = 0
+        self.num_cached_tokens = 0
+        self.block_ids: tuple[range, ...] = ()
         self.prefill_instance = -1
         self.decode_instance = -1
         self.decode_step = -1

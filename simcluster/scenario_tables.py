@@ -160,6 +160,10 @@ class EngineTable:
         bool | None,
         Field(description="A kernel of its own brings inputs to 8 bits."),
     ] = None
+    prefix_caching: Annotated[
+        bool | None,
+        Field(description="Requests with a common prefix share its KV blocks."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

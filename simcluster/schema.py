@@ -52,6 +52,9 @@ REQUESTS: Final[Schema] = {
     "last_output_s": Column("float64", "s", "last token released to the user"),
     "transfer_s": Column("float64", "s", "its KV transfers, from request to arrival"),
     "num_preemptions": Column("int32", "", "times its KV was taken back"),
+    "num_cached_tokens": Column(
+        "int32", "tokens", "of the prompt, found in the KV cache at the first admission"
+    ),
     "queue_s": Column("float64", "s", "scheduled - arrival"),
     "ttft_s": Column("float64", "s", "first output - arrival"),
     "tpot_s": Column("float64", "s", "(last output - first output) / (output_len - 1)"),
@@ -141,6 +144,9 @@ INSTANCES: Final[Schema] = {
     "num_requests": Column("int64", "", "requests given to it"),
     "num_preemptions": Column("int64", "", "preemptions"),
     "peak_kv_usage": Column("float64", "", "largest share of blocks in use, 0 to 1"),
+    "num_swaps": Column("int64", "", "preemptions whose KV went to host memory"),
+    "asked_blocks": Column("int64", "", "full KV blocks looked for when requests came in"),
+    "cached_blocks": Column("int64", "", "of them found, and shared"),
     "model": Column("str", "", "model that it serves"),
     "gpu": Column("str", "", "type of its GPUs"),
 }

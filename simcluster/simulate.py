@@ -260,8 +260,16 @@ def run(
         )
     env = Clock()
     recorder = Recorder(None if kernels_in is None else KernelLog(*kernels_in))
+    if workload.hashes is not None:
+        workload.hashes.check_block_size(environment.engine.block_size)
     cluster = Cluster(
-        env, environment, recorder, resolution=resolution, step_time=step_time, seed=seed
+        env,
+        environment,
+        recorder,
+        resolution=resolution,
+        step_time=step_time,
+        seed=seed,
+        has_prefixes=workload.hashes is not None,
     )
     deployment = strategy.build(cluster)
     if deployment.models and workload.score is None:
@@ -372,6 +380,8 @@ class _Source(ABC):
         self._env = cluster.env
         self._entry = deployment.entry
         self._concurrency = workload.concurrency
+        self._hashes = workload.hashes
+        self._block_size = cluster.environment.engine.block_size
         self._coming = zip(
             workload.arrival_s.tolist(),
             workload.prompt_len.tolist(),
@@ -392,9 +402,12 @@ class _Source(ABC):
         """Let the requests enter, each at its time."""
 
     def _enter(self, arrival_s: float, prompt_len: int, output_len: int, rejected: bool) -> None:
-        request = Request(len(self.arrived), arrival_s, prompt_len, output_len)
+        number = len(self.arrived)
+        request = Request(number, arrival_s, prompt_len, output_len)
         if self._score is not None:
-            request.score = float(self._score[request.request_id])
+            request.score = float(self._score[number])
+        if self._hashes is not None:
+            request.block_ids = self._hashes.runs(number, self._block_size)
         self.arrived.append(request)
         if rejected:
             request.status = RequestStatus.REJECTED

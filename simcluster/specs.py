@@ -399,6 +399,8 @@ class EngineProfile:
     quantises_apart : bool
         Inputs of multiplications with 8-bit weights are brought to 8 bits by a kernel of its own
         (`KernelConstants.quantise_s`); else by the kernel before, at no cost.
+    prefix_caching : bool
+        Requests with a common prefix share its KV blocks unless the strategy says otherwise.
     source : str
         Where the numbers come from.
     """
@@ -425,6 +427,7 @@ class EngineProfile:
     cpu_speed: float = 1.0
     kernel_generation: str = ""
     quantises_apart: bool = False
+    prefix_caching: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,9 +23,10 @@ from simcluster.testing import specs
 from simcluster.testing.laws import STAMPS, check_laws
 from simcluster.testing.step_times import ConstantStepTime, LinearStepTime, same_for_all
 from simcluster.testing.watch import Watched
-from simcluster.testing.workloads import workload_of
+from simcluster.testing.workloads import shared_prefixes, workload_of
 from simcluster.units import FloatArray, IntArray, grid_array, on_grid
 from simcluster.workload import Workload
+from simcluster.workload.hashes import BlockHashes
 
 RouterName = Literal["round-robin", "least-loaded", "shared-queue"]
 NUM_SEEDS = 20
@@ -189,6 +191,7 @@ SMALL_AND_SLOW = dataclasses.replace(
     SMALL,
     cluster=dataclasses.replace(SMALL.cluster, fabric=SLOW_LINK, pcie=SLOW_LINK, network=SLOW_LINK),
 )
+BLOCK_BYTES = 4.0 * SMALL.model.kv_bytes_per_token
 STEP_TIME = same_for_all(LinearStepTime(1e-3, 5e-3, per_context_token_s=1e-5))
 
 
@@ -216,6 +219,21 @@ def workloads(draw: st.DrawFn) -> Workload:
         outputs,
         rejected=rejected,
         concurrency=draw(st.sampled_from([None, None, None, 1, 3, 40])),
+        hashes=draw(prefixes(prompts, outputs)),
+    )
+
+
+@st.composite
+def prefixes(draw: st.DrawFn, prompts: Sequence[int], outputs: Sequence[int]) -> BlockHashes | None:
+    """None, or block ids: of conversations (answers too), of common beginnings, of nothing."""
+    if draw(st.booleans()):
+        return None
+    count = len(prompts)
+    groups = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
+    shared = draw(st.lists(st.integers(0, MAX_MODEL_LEN), min_size=count, max_size=count))
+    known = np.array(prompts) + np.array(outputs) * draw(st.booleans())
+    return shared_prefixes(
+        groups, shared, known.tolist(), tokens_per_id=draw(st.sampled_from([2, 4, 8]))
     )
 
 
@@ -227,6 +245,9 @@ def strategies(draw: st.DrawFn, kinds: tuple[str, ...] = ("nodg", "fudg", "padg"
         "name": "any",
         "max_num_seqs": draw(st.sampled_from([1, 2, 5, 16])),
         "num_kv_blocks": draw(st.sampled_from([16, 17, 20, 40])),
+        "prefix_caching": draw(st.booleans()),
+        "preemption": draw(st.sampled_from(["recompute", "swap"])),
+        "swap_bytes": draw(st.sampled_from([4.0 * 2**30, 12 * BLOCK_BYTES])),
     }
     kind = draw(st.sampled_from(kinds))
     if kind == "padg":
@@ -277,6 +298,9 @@ def test_requests_tokens_blocks_and_time_are_conserved(
     prefilled = sum(books.prefill_tokens for books in watched.books)
     spans = result.columns["spans"]
     assert prefilled == (spans["num_steps"] * spans["prefill_tokens"]).sum()
+    cached = sum(books.cached_tokens for books in watched.books)
+    assert cached >= requests["num_cached_tokens"].sum()
+    assert cached == 0 or (strategy.prefix_caching and workload.hashes is not None)
     assert_empty(watched)
 
 
@@ -287,6 +311,8 @@ def assert_empty(watched: Watched) -> None:
         assert not lane.scheduler.has_unfinished
         assert lane.scheduler.num_tokens == lane.scheduler.queued_tokens == lane.load_tokens == 0
         assert lane.scheduler.waiting_blocks == 0
+        host = lane.scheduler.host
+        assert host is None or host.free_blocks == host.num_blocks
 
 
 @settings(max_examples=60, deadline=None)
@@ -328,16 +354,26 @@ def test_the_laws_see_preemptions_and_transfers() -> None:
     rng = np.random.default_rng(0)
     prompts = rng.integers(1, MAX_MODEL_LEN - 1, 40)
     outputs = np.minimum(rng.integers(1, MAX_MODEL_LEN, 40), MAX_MODEL_LEN - prompts)
-    workload = workload_of(np.cumsum(rng.exponential(0.02, 40)), prompts, outputs)
+    workload = workload_of(
+        np.cumsum(rng.exponential(0.02, 40)),
+        prompts,
+        outputs,
+        hashes=shared_prefixes([0] * 40, prompts // 2, prompts, tokens_per_id=4),
+    )
     for strategy in (
         NoDG(name="a", instances=1, num_kv_blocks=20),
         NoDG(name="b", instances=1, num_kv_blocks=20, scheduler="chunked", chunk_size=256),
         FuDG(name="c", prefill_instances=1, decode_instances=1, num_kv_blocks=20),
+        NoDG(name="d", instances=1, num_kv_blocks=20, prefix_caching=True, preemption="swap"),
     ):
         result = run(SMALL_AND_SLOW, strategy, workload, step_time=STEP_TIME)
         check_laws(result)
         assert result.columns["requests"]["num_preemptions"].sum() >= 3
         assert (result.columns["requests"]["queue_s"] > 0).any()
+        swaps = result.columns["instances"]["num_swaps"].sum()
+        assert swaps >= 3 if strategy.preemption == "swap" else swaps == 0
+        found = result.columns["instances"]["cached_blocks"].sum()
+        assert found >= 3 if strategy.prefix_caching else found == 0
 
 
 # --- relations between runs ---------------------------------------------------------------------
@@ -361,6 +397,15 @@ def simulated(
     return run(environment, strategy, workload, step_time=step_time, resolution=resolution)
 
 
+def with_copies(environment: Environment, block_s: float, slo: SloConfig) -> Environment:
+    """With these targets, and a copy of a KV block to host memory that takes `block_s`."""
+    link = dataclasses.replace(
+        environment.cluster.pcie, bandwidth=BLOCK_BYTES / block_s, efficiency=1.0, latency_s=block_s
+    )
+    cluster = dataclasses.replace(environment.cluster, pcie=link)
+    return dataclasses.replace(environment, cluster=cluster, slo=slo)
+
+
 @settings(max_examples=100, deadline=None)
 @given(strategy=strategies(("nodg", "padg")), workload=workloads())
 def test_twice_the_time_is_twice_every_stamp(strategy: Strategy, workload: Workload) -> None:
@@ -368,8 +413,8 @@ def test_twice_the_time_is_twice_every_stamp(strategy: Strategy, workload: Workl
     # Powers of two: doubled they are still on the grid.
     once = LinearStepTime(2.0**-10, 2.0**-8, per_context_token_s=2.0**-16)
     twice = LinearStepTime(2.0**-9, 2.0**-7, per_context_token_s=2.0**-15)
-    short = dataclasses.replace(SMALL, slo=SloConfig(ttft_s=0.25, tpot_s=2.0**-6))
-    long = dataclasses.replace(SMALL, slo=SloConfig(ttft_s=0.5, tpot_s=2.0**-5))
+    short = with_copies(SMALL, 2.0**-8, SloConfig(ttft_s=0.25, tpot_s=2.0**-6))
+    long = with_copies(SMALL, 2.0**-7, SloConfig(ttft_s=0.5, tpot_s=2.0**-5))
     slower = dataclasses.replace(workload, arrival_s=2 * workload.arrival_s)
     one = simulated(strategy, workload, short, same_for_all(once))
     other = simulated(strategy, slower, long, same_for_all(twice))

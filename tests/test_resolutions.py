@@ -29,6 +29,7 @@ from simcluster.testing.specs import (
     vllm_engine,
 )
 from simcluster.testing.step_times import ConstantStepTime, same_for_all
+from simcluster.testing.workloads import shared_prefixes
 from simcluster.units import grid_array
 from simcluster.workload import Workload
 
@@ -58,9 +59,21 @@ def toy_environment(engine: EngineProfile, slo: SloConfig, model: ModelSpec = TO
     return dataclasses.replace(machines, model=ModelConfig(spec=model, max_model_len=MAX_MODEL_LEN))
 
 
-def workload(requests: list[tuple[float, int, int]], concurrency: int | None = None) -> Workload:
-    """Gaps (s), prompts and outputs as a workload."""
+def workload(
+    requests: list[tuple[float, int, int]],
+    concurrency: int | None = None,
+    prefixes: list[tuple[int, int]] | None = None,
+) -> Workload:
+    """Gaps (s), prompts and outputs as a workload; with groups and shared tokens of each."""
     gaps, prompts, outputs = zip(*requests, strict=True)
+    hashes = None
+    if prefixes is not None:
+        groups, shared = zip(*(prefixes[k % len(prefixes)] for k in range(len(gaps))), strict=True)
+        # Every other answer may be shared too, as in a conversation.
+        known = [p + o * (k % 2) for k, (p, o) in enumerate(zip(prompts, outputs, strict=True))]
+        hashes = shared_prefixes(
+            groups, shared, known, tokens_per_id=(8, 16, 32)[len(prefixes) % 3]
+        )
     arrivals = np.zeros(len(gaps)) if concurrency else grid_array(np.cumsum(gaps))
     return Workload(
         arrival_s=arrivals,
@@ -68,6 +81,7 @@ def workload(requests: list[tuple[float, int, int]], concurrency: int | None = N
         output_len=np.array(outputs),
         rejected=np.zeros(len(gaps), bool),
         concurrency=concurrency,
+        hashes=hashes,
     )
 
 
@@ -91,6 +105,9 @@ GAPS = st.one_of(
 REQUESTS = st.lists(
     st.tuples(GAPS, st.integers(1, 100), st.integers(1, 60)), min_size=1, max_size=25
 )
+PREFIXES = st.one_of(
+    st.none(), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 160)), min_size=1, max_size=6)
+)
 POOL = st.sampled_from([None, 10, 13, 24])
 SEQS = st.sampled_from([1, 3, 8, 64])
 
@@ -106,6 +123,10 @@ def strategies(draw: st.DrawFn) -> Any:
         "pp_size": pp_size,
         "num_kv_blocks": None if pool is None else pp_size * pool,
         "max_num_seqs": draw(SEQS),
+        "prefix_caching": draw(st.booleans()),
+        "preemption": draw(st.sampled_from(["recompute", "swap"])),
+        # Room for everything, or for one sequence or two.
+        "swap_bytes": draw(st.sampled_from([4.0 * 2**30, 200_000.0, 400_000.0])),
     }
     kind = draw(st.sampled_from(["prefill-priority", "chunked", "intra", "inter", "padg"]))
     router = draw(st.sampled_from(["round-robin", "least-loaded", "shared-queue"]))
@@ -171,6 +192,7 @@ SLOS = st.sampled_from(
     slo=SLOS,
     model=st.sampled_from([TOY, WINDOWED]),
     concurrency=st.sampled_from([None, None, None, 1, 4]),
+    prefixes=PREFIXES,
 )
 def test_span_equals_step(
     strategy: Any,
@@ -179,10 +201,11 @@ def test_span_equals_step(
     slo: SloConfig,
     model: ModelSpec,
     concurrency: int | None,
+    prefixes: list[tuple[int, int]] | None,
 ) -> None:
     """Skipping over step ends changes no float of any frame."""
     where = toy_environment(engine, slo, model)
-    load = workload(requests, concurrency)
+    load = workload(requests, concurrency, prefixes)
     assert_same(
         run(where, strategy, load, resolution="span"), run(where, strategy, load, resolution="step")
     )
@@ -194,12 +217,17 @@ def test_span_equals_step(
     requests=REQUESTS.filter(lambda r: sum(o for _, _, o in r) < 200),
     engine=st.sampled_from(ENGINES),
     slo=SLOS,
+    prefixes=PREFIXES,
 )
 def test_step_equals_kernel(
-    strategy: Any, requests: list[tuple[float, int, int]], engine: EngineProfile, slo: SloConfig
+    strategy: Any,
+    requests: list[tuple[float, int, int]],
+    engine: EngineProfile,
+    slo: SloConfig,
+    prefixes: list[tuple[int, int]] | None,
 ) -> None:
     """The closed form of a step is what dispatchers and GPUs do event by event."""
-    where, load = toy_environment(engine, slo), workload(requests)
+    where, load = toy_environment(engine, slo), workload(requests, prefixes=prefixes)
     assert_same(
         run(where, strategy, load, resolution="step"),
         run(where, strategy, load, resolution="kernel"),
@@ -534,6 +562,24 @@ def test_the_agreement_test_notices_one_step_too_many(monkeypatch: pytest.Monkey
     monkeypatch.setattr(DecodeBatch, "blocks_needed", lambda self, n: original(self, 10**9, n))
     with pytest.raises(AssertionError):
         assert_same(run(where, strategy, load, resolution="span"), step)
+
+
+def test_prefixes_are_found_and_swaps_happen_in_the_agreement_cases() -> None:
+    """With the workloads drawn above, or the property would say little."""
+    where = toy_environment(vllm_engine(), SloConfig())
+    load = workload([(0.001, 60, 60)] * 12, prefixes=[(0, 48), (1, 64)])
+    strategy = NoDG(
+        name="s",
+        instances=1,
+        num_kv_blocks=13,
+        prefix_caching=True,
+        preemption="swap",
+        swap_bytes=200_000.0,
+    )
+    result = run(where, strategy, load)
+    assert result.columns["requests"]["num_cached_tokens"].sum() > 100
+    swaps = result.columns["instances"]["num_swaps"].sum()
+    assert 0 < swaps < result.columns["instances"]["num_preemptions"].sum()
 
 
 def test_preemption_happens_in_the_agreement_cases() -> None:

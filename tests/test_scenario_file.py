@@ -174,6 +174,7 @@ ENGINE_VALUES: dict[str, object] = {
     "queue_depth": 7,
     "kernel_generation": "2024",
     "quantises_apart": True,
+    "prefix_caching": True,
 }
 
 
@@ -214,6 +215,9 @@ def test_every_engine_key_arrives(key: str) -> None:
         ("run.max_time_s", 60, lambda s: s.run.max_time_s == 60),
         ("strategy.0.tp_size", 2, lambda s: s.strategies[0].tp_size == 2),
         ("strategy[1].tp_size", 2, lambda s: s.strategies[1].tp_size == 2),
+        ("strategy.0.prefix_caching", True, lambda s: s.strategies[0].prefix_caching),
+        ("strategy.0.preemption", "swap", lambda s: s.strategies[0].preemption == "swap"),
+        ("strategy.0.swap_bytes", 1e9, lambda s: s.strategies[0].swap_bytes == 1e9),
         ("strategy.b.slack", "min", lambda s: s.strategies[1].slack == "min"),
     ],
 )

@@ -43,7 +43,7 @@ AZURE_ORIGINAL = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-17 00:00:03.0000000,400,40
 """
 MOONCAKE = "\n".join(
-    json.dumps({"timestamp": t, "input_length": p, "output_length": o, "hash_ids": [0, 1]})
+    json.dumps({"timestamp": t, "input_length": p, "output_length": o, "hash_ids": [0]})
     for t, p, o in ((0, 100, 10), (1000, 200, 20), (1000, 300, 30), (4000, 400, 40))
 )
 

@@ -176,6 +176,7 @@ def engine(row: Row) -> EngineProfile:
         host_workers_s=r.get("host_workers_ms", 0.0) * MS,
         kernel_generation=r.get("kernel_generation", ""),
         quantises_apart=r.get("quantises_apart", False),
+        prefix_caching=r.get("prefix_caching", False),
         overlaps_host=r["overlaps_host"],
         graph_max_seqs=r["graph_max_seqs"],
         issue_s=r["issue_us"] * US,

@@ -205,6 +205,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "host_workers_ms": Key("number", "more with several GPUs (ms)", required=False),
         "kernel_generation": Key("text", "which software its kernels are of", required=False),
         "quantises_apart": Key("flag", "a kernel brings inputs to 8 bits", required=False),
+        "prefix_caching": Key("flag", "common prefixes share KV blocks", required=False),
         "overlaps_host": Key("flag", "host work runs while the GPU works"),
         "graph_max_seqs": _count("largest captured decode batch, 0 for none", low=0),
         "issue_us": Key("number", "CPU cost of issuing one kernel (us)"),

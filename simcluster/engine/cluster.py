@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,11 +19,12 @@ from simcluster.engine.pipeline import PipelineStages
 from simcluster.engine.pipelined import PipelinedInstance
 from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError
-from simcluster.kvcache import BlockPool
+from simcluster.kvcache import BlockPool, PrefixPool
 from simcluster.request import Request
 from simcluster.roofline import RooflineStepTime, StepTime, check_pp, pipeline_stages
-from simcluster.roofline.memory import kv_blocks
+from simcluster.roofline.memory import kv_blocks, kv_bytes_per_token_per_gpu
 from simcluster.sched import SCHEDULERS
+from simcluster.units import on_grid
 
 StepTimeFactory = Callable[[Environment, int], StepTime]
 """From the environment and a tensor-parallel degree to the step times of such an instance."""
@@ -83,6 +85,10 @@ class InstanceShape:
         Most instances on a node; None for as many as fit.
     num_kv_blocks : int or None
         KV blocks; None for what fits in memory.
+    prefix_caching : bool or None
+        Whether common prefixes share KV blocks; None for the engine's habit.
+    swap_bytes : float
+        Host memory per GPU for the KV of preempted requests (bytes); 0 to recompute it.
     """
 
     strategy: str
@@ -93,6 +99,8 @@ class InstanceShape:
     max_num_batched_tokens: int | None = None
     instances_per_node: int | None = None
     num_kv_blocks: int | None = None
+    prefix_caching: bool | None = None
+    swap_bytes: float = 0.0
 
     @property
     def num_gpus(self) -> int:
@@ -147,6 +155,8 @@ class Cluster:
         Makes the step-time model of an instance.
     seed : int
         Seed of the run, for strategies that draw.
+    has_prefixes : bool
+        Whether requests say which blocks they have in common; where not, none are looked for.
 
     Attributes
     ----------
@@ -173,6 +183,7 @@ class Cluster:
         resolution: str = "span",
         step_time: StepTimeFactory = roofline_step_time,
         seed: int = 0,
+        has_prefixes: bool = False,
     ) -> None:
         self.env = env
         self.environment = environment
@@ -184,6 +195,7 @@ class Cluster:
         self.network = LinkNetwork(env, recorder)
         self.on_finish: Callable[[Request], None] = lambda _: None
         self._resolution = resolution
+        self._has_prefixes = has_prefixes
         self._step_time = step_time
         self._step_times: dict[int, StepTime] = {}
         self._stages: dict[tuple[int, int], tuple[RooflineStepTime, ...]] = {}
@@ -346,9 +358,16 @@ class Cluster:
         pipeline: PipelineStages | None = None,
     ) -> Instance:
         environment, engine = self.environment, self.environment.engine
-        blocks = BlockPool(num_blocks, engine.block_size, engine.watermark)
+        prefix_caching = shape.prefix_caching
+        if prefix_caching is None:
+            prefix_caching = engine.prefix_caching
+        pool_type = PrefixPool if prefix_caching and self._has_prefixes else BlockPool
+        host = HostMemory.of(environment, shape) if shape.swap_bytes else None
         scheduler = SCHEDULERS[shape.scheduler](
-            scheduler_limits(environment, shape), blocks, prefill_only=pool == "prefill"
+            scheduler_limits(environment, shape),
+            pool_type(num_blocks, engine.block_size, engine.watermark),
+            prefill_only=pool == "prefill",
+            host=None if host is None else BlockPool(host.num_blocks, engine.block_size),
         )
         order = next(self._lane_numbers)
         return Instance(
@@ -363,6 +382,7 @@ class Cluster:
             lane=lane,
             order=order,
             pipeline=pipeline,
+            copy_s=None if host is None else host.copy_s,
         )
 
     def _num_blocks(self, shape: InstanceShape) -> int:
@@ -457,6 +477,55 @@ class Cluster:
         if link is None:
             link = self._links[name] = Link(name, bandwidth, latency_s)
         return link
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """Where an instance, or a lane of a pipelined one, keeps the KV of preempted requests.
+
+    Attributes
+    ----------
+    num_blocks : int
+        Blocks that find room, >= 1.
+    block_s : float
+        Time to copy one over the PCIe links of all GPUs of the instance at once (s).
+    latency_s : float
+        Latency of a copy (s).
+    """
+
+    num_blocks: int
+    block_s: float
+    latency_s: float
+
+    @classmethod
+    def of(cls, environment: Environment, shape: InstanceShape) -> HostMemory:
+        """Return the host memory of an instance of `shape`; each lane of it has its share.
+
+        Raises
+        ------
+        ConfigError
+            If it holds no block.
+        """
+        model, pcie = environment.model, environment.cluster.pcie
+        per_token = max(
+            kv_bytes_per_token_per_gpu(model, shape.tp_size, shape.pp_size, stage)
+            for stage in range(shape.pp_size)
+        )
+        block_bytes = per_token * environment.engine.block_size
+        num_blocks = int(shape.swap_bytes / block_bytes) // shape.pp_size
+        if not num_blocks:
+            raise ConfigError(
+                shape.key("swap_bytes"),
+                shape.swap_bytes,
+                f"a GPU's share of a KV block is {math.ceil(block_bytes)} bytes, and "
+                f"{shape.pp_size} must find room",
+                "Raise it.",
+            )
+        return cls(num_blocks, block_bytes / (pcie.bandwidth * pcie.efficiency), pcie.latency_s)
+
+    def copy_s(self, num_blocks: int) -> float:
+        """Time to copy `num_blocks` blocks one way (s), on the grid."""
+        return on_grid(self.latency_s + num_blocks * self.block_s)
 
 
 def scheduler_limits(environment: Environment, shape: InstanceShape) -> SchedulerConfig:

@@ -104,7 +104,10 @@ class FrontEnd(ABC):
         """Nothing to do: the request goes on to decode where it is."""
 
     def preempted(self, instance: InstanceLike, request: Request) -> None:  # noqa: B027 (a hook)
-        """Nothing to do: the request recomputes where it is."""
+        """Nothing to do: the request goes on where it is."""
+
+    def resumed(self, instance: InstanceLike, request: Request) -> None:  # noqa: B027 (a hook)
+        """Nothing to do: the request goes on where it is."""
 
     def finished(self, instance: InstanceLike, request: Request) -> None:
         """Pass the news on."""

@@ -169,7 +169,10 @@ class KvHandover:
         self._start_transfers(self._ports[instance.instance_id])
 
     def preempted(self, instance: InstanceLike, request: Request) -> None:
-        """Nothing to do: the request recomputes on the decode instance."""
+        """Nothing to do: the request goes on here, recomputed or swapped back in."""
+
+    def resumed(self, instance: InstanceLike, request: Request) -> None:
+        """Nothing to do: the step that is about to start has first call on the free blocks."""
 
     def finished(self, instance: InstanceLike, request: Request) -> None:
         """Use the freed blocks for the next transfer."""

@@ -93,8 +93,11 @@ class InstanceLike(Protocol):
         """Whether the KV of `request` fits above the watermark now."""
         ...
 
-    def reserve(self, request: Request) -> None:
-        """Take the blocks for the KV of `request`, which is to come; they must be free."""
+    def reserve(self, request: Request) -> int:
+        """Take the blocks for the KV of `request`, which is to come; they must be free.
+
+        Returns the tokens whose KV is here already.
+        """
         ...
 
     def submit(self, request: Request) -> None:
@@ -147,6 +150,10 @@ class InstanceStats(NamedTuple):
         How many.
     peak_kv_usage : float
         Largest share of blocks in use, 0 to 1.
+    num_swaps : int
+        Preemptions whose KV went to host memory.
+    asked_blocks, cached_blocks : int
+        Full blocks that requests looked for when they came in, and those that they found.
     """
 
     num_blocks: int
@@ -155,6 +162,9 @@ class InstanceStats(NamedTuple):
     num_requests: int
     num_preemptions: int
     peak_kv_usage: float
+    num_swaps: int
+    asked_blocks: int
+    cached_blocks: int
 
 
 class InstanceOwner(Protocol):
@@ -165,7 +175,11 @@ class InstanceOwner(Protocol):
         ...
 
     def preempted(self, instance: InstanceLike, request: Request) -> None:
-        """`request` was decoding here, lost its KV and waits to recompute."""
+        """`request` was decoding here and lost its KV; it waits to recompute it or get it back."""
+        ...
+
+    def resumed(self, instance: InstanceLike, request: Request) -> None:
+        """`request` decodes here again, its KV copied back from host memory."""
         ...
 
     def finished(self, instance: InstanceLike, request: Request) -> None:
@@ -207,6 +221,10 @@ class Instance:
         Its place in ties, unique in the cluster; default: `instance_id`.
     pipeline : PipelineStages, optional
         The stages that its batches pass, shared with the other lanes.
+    copy_s : callable, optional
+        Time (s, on the grid) to copy so many KV blocks to or from host memory, where the scheduler
+        has some. A step that needs copies starts with them: they are in the queue of its kernels,
+        as in vLLM's V0.
 
     Attributes
     ----------
@@ -237,6 +255,7 @@ class Instance:
         lane: int = 0,
         order: int | None = None,
         pipeline: PipelineStages | None = None,
+        copy_s: Callable[[int], float] | None = None,
     ) -> None:
         self._env = env
         self.instance_id = instance_id
@@ -245,6 +264,8 @@ class Instance:
         self._pipeline = pipeline
         self._in_flight = None if pipeline is None else pipeline.in_flight
         self._batch_run: BatchRun | None = None  # the present span in a pipeline, or the last
+        self._time_of_copies = copy_s
+        self._copies_s = 0.0  # with which the current step starts
         self.scheduler = scheduler
         self.step_time = step_time
         self._spans = recorder.spans
@@ -375,6 +396,9 @@ class Instance:
             self.num_requests,
             self.scheduler.num_preemptions,
             pool.peak_used / pool.num_blocks,
+            self.scheduler.num_swaps,
+            pool.num_asked,
+            pool.num_found,
         )
 
     def decodes(self, request: Request) -> bool:
@@ -427,24 +451,26 @@ class Instance:
         self.owner.boundary(self)
 
     def can_reserve(self, request: Request) -> bool:
-        """Whether the KV of `request` fits above the watermark now.
+        """Whether the KV of `request` fits above the watermark now."""
+        return self.scheduler.can_reserve(request, self.taken_blocks)
 
-        Preempted requests come first: they were here before.
+    def reserve(self, request: Request) -> int:
+        """Take the blocks for the KV of `request`, which is to come; they must be free.
+
+        Returns
+        -------
+        int
+            Tokens whose KV is here already.
         """
-        pool = self.scheduler.pool
-        needed = pool.blocks_for(request.num_computed_tokens) + self.taken_blocks
-        return not self.scheduler.waiting and pool.can_admit(needed)
-
-    def reserve(self, request: Request) -> None:
-        """Take the blocks for the KV of `request`, which is to come; they must be free."""
         pool, batch = self.scheduler.pool, self.scheduler.batch
-        pool.allocate(pool.blocks_for(request.num_computed_tokens))
+        num_cached = self.scheduler.reserve(request, self.taken_blocks)
         if self._steps > 1 and (
             self._in_flight is not None or batch.blocks_needed(self._steps) > pool.free_blocks
         ):
             # The rest of the span counted on these blocks. (In a pipeline every step has a row, in
             # which they show.)
             self.wake()
+        return num_cached
 
     @property
     def taken_blocks(self) -> int:
@@ -473,6 +499,10 @@ class Instance:
                     self.owner.preempted(self, request)
                 scheduler.preempted.clear()
                 self._record_segments()
+            if scheduler.resumed:
+                for request in scheduler.resumed:
+                    self.owner.resumed(self, request)
+                scheduler.resumed.clear()
             if plan is None:
                 self._idle = True
                 self._hidden_s = 0.0
@@ -483,6 +513,11 @@ class Instance:
                 continue
             self._start_s = env.now
             self._plan = plan
+            self._copies_s = 0.0
+            if scheduler.copied_blocks:
+                assert self._time_of_copies is not None
+                self._copies_s = self._time_of_copies(scheduler.copied_blocks)
+                scheduler.copied_blocks = 0
             if self._pipeline is not None and self._in_flight is not None:
                 yield self._run_ahead(plan, self._pipeline, self._in_flight)
             elif self._pipeline is not None:
@@ -510,7 +545,8 @@ class Instance:
         now, hidden_s = self._env.now, self._hidden_s
         limit = min(plan.max_steps, MAX_SPAN_STEPS)
         if limit == 1 or self._resolution == "step":
-            return [now + self.step_time.step_s(plan.shape(self._first_window(plan)), hidden_s)]
+            step_s = self.step_time.step_s(plan.shape(self._first_window(plan)), hidden_s)
+            return [now + self._copies_s + step_s]
         window = None
         if self._window is not None:
             window = self.scheduler.batch.window_tokens(limit, self._window)
@@ -550,7 +586,8 @@ class Instance:
         if now >= log.end_s:
             return False
         shape = plan.shape(self._first_window(plan))
-        return now + self.step_time.step_s(shape, self._hidden_s) > log.start_s
+        step_s = self.step_time.step_s(shape, self._hidden_s)
+        return now + self._copies_s + step_s > log.start_s
 
     def _first_window(self, plan: StepPlan) -> int | None:
         if self._window is None or not plan.num_decodes:
@@ -580,6 +617,8 @@ class Instance:
                 self._write_host_work(self._env.now - left_s, self._env.now)
             schedule = replace(schedule, host_before_s=0.0)
             host_after_s = 0.0
+        if self._copies_s:
+            yield self._env.timeout(self._copies_s)
         yield self._ranks.run(schedule)
         end = self._env.now + host_after_s
         if host_after_s:
@@ -599,13 +638,14 @@ class Instance:
         window = None
         if self._window is not None:
             window = self.scheduler.batch.window_tokens(limit, self._window)
+        before_s, after_s = pipeline.host_s(plan.shape(self._first_window(plan)))
         wake = self._wake
         wake.sleep()
         run = BatchRun(
             wake,
             STEP_END + self._order,
             limit,
-            pipeline.host_s(plan.shape(self._first_window(plan))),
+            (before_s + self._copies_s, after_s),
             *pipeline.stage_times(plan, limit, window),
         )
         if self._batch_run is not None:
@@ -622,6 +662,7 @@ class Instance:
         before_s, after_s = pipeline.host_s(shape)
         self._steps = 1
         self._ends = []
+        before_s += self._copies_s
         if before_s:
             yield self._wake.at(self._env.now + before_s, STEP_END + self._order)
         end = yield from pipeline.pass_through(shape)

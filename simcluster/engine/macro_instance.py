@@ -278,6 +278,10 @@ class MacroInstance(FrontEnd):
         """Book that `request` does not decode for now."""
         self._left(instance, request, finished=False)
 
+    def resumed(self, instance: InstanceLike, request: Request) -> None:
+        """Book that `request` decodes again."""
+        self.prefilled(instance, request)
+
     def finished(self, instance: InstanceLike, request: Request) -> None:
         """Book that `request` is done; an instance with nothing left to do releases its output."""
         self.num_unfinished -= 1

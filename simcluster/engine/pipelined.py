@@ -85,6 +85,9 @@ class PipelinedInstance:
             self.num_requests,
             sum(s.num_preemptions for s in each),
             max(s.peak_kv_usage for s in each),
+            sum(s.num_swaps for s in each),
+            sum(s.asked_blocks for s in each),
+            sum(s.cached_blocks for s in each),
         )
 
     @property
@@ -124,9 +127,9 @@ class PipelinedInstance:
         """Whether the KV of `request` fits above the watermark of that lane now."""
         return self._emptiest.can_reserve(request)
 
-    def reserve(self, request: Request) -> None:
-        """Take the blocks for the KV of `request`, which is to come; they must be free."""
-        self._assign(request).reserve(request)
+    def reserve(self, request: Request) -> int:
+        """Take the blocks for the KV of `request`, which is to come; return tokens here already."""
+        return self._assign(request).reserve(request)
 
     def submit(self, request: Request) -> None:
         """Queue `request` for prefill in the emptiest lane."""
@@ -180,6 +183,10 @@ class PipelinedInstance:
     def preempted(self, instance: InstanceLike, request: Request) -> None:
         """Pass the news on."""
         self.owner.preempted(self, request)
+
+    def resumed(self, instance: InstanceLike, request: Request) -> None:
+        """Pass the news on."""
+        self.owner.resumed(self, request)
 
     def finished(self, instance: InstanceLike, request: Request) -> None:
         """Pass the news on."""

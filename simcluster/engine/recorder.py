@@ -162,6 +162,7 @@ def request_columns(
         "prefill_instance",
         "decode_instance",
         "num_preemptions",
+        "num_cached_tokens",
     )
     columns: dict[str, npt.NDArray[Any]] = {
         name: np.array([getattr(r, name) for r in requests], dtype=np.float64) for name in stamps

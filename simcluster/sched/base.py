@@ -308,7 +308,7 @@ class Scheduler(Protocol):
 
 
 class BatchScheduler(ABC):
-    """What the schedulers share: queue, pool, decode batch, preemption by recompute.
+    """What the schedulers share: queue, pool, decode batch, preemption.
 
     Parameters
     ----------
@@ -319,36 +319,57 @@ class BatchScheduler(ABC):
     prefill_only : bool
         Requests leave after their prefill (a prefill pool); their blocks stay taken until
         `release`.
+    host : BlockPool, optional
+        Host memory that the KV of a preempted request is copied to while there is room in it; it
+        comes back from there instead of being computed again. Requests that were preempted before
+        their prefill ended always recompute.
 
     Attributes
     ----------
     waiting : deque of Request
         First come, first served; preempted requests go to the front.
+    swapped : deque of Request
+        Those whose KV is in host memory. As in vLLM (its V0 scheduler) nobody else is admitted
+        before they are back.
+    copied_blocks : int
+        Blocks copied to or from host memory since the number was last set to 0: the next step waits
+        for these copies.
     queued_tokens : int
-        Tokens of the waiting requests and of those in prefill.
+        Tokens of the waiting requests, of the swapped ones and of those in prefill.
     waiting_blocks : int
-        KV blocks that the waiting requests will take on admission.
-    num_preemptions : int
-        Preemptions so far.
-    preempted : list of Request
-        Decoding requests preempted since the list was last cleared.
+        KV blocks that the waiting and swapped requests take on admission, if they find none.
+    num_preemptions, num_swaps : int
+        Preemptions so far, and those of them by swap.
+    preempted, resumed : list of Request
+        Decoding requests preempted, and those back from host memory, since the list was last
+        cleared.
     segments : list of (int, float, int, int)
         Stays in the decode batch that ended since the list was last cleared: request id, end of the
         prefill before (s; NaN if its KV came from elsewhere), decode step before and after.
     """
 
     def __init__(
-        self, config: SchedulerConfig, pool: BlockPool, *, prefill_only: bool = False
+        self,
+        config: SchedulerConfig,
+        pool: BlockPool,
+        *,
+        prefill_only: bool = False,
+        host: BlockPool | None = None,
     ) -> None:
         self.config = config
         self.pool = pool
+        self.host = host
         self.prefill_only = prefill_only
         self.waiting: deque[Request] = deque()
         self.batch = DecodeBatch(pool.block_size)
         self.queued_tokens = 0
         self.waiting_blocks = 0
         self.num_preemptions = 0
+        self.num_swaps = 0
+        self.copied_blocks = 0
+        self.swapped: deque[Request] = deque()
         self.preempted: list[Request] = []
+        self.resumed: list[Request] = []
         self.segments: list[tuple[int, float, int, int]] = []
         self._prefilling: dict[int, Request] = {}
         self._running: dict[int, Request] = {}  # in order of admission; prefilling and decoding
@@ -364,7 +385,7 @@ class BatchScheduler(ABC):
     @property
     def num_waiting(self) -> int:
         """Requests not yet admitted."""
-        return len(self.waiting) + len(self._joining)
+        return len(self.waiting) + len(self._joining) + len(self.swapped)
 
     @property
     def num_tokens(self) -> int:
@@ -374,7 +395,7 @@ class BatchScheduler(ABC):
     @property
     def has_unfinished(self) -> bool:
         """Whether any request waits or runs."""
-        return bool(self._running or self.waiting or self._joining)
+        return bool(self._running or self.waiting or self._joining or self.swapped)
 
     def has_room(self, request: Request, taken_blocks: int = 0) -> bool:
         """Whether sequences and blocks would let `request` in now, behind those that wait already.
@@ -383,13 +404,38 @@ class BatchScheduler(ABC):
         The token limit of a step can still make it wait for the next one.
         """
         num_seqs = len(self._running) + len(self._joining) + len(self.waiting)
-        if num_seqs >= self.config.max_num_seqs:
+        if num_seqs >= self.config.max_num_seqs or self.swapped:
             return False
         num_blocks = taken_blocks + self.pool.blocks_for(target(request))
         if self.waiting:
             needed = num_blocks + self.waiting_blocks + self.pool.watermark_blocks
             return needed <= self.pool.free_blocks
-        return self.pool.can_admit(num_blocks)
+        return self.pool.can_admit(num_blocks - self.pool.find(request, target(request))[1])
+
+    def can_reserve(self, request: Request, taken_blocks: int) -> bool:
+        """Whether the KV of `request`, computed elsewhere, fits above the watermark now.
+
+        Preempted requests come first: they were here before. `taken_blocks` as in `has_room`.
+        """
+        if self.waiting or self.swapped:
+            return False
+        tokens = request.num_computed_tokens
+        needed = self.pool.blocks_for(tokens) + taken_blocks
+        return self.pool.can_admit(needed - self.pool.find(request, tokens + 1)[1])
+
+    def reserve(self, request: Request, taken_blocks: int) -> int:
+        """Take the blocks for the KV of `request`, which is to come.
+
+        Returns
+        -------
+        int
+            Tokens whose KV is here already.
+        """
+        pool, tokens = self.pool, request.num_computed_tokens
+        pool.settle(taken_blocks)
+        found = pool.find(request, tokens + 1)[0]
+        pool.take(request, pool.blocks_for(tokens), found)
+        return found * pool.block_size
 
     def add(self, request: Request) -> None:
         """Queue `request` at the back."""
@@ -404,7 +450,7 @@ class BatchScheduler(ABC):
 
     def release(self, request: Request) -> None:
         """Free the blocks of `request` (prefill pool: its KV has left)."""
-        self.pool.release(self.pool.blocks_for(request.num_computed_tokens))
+        self.pool.leave(request, self.pool.blocks_for(request.num_computed_tokens))
 
     @abstractmethod
     def schedule(self, now: float) -> StepPlan | None:
@@ -424,6 +470,7 @@ class BatchScheduler(ABC):
                 raise InvariantError("more steps than the plan has with these chunks")
             for request, num_tokens in plan.chunks:
                 request.num_computed_tokens += num_steps * num_tokens
+                self.pool.computed(request)
                 if request.num_computed_tokens == target(request):
                     self._prefill_ended(request, now, outcome)
         return outcome
@@ -468,16 +515,21 @@ class BatchScheduler(ABC):
         request.status = RequestStatus.FINISHED
         request.last_token_s = now
         del self._running[request.request_id]
-        self.pool.release(self.pool.blocks_for(request.num_computed_tokens))
+        self.pool.leave(request, self.pool.blocks_for(request.num_computed_tokens))
 
-    def _admit(self, request: Request, num_blocks: int, now: float) -> None:
-        """Take the head of the queue, `request`, into the running set."""
+    def _admit(self, request: Request, num_blocks: int, num_found: int, now: float) -> None:
+        """Take the head of the queue, `request`, into the running set.
+
+        `num_found` of its `num_blocks` are in the pool, and the tokens in them are not computed.
+        """
         self.waiting.popleft()
         self.waiting_blocks -= num_blocks
-        self.pool.allocate(num_blocks)
+        self.pool.take(request, num_blocks, num_found)
+        request.num_computed_tokens = num_found * self.pool.block_size
         request.status = RequestStatus.RUNNING
         if isnan(request.scheduled_s):
             request.scheduled_s = now
+            request.num_cached_tokens = request.num_computed_tokens
         self._running[request.request_id] = request
         self._prefilling[request.request_id] = request
 
@@ -495,23 +547,64 @@ class BatchScheduler(ABC):
             self._preempt(next(reversed(self._running.values())))
 
     def _preempt(self, request: Request) -> None:
-        """Take the KV of `request` back; it recomputes from the front of the queue."""
+        """Take the KV of `request` back; it waits in front of the others."""
         del self._running[request.request_id]
+        swaps = False
         if request in self.batch:
             self.batch.remove(request)
             self._end_segment(request)
-            self.pool.release(self.pool.blocks_for(request.num_computed_tokens))
+            num_blocks = self.pool.blocks_for(request.num_computed_tokens)
+            swaps = self.host is not None and num_blocks <= self.host.free_blocks
+            self.pool.leave(request, num_blocks)
             self.queued_tokens += target(request)
             self.preempted.append(request)
         else:
             del self._prefilling[request.request_id]
-            self.pool.release(self.pool.blocks_for(target(request)))
-        request.num_computed_tokens = 0
+            self.pool.leave(request, self.pool.blocks_for(target(request)))
         request.status = RequestStatus.PREEMPTED
         request.num_preemptions += 1
         self.num_preemptions += 1
-        self.waiting.appendleft(request)
         self.waiting_blocks += self.pool.blocks_for(target(request))
+        if swaps:
+            self._swap_out(request)
+        else:
+            request.num_computed_tokens = 0
+            self.waiting.appendleft(request)
+
+    def _swap_out(self, request: Request) -> None:
+        """Copy the KV of `request`, which has just lost its blocks, to host memory."""
+        assert self.host is not None
+        num_blocks = self.host.blocks_for(request.num_computed_tokens)
+        self.host.allocate(num_blocks)
+        self.copied_blocks += num_blocks
+        self.num_swaps += 1
+        self.swapped.appendleft(request)
+
+    def _swap_in(self) -> None:
+        """Copy the KV of swapped requests back, the first come first, as far as it fits.
+
+        With it must fit what the coming step takes, or it would be preempted at once.
+        """
+        pool, host = self.pool, self.host
+        assert host is not None
+        while self.swapped and len(self._running) < self.config.max_num_seqs:
+            request = self.swapped[0]
+            tokens = request.num_computed_tokens
+            num_blocks = pool.blocks_for(tokens)
+            found, in_use = pool.find(request, tokens + 1)
+            next_step = pool.blocks_for(tokens + 1) - num_blocks + self.batch.blocks_needed(1)
+            if not pool.can_admit(num_blocks - in_use + next_step):
+                return
+            self.swapped.popleft()
+            pool.take(request, num_blocks, found)
+            host.release(num_blocks)
+            self.copied_blocks += num_blocks - found
+            self.queued_tokens -= target(request)
+            self.waiting_blocks -= pool.blocks_for(target(request))
+            request.status = RequestStatus.RUNNING
+            self._running[request.request_id] = request
+            self._start_decode(request, nan)
+            self.resumed.append(request)
 
     def _start_fresh(self, now: float) -> None:
         """Stamp the decodes whose first decode step starts `now`."""
@@ -532,6 +625,6 @@ class BatchScheduler(ABC):
         # What a preemption has freed may let others in at the next boundary already. (A scheduler
         # that makes room before it admits, as the chunked one does, has let them in by now.)
         steps = 1
-        if self.num_preemptions == preemptions:
+        if self.num_preemptions == preemptions and not self.copied_blocks:
             steps = batch.steps_with(self.pool.free_blocks, batch.steps_to_next_end())
         return StepPlan("decode", batch.size, batch.context_tokens, (), steps)

@@ -17,8 +17,17 @@ class ChunkedPrefill(BatchScheduler):
 
     def schedule(self, now: float) -> StepPlan | None:
         """Plan the next steps, starting `now` (s); None when there is nothing to run."""
+        plan = self._plan(now)
+        if plan is None and self.swapped:
+            # Swapping out emptied the batch and made room for the first to come back.
+            plan = self._plan(now)
+        return plan
+
+    def _plan(self, now: float) -> StepPlan | None:
         if self._joining:
             self._admit_joining()
+        if self.swapped:
+            self._swap_in()
         if not self.waiting and not self._prefilling:
             plan = self._decode_plan(now)
             if plan is not None or not self.waiting:
@@ -40,12 +49,13 @@ class ChunkedPrefill(BatchScheduler):
 
         A prompt longer than the budget leaves nothing to others until its last chunk, and the
         decodes stay the same until one ends or the pool runs dry. The last chunk belongs to the run
-        if nobody waits for what it leaves of the budget.
+        if nobody waits for what it leaves of the budget. No run where a step starts with copies, or
+        where its end tells others of blocks to share.
         """
         request, num_tokens = chunks[0]
         batch = self.batch
         full, rest = divmod(target(request) - request.num_computed_tokens - 1, num_tokens)
-        if len(chunks) > 1 or full == 0:
+        if len(chunks) > 1 or full == 0 or self.copied_blocks or self.pool.shares:
             return 1, 0
         alone = not self.waiting and len(self._prefilling) == 1
         steps = limit = full + alone
@@ -66,13 +76,18 @@ class ChunkedPrefill(BatchScheduler):
         # The decodes of this step take their blocks first.
         spare = self.pool.free_blocks - self.batch.blocks_needed(1) if self.waiting else 0
         while budget > 0 and self.waiting and len(self._running) < self.config.max_num_seqs:
-            request = self.waiting[0]
-            num_blocks = self.pool.blocks_for(target(request))
-            if not self.pool.can_admit(num_blocks) or num_blocks > spare:
+            if self.swapped:
                 break
-            self._admit(request, num_blocks, now)
-            spare -= num_blocks
-            num_tokens = min(target(request), budget)
+            request = self.waiting[0]
+            tokens = target(request)
+            num_blocks = self.pool.blocks_for(tokens)
+            found, in_use = self.pool.find(request, tokens)
+            num_new = num_blocks - in_use
+            if not self.pool.can_admit(num_new) or num_new > spare:
+                break
+            self._admit(request, num_blocks, found, now)
+            spare -= num_new
+            num_tokens = min(tokens - request.num_computed_tokens, budget)
             chunks.append((request, num_tokens))
             budget -= num_tokens
         return tuple(chunks)

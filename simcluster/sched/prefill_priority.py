@@ -13,13 +13,13 @@ class PrefillPriority(BatchScheduler):
     prompt fit above the watermark, the step's tokens stay within ``max_num_batched_tokens`` and the
     running requests within ``max_num_seqs``. If any was admitted the step is a prefill of those
     alone, else all running requests decode; where a decode finds no block, the newest request is
-    preempted and recomputes. As vLLM 0.7.3 does without chunked prefill.
+    preempted. As vLLM 0.7.3 does without chunked prefill.
     """
 
     def schedule(self, now: float) -> StepPlan | None:
         """Plan the next steps, starting `now` (s); None when there is nothing to run."""
         plan = self._plan(now)
-        if plan is None and (self.waiting or self._joining):
+        if plan is None and (self.waiting or self._joining or self.swapped):
             # Preempting emptied the batch and made room for others.
             plan = self._plan(now)
         return plan
@@ -27,7 +27,9 @@ class PrefillPriority(BatchScheduler):
     def _plan(self, now: float) -> StepPlan | None:
         if self._joining:
             self._admit_joining()
-        if self.waiting:
+        if self.swapped:
+            self._swap_in()
+        if self.waiting and not self.swapped:
             chunks = self._prefill_chunks(now)
             if chunks:
                 return StepPlan("prefill", 0, 0, chunks, 1)
@@ -40,10 +42,12 @@ class PrefillPriority(BatchScheduler):
             request = self.waiting[0]
             tokens = target(request)
             num_blocks = self.pool.blocks_for(tokens)
+            found, in_use = self.pool.find(request, tokens)
+            tokens -= found * self.pool.block_size
             # A recomputed request can exceed the budget that its prompt met: it runs alone.
-            if (tokens > budget and chunks) or not self.pool.can_admit(num_blocks):
+            if (tokens > budget and chunks) or not self.pool.can_admit(num_blocks - in_use):
                 break
-            self._admit(request, num_blocks, now)
+            self._admit(request, num_blocks, found, now)
             chunks.append((request, tokens))
             budget -= tokens
             if budget <= 0:

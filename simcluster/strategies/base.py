@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from pydantic import ConfigDict, Field
 
@@ -73,6 +73,23 @@ class CommonSettings:
         int | None,
         Field(ge=1, description="KV blocks of an instance; default: what fits in memory."),
     ] = None
+    prefix_caching: Annotated[
+        bool | None,
+        Field(
+            description="Requests with a common prefix share its KV blocks; default: the engine's."
+        ),
+    ] = None
+    preemption: Annotated[
+        Literal["recompute", "swap"],
+        Field(
+            description="recompute: a preempted request loses its KV; swap: it is copied to host "
+            "memory and back, while there is room."
+        ),
+    ] = "recompute"
+    swap_bytes: Annotated[
+        float,
+        Field(gt=0, description="Host memory for swapped KV, per GPU (bytes); vLLM: 4 GiB."),
+    ] = 4.0 * 2**30
 
     def shape(self, scheduler: str = "prefill-priority", chunk: int | None = None) -> InstanceShape:
         """Return what each instance is made of; `chunk` is the token budget of a chunked step."""
@@ -85,6 +102,8 @@ class CommonSettings:
             max_num_batched_tokens=chunk or self.max_num_batched_tokens,
             instances_per_node=self.instances_per_node,
             num_kv_blocks=self.num_kv_blocks,
+            prefix_caching=self.prefix_caching,
+            swap_bytes=self.swap_bytes if self.preemption == "swap" else 0.0,
         )
 
     def shape_with_chunks(

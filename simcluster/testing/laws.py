@@ -42,6 +42,7 @@ def check_laws(result: Result) -> None:
         With a line that says which law is broken.
     """
     check_requests(result)
+    check_cache(result)
     check_spans(result)
     check_tokens(result)
     check_stamps(result)
@@ -117,6 +118,20 @@ def _check_finished(requests: Columns, finished: npt.NDArray[np.bool_], end_s: f
     require(bool((row["last_output_s"] <= end_s).all()), "an output after the end of the run")
 
 
+def check_cache(result: Result) -> None:
+    """What was found in the KV cache is part of what was looked for, and never a whole prompt."""
+    requests, instances = result.columns["requests"], result.columns["instances"]
+    cached = requests["num_cached_tokens"]
+    require(bool((cached >= 0).all()), "fewer than no cached tokens")
+    require(bool((cached < requests["prompt_len"]).all()), "a prefill without a token")
+    admitted = ~np.isnan(requests["scheduled_s"])
+    require(not cached[~admitted].any(), "cached tokens before the admission")
+    found, asked = instances["cached_blocks"], instances["asked_blocks"]
+    require(bool(((found >= 0) & (found <= asked)).all()), "more blocks found than looked for")
+    swaps, preemptions = instances["num_swaps"], instances["num_preemptions"]
+    require(bool(((swaps >= 0) & (swaps <= preemptions)).all()), "more swaps than preemptions")
+
+
 def check_spans(result: Result) -> None:
     """One step at a time per instance; busy time, steps and KV usage add up."""
     spans, instances = result.columns["spans"], result.columns["instances"]
@@ -167,8 +182,9 @@ def check_tokens(result: Result) -> None:
     require(count <= by_prefill <= count + preemptions, "tokens produced are not tokens asked for")
     prefilled = int((spans["num_steps"].astype(np.int64) * spans["prefill_tokens"]).sum())
     prompts = int(requests["prompt_len"][finished].sum())
-    require(prefilled >= prompts, "prompt tokens skipped")
-    require(prefilled == prompts or preemptions > 0, "prompt tokens computed twice")
+    cached = int(requests["num_cached_tokens"][finished].sum())
+    require(prefilled + cached >= prompts, "prompt tokens skipped")
+    require(prefilled + cached == prompts or preemptions > 0, "prompt tokens computed twice")
 
 
 def _check_segments(segments: Columns, requests: Columns, finished: npt.NDArray[np.bool_]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from simcluster.engine.cluster import Cluster, Deployment
 from simcluster.engine.instance import Instance, InstanceLike
 from simcluster.engine.pipelined import PipelinedInstance
+from simcluster.kvcache import PrefixPool
 from simcluster.request import Request
 from simcluster.sched.base import BatchScheduler, StepOutcome, StepPlan, target
 from simcluster.strategies.base import Strategy
@@ -23,6 +24,8 @@ class InstanceBooks:
         Prefills that ended, recomputations included.
     prefill_tokens, decode_tokens : int
         Tokens computed in prefill chunks, and tokens that decode steps produced.
+    cached_tokens : int
+        Tokens that admitted requests found in the KV cache, recomputations included.
     admitted : list of int
         Request ids in the order in which a prefill of theirs was begun.
     """
@@ -30,6 +33,7 @@ class InstanceBooks:
     num_prefilled: int = 0
     prefill_tokens: int = 0
     decode_tokens: int = 0
+    cached_tokens: int = 0
     admitted: list[int] = field(default_factory=list)
 
 
@@ -128,7 +132,7 @@ def _lanes(instance: InstanceLike) -> list[Instance]:
 
 def _watch(instance: Instance, books: InstanceBooks, *, counts_blocks: bool) -> None:
     scheduler = instance.scheduler
-    schedule, complete = scheduler.schedule, scheduler.complete
+    schedule, complete, admit = scheduler.schedule, scheduler.complete, scheduler._admit
 
     def watched_schedule(now: float) -> StepPlan | None:
         plan = schedule(now)
@@ -136,12 +140,14 @@ def _watch(instance: Instance, books: InstanceBooks, *, counts_blocks: bool) -> 
             _check_stop(scheduler)
         else:
             _check_plan(scheduler, plan)
-            books.admitted.extend(
-                r.request_id for r, _ in plan.chunks if r.num_computed_tokens == 0
-            )
         if counts_blocks:
             _check_blocks(scheduler)
         return plan
+
+    def watched_admit(request: Request, num_blocks: int, num_found: int, now: float) -> None:
+        admit(request, num_blocks, num_found, now)
+        books.admitted.append(request.request_id)
+        books.cached_tokens += request.num_computed_tokens
 
     def watched_complete(plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
         outcome = complete(plan, num_steps, now)
@@ -154,6 +160,7 @@ def _watch(instance: Instance, books: InstanceBooks, *, counts_blocks: bool) -> 
 
     scheduler.schedule = watched_schedule  # type: ignore[method-assign]  # the point of watching
     scheduler.complete = watched_complete  # type: ignore[method-assign]
+    scheduler._admit = watched_admit  # type: ignore[method-assign]
 
 
 def _check_plan(scheduler: BatchScheduler, plan: StepPlan) -> None:
@@ -177,12 +184,18 @@ def _check_stop(scheduler: BatchScheduler) -> None:
     require(not scheduler.batch.size, "stopped with sequences to decode")
     if scheduler.waiting:
         head, pool = scheduler.waiting[0], scheduler.pool
-        fits = pool.can_admit(-(-target(head) // pool.block_size))
+        in_use = pool.find(head, target(head))[1]
+        fits = pool.can_admit(-(-target(head) // pool.block_size) - in_use)
         require(not fits, "stopped while the head of the queue fits")
+    if scheduler.swapped:
+        first, pool = scheduler.swapped[0], scheduler.pool
+        in_use = pool.find(first, first.num_computed_tokens + 1)[1]
+        fits = pool.can_admit(-(-(first.num_computed_tokens + 1) // pool.block_size) - in_use)
+        require(not fits, "stopped while the first swapped request fits")
 
 
 def _check_blocks(scheduler: BatchScheduler) -> None:
-    """Blocks in use are those of the running sequences, each rounded up by itself."""
+    """Blocks in use are those of the running sequences, each rounded up, a shared one once."""
     pool, used = scheduler.pool, 0
     for request in scheduler._running.values():
         if request in scheduler.batch:
@@ -190,4 +203,10 @@ def _check_blocks(scheduler: BatchScheduler) -> None:
         else:
             tokens = target(request)
         used += -(-tokens // pool.block_size)
+    if isinstance(pool, PrefixPool):
+        pool.check()
+        used -= pool.num_saved
     require(pool.num_blocks - pool.free_blocks == used, "KV blocks lost or counted twice")
+    if scheduler.host is not None:
+        copied = sum(-(-r.num_computed_tokens // pool.block_size) for r in scheduler.swapped)
+        require(scheduler.host.used_blocks == copied, "host memory lost or counted twice")

@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 from simcluster.units import grid_array
 from simcluster.workload import Workload
+from simcluster.workload.hashes import BlockHashes
+
+_STRIDE = 1 << 20
 
 
 def workload_of(
@@ -18,6 +21,7 @@ def workload_of(
     *,
     rejected: Sequence[bool] | None = None,
     concurrency: int | None = None,
+    hashes: BlockHashes | None = None,
 ) -> Workload:
     """Return the workload with these requests.
 
@@ -32,6 +36,8 @@ def workload_of(
         Which are turned away on arrival; none by default.
     concurrency : int, optional
         Requests in the system at once, for a closed loop.
+    hashes : BlockHashes, optional
+        Ids of their blocks; see `shared_prefixes`.
 
     Returns
     -------
@@ -48,4 +54,41 @@ def workload_of(
         output_len=np.broadcast_to(np.asarray(output_len, np.int64), count),
         rejected=np.zeros(count, bool) if rejected is None else np.asarray(rejected, bool),
         concurrency=concurrency,
+        hashes=hashes,
+    )
+
+
+def shared_prefixes(
+    groups: Sequence[int],
+    shared_tokens: Sequence[int],
+    num_tokens: Sequence[int],
+    *,
+    tokens_per_id: int = 16,
+) -> BlockHashes:
+    """Return block ids of requests that begin alike within a group.
+
+    Parameters
+    ----------
+    groups : sequence of int
+        Group of each request, >= 0.
+    shared_tokens : sequence of int
+        So many tokens at its start are those of the group; the rest is its own.
+    num_tokens : sequence of int
+        Tokens of each request that have ids: its prompt, or with its answer.
+    tokens_per_id : int
+        Tokens of a block.
+    """
+    ids: list[int] = []
+    starts = [0]
+    for number, (group, shared, tokens) in enumerate(
+        zip(groups, shared_tokens, num_tokens, strict=True)
+    ):
+        blocks = -(-tokens // tokens_per_id)
+        common = min(shared, tokens) // tokens_per_id
+        ids += range(group * _STRIDE, group * _STRIDE + common)
+        own = (len(groups) + max(groups) + 1 + number) * _STRIDE
+        ids += range(own + common, own + blocks)
+        starts.append(len(ids))
+    return BlockHashes.of_ids(
+        np.array(ids, np.int64), np.array(starts), np.array(num_tokens), tokens_per_id
     )

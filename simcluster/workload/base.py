@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError, nearest
 from simcluster.units import FloatArray, IntArray
+from simcluster.workload.hashes import BlockHashes
 
 T = TypeVar("T")
 BoolArray = npt.NDArray[np.bool_]
@@ -49,6 +50,8 @@ class Workload:
         What a reader of the result should know about the requests, such as clients left out.
     score : ndarray of float64 or None
         Difficulty by a router, 0 to 1, shape ``(num_requests,)``; None where nothing routes by it.
+    hashes : BlockHashes or None
+        Ids of the blocks of tokens, where it is known which prompts have a prefix in common.
     """
 
     arrival_s: FloatArray
@@ -59,6 +62,7 @@ class Workload:
     rate_rps: float | None = None
     notes: tuple[str, ...] = ()
     score: FloatArray | None = None
+    hashes: BlockHashes | None = None
 
     @property
     def num_requests(self) -> int:
@@ -112,6 +116,9 @@ class ArrivalTimes:
         As in `Workload`.
     lengths : LengthDistribution or None
         The lengths of these very requests, where the source knows them.
+    hashes : BlockHashes or None
+        Ids of the blocks of tokens of these very requests, or of more than these; they go with
+        `lengths`.
     """
 
     arrival_s: FloatArray
@@ -119,6 +126,7 @@ class ArrivalTimes:
     concurrency: int | None = None
     lengths: LengthDistribution | None = None
     notes: tuple[str, ...] = ()
+    hashes: BlockHashes | None = None
 
 
 class ArrivalProcess(Protocol):

@@ -78,12 +78,17 @@ def build(
             f"{MAX_TIME_S:.0f} s (24 days) of the time grid",
             "Raise the rate or ask for fewer requests.",
         )
+    hashes = drawn.hashes if lengths is None else None
     lengths = lengths or drawn.lengths
     assert lengths is not None, "settings without lengths have arrivals with lengths"
-    prompt_len, output_len = lengths.draw(len(arrival_s), stream(seed, "lengths"))
+    asked = prompt_len, output_len = lengths.draw(len(arrival_s), stream(seed, "lengths"))
     prompt_len, output_len, rejected = fit(
         prompt_len, output_len, max_model_len, settings.on_too_long
     )
+    if hashes is not None:
+        hashes = hashes.of_requests(0, len(arrival_s))
+        whole = (prompt_len == asked[0]) & (output_len == asked[1])
+        hashes = hashes.cut_to(np.where(whole, hashes.num_tokens, prompt_len))
     arrival_s = grid_array(arrival_s)
     for array in (arrival_s, prompt_len, output_len, rejected):
         array.setflags(write=False)
@@ -95,6 +100,7 @@ def build(
         concurrency=drawn.concurrency,
         rate_rps=drawn.rate_rps,
         notes=drawn.notes,
+        hashes=hashes,
     )
 
 

@@ -82,6 +82,7 @@ class TraceFile:
             arrival_s=trace.arrival_s[first:last] - trace.arrival_s[first],
             prompt_len=trace.prompt_len[first:last],
             output_len=trace.output_len[first:last],
+            hashes=None if trace.hashes is None else trace.hashes.of_requests(first, last),
         )
 
 
@@ -147,6 +148,7 @@ class TraceArrivals(TraceFile):
             arrival_s=arrival_s,
             rate_rps=None if rate_rps is None else float(rate_rps),
             lengths=RowLengths(trace.prompt_len, trace.output_len),
+            hashes=trace.hashes,
         )
 
 

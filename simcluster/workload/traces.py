@@ -1,4 +1,4 @@
-"""Readers of request traces: plain CSV, Azure 2023 CSV, Mooncake JSONL; gzip or plain.
+"""Readers of request traces: plain CSV, Azure 2023 CSV, two kinds of JSON lines; gzip or plain.
 
 The standard library's readers take 0.1 s for 100,000 rows, so pandas is not needed here. Every
 refusal is one line: file, line, column, value, rule, remedy.
@@ -12,6 +12,7 @@ import io
 import json
 import math
 import zlib
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,8 +24,9 @@ import numpy as np
 from simcluster.errors import DataError, nearest
 from simcluster.units import MAX_TIME_S, MS, US, FloatArray, IntArray
 from simcluster.workload.base import MAX_TOKENS
+from simcluster.workload.hashes import BlockHashes
 
-TraceFormat = Literal["auto", "csv", "azure-2023", "mooncake"]
+TraceFormat = Literal["auto", "csv", "azure-2023", "mooncake", "llmservingsim"]
 
 CSV_COLUMNS: Final = {
     "csv": (("arrival_s", "prompt_len", "output_len"),),
@@ -34,12 +36,41 @@ CSV_COLUMNS: Final = {
     ),
 }
 """Columns of the CSV formats: arrival, prompt, output."""
-MOONCAKE_COLUMNS: Final = ("timestamp", "input_length", "output_length")
-"""Keys of a line of a Mooncake trace; ``timestamp`` in ms. Further keys are not read."""
 
 
-Row = tuple[int, Any, Any, Any]
-"""Line of the file, arrival, prompt, output as read."""
+@dataclass(frozen=True, slots=True)
+class JsonFormat:
+    """Keys of a line of a JSON trace; further ones are not read.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Arrival, prompt, output.
+    unit_s : float
+        Unit of the arrival (s).
+    ids : str
+        Ids of the prompt's blocks; may be missing.
+    tokens_per_id : int
+        Tokens of such a block.
+    """
+
+    columns: tuple[str, str, str]
+    unit_s: float
+    ids: str
+    tokens_per_id: int
+
+
+_MAX_ID: Final = 2**53
+JSON_FORMATS: Final = {
+    "mooncake": JsonFormat(("timestamp", "input_length", "output_length"), MS, "hash_ids", 512),
+    "llmservingsim": JsonFormat(
+        ("arrival_s", "input_tokens", "output_tokens"), 1.0, "block16_ids", 16
+    ),
+}
+"""The formats of JSON lines."""
+
+Row = tuple[int, Any, Any, Any, Any]
+"""Line of the file; arrival, prompt, output and ids of the prompt's blocks as read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +86,15 @@ class Trace:
         asked for.
     prompt_len, output_len : ndarray of int64
         Tokens, each >= 1, shape ``(n,)``.
+    hashes : BlockHashes or None
+        Ids of the prompts' blocks, where the file has any.
     """
 
     file: Path
     arrival_s: FloatArray | None
     prompt_len: IntArray
     output_len: IntArray
+    hashes: BlockHashes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +252,9 @@ def read_trace(file: Path, format: TraceFormat = "auto", *, arrivals: bool = Tru
         ``"csv"`` (columns ``arrival_s, prompt_len, output_len``), ``"azure-2023"``
         (``TIMESTAMP, ContextTokens, GeneratedTokens``, or ``arrival_s, input_tokens,
         output_tokens``), ``"mooncake"`` (JSON lines with ``timestamp`` in ms, ``input_length``,
-        ``output_length``), or ``"auto"`` to tell by the first line. Other columns are not read.
+        ``output_length``, and ``hash_ids`` of blocks of 512 tokens), ``"llmservingsim"`` (JSON
+        lines with ``arrival_s``, ``input_tokens``, ``output_tokens``, and ``block16_ids``), or
+        ``"auto"`` to tell by the first line. Other columns are not read.
     arrivals : bool
         Read the arrivals; without them a file of lengths alone will do.
 
@@ -231,13 +267,17 @@ def read_trace(file: Path, format: TraceFormat = "auto", *, arrivals: bool = Tru
     ------
     DataError
         If the file cannot be read, is empty, lacks a column, holds something that is no number,
-        arrivals that go back or last longer than 24 days, or a length below 1.
+        arrivals that go back or last longer than 24 days, a length below 1, or ids of blocks that
+        the prompt does not have or that are no chain.
     """
     text = read_text(file)
     rows: Iterator[Row]
     clock: Callable[[object], float | None]
-    if format == "mooncake" or (format == "auto" and text.lstrip().startswith("{")):
-        rows, columns, clock, unit_s = _json_rows(file, text), MOONCAKE_COLUMNS, number, MS
+    json_format: JsonFormat | None = None
+    if format in JSON_FORMATS or (format == "auto" and text.lstrip().startswith("{")):
+        json_format = JSON_FORMATS[_json_kind(text) if format == "auto" else format]
+        rows, columns, clock = _json_rows(file, text, json_format), json_format.columns, number
+        unit_s = json_format.unit_s
     else:
         table = read_csv(file, text)
         formats = CSV_COLUMNS if format == "auto" else [format]
@@ -248,7 +288,17 @@ def read_trace(file: Path, format: TraceFormat = "auto", *, arrivals: bool = Tru
         table.require(*columns[0 if arrivals else 1 :])
         rows = _csv_rows(table, columns)
         clock, unit_s = (microseconds, US) if columns[0] == "TIMESTAMP" else (number, 1.0)
-    return _trace(file, rows, columns, clock if arrivals else None, unit_s)
+    return _trace(file, rows, columns, clock if arrivals else None, unit_s, json_format)
+
+
+def _json_kind(text: str) -> str:
+    """Return the format of JSON lines: that of which the first line has most keys."""
+    first = text.lstrip().partition("\n")[0]
+    return max(JSON_FORMATS, key=lambda kind: sum(f'"{c}"' in first for c in _keys(kind)))
+
+
+def _keys(kind: str) -> tuple[str, ...]:
+    return (*JSON_FORMATS[kind].columns, JSON_FORMATS[kind].ids)
 
 
 def _csv_rows(table: Table, columns: tuple[str, str, str]) -> Iterator[Row]:
@@ -256,11 +306,12 @@ def _csv_rows(table: Table, columns: tuple[str, str, str]) -> Iterator[Row]:
     indices = [table.columns.index(c) if c in table.columns else None for c in columns]
     for line, cells in zip(table.lines, table.rows, strict=True):
         arrival, prompt, output = (None if i is None else cells[i] for i in indices)
-        yield line, arrival, prompt, output
+        yield line, arrival, prompt, output, None
 
 
-def _json_rows(file: Path, text: str) -> Iterator[Row]:
-    """Give the rows of a Mooncake trace."""
+def _json_rows(file: Path, text: str, format: JsonFormat) -> Iterator[Row]:
+    """Give the rows of a trace of JSON lines."""
+    arrival, prompt, output = format.columns
     for line, content in enumerate(text.splitlines(), start=1):
         if not content.strip():
             continue
@@ -270,10 +321,10 @@ def _json_rows(file: Path, text: str) -> Iterator[Row]:
             row = None
         if not isinstance(row, dict):
             raise DataError(f"{file} line {line}: no JSON object. Mend or drop the line.")
-        for key in MOONCAKE_COLUMNS[1:]:
+        for key in (prompt, output):
             if key not in row:
                 raise DataError(f"{file} line {line}: missing key {key}. Mend or drop the line.")
-        yield line, row.get("timestamp"), row["input_length"], row["output_length"]
+        yield line, row.get(arrival), row[prompt], row[output], row.get(format.ids)
 
 
 def _trace(
@@ -282,12 +333,14 @@ def _trace(
     columns: tuple[str, str, str],
     clock: Callable[[object], float | None] | None,
     unit_s: float,
+    json_format: JsonFormat | None,
 ) -> Trace:
     """Return the checked trace of `rows`; `clock` reads arrivals in `unit_s`, None reads none."""
+    ids = None if json_format is None else _Ids(file, json_format)
     arrivals: list[float] = []
     prompt_len: list[int] = []
     output_len: list[int] = []
-    for line, arrival, prompt, output in rows:
+    for line, arrival, prompt, output, block_ids in rows:
         if clock is not None:
             now = clock(arrival)
             if now is None:
@@ -319,6 +372,8 @@ def _trace(
                     "Mend or drop the row.",
                 )
             lengths.append(int(length))
+        if ids is not None:
+            ids.add(line, block_ids, prompt_len[-1])
     if not prompt_len:
         raise DataError(f"{file}: no request in it. Name a file with one row per request.")
     arrival_s = (np.array(arrivals) - arrivals[0]) * unit_s if arrivals else None
@@ -327,4 +382,64 @@ def _trace(
             f"{file}: lasts {arrival_s[-1]:.0f} s, more than the {MAX_TIME_S:.0f} s (24 days) of "
             f"the time grid. Cut the file, or check the unit of {columns[0]}."
         )
-    return Trace(file, arrival_s, np.array(prompt_len), np.array(output_len))
+    hashes = None if ids is None else ids.hashes(np.array(prompt_len))
+    return Trace(file, arrival_s, np.array(prompt_len), np.array(output_len), hashes)
+
+
+class _Ids:
+    """Collects the block ids of a trace, row by row."""
+
+    def __init__(self, file: Path, format: JsonFormat) -> None:
+        self._file = file
+        self._format = format
+        self._ids = array("q")
+        self._ends = array("q", [0])
+        self._lines: list[int] = []
+
+    def add(self, line: int, ids: Any, prompt_len: int) -> None:
+        """Add those of a row; None for a prompt that shares nothing."""
+        key, size = self._format.ids, self._format.tokens_per_id
+        most = -(-prompt_len // size)
+        if ids is not None:
+            try:
+                if not isinstance(ids, list):
+                    raise TypeError
+                self._ids.extend(ids)
+            except (TypeError, OverflowError):
+                raise DataError(
+                    f"{self._file} line {line}, {key}: must be a list of whole numbers. "
+                    "Mend or drop the row."
+                ) from None
+            if len(ids) > most:
+                raise DataError(
+                    f"{self._file} line {line}, {key}: {len(ids)} ids, but a prompt of "
+                    f"{prompt_len} tokens has {most} blocks of {size}. Mend or drop the row."
+                )
+        self._ends.append(len(self._ids))
+        self._lines.append(line)
+
+    def hashes(self, prompt_len: IntArray) -> BlockHashes | None:
+        """Return the ids of all rows, checked to be chains; None if there is none."""
+        if not self._ids:
+            return None
+        ids = np.array(self._ids, dtype=np.int64)
+        ends = np.array(self._ends, dtype=np.int64)
+        before = np.concatenate([[-1], ids[:-1]])
+        before[ends[:-1][np.diff(ends) > 0]] = -1
+        order = np.argsort(ids, kind="stable")
+        again = np.flatnonzero(ids[order][1:] == ids[order][:-1])
+        wrong = order[1:][again][before[order[1:]][again] != before[order[:-1]][again]]
+        wrong = np.append(wrong, np.flatnonzero((ids < 0) | (ids > _MAX_ID)))
+        if len(wrong):
+            at = int(wrong.min())
+            line = self._lines[int(np.searchsorted(ends, at, side="right")) - 1]
+            raise DataError(
+                f"{self._file} line {line}, {self._format.ids}: id {ids[at]} "
+                + (
+                    "does not follow the same id everywhere. An id must stand for all tokens up to "
+                    "its end: mend the ids."
+                    if 0 <= ids[at] <= _MAX_ID
+                    else f"is not from 0 to {_MAX_ID}. Renumber the ids."
+                )
+            )
+        return BlockHashes.of_ids(ids, ends, prompt_len, self._format.tokens_per_id)

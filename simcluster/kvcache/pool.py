@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from simcluster.errors import InvariantError
+from simcluster.request import Request
 
 
 class BlockPool:
-    """Blocks of KV cache, taken and given back.
+    """Blocks of KV cache, taken and given back; every sequence has blocks of its own.
 
     Parameters
     ----------
@@ -23,9 +26,24 @@ class BlockPool:
         Blocks nobody holds.
     peak_used : int
         Most blocks ever in use.
+    shares : bool
+        Sequences with a common prefix share its blocks.
+    num_asked, num_found : int
+        Full blocks of their prompts that requests looked for when they came in, and those that they
+        found.
     """
 
-    __slots__ = ("block_size", "free_blocks", "num_blocks", "peak_used", "watermark_blocks")
+    __slots__ = (
+        "block_size",
+        "free_blocks",
+        "num_asked",
+        "num_blocks",
+        "num_found",
+        "peak_used",
+        "watermark_blocks",
+    )
+
+    shares: ClassVar[bool] = False
 
     def __init__(self, num_blocks: int, block_size: int, watermark: float = 0.0) -> None:
         self.num_blocks = num_blocks
@@ -33,6 +51,8 @@ class BlockPool:
         self.watermark_blocks = int(watermark * num_blocks)
         self.free_blocks = num_blocks
         self.peak_used = 0
+        self.num_asked = 0
+        self.num_found = 0
 
     @property
     def used_blocks(self) -> int:
@@ -77,3 +97,39 @@ class BlockPool:
         self.free_blocks += num_blocks
         if self.free_blocks > self.num_blocks:
             raise InvariantError("more KV blocks given back than the pool has")
+
+    # --- sequence by sequence -----------------------------------------------------------------
+
+    def find(self, request: Request, num_tokens: int) -> tuple[int, int]:
+        """Leading blocks of `request` that are here, and how many of them somebody holds.
+
+        Parameters
+        ----------
+        request : Request
+            Who asks.
+        num_tokens : int
+            Tokens that it needs the KV of, >= 1; the last of them is never looked for.
+
+        Returns
+        -------
+        tuple of int
+            Both 0 where prefixes are not reused.
+        """
+        return 0, 0
+
+    def take(self, request: Request, num_blocks: int, num_found: int) -> None:
+        """Take `num_blocks` for `request`, of which it shares the first `num_found`.
+
+        `num_found` is what `find` has just said.
+        """
+        self.allocate(num_blocks)
+
+    def computed(self, request: Request) -> None:
+        """Hear that the KV of the first ``request.num_computed_tokens`` tokens is there."""
+
+    def leave(self, request: Request, num_blocks: int) -> None:
+        """Give back the `num_blocks` of `request`; its ``num_computed_tokens`` must be of now."""
+        self.release(num_blocks)
+
+    def settle(self, taken_blocks: int) -> None:
+        """Hear that `taken_blocks` of the free blocks are taken by a step under way."""
