@@ -17,7 +17,7 @@ import simpy
 from simcluster.config import Environment
 from simcluster.engine.clock import ARRIVAL, SCHEDULING, At, Clock
 from simcluster.engine.cluster import Cluster, Deployment, StepTimeFactory, roofline_step_time
-from simcluster.engine.recorder import KernelLog, Recorder, request_columns
+from simcluster.engine.recorder import KernelLog, Recorder
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.quality import QualityCurve
 from simcluster.request import Request, RequestStatus
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 RESOLUTIONS: Final = ("span", "step", "kernel")
 """What one event stands for; the results are the same."""
+
+_ROWS_AT_ONCE: Final = 1 << 14
 
 FRAMES: Final = ("requests", "spans", "segments", "transfers", "windows", "instances")
 """Frames of a run."""
@@ -279,8 +281,9 @@ def run(
     arrivals = source(cluster, deployment, workload)
     left = workload.num_requests
 
-    def ended(_: Request) -> None:
+    def ended(request: Request) -> None:
         nonlocal left
+        recorder.requests.ended(request)
         left -= 1
         if not left:
             done.succeed()
@@ -309,12 +312,10 @@ def run(
         close(env.now)
     models = deployment.models or (environment.model.spec.name,)
     routed = quality is not None and len(models) == quality.num_models
-    requests = request_columns(
-        arrivals.arrived, models, quality.expected if quality is not None and routed else None
+    requests = recorder.requests.columns(
+        models, quality.expected if quality is not None and routed else None
     )
-    result = _result(strategy.name, workload, seed, cluster, recorder, requests, env)
-    arrivals.arrived.clear()  # nobody needs to look through them for garbage
-    return result
+    return _result(strategy.name, workload, seed, cluster, recorder, requests, env)
 
 
 def _stop(done: simpy.Event) -> None:
@@ -366,14 +367,19 @@ def _result(
     )
 
 
-class _Source(ABC):
-    """Lets requests enter a deployment; the rejected ones are turned away on arrival.
+def _rows(workload: Workload) -> Iterator[tuple[float, int, int, bool]]:
+    """Give arrival, prompt, output and rejection of each request, a chunk of Python's own at once.
 
-    Attributes
-    ----------
-    arrived : list of Request
-        Those that have arrived so far, in order.
+    Lists of all of them would take five times the memory of the arrays.
     """
+    arrays = (workload.arrival_s, workload.prompt_len, workload.output_len, workload.rejected)
+    for first in range(0, workload.num_requests, _ROWS_AT_ONCE):
+        chunk = slice(first, first + _ROWS_AT_ONCE)
+        yield from zip(*(array[chunk].tolist() for array in arrays), strict=True)
+
+
+class _Source(ABC):
+    """Lets requests enter a deployment; the rejected ones are turned away on arrival."""
 
     def __init__(self, cluster: Cluster, deployment: Deployment, workload: Workload) -> None:
         self._cluster = cluster
@@ -382,15 +388,9 @@ class _Source(ABC):
         self._concurrency = workload.concurrency
         self._hashes = workload.hashes
         self._block_size = cluster.environment.engine.block_size
-        self._coming = zip(
-            workload.arrival_s.tolist(),
-            workload.prompt_len.tolist(),
-            workload.output_len.tolist(),
-            workload.rejected.tolist(),
-            strict=True,
-        )
         self._score = workload.score
-        self.arrived: list[Request] = []
+        self._log = cluster.recorder.requests
+        self._coming = _rows(workload)
         self.process = self._env.process(self._run())
 
     @abstractmethod
@@ -402,13 +402,13 @@ class _Source(ABC):
         """Let the requests enter, each at its time."""
 
     def _enter(self, arrival_s: float, prompt_len: int, output_len: int, rejected: bool) -> None:
-        number = len(self.arrived)
+        number = self._log.num_arrived
         request = Request(number, arrival_s, prompt_len, output_len)
         if self._score is not None:
             request.score = float(self._score[number])
         if self._hashes is not None:
             request.block_ids = self._hashes.runs(number, self._block_size)
-        self.arrived.append(request)
+        self._log.arrived(request)
         if rejected:
             request.status = RequestStatus.REJECTED
             self._cluster.on_finish(request)

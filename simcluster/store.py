@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 Format = Literal["parquet", "csv"]
 FORMATS: Final[tuple[Format, ...]] = ("parquet", "csv")
+_ROW_GROUP: Final = 1 << 17
+"""Rows that are written to a Parquet file at once."""
 FIGURES: Final = "figures"
 """Subfolder for pictures of the results."""
 
@@ -108,7 +111,20 @@ def write_frame(columns: Columns, name: str, folder: Path, fmt: Format) -> None:
     else:
         import pyarrow.parquet as pq
 
-        pq.write_table(table(columns, SCHEMAS[name]), path, compression="zstd")
+        # A group at a time: what is being encoded takes as much memory as the rows themselves.
+        num_rows = len(next(iter(columns.values())))
+        groups = (
+            table({n: c[first : first + _ROW_GROUP] for n, c in columns.items()}, SCHEMAS[name])
+            for first in range(0, max(num_rows, 1), _ROW_GROUP)
+        )
+        group = next(groups)
+        # Times and counts hardly repeat: looking for repetitions takes longer than it saves.
+        texts = [n for n, column in SCHEMAS[name].items() if column.dtype == "str"]
+        with pq.ParquetWriter(
+            path, group.schema, compression="zstd", use_dictionary=texts or False
+        ) as file:
+            for rows in chain([group], groups):
+                file.write_table(rows)
 
 
 def read_frame(name: str, folder: Path) -> pd.DataFrame:

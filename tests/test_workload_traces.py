@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from simcluster.errors import ConfigError, DataError, SimclusterError
 from simcluster.units import TICK_S
-from simcluster.workload import Workload, WorkloadSettings, build
+from simcluster.workload import Workload, WorkloadSettings, build, traces
 from simcluster.workload.lengths import FixedLengths
 from simcluster.workload.renewal import PoissonArrivals
 from simcluster.workload.replay import TraceArrivals, TraceFile, TraceLengths
@@ -346,6 +347,46 @@ def test_a_hundred_thousand_rows_are_read_whole(tmp_path: Path) -> None:
     file = written(tmp_path, HEADER + rows)
     trace = read_trace(file)
     assert len(trace.prompt_len) == 100_000
+
+
+CELLS = st.one_of(
+    st.integers(1, 5000).map(str),
+    st.sampled_from(["1.0", " 7 ", "2e2", "+3", "0", "-1", "1.5", "nan", "inf", "x", "", "1_0"]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    times=st.lists(st.floats(0, 1e4), min_size=1, max_size=6),
+    cells=st.lists(st.tuples(CELLS, CELLS), min_size=6, max_size=6),
+    blank_line=st.booleans(),
+    sort=st.booleans(),
+)
+def test_reading_in_bulk_is_reading_row_by_row(
+    times: list[float],
+    cells: list[tuple[str, str]],
+    blank_line: bool,
+    sort: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The same arrays, or the same refusal: whatever is odd is left to the careful reader."""
+    rows = [
+        f"{t!r},{p},{o}" for t, (p, o) in zip(sorted(times) if sort else times, cells, strict=False)
+    ]
+    rows = ["arrival_s,prompt_len,output_len", *rows, *([""] * blank_line)]
+    trace = written(tmp_path_factory.mktemp("bulk"), "\n".join(rows) + "\n")
+    outcomes: list[Any] = []
+    for reader in (traces._read_sound_csv, lambda *_, **__: None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(traces, "_read_sound_csv", reader)
+            try:
+                read = read_trace(trace)
+            except DataError as error:
+                outcomes.append(str(error))
+            else:
+                arrays = (read.arrival_s, read.prompt_len, read.output_len)
+                outcomes.append([(a.dtype, a.tolist()) for a in arrays])
+    assert outcomes[0] == outcomes[1]
 
 
 @given(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
@@ -19,10 +20,56 @@ from simcluster.schema import (
     WINDOWS,
     Schema,
 )
-from simcluster.units import FloatArray
+from simcluster.units import FloatArray, IntArray
 
-_CHUNK: Final = 1 << 15
-_STATUS_NAMES: Final = {RequestStatus.FINISHED: "finished", RequestStatus.REJECTED: "rejected"}
+_CHUNK: Final = 1 << 12
+"""Rows that are tuples, or requests, before they become numbers."""
+
+
+class _Columns:
+    """Typed arrays, one per column, that grow: twice the room whenever it is used up.
+
+    Room that is not used yet costs no memory: the system hands pages out when they are written to.
+
+    Parameters
+    ----------
+    dtypes : mapping of str to str
+        NumPy dtype of each column, by name.
+    """
+
+    __slots__ = ("_arrays", "_room", "num_rows")
+
+    def __init__(self, dtypes: Mapping[str, str]) -> None:
+        self.num_rows = 0
+        self._room = _CHUNK
+        self._arrays = {name: np.empty(_CHUNK, dtype) for name, dtype in dtypes.items()}
+
+    def make_room(self, num_rows: int) -> None:
+        """Let there be `num_rows` rows, if there are fewer; the new ones hold anything."""
+        self.num_rows = max(self.num_rows, num_rows)
+        if self.num_rows <= self._room:
+            return
+        while self._room < self.num_rows:
+            self._room *= 2
+        for name, old in self._arrays.items():
+            self._arrays[name] = np.empty(self._room, old.dtype)
+            self._arrays[name][: len(old)] = old
+
+    def append(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Add rows at the end, whose entries are in the order of the columns."""
+        first = self.num_rows
+        self.make_room(first + len(rows))
+        for array, values in zip(self._arrays.values(), zip(*rows, strict=True), strict=True):
+            array[first : self.num_rows] = values
+
+    def put(self, rows: IntArray, values: Iterable[Sequence[Any]]) -> None:
+        """Write some rows, values column by column."""
+        for array, column in zip(self._arrays.values(), values, strict=True):
+            array[rows] = column
+
+    def pop(self, name: str) -> npt.NDArray[Any]:
+        """Take one column out."""
+        return self._arrays.pop(name)[: self.num_rows]
 
 
 class Log:
@@ -34,11 +81,11 @@ class Log:
         Columns, in the order of the tuples.
     """
 
-    __slots__ = ("_arrays", "_schema", "rows")
+    __slots__ = ("_columns", "_schema", "rows")
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._arrays: list[list[npt.NDArray[Any]]] = [[] for _ in schema]
+        self._columns = _Columns(_dtypes(schema))
         self.rows: list[tuple[Any, ...]] = []
 
     def add(self, row: tuple[Any, ...]) -> None:
@@ -48,25 +95,20 @@ class Log:
             self._flush()
 
     def _flush(self) -> None:
-        for arrays, values, column in zip(
-            self._arrays,
-            zip(*self.rows, strict=True),
-            self._schema.values(),
-            strict=True,
-        ):
-            arrays.append(np.array(values, dtype=object if column.dtype == "str" else column.dtype))
+        self._columns.append(self.rows)
         self.rows.clear()
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """All rows, by column; the log is empty afterwards, so that they are not kept twice."""
         if self.rows:
             self._flush()
-        columns: dict[str, npt.NDArray[Any]] = {}
-        for (name, column), arrays in zip(self._schema.items(), self._arrays, strict=True):
-            empty = np.empty(0, dtype=object if column.dtype == "str" else column.dtype)
-            columns[name] = np.concatenate(arrays) if arrays else empty
-            arrays.clear()
+        columns = {name: self._columns.pop(name) for name in self._schema}
+        self._columns = _Columns(_dtypes(self._schema))
         return columns
+
+
+def _dtypes(schema: Schema) -> dict[str, str]:
+    return {name: "O" if c.dtype == "str" else c.dtype for name, c in schema.items()}
 
 
 WriteKernel = Callable[[str, str, float, float], None]
@@ -113,12 +155,15 @@ class Recorder:
 
     Attributes
     ----------
+    requests : RequestLog
+        The requests.
     spans, segments, transfers, windows, instances : Log
         Rows in the order of the columns of `simcluster.schema`.
     """
 
     def __init__(self, kernels: KernelLog | None = None) -> None:
         self.kernels = kernels
+        self.requests = RequestLog()
         self.spans = Log(SPANS)
         self.segments = Log(SEGMENTS)
         self.transfers = Log(TRANSFERS)
@@ -126,64 +171,105 @@ class Recorder:
         self.instances = Log(INSTANCES)
 
 
-def request_columns(
-    requests: Sequence[Request],
-    models: Sequence[str],
-    quality_of: Callable[[FloatArray], FloatArray] | None = None,
-) -> dict[str, npt.NDArray[Any]]:
-    """Return the columns of the requests frame, one row per request, unfinished ones included.
+_STAMPS: Final = (
+    "arrival_s",
+    "routed_s",
+    "scheduled_s",
+    "first_token_s",
+    "decode_start_s",
+    "first_output_s",
+    "last_token_s",
+    "last_output_s",
+    "transfer_s",
+    "score",
+)
+_COUNTS: Final = (
+    "request_id",
+    "prompt_len",
+    "output_len",
+    "num_output_tokens",
+    "prefill_instance",
+    "decode_instance",
+    "num_preemptions",
+    "num_cached_tokens",
+)
+_row_of = attrgetter(*_STAMPS, *_COUNTS, "model")
+_STATUS: Final = np.array(["unfinished", "finished", "rejected"], dtype=object)
+_STATUS_CODES: Final = {RequestStatus.FINISHED: 1, RequestStatus.REJECTED: 2}
 
-    Parameters
+
+class RequestLog:
+    """Rows of the requests frame; of a request that has ended only its numbers are kept.
+
+    Attributes
     ----------
-    requests : sequence of Request
-        Those that arrived, in order.
-    models : sequence of str
-        Names of the models that `Request.model` counts.
-    quality_of : callable, optional
-        From scores, shape ``(n,)``, to each model's expected quality, shape ``(n, num_models)``.
+    num_arrived : int
+        Requests so far; their ids are 0, 1, ...
     """
-    stamps = (
-        "arrival_s",
-        "routed_s",
-        "scheduled_s",
-        "first_token_s",
-        "decode_start_s",
-        "first_output_s",
-        "last_token_s",
-        "last_output_s",
-        "transfer_s",
-        "score",
-    )
-    counts = (
-        "request_id",
-        "prompt_len",
-        "output_len",
-        "num_output_tokens",
-        "prefill_instance",
-        "decode_instance",
-        "num_preemptions",
-        "num_cached_tokens",
-    )
-    columns: dict[str, npt.NDArray[Any]] = {
-        name: np.array([getattr(r, name) for r in requests], dtype=np.float64) for name in stamps
-    }
-    for name in counts:
-        columns[name] = np.array([getattr(r, name) for r in requests], dtype=REQUESTS[name].dtype)
-    status = np.array([_STATUS_NAMES.get(r.status, "unfinished") for r in requests], dtype=object)
-    # Computed, but still held back when the run was stopped: its user has not seen the end.
-    status[(status == "finished") & np.isnan(columns["last_output_s"])] = "unfinished"
-    columns["status"] = status
-    chosen = np.array([r.model for r in requests], dtype=np.int64)
-    columns["model"] = np.array(models, dtype=object)[chosen]
-    columns["quality"] = np.full(len(requests), np.nan)
-    if quality_of is not None and len(requests):
-        expected = quality_of(columns["score"])
-        columns["quality"] = expected[np.arange(len(requests)), chosen]
-    arrival = columns["arrival_s"]
-    columns["queue_s"] = columns["scheduled_s"] - arrival
-    columns["ttft_s"] = columns["first_output_s"] - arrival
-    columns["e2el_s"] = columns["last_output_s"] - arrival
-    gaps = columns["output_len"] - 1.0
-    gaps[gaps == 0] = np.nan
-    columns["tpot_s"] = (columns["last_output_s"] - columns["first_output_s"]) / gaps
-    return {name: columns[name] for name in REQUESTS}
+
+    def __init__(self) -> None:
+        self.num_arrived = 0
+        self._present: dict[int, Request] = {}
+        self._ended: list[Request] = []
+        self._columns = _Columns(
+            {n: REQUESTS[n].dtype for n in (*_STAMPS, *_COUNTS)}
+            | {"model": "int32", "status": "int8"}
+        )
+
+    def arrived(self, request: Request) -> None:
+        """Keep `request`, whose id is the next number, while it is served."""
+        self._present[request.request_id] = request
+        self.num_arrived += 1
+
+    def ended(self, request: Request) -> None:
+        """Write `request` down: it finished or was rejected, and changes no more."""
+        del self._present[request.request_id]
+        self._ended.append(request)
+        if len(self._ended) >= _CHUNK:
+            self._write(self._ended)
+
+    def _write(self, requests: list[Request]) -> None:
+        self._columns.make_room(self.num_arrived)
+        rows = np.fromiter((r.request_id for r in requests), np.int64, len(requests))
+        codes = [_STATUS_CODES.get(r.status, 0) for r in requests]
+        self._columns.put(rows, (*zip(*map(_row_of, requests), strict=True), codes))
+        requests.clear()
+
+    def columns(
+        self,
+        models: Sequence[str],
+        quality_of: Callable[[FloatArray], FloatArray] | None = None,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return the frame, in order of arrival, unfinished ones included; empty the log.
+
+        Parameters
+        ----------
+        models : sequence of str
+            Names of the models that `Request.model` counts.
+        quality_of : callable, optional
+            From scores, shape ``(n,)``, to each model's expected quality, shape ``(n,
+            num_models)``.
+        """
+        for requests in (self._ended, list(self._present.values())):
+            if requests:
+                self._write(requests)
+        self._present.clear()
+        columns = {name: self._columns.pop(name) for name in (*_STAMPS, *_COUNTS)}
+        codes = self._columns.pop("status")
+        # Computed, but still held back when the run was stopped: its user has not seen the end.
+        codes[(codes == 1) & np.isnan(columns["last_output_s"])] = 0
+        columns["status"] = _STATUS[codes]
+        chosen = self._columns.pop("model")
+        columns["model"] = np.array(models, dtype=object)[chosen]
+        columns["quality"] = np.full(len(chosen), np.nan)
+        if quality_of is not None and len(chosen):
+            expected = quality_of(columns["score"])
+            columns["quality"] = expected[np.arange(len(chosen)), chosen]
+        arrival = columns["arrival_s"]
+        columns["queue_s"] = columns["scheduled_s"] - arrival
+        columns["ttft_s"] = columns["first_output_s"] - arrival
+        columns["e2el_s"] = columns["last_output_s"] - arrival
+        gaps = columns["output_len"] - 1.0
+        gaps[gaps == 0] = np.nan
+        columns["tpot_s"] = (columns["last_output_s"] - columns["first_output_s"]) / gaps
+        return {name: columns[name] for name in REQUESTS}

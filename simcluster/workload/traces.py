@@ -13,9 +13,10 @@ import json
 import math
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -60,6 +61,7 @@ class JsonFormat:
     tokens_per_id: int
 
 
+_ROWS_AT_ONCE: Final = 1 << 14
 _MAX_ID: Final = 2**53
 JSON_FORMATS: Final = {
     "mooncake": JsonFormat(("timestamp", "input_length", "output_length"), MS, "hash_ids", 512),
@@ -270,6 +272,8 @@ def read_trace(file: Path, format: TraceFormat = "auto", *, arrivals: bool = Tru
         arrivals that go back or last longer than 24 days, a length below 1, or ids of blocks that
         the prompt does not have or that are no chain.
     """
+    if format not in JSON_FORMATS and (sound := _read_sound_csv(file, format, arrivals=arrivals)):
+        return sound
     text = read_text(file)
     rows: Iterator[Row]
     clock: Callable[[object], float | None]
@@ -280,11 +284,7 @@ def read_trace(file: Path, format: TraceFormat = "auto", *, arrivals: bool = Tru
         unit_s = json_format.unit_s
     else:
         table = read_csv(file, text)
-        formats = CSV_COLUMNS if format == "auto" else [format]
-        columns = max(
-            (known for each in formats for known in CSV_COLUMNS[each]),
-            key=lambda known: len(set(known).intersection(table.columns)),
-        )
+        columns = _likeliest(table.columns, format)
         table.require(*columns[0 if arrivals else 1 :])
         rows = _csv_rows(table, columns)
         clock, unit_s = (microseconds, US) if columns[0] == "TIMESTAMP" else (number, 1.0)
@@ -299,6 +299,56 @@ def _json_kind(text: str) -> str:
 
 def _keys(kind: str) -> tuple[str, ...]:
     return (*JSON_FORMATS[kind].columns, JSON_FORMATS[kind].ids)
+
+
+def _likeliest(header: Sequence[str], format: TraceFormat) -> tuple[str, str, str]:
+    """Return the columns of a CSV format that `header` has most of."""
+    formats = CSV_COLUMNS if format == "auto" else [format]
+    return max(
+        (known for each in formats for known in CSV_COLUMNS[each]),
+        key=lambda known: len(set(known).intersection(header)),
+    )
+
+
+def _read_sound_csv(file: Path, format: TraceFormat, *, arrivals: bool) -> Trace | None:
+    """Return the trace of a CSV file of numbers in which all is as it should be, read in bulk.
+
+    None where anything is not: row by row one finds out what, or that it is well (blank lines, time
+    stamps).
+    """
+    numbers: list[list[FloatArray]] = [[], [], []]
+    try:
+        with file.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+        with (gzip.open if packed else open)(file, "rt", encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines)
+            header = [cell.strip() for cell in next(reader, [])]
+            columns = _likeliest(header, format)
+            if columns[0] == "TIMESTAMP" or not set(columns).issubset(header):
+                return None
+            places = [header.index(column) for column in columns]
+            while rows := list(islice(reader, _ROWS_AT_ONCE)):
+                cells = list(zip(*rows, strict=True))
+                if len(cells) != len(header):
+                    return None
+                for place, column in zip(places, numbers, strict=True):
+                    column.append(np.fromiter(map(float, cells[place]), np.float64, len(rows)))
+    except (OSError, EOFError, zlib.error, ValueError, csv.Error):
+        return None
+    if not numbers[0]:
+        return None
+    arrival, prompt, output = (np.concatenate(column) for column in numbers)
+    for lengths in (prompt, output):
+        if not np.all((lengths >= 1) & (lengths <= MAX_TOKENS) & (lengths == np.rint(lengths))):
+            return None
+    if not arrivals:
+        return Trace(file, None, prompt.astype(np.int64), output.astype(np.int64))
+    if not (np.isfinite(arrival).all() and np.all(np.diff(arrival) >= 0)):
+        return None
+    arrival_s = arrival - arrival[0]
+    if arrival_s[-1] >= MAX_TIME_S:
+        return None
+    return Trace(file, arrival_s, prompt.astype(np.int64), output.astype(np.int64))
 
 
 def _csv_rows(table: Table, columns: tuple[str, str, str]) -> Iterator[Row]:
