@@ -316,11 +316,42 @@ def summarise(
         "throughput_rps": per_second(float(leaves.sum())),
         "output_tokens_per_s": per_second(_tokens_released(columns, start, end)),
         "num_preemptions": int(_floats(columns, "num_preemptions")[counted].sum()),
+        "cached_token_share": cached_token_share(columns, counted),
         "transient": _is_transient(latency["e2el_s"][counted & ~rejected], window_s),
     }
     for name in LATENCIES:
         row.update(_statistics(name, latency[name][counted & finished]))
     return row
+
+
+def cached_token_share(columns: Frame, counted: BoolArray | None = None) -> float:
+    """Return the share of the prompt tokens that requests found in a KV cache, 0 to 1.
+
+    Parameters
+    ----------
+    columns : mapping or pandas.DataFrame
+        The requests frame.
+    counted : ndarray of bool, optional
+        Which requests count, shape ``(num_requests,)``; all by default. Of them those that no
+        instance admitted are left out.
+    """
+    admitted = ~np.isnan(_floats(columns, "scheduled_s"))
+    chosen = admitted if counted is None else admitted & counted
+    prompts = float(_floats(columns, "prompt_len")[chosen].sum())
+    return float(_floats(columns, "num_cached_tokens")[chosen].sum()) / prompts if prompts else 0.0
+
+
+def cached_block_share(instances: Frame) -> float:
+    """Return the share of full KV blocks looked for that were found, 0 to 1.
+
+    Parameters
+    ----------
+    instances : mapping or pandas.DataFrame
+        The instances frame. Requests look for the blocks of their prompts when they come in; behind
+        a prefill instance again at the decode instance, for those of the KV that is to come.
+    """
+    asked = float(_floats(instances, "asked_blocks").sum())
+    return float(_floats(instances, "cached_blocks").sum()) / asked if asked else 0.0
 
 
 def ecdf(values: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:

@@ -15,6 +15,7 @@ from simcluster.catalog import Entry, default_price
 from simcluster.config import ClusterConfig, Environment, SloConfig
 from simcluster.errors import DataError
 from simcluster.goodput import representative_rate, strategies
+from simcluster.metrics import cached_block_share
 from simcluster.pools import pool_summaries
 from simcluster.scenario import Scenario
 from simcluster.scenario_file import resolve
@@ -61,6 +62,7 @@ def run_text(comparison: Comparison) -> str:
         ["of them finished", f"{row['num_finished']}"],
         ["of them rejected", f"{row['num_rejected']}"],
         ["preemptions", f"{row['num_preemptions']}"],
+        *_cached(comparison),
         ["within the targets (%)", _percent(row["slo_attainment"])],
         ["good requests/s", _number(row["good_rps"])],
         ["finished requests/s", _number(row["throughput_rps"])],
@@ -75,6 +77,18 @@ def run_text(comparison: Comparison) -> str:
         *_pools(comparison, scenario),
     ]
     return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
+
+
+def _cached(comparison: Comparison) -> list[list[str]]:
+    """Return the lines on prefixes found in the KV cache; none where none were looked for."""
+    instances = comparison.frames(comparison.cells()[0])["instances"]
+    if not np.asarray(instances["asked_blocks"]).any():
+        return []
+    share = comparison.sweep["cached_token_share"].iloc[0]
+    return [
+        ["prompt tokens from the cache (%)", _percent(share)],
+        ["KV blocks from the cache (%)", _percent(cached_block_share(instances))],
+    ]
 
 
 def _pools(comparison: Comparison, scenario: Scenario) -> list[str]:
@@ -221,6 +235,8 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
         columns += [column(["finished", "", "req/s"], "throughput_rps")]
         columns += [column(["good", "", "req/s"], "good_rps")]
     columns.append(column(["within", "targets", "%"], "slo_attainment"))
+    if sweep["cached_token_share"].any():
+        columns.append(column(["prompt", "cached", "%"], "cached_token_share"))
     for name, key, scale, unit in _LATENCIES:
         columns += [column([name, f"P{p}", unit], f"{key}_p{p}", scale) for p in (50, 90, 99)]
     table = _aligned(list(zip(*columns, strict=True)), heads=3)

@@ -73,6 +73,7 @@ class Scenario:
         if self.workload.rate_rps is not None:
             return self.workload.rate_rps
         process = self.workload.arrival_process
-        if process.has_lengths or getattr(process, "own_rate_rps", None) is not None:
+        own_rate = process.has_lengths and not getattr(process, "needs_rate", False)
+        if own_rate or getattr(process, "own_rate_rps", None) is not None:
             return None
         return self.rates_rps[0] if self.rates_rps else None

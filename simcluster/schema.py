@@ -166,6 +166,9 @@ SWEEP: Final[Schema] = {
     "throughput_rps": Column("float64", "requests/s", "finished requests per second"),
     "output_tokens_per_s": Column("float64", "tokens/s", "output tokens per second"),
     "num_preemptions": Column("int64", "", "preemptions"),
+    "cached_token_share": Column(
+        "float64", "", "share of the prompt tokens found in the KV cache, 0 to 1"
+    ),
     "transient": Column("bool", "", "window shorter than ten median residence times"),
     **{
         f"{metric}_{stat}": Column("float64", "s", f"{stat} of {metric}")

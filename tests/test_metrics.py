@@ -15,6 +15,8 @@ from simcluster.errors import ConfigError
 from simcluster.metrics import (
     attainments,
     binned_average,
+    cached_block_share,
+    cached_token_share,
     count_over_time,
     ecdf,
     level_over_time,
@@ -70,6 +72,7 @@ def requests(rows: list[dict[str, Any]]) -> Columns:
             "last_output_s": last,
             "transfer_s": 0.0,
             "num_preemptions": 0,
+            "num_cached_tokens": 0,
             "queue_s": NAN,
             "ttft_s": NAN,
             "tpot_s": NAN,
@@ -366,6 +369,23 @@ def test_preemptions_are_those_of_the_window() -> None:
     columns = steady(5, 1.0)
     columns["num_preemptions"][:] = [100, 1, 2, 3, 100]
     assert summary(columns, run=RunConfig(warmup_s=1.0, cooldown_s=1.0))["num_preemptions"] == 6
+
+
+def test_the_share_from_the_cache_is_of_the_tokens_of_admitted_prompts() -> None:
+    """Of the requests that count; blocks are counted by the instances."""
+    columns = requests(
+        [
+            {"arrival_s": 1.0, "prompt_len": 100, "num_cached_tokens": 48, "scheduled_s": 2.0},
+            {"arrival_s": 1.0, "prompt_len": 60, "num_cached_tokens": 32, "scheduled_s": 2.0},
+            {"arrival_s": 9.0, "prompt_len": 40, "num_cached_tokens": 0, "scheduled_s": np.nan},
+        ]
+    )
+    assert cached_token_share(columns) == 80 / 160
+    assert cached_token_share(columns, np.array([False, True, True])) == 32 / 60
+    assert cached_token_share(columns, np.array([False, False, True])) == 0
+    instances = {"asked_blocks": np.array([6, 4]), "cached_blocks": np.array([3, 2])}
+    assert cached_block_share(instances) == 0.5
+    assert cached_block_share({name: 0 * column for name, column in instances.items()}) == 0
 
 
 def test_all_times_doubled_double_every_latency_and_halve_every_rate() -> None:

@@ -28,6 +28,7 @@ from simcluster.workload.lengths import (
 from simcluster.workload.profiles import OnOffArrivals, ScheduleArrivals
 from simcluster.workload.renewal import ConstantArrivals, GammaArrivals, PoissonArrivals
 from simcluster.workload.replay import TraceArrivals, TraceFile, TraceLengths, TraceReplay
+from simcluster.workload.sessions import SessionArrivals
 
 ARRIVALS: Final[dict[str, type[ArrivalProcess]]] = {
     "poisson": PoissonArrivals,
@@ -38,6 +39,7 @@ ARRIVALS: Final[dict[str, type[ArrivalProcess]]] = {
     "closed-loop": ClosedLoopArrivals,
     "trace": TraceArrivals,
     "clients": ClientArrivals,
+    "sessions": SessionArrivals,
 }
 """Arrival processes by the ``kind`` of their table ``workload.arrivals``."""
 
