@@ -354,6 +354,21 @@ def cached_block_share(instances: Frame) -> float:
     return float(_floats(instances, "cached_blocks").sum()) / asked if asked else 0.0
 
 
+def gpu_hours(instances: Frame, end_s: float) -> float:
+    """Return the GPU time that instances hold, from the start of their start-up on (hours).
+
+    Parameters
+    ----------
+    instances : mapping or pandas.DataFrame
+        The instances frame.
+    end_s : float
+        When the run ends (s): instances that were not freed hold their GPUs until then.
+    """
+    freed = _floats(instances, "freed_s")
+    held_s = np.where(np.isnan(freed), end_s, freed) - _floats(instances, "taken_s")
+    return float((held_s * _floats(instances, "num_gpus")).sum() / 3600.0)
+
+
 def ecdf(values: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return the empirical distribution function of `values` at its steps.
 

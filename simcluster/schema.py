@@ -121,6 +121,20 @@ WINDOWS: Final[Schema] = {
     "released_s": Column("float64", "s", "held output is released; NaN: none is held; inf: never"),
 }
 
+SCALING: Final[Schema] = {
+    "time_s": Column("float64", "s", "when"),
+    "event": Column(
+        "str",
+        "",
+        "start: GPUs taken; join: in service; drain: out of service; freed; split, merge: of macro "
+        "instances",
+    ),
+    "instance": Column("int32", "", "which instance; -1 for splits and merges"),
+    "macro": Column("int32", "", "macro instance that it joins, leaves or that is new; -1 none"),
+    "size": Column("int32", "", "instances of that macro instance afterwards"),
+    "num_instances": Column("int32", "", "instances in service afterwards"),
+}
+
 KERNELS: Final[Schema] = {
     "instance": Column("int32", "", "instance id"),
     "rank": Column("int32", "", "rank of its tensor-parallel group"),
@@ -138,6 +152,8 @@ INSTANCES: Final[Schema] = {
     "tp_size": Column(
         "int32", "", "GPUs of a tensor-parallel group, of which it has one per stage"
     ),
+    "taken_s": Column("float64", "s", "its GPUs are taken"),
+    "freed_s": Column("float64", "s", "its GPUs are free again; NaN: held to the end"),
     "num_blocks": Column("int64", "", "KV blocks"),
     "busy_s": Column("float64", "s", "time in steps"),
     "num_steps": Column("int64", "", "steps taken"),
@@ -184,6 +200,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "steps": STEPS,
     "transfers": TRANSFERS,
     "windows": WINDOWS,
+    "scaling": SCALING,
     "kernels": KERNELS,
     "instances": INSTANCES,
     "sweep": SWEEP,

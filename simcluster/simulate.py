@@ -23,7 +23,16 @@ from simcluster.quality import QualityCurve
 from simcluster.request import Request, RequestStatus
 from simcluster.rng import stream
 from simcluster.scenario import Scenario
-from simcluster.schema import INSTANCES, REQUESTS, SEGMENTS, SPANS, TRANSFERS, WINDOWS, frame
+from simcluster.schema import (
+    INSTANCES,
+    REQUESTS,
+    SCALING,
+    SEGMENTS,
+    SPANS,
+    TRANSFERS,
+    WINDOWS,
+    frame,
+)
 from simcluster.strategies.base import Strategy
 from simcluster.strategies.routed import Routed
 from simcluster.units import MAX_TIME_S, on_grid
@@ -37,7 +46,15 @@ RESOLUTIONS: Final = ("span", "step", "kernel")
 
 _ROWS_AT_ONCE: Final = 1 << 14
 
-FRAMES: Final = ("requests", "spans", "segments", "transfers", "windows", "instances")
+FRAMES: Final = (
+    "requests",
+    "spans",
+    "segments",
+    "transfers",
+    "windows",
+    "scaling",
+    "instances",
+)
 """Frames of a run."""
 
 
@@ -54,7 +71,7 @@ class Result:
     seed : int
         Seed of the run.
     num_gpus : int
-        GPUs the strategy used.
+        GPUs the strategy used, the most at a time.
     columns : dict
         Frame name to columns, as in `simcluster.schema`.
     end_s : float
@@ -102,6 +119,11 @@ class Result:
     def windows(self) -> pd.DataFrame:
         """One row per prefill window of a macro instance."""
         return frame(self.columns["windows"], WINDOWS)
+
+    @cached_property
+    def scaling(self) -> pd.DataFrame:
+        """One row per instance that came or went, and per split and merge."""
+        return frame(self.columns["scaling"], SCALING)
 
     @cached_property
     def instances(self) -> pd.DataFrame:
@@ -344,6 +366,7 @@ def _result(
                 cluster.node_of(instance),
                 cluster.num_gpus_of(instance),
                 cluster.tp_size_of(instance),
+                *cluster.held_s(instance),
                 *stats,
                 *serves,
             )
@@ -359,6 +382,7 @@ def _result(
             "segments": recorder.segments.columns(),
             "transfers": recorder.transfers.columns(),
             "windows": recorder.windows.columns(),
+            "scaling": recorder.scaling.columns(),
             "instances": recorder.instances.columns(),
             **({} if recorder.kernels is None else {"kernels": recorder.kernels.columns()}),
         },

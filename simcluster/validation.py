@@ -286,10 +286,13 @@ class Keys:
                     yield _titled(f"[{name}]", member), member
             for member in self.members(self.resolve(whole.get("items") or {})):
                 yield _titled(f"[[{name}]]", member), member
-                for key, inner in member["properties"].items():
+                for key, inner in member.get("properties", {}).items():
                     item = self.resolve(inner.get("items") or {})
                     if item.get("type") == "object":
                         yield f"[[{name}.{key}]]", item
+                    for table in self.members(self.resolve(inner)):
+                        if table.get("type") == "object":
+                            yield f"[{name}.{key}] with kind = {_kind(member)!r}", table
 
 
 def _titled(header: str, table: JsonSchema) -> str:

@@ -21,6 +21,7 @@ from simcluster.sched.chunked import ChunkedPrefill
 from simcluster.simulate import Result, run
 from simcluster.specs import EngineProfile, ModelSpec
 from simcluster.strategies import FuDG, NoDG, PaDG
+from simcluster.strategies.scaling import MitosisSettings, ThresholdSettings
 from simcluster.testing.specs import (
     eager_engine,
     environment,
@@ -87,7 +88,7 @@ def workload(
 
 def assert_same(one: Result, other: Result) -> None:
     """Every column of every frame that is free of the resolution is the same, bit by bit."""
-    for name in ("requests", "segments", "transfers", "windows", "instances"):
+    for name in ("requests", "segments", "transfers", "windows", "scaling", "instances"):
         for column, values in one.columns[name].items():
             theirs = other.columns[name][column]
             assert values.tobytes() == theirs.tobytes() or list(values) == list(theirs), (
@@ -131,7 +132,9 @@ def strategies(draw: st.DrawFn) -> Any:
     kind = draw(st.sampled_from(["prefill-priority", "chunked", "intra", "inter", "padg"]))
     router = draw(st.sampled_from(["round-robin", "least-loaded", "shared-queue"]))
     if kind == "prefill-priority":
-        return NoDG(**common, instances=draw(st.integers(1, 4)), router=router)
+        return NoDG(
+            **common, instances=draw(st.integers(1, 4)), router=router, autoscale=draw(by_load())
+        )
     if kind == "chunked":
         return NoDG(
             **common,
@@ -144,6 +147,9 @@ def strategies(draw: st.DrawFn) -> Any:
     if kind == "padg":
         return padg(draw, common)
     prefill = draw(st.integers(1, 2))
+    if kind == "inter":
+        common["prefill_autoscale"] = draw(by_load())
+        common["decode_autoscale"] = draw(by_load())
     return FuDG(
         **common,
         prefill_instances=prefill,
@@ -161,7 +167,6 @@ def padg(draw: st.DrawFn, common: dict[str, Any]) -> PaDG:
     every = ("ttft", "tpot", "kv")
     return PaDG(
         **common,
-        instances=draw(st.integers(1, 4)),
         variant="code" if form == "code" else "paper",
         window="fixed:0.5" if form == "fixed" else "adaptive",
         slack=draw(st.sampled_from([None, "mean", "max", "min", "quantile:0.2"])),
@@ -172,7 +177,46 @@ def padg(draw: st.DrawFn, common: dict[str, Any]) -> PaDG:
         hold_output=draw(st.booleans()),
         scheduler="chunked" if chunk else "prefill-priority",
         chunk_size=chunk,
+        **draw(macros()),
     )
+
+
+@st.composite
+def macros(draw: st.DrawFn) -> dict[str, Any]:
+    """One macro instance, several, or some that come and go."""
+    kind = draw(st.sampled_from(["one", "one", "two", "mitosis"]))
+    if kind == "one":
+        return {"instances": draw(st.integers(1, 4))}
+    if kind == "two":
+        return {"instances": draw(st.integers(2, 4)), "macro_instances": 2}
+    return {
+        "instances": draw(st.integers(1, 3)),
+        "mitosis": MitosisSettings(
+            lower=1,
+            upper=3,
+            max_instances=4,
+            up_at=draw(st.sampled_from([0.1, 1.0])),
+            **draw(coming_and_going()),
+        ),
+    }
+
+
+@st.composite
+def coming_and_going(draw: st.DrawFn) -> dict[str, float]:
+    """Looks that tie with steps, and others."""
+    return {
+        "interval_s": draw(st.sampled_from([2.0**-6, 0.03])),
+        "cooldown_s": draw(st.sampled_from([0.0, 0.05])),
+        "start_up_s": draw(st.sampled_from([0.0, 2.0**-5])),
+    }
+
+
+@st.composite
+def by_load(draw: st.DrawFn) -> ThresholdSettings | None:
+    """A threshold autoscaler, or none."""
+    if draw(st.booleans()):
+        return None
+    return ThresholdSettings(up=3, down=1, max_instances=3, **draw(coming_and_going()))
 
 
 SLOS = st.sampled_from(

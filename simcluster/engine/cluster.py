@@ -7,7 +7,8 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from math import nan
 from typing import Protocol
 
 from simcluster.config import ClusterConfig, Environment, SchedulerConfig
@@ -18,7 +19,7 @@ from simcluster.engine.link import Link, LinkNetwork, Path
 from simcluster.engine.pipeline import PipelineStages
 from simcluster.engine.pipelined import PipelinedInstance
 from simcluster.engine.recorder import Recorder
-from simcluster.errors import ConfigError
+from simcluster.errors import ConfigError, InvariantError
 from simcluster.kvcache import BlockPool, PrefixPool
 from simcluster.request import Request
 from simcluster.roofline import RooflineStepTime, StepTime, check_pp, pipeline_stages
@@ -201,6 +202,8 @@ class Cluster:
         self._stages: dict[tuple[int, int], tuple[RooflineStepTime, ...]] = {}
         self._nodes: list[tuple[int, ...]] = []  # of each stage of each instance
         self._num_gpus: list[int] = []  # of each instance
+        self._taken_s: list[float] = []  # when its GPUs were taken
+        self._freed_s: dict[int, float] = {}  # when they were given back
         self._lane_numbers = itertools.count()  # of all instances
         self.macro_ids = itertools.count()
         self._machines = Machines(environment.cluster)
@@ -288,7 +291,24 @@ class Cluster:
         self._placed.append(nodes)
         self._nodes.append(tuple(self._machines.first_node + home for home in nodes))
         self._num_gpus.append(shape.num_gpus)
+        self._taken_s.append(self.env.now)
         return instance
+
+    def remove(self, instance: InstanceLike) -> None:
+        """Give the GPUs of `instance` back; it must have nothing left to do."""
+        if instance.has_unfinished:
+            raise InvariantError("an instance with unfinished requests cannot be removed")
+        number = instance.instance_id
+        self._freed_s[number] = self.env.now
+        nodes = tuple(node - self._machines.first_node for node in self._nodes[number])
+        self._placed.remove(nodes)
+        for home in nodes:
+            self._machines.free_gpus[home] += self._num_gpus[number] // len(nodes)
+
+    def held_s(self, instance: InstanceLike) -> tuple[float, float]:
+        """From when to when the GPUs of `instance` are taken (s); NaN if to the end."""
+        number = instance.instance_id
+        return self._taken_s[number], self._freed_s.get(number, nan)
 
     def _stage_nodes(self, shape: InstanceShape, node: int | None) -> tuple[int, ...] | None:
         """Node of each stage of the next instance of `shape`; None if there is no room."""
@@ -415,8 +435,10 @@ class Cluster:
 
     @property
     def num_gpus(self) -> int:
-        """GPUs of the placed instances."""
-        return sum(self._num_gpus)
+        """GPUs of the placed instances, the most at a time."""
+        changes = [(t, n) for t, n in zip(self._taken_s, self._num_gpus, strict=True)]
+        changes += [(t, -self._num_gpus[number]) for number, t in self._freed_s.items()]
+        return max(accumulate(n for _, n in sorted(changes)), default=0)
 
     def node_of(self, instance: InstanceLike) -> int:
         """Node of `instance`; of its first stage if it spans several."""

@@ -91,6 +91,27 @@ class FrontEnd(ABC):
             elif among is None:
                 self._head_waits(self.pending[0])
 
+    # --- the group changes ------------------------------------------------------------------------
+
+    def add(self, instance: InstanceLike) -> None:
+        """Put `instance` into service."""
+        self.instances.append(instance)
+        instance.owner = self
+        self.boundary(instance)
+
+    def drain(self) -> InstanceLike:
+        """Give the instance with the fewest unfinished requests no more of them; return it.
+
+        It stays ours until it has finished those that it has.
+        """
+        instance = min(reversed(self.instances), key=lambda i: i.num_unfinished)
+        self.instances.remove(instance)
+        return instance
+
+    def is_drained(self, instance: InstanceLike) -> bool:
+        """Whether an instance that was drained has finished everything."""
+        return not instance.has_unfinished
+
     # --- what the instances say ---------------------------------------------------------------
 
     def boundary(self, instance: InstanceLike) -> None:

@@ -27,8 +27,8 @@ class DecodePort:
     ----------
     queue : deque of (Request, InstanceLike)
         Requests that wait for a reservation, with the prefill instance that holds their KV.
-    coming_tokens : int
-        Tokens of the requests in the queue or in transfer.
+    coming_tokens, num_coming : int
+        Tokens and number of the requests in the queue or in transfer.
     """
 
     def __init__(self, instance: InstanceLike) -> None:
@@ -36,6 +36,7 @@ class DecodePort:
         self.instance_id = instance.instance_id
         self.queue: deque[tuple[Request, InstanceLike]] = deque()
         self.coming_tokens = 0
+        self.num_coming = 0
 
     @property
     def load_tokens(self) -> int:
@@ -88,6 +89,8 @@ class KvHandover:
         self._env = env
         self._network = network
         self._ports = {instance.instance_id: DecodePort(instance) for instance in decode}
+        self.instances = list(decode)  # those in service
+        self._held: dict[int, int] = {}  # requests whose KV a prefill instance still holds
         self._reachable: dict[int, tuple[list[DecodePort], Router]] = {}
         self._make_router = router
         self._find_paths = paths
@@ -103,6 +106,7 @@ class KvHandover:
         It is routed once all steps that end now have ended: the router reads other instances.
         """
         env = self._env
+        self._held[source.instance_id] = self._held.get(source.instance_id, 0) + 1
         if env.peek() > env.now:
             self._route(source, request)
             return
@@ -112,7 +116,11 @@ class KvHandover:
     def _route(self, source: InstanceLike, request: Request) -> None:
         reachable = self._reachable.get(source.instance_id)
         if reachable is None:
-            ports = [p for p in self._ports.values() if self._paths(source, p.instance)]
+            ports = [
+                port
+                for instance in self.instances
+                if self._paths(source, (port := self._ports[instance.instance_id]).instance)
+            ]
             reachable = self._reachable[source.instance_id] = (ports, self._make_router())
         ports, router = reachable
         index = router.choose(request, ports, self._env.now)
@@ -121,6 +129,7 @@ class KvHandover:
         port = ports[index]
         port.queue.append((request, source))
         port.coming_tokens += request.num_computed_tokens
+        port.num_coming += 1
         self._start_transfers(port)
 
     def _paths(self, source: InstanceLike, destination: InstanceLike) -> tuple[Path, ...]:
@@ -148,16 +157,50 @@ class KvHandover:
 
         def ended() -> None:
             if hop == 0:
+                self._held[source.instance_id] -= 1
                 source.release(request)
             if hop + 1 < len(paths):
                 self._send(port, source, request, paths, hop + 1)
                 return
             request.transfer_s = self._env.now - request.first_token_s
             port.coming_tokens -= request.num_computed_tokens
+            port.num_coming -= 1
             port.instance.join(request)
 
         num_bytes = request.num_computed_tokens * self._bytes_per_token
         self._network.transfer(request.request_id, paths[hop], num_bytes, ended)
+
+    # --- the pools change -----------------------------------------------------------------------
+
+    def add(self, instance: InstanceLike) -> None:
+        """Put the decode instance `instance` into service."""
+        self.instances.append(instance)
+        self._ports[instance.instance_id] = DecodePort(instance)
+        self._reachable.clear()
+        instance.owner = self
+
+    def drain(self) -> InstanceLike:
+        """Give the decode instance with the fewest requests no more of them; return it."""
+        instance = min(
+            reversed(self.instances),
+            key=lambda i: i.num_unfinished + self._ports[i.instance_id].num_coming,
+        )
+        self.instances.remove(instance)
+        self._reachable.clear()
+        return instance
+
+    def is_drained(self, instance: InstanceLike) -> bool:
+        """Whether a drained decode instance has finished everything, and nothing is to come."""
+        coming = self._ports[instance.instance_id].num_coming
+        return not coming and not instance.has_unfinished
+
+    def holds(self, source: InstanceLike) -> bool:
+        """Whether the prefill instance `source` still holds KV of a request."""
+        return bool(self._held.get(source.instance_id))
+
+    def num_coming(self) -> int:
+        """Requests on their way to the decode instances in service."""
+        return sum(self._ports[i.instance_id].num_coming for i in self.instances)
 
     # --- what the decode instances say --------------------------------------------------------
 

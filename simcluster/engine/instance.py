@@ -65,6 +65,11 @@ class InstanceLike(Protocol):
         ...
 
     @property
+    def num_unfinished(self) -> int:
+        """Requests that wait or run."""
+        ...
+
+    @property
     def stats(self) -> InstanceStats:
         """What it has done so far."""
         ...
@@ -384,6 +389,11 @@ class Instance:
     def has_unfinished(self) -> bool:
         """Whether any request waits or runs."""
         return self.scheduler.has_unfinished
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that wait or run."""
+        return self.scheduler.num_waiting + self.scheduler.num_running
 
     @property
     def stats(self) -> InstanceStats:

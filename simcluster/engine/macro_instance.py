@@ -302,7 +302,7 @@ class MacroInstance(FrontEnd):
     # --- the ring changes -----------------------------------------------------------------------
 
     def add(self, instance: InstanceLike, ring: Ring | None = None) -> None:
-        """Take `instance` into the ring, with its books if it comes from another one."""
+        """Take `instance` into the ring, with its books if it comes from another ring."""
         ring = ring or Ring()
         self.instances.append(instance)
         self.activation.add(ring)

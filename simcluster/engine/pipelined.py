@@ -75,6 +75,11 @@ class PipelinedInstance:
         return any(lane.has_unfinished for lane in self.lanes)
 
     @property
+    def num_unfinished(self) -> int:
+        """Requests that wait or run."""
+        return sum(lane.num_unfinished for lane in self.lanes)
+
+    @property
     def stats(self) -> InstanceStats:
         """What the lanes have done so far, together."""
         each = [lane.stats for lane in self.lanes]

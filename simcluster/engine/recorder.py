@@ -14,6 +14,7 @@ from simcluster.schema import (
     INSTANCES,
     KERNELS,
     REQUESTS,
+    SCALING,
     SEGMENTS,
     SPANS,
     TRANSFERS,
@@ -157,7 +158,7 @@ class Recorder:
     ----------
     requests : RequestLog
         The requests.
-    spans, segments, transfers, windows, instances : Log
+    spans, segments, transfers, windows, scaling, instances : Log
         Rows in the order of the columns of `simcluster.schema`.
     """
 
@@ -168,6 +169,7 @@ class Recorder:
         self.segments = Log(SEGMENTS)
         self.transfers = Log(TRANSFERS)
         self.windows = Log(WINDOWS)
+        self.scaling = Log(SCALING)
         self.instances = Log(INSTANCES)
 
 

@@ -16,12 +16,17 @@ from simcluster.errors import ConfigError
 from simcluster.request import Request, RequestStatus
 from simcluster.routing import ROUTERS, LeastLoaded
 from simcluster.strategies.base import CommonSettings, count_that_fits
+from simcluster.strategies.scaling import ThresholdSettings, scale_by_load
 
 
 class PrefillGateway(Gateway):
     """The front end of a prefill pool: what has been prefilled is handed over."""
 
     handover: KvHandover
+
+    def is_drained(self, instance: InstanceLike) -> bool:
+        """Whether it has prefilled everything, and all the KV has left."""
+        return super().is_drained(instance) and not self.handover.holds(instance)
 
     def prefilled(self, instance: InstanceLike, request: Request) -> None:
         """Send the request on, unless its one token ended it."""
@@ -58,9 +63,30 @@ class FuDG(CommonSettings):
         Literal["round-robin", "least-loaded", "shared-queue"],
         Field(description="Which prefill instance gets a request."),
     ] = "least-loaded"
+    prefill_autoscale: Annotated[
+        ThresholdSettings | None,
+        Field(description="Prefill instances come and go with the load; default: they stay."),
+    ] = None
+    decode_autoscale: Annotated[
+        ThresholdSettings | None,
+        Field(description="Decode instances come and go with the load; default: they stay."),
+    ] = None
 
     def build(self, cluster: Cluster) -> Deployment:
-        """Place both pools and connect them."""
+        """Place both pools and connect them.
+
+        Raises
+        ------
+        ConfigError
+            If they do not fit, or pools that share nodes are to be scaled.
+        """
+        if self.placement == "intra-node" and (self.prefill_autoscale or self.decode_autoscale):
+            raise ConfigError(
+                self.shape().key("placement"),
+                self.placement,
+                "pools that share nodes cannot be scaled one by one",
+                'Use placement = "inter-node".',
+            )
         shape = self.shape()
         num_prefill, num_decode = self._counts(cluster, shape)
         prefill, decode = self._place(cluster, shape, num_prefill, num_decode)
@@ -85,6 +111,18 @@ class FuDG(CommonSettings):
             bytes_per_token=cluster.environment.model.kv_bytes_per_token,
             on_finish=finished,
         )
+        if self.prefill_autoscale is not None:
+            scale_by_load(
+                self.prefill_autoscale,
+                cluster,
+                shape,
+                "prefill",
+                gateway,
+                lambda: len(gateway.pending),
+            )
+        if self.decode_autoscale is not None:
+            group = gateway.handover
+            scale_by_load(self.decode_autoscale, cluster, shape, "decode", group, group.num_coming)
         return Deployment(gateway)
 
     def _counts(self, cluster: Cluster, shape: InstanceShape) -> tuple[int, int]:

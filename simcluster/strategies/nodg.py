@@ -11,6 +11,7 @@ from simcluster.engine.cluster import Cluster, Deployment
 from simcluster.engine.front_end import Gateway
 from simcluster.routing import ROUTERS
 from simcluster.strategies.base import CommonSettings, count_that_fits
+from simcluster.strategies.scaling import ThresholdSettings, scale_by_load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,10 @@ class NoDG(CommonSettings):
         Literal["round-robin", "least-loaded", "shared-queue"],
         Field(description="Which instance gets a request."),
     ] = "least-loaded"
+    autoscale: Annotated[
+        ThresholdSettings | None,
+        Field(description="Instances come and go with the load; default: they stay."),
+    ] = None
 
     def build(self, cluster: Cluster) -> Deployment:
         """Place the instances and put a router in front of them.
@@ -56,4 +61,8 @@ class NoDG(CommonSettings):
         gateway = Gateway(
             cluster.env, instances, ROUTERS[self.router](), lambda r: cluster.on_finish(r)
         )
+        if self.autoscale is not None:
+            scale_by_load(
+                self.autoscale, cluster, shape, "mixed", gateway, lambda: len(gateway.pending)
+            )
         return Deployment(gateway)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
+from simcluster.engine.autoscaler import Mitosis
 from simcluster.engine.cluster import Cluster, Deployment
 from simcluster.engine.instance import InstanceLike
 from simcluster.engine.macro_instance import MacroInstance
+from simcluster.engine.overall import OverallScheduler
 from simcluster.errors import ConfigError
 from simcluster.rng import stream
 from simcluster.routing.prefill_predictor import PrefillPredictor, from_profile
@@ -24,12 +27,13 @@ from simcluster.routing.rolling_activation import (
     slack_statistic,
 )
 from simcluster.strategies.base import CommonSettings, count_that_fits
+from simcluster.strategies.scaling import MitosisSettings, start
 from simcluster.units import on_grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaDG(CommonSettings):
-    """One macro instance under rolling activation (EcoServe, section 3).
+    """Macro instances under rolling activation (EcoServe, section 3).
 
     With ``variant = "paper"`` routing follows Algorithm 1, with ``"code"`` the scheduler that the
     authors released. Instances prefill first; output is held back during an instance's prefill
@@ -45,7 +49,22 @@ class PaDG(CommonSettings):
 
     kind: Literal["padg"] = "padg"
     instances: Annotated[
-        int | None, Field(ge=1, description="Instances in the ring; default: as many as fit.")
+        int | None,
+        Field(ge=1, description="Instances, at the start if they scale; default: as many as fit."),
+    ] = None
+    macro_instances: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Macro instances that they are divided into, at the start if they scale.",
+        ),
+    ] = 1
+    mitosis: Annotated[
+        MitosisSettings | None,
+        Field(
+            description="Macro instances grow, split, shrink and merge; default: they stay as they "
+            "are."
+        ),
     ] = None
     variant: Annotated[
         Literal["paper", "code"],
@@ -158,26 +177,71 @@ class PaDG(CommonSettings):
         Raises
         ------
         ConfigError
-            If a target is missing: the routing needs both.
+            If a target is missing (the routing needs both), or the instances do not fit the
+            machines or the bounds of their macro instances.
         """
         ttft_s, tpot_s = self._targets(cluster)
         shape = self.shape_with_chunks(cluster, self.scheduler, self.chunk_size)
         count = count_that_fits(cluster, shape, self.instances)
+        sizes = self._sizes(count)
         instances = [cluster.place(shape, "mixed") for _ in range(count)]
-        macro_id = next(cluster.macro_ids)
-        macro = MacroInstance(
+        predict_s = self._predictor(instances[0], cluster.seed)
+
+        def make(ring: Sequence[InstanceLike]) -> MacroInstance:
+            number = next(cluster.macro_ids)
+            return MacroInstance(
+                cluster.env,
+                ring,
+                self._activation(len(ring), ttft_s, tpot_s, cluster.seed, number),
+                ttft_s=ttft_s,
+                predict_s=predict_s,
+                hold_output=self.hold_output,
+                windows=cluster.recorder.windows,
+                on_finish=lambda r: cluster.on_finish(r),
+                status_interval_s=on_grid(self.status_interval_s),
+                macro_id=number,
+            )
+
+        if len(sizes) == 1 and self.mitosis is None:
+            macro = make(instances)
+            return Deployment(macro, on_end=(macro.close,))
+        ends = list(accumulate(sizes))
+        bounds = None if self.mitosis is None else (self.mitosis.lower, self.mitosis.upper)
+        overall = OverallScheduler(
             cluster.env,
-            instances,
-            self._activation(count, ttft_s, tpot_s, cluster.seed, macro_id),
-            ttft_s=ttft_s,
-            predict_s=self._predictor(instances[0], cluster.seed),
-            hold_output=self.hold_output,
-            windows=cluster.recorder.windows,
-            on_finish=lambda r: cluster.on_finish(r),
-            status_interval_s=on_grid(self.status_interval_s),
-            macro_id=macro_id,
+            [instances[end - size : end] for end, size in zip(ends, sizes, strict=True)],
+            make,
+            lambda r: cluster.on_finish(r),
+            bounds=bounds,
+            log=cluster.recorder.scaling,
         )
-        return Deployment(macro, on_end=(macro.close,))
+        if self.mitosis is not None:
+            rules = self.mitosis
+            signal = Mitosis(overall, ttft_s, up_at=rules.up_at, scale_down=rules.scale_down)
+            start(rules, cluster, shape, "mixed", overall, signal, least=rules.lower)
+        return Deployment(overall, on_end=(overall.close,))
+
+    def _sizes(self, count: int) -> list[int]:
+        """Return the sizes of the macro instances, as even as can be."""
+        number, key = self.macro_instances, f"strategy.{self.name}."
+        if number > count:
+            raise ConfigError(
+                key + "macro_instances",
+                number,
+                f"is more than the {count} instances",
+                "Each needs one at least.",
+            )
+        sizes = [count // number + (k < count % number) for k in range(number)]
+        rules = self.mitosis
+        if rules is not None and not rules.lower <= sizes[-1] <= sizes[0] <= rules.upper:
+            raise ConfigError(
+                key + ("instances" if number == 1 else "macro_instances"),
+                count if number == 1 else number,
+                f"macro instances of {sizes[-1]} to {sizes[0]} instances are outside of "
+                f"mitosis.lower = {rules.lower} to mitosis.upper = {rules.upper}",
+                "Start with other numbers, or move the bounds.",
+            )
+        return sizes
 
     def _targets(self, cluster: Cluster) -> tuple[float, float]:
         """Return the TTFT and the TPOT target (s), on the grid."""

@@ -1,0 +1,189 @@
+"""Settings of instances that come and go, and what makes autoscalers of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field
+
+from simcluster.config import SETTINGS_CONFIG
+from simcluster.engine.autoscaler import DISK_BYTES_PER_S, Autoscaler, Group, Signal, Threshold
+from simcluster.engine.cluster import Cluster, InstanceShape
+from simcluster.errors import ConfigError
+from simcluster.units import on_grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingSettings:
+    """When instances are started and drained."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
+
+    max_instances: Annotated[
+        int | None,
+        Field(ge=1, description="Most instances in service; default: as many as the GPUs hold."),
+    ] = None
+    interval_s: Annotated[
+        float, Field(gt=0, description="How often the load is looked at (s).")
+    ] = 30.0
+    cooldown_s: Annotated[
+        float, Field(ge=0, description="Shortest time between two changes (s).")
+    ] = 60.0
+    start_up_s: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="Time from taking the GPUs to serving (s); default: the weights at 375 "
+            "MB/s from a local disk, all of the start-up included.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MitosisSettings(ScalingSettings):
+    """EcoServe's scaling of macro instances (EcoServe, mitosis scaling)."""
+
+    lower: Annotated[
+        int, Field(ge=1, description="N_l: instances that split off, and a macro instance's least.")
+    ]
+    upper: Annotated[int, Field(ge=1, description="N_u: most instances of a macro instance.")]
+    up_at: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="One more instance where the mean TTFT exceeds this share of its target.",
+        ),
+    ] = 1.0
+    scale_down: Annotated[
+        bool, Field(description="Drain instances where the saved TPOT allows it.")
+    ] = True
+
+    def __post_init__(self) -> None:
+        """Check that a split leaves two macro instances of at least N_l.
+
+        Raises
+        ------
+        ConfigError
+            If N_l is more than (N_u + 1) / 2.
+        """
+        if 2 * self.lower > self.upper + 1:
+            raise ConfigError(
+                "strategy.mitosis.lower",
+                self.lower,
+                f"is more than (upper + 1) / 2 = {(self.upper + 1) / 2:g}: a macro instance of "
+                f"{self.upper + 1} cannot split into two of at least {self.lower}",
+                f"Use at most {(self.upper + 1) // 2}, or a larger upper.",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThresholdSettings(ScalingSettings):
+    """A plain autoscaler by the unfinished requests per instance."""
+
+    up: Annotated[float, Field(gt=0, description="More instances above this (requests each).")]
+    down: Annotated[float, Field(ge=0, description="Fewer instances below this (requests each).")]
+    min_instances: Annotated[int, Field(ge=1, description="Fewest instances in service.")] = 1
+
+    def __post_init__(self) -> None:
+        """Check that the thresholds do not cross.
+
+        Raises
+        ------
+        ConfigError
+            If `down` is not below `up`.
+        """
+        if self.down >= self.up:
+            raise ConfigError(
+                "strategy.autoscale.down",
+                self.down,
+                f"must be below up ({self.up:g}), or the same load asks for more and fewer",
+                "Lower it.",
+            )
+
+
+def start(
+    settings: ScalingSettings,
+    cluster: Cluster,
+    shape: InstanceShape,
+    pool: str,
+    group: Group,
+    signal: Signal,
+    *,
+    least: int,
+) -> Autoscaler:
+    """Let `group` be scaled from now on.
+
+    Parameters
+    ----------
+    settings : ScalingSettings
+        When instances come and go.
+    cluster, shape, pool
+        Where they are placed, what they are made of, their role.
+    group : Group
+        Where they serve.
+    signal : callable
+        What is wanted.
+    least : int
+        Fewest instances in service.
+    """
+    most = settings.max_instances
+    return Autoscaler(
+        cluster,
+        shape,
+        pool,
+        group,
+        signal,
+        least=least,
+        most=most if most is not None else len(cluster.instances) + cluster.num_that_fit(shape),
+        interval_s=on_grid(settings.interval_s),
+        cooldown_s=on_grid(settings.cooldown_s),
+        start_up_s=on_grid(start_up_s(settings.start_up_s, cluster)),
+    )
+
+
+def start_up_s(given: float | None, cluster: Cluster) -> float:
+    """Return how long an instance takes to serve (s): as `given`, else from its weights."""
+    if given is not None:
+        return given
+    model = cluster.environment.model
+    return model.spec.num_params * model.weight_bytes / DISK_BYTES_PER_S
+
+
+def scale_by_load(
+    settings: ThresholdSettings,
+    cluster: Cluster,
+    shape: InstanceShape,
+    pool: str,
+    group: Group,
+    waiting: Callable[[], int],
+) -> Autoscaler:
+    """Let `group` be scaled by its load from now on.
+
+    Parameters
+    ----------
+    settings : ThresholdSettings
+        When instances come and go.
+    cluster, shape, pool
+        Where they are placed, what they are made of, their role.
+    group : Group
+        Where they serve.
+    waiting : callable
+        Gives the number of requests that wait in front of it.
+
+    Raises
+    ------
+    ConfigError
+        If the group has fewer instances than it may.
+    """
+    count = len(group.instances)
+    if count < settings.min_instances:
+        raise ConfigError(
+            shape.key("autoscale.min_instances"),
+            settings.min_instances,
+            f"is more than the {count} instances at the start",
+            "Start with as many, or lower it.",
+        )
+    signal = Threshold(group, waiting, settings.up, settings.down)
+    return start(settings, cluster, shape, pool, group, signal, least=settings.min_instances)
