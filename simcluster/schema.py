@@ -6,7 +6,7 @@ pandas and pyarrow are imported where they are needed, so that importing the pac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -244,26 +244,17 @@ def _arrow(column: npt.NDArray[Any]) -> pa.Array:
     import pyarrow as pa
 
     if column.dtype == object:
-        known: dict[str, int] = {}
-        codes = np.fromiter(
-            (known.setdefault(text, len(known)) for text in column), np.int32, len(column)
-        )
-        return pa.DictionaryArray.from_arrays(_arrow(codes), _texts(known)).dictionary_decode()
+        encoded = {text: text.encode() for text in set(column)}
+        texts = [encoded[text] for text in column]
+        offsets = np.zeros(len(texts) + 1, dtype=np.int32)
+        np.cumsum(np.fromiter(map(len, texts), np.int32, len(texts)), out=offsets[1:])
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(texts))]
+        return pa.Array.from_buffers(pa.string(), len(texts), buffers)
     if column.dtype == np.bool_:
         bits = np.packbits(column, bitorder="little")
         return pa.Array.from_buffers(pa.bool_(), len(column), [None, pa.py_buffer(bits)])
     values = pa.py_buffer(np.ascontiguousarray(column))
     return pa.Array.from_buffers(pa.from_numpy_dtype(column.dtype), len(column), [None, values])
-
-
-def _texts(texts: Iterable[str]) -> pa.Array:
-    import pyarrow as pa
-
-    encoded = [text.encode() for text in texts]
-    offsets = np.zeros(len(encoded) + 1, dtype=np.int32)
-    np.cumsum([len(text) for text in encoded], out=offsets[1:])
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
-    return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
 
 
 def frame(columns: Columns, schema: Schema) -> pd.DataFrame:

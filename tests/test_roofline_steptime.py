@@ -182,7 +182,7 @@ def test_the_closed_form_is_the_simulation_of_every_kernel(
     assert model.step_s(shape, hidden_s) == core_s + exposed_s
 
 
-@given(step_times(), st.integers(1, 100), st.integers(1, 3000), st.integers(1, 40))
+@given(step_times(), st.integers(1, 100), st.integers(1, 3000), st.integers(1, 90))
 @settings(deadline=None)
 def test_a_span_of_decodes_is_its_steps(
     model: RooflineStepTime, num_decodes: int, mean_context: int, num_steps: int
@@ -192,10 +192,10 @@ def test_a_span_of_decodes_is_its_steps(
     contexts = [first + k * num_decodes for k in range(num_steps)]
     windowed = [min(c, num_decodes * 256) for c in contexts]
     hidden_s = 2.0**-9
-    vector = model.decode_steps_s(
-        num_decodes, first, num_steps, hidden_s, np.array(windowed, dtype=np.int64)
-    )
+    asked = (num_decodes, first, num_steps, hidden_s, np.array(windowed, dtype=np.int64))
+    vector = model.decode_steps_s(*asked)
     assert vector.shape == (num_steps,)
+    assert model.decode_ends_s(3.0, *asked) == (3.0 + np.cumsum(vector)).tolist()
     for k in range(num_steps):
         shape = decode_shape(num_decodes, contexts[k], windowed[k])
         assert model.step_s(shape, hidden_s) == vector[k]

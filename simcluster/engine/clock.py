@@ -26,15 +26,7 @@ SCHEDULING: Final = 6 * _ROOM
 
 
 class Clock(simpy.Environment):
-    """A SimPy environment that takes events at absolute times and counts them."""
-
-    def add(self, event: simpy.Event, time_s: float, priority: int) -> None:
-        """Let `event`, whose outcome is known, happen at `time_s` (s).
-
-        As `simpy.Environment.schedule`, which takes a delay and adds it to the present time: half
-        of a large simulation's events go through here.
-        """
-        heappush(self._queue, (time_s, priority, next(self._eid), event))  # type: ignore[misc]
+    """A SimPy environment that counts its events; `At` gives it such at absolute times."""
 
     @property
     def num_events(self) -> int:
@@ -64,7 +56,8 @@ class At(simpy.Event):
         self.callbacks = []
         self._ok = True
         self._value = value
-        env.add(self, time_s, priority)
+        # As `simpy.Environment.schedule`, which takes a delay and adds it to the present time.
+        heappush(env._queue, (time_s, priority, next(env._eid), self))  # type: ignore[misc]
 
 
 class Wake:

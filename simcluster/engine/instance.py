@@ -380,9 +380,13 @@ class Instance:
     @property
     def load_tokens(self) -> int:
         """Tokens of the waiting and running requests at the last step boundary."""
-        tokens = self.scheduler.num_tokens
-        if self._plan is not None and self._plan.num_decodes:
-            tokens += self.steps_done * self._plan.num_decodes
+        # Routers read it of every instance for every request: no detours.
+        scheduler, plan = self.scheduler, self._plan
+        batch = scheduler.batch
+        tokens = scheduler.queued_tokens + batch.context_tokens - batch.size
+        if plan is not None and plan.num_decodes:
+            steps = bisect_right(self._ends, self._env.now)
+            tokens += (steps if steps < self._steps else self._steps) * plan.num_decodes
         return tokens
 
     @property
@@ -564,10 +568,9 @@ class Instance:
         if plan.chunks:
             ends = self._chunk_ends(plan, limit, window)
         else:
-            durations = self.step_time.decode_steps_s(
-                plan.num_decodes, plan.context_tokens, limit, hidden_s, window
+            ends = self.step_time.decode_ends_s(
+                now, plan.num_decodes, plan.context_tokens, limit, hidden_s, window
             )
-            ends = (durations.cumsum() + now).tolist()
         if self._kernels is not None and now < self._kernels.start_s:
             # The step that is to be shown in kernels has a span of its own.
             del ends[max(1, bisect_right(ends, self._kernels.start_s)) :]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from simcluster.units import FloatArray, IntArray
 
 
-@dataclass(frozen=True, slots=True)
-class StepShape:
+class StepShape(NamedTuple):
     """What one forward pass of an instance computes.
 
     Attributes
@@ -74,6 +73,12 @@ class KernelSchedule:
     host_after_s: float
 
 
+def ends_of(start_s: float, durations_s: FloatArray) -> list[float]:
+    """Return when steps of such durations (s) end if the first starts at `start_s` (s)."""
+    ends: list[float] = (durations_s.cumsum() + start_s).tolist()
+    return ends
+
+
 class StepTime(Protocol):
     """Durations of steps (s, on the time grid).
 
@@ -130,6 +135,21 @@ class StepTime(Protocol):
         -------
         float array, shape ``(num_steps,)``
             Durations (s).
+        """
+        ...
+
+    def decode_ends_s(
+        self,
+        start_s: float,
+        num_decodes: int,
+        context_tokens: int,
+        num_steps: int,
+        hidden_s: float = 0.0,
+        window_tokens: IntArray | None = None,
+    ) -> list[float]:
+        """When consecutive pure decode steps end (s), the first of which starts at `start_s` (s).
+
+        The sums of `decode_steps_s`, whose parameters the others are (`ends_of`).
         """
         ...
 

@@ -543,6 +543,8 @@ class BatchScheduler(ABC):
 
     def _make_room_for_one_step(self) -> None:
         """Preempt the newest requests until every decode can write its next token."""
+        if self.batch.size <= self.pool.free_blocks:
+            return  # each takes one block at most
         while self.batch.size and self.batch.blocks_needed(1) > self.pool.free_blocks:
             self._preempt(next(reversed(self._running.values())))
 

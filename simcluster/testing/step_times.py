@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from simcluster.config import Environment
-from simcluster.roofline.base import KernelRun, KernelSchedule, StepShape, StepTime
+from simcluster.roofline.base import KernelRun, KernelSchedule, StepShape, StepTime, ends_of
 from simcluster.units import FloatArray, IntArray, on_grid
 
 
@@ -75,6 +75,18 @@ class LinearStepTime:
             self.fixed_s + self.per_decode_step_s + self.per_context_token_s * contexts
         )
         return durations
+
+    def decode_ends_s(
+        self,
+        start_s: float,
+        num_decodes: int,
+        context_tokens: int,
+        num_steps: int,
+        hidden_s: float = 0.0,
+        window_tokens: IntArray | None = None,
+    ) -> list[float]:
+        """When consecutive pure decode steps end (s)."""
+        return ends_of(start_s, self.decode_steps_s(num_decodes, context_tokens, num_steps))
 
     def gpu_s(self, shape: StepShape) -> float:
         """Duration of the step (s): all of it is time on the GPU."""
