@@ -60,8 +60,8 @@ class ClusterConfig:
         How many of each.
     fabric : LinkSpec
         Link between the GPUs of a node, per GPU and direction.
-    network : LinkSpec
-        Link between nodes, per NIC and direction.
+    network : LinkSpec or None
+        Link between nodes, per NIC and direction; None if there is none.
     num_nics : int
         NICs per node, shared by its GPUs.
     pcie : LinkSpec
@@ -70,17 +70,29 @@ class ClusterConfig:
         Price of one GPU for one hour in `currency`; None where none is known.
     currency : str
         ISO code of the price.
+    gpus_per_domain : int or None
+        GPUs that `fabric` joins; those of different domains meet over `pcie`. None: all of a node.
+    gpus_per_switch : int or None
+        GPUs that share one PCIe link to the CPU; None: each has its own.
+    nodes_per_switch : int or None
+        Nodes on one network switch; None: all.
+    oversubscription : float
+        Bandwidth of the nodes on a network switch over that of its uplinks, >= 1.
     """
 
     gpu: GPUSpec
     num_nodes: int
     gpus_per_node: int
     fabric: LinkSpec
-    network: LinkSpec
+    network: LinkSpec | None
     num_nics: int
     pcie: LinkSpec
     price_per_gpu_hour: float | None
     currency: str = "USD"
+    gpus_per_domain: int | None = None
+    gpus_per_switch: int | None = None
+    nodes_per_switch: int | None = None
+    oversubscription: float = 1.0
 
     @property
     def num_gpus(self) -> int:

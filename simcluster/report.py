@@ -182,7 +182,9 @@ def targets(slo: SloConfig) -> str:
 
 def _machines(cluster: ClusterConfig) -> str:
     nodes = f"{cluster.num_nodes} x {cluster.gpus_per_node} {cluster.gpu.name}"
-    network = f"{cluster.num_nics} x {cluster.network.name}" if cluster.num_nodes > 1 else "none"
+    network = "none"
+    if cluster.num_nodes > 1 and cluster.network is not None:
+        network = f"{cluster.num_nics} x {cluster.network.name}"
     return f"{nodes} (in a node {cluster.fabric.name}, between nodes {network})"
 
 

@@ -36,6 +36,7 @@ _BYTES = {"bf16": 2.0, "fp8": 1.0}
 _DEFAULT_GPUS_PER_NODE = 8
 _DEFAULT_ARRIVALS = "poisson"
 _DEFAULT_NETWORK = "100gbe"
+_NO_NETWORK = "none"
 
 
 def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Scenario:
@@ -324,17 +325,29 @@ def _cluster(table: ClusterTable, where: str = "cluster") -> ClusterConfig:
             raise ConfigError(f"{where}.currency", table.currency, rule, remedy)
         if known := catalog.default_price(gpu):
             price, currency = known.per_gpu_hour, known.currency
+    if table.oversubscription > 1 and table.nodes_per_switch is None:
+        raise ConfigError(
+            f"{where}.oversubscription",
+            table.oversubscription,
+            "says nothing while all nodes are on one switch",
+            f"Add {where}.nodes_per_switch, or leave it out.",
+        )
     return ClusterConfig(
         gpu=gpu,
         num_nodes=table.nodes,
         gpus_per_node=table.gpus_per_node
         or (shape.gpus_per_node if shape else _DEFAULT_GPUS_PER_NODE),
         fabric=_link(fabric, f"{where}.fabric", "fabric"),
-        network=_link(network, f"{where}.network", "network"),
+        network=None if network == _NO_NETWORK else _link(network, f"{where}.network", "network"),
         num_nics=table.nics or (shape.num_nics if shape else 1),
         pcie=catalog.link(gpu.pcie, key=f"{where}.gpu"),
         price_per_gpu_hour=price,
         currency=currency,
+        gpus_per_domain=table.gpus_per_domain
+        or (shape.gpus_per_domain if shape and shape.fabric == fabric else None),
+        gpus_per_switch=table.gpus_per_switch or (shape.gpus_per_switch if shape else None),
+        nodes_per_switch=table.nodes_per_switch,
+        oversubscription=table.oversubscription,
     )
 
 
@@ -488,8 +501,12 @@ def _cluster_filled_in(cluster: ClusterConfig) -> Document:
         "nodes": cluster.num_nodes,
         "gpus_per_node": cluster.gpus_per_node,
         "fabric": cluster.fabric.name,
-        "network": cluster.network.name,
+        "network": cluster.network.name if cluster.network else _NO_NETWORK,
         "nics": cluster.num_nics,
+        "gpus_per_domain": cluster.gpus_per_domain,
+        "gpus_per_switch": cluster.gpus_per_switch,
+        "nodes_per_switch": cluster.nodes_per_switch,
+        "oversubscription": cluster.oversubscription,
         "price_per_gpu_hour": cluster.price_per_gpu_hour,
         "currency": cluster.currency if cluster.price_per_gpu_hour else None,
     }

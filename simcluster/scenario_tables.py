@@ -66,12 +66,40 @@ class ClusterTable:
     ] = None
     network: Annotated[
         Text | None,
-        Field(description="Link between nodes; default: the node shape's, else 100gbe."),
+        Field(
+            description='Link between nodes, "none" for no network; default: the node shape\'s, '
+            "else 100gbe."
+        ),
     ] = None
     nics: Annotated[
         Count | None,
         Field(description="Links to other nodes per node; default: the node shape's, else 1."),
     ] = None
+    gpus_per_domain: Annotated[
+        Count | None,
+        Field(
+            description="GPUs that the fabric joins, the others meet over PCIe; default: the node "
+            "shape's, else all."
+        ),
+    ] = None
+    gpus_per_switch: Annotated[
+        Count | None,
+        Field(
+            description="GPUs that share one PCIe link to the CPU; default: the node shape's, "
+            "else 1."
+        ),
+    ] = None
+    nodes_per_switch: Annotated[
+        Count | None, Field(description="Nodes on one network switch; default: all.")
+    ] = None
+    oversubscription: Annotated[
+        float,
+        Field(
+            ge=1,
+            description="Bandwidth of the nodes on a network switch over that of its uplinks; "
+            "needs nodes_per_switch.",
+        ),
+    ] = 1.0
     price_per_gpu_hour: Annotated[
         float | None,
         Field(gt=0, description="Price of a GPU for an hour; default: the catalogue's, if any."),

@@ -105,12 +105,23 @@ STEPS: Final[Schema] = {
 
 TRANSFERS: Final[Schema] = {
     "request_id": Column("int64", "", "whose KV"),
-    "source": Column("str", "", "first link of the path"),
-    "destination": Column("str", "", "last link of the path"),
+    "path": Column("str", "", "its links in order, joined by ' > '"),
     "num_bytes": Column("int64", "bytes", "size"),
     "requested_s": Column("float64", "s", "asked for"),
     "start_s": Column("float64", "s", "first byte leaves"),
     "end_s": Column("float64", "s", "last byte arrived"),
+    "wait_s": Column("float64", "s", "start - requested: latencies of the path"),
+    "duration_s": Column("float64", "s", "end - start"),
+    "bytes_per_s": Column("float64", "bytes/s", "num_bytes / duration; NaN without bytes"),
+}
+
+LINKS: Final[Schema] = {
+    "link": Column("str", "", "one direction of a link; every link that a transfer used"),
+    "start_s": Column("float64", "s", "start of a stretch of time, the same for all links"),
+    "end_s": Column("float64", "s", "its end"),
+    "num_bytes": Column("float64", "bytes", "bytes of KV that passed in it"),
+    "bandwidth": Column("float64", "bytes/s", "what the flows on it share"),
+    "utilisation": Column("float64", "", "share of the bandwidth that they took, 0 to 1"),
 }
 
 WINDOWS: Final[Schema] = {
@@ -199,6 +210,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "segments": SEGMENTS,
     "steps": STEPS,
     "transfers": TRANSFERS,
+    "links": LINKS,
     "windows": WINDOWS,
     "scaling": SCALING,
     "kernels": KERNELS,

@@ -17,7 +17,7 @@ import simpy
 from simcluster.config import Environment
 from simcluster.engine.clock import ARRIVAL, SCHEDULING, At, Clock
 from simcluster.engine.cluster import Cluster, Deployment, StepTimeFactory, roofline_step_time
-from simcluster.engine.recorder import KernelLog, Recorder
+from simcluster.engine.recorder import KernelLog, Recorder, transfer_columns
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.quality import QualityCurve
 from simcluster.request import Request, RequestStatus
@@ -25,6 +25,7 @@ from simcluster.rng import stream
 from simcluster.scenario import Scenario
 from simcluster.schema import (
     INSTANCES,
+    LINKS,
     REQUESTS,
     SCALING,
     SEGMENTS,
@@ -51,6 +52,7 @@ FRAMES: Final = (
     "spans",
     "segments",
     "transfers",
+    "links",
     "windows",
     "scaling",
     "instances",
@@ -114,6 +116,11 @@ class Result:
     def transfers(self) -> pd.DataFrame:
         """One row per KV transfer."""
         return frame(self.columns["transfers"], TRANSFERS)
+
+    @cached_property
+    def links(self) -> pd.DataFrame:
+        """Bytes and utilisation of every link in equal stretches of time."""
+        return frame(self.columns["links"], LINKS)
 
     @cached_property
     def windows(self) -> pd.DataFrame:
@@ -380,7 +387,8 @@ def _result(
             "requests": requests,
             "spans": recorder.spans.columns(),
             "segments": recorder.segments.columns(),
-            "transfers": recorder.transfers.columns(),
+            "transfers": transfer_columns(recorder.transfers),
+            "links": cluster.network.columns(env.now),
             "windows": recorder.windows.columns(),
             "scaling": recorder.scaling.columns(),
             "instances": recorder.instances.columns(),

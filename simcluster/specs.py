@@ -274,6 +274,10 @@ class NodeShape:
         Name of the usual link to other nodes.
     num_nics : int
         How many such links the node has; its GPUs share them.
+    gpus_per_domain : int or None
+        GPUs that `fabric` joins, the others meet over PCIe; None: all.
+    gpus_per_switch : int or None
+        GPUs that share one PCIe link to the CPU; None: each has its own, or it is not known.
     source : str
         Where the numbers come from.
     """
@@ -284,6 +288,8 @@ class NodeShape:
     fabric: str
     network: str
     num_nics: int
+    gpus_per_domain: int | None = None
+    gpus_per_switch: int | None = None
     source: str
 
 

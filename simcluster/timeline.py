@@ -260,7 +260,7 @@ def trace_events(frames: Frames, log: Columns, view: View) -> Iterator[Event]:
     parts.append(_steps(frames, log, view, threads))
     parts.append(_handovers(frames["requests"], log, view, threads))
     transfers = frames["transfers"]
-    names = dict.fromkeys([*transfers["source"].tolist(), *transfers["destination"].tolist()])
+    names = {name for path in set(transfers["path"].tolist()) for name in path.split(" > ")}
     links = {name: tracks.process(f"link {name}") for name in sorted(names)}
     parts.append(_transfers(transfers, view, links))
     yield from tracks.names
@@ -449,19 +449,19 @@ def _phases(row: Mapping[str, Any], sent_s: float) -> Iterator[tuple[str, float,
 
 
 def _transfers(transfers: Columns, view: View, links: Mapping[str, int]) -> Iterator[Event]:
-    """KV transfers on the first and the last link of their paths."""
+    """KV transfers on every link of their paths."""
     shown = np.flatnonzero(view.shows(transfers["requested_s"], transfers["end_s"]))
-    names = ("request_id", "source", "destination", "num_bytes", "requested_s", "start_s", "end_s")
-    for number, (request_id, source, destination, num_bytes, requested_s, start_s, end_s) in zip(
+    names = ("request_id", "path", "num_bytes", "requested_s", "start_s", "end_s", "bytes_per_s")
+    for number, (request_id, path, num_bytes, requested_s, start_s, end_s, bytes_per_s) in zip(
         shown.tolist(), _rows(transfers, shown, *names), strict=True
     ):
         args = {
             "request": request_id,
             "num_bytes": num_bytes,
             "latency_s": start_s - requested_s,
-            "bytes_per_s": num_bytes / (end_s - start_s) if end_s > start_s else np.nan,
+            "bytes_per_s": bytes_per_s,
         }
-        for name in dict.fromkeys([source, destination]):
+        for name in path.split(" > "):
             row = links[name], "transfer", number
             yield from _async(row, "KV transfer", view.cut(requested_s, end_s), args)
 

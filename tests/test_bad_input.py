@@ -130,6 +130,16 @@ SETTINGS = [
     ("strategy.0.instances=9", "strategy.vLLM.instances = 9"),
     ("strategy.0.tp_size=1", "strategy.vLLM.tp_size = 1"),
     (
+        "strategy.0.tp_size=16",
+        "strategy.vLLM.tp_size = 16: a tensor-parallel group stays inside a node, and a node has",
+    ),
+    ("cluster.oversubscription=0.5", "cluster.oversubscription = 0.5: must be a number >= 1."),
+    (
+        "cluster.oversubscription=4",
+        "cluster.oversubscription = 4.0: says nothing while all nodes are on one switch.",
+    ),
+    ("cluster.nics=0", "cluster.nics = 0: must be a whole number >= 1"),
+    (
         "cluster.fabric=10gbe",
         "cluster.fabric = '10gbe': is a link between nodes, not inside a node.",
     ),

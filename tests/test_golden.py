@@ -78,7 +78,8 @@ def events(result: Result) -> list[str]:
         lines.append((time, f"request {number} decoded in {span} of {segments['instance'][row]}"))
     for row, number in enumerate(result.columns["transfers"]["request_id"]):
         transfer = {k: v[row] for k, v in result.columns["transfers"].items()}
-        route = f"{transfer['source']} to {transfer['destination']}"
+        links = transfer["path"].split(" > ")
+        route = f"{links[0]} to {links[-1]}"
         text = f"request {number}: {transfer['num_bytes']} bytes"
         lines.append((transfer["start_s"], f"{text} leave {route}"))
         lines.append((transfer["end_s"], f"{text} arrive {route}"))

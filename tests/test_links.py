@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from simcluster.engine import link as link_module
 from simcluster.engine.clock import ARRIVAL, At, Clock
 from simcluster.engine.link import Link, LinkNetwork, Path
-from simcluster.engine.recorder import Recorder
+from simcluster.engine.recorder import Recorder, transfer_columns
 from simcluster.rng import stream
 from simcluster.testing.fair_share import max_min_rates
 from simcluster.testing.laws import union_of
@@ -56,7 +56,7 @@ def start(transfers: list[Transfer], told: Callable[[float, int], None]) -> Reco
 def send(transfers: list[Transfer]) -> Columns:
     """Send all of them through one network; the transfers frame, by number of the transfer."""
     ended: list[int] = []
-    columns = start(transfers, lambda _, number: ended.append(number)).transfers.columns()
+    columns = transfer_columns(start(transfers, lambda _, number: ended.append(number)).transfers)
     assert ended == columns["request_id"].tolist(), "told in the order in which they end"
     assert sorted(ended) == list(range(len(transfers)))
     order = np.argsort(columns["request_id"])
@@ -91,7 +91,8 @@ def test_latencies_of_the_path_pass_before_the_first_byte() -> None:
     start_s = 1.0 + on_grid(0.3 + 0.1)
     assert frame["start_s"][0] == start_s
     assert 0 <= frame["end_s"][0] - (start_s + 1.0) <= TICK_S
-    assert (frame["source"][0], frame["destination"][0]) == ("slow", "fast")
+    assert frame["path"].tolist() == ["slow > fast", "x"]
+    assert frame["wait_s"].tolist() == [on_grid(0.3 + 0.1), 0.0]
 
 
 def test_flows_that_tie_end_together_in_the_order_of_their_start() -> None:

@@ -88,7 +88,7 @@ def workload(
 
 def assert_same(one: Result, other: Result) -> None:
     """Every column of every frame that is free of the resolution is the same, bit by bit."""
-    for name in ("requests", "segments", "transfers", "windows", "scaling", "instances"):
+    for name in ("requests", "segments", "transfers", "links", "windows", "scaling", "instances"):
         for column, values in one.columns[name].items():
             theirs = other.columns[name][column]
             assert values.tobytes() == theirs.tobytes() or list(values) == list(theirs), (
@@ -111,6 +111,7 @@ PREFIXES = st.one_of(
 )
 POOL = st.sampled_from([None, 10, 13, 24])
 SEQS = st.sampled_from([1, 3, 8, 64])
+TRANSFERS = ("after-prefill", "layerwise")
 
 
 @st.composite
@@ -156,6 +157,8 @@ def strategies(draw: st.DrawFn) -> Any:
         # Inside nodes every prefill needs a decode beside it.
         decode_instances=prefill if kind == "intra" else draw(st.integers(1, 2)),
         placement="intra-node" if kind == "intra" else "inter-node",
+        pool=draw(st.sampled_from([None, None, "none", "decode-node"])),
+        transfer="after-prefill" if pp_size > 1 else draw(st.sampled_from(TRANSFERS)),
         router=router,
     )
 

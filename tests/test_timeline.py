@@ -184,7 +184,7 @@ def test_requests_have_their_phases(fudg: Scenario, tmp_path: Path) -> None:
         assert "decode" in {e["name"] for e in inner}
 
 
-def test_transfers_are_on_both_ends_of_their_path(fudg: Scenario, tmp_path: Path) -> None:
+def test_transfers_are_on_all_links_of_their_path(fudg: Scenario, tmp_path: Path) -> None:
     """Every transfer shows on the links that the frame names, with its bytes."""
     events = written(fudg, tmp_path)
     transfers = simulate(fudg, strategy=last_strategy(fudg)).columns["transfers"]
@@ -194,9 +194,9 @@ def test_transfers_are_on_both_ends_of_their_path(fudg: Scenario, tmp_path: Path
         if event.get("cat") == "transfer" and event["ph"] == "b":
             seen[names[event["pid"]].removeprefix("link ")] += event["args"]["num_bytes"]
     for link, num_bytes in seen.items():
-        ours = (transfers["source"] == link) | (transfers["destination"] == link)
+        ours = [link in path.split(" > ") for path in transfers["path"]]
         assert num_bytes == transfers["num_bytes"][ours].sum()
-    assert set(seen) == {*transfers["source"], *transfers["destination"]}
+    assert set(seen) == {link for path in transfers["path"] for link in path.split(" > ")}
     moved = [e for e in events if e["ph"] == "s"]
     assert len(moved) == len({*transfers["request_id"]})
 

@@ -160,6 +160,8 @@ def node(row: Row) -> NodeShape:
         fabric=r["fabric"],
         network=r["network"],
         num_nics=r["num_nics"],
+        gpus_per_domain=r.get("gpus_per_domain"),
+        gpus_per_switch=r.get("gpus_per_switch"),
         source=r["source"],
     )
 

@@ -195,6 +195,8 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "fabric": Key("text", "link between its GPUs"),
         "network": Key("text", "link to other nodes"),
         "num_nics": _count("ports of that link"),
+        "gpus_per_domain": _count("GPUs that the fabric joins, else all", required=False),
+        "gpus_per_switch": _count("GPUs on one PCIe link to the CPU, else one", required=False),
     },
     "engine": {
         **_NAME,

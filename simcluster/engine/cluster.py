@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import nan
 from typing import Protocol
@@ -15,16 +15,19 @@ from simcluster.config import ClusterConfig, Environment, SchedulerConfig
 from simcluster.engine.clock import Clock
 from simcluster.engine.dispatcher import RankGroup
 from simcluster.engine.instance import Instance, InstanceLike
-from simcluster.engine.link import Link, LinkNetwork, Path
+from simcluster.engine.link import LinkNetwork
 from simcluster.engine.pipeline import PipelineStages
 from simcluster.engine.pipelined import PipelinedInstance
 from simcluster.engine.recorder import Recorder
+from simcluster.engine.topology import GpuGroup, Topology
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.kvcache import BlockPool, PrefixPool
 from simcluster.request import Request
 from simcluster.roofline import RooflineStepTime, StepTime, check_pp, pipeline_stages
+from simcluster.roofline.collectives import all_reduce_terms
 from simcluster.roofline.memory import kv_blocks, kv_bytes_per_token_per_gpu
 from simcluster.sched import SCHEDULERS
+from simcluster.specs import LinkSpec
 from simcluster.units import on_grid
 
 StepTimeFactory = Callable[[Environment, int], StepTime]
@@ -34,8 +37,36 @@ StepTimeFactory = Callable[[Environment, int], StepTime]
 def roofline_step_time(environment: Environment, tp_size: int) -> StepTime:
     """Step times of the roofline model on the cluster's GPU and fabric."""
     cluster = environment.cluster
-    return RooflineStepTime(
-        environment.model, cluster.gpu, cluster.fabric, environment.engine, tp_size
+    fabric = group_fabric(cluster, tp_size)
+    return RooflineStepTime(environment.model, cluster.gpu, fabric, environment.engine, tp_size)
+
+
+def group_fabric(cluster: ClusterConfig, tp_size: int) -> LinkSpec:
+    """Link over which a tensor-parallel group of `tp_size` GPUs talks.
+
+    The fabric; PCIe if the group is larger than the domain that the fabric joins. A group larger
+    than a node passes the network: its rings go through all NICs of a node side by side, each no
+    faster than the fabric, and every round of an all-reduce waits for the network's latency once
+    per node in both of its halves.
+    """
+    inside = cluster.fabric
+    if cluster.gpus_per_domain is not None and tp_size > cluster.gpus_per_domain:
+        inside = cluster.pcie
+    if tp_size <= cluster.gpus_per_node or cluster.network is None:
+        return inside
+    network = cluster.network
+    latency_s, efficiency = all_reduce_terms(inside, cluster.gpus_per_node)
+    num_nodes = -(-tp_size // cluster.gpus_per_node)
+    bandwidth = min(
+        inside.bandwidth * efficiency, cluster.num_nics * network.bandwidth * network.efficiency
+    )
+    return replace(
+        network,
+        bandwidth=bandwidth,
+        efficiency=1.0,
+        allreduce_efficiency=1.0,
+        allreduce_latency_s=latency_s + 2 * (num_nodes - 1) * network.latency_s,
+        allreduce_terms=(),
     )
 
 
@@ -90,6 +121,8 @@ class InstanceShape:
         Whether common prefixes share KV blocks; None for the engine's habit.
     swap_bytes : float
         Host memory per GPU for the KV of preempted requests (bytes); 0 to recompute it.
+    tp_across_nodes : bool
+        A tensor-parallel group may be larger than a node; it takes whole nodes then.
     """
 
     strategy: str
@@ -102,6 +135,7 @@ class InstanceShape:
     num_kv_blocks: int | None = None
     prefix_caching: bool | None = None
     swap_bytes: float = 0.0
+    tp_across_nodes: bool = False
 
     @property
     def num_gpus(self) -> int:
@@ -117,8 +151,9 @@ def roofline_stages(environment: Environment, shape: InstanceShape) -> tuple[Roo
     """Step times of the stages of a pipelined instance of `shape`."""
     cluster, model = environment.cluster, environment.model
     check_pp(model, shape.pp_size, key=shape.key("pp_size"))
+    fabric = group_fabric(cluster, shape.tp_size)
     return pipeline_stages(
-        model, cluster.gpu, cluster.fabric, environment.engine, shape.tp_size, shape.pp_size
+        model, cluster.gpu, fabric, environment.engine, shape.tp_size, shape.pp_size
     )
 
 
@@ -131,12 +166,23 @@ class Machines:
         What they are.
     first_node : int
         Number of the first of them; those of other types come before.
+
+    Attributes
+    ----------
+    topology : Topology
+        How their GPUs, hosts and nodes are linked.
+    free_gpus : list of list of int
+        Of each node, in order.
+    num_removed : int
+        Instances that have given their GPUs back.
     """
 
     def __init__(self, config: ClusterConfig, first_node: int = 0) -> None:
         self.config = config
         self.first_node = first_node
-        self.free_gpus = [config.gpus_per_node] * config.num_nodes
+        self.topology = Topology(config, first_node)
+        self.free_gpus = [list(range(config.gpus_per_node)) for _ in range(config.num_nodes)]
+        self.num_removed = 0
 
 
 class Cluster:
@@ -200,15 +246,16 @@ class Cluster:
         self._step_time = step_time
         self._step_times: dict[int, StepTime] = {}
         self._stages: dict[tuple[int, int], tuple[RooflineStepTime, ...]] = {}
-        self._nodes: list[tuple[int, ...]] = []  # of each stage of each instance
+        self._groups: list[tuple[GpuGroup, ...]] = []  # of each stage of each instance
+        self._first_nodes: list[int] = []  # of the machines of each instance
         self._num_gpus: list[int] = []  # of each instance
+        self._tp_sizes: list[int] = []
         self._taken_s: list[float] = []  # when its GPUs were taken
         self._freed_s: dict[int, float] = {}  # when they were given back
         self._lane_numbers = itertools.count()  # of all instances
         self.macro_ids = itertools.count()
         self._machines = Machines(environment.cluster)
-        self._placed: list[tuple[int, ...]] = []  # nodes of its own instances, from 0
-        self._links: dict[str, Link] = {}
+        self._forget_placed()
 
     def part(self, environment: Environment, machines: Machines) -> Cluster:
         """Return the view of one model on one GPU type; the run and its instances are shared.
@@ -223,74 +270,128 @@ class Cluster:
         view = copy.copy(self)
         view.environment = environment
         view._machines = machines
-        view._placed = []
+        view._forget_placed()
         view._step_times, view._stages = {}, {}
         view.on_finish = lambda request: self.on_finish(request)
         return view
 
+    def _forget_placed(self) -> None:
+        self._num_placed = 0
+        self._num_homes = [0] * self._machines.config.num_nodes  # instances that begin there
+        self._ends: dict[InstanceShape, list[int]] = {}  # first and last node that may have room
+        self._ends_removed = self._machines.num_removed
+
+    @property
+    def topology(self) -> Topology:
+        """How the GPUs, hosts and nodes are linked."""
+        return self._machines.topology
+
     # --- placement ----------------------------------------------------------------------------
 
-    def capacity(self, shape: InstanceShape) -> list[int]:
-        """Whole instances of `shape` that still fit on each node.
+    def room(self, shape: InstanceShape, node: int) -> int:
+        """Whole instances of `shape` that still fit on `node`."""
+        most = shape.instances_per_node or self.environment.cluster.gpus_per_node
+        return max(
+            0, min(self._groups_left(shape, node) // shape.pp_size, most - self._num_homes[node])
+        )
+
+    def _groups_left(self, shape: InstanceShape, node: int) -> int:
+        """Tensor-parallel groups of `shape` that the free GPUs of `node` hold."""
+        return len(self._machines.free_gpus[node]) // shape.tp_size
+
+    def num_that_fit(self, shape: InstanceShape) -> int:
+        """Instances of `shape` that still fit; a pipeline larger than a node spans several.
 
         Raises
         ------
         ConfigError
-            If the tensor-parallel group is larger than a node.
+            If the tensor-parallel group is larger than a node and must not be.
         """
         per_node = self.environment.cluster.gpus_per_node
+        nodes = range(len(self._machines.free_gpus))
         if shape.tp_size > per_node:
+            self._check_across_nodes(shape)
+            free = sum(len(self._machines.free_gpus[node]) == per_node for node in nodes)
+            return free // (-(-shape.tp_size // per_node) * shape.pp_size)
+        if shape.num_gpus <= per_node:
+            return sum(self.room(shape, node) for node in nodes)
+        return sum(self._groups_left(shape, node) for node in nodes) // shape.pp_size
+
+    def _check_across_nodes(self, shape: InstanceShape) -> None:
+        cluster = self.environment.cluster
+        per_node = cluster.gpus_per_node
+        if not shape.tp_across_nodes:
             raise ConfigError(
                 shape.key("tp_size"),
                 shape.tp_size,
                 f"a tensor-parallel group stays inside a node, and a node has {per_node} GPUs",
-                f"Use at most {per_node}.",
+                f"Use at most {per_node}, or set tp_across_nodes = true.",
             )
-        most = shape.instances_per_node or per_node
-        placed = [0] * len(self._machines.free_gpus)
-        for nodes in self._placed:
-            placed[nodes[0]] += 1
-        return [
-            max(0, min(free // shape.num_gpus, most - count))
-            for free, count in zip(self._machines.free_gpus, placed, strict=True)
-        ]
+        if shape.tp_size % per_node:
+            raise ConfigError(
+                shape.key("tp_size"),
+                shape.tp_size,
+                f"a group that crosses nodes takes whole nodes, and a node has {per_node} GPUs",
+                f"Use a multiple of {per_node}.",
+            )
+        if cluster.network is None:
+            raise ConfigError(
+                shape.key("tp_size"),
+                shape.tp_size,
+                "a group that crosses nodes needs a network, and there is none",
+                f"Use at most {per_node}, or name cluster.network.",
+            )
 
-    def num_that_fit(self, shape: InstanceShape) -> int:
-        """Instances of `shape` that still fit; a pipeline larger than a node spans several."""
-        if shape.num_gpus <= self.environment.cluster.gpus_per_node:
-            return sum(self.capacity(shape))
-        self.capacity(shape)  # its checks
-        return sum(free // shape.tp_size for free in self._machines.free_gpus) // shape.pp_size
-
-    def place(self, shape: InstanceShape, pool: str, node: int | None = None) -> InstanceLike:
+    def place(
+        self, shape: InstanceShape, pool: str, node: int | None = None, *, last: bool = False
+    ) -> InstanceLike:
         """Put an instance of `shape` on the first node with room, or on `node`.
 
-        A pipeline that is larger than a node goes stage by stage to the first nodes with room.
+        A tensor-parallel group stays inside a node, on neighbouring GPUs where it can. A pipeline
+        that is larger than a node goes stage by stage to the first nodes with room, a group larger
+        than a node to the first free nodes.
+
+        Parameters
+        ----------
+        shape : InstanceShape
+            What to place.
+        pool : str
+            Its role.
+        node : int, optional
+            Where.
+        last : bool
+            On the last node with room instead of the first.
 
         Raises
         ------
         ConfigError
             If the model does not fit its GPUs or no node has room.
         """
-        nodes = self._stage_nodes(shape, node)
-        if nodes is None:
+        groups = self._place_groups(shape, node, last)
+        if groups is None:
             cluster = self.environment.cluster
             raise ConfigError(
                 shape.key("instances"),
-                len(self._placed) + 1,
+                self._num_placed + 1,
                 f"no node has {shape.num_gpus} free GPUs left: the cluster has {cluster.num_nodes} "
-                f"nodes of {cluster.gpus_per_node} and holds {len(self._placed)} instances",
-                f"Use at most {len(self._placed)} instances, or add nodes.",
+                f"nodes of {cluster.gpus_per_node} and holds {self._num_placed} instances",
+                f"Use at most {self._num_placed} instances, or add nodes.",
             )
-        instance = self._make(shape, pool, nodes)
-        for home in nodes:
-            self._machines.free_gpus[home] -= shape.tp_size
+        instance = self._make(shape, pool, groups)
+        for group in groups:
+            free = self._machines.free_gpus[group.node]
+            taken = set(group.gpus)
+            self._machines.free_gpus[group.node] = [gpu for gpu in free if gpu not in taken]
+            self.topology.add(group)
+        self._num_homes[groups[0].node] += 1
         self.instances.append(instance)
         self.pools.append(pool)
         self.serves.append((self.environment.model.spec.name, self.environment.cluster.gpu.name))
-        self._placed.append(nodes)
-        self._nodes.append(tuple(self._machines.first_node + home for home in nodes))
+        self._num_placed += 1
+        self._groups.append(groups)
+        self._first_nodes.append(self._machines.first_node)
         self._num_gpus.append(shape.num_gpus)
+        self._tp_sizes.append(shape.tp_size)
         self._taken_s.append(self.env.now)
         return instance
 
@@ -300,31 +401,84 @@ class Cluster:
             raise InvariantError("an instance with unfinished requests cannot be removed")
         number = instance.instance_id
         self._freed_s[number] = self.env.now
-        nodes = tuple(node - self._machines.first_node for node in self._nodes[number])
-        self._placed.remove(nodes)
-        for home in nodes:
-            self._machines.free_gpus[home] += self._num_gpus[number] // len(nodes)
+        groups = self._groups[number]
+        for group in groups:
+            self._machines.free_gpus[group.node].extend(group.gpus)
+            self._machines.free_gpus[group.node].sort()
+        self._machines.num_removed += 1
+        self._num_homes[groups[0].node] -= 1
+        self._num_placed -= 1
 
     def held_s(self, instance: InstanceLike) -> tuple[float, float]:
         """From when to when the GPUs of `instance` are taken (s); NaN if to the end."""
         number = instance.instance_id
         return self._taken_s[number], self._freed_s.get(number, nan)
 
-    def _stage_nodes(self, shape: InstanceShape, node: int | None) -> tuple[int, ...] | None:
-        """Node of each stage of the next instance of `shape`; None if there is no room."""
-        room = self.capacity(shape)
-        if shape.num_gpus <= self.environment.cluster.gpus_per_node:
-            if node is None:
-                node = next((n for n, left in enumerate(room) if left), None)
-            return None if node is None or not room[node] else (node,) * shape.pp_size
-        groups = [
-            n
-            for n, free in enumerate(self._machines.free_gpus)
-            for _ in range(free // shape.tp_size)
-        ]
-        return tuple(groups[: shape.pp_size]) if len(groups) >= shape.pp_size else None
+    def _place_groups(
+        self, shape: InstanceShape, node: int | None, last: bool
+    ) -> tuple[GpuGroup, ...] | None:
+        """GPUs of each stage of the next instance of `shape`; None if there is no room.
 
-    def _make(self, shape: InstanceShape, pool: str, nodes: tuple[int, ...]) -> InstanceLike:
+        A group that crosses nodes is written down node by node, like stages.
+        """
+        per_node = self.environment.cluster.gpus_per_node
+        if shape.tp_size > per_node:
+            self._check_across_nodes(shape)
+            whole = [n for n, free in enumerate(self._machines.free_gpus) if len(free) == per_node]
+            needed = shape.num_gpus // per_node
+            if len(whole) < needed:
+                return None
+            return tuple(self._group(n, per_node, 0) for n in whole[:needed])
+        if shape.num_gpus <= per_node:
+            home = self._node_with_room(shape, last) if node is None else node
+            if home is None or not self.room(shape, home):
+                return None
+            return tuple(self._group(home, shape.tp_size, k) for k in range(shape.pp_size))
+        homes = [
+            (n, k)
+            for n in range(len(self._machines.free_gpus))
+            for k in range(self._groups_left(shape, n))
+        ][: shape.pp_size]
+        if len(homes) < shape.pp_size:
+            return None
+        return tuple(self._group(n, shape.tp_size, k) for n, k in homes)
+
+    def _node_with_room(self, shape: InstanceShape, last: bool) -> int | None:
+        """First node with room for `shape`, or last.
+
+        Room only shrinks while no instance is removed, so that no node is asked twice.
+        """
+        machines = self._machines
+        if self._ends_removed != machines.num_removed:
+            self._ends_removed = machines.num_removed
+            self._ends.clear()
+        ends = self._ends.setdefault(shape, [0, len(machines.free_gpus) - 1])
+        while ends[0] <= ends[1]:
+            node = ends[last]
+            if self.room(shape, node):
+                return node
+            ends[last] += -1 if last else 1
+        return None
+
+    def _group(self, node: int, num_gpus: int, skipped: int) -> GpuGroup:
+        """Free GPUs of `node` for a group, leaving out those of `skipped` such groups."""
+        free = self._machines.free_gpus[node]
+        known = set(free)
+        # Neighbours first: they share a switch, a domain, a NIC.
+        runs = [
+            tuple(range(first, first + num_gpus))
+            for first in range(0, self.environment.cluster.gpus_per_node, num_gpus)
+            if all(gpu in known for gpu in range(first, first + num_gpus))
+        ]
+        owner = f"instance-{len(self.instances)}"
+        if len(runs) > skipped:
+            return GpuGroup(owner, node, runs[skipped])
+        taken = {gpu for run in runs for gpu in run}
+        rest = [gpu for gpu in free if gpu not in taken]
+        first = (skipped - len(runs)) * num_gpus
+        return GpuGroup(owner, node, tuple(rest[first : first + num_gpus]))
+
+    def _make(self, shape: InstanceShape, pool: str, groups: tuple[GpuGroup, ...]) -> InstanceLike:
         number = len(self.instances)
         num_blocks = self._num_blocks(shape)
         if shape.pp_size == 1:
@@ -338,13 +492,16 @@ class Cluster:
         if stages is None:
             stages = roofline_stages(self.environment, shape)
             self._stages[(shape.tp_size, shape.pp_size)] = stages
-        cluster, model = self.environment.cluster, self.environment.model
-        links = [cluster.fabric if a == b else cluster.network for a, b in pairwise(nodes)]
-        groups = None
+        model = self.environment.model
+        links = [
+            self._between_stages(shape, a.node, b.node)
+            for a, b in pairwise(groups[:: len(groups) // shape.pp_size])
+        ]
+        ranks_of = None
         if self._by_kernel:
-            groups = [self._ranks(shape.tp_size, k * shape.tp_size) for k in range(shape.pp_size)]
+            ranks_of = [self._ranks(shape.tp_size, k * shape.tp_size) for k in range(shape.pp_size)]
         ahead = self._resolution == "span"
-        pipeline = PipelineStages(self.env, stages, model, links, groups, ahead=ahead)
+        pipeline = PipelineStages(self.env, stages, model, links, ranks_of, ahead=ahead)
         lanes = [
             self._lane(
                 shape, pool, num_blocks // shape.pp_size, stages[0], lane=k, pipeline=pipeline
@@ -354,6 +511,20 @@ class Cluster:
         for lane in lanes:
             lane.instance_id = number
         return PipelinedInstance(lanes, pipeline.prefill_s)
+
+    def _between_stages(self, shape: InstanceShape, source: int, destination: int) -> LinkSpec:
+        """Link that hands activations from a stage on node `source` to one on `destination`."""
+        cluster = self.environment.cluster
+        if source == destination:
+            return cluster.fabric
+        if cluster.network is None:
+            raise ConfigError(
+                shape.key("pp_size"),
+                shape.pp_size,
+                "the pipeline is larger than a node, and there is no network between nodes",
+                "Use fewer GPUs per instance, or name cluster.network.",
+            )
+        return cluster.network
 
     @property
     def _by_kernel(self) -> bool:
@@ -442,7 +613,8 @@ class Cluster:
 
     def node_of(self, instance: InstanceLike) -> int:
         """Node of `instance`; of its first stage if it spans several."""
-        return self._nodes[instance.instance_id][0]
+        number = instance.instance_id
+        return self._first_nodes[number] + self._groups[number][0].node
 
     def num_gpus_of(self, instance: InstanceLike) -> int:
         """GPUs of `instance`."""
@@ -450,55 +622,35 @@ class Cluster:
 
     def tp_size_of(self, instance: InstanceLike) -> int:
         """GPUs of a tensor-parallel group of `instance`."""
-        return self._num_gpus[instance.instance_id] // len(self._nodes[instance.instance_id])
+        return self._tp_sizes[instance.instance_id]
 
-    # --- links --------------------------------------------------------------------------------
+    def groups_of(self, instance: InstanceLike) -> tuple[GpuGroup, ...]:
+        """GPUs of `instance`, by stage; a group that crosses nodes by node."""
+        return self._groups[instance.instance_id]
 
-    def fabric_path(self, source: InstanceLike, destination: InstanceLike) -> Path:
-        """From the GPUs of one instance to those of another on the same node."""
-        fabric = self.environment.cluster.fabric
-        return (
-            self._link(
-                f"instance-{source.instance_id} fabric out",
-                self.num_gpus_of(source) * fabric.bandwidth * fabric.efficiency,
-                fabric.latency_s,
-            ),
-            self._link(
-                f"instance-{destination.instance_id} fabric in",
-                self.num_gpus_of(destination) * fabric.bandwidth * fabric.efficiency,
-                0.0,
-            ),
-        )
+    def gpus_on(self, node: int, choice: int) -> GpuGroup:
+        """GPUs of one of the instances on `node`, the same for the same `choice`; else all."""
+        ours = self._machines.first_node
+        here = [
+            group
+            for groups, first_node in zip(self._groups, self._first_nodes, strict=True)
+            for group in groups
+            if group.node == node and first_node == ours
+        ]
+        if here:
+            return here[choice % len(here)]
+        per_node = self.environment.cluster.gpus_per_node
+        return GpuGroup(f"node-{node}", node, tuple(range(per_node)))
 
-    def to_host_path(self, source: InstanceLike, node: int) -> Path:
-        """From the GPUs of an instance to the host memory of `node`, over the NICs if elsewhere."""
-        pcie = self.environment.cluster.pcie
-        name = f"instance-{source.instance_id} pcie out"
-        bandwidth = self.num_gpus_of(source) * pcie.bandwidth * pcie.efficiency
-        path: Path = (self._link(name, bandwidth, pcie.latency_s),)
-        home = self.node_of(source)
-        return path if home == node else (*path, *self._network_path(home, node))
+    def gpus_of(self, instance: InstanceLike) -> GpuGroup:
+        """GPUs of `instance` on the node of its first, where its KV sets out and arrives.
 
-    def from_host_path(self, destination: InstanceLike) -> Path:
-        """From the memory of its own host to the GPUs of an instance."""
-        pcie = self.environment.cluster.pcie
-        name = f"instance-{destination.instance_id} pcie in"
-        bandwidth = self.num_gpus_of(destination) * pcie.bandwidth * pcie.efficiency
-        return (self._link(name, bandwidth, pcie.latency_s),)
-
-    def _network_path(self, source_node: int, destination_node: int) -> Path:
-        cluster = self.environment.cluster
-        bandwidth = cluster.num_nics * cluster.network.bandwidth * cluster.network.efficiency
-        return (
-            self._link(f"node-{source_node} nic out", bandwidth, cluster.network.latency_s),
-            self._link(f"node-{destination_node} nic in", bandwidth, 0.0),
-        )
-
-    def _link(self, name: str, bandwidth: float, latency_s: float) -> Link:
-        link = self._links.get(name)
-        if link is None:
-            link = self._links[name] = Link(name, bandwidth, latency_s)
-        return link
+        What a pipeline or a group has on other nodes is not counted on their links.
+        """
+        groups = self._groups[instance.instance_id]
+        first = groups[0]
+        gpus = tuple(gpu for group in groups if group.node == first.node for gpu in group.gpus)
+        return GpuGroup(first.owner, first.node, gpus)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from simcluster.engine.clock import ROUTING, At, Clock
 from simcluster.engine.instance import InstanceLike
@@ -25,8 +26,8 @@ class DecodePort:
 
     Attributes
     ----------
-    queue : deque of (Request, InstanceLike)
-        Requests that wait for a reservation, with the prefill instance that holds their KV.
+    queue : deque of _Move
+        Requests that wait for a reservation.
     coming_tokens, num_coming : int
         Tokens and number of the requests in the queue or in transfer.
     """
@@ -34,7 +35,7 @@ class DecodePort:
     def __init__(self, instance: InstanceLike) -> None:
         self.instance = instance
         self.instance_id = instance.instance_id
-        self.queue: deque[tuple[Request, InstanceLike]] = deque()
+        self.queue: deque[_Move] = deque()
         self.coming_tokens = 0
         self.num_coming = 0
 
@@ -53,8 +54,49 @@ class DecodePort:
         return self.instance.can_reserve(request)
 
 
+class _Move:
+    """A request on its way from a prefill instance to a decode instance.
+
+    Attributes
+    ----------
+    paths : tuple of Path
+        One path from GPU to GPU, or one to a pool in host memory and one from there.
+    num_tokens, num_bytes : int
+        What it takes at its destination (tokens), and what that lacks and has to be sent (bytes).
+    pieces : int
+        Pieces of the first copy that have not arrived.
+    """
+
+    __slots__ = ("num_bytes", "num_tokens", "paths", "pieces", "port", "request", "source")
+
+    def __init__(
+        self,
+        request: Request,
+        source: InstanceLike,
+        port: DecodePort,
+        paths: tuple[Path, ...],
+        num_tokens: int,
+        num_bytes: int,
+    ) -> None:
+        self.request = request
+        self.source = source
+        self.port = port
+        self.paths = paths
+        self.num_tokens = num_tokens
+        self.num_bytes = num_bytes
+        self.pieces = 1
+
+
 class KvHandover:
     """Moves requests from prefill to decode instances; owner of the decode instances.
+
+    With one path the decode side pulls: nothing is sent before it has reserved blocks. With two the
+    prefill side pushes into a pool in host memory at once, and blocks are reserved for the second
+    copy. A prefill may be followed layer by layer (`stream`): all layers but the last are one
+    piece, sent from the end of the first layer on, and the last layer is another, sent when the
+    prefill and the first piece have ended; so nothing arrives before it was computed, as long as
+    the link is not faster than the GPU in the middle of the prefill. (What is sent to a decode side
+    without room at the end of the first layer waits for the end of the prefill.)
 
     Parameters
     ----------
@@ -73,6 +115,8 @@ class KvHandover:
         KV cache of one token (bytes).
     on_finish : callable
         Called with every finished request.
+    num_layers : int
+        Layers of the model.
     """
 
     def __init__(
@@ -85,6 +129,7 @@ class KvHandover:
         paths: Callable[[InstanceLike, InstanceLike], tuple[Path, ...]],
         bytes_per_token: int,
         on_finish: Callable[[Request], None],
+        num_layers: int = 1,
     ) -> None:
         self._env = env
         self._network = network
@@ -97,6 +142,8 @@ class KvHandover:
         self._known_paths: dict[tuple[int, int], tuple[Path, ...]] = {}
         self._bytes_per_token = bytes_per_token
         self._on_finish = on_finish
+        self._num_layers = num_layers
+        self._streams: dict[int, _Move] = {}  # by request: those whose prefill is under way
         for instance in decode:
             instance.owner = self
 
@@ -105,15 +152,58 @@ class KvHandover:
 
         It is routed once all steps that end now have ended: the router reads other instances.
         """
-        env = self._env
         self._held[source.instance_id] = self._held.get(source.instance_id, 0) + 1
+        move = self._streams.pop(request.request_id, None)
+        if move is not None:
+            self._first_piece_or_prefill_ended(move)
+            return
+        env = self._env
         if env.peek() > env.now:
             self._route(source, request)
             return
         routing = At(env, env.now, ROUTING)
         routing.callbacks.append(lambda _: self._route(source, request))
 
-    def _route(self, source: InstanceLike, request: Request) -> None:
+    def stream(
+        self, source: InstanceLike, request: Request, num_tokens: int, layer_end_s: float
+    ) -> None:
+        """Follow the prefill of `request`, whose first layer ends at `layer_end_s` (s)."""
+        if request.output_len == 1 or self._num_layers == 1:
+            return  # nothing will be decoded, or there is nothing to be ahead of
+        event = At(self._env, layer_end_s, ROUTING)
+        event.callbacks.append(lambda _: self._start_stream(source, request, num_tokens))
+
+    def _start_stream(self, source: InstanceLike, request: Request, num_tokens: int) -> None:
+        move = self._choose(source, request, num_tokens)
+        port = move.port
+        if len(move.paths) == 1:
+            if port.queue or not port.instance.can_reserve(request, num_tokens):
+                return
+            move.num_bytes -= port.instance.reserve(request, num_tokens) * self._bytes_per_token
+        port.coming_tokens += num_tokens
+        move.pieces = 2  # the last layer, and all before; the end of the prefill comes between
+        self._streams[request.request_id] = move
+        last_layer = move.num_bytes // self._num_layers
+        self._network.transfer(
+            request.request_id,
+            move.paths[0],
+            move.num_bytes - last_layer,
+            lambda: self._first_piece_or_prefill_ended(move),
+        )
+
+    def _first_piece_or_prefill_ended(self, move: _Move) -> None:
+        """Send the last layer of a stream if the other of the two has ended before."""
+        move.pieces -= 1
+        if move.pieces:
+            return
+        move.pieces = 1
+        last_layer = move.num_bytes // self._num_layers
+        self._network.transfer(
+            move.request.request_id, move.paths[0], last_layer, lambda: self._first_copy_ended(move)
+        )
+
+    def _choose(self, source: InstanceLike, request: Request, num_tokens: int) -> _Move:
+        """Choose the decode instance for `request`, which will have `num_tokens` tokens there."""
         reachable = self._reachable.get(source.instance_id)
         if reachable is None:
             ports = [
@@ -127,10 +217,42 @@ class KvHandover:
         if index is None:
             raise InvariantError("a decode instance must be named: its port keeps the queue")
         port = ports[index]
-        port.queue.append((request, source))
-        port.coming_tokens += request.num_computed_tokens
+        paths = self._paths(source, port.instance)
+        num_bytes = num_tokens * self._bytes_per_token
+        return _Move(request, source, port, paths, num_tokens, num_bytes)
+
+    def _route(self, source: InstanceLike, request: Request) -> None:
+        move = self._choose(source, request, request.num_computed_tokens)
+        port = move.port
+        port.coming_tokens += move.num_tokens
         port.num_coming += 1
-        self._start_transfers(port)
+        if len(move.paths) == 1:
+            port.queue.append(move)
+            self._start_transfers(port)
+            return
+        self._network.transfer(
+            request.request_id,
+            move.paths[0],
+            move.num_bytes,
+            lambda: self._first_copy_ended(move),
+        )
+
+    def _first_copy_ended(self, move: _Move) -> None:
+        self._held[move.source.instance_id] -= 1
+        move.source.release(move.request)
+        if len(move.paths) == 1:
+            self._arrived(move)
+            return
+        move.port.queue.append(move)
+        self._start_transfers(move.port)
+
+    def _arrived(self, move: _Move) -> None:
+        """Let the request decode: all its KV has arrived."""
+        request, port = move.request, move.port
+        request.transfer_s = self._env.now - request.first_token_s
+        port.coming_tokens -= move.num_tokens
+        port.num_coming -= 1
+        port.instance.join(request)
 
     def _paths(self, source: InstanceLike, destination: InstanceLike) -> tuple[Path, ...]:
         key = (source.instance_id, destination.instance_id)
@@ -140,35 +262,14 @@ class KvHandover:
         return paths
 
     def _start_transfers(self, port: DecodePort) -> None:
-        while port.queue and port.has_room(port.queue[0][0]):
-            request, source = port.queue.popleft()
-            port.instance.reserve(request)
-            self._send(port, source, request, self._paths(source, port.instance))
-
-    def _send(
-        self,
-        port: DecodePort,
-        source: InstanceLike,
-        request: Request,
-        paths: tuple[Path, ...],
-        hop: int = 0,
-    ) -> None:
-        """Send along `paths` from number `hop` on; then let the request decode."""
-
-        def ended() -> None:
-            if hop == 0:
-                self._held[source.instance_id] -= 1
-                source.release(request)
-            if hop + 1 < len(paths):
-                self._send(port, source, request, paths, hop + 1)
-                return
-            request.transfer_s = self._env.now - request.first_token_s
-            port.coming_tokens -= request.num_computed_tokens
-            port.num_coming -= 1
-            port.instance.join(request)
-
-        num_bytes = request.num_computed_tokens * self._bytes_per_token
-        self._network.transfer(request.request_id, paths[hop], num_bytes, ended)
+        while port.queue and port.has_room(port.queue[0].request):
+            move = port.queue.popleft()
+            request = move.request
+            move.num_bytes -= port.instance.reserve(request) * self._bytes_per_token
+            ended = self._first_copy_ended if len(move.paths) == 1 else self._arrived
+            self._network.transfer(
+                request.request_id, move.paths[-1], move.num_bytes, partial(ended, move)
+            )
 
     # --- the pools change -----------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from simcluster.engine.recorder import Recorder
 from simcluster.errors import InvariantError
 from simcluster.request import Request
 from simcluster.roofline.base import StepTime
-from simcluster.sched.base import BatchScheduler, StepOutcome, StepPlan
-from simcluster.units import IntArray
+from simcluster.sched.base import BatchScheduler, StepOutcome, StepPlan, target
+from simcluster.units import IntArray, on_grid
 
 MAX_SPAN_STEPS: Final = 512
 """Longest run of steps planned as one event; longer ones are planned again from their end."""
@@ -28,6 +28,11 @@ MAX_PIPELINE_STEPS: Final = 64
 StopAt = Callable[["InstanceLike", list[float], int], int]
 """Where a span must stop: from the instance, the end times of its steps (s) and how many of them
 have ended to the number of steps, more than those, after which the boundary must be an event."""
+
+
+OnPrefill = Callable[["InstanceLike", Request, int, float], None]
+"""Hears of a prefill that begins: from the instance, the request, the tokens that it will have and
+the end of its first layer (s)."""
 
 
 def at_the_next_boundary(instance: InstanceLike, ends: list[float], first: int) -> int:
@@ -94,11 +99,11 @@ class InstanceLike(Protocol):
         """Whether `request` would be admitted at the next boundary."""
         ...
 
-    def can_reserve(self, request: Request) -> bool:
-        """Whether the KV of `request` fits above the watermark now."""
+    def can_reserve(self, request: Request, num_tokens: int | None = None) -> bool:
+        """Whether so many tokens of `request` (default: what it has) fit above the watermark."""
         ...
 
-    def reserve(self, request: Request) -> int:
+    def reserve(self, request: Request, num_tokens: int | None = None) -> int:
         """Take the blocks for the KV of `request`, which is to come; they must be free.
 
         Returns the tokens whose KV is here already.
@@ -115,6 +120,10 @@ class InstanceLike(Protocol):
 
     def release(self, request: Request) -> None:
         """Free the blocks of `request`, whose KV has left for a decode instance."""
+        ...
+
+    def follow_prefills(self, on_prefill: OnPrefill, num_layers: int) -> None:
+        """Tell `on_prefill` of every prefill that begins and ends with its step."""
         ...
 
     def decodes(self, request: Request) -> bool:
@@ -288,6 +297,8 @@ class Instance:
         self._steps = 0  # how many of them will be done
         self._num_waiting = 0  # when the current span began
         self.hold_output = False
+        self._on_prefill: OnPrefill | None = None
+        self._num_layers = 1
         self._held_first: list[Request] = []
         self._held_last: list[Request] = []
         self._stop_at: StopAt | None = None
@@ -312,6 +323,13 @@ class Instance:
             # beside a prompt that takes all the budget nothing before its last chunk.
             begun = bisect_left(self._ends, self._env.now) + 1
             self._stop_after(max(begun, self._plan.closed_steps))
+
+    def follow_prefills(self, on_prefill: OnPrefill, num_layers: int) -> None:
+        """Tell `on_prefill` of every prefill that begins and ends with its step.
+
+        `num_layers` is that of the model.
+        """
+        self._on_prefill, self._num_layers = on_prefill, num_layers
 
     def join(self, request: Request) -> None:
         """Take over `request`, whose KV has arrived in blocks reserved here."""
@@ -464,11 +482,11 @@ class Instance:
             self.wake()
         self.owner.boundary(self)
 
-    def can_reserve(self, request: Request) -> bool:
-        """Whether the KV of `request` fits above the watermark now."""
-        return self.scheduler.can_reserve(request, self.taken_blocks)
+    def can_reserve(self, request: Request, num_tokens: int | None = None) -> bool:
+        """Whether so many tokens of `request` (default: what it has) fit above the watermark."""
+        return self.scheduler.can_reserve(request, self.taken_blocks, num_tokens)
 
-    def reserve(self, request: Request) -> int:
+    def reserve(self, request: Request, num_tokens: int | None = None) -> int:
         """Take the blocks for the KV of `request`, which is to come; they must be free.
 
         Returns
@@ -477,7 +495,7 @@ class Instance:
             Tokens whose KV is here already.
         """
         pool, batch = self.scheduler.pool, self.scheduler.batch
-        num_cached = self.scheduler.reserve(request, self.taken_blocks)
+        num_cached = self.scheduler.reserve(request, self.taken_blocks, num_tokens)
         if self._steps > 1 and (
             self._in_flight is not None or batch.blocks_needed(self._steps) > pool.free_blocks
         ):
@@ -532,6 +550,8 @@ class Instance:
                 assert self._time_of_copies is not None
                 self._copies_s = self._time_of_copies(scheduler.copied_blocks)
                 scheduler.copied_blocks = 0
+            if self._on_prefill is not None and plan.chunks:
+                self._announce(plan, self._on_prefill)
             if self._pipeline is not None and self._in_flight is not None:
                 yield self._run_ahead(plan, self._pipeline, self._in_flight)
             elif self._pipeline is not None:
@@ -553,6 +573,22 @@ class Instance:
             if env.peek() <= env.now:
                 # Others have business at this very time: let it settle before planning.
                 yield self._wake.at(env.now, SCHEDULING + self._order)
+
+    def _announce(self, plan: StepPlan, on_prefill: OnPrefill) -> None:
+        """Say of every request whose prefill ends with the step of `plan` when its KV appears.
+
+        The first layer ends when the GPU has done its share of the layers; the work of the host is
+        taken to come before.
+        """
+        shape = plan.shape(self._first_window(plan))
+        gpu_s = self.step_time.gpu_s(shape)
+        num_layers = self._num_layers
+        end_s = self._env.now + self.step_time.step_s(shape, self._hidden_s)
+        layer_end_s = end_s - on_grid(gpu_s * (num_layers - 1) / num_layers)
+        for request, num_tokens in plan.chunks:
+            total = request.num_computed_tokens + num_tokens
+            if plan.max_steps == 1 and total == target(request):
+                on_prefill(self, request, total, max(self._env.now, layer_end_s))
 
     def _step_ends(self, plan: StepPlan) -> list[float]:
         """End times of the steps of `plan` (s)."""

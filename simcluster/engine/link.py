@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import heapq
 import math
+from array import array
 from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import simpy
 
 from simcluster.engine.clock import TRANSFER_END, At, Clock
 from simcluster.engine.recorder import Recorder
-from simcluster.units import TICK_S, TICKS_PER_S, on_grid
+from simcluster.units import TICK_S, TICKS_PER_S, FloatArray, on_grid
 
 
 class Link:
@@ -23,7 +26,7 @@ class Link:
     name : str
         Such as ``"node-0 nic out"``.
     bandwidth : float
-        What its flows share (bytes/s), > 0.
+        What its flows share (bytes/s), > 0; infinite on a link that only adds latency.
     latency_s : float
         What it adds to a transfer before the first byte (s).
 
@@ -82,7 +85,9 @@ class Link:
             else route.path
         )
         self.routes.append(route)
-        narrower = any(link.bandwidth < self.bandwidth for link in self._common)
+        narrower = self.bandwidth == math.inf or any(
+            link.bandwidth < self.bandwidth for link in self._common
+        )
         # Of equals on one path the first decides.
         equals = [link for link in self._common if link.bandwidth == self.bandwidth]
         if not self.decides and not narrower and equals[0] is self:
@@ -129,6 +134,10 @@ class Route:
     ----------
     path : Path
         Its links.
+    number : int
+        Its place among the routes of the network.
+    name : str
+        The names of its links.
     links : tuple of Link
         Those of them that may decide its rate.
     alone : bool
@@ -160,16 +169,20 @@ class Route:
         "flows",
         "latency_s",
         "links",
+        "name",
         "narrowest",
         "num_bytes",
+        "number",
         "path",
         "rate",
         "served_bytes",
         "settled_s",
     )
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, number: int) -> None:
         self.path = path
+        self.number = number
+        self.name = " > ".join(link.name for link in path)
         self.links: tuple[Link, ...] = ()
         self.alone = True
         self.narrowest = min(link.bandwidth for link in path)
@@ -253,6 +266,8 @@ def share(routes: Collection[Route], links: Collection[Link]) -> None:
 
 
 _END_S: Final = attrgetter("end_s")
+NUM_STRETCHES: Final = 200
+"""Into how many equal stretches of time the links frame divides a run."""
 _FEW_ROUTES: Final = 24
 """Up to so many busy routes it is cheaper to share all links anew than to look for those that hang
 together."""
@@ -305,8 +320,40 @@ class LinkNetwork:
         self._shared_links: dict[Link, None] = {}  # what they use
         self._num_started = 0
         self._num_visits = 0
+        self._rates = array("d")  # time (s), route and rate of all its flows (bytes/s), in threes
         self._next_end_s = math.inf
         self._woken_s = math.inf  # when the earliest event that looks for ends happens
+
+    def columns(self, end_s: float) -> dict[str, npt.NDArray[Any]]:
+        """Columns of the links frame of a run that ended at `end_s` (s).
+
+        What a route has carried at the end of a stretch of time lies on straight lines between the
+        moments at which its rate changed, so the bytes of every stretch are exact.
+        """
+        edges = np.linspace(0.0, end_s, NUM_STRETCHES + 1)
+        log = np.array(self._rates).reshape(-1, 3)
+        log = log[np.argsort(log[:, 1], kind="stable")]
+        firsts = np.searchsorted(log[:, 1], np.arange(len(self._routes) + 1))
+        carried: dict[Link, FloatArray] = {}
+        for route, first, last in zip(self._routes.values(), firsts, firsts[1:], strict=False):
+            times = np.minimum(np.append(log[first:last, 0], end_s), end_s)
+            passed = np.cumsum(log[first:last, 2] * np.diff(times))
+            at_edges = np.interp(edges, times, np.insert(passed, 0, 0.0))
+            for link in route.path:
+                if link.bandwidth < math.inf:
+                    carried[link] = carried.get(link, 0.0) + np.diff(at_edges)
+        names = [link.name for link in carried]
+        num_bytes = np.concatenate([*carried.values(), np.empty(0)])
+        bandwidth = np.repeat([link.bandwidth for link in carried], NUM_STRETCHES)
+        length_s = end_s / NUM_STRETCHES
+        return {
+            "link": np.repeat(np.array(names, dtype=object), NUM_STRETCHES),
+            "start_s": np.tile(edges[:-1], len(names)),
+            "end_s": np.tile(edges[1:], len(names)),
+            "num_bytes": num_bytes,
+            "bandwidth": bandwidth,
+            "utilisation": num_bytes / (bandwidth * length_s),
+        }
 
     @property
     def rates(self) -> dict[Path, tuple[float, int]]:
@@ -335,7 +382,7 @@ class LinkNetwork:
         start.callbacks.append(self._started)
 
     def _add_route(self, path: Path) -> Route:
-        route = self._routes[path] = Route(path)
+        route = self._routes[path] = Route(path, len(self._routes))
         neighbours = dict.fromkeys(other for link in route.links for other in link.routes)
         del neighbours[route]
         for other in neighbours:
@@ -405,6 +452,7 @@ class LinkNetwork:
             if rate != route.rate or route.settled_s == now:
                 served = route.served_bytes + route.rate * (now - route.settled_s)
                 route.served_bytes, route.settled_s, route.rate = served, now, rate
+                self._rates.extend((now, route.number, rate * len(route.flows)))
                 # Rounded up to the grid: bytes never arrive before they could.
                 end_s = math.ceil((now + (route.flows[0][0] - served) / rate) * TICKS_PER_S)
                 route.end_s = max(now, end_s * TICK_S)
@@ -455,12 +503,10 @@ class LinkNetwork:
                 self._take_out(route)
         ended.sort()
         for _, flow in ended:
-            path = flow.route.path
             self._rows.add(
                 (
                     flow.request_id,
-                    path[0].name,
-                    path[-1].name,
+                    flow.route.name,
                     flow.num_bytes,
                     flow.requested_s,
                     flow.start_s,
@@ -472,6 +518,7 @@ class LinkNetwork:
     def _take_out(self, route: Route) -> None:
         """Note that `route` is no longer busy; forget its flows, if it has any."""
         del self._busy[route]
+        self._rates.extend((max(self._env.now, route.settled_s), route.number, 0.0))
         self._shared.pop(route, None)
         for link in route.links:
             del link.busy[route]

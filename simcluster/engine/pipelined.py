@@ -9,9 +9,11 @@ from simcluster.engine.instance import (
     InstanceLike,
     InstanceOwner,
     InstanceStats,
+    OnPrefill,
     StopAt,
     at_the_next_boundary,
 )
+from simcluster.errors import InvariantError
 from simcluster.request import Request
 
 
@@ -128,13 +130,17 @@ class PipelinedInstance:
         """Whether the lane that `request` would go to would admit it at its next boundary."""
         return self._emptiest.has_room(request)
 
-    def can_reserve(self, request: Request) -> bool:
+    def can_reserve(self, request: Request, num_tokens: int | None = None) -> bool:
         """Whether the KV of `request` fits above the watermark of that lane now."""
-        return self._emptiest.can_reserve(request)
+        return self._emptiest.can_reserve(request, num_tokens)
 
-    def reserve(self, request: Request) -> int:
+    def reserve(self, request: Request, num_tokens: int | None = None) -> int:
         """Take the blocks for the KV of `request`, which is to come; return tokens here already."""
-        return self._assign(request).reserve(request)
+        return self._assign(request).reserve(request, num_tokens)
+
+    def follow_prefills(self, on_prefill: OnPrefill, num_layers: int) -> None:
+        """Not there: the stages of a pipeline prefill at different times."""
+        raise InvariantError("the prefills of a pipeline cannot be followed")
 
     def submit(self, request: Request) -> None:
         """Queue `request` for prefill in the emptiest lane."""

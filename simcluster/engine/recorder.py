@@ -23,6 +23,15 @@ from simcluster.schema import (
 )
 from simcluster.units import FloatArray, IntArray
 
+_TRANSFER_STAMPS: Final = (
+    "request_id",
+    "path",
+    "num_bytes",
+    "requested_s",
+    "start_s",
+    "end_s",
+)
+"""Columns of the transfers frame that are written down; the others follow from them."""
 _CHUNK: Final = 1 << 12
 """Rows that are tuples, or requests, before they become numbers."""
 
@@ -167,10 +176,20 @@ class Recorder:
         self.requests = RequestLog()
         self.spans = Log(SPANS)
         self.segments = Log(SEGMENTS)
-        self.transfers = Log(TRANSFERS)
+        self.transfers = Log({name: TRANSFERS[name] for name in _TRANSFER_STAMPS})
         self.windows = Log(WINDOWS)
         self.scaling = Log(SCALING)
         self.instances = Log(INSTANCES)
+
+
+def transfer_columns(log: Log) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of the transfers frame from the rows of `log`."""
+    columns = log.columns()
+    columns["wait_s"] = columns["start_s"] - columns["requested_s"]
+    columns["duration_s"] = duration_s = columns["end_s"] - columns["start_s"]
+    instant = duration_s == 0
+    columns["bytes_per_s"] = columns["num_bytes"] / np.where(instant, np.nan, duration_s)
+    return columns
 
 
 _STAMPS: Final = (

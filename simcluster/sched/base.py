@@ -412,26 +412,30 @@ class BatchScheduler(ABC):
             return needed <= self.pool.free_blocks
         return self.pool.can_admit(num_blocks - self.pool.find(request, target(request))[1])
 
-    def can_reserve(self, request: Request, taken_blocks: int) -> bool:
+    def can_reserve(
+        self, request: Request, taken_blocks: int, num_tokens: int | None = None
+    ) -> bool:
         """Whether the KV of `request`, computed elsewhere, fits above the watermark now.
 
-        Preempted requests come first: they were here before. `taken_blocks` as in `has_room`.
+        Preempted requests come first: they were here before. `taken_blocks` as in `has_room`;
+        `num_tokens` are the tokens to come, by default those computed so far.
         """
         if self.waiting or self.swapped:
             return False
-        tokens = request.num_computed_tokens
+        tokens = request.num_computed_tokens if num_tokens is None else num_tokens
         needed = self.pool.blocks_for(tokens) + taken_blocks
         return self.pool.can_admit(needed - self.pool.find(request, tokens + 1)[1])
 
-    def reserve(self, request: Request, taken_blocks: int) -> int:
-        """Take the blocks for the KV of `request`, which is to come.
+    def reserve(self, request: Request, taken_blocks: int, num_tokens: int | None = None) -> int:
+        """Take the blocks for the KV of `request`, which is to come, as in `can_reserve`.
 
         Returns
         -------
         int
             Tokens whose KV is here already.
         """
-        pool, tokens = self.pool, request.num_computed_tokens
+        pool = self.pool
+        tokens = request.num_computed_tokens if num_tokens is None else num_tokens
         pool.settle(taken_blocks)
         found = pool.find(request, tokens + 1)[0]
         pool.take(request, pool.blocks_for(tokens), found)

@@ -90,6 +90,12 @@ class CommonSettings:
         float,
         Field(gt=0, description="Host memory for swapped KV, per GPU (bytes); vLLM: 4 GiB."),
     ] = 4.0 * 2**30
+    tp_across_nodes: Annotated[
+        bool,
+        Field(
+            description="A tensor-parallel group may be larger than a node; it takes whole nodes."
+        ),
+    ] = False
 
     def shape(self, scheduler: str = "prefill-priority", chunk: int | None = None) -> InstanceShape:
         """Return what each instance is made of; `chunk` is the token budget of a chunked step."""
@@ -104,6 +110,7 @@ class CommonSettings:
             num_kv_blocks=self.num_kv_blocks,
             prefix_caching=self.prefix_caching,
             swap_bytes=self.swap_bytes if self.preemption == "swap" else 0.0,
+            tp_across_nodes=self.tp_across_nodes,
         )
 
     def shape_with_chunks(

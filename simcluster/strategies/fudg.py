@@ -23,6 +23,19 @@ class PrefillGateway(Gateway):
     """The front end of a prefill pool: what has been prefilled is handed over."""
 
     handover: KvHandover
+    num_layers: int | None = None
+
+    def follow_prefills(self, num_layers: int) -> None:
+        """Let the KV cache follow the prefills layer by layer, also of instances to come."""
+        self.num_layers = num_layers
+        for instance in self.instances:
+            instance.follow_prefills(self.handover.stream, num_layers)
+
+    def add(self, instance: InstanceLike) -> None:
+        """Put `instance` into service."""
+        super().add(instance)
+        if self.num_layers is not None:
+            instance.follow_prefills(self.handover.stream, self.num_layers)
 
     def is_drained(self, instance: InstanceLike) -> bool:
         """Whether it has prefilled everything, and all the KV has left."""
@@ -38,14 +51,15 @@ class PrefillGateway(Gateway):
 class FuDG(CommonSettings):
     """A prefill pool and a decode pool.
 
-    With ``placement = "intra-node"`` both roles stand on every node and the KV cache moves over the
-    node's fabric (DistServe, PAPERS 4.3); with ``"inter-node"`` they stand on different nodes where
-    they can, and the KV cache passes through the memory of the decode side's host: prefill GPU to
-    pool over the network, pool to decode GPU over PCIe (MoonCake as EcoServe ran it, PAPERS 4.4).
+    With ``placement = "intra-node"`` both roles stand on every node (DistServe), with
+    ``"inter-node"`` on different nodes where they can (MoonCake). Without a pool the decode side
+    pulls the KV cache from GPU to GPU once it has room for it, as in DistServe. With a pool in host
+    memory the prefill side pushes it there at once, and it goes on when the decode side has room:
+    two copies, as EcoServe (section 4.1) ran MoonCake. The pool is beside the decode instance or on
+    a third node.
 
-    Not as those systems: blocks on the decode side are reserved before the first byte moves, a
-    decode instance that runs out recomputes instead of swapping to the CPU, the KV cache moves
-    after the last layer and not layer by layer, and no request is turned away early.
+    Not as those systems: a decode instance that runs out recomputes instead of swapping to the CPU,
+    and no request is turned away early.
     """
 
     kind: Literal["fudg"] = "fudg"
@@ -59,6 +73,21 @@ class FuDG(CommonSettings):
         Literal["intra-node", "inter-node"],
         Field(description="Whether the two pools share nodes, and so which links the KV takes."),
     ] = "intra-node"
+    pool: Annotated[
+        Literal["none", "decode-node", "remote"] | None,
+        Field(
+            description="Host memory that the KV passes: none (GPU to GPU), that of the decode "
+            "instance's node, or that of a third node; default: none inside a node, else "
+            "decode-node."
+        ),
+    ] = None
+    transfer: Annotated[
+        Literal["after-prefill", "layerwise"],
+        Field(
+            description="When the KV sets out: after the last layer, or from the end of the first "
+            "layer on, layer by layer behind the prefill."
+        ),
+    ] = "after-prefill"
     router: Annotated[
         Literal["round-robin", "least-loaded", "shared-queue"],
         Field(description="Which prefill instance gets a request."),
@@ -88,6 +117,13 @@ class FuDG(CommonSettings):
                 'Use placement = "inter-node".',
             )
         shape = self.shape()
+        if self.transfer == "layerwise" and self.pp_size > 1:
+            raise ConfigError(
+                shape.key("transfer"),
+                self.transfer,
+                "is not there for pipelines: their stages prefill at different times",
+                'Use pp_size = 1, or transfer = "after-prefill".',
+            )
         num_prefill, num_decode = self._counts(cluster, shape)
         prefill, decode = self._place(cluster, shape, num_prefill, num_decode)
 
@@ -95,12 +131,11 @@ class FuDG(CommonSettings):
             cluster.on_finish(request)
 
         def paths(source: InstanceLike, destination: InstanceLike) -> tuple[Path, ...]:
-            same_node = cluster.node_of(source) == cluster.node_of(destination)
-            if self.placement == "intra-node":
-                return (cluster.fabric_path(source, destination),) if same_node else ()
-            pool = cluster.node_of(destination)
-            return (cluster.to_host_path(source, pool), cluster.from_host_path(destination))
+            return self._paths(cluster, source, destination)
 
+        for instance in decode:
+            paths(prefill[0], instance)  # what is refused is refused before the run
+        num_layers = cluster.environment.model.spec.num_layers
         gateway = PrefillGateway(cluster.env, prefill, ROUTERS[self.router](), finished)
         gateway.handover = KvHandover(
             cluster.env,
@@ -110,7 +145,10 @@ class FuDG(CommonSettings):
             paths=paths,
             bytes_per_token=cluster.environment.model.kv_bytes_per_token,
             on_finish=finished,
+            num_layers=num_layers,
         )
+        if self.transfer == "layerwise":
+            gateway.follow_prefills(num_layers)
         if self.prefill_autoscale is not None:
             scale_by_load(
                 self.prefill_autoscale,
@@ -124,6 +162,33 @@ class FuDG(CommonSettings):
             group = gateway.handover
             scale_by_load(self.decode_autoscale, cluster, shape, "decode", group, group.num_coming)
         return Deployment(gateway)
+
+    def _paths(
+        self, cluster: Cluster, source: InstanceLike, destination: InstanceLike
+    ) -> tuple[Path, ...]:
+        """Links that the KV takes, copy by copy; none if the two do not work together."""
+        topology = cluster.topology
+        here, there = cluster.gpus_of(source), cluster.gpus_of(destination)
+        if self.placement == "intra-node" and here.node != there.node:
+            return ()
+        pool = self.pool or ("none" if self.placement == "intra-node" else "decode-node")
+        if pool == "none":
+            return (topology.between(here, there),)
+        near = there
+        if pool == "remote":
+            nodes = range(cluster.environment.cluster.num_nodes)
+            others = [node for node in nodes if node not in (here.node, there.node)]
+            if not others:
+                raise ConfigError(
+                    self.shape().key("pool"),
+                    self.pool,
+                    "needs a node beside those of the prefill and the decode instance, "
+                    f"and the cluster has {len(nodes)}",
+                    'Add nodes, or use pool = "decode-node".',
+                )
+            choice = source.instance_id + destination.instance_id
+            near = cluster.gpus_on(others[choice % len(others)], choice)
+        return (topology.to_host(here, near), topology.from_host(near, there))
 
     def _counts(self, cluster: Cluster, shape: InstanceShape) -> tuple[int, int]:
         """Return how many prefill and decode instances to place."""
@@ -149,16 +214,12 @@ class FuDG(CommonSettings):
         if self.placement == "inter-node":
             prefill = [cluster.place(shape, "prefill") for _ in range(num_prefill)]
             # Decode instances fill the nodes from the other end: on nodes of their own if possible.
-            decode = []
-            for _ in range(num_decode):
-                room = cluster.capacity(shape)
-                node = max(n for n, left in enumerate(room) if left)
-                decode.append(cluster.place(shape, "decode", node))
+            decode = [cluster.place(shape, "decode", last=True) for _ in range(num_decode)]
             return prefill, decode
         pools: dict[str, list[InstanceLike]] = {"prefill": [], "decode": []}
         left = {"prefill": num_prefill, "decode": num_decode}
-        room = cluster.capacity(shape)
-        nodes = [node for node, count in enumerate(room) if count >= 2]
+        every = range(cluster.environment.cluster.num_nodes)
+        nodes = [node for node in every if cluster.room(shape, node) >= 2]
         used = nodes[: min(num_prefill, num_decode)]
         if not used:
             raise ConfigError(
@@ -171,10 +232,10 @@ class FuDG(CommonSettings):
         while left["prefill"] or left["decode"]:
             for node in used:
                 for pool in ("prefill", "decode"):
-                    if left[pool] and cluster.capacity(shape)[node]:
+                    if left[pool] and cluster.room(shape, node):
                         pools[pool].append(cluster.place(shape, pool, node))
                         left[pool] -= 1
-            if not any(cluster.capacity(shape)[node] for node in used) and any(left.values()):
+            if not any(cluster.room(shape, node) for node in used) and any(left.values()):
                 raise ConfigError(
                     shape.key("prefill_instances"),
                     num_prefill,
