@@ -73,11 +73,18 @@ class KernelConstants:
         `fixed_s`, added.
     norm_fixed_s : float or None
         The same of a norm (s), which is a reduction; None for `elementwise_fixed_s`.
+    row_chain_s : float
+        The least time of an elementwise kernel also grows by this per 1000 bytes of a row (s): one
+        block works through a row. Sums are free of it, whose blocks do not know of rows.
+    row_s : float
+        Each row of an elementwise kernel takes an SM this long beside its bytes (s).
     attention_fixed_s : float or None
         Fixed latency of an attention kernel (s); None for `fixed_s`.
     mbu_norm, mbu_rope, mbu_activation, mbu_add, mbu_embedding : float or None
-        Share of bandwidth by class of elementwise kernel, above 1 where the second-level cache
-        still holds the input; None for `mbu_elementwise`.
+        Share of bandwidth by class of elementwise kernel; None for `mbu_elementwise`.
+    cached_norm, cached_rope, cached_activation, cached_add, cached_embedding : float
+        By class: how many times faster the second-level cache gives what it holds of an elementwise
+        kernel's traffic, >= 1.
     mbu_prefill : float or None
         Share of bandwidth in prefill attention; None for `mbu_attention`.
     prefill_p : float or None
@@ -92,6 +99,15 @@ class KernelConstants:
     attention_context_s : float
         Decode attention also pays this per token of the mean context (s): the tokens of one
         sequence are a chain, however few sequences there are.
+    attention_split_s : float
+        Decode attention that splits contexts also pays this (s), for putting the parts together;
+        see `kernels.SPLIT_BLOCKS` and `kernels.SPLIT_TOKENS` for when it does.
+    decode_overlap : float
+        How far the blocks of decode attention begin and end while others read the cache, 0 to 1:
+        of the sum of the two times (0) and the root of the sum of their squares (1), the mean with
+        this weight.
+    mbu_attention_8bit : float or None
+        `mbu_attention` with a cache of one byte per number; None for the same.
     mixed_block_s, mixed_context_s : float or None
         `attention_block_s` and `attention_context_s` of decodes that share a step with a prefill
         chunk (s); None for these. Kernels do not split contexts there, so that the chain is the
@@ -122,18 +138,28 @@ class KernelConstants:
     mbu_grouped: float | None = None
     elementwise_fixed_s: float | None = None
     norm_fixed_s: float | None = None
+    row_chain_s: float = 0.0
+    row_s: float = 0.0
     attention_fixed_s: float | None = None
     mbu_norm: float | None = None
     mbu_rope: float | None = None
     mbu_activation: float | None = None
     mbu_add: float | None = None
     mbu_embedding: float | None = None
+    cached_norm: float = 1.0
+    cached_rope: float = 1.0
+    cached_activation: float = 1.0
+    cached_add: float = 1.0
+    cached_embedding: float = 1.0
     mbu_prefill: float | None = None
     prefill_p: float | None = None
     prefill_waves: float = 0.0
     attention_causal: float = 1.0
     decode_waves: float = 0.0
     attention_context_s: float = 0.0
+    attention_split_s: float = 0.0
+    decode_overlap: float = 0.0
+    mbu_attention_8bit: float | None = None
     mixed_block_s: float | None = None
     mixed_context_s: float | None = None
     generation: str = ""
@@ -161,7 +187,7 @@ class GPUSpec:
     num_sms : int
         Streaming multiprocessors (compute units, cores).
     l2_bytes : float
-        Second-level cache (bytes), 0 if not known; only calibration asks for it.
+        Second-level cache (bytes), 0 if not known.
     fabric : str
         Name of the link to the GPUs of the same node, such as ``"nvlink3"`` or ``"pcie4"``.
     pcie : str

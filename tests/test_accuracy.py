@@ -8,6 +8,7 @@ import os
 import shutil
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -224,22 +225,29 @@ def test_a_trace_is_repeated_with_its_own_gap() -> None:
     assert len(harness.replayed(trace, 2)[0]) == 3
 
 
-def test_shared_prefixes_are_whole_blocks_and_never_all(tmp_path: Path) -> None:
-    """The last token of a prompt is always computed: vLLM needs its logits."""
+def test_prompts_keep_their_measured_blocks_and_answers_are_nobody_elses(tmp_path: Path) -> None:
+    """Prefixes are shared as measured; a preempted request can find its own answer again."""
     import gzip
 
     path = tmp_path / "workload.jsonl.gz"
-    rows = [
-        {"input_tokens": 40, "block16_ids": [0, 1]},
-        {"input_tokens": 50, "block16_ids": [0, 1, 2]},
-        {"input_tokens": 32, "block16_ids": [0, 1]},
-        {"input_tokens": 33, "block16_ids": [5, 1]},
-    ]
     with gzip.open(path, "wt") as out:
-        out.writelines(json.dumps(row) + "\n" for row in rows)
-    assert llmservingsim_vllm._shared_tokens(path, 4).tolist() == [0, 32, 16, 0]
+        out.writelines(
+            json.dumps({"block16_ids": ids}) + "\n" for ids in ([0, 1], [0, 1, 2], [5, 1], [])
+        )
+    prompts, outputs = np.array([40, 50, 32, 10]), np.array([8, 1, 20, 30])
+    hashes = llmservingsim_vllm._hashes(path, prompts, outputs)
+    assert hashes.num_tokens.tolist() == [48, 51, 52, 40]
+    found = []
+    for first, last in pairwise(hashes.offsets.tolist()):
+        runs = zip(hashes.first[first:last], hashes.count[first:last], strict=True)
+        found.append([int(start) + i for start, count in runs for i in range(count)])
+    assert [len(ids) for ids in found] == [3, 4, 4, 3]
+    assert [ids[:2] for ids in found[:3]] == [[0, 1], [0, 1], [5, 1]]
+    own = found[0][2:] + found[1][3:] + found[2][2:] + found[3]
+    assert len(set(own)) == len(own)
+    assert min(own) > 5
     with pytest.raises(DataError, match="4 requests, 5 were measured"):
-        llmservingsim_vllm._shared_tokens(path, 5)
+        llmservingsim_vllm._hashes(path, np.ones(5, dtype=np.int64), np.ones(5, dtype=np.int64))
 
 
 # Each check on a slice --------------------------------------------------------------------------

@@ -85,6 +85,16 @@ def finer() -> KernelConstants:
         attention_causal=0.8,
         decode_waves=0.5,
         attention_context_s=1e-9,
+        attention_split_s=3e-6,
+        decode_overlap=0.6,
+        mbu_attention_8bit=0.5,
+        row_chain_s=40e-9,
+        row_s=0.1e-6,
+        cached_norm=1.4,
+        cached_rope=1.2,
+        cached_activation=1.1,
+        cached_add=1.3,
+        cached_embedding=1.5,
         mixed_block_s=15e-6,
         mixed_context_s=2e-8,
         mixed_mbu=0.5,
@@ -182,9 +192,100 @@ def test_finer_terms_are_left_out_by_default() -> None:
     assert timer.gemm_s(1e12, 1e8, 2.0, 300, 5000) == timer.gemm_s(1e12, 1e8, 2.0)
     assert timer.prefill_flops(1e9, 2e9, 100.0) == 1e9
     work = attention_work(ModelConfig(spec=specs.codellama_34b(), max_model_len=4096), 1)
-    _, slope = timer.decode_attention_s(work)
-    assert timer.decode_slope(work, 7) == (slope, slope / plain.constants.mixed_mbu)
-    assert timer.mixed_sequence_s(work) == timer.decode_attention_s(work)[0]
+    alone = timer.decode_terms(work, 7)
+    assert (alone.root, alone.rate, alone.split) == (0.0, 0.0, 0.0)
+    begin_s, per_token_s = timer.mixed_terms(work, 7)
+    assert begin_s == pytest.approx(alone.const - timer.attention_fixed_s)
+    assert per_token_s == pytest.approx(alone.linear / plain.constants.mixed_mbu)
+    assert timer.elementwise_s(1e7, "norm", 100.0) == timer.elementwise_s(1e7, "add", 100.0)
+
+
+def decode_s(constants: KernelConstants, batch: int, context: int, kv_bytes: float = 2.0) -> float:
+    """Decode attention of one layer of CodeLlama-34B on one GPU (s), read off a step."""
+    model = ModelConfig(spec=specs.codellama_34b(), max_model_len=16384, kv_bytes=kv_bytes)
+    step = RooflineStepTime(model, gpu(constants), specs.nvlink3(), specs.ideal_engine(), 1)
+    runs = step.kernels(StepShape(batch, batch * context, (), batch, 0)).runs
+    run = next(run for run in runs if "attention" in run.names)
+    return run.run_s[run.names.index("attention")]
+
+
+def test_putting_parts_together_costs_where_contexts_are_split() -> None:
+    """Fewer than 1.6 blocks per SM and more than one tile of context: 26 sequences of 8 heads."""
+    with_split, without = finer(), replace(finer(), attention_split_s=0.0)
+    edge = int(1.6 * specs.h100().num_sms / 8)
+    for batch, context, cost_s in (
+        (edge, 129, 3e-6),
+        (edge, 128, 0.0),
+        (edge + 1, 4000, 0.0),
+        (1, 4000, 3e-6),
+    ):
+        extra = decode_s(with_split, batch, context) - decode_s(without, batch, context)
+        assert extra == pytest.approx(cost_s, abs=2 * TICK_S)
+
+
+@given(st.integers(1, 300), st.integers(1, 9000), st.floats(0.0, 1.0))
+@settings(deadline=None, max_examples=50)
+def test_blocks_that_begin_while_others_read_save_time(
+    batch: int, context: int, overlap: float
+) -> None:
+    """Between the sum of the two times and the root of their squares; the longer one is the least.
+
+    With nothing else in the law the two times are those of a context of next to nothing and of no
+    blocks.
+    """
+    plain = replace(finer(), attention_split_s=0.0, attention_context_s=0.0, attention_fixed_s=0.0)
+    found = decode_s(replace(plain, decode_overlap=overlap), batch, context)
+    added = decode_s(replace(plain, decode_overlap=0.0), batch, context)
+    rooted = decode_s(replace(plain, decode_overlap=1.0), batch, context)
+    assert rooted - TICK_S <= found <= added + TICK_S
+    assert found == pytest.approx((1 - overlap) * added + overlap * rooted, abs=2 * TICK_S)
+    assert rooted >= added / 2**0.5 - TICK_S
+
+
+@given(st.integers(1, 200), st.integers(1, 300), st.integers(1, 200), st.floats(0.0, 1.0))
+@settings(deadline=None, max_examples=60)
+def test_finer_decode_terms_give_the_same_bits_however_they_are_asked(
+    batch: int, context: int, num_steps: int, overlap: float
+) -> None:
+    """One step, a vector of steps, their ends with and without NumPy, across a split's edge."""
+    part = gpu(replace(finer(), decode_overlap=overlap))
+    model = ModelConfig(spec=specs.codellama_34b(), max_model_len=16384)
+    step = RooflineStepTime(model, part, specs.nvlink3(), specs.ideal_engine(), 2)
+    tokens = [batch * (context + i) for i in range(num_steps)]
+    each = np.array([step.step_s(StepShape(batch, n, (), batch, n)) for n in tokens])
+    asked = (batch, tokens[0], num_steps)
+    assert step.decode_steps_s(*asked).tolist() == each.tolist()
+    assert step.decode_ends_s(3.0, *asked) == (3.0 + np.cumsum(each)).tolist()
+    short = (batch, tokens[0], min(num_steps, 3))
+    ends = (3.0 + np.cumsum(each[:3])).tolist()
+    assert step.decode_ends_s(3.0, *short) == ends
+
+
+def test_an_eight_bit_cache_has_a_share_of_its_own() -> None:
+    """Half the bytes at half the share take as long."""
+    truth = replace(
+        finer(), attention_block_s=0.0, decode_overlap=0.0, mfu_attention=1.0, smooth_p=4.0
+    )
+    half = replace(truth, mbu_attention_8bit=0.5 * truth.mbu_attention)
+    same = replace(truth, mbu_attention_8bit=None)
+    wide = decode_s(truth, 64, 8000)
+    assert decode_s(half, 64, 8000, kv_bytes=1.0) == pytest.approx(wide, rel=1e-6)
+    assert decode_s(same, 64, 8000, kv_bytes=1.0) == pytest.approx(0.5 * wide, rel=0.1)
+
+
+def test_rows_and_the_second_level_cache_count_in_elementwise_kernels() -> None:
+    """One long row is a chain; many rows fill the SMs; what the cache holds comes faster."""
+    part = replace(gpu(finer()), l2_bytes=50e6)
+    timer = KernelTimer(part)
+    bandwidth = part.memory_bandwidth
+    one = timer.elementwise_s(1e5, "norm", 1.0)
+    assert one == pytest.approx(2e-6 + 40e-9 * 100, rel=0.01)
+    assert timer.elementwise_s(1e5, "add", 1.0) == pytest.approx(2.5e-6, rel=0.01)
+    large = 100 * part.l2_bytes
+    rows = 1e6 * part.num_sms
+    in_cache = part.l2_bytes * (1 / 1.4 - 1) / (0.9 * bandwidth)
+    expected = large / (0.9 * bandwidth) + in_cache + 0.1e-6 * 1e6
+    assert timer.elementwise_s(large, "norm", rows) == pytest.approx(expected, rel=1e-3)
 
 
 @given(st.floats(0.01, 50))

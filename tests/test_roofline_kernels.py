@@ -61,9 +61,10 @@ def test_decode_attention_streams_the_cache_and_pays_per_block() -> None:
     """CodeLlama-34B has 4096 bytes of cache per layer and token; 32 x 8 blocks on 108 SMs."""
     model = ModelConfig(spec=codellama_34b(), max_model_len=4096)
     work = replace(attention_work(model, 1), decode_flops=0.0, io_bytes=0.0)
-    per_sequence, per_token = KernelTimer(a100()).decode_attention_s(work)
-    assert per_token == pytest.approx(4096 / (0.8 * 2039e9))
-    assert per_sequence == pytest.approx(2e-6 * 8 / 108)
+    timer = KernelTimer(a100())
+    terms = timer.decode_terms(work, 32)
+    assert terms.linear == pytest.approx(4096 / (0.8 * 2039e9))
+    assert terms.const - timer.attention_fixed_s == pytest.approx(32 * 2e-6 * 8 / 108)
 
 
 def test_a_ring_all_reduce_sends_all_but_one_share_twice() -> None:

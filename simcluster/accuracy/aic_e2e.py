@@ -12,6 +12,7 @@ from simcluster.accuracy.base import Check, check
 from simcluster.accuracy.harness import environment, records, serve, table
 from simcluster.rng import stream
 from simcluster.roofline.memory import kv_blocks
+from simcluster.specs import EngineProfile
 from simcluster.units import FloatArray
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ MODEL: Final = "llama-3.1-70b"
 GPUS: Final = {"h100_sxm": "H100", "b200_sxm": "B200"}
 MODELS: Final = {"meta-llama/Llama-3.1-70B": MODEL}
 """Dense models of the set, by their names in it."""
-ENGINES: Final = {"vllm": "vllm-0.19", "trtllm": "trtllm-1"}
+ENGINES: Final = {"vllm": "vllm-0.11", "trtllm": "trtllm-1"}
 TOKEN_BUDGET: Final = {"vllm": 8192, "trtllm": 16384}
 """Tokens of a step in InferenceMAX's scripts (``70b_fp8_*.sh``: max-num-batched-tokens,
 max_num_tokens); KV cache in 8 bits, no prefix caching, 0.9 of the memory."""
@@ -81,8 +82,13 @@ def rows(data_dir: Path, system: str) -> pd.DataFrame:
     return frame[keep]
 
 
-def simulated(gpu: str, frame: pd.DataFrame, rounds: int = ROUNDS) -> tuple[FloatArray, FloatArray]:
-    """Return mean TTFT and TPOT (ms) of the runs of `frame`, each of shape ``(n,)``."""
+def simulated(
+    gpu: str, frame: pd.DataFrame, rounds: int = ROUNDS, vllm: EngineProfile | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return mean TTFT and TPOT (ms) of the runs of `frame`, each of shape ``(n,)``.
+
+    vLLM's runs take the profile `vllm` where it is given, the catalogue's otherwise.
+    """
     ttft, tpot = [], []
     for row in records(frame):
         clients = int(row["batch_size"])
@@ -95,7 +101,7 @@ def simulated(gpu: str, frame: pd.DataFrame, rounds: int = ROUNDS) -> tuple[Floa
         where = environment(
             gpu,
             MODELS[row["model_path"]],
-            ENGINES[row["backend"]],
+            vllm if vllm and row["backend"] == "vllm" else ENGINES[row["backend"]],
             num_gpus=8,
             max_model_len=int(row["isl"] + row["osl"]),
             weight_bytes=weight_bytes,

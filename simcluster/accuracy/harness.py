@@ -21,6 +21,7 @@ from simcluster.specs import EngineProfile
 from simcluster.strategies.nodg import NoDG
 from simcluster.units import FloatArray, IntArray, grid_array
 from simcluster.workload import Workload
+from simcluster.workload.hashes import BlockHashes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,6 +100,7 @@ def serve(
     chunk_size: int | None = None,
     num_kv_blocks: int | None = None,
     max_num_seqs: int | None = None,
+    hashes: BlockHashes | None = None,
 ) -> dict[str, Column]:
     """Simulate one instance and return the columns of its requests.
 
@@ -120,6 +122,8 @@ def serve(
         KV blocks as reported; what fits in memory by default.
     max_num_seqs : int, optional
         Most sequences running at once; the engine's by default.
+    hashes : BlockHashes, optional
+        Ids of the requests' blocks, where the engine shares common prefixes.
     """
     prompts = np.asarray(prompt_len, dtype=np.int64)
     if arrival_s is None:
@@ -130,6 +134,7 @@ def serve(
         output_len=np.asarray(output_len, dtype=np.int64),
         rejected=np.zeros(len(prompts), dtype=bool),
         concurrency=concurrency,
+        hashes=hashes,
     )
     strategy = NoDG(
         name="measured",
@@ -139,6 +144,7 @@ def serve(
         chunk_size=chunk_size,
         num_kv_blocks=num_kv_blocks,
         max_num_seqs=max_num_seqs,
+        prefix_caching=hashes is not None,
     )
     return run(where, strategy, workload).columns["requests"]
 

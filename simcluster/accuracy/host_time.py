@@ -5,6 +5,8 @@ host time is what steps take beside their kernels, so the two are fitted in that
 
 - ``vllm-0.2``: token times of Splitwise's A100 runs; held out: prompt times, and all H100 runs.
 - ``vllm-0.6``: APEX's chat runs at the lower rate (7 of 46); held out: the other 39.
+- ``vllm-0.11``: InferenceMAX's B200 runs on one GPU with four clients (3 of 60); held out: the
+  other 57, and all of H100.
 - ``vllm-0.19``: both runs of LLMServingSim, one host time for the two GPUs; nothing held out.
 """
 
@@ -18,10 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from simcluster import catalog
-from simcluster.accuracy import apex_e2e, llmservingsim_vllm, splitwise_perf
+from simcluster.accuracy import aic_e2e, apex_e2e, llmservingsim_vllm, splitwise_perf
 from simcluster.specs import EngineProfile
 from simcluster.units import MS, US, FloatArray
 
+FEW_CLIENTS = 4
+"""Clients of the runs that the host time of ``vllm-0.11`` is fitted to."""
 Profile = Callable[[Sequence[float]], EngineProfile]
 
 
@@ -99,6 +103,23 @@ def vllm_0_19(data_dir: Path) -> str:
     return f"vllm-0.19: {words.format(*x)}; mean TPOT and latency within {_mape(errors(x))}"
 
 
+def vllm_0_11(data_dir: Path) -> str:
+    """Host per step, that per sequence being known: from three lightly loaded runs on one GPU."""
+    base = catalog.engine(aic_e2e.ENGINES["vllm"])
+    frame = aic_e2e.rows(data_dir, "b200_sxm")
+    some = frame[(frame["backend"] == "vllm") & (frame["tp_size"] == 1)]
+    some = some[some["batch_size"] == FEW_CLIENTS]
+    measured = some["silicon_tpot_ms"].to_numpy()
+
+    def errors(x: Sequence[float]) -> FloatArray:
+        engine = replace(base, host_before_s=abs(x[0]) * MS, host_after_s=0.0)
+        _, tpot = aic_e2e.simulated(aic_e2e.GPUS["b200_sxm"], some, vllm=engine)
+        return np.asarray(tpot / measured - 1.0)
+
+    x = _fitted(errors, (1.0,))
+    return f"vllm-0.11: {x[0]:.2f} ms a step; TPOT within {_mape(errors(x))}"
+
+
 def _fitted(
     errors: Callable[[Sequence[float]], FloatArray], start: Sequence[float]
 ) -> Sequence[float]:
@@ -119,5 +140,5 @@ def _mape(errors: FloatArray) -> str:
 
 
 if __name__ == "__main__":
-    for derive in (vllm_0_2, vllm_0_6, vllm_0_19):
+    for derive in (vllm_0_2, vllm_0_6, vllm_0_19, vllm_0_11):
         print(derive(Path(sys.argv[1])))  # noqa: T201 - a report for a person

@@ -15,6 +15,7 @@ from simcluster.accuracy.harness import environment, serve, table
 from simcluster.errors import DataError
 from simcluster.specs import EngineProfile
 from simcluster.units import FloatArray, IntArray
+from simcluster.workload.hashes import BlockHashes
 
 DATA_SET: Final = "llmservingsim_vllm"
 MODEL: Final = "llama-3.1-8b"
@@ -83,17 +84,12 @@ def checks(data_dir: Path) -> list[Check]:
 def replay(data_dir: Path, name: str, engine: EngineProfile | None = None) -> Replay:
     """Replay the run of the GPU `name` with ENGINE or `engine`.
 
-    Notes
-    -----
-    The measured engine reuses cached prefixes, ours does not (yet): the tokens that a prompt shares
-    with earlier ones, block by block, are taken out of it (8 % of all). So they cost no time, and
-    no memory either, and decodes see a context shorter by as much.
+    Prefixes are reused as the measured engine did it, also by preempted requests that come back.
     """
     folder = data_dir / DATA_SET
     columns = ("input_tokens", "output_tokens", "arrival_s", "first_token_s", "last_token_s")
     frame = table(folder / f"{name}__Llama-3.1-8B__requests.csv.gz", columns)
     meta = _json(folder / f"{name}__Llama-3.1-8B__meta.json")
-    shared = _shared_tokens(folder / "workload__Llama-3.1-8B.jsonl.gz", len(frame))
     prompts = frame["input_tokens"].to_numpy(dtype=np.int64)
     outputs = frame["output_tokens"].to_numpy(dtype=np.int64)
     settings = meta["engine_kwargs"]
@@ -107,12 +103,13 @@ def replay(data_dir: Path, name: str, engine: EngineProfile | None = None) -> Re
     blocks = meta.get("kv_cache", {}).get("num_gpu_blocks")
     requests = serve(
         where,
-        np.maximum(prompts - shared, 1),
+        prompts,
         outputs,
         tp_size=1,
         arrival_s=frame["arrival_s"].to_numpy(dtype=np.float64),
         chunk_size=CHUNK,
         num_kv_blocks=blocks,
+        hashes=_hashes(folder / "workload__Llama-3.1-8B.jsonl.gz", prompts, outputs),
     )
     arrival, first, last = (
         frame[c].to_numpy(dtype=np.float64) for c in ("arrival_s", "first_token_s", "last_token_s")
@@ -134,22 +131,21 @@ def _json(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not JSON: {error}") from None
 
 
-def _shared_tokens(path: Path, num_requests: int) -> IntArray:
-    """Tokens of each prompt in whole blocks that earlier prompts began with too; never all."""
+def _hashes(path: Path, prompts: IntArray, outputs: IntArray) -> BlockHashes:
+    """Ids of the blocks of each request: the measured ones of its prompt, own ones behind them."""
     if not path.is_file():
         raise FileNotFoundError(path)
-    seen: set[int] = set()
-    shared = []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                row = json.loads(line)
-                blocks = row["block16_ids"]
-                known = next((i for i, b in enumerate(blocks) if b not in seen), len(blocks))
-                shared.append(min(known, (row["input_tokens"] - 1) // _BLOCK) * _BLOCK)
-                seen.update(blocks)
+            measured = [json.loads(line)["block16_ids"] for line in lines]
     except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
         raise DataError(f"{path}: not a workload of block ids: {error}") from None
-    if len(shared) < num_requests:
-        raise DataError(f"{path}: {len(shared)} requests, {num_requests} were measured")
-    return np.array(shared[:num_requests], dtype=np.int64)
+    if len(measured) < len(prompts):
+        raise DataError(f"{path}: {len(measured)} requests, {len(prompts)} were measured")
+    tokens = prompts + outputs
+    counts = -(-tokens // _BLOCK)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    ids = max(max(blocks, default=0) for blocks in measured) + 1 + np.arange(starts[-1])
+    for start, blocks in zip(starts, measured, strict=False):
+        ids[start : start + len(blocks)] = blocks
+    return BlockHashes.of_ids(ids, starts, tokens, _BLOCK)

@@ -161,7 +161,11 @@ def aic_checks(folder: Path) -> list[Check]:
             found.append(about.check(test, times, here, "each 8-bit GEMM"))
         heads = replace(about, regime=about.regime.replace("unseen n", "unseen heads"))
         limits = _DECODE if limited else ()
-        found.append(heads.check(test, times, decode, "decode attention", *limits))
+        narrow = test.bytes == 1.0
+        found.append(heads.check(test, times, decode & ~narrow, "decode attention", *limits))
+        if narrow[decode].any():
+            here = decode & narrow
+            found.append(heads.check(test, times, here, "decode attention, 8-bit cache"))
         long = (test.operator == "attention_prefill") & (test["m"] >= 256)
         found.append(heads.check(test, times, long, "prefill attention, from 256"))
         moe = test.operator == "moe"

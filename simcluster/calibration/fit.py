@@ -17,11 +17,13 @@ from simcluster.calibration.law import kernel_s, layer_sums
 from simcluster.calibration.samples import ELEMENTWISE, Mask, Samples, joined
 from simcluster.errors import DataError
 from simcluster.specs import GPUSpec, KernelConstants, LinkSpec
-from simcluster.units import US, FloatArray
+from simcluster.units import NS, US, FloatArray
 
 _FORGIVEN: Final = 0.1
 _MOST_ROWS: Final = 4000
 """Rows of one fit; of more every n-th is taken."""
+_FEW_ROWS: Final = 800
+"""Rows that tell whether a kernel skips the masked half."""
 _LAYER_WEIGHT: Final = 3.0
 """Weight of a whole layer against that of one of its kernels."""
 _IN_CACHE: Final = 1.2
@@ -36,6 +38,8 @@ _MATTER: Final = 2.0
 """Mixed calls that take so many times as long as their chunk alone tell what decodes cost."""
 _CACHED: Final = 3.0
 """Largest share of bandwidth of elementwise kernels, out of the second-level cache."""
+_GAIN: Final = 8.0
+"""Largest gain of a second-level cache over memory."""
 _HBM_BANDWIDTH: Final = 4e12
 """Parts with more (bytes/s) read small weights from memory nearly as fast as from the cache."""
 LEAST_ROWS: Final = 8
@@ -73,7 +77,11 @@ GEMM_TERMS: Final = (
     Term("gemm_waves", 0.3, 0.0, 1.0),
     Term("gemm_tile_loss", 0.1, 0.0, 2.0),
 )
-ELEMENTWISE_TERMS: Final = (Term("elementwise_fixed_s", 2.5, 0.1, 30.0, US),)
+ELEMENTWISE_TERMS: Final = (
+    Term("elementwise_fixed_s", 2.5, 0.1, 30.0, US),
+    Term("row_chain_s", 30.0, 0.0, 1000.0, NS),
+    Term("row_s", 0.1, 0.0, 10.0, US),
+)
 ATTENTION_TERMS: Final = (Term("attention_fixed_s", 10.0, 0.0, 60.0, US),)
 PREFILL_TERMS: Final = (
     Term("mfu_attention", 0.5, 0.05, 1.0),
@@ -86,7 +94,10 @@ DECODE_TERMS: Final = (
     Term("attention_block_s", 2.0, 0.0, 20.0, US),
     Term("attention_context_s", 0.5, 0.0, 10.0, 1e-9),
     Term("decode_waves", 0.3, 0.0, 1.0),
+    Term("attention_split_s", 2.0, 0.0, 30.0, US),
+    Term("decode_overlap", 0.5, 0.0, 1.0),
 )
+EIGHT_BIT_CACHE_TERMS: Final = (Term("mbu_attention_8bit", 0.8, 0.05, 1.0),)
 MIXED_TERMS: Final = (
     Term("mixed_mbu", 0.5, 0.05, 1.0),
     Term("mixed_block_s", 5.0, 0.0, 60.0, US),
@@ -149,12 +160,12 @@ def gemms_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
     A benchmark that repeats one multiplication finds its weights in a large second-level cache. A
     model never does: it reads all its weights in turn. With caches of 64 MB and more beside GDDR
     memory those whose weights fit 1.5 times are left out, up to 2048 rows (then arithmetic rules),
-    unless they were measured as parts of a layer.
+    unless they were measured as parts of a layer or are known to be cold.
     """
     weights = rows.bytes * rows["n"] * rows["k"]
     everything = gpu.l2_bytes < _LARGE_CACHE or gpu.memory_bandwidth > _HBM_BANDWIDTH
-    large = weights > 1.5 * gpu.l2_bytes
-    return np.asarray(large | (rows["m"] >= 2048) | (rows.layer >= 0) | everything, dtype=np.bool_)
+    keep = (weights > 1.5 * gpu.l2_bytes) | (rows["m"] >= 2048)
+    return np.asarray(keep | (rows.layer >= 0) | rows.cold | everything, dtype=np.bool_)
 
 
 def decodes_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
@@ -167,7 +178,7 @@ def decodes_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
     prefill = rows.operator == "attention_prefill"
     everything = gpu.l2_bytes < _LARGE_CACHE
     keep = (read > _IN_CACHE * gpu.l2_bytes) | (read < _SMALL * gpu.l2_bytes)
-    return np.asarray(prefill | keep | everything, dtype=np.bool_)
+    return np.asarray(prefill | keep | rows.cold | everything, dtype=np.bool_)
 
 
 def _fit_elementwise(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> KernelConstants:
@@ -182,6 +193,7 @@ def _fit_elementwise(rows: Samples, gpu: GPUSpec, constants: KernelConstants) ->
         filled = replace(filled, norm_fixed_s=3.0 * US)
     for family in sorted(found - {"other"}):
         terms.append(Term(f"mbu_{family}", 0.6, 0.05, _CACHED))
+        terms.append(Term(f"cached_{family}", 1.3, 1.0, _GAIN))
         share: dict[str, Any] = {f"mbu_{family}": 0.6}
         filled = replace(filled, **share)
     if "other" in found:
@@ -193,6 +205,8 @@ def _fit_attention(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> K
     terms: list[Term] = []
     calls = rows.of("attention_prefill", "attention_decode")
     calls = calls.take(decodes_from_memory(calls, gpu))
+    eight_bit = calls.take((calls.bytes == 1.0) & (calls.operator == "attention_decode"))
+    calls = calls.take(calls.bytes >= 2.0)
     operators = calls.operators
     for name, those in (
         ("attention_prefill", PREFILL_TERMS),
@@ -200,27 +214,39 @@ def _fit_attention(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> K
     ):
         if name in operators:
             terms += those
-    if len(calls) < LEAST_ROWS:
+    if len(calls) >= LEAST_ROWS:
+        constants = _fit_wide_attention(calls, gpu, constants, terms)
+    if len(eight_bit) >= LEAST_ROWS:
+        constants = _fit(eight_bit, gpu, constants, EIGHT_BIT_CACHE_TERMS)
+    mixed = rows.of("attention_mixed")
+    mixed = mixed.take(mixed["batch"] * mixed["context"] < _MOST_CACHED)
+    if len(mixed) < LEAST_ROWS:
         return constants
+    filled = replace(constants, mixed_block_s=constants.attention_block_s, mixed_context_s=1e-8)
+    times = [kernel_s(mixed, gpu, filled), kernel_s(_chunks(mixed), gpu, filled)]
+    matter = times[0] > _MATTER * times[1]
+    return _fit(mixed.take(matter) if matter.any() else mixed, gpu, filled, MIXED_TERMS)
+
+
+def _fit_wide_attention(
+    calls: Samples, gpu: GPUSpec, constants: KernelConstants, terms: Sequence[Term]
+) -> KernelConstants:
+    """Fit attention over a cache of 16 bits, with or without skipping the masked half."""
     filled = replace(
         constants,
         attention_fixed_s=constants.attention_fixed_s or constants.fixed_s,
         mbu_prefill=constants.mbu_prefill or constants.mbu_attention,
     )
-    causal = (1.0, 0.0) if "attention_prefill" in operators else (constants.attention_causal,)
+    few = _thinned(calls, _FEW_ROWS)
+    prefill = "attention_prefill" in calls.operators
+    causal = (1.0, 0.0) if prefill else (constants.attention_causal,)
     fits = [
-        _fit(calls, gpu, replace(filled, attention_causal=share), (*ATTENTION_TERMS, *terms))
+        _fit(few, gpu, replace(filled, attention_causal=share), (*ATTENTION_TERMS, *terms))
         for share in causal
     ]
-    best = min(fits, key=lambda found: _spread(kernel_s(calls, gpu, found), calls))
-    mixed = rows.of("attention_mixed")
-    mixed = mixed.take(mixed["batch"] * mixed["context"] < _MOST_CACHED)
-    if len(mixed) >= LEAST_ROWS:
-        filled = replace(best, mixed_block_s=best.attention_block_s, mixed_context_s=1e-8)
-        times = [kernel_s(mixed, gpu, filled), kernel_s(_chunks(mixed), gpu, filled)]
-        matter = times[0] > _MATTER * times[1]
-        best = _fit(mixed.take(matter) if matter.any() else mixed, gpu, filled, MIXED_TERMS)
-    return best
+    best = min(fits, key=lambda found: _spread(kernel_s(few, gpu, found), few))
+    best = replace(filled, attention_causal=best.attention_causal)
+    return _fit(calls, gpu, best, (*ATTENTION_TERMS, *terms))
 
 
 def _chunks(mixed: Samples) -> Samples:
@@ -315,9 +341,9 @@ def _fit(
     return filled(x)
 
 
-def _thinned(rows: Samples) -> Samples:
-    """At most `_MOST_ROWS` rows, evenly: every n-th, or every n-th layer."""
-    step = -(-len(rows) // _MOST_ROWS)
+def _thinned(rows: Samples, most: int = _MOST_ROWS) -> Samples:
+    """At most `most` rows, evenly: every n-th, or every n-th layer."""
+    step = -(-len(rows) // most)
     if step <= 1:
         return rows
     number = np.where(rows.layer >= 0, rows.layer, np.arange(len(rows)))

@@ -10,7 +10,15 @@ from dataclasses import replace
 import numpy as np
 
 from simcluster.calibration.samples import ELEMENTWISE, Mask, Samples
-from simcluster.roofline.kernels import GEMM_TILES, PREFILL_TILE, QUANTISE_BYTES, wave_share
+from simcluster.roofline.kernels import (
+    GEMM_TILES,
+    PREFILL_TILE,
+    QUANTISE_BYTES,
+    ROW_BYTES,
+    SPLIT_BLOCKS,
+    SPLIT_TOKENS,
+    wave_share,
+)
 from simcluster.specs import GPUSpec, KernelConstants
 from simcluster.units import FloatArray
 
@@ -113,20 +121,29 @@ def _tiled_flops(
 def elementwise_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
     """Times of elementwise kernels (s)."""
     moved = np.empty(len(rows))
+    chain = np.zeros(len(rows))
     mbu = np.full(len(rows), constants.mbu_elementwise)
+    gain = np.ones(len(rows))
     least = np.full(len(rows), constants.elementwise_fixed_s or 0.0)
     for name, (family, numbers) in ELEMENTWISE.items():
         here = rows.operator == name
-        moved[here] = _ACTIVATION_BYTES * numbers * (rows["m"] * rows["n"])[here]
+        row = _ACTIVATION_BYTES * numbers * rows["n"][here]
+        moved[here] = row * rows["m"][here]
+        if family != "add":
+            chain[here] = constants.row_chain_s * row / ROW_BYTES
         own = None if family == "other" else getattr(constants, f"mbu_{family}")
         if own is not None:
             mbu[here] = own
+        if family != "other":
+            gain[here] = getattr(constants, f"cached_{family}")
         if family == "norm" and constants.norm_fixed_s is not None:
             least[here] = constants.norm_fixed_s
-    memory = moved / (mbu * gpu.memory_bandwidth)
+    cached = np.minimum(moved, gpu.l2_bytes)
+    memory = (moved - cached + cached / gain) / (mbu * gpu.memory_bandwidth)
+    memory += constants.row_s * rows["m"] / gpu.num_sms
     if constants.elementwise_fixed_s is None:
         return memory + constants.fixed_s
-    return smooth_max(memory, least, constants.smooth_p)
+    return smooth_max(memory, least + chain, constants.smooth_p)
 
 
 def attention_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
@@ -173,33 +190,39 @@ def _prefill_s(
 
 def _decode_s(rows: Samples, mixed: Mask, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
     batch, heads, kv_heads = rows["batch"], rows["num_heads"], rows["num_kv_heads"]
-    width, tokens = rows["head_dim"], rows["context"] + 1.0
+    width, tokens = rows["head_dim"], batch * (rows["context"] + 1.0)
     bandwidth = constants.mbu_attention * gpu.memory_bandwidth
-    waves = batch * kv_heads / gpu.num_sms
+    mbu_8bit = constants.mbu_attention_8bit or constants.mbu_attention
+    reading = np.where(rows.bytes == 1.0, mbu_8bit * gpu.memory_bandwidth, bandwidth)
+    blocks = batch * kv_heads / gpu.num_sms
     per_token = smooth_max(
         4.0 * heads * width / (constants.mfu_attention * gpu.flops_16bit),
-        rows.bytes * 2.0 * kv_heads * width / bandwidth,
+        rows.bytes * 2.0 * kv_heads * width / reading,
         constants.smooth_p,
     )
+    moved_s = batch * _ACTIVATION_BYTES * 2.0 * heads * width / bandwidth
+    begin = constants.attention_block_s * blocks + moved_s
     stretch = np.ones(len(rows))
     if constants.decode_waves:
-        distinct, index = np.unique(waves, return_inverse=True)
-        stretch = np.array([wave_share(float(wave)) for wave in distinct])[index]
+        distinct, index = np.unique(blocks, return_inverse=True)
+        stretch = np.array([wave_share(float(one)) for one in distinct])[index]
         stretch = 1.0 + constants.decode_waves * (stretch - 1.0)
-    block, chain = constants.attention_block_s, constants.attention_context_s
-    mixed_block = block if constants.mixed_block_s is None else constants.mixed_block_s
-    mixed_chain = chain if constants.mixed_context_s is None else constants.mixed_context_s
-    per_token = np.where(
-        mixed,
-        smooth_max(per_token / constants.mixed_mbu, mixed_chain / batch, constants.smooth_p),
-        per_token * stretch + chain / batch,
+    read = tokens * per_token * stretch
+    overlap = constants.decode_overlap
+    alone = (1.0 - overlap) * (begin + read) + overlap * np.hypot(begin, read)
+    alone += tokens / batch * constants.attention_context_s
+    splits = (blocks < SPLIT_BLOCKS) & (tokens > SPLIT_TOKENS * batch)
+    alone += np.where(splits, constants.attention_split_s, 0.0)
+    if not mixed.any():
+        return alone
+    block, chain = constants.mixed_block_s, constants.mixed_context_s
+    beside = (constants.attention_block_s if block is None else block) * blocks + moved_s
+    beside += tokens * smooth_max(
+        per_token / constants.mixed_mbu,
+        (constants.attention_context_s if chain is None else chain) / batch,
+        constants.smooth_p,
     )
-    times: FloatArray = batch * (
-        np.where(mixed, mixed_block, block) * kv_heads / gpu.num_sms
-        + _ACTIVATION_BYTES * 2.0 * heads * width / bandwidth
-        + tokens * per_token
-    )
-    return times
+    return np.where(mixed, beside, alone)
 
 
 def layer_sums(rows: Samples, times: FloatArray) -> tuple[FloatArray, FloatArray]:

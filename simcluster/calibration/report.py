@@ -23,7 +23,9 @@ _IN_US: Final = {
     "quantise_s": "quantise_us",
     "elementwise_fixed_s": "elementwise_fixed_us",
     "norm_fixed_s": "norm_fixed_us",
+    "row_s": "row_us",
     "attention_fixed_s": "attention_fixed_us",
+    "attention_split_s": "attention_split_us",
     "mixed_block_s": "mixed_block_us",
 }
 _TEXTS: Final = ("generation", "accuracy", "source")
@@ -40,7 +42,7 @@ def kernels_row(
             continue
         if field.name in _IN_US:
             row[_IN_US[field.name]] = rounded(value / US)
-        elif field.name.endswith("_context_s"):
+        elif field.name.endswith(("_context_s", "_chain_s")):
             row[field.name.removesuffix("_s") + "_ns"] = rounded(value / NS)
         else:
             row[field.name] = rounded(value)

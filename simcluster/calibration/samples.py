@@ -93,6 +93,9 @@ class Samples:
         What is held out together: a model, a width, a head count.
     layer : int array
         Kernels with one number make up one layer; -1 where they stand alone.
+    cold : bool array
+        Weights and caches were read from memory, as a model reads them, not from a second-level
+        cache that held them since the call before.
     """
 
     operator: Texts
@@ -102,6 +105,7 @@ class Samples:
     time_s: FloatArray
     group: Texts
     layer: IntArray
+    cold: Mask
 
     def __len__(self) -> int:
         return len(self.time_s)
@@ -119,6 +123,7 @@ class Samples:
             self.time_s[keep],
             self.group[keep],
             self.layer[keep],
+            self.cold[keep],
         )
 
     def of(self, *operators: str) -> Samples:
@@ -140,6 +145,7 @@ def samples(
     eager: npt.ArrayLike = False,
     group: npt.ArrayLike = "",
     layer: npt.ArrayLike = -1,
+    cold: npt.ArrayLike = False,
     **numbers: npt.ArrayLike,
 ) -> Samples:
     """Build rows from columns; what is one value is the same in every row.
@@ -160,6 +166,7 @@ def samples(
         time,
         column(group, np.str_),
         column(layer, np.int64),
+        column(cold, np.bool_),
     )
     return rows.take(time > 0.0)
 
@@ -181,4 +188,5 @@ def joined(parts: Iterable[Samples]) -> Samples:
         np.concatenate([table.time_s for table in tables]),
         np.concatenate([table.group for table in tables]),
         np.concatenate(layers),
+        np.concatenate([table.cold for table in tables]),
     )

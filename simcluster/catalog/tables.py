@@ -64,6 +64,11 @@ def _cached(meaning: str) -> Key:
     return Key("number", meaning, required=False, low=1e-12, high=3.0)
 
 
+def _gain(kernels: str) -> Key:
+    """Speed of the second-level cache relative to memory, as kernels see it."""
+    return Key("number", f"gain of cached traffic in {kernels}", required=False, low=1.0)
+
+
 def _positive(meaning: str, *, required: bool = True) -> Key:
     return Key("number", meaning, required=required, low=1e-12)
 
@@ -121,18 +126,28 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "mbu_grouped": _share("share of bandwidth in experts", required=False),
         "elementwise_fixed_us": Key("number", "of an elementwise kernel (us)", required=False),
         "norm_fixed_us": Key("number", "of a norm (us)", required=False),
+        "row_chain_ns": Key("number", "per 1000 bytes of a row (ns)", required=False),
+        "row_us": Key("number", "of an SM per elementwise row (us)", required=False),
         "attention_fixed_us": Key("number", "latency of an attention kernel (us)", required=False),
         "mbu_norm": _cached("share of bandwidth in norms"),
         "mbu_rope": _cached("share of bandwidth in rotary embeddings"),
         "mbu_activation": _cached("share of bandwidth in activations"),
         "mbu_add": _cached("share of bandwidth in sums"),
         "mbu_embedding": _cached("share of bandwidth in the embedding"),
+        "cached_norm": _gain("norms"),
+        "cached_rope": _gain("rotary embeddings"),
+        "cached_activation": _gain("activations"),
+        "cached_add": _gain("sums"),
+        "cached_embedding": _gain("the embedding"),
         "mbu_prefill": _share("share of bandwidth in prefill attention", required=False),
         "prefill_p": Key("number", "exponent in prefill attention", required=False, low=1.0),
         "prefill_waves": _share("share of blocks that waits for whole waves", required=False),
         "attention_causal": _share("share of the masked half that is skipped", required=False),
         "decode_waves": _share("share of blocks that waits for whole waves", required=False),
         "attention_context_ns": Key("number", "per token of mean context (ns)", required=False),
+        "attention_split_us": Key("number", "where contexts are split (us)", required=False),
+        "decode_overlap": _share("how far blocks begin while others read", required=False),
+        "mbu_attention_8bit": _share("mbu_attention with an 8-bit cache", required=False),
         "mixed_block_us": Key("number", "the same beside a chunk (us)", required=False),
         "mixed_context_ns": Key("number", "the same beside a chunk (ns)", required=False),
         "generation": Key("text", "which software, such as 2024", required=False),

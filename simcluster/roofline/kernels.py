@@ -9,8 +9,8 @@ sequence's context in decode attention.
 
 from __future__ import annotations
 
-from math import ceil
-from typing import Final
+from math import ceil, inf
+from typing import Final, NamedTuple
 
 from simcluster.roofline.operators import AttentionWork, Operator
 from simcluster.specs import GPUSpec, KernelConstants
@@ -19,8 +19,15 @@ GEMM_TILES: Final = ((128.0, 256.0), (128.0, 128.0), (64.0, 128.0), (64.0, 64.0)
 """Rows and columns of the result that one block computes; the fastest of them counts."""
 PREFILL_TILE: Final = 128.0
 """Queries that one block of prefill attention computes."""
+ROW_BYTES: Final = 1000.0
+"""Unit of `KernelConstants.row_chain_s` (bytes)."""
 QUANTISE_BYTES: Final = 3.0
 """Traffic of bringing one number from 16 to 8 bits (bytes)."""
+SPLIT_BLOCKS: Final = 1.6
+"""Blocks per SM (sequences x KV heads) below which decode attention splits contexts: 0.8 of the two
+that an SM holds (FlashAttention-2's rule, which newer kernels follow roughly)."""
+SPLIT_TOKENS: Final = 128.0
+"""Mean context (tokens) above which there is something to split: one tile of keys."""
 _ONE_BLOCK: Final = 1.14
 _TWO_BLOCKS: Final = 1.52
 """Time of a part wave of decode attention with one and with two blocks on an SM, relative to the
@@ -58,6 +65,30 @@ def wave_share(waves: float) -> float:
     return (full + rest) / waves
 
 
+class DecodeTerms(NamedTuple):
+    """Time of decode attention of so many sequences as a function of their tokens of context C.
+
+    ``const + linear C + sqrt(root^2 + (rate C)^2)``, and ``split`` more where C is above
+    ``split_above``.
+
+    Attributes
+    ----------
+    const, root, split : float
+        In s, or in ticks where the caller has scaled them.
+    linear, rate : float
+        The same per token.
+    split_above : float
+        Tokens; infinite where contexts are never split.
+    """
+
+    const: float
+    linear: float
+    root: float
+    rate: float
+    split: float
+    split_above: float
+
+
 class KernelTimer:
     """Times of kernels on one GPU (s, not yet on the grid).
 
@@ -73,14 +104,17 @@ class KernelTimer:
 
     __slots__ = (
         "_attention_bandwidth",
+        "_attention_bandwidth_8bit",
         "_attention_flops",
         "_block_s",
+        "_cached",
         "_elementwise_bandwidth",
         "_elementwise_fixed_s",
         "_gemm_bandwidth",
         "_gemm_flops",
         "_gemm_flops_8bit",
         "_grouped",
+        "_l2_bytes",
         "_norm_fixed_s",
         "_num_sms",
         "_p",
@@ -111,6 +145,8 @@ class KernelTimer:
         )
         self._attention_flops = constants.mfu_attention * gpu.flops_16bit
         self._attention_bandwidth = constants.mbu_attention * bandwidth
+        mbu_8bit = _or(constants.mbu_attention_8bit, constants.mbu_attention)
+        self._attention_bandwidth_8bit = mbu_8bit * bandwidth
         self._prefill_bandwidth = _or(constants.mbu_prefill, constants.mbu_attention) * bandwidth
         self._elementwise_bandwidth = {
             "norm": _or(constants.mbu_norm, constants.mbu_elementwise) * bandwidth,
@@ -120,6 +156,15 @@ class KernelTimer:
             "embedding": _or(constants.mbu_embedding, constants.mbu_elementwise) * bandwidth,
             "other": constants.mbu_elementwise * bandwidth,
         }
+        self._cached = {
+            "norm": constants.cached_norm,
+            "rope": constants.cached_rope,
+            "activation": constants.cached_activation,
+            "add": constants.cached_add,
+            "embedding": constants.cached_embedding,
+            "other": 1.0,
+        }
+        self._l2_bytes = gpu.l2_bytes
         self._quantise_s = constants.quantise_s if quantises_apart else None
         mbu_quantise = _or(constants.mbu_quantise, constants.mbu_elementwise)
         self._quantise_s_per_number = QUANTISE_BYTES / (mbu_quantise * bandwidth)
@@ -143,7 +188,7 @@ class KernelTimer:
                 operator.cols,
                 operator.groups,
             )
-        return self.elementwise_s(operator.bytes, operator.family)
+        return self.elementwise_s(operator.bytes, operator.family, operator.rows)
 
     def gemm_s(
         self,
@@ -199,12 +244,28 @@ class KernelTimer:
                 best = padded
         return best
 
-    def elementwise_s(self, num_bytes: float, family: str = "other") -> float:
-        """Time of a norm, rotary embedding, activation, copy: bandwidth and a least time."""
-        memory_s = num_bytes / self._elementwise_bandwidth[family]
+    def elementwise_s(self, num_bytes: float, family: str = "other", rows: float = 0.0) -> float:
+        """Time of a norm, rotary embedding, activation, copy: bandwidth and a least time.
+
+        Parameters
+        ----------
+        num_bytes : float
+            Traffic (bytes); of it the second-level cache holds what it has room for.
+        family : str
+            See `operators.Operator.family`.
+        rows : float
+            Tokens; 0 leaves out what rows cost.
+        """
+        constants = self.constants
+        cached = min(num_bytes, self._l2_bytes)
+        gain = self._cached[family]
+        memory_s = (num_bytes - cached + cached / gain) / self._elementwise_bandwidth[family]
+        memory_s += constants.row_s * rows / self._num_sms
         if self._elementwise_fixed_s is None:
             return memory_s + self.fixed_s
         least_s = self._norm_fixed_s if family == "norm" else self._elementwise_fixed_s
+        if rows > 0.0 and family != "add":
+            least_s += constants.row_chain_s * num_bytes / rows / ROW_BYTES
         return smooth_max(memory_s, least_s, self._p)
 
     def prefill_attention_s(self, flops: float, num_bytes: float) -> float:
@@ -231,54 +292,67 @@ class KernelTimer:
         waves = blocks / self._num_sms
         return flops + share * (padded_flops * ceil(waves) / waves - flops)
 
-    def decode_attention_s(self, work: AttentionWork) -> tuple[float, float]:
-        """Return the slopes of decode attention: s per sequence, s per token attended to.
+    def decode_terms(self, work: AttentionWork, num_decodes: int) -> DecodeTerms:
+        """Return the time of decode attention of `num_decodes` sequences (s).
 
-        The time of the kernel is ``attention_fixed_s + per_sequence x sequences + per_token x
-        tokens``: compute and memory time both grow with the tokens, and so does their smooth
-        maximum. `decode_slope` has the finer terms.
+        Two times make most of it: that of the blocks, which have to begin and to end and move
+        queries and results, and that of the cache and its arithmetic, stretched by part waves.
+        Beside them the tokens of one sequence are a chain (the mean context times a constant), and
+        kernels that split long contexts pay for putting the parts together.
         """
-        per_sequence = self._block_s * work.kv_heads + work.io_bytes / self._attention_bandwidth
-        per_token = smooth_max(
-            work.decode_flops / self._attention_flops,
-            work.decode_kv_bytes / self._attention_bandwidth,
-            self._p,
+        constants = self.constants
+        blocks = num_decodes * work.kv_heads / self._num_sms
+        per_token = self._per_token_s(work)
+        if constants.decode_waves > 0.0:
+            per_token *= 1.0 + constants.decode_waves * (wave_share(blocks) - 1.0)
+        begin_s = self._sequence_s(work, self._block_s) * num_decodes
+        overlap = constants.decode_overlap
+        splits = constants.attention_split_s > 0.0 and blocks < SPLIT_BLOCKS
+        return DecodeTerms(
+            const=self.attention_fixed_s + (1.0 - overlap) * begin_s,
+            linear=(1.0 - overlap) * per_token + constants.attention_context_s / num_decodes,
+            root=overlap * begin_s,
+            rate=overlap * per_token,
+            split=constants.attention_split_s if splits else 0.0,
+            split_above=SPLIT_TOKENS * num_decodes if splits else inf,
         )
-        return per_sequence, per_token
 
-    def mixed_sequence_s(self, work: AttentionWork) -> float:
-        """Return what a decoding sequence costs beside a prefill chunk (s), context apart."""
-        per_sequence, _ = self.decode_attention_s(work)
-        if self.constants.mixed_block_s is None:
-            return per_sequence
-        block_s = self.constants.mixed_block_s / self._num_sms
-        return per_sequence + (block_s - self._block_s) * work.kv_heads
+    def mixed_terms(self, work: AttentionWork, num_decodes: int) -> tuple[float, float]:
+        """Return what `num_decodes` sequences cost beside a prefill chunk.
 
-    def decode_slope(self, work: AttentionWork, num_decodes: int) -> tuple[float, float]:
-        """Return what one token of context costs among `num_decodes` sequences (s).
-
-        Two times make it up: that of the cache and the arithmetic, stretched by part waves, and
-        that of the chain which the tokens of one sequence are (the mean context times a constant,
-        as a slope over the total). In a decode step kernels split long contexts and pay for
-        putting the parts together: the sum of the two. Beside a prefill chunk they do not split,
-        and the longer one counts: a smooth maximum.
+        Kernels do not split contexts there, so that the chain of one sequence's tokens is the other
+        side of a smooth maximum.
 
         Returns
         -------
         tuple of float
-            In a decode step, and beside a prefill chunk.
+            In all, context apart (s), and per token of context (s).
         """
         constants = self.constants
-        _, alone = self.decode_attention_s(work)
-        mixed = alone / constants.mixed_mbu
-        if constants.decode_waves > 0.0:
-            waves = num_decodes * work.kv_heads / self._num_sms
-            alone *= 1.0 + constants.decode_waves * (wave_share(waves) - 1.0)
-        chain = constants.attention_context_s
-        mixed_chain = _or(constants.mixed_context_s, chain)
+        block_s = self._block_s
+        if constants.mixed_block_s is not None:
+            block_s = constants.mixed_block_s / self._num_sms
+        chain = _or(constants.mixed_context_s, constants.attention_context_s)
+        per_token = self._per_token_s(work) / constants.mixed_mbu
         return (
-            alone + chain / num_decodes,
-            smooth_max(mixed, mixed_chain / num_decodes, self._p),
+            self._sequence_s(work, block_s) * num_decodes,
+            smooth_max(per_token, chain / num_decodes, self._p),
+        )
+
+    def _sequence_s(self, work: AttentionWork, block_s: float) -> float:
+        """Time of the blocks of one decoding sequence (s), with its query and result."""
+        return block_s * work.kv_heads + work.io_bytes / self._attention_bandwidth
+
+    def _per_token_s(self, work: AttentionWork) -> float:
+        """Time of a token of context (s), its cache and its arithmetic.
+
+        Both grow with the tokens, and so does their smooth maximum.
+        """
+        bandwidth = self._attention_bandwidth
+        if work.cache_bytes == 1.0:
+            bandwidth = self._attention_bandwidth_8bit
+        return smooth_max(
+            work.decode_flops / self._attention_flops, work.decode_kv_bytes / bandwidth, self._p
         )
 
 

@@ -29,6 +29,9 @@ _FAMILIES: Final[dict[str, Family]] = {
     "shared_activation": "activation",
     "experts_activation": "activation",
     "experts_sum": "add",
+    "ungated_activation": "add",
+    "shared_ungated_activation": "add",
+    "experts_ungated_activation": "add",
 }
 ACTIVATION_BYTES: Final = 2.0
 """Bytes of one activation; engines keep them in 16 bits also with 8-bit weights."""
@@ -56,7 +59,8 @@ class Operator(NamedTuple):
     weight_bytes : float
         Bytes of one of those weights.
     rows, cols : float
-        Shape of the result of a multiplication, of one of them if it is grouped.
+        Shape of the result of a multiplication, of one of them if it is grouped; rows also of
+        an elementwise kernel.
     groups : float
         Multiplications in one; more than one for experts, 0 for what is none.
     """
@@ -117,6 +121,8 @@ class AttentionWork:
         KV heads on this rank; decode attention launches one block per sequence and KV head.
     heads : float
         Query heads on this rank; prefill attention launches one block per 128 queries and head.
+    cache_bytes : float
+        Bytes of a number in the cache.
     """
 
     decode_flops: float
@@ -127,6 +133,7 @@ class AttentionWork:
     expand_flops: float
     kv_heads: float
     heads: float
+    cache_bytes: float = 2.0
 
 
 def is_mla(spec: ModelSpec) -> bool:
@@ -207,6 +214,7 @@ def attention_work(model: ModelConfig, tp_size: int) -> AttentionWork:
             expand_flops=2.0 * spec.kv_lora_rank * heads * (spec.qk_nope_dim + spec.v_head_dim),
             kv_heads=1.0,
             heads=heads,
+            cache_bytes=model.kv_bytes,
         )
     kv_heads = kv_heads_per_rank(spec, tp_size)
     kv_bytes = model.kv_bytes * 2.0 * kv_heads * spec.head_dim
@@ -219,6 +227,7 @@ def attention_work(model: ModelConfig, tp_size: int) -> AttentionWork:
         expand_flops=0.0,
         kv_heads=kv_heads,
         heads=heads,
+        cache_bytes=model.kv_bytes,
     )
 
 
@@ -227,7 +236,15 @@ def embedding_operators(model: ModelConfig, tp_size: int, num_tokens: int) -> li
     hidden = num_tokens * model.spec.hidden_size * ACTIVATION_BYTES
     table = model.spec.vocab_size * model.spec.hidden_size / tp_size
     operators = [
-        Operator("embedding", "elementwise", 0.0, 2 * hidden, table, _embedding_bytes(model))
+        Operator(
+            "embedding",
+            "elementwise",
+            0.0,
+            2 * hidden,
+            table,
+            _embedding_bytes(model),
+            rows=num_tokens,
+        )
     ]
     if tp_size > 1:
         operators.append(Operator("embedding_all_reduce", "all_reduce", 0.0, hidden))
@@ -283,7 +300,11 @@ def head_operators(
     if tp_size > 1:
         logits = num_logits * ACTIVATION_BYTES
         operators.append(Operator("logits_all_gather", "all_gather", 0.0, logits))
-    operators.append(Operator("sampler", "elementwise", num_logits, _SAMPLER_BYTES * num_logits))
+    operators.append(
+        Operator(
+            "sampler", "elementwise", num_logits, _SAMPLER_BYTES * num_logits, rows=num_sampled
+        )
+    )
     return operators
 
 
@@ -297,8 +318,8 @@ def _attention_operators(model: ModelConfig, tp_size: int, num_tokens: int) -> l
     written = num_tokens * 2 * kv_width
     return [
         _gemm("qkv_proj", num_tokens, spec.hidden_size, width + 2 * kv_width, model.weight_bytes),
-        Operator("rope", "elementwise", 6 * rotated, 2 * ACTIVATION_BYTES * rotated),
-        Operator("kv_write", "elementwise", 0.0, (ACTIVATION_BYTES + model.kv_bytes) * written),
+        _by_row("rope", num_tokens, 6 * rotated, 2 * ACTIVATION_BYTES * rotated),
+        _by_row("kv_write", num_tokens, 0.0, (ACTIVATION_BYTES + model.kv_bytes) * written),
         Operator("attention", "attention", 0.0, 0.0),
         _gemm("o_proj", num_tokens, width, spec.hidden_size, model.weight_bytes),
     ]
@@ -321,21 +342,21 @@ def _latent_operators(model: ModelConfig, tp_size: int, num_tokens: int) -> list
         normed = num_tokens * (spec.q_lora_rank + spec.kv_lora_rank)
         projections = [
             _gemm("qkv_a_proj", num_tokens, spec.hidden_size, down, weight_bytes),
-            Operator("latent_norm", "elementwise", 4 * normed, 2 * ACTIVATION_BYTES * normed),
+            _by_row("latent_norm", num_tokens, 4 * normed, 2 * ACTIVATION_BYTES * normed),
             _gemm("q_b_proj", num_tokens, spec.q_lora_rank, query, weight_bytes),
         ]
     else:
         normed = num_tokens * spec.kv_lora_rank
         projections = [
             _gemm("qkv_a_proj", num_tokens, spec.hidden_size, query + latent, weight_bytes),
-            Operator("latent_norm", "elementwise", 4 * normed, 2 * ACTIVATION_BYTES * normed),
+            _by_row("latent_norm", num_tokens, 4 * normed, 2 * ACTIVATION_BYTES * normed),
         ]
     rotated = num_tokens * (heads + 1) * spec.qk_rope_dim
     written = num_tokens * latent
     return [
         *projections,
-        Operator("rope", "elementwise", 6 * rotated, 2 * ACTIVATION_BYTES * rotated),
-        Operator("kv_write", "elementwise", 0.0, (ACTIVATION_BYTES + model.kv_bytes) * written),
+        _by_row("rope", num_tokens, 6 * rotated, 2 * ACTIVATION_BYTES * rotated),
+        _by_row("kv_write", num_tokens, 0.0, (ACTIVATION_BYTES + model.kv_bytes) * written),
         _gemm("kv_b_proj", num_tokens, spec.kv_lora_rank, expanded, weight_bytes),
         Operator("attention", "attention", 0.0, 0.0),
         _gemm("o_proj", num_tokens, heads * spec.v_head_dim, spec.hidden_size, weight_bytes),
@@ -351,9 +372,9 @@ def _mlp_operators(
     activated = num_tokens * width
     return [
         _gemm(f"{prefix}up_proj", num_tokens, hidden, inputs * width, model.weight_bytes),
-        Operator(
-            f"{prefix}activation",
-            "elementwise",
+        _by_row(
+            f"{prefix}{_activation(model)}",
+            num_tokens,
             5 * activated,
             (inputs + 1) * ACTIVATION_BYTES * activated,
         ),
@@ -390,18 +411,18 @@ def _moe_operators(model: ModelConfig, tp_size: int, num_tokens: int) -> list[Op
 
     operators = [
         _gemm("router", num_tokens, hidden, spec.num_experts, _embedding_bytes(model)),
-        Operator("top_k", "elementwise", scored, 2 * ACTIVATION_BYTES * scored),
+        _by_row("top_k", num_tokens, scored, 2 * ACTIVATION_BYTES * scored),
         grouped("experts_up_proj", hidden, inputs * width),
-        Operator(
-            "experts_activation",
-            "elementwise",
+        _by_row(
+            f"experts_{_activation(model)}",
+            routed,
             5 * activated,
             (inputs + 1) * ACTIVATION_BYTES * activated,
         ),
         grouped("experts_down_proj", width, hidden),
-        Operator(
+        _by_row(
             "experts_sum",
-            "elementwise",
+            num_tokens,
             2.0 * routed * hidden,
             ACTIVATION_BYTES * hidden * (routed + num_tokens),
         ),
@@ -417,8 +438,23 @@ def _norm(name: str, model: ModelConfig, num_tokens: int) -> Operator:
     hidden = model.spec.hidden_size
     numbers = 4.0 * num_tokens * hidden + hidden
     return Operator(
-        name, "elementwise", 5.0 * num_tokens * hidden, ACTIVATION_BYTES * numbers, hidden
+        name,
+        "elementwise",
+        5.0 * num_tokens * hidden,
+        ACTIVATION_BYTES * numbers,
+        hidden,
+        rows=num_tokens,
     )
+
+
+def _activation(model: ModelConfig) -> str:
+    """Name of the activation: one without a gate only streams, like a sum."""
+    return "activation" if model.spec.gated_mlp else "ungated_activation"
+
+
+def _by_row(name: str, rows: float, flops: float, num_bytes: float) -> Operator:
+    """Return an elementwise kernel without weights."""
+    return Operator(name, "elementwise", flops, num_bytes, rows=rows)
 
 
 def _gemm(

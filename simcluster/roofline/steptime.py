@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import accumulate
+from math import sqrt
 from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from simcluster.errors import InvariantError
 from simcluster.roofline.base import KernelRun, KernelSchedule, StepShape, ends_of
 from simcluster.roofline.collectives import all_gather_s, all_reduce_s
 from simcluster.roofline.dispatch import Line, TickRun, eager_lines, envelope, graph_line
-from simcluster.roofline.kernels import PREFILL_TILE, KernelTimer
+from simcluster.roofline.kernels import PREFILL_TILE, DecodeTerms, KernelTimer
 from simcluster.roofline.memory import check_pp, check_tp
 from simcluster.roofline.operators import (
     Operator,
@@ -51,8 +52,7 @@ _CACHE_SIZE: Final = 32768
 class _DecodePlan(NamedTuple):
     """All there is to know of a decode batch of one size, in ticks."""
 
-    attention: float
-    per_token: float
+    attention: DecodeTerms
     lines: tuple[Line, ...]
     host: float
 
@@ -130,12 +130,9 @@ class RooflineStepTime:
         self._moe_kinds = tuple(dict.fromkeys(run.moe for run in self._layer_runs))
         self._window = model.spec.sliding_window if model.spec.num_sliding_layers else None
         self._work = attention_work(model, tp_size)
-        per_sequence, _ = self._timer.decode_attention_s(self._work)
         self._fixed = self._timer.attention_fixed_s * TICKS_PER_S
-        self._per_sequence = per_sequence * TICKS_PER_S
-        self._per_sequence_mixed = self._timer.mixed_sequence_s(self._work) * TICKS_PER_S
         self._causal = self._timer.constants.attention_causal
-        self._slopes: dict[int, tuple[float, float]] = {}
+        self._mixed: dict[int, tuple[float, float]] = {}
         self._issue = float(round(engine.issue_s * TICKS_PER_S))
         self._graph_issue = float(round(engine.graph_issue_s * TICKS_PER_S))
         self._decode_plans: dict[int, _DecodePlan] = {}
@@ -194,7 +191,7 @@ class RooflineStepTime:
 
         A short run is faster without NumPy; the operations are the same, in the same order.
         """
-        attention, per_token, lines, host = self._decode_plan(num_decodes)
+        terms, lines, host = self._decode_plan(num_decodes)
         if (
             num_steps > _SHORT_RUN
             or len(lines) > 1
@@ -205,14 +202,32 @@ class RooflineStepTime:
                 num_decodes, context_tokens, num_steps, hidden_s, window_tokens
             )
             return ends_of(start_s, durations)
-        const, num_full, _ = lines[0]
-        fixed_s, layers_s = (const + host) * TICK_S, num_full * TICK_S
-        times = [
-            fixed_s + layers_s * ((attention + per_token * context + _TO_WHOLE) - _TO_WHOLE)
-            for context in range(
-                context_tokens, context_tokens + num_steps * num_decodes, num_decodes
-            )
-        ]
+        line, num_full, _ = lines[0]
+        fixed_s, layers_s = (line + host) * TICK_S, num_full * TICK_S
+        const, linear, root, rate, split, above = terms
+        square = root * root
+        contexts = range(context_tokens, context_tokens + num_steps * num_decodes, num_decodes)
+        if rate == 0.0 and contexts[-1] <= above:
+            times = [
+                fixed_s + layers_s * ((const + linear * context + _TO_WHOLE) - _TO_WHOLE)
+                for context in contexts
+            ]
+        else:
+            times = [
+                fixed_s
+                + layers_s
+                * (
+                    (
+                        const
+                        + linear * context
+                        + sqrt((rate * context) * (rate * context) + square)
+                        + (split if context > above else 0.0)
+                        + _TO_WHOLE
+                    )
+                    - _TO_WHOLE
+                )
+                for context in contexts
+            ]
         times[0] += start_s
         return list(accumulate(times))
 
@@ -227,17 +242,15 @@ class RooflineStepTime:
 
         Parameters and shape as in `decode_steps_s`.
         """
-        attention, per_token, lines, _ = self._decode_plan(num_decodes)
+        terms, lines, _ = self._decode_plan(num_decodes)
         end_tokens = context_tokens + num_steps * num_decodes
-        times = np.arange(float(context_tokens), end_tokens, num_decodes)
-        times *= per_token
-        times += attention
-        np.rint(times, out=times)
+        tokens = np.arange(float(context_tokens), end_tokens, num_decodes)
+        times = _attention_array(terms, tokens)
         if self._window is None:
             return _maximum(lines, times)
         if window_tokens is None:
             raise InvariantError("a model with a sliding window needs window_tokens")
-        windowed = np.rint(window_tokens * per_token + attention)
+        windowed = _attention_array(terms, window_tokens.astype(np.float64))
         return _maximum_windowed(lines, times, windowed)
 
     def gpu_s(self, shape: StepShape) -> float:
@@ -317,30 +330,29 @@ class RooflineStepTime:
 
     def _attention(self, shape: StepShape) -> tuple[float, float]:
         """Attention time of a layer without and with the window (ticks, whole)."""
-        beside = self._per_sequence_mixed if shape.chunks else self._per_sequence
-        base = self._fixed + beside * shape.num_decodes
-        alone, mixed = self._per_token(shape.num_decodes)
+        window = self._window
         if not shape.chunks:
-            full = float(round(base + alone * shape.context_tokens))
-            if self._window is None:
-                return full, 0.0
-            return full, float(round(base + alone * shape.window_tokens))
-        decode = base + mixed * shape.context_tokens
+            terms = self._decode_plan(shape.num_decodes).attention
+            full = _attention_ticks(terms, shape.context_tokens)
+            return full, 0.0 if window is None else _attention_ticks(terms, shape.window_tokens)
+        begin, per_token = self._mixed_terms(shape.num_decodes)
+        base = self._fixed + begin
+        decode = base + per_token * shape.context_tokens
         full = float(round(decode + self._prefill_attention(shape.chunks)))
-        if self._window is None:
+        if window is None:
             return full, 0.0
-        decode = base + mixed * shape.window_tokens
-        return full, float(round(decode + self._windowed_prefill(shape.chunks, self._window)))
+        decode = base + per_token * shape.window_tokens
+        return full, float(round(decode + self._windowed_prefill(shape.chunks, window)))
 
-    def _per_token(self, num_decodes: int) -> tuple[float, float]:
-        """Ticks per token of context among `num_decodes` sequences, alone and beside a chunk."""
+    def _mixed_terms(self, num_decodes: int) -> tuple[float, float]:
+        """Ticks of so many decodes beside a chunk: context apart, and per token of it."""
         if num_decodes == 0:
             return 0.0, 0.0
-        known = self._slopes.get(num_decodes)
+        known = self._mixed.get(num_decodes)
         if known is None:
-            alone, mixed = self._timer.decode_slope(self._work, num_decodes)
-            known = alone * TICKS_PER_S, mixed * TICKS_PER_S
-            _remember(self._slopes, num_decodes, known)
+            begin_s, per_token_s = self._timer.mixed_terms(self._work, num_decodes)
+            known = begin_s * TICKS_PER_S, per_token_s * TICKS_PER_S
+            _remember(self._mixed, num_decodes, known)
         return known
 
     def _prefill_attention(self, chunks: tuple[tuple[int, int], ...]) -> float:
@@ -390,7 +402,7 @@ class RooflineStepTime:
 
     def _decode_core(self, plan: _DecodePlan, context_tokens: int, window_tokens: int) -> float:
         """Issue and execution of a decode step (ticks)."""
-        full = round(plan.attention + plan.per_token * context_tokens)
+        full = _attention_ticks(plan.attention, context_tokens)
         if self._window is None:
             core = -1.0
             for const, num_full, _ in plan.lines:
@@ -398,7 +410,7 @@ class RooflineStepTime:
                 if value > core:
                     core = value
             return core
-        windowed = round(plan.attention + plan.per_token * window_tokens)
+        windowed = _attention_ticks(plan.attention, window_tokens)
         return max(c + num_full * full + num * windowed for c, num_full, num in plan.lines)
 
     def _chunk_core(self, shape: StepShape) -> float:
@@ -441,15 +453,14 @@ class RooflineStepTime:
             return known
         if num_decodes < 1:
             raise InvariantError("a step needs a sequence to decode or a prefill chunk")
-        attention = self._fixed + self._per_sequence * num_decodes
-        per_token, _ = self._per_token(num_decodes)
+        terms = _in_ticks(self._timer.decode_terms(self._work, num_decodes))
         runs = tuple(run for _, run in self._runs(num_decodes, num_decodes))
         if self._captured(num_decodes):
             lines: tuple[Line, ...] = (graph_line(runs, self._graph_issue),)
         else:
-            least = float(round(attention + per_token * num_decodes))
+            least = _attention_ticks(terms, num_decodes)
             lines = envelope(eager_lines(runs, self._issue), least, least)
-        plan = _DecodePlan(attention, per_token, lines, self._host(num_decodes))
+        plan = _DecodePlan(terms, lines, self._host(num_decodes))
         _remember(self._decode_plans, num_decodes, plan)
         return plan
 
@@ -497,6 +508,43 @@ def on_cpu(engine: EngineProfile) -> EngineProfile:
         return engine
     times = {name: getattr(engine, name) / engine.cpu_speed for name in _CPU_TIMES}
     return replace(engine, cpu_speed=1.0, **times)
+
+
+def _in_ticks(terms: DecodeTerms) -> DecodeTerms:
+    """Return `terms`, given in s, in ticks; a power of two, so that no bit is lost."""
+    const, linear, root, rate, split, above = terms
+    ticks = TICKS_PER_S
+    return DecodeTerms(
+        const * ticks, linear * ticks, root * ticks, rate * ticks, split * ticks, above
+    )
+
+
+def _attention_ticks(terms: DecodeTerms, tokens: int) -> float:
+    """Decode attention over so many tokens of context (ticks, whole)."""
+    const, linear, root, rate, split, above = terms
+    ticks = const + linear * tokens
+    if rate:
+        growing = rate * tokens
+        ticks += sqrt(growing * growing + root * root)
+    if tokens > above:
+        ticks += split
+    return float(round(ticks))
+
+
+def _attention_array(terms: DecodeTerms, tokens: FloatArray) -> FloatArray:
+    """Like `_attention_ticks` for an array: the same operations in the same order."""
+    const, linear, root, rate, split, above = terms
+    ticks: FloatArray = tokens * linear
+    ticks += const
+    if rate:
+        growing = tokens * rate
+        growing *= growing
+        growing += root * root
+        np.sqrt(growing, out=growing)
+        ticks += growing
+    if split and len(tokens) and tokens[-1] > above:
+        ticks[tokens > above] += split
+    return np.rint(ticks, out=ticks)
 
 
 def _maximum(lines: tuple[Line, ...], full: FloatArray) -> FloatArray:

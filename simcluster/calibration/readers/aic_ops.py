@@ -61,12 +61,15 @@ def read_gemm(folder: Path, system: str) -> Samples:
 
 
 def read_attention(folder: Path, system: str, phase: str) -> Samples:
-    """Attention with a 16-bit cache, no window, heads of 128; `phase` context or generation."""
+    """Attention without a window, heads of 128; `phase` context or generation.
+
+    The cache has 16 bits, in generation 8 bits too; multiplications have 16 bits.
+    """
     path = folder / f"{system}__attn_{phase}.csv.gz"
     wanted = ("batch_size", "isl", "num_heads", "num_key_value_heads", "step", "latency_ms")
-    frame = _plain(table(path, wanted))
-    heads, kv_heads = column(frame, "num_heads"), column(frame, "num_key_value_heads")
     prefill = phase == "context"
+    frame = _plain(table(path, wanted), ("bfloat16",) if prefill else tuple(_NUMBER_BYTES))
+    heads, kv_heads = column(frame, "num_heads"), column(frame, "num_key_value_heads")
     return samples(
         "attention_prefill" if prefill else "attention_decode",
         column(frame, "latency_ms") * MS,
@@ -76,12 +79,13 @@ def read_attention(folder: Path, system: str, phase: str) -> Samples:
         num_heads=heads,
         num_kv_heads=np.where(kv_heads > 0, kv_heads, heads),
         head_dim=column(frame, "head_dim"),
+        num_bytes=frame["kv_cache_dtype"].map(_NUMBER_BYTES),
         group=frame["num_heads"].astype(str),
     )
 
 
-def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = frame[(frame["kv_cache_dtype"] == "bfloat16") & (frame["head_dim"] == 128)]
+def _plain(frame: pd.DataFrame, caches: tuple[str, ...]) -> pd.DataFrame:
+    frame = frame[frame["kv_cache_dtype"].isin(caches) & (frame["head_dim"] == 128)]
     if "attn_dtype" in frame:
         frame = frame[frame["attn_dtype"] == "bfloat16"]
     if "window_size" in frame:

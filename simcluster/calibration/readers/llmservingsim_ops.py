@@ -92,7 +92,11 @@ def read_sampled(path: Path, tp: int) -> Samples:
 
 
 def read_attention(path: Path, tp: int) -> Samples:
-    """Prefill of one chunk, decode, and both in one call (chunks with nothing cached)."""
+    """Prefill of one chunk, decode, and both in one call (chunks with nothing cached).
+
+    Keys and values come from memory: calls whose cache would fit the second-level one take as long
+    as memory does, where aiconfigurator's of the same sizes take half.
+    """
     frame = table(path, ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"))
     heads = {"num_heads": _HEADS / tp, "num_kv_heads": _KV_HEADS / tp, "head_dim": _HEAD_DIM}
     chunk, decodes = frame["prefill_chunk"] > 0, frame["n_decode"] > 0
@@ -107,6 +111,7 @@ def read_attention(path: Path, tp: int) -> Samples:
                 batch=1,
                 context=column(prefill, "kv_prefill"),
                 group=_thirds(column(prefill, "prefill_chunk"), tp),
+                cold=True,
                 **heads,
             ),
             samples(
@@ -116,6 +121,7 @@ def read_attention(path: Path, tp: int) -> Samples:
                 batch=column(decode, "n_decode"),
                 context=column(decode, "kv_decode") - 1.0,
                 group=_thirds(column(decode, "n_decode"), tp),
+                cold=True,
                 **heads,
             ),
             samples(

@@ -75,6 +75,7 @@ def read(path: Path, gpu: str = "") -> Samples:
         num_bytes=[BYTES[str(key[1])] for key in keys],
         eager=[key[2] == "eager" for key in keys],
         group=_groups(operators, numbers),
+        cold=True,
         **numbers,
     )
 

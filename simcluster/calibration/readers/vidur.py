@@ -5,6 +5,7 @@ All are of software of 2023 and 2024, times are medians with a resolution of 1 u
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -82,7 +83,13 @@ def _mlp_file(path: Path) -> Samples:
         n, k = shapes.get(name) or (widths[name], np.full(len(frame), np.nan))
         operator = _OPERATORS.get(name, "gemm")
         time = column(frame, f"{name}_median_ms") * MS
-        parts.append(samples(operator, time, m=m, n=n, k=k, group=model, layer=number))
+        times = 1
+        if operator == "activation" and not frame["use_gated_mlp"].any():
+            operator = "add"  # no gate: as many bytes as n says, by a kernel that only streams
+        elif operator == "add" and "post_attention_layernorm_median_ms" not in frame:
+            times = 2  # attention and MLP side by side: x + attention + MLP
+        for _ in range(times):
+            parts.append(samples(operator, time / times, m=m, n=n, k=k, group=model, layer=number))
     rows = joined_layers(parts)
     return rows
 
@@ -91,9 +98,7 @@ def joined_layers(parts: list[Samples]) -> Samples:
     """Join operators of the same layers: their numbers stay."""
     rows = joined(parts)
     layer = np.concatenate([part.layer for part in parts if len(part)])
-    return Samples(
-        rows.operator, rows.numbers, rows.bytes, rows.eager, rows.time_s, rows.group, layer
-    )
+    return replace(rows, layer=layer)
 
 
 def read_attention(folder: Path, gpu: str) -> Samples:
