@@ -21,6 +21,7 @@ from simcluster.accuracy.command import validate
 from simcluster.calibration.command import calibrate
 from simcluster.errors import ConfigError, DataError, SimclusterError, nearest
 from simcluster.measure.command import measure
+from simcluster.planner.cooptimize.command import cooptimize
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -351,6 +352,7 @@ def schema(markdown: bool) -> None:
 main.add_command(calibrate)
 main.add_command(validate)
 main.add_command(measure)
+main.add_command(cooptimize)
 
 
 def _load(

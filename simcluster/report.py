@@ -72,8 +72,8 @@ def run_text(comparison: Comparison) -> str:
     parts = [
         heading(scenario),
         title,
-        _aligned(summary),
-        _aligned([["latency", "mean", "P50", "P90", "P99"], *latencies]),
+        aligned(summary),
+        aligned([["latency", "mean", "P50", "P90", "P99"], *latencies]),
         *_pools(comparison, scenario),
     ]
     return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
@@ -113,7 +113,7 @@ def _pools(comparison: Comparison, scenario: Scenario) -> list[str]:
         ]
         for row in pool_summaries(frames, environment, scenario.run)
     ]
-    return [_aligned([*head, *table], heads=2)]
+    return [aligned([*head, *table], heads=2)]
 
 
 def heading(scenario: Scenario) -> str:
@@ -241,7 +241,7 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
         columns.append(column(["prompt", "cached", "%"], "cached_token_share"))
     for name, key, scale, unit in _LATENCIES:
         columns += [column([name, f"P{p}", unit], f"{key}_p{p}", scale) for p in (50, 90, 99)]
-    table = _aligned(list(zip(*columns, strict=True)), heads=3)
+    table = aligned(list(zip(*columns, strict=True)), heads=3)
     return table + "\n\n" + _caption(sweep, slo, rate)
 
 
@@ -286,7 +286,7 @@ def _attainment_tables(sweep: pd.DataFrame) -> str:
             [_short(name), *(_percent(means.get((name, rate), math.nan)) for rate in part)]
             for name in strategies(sweep)
         ]
-        blocks.append(_aligned([head, *rows]))
+        blocks.append(aligned([head, *rows]))
     title = "Requests within the targets (%) at each offered rate (req/s):"
     return "\n\n".join([title, *blocks])
 
@@ -326,7 +326,7 @@ def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
     return [textwrap.fill(note, _WIDTH) for note in notes]
 
 
-def _aligned(rows: Sequence[Sequence[str]], heads: int = 1) -> str:
+def aligned(rows: Sequence[Sequence[str]], heads: int = 1) -> str:
     """Return `rows` in columns, the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
     lines = []

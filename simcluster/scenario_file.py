@@ -480,6 +480,7 @@ def _filled_in(file: ScenarioTables, environment: Environment) -> Document:
         "cluster": clusters[0],
         "extra_cluster": clusters[1:] or None,
         "quality": None if quality is None else dataclasses.asdict(quality),
+        "cooptimize": None if file.cooptimize is None else dataclasses.asdict(file.cooptimize),
         "engine": {
             **dataclasses.asdict(file.engine),
             **{k: getattr(engine, k) for k in _ENGINE_NUMBERS},

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from simcluster.config import SETTINGS_CONFIG, RunConfig, SloConfig
+from simcluster.planner.cooptimize.settings import CooptimizeTable
 from simcluster.quality import Quality
 from simcluster.strategies.base import Strategy
 from simcluster.workload import WorkloadSettings
@@ -240,6 +241,10 @@ class ScenarioTables:
             discriminator="kind",
             description="How good answers are by a router's score, for strategies of kind routed.",
         ),
+    ] = None
+    cooptimize: Annotated[
+        CooptimizeTable | None,
+        Field(description="What `simcluster cooptimize` searches; other commands pass over it."),
     ] = None
     catalog: Annotated[
         tuple[Text, ...],

@@ -28,6 +28,7 @@ LAYERS = {
         "goodput",
         "measure",
         "metrics",
+        "planner",
         "plot",
         "plot_timeline",
         "pools",
@@ -55,7 +56,7 @@ FAMILIES = {
 """Of layer 2, what these may import of layer 2."""
 SIMPY = {"engine", "simulate"}
 """Where time passes: the only importers of SimPy."""
-LATE = {"pandas", "pyarrow", "joblib", "scipy", "torch", "distributed"}
+LATE = {"pandas", "pyarrow", "joblib", "scipy", "torch", "optuna", "distributed"}
 """Packages that are imported inside the functions that need them."""
 
 

@@ -1,0 +1,1 @@
+"""Planners: searches that run many simulations and say what to deploy."""
