@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def draw(sweep: pd.DataFrame, ttft_s: float | None, file: Path) -> None:
     """Draw TTFT and the share of the prompts found in the caches over the rate."""
     figure, (above, below) = plt.subplots(
-        2, 1, figsize=(6.4, 5.6), sharex=True, height_ratios=(2, 1), layout="constrained"
+        2, 1, figsize=(7.6, 6.2), sharex=True, height_ratios=(2, 1), layout="constrained"
     )
     for name, rows in sweep.groupby("strategy", sort=False):
         (line,) = above.plot(rows["rate_rps"], rows["ttft_s_p90"], marker="o", label=f"{name}, P90")
@@ -67,7 +67,7 @@ def draw(sweep: pd.DataFrame, ttft_s: float | None, file: Path) -> None:
     if ttft_s is not None:
         above.axhline(ttft_s, color="grey", lw=1, ls=":", label="target")
     above.set(yscale="log", ylabel="TTFT (s)")
-    above.legend(frameon=False, ncols=2)
+    figure.legend(loc="outside upper center", frameon=False, ncols=3)
     below.set(
         xlabel="Offered rate (turns/s)", ylabel="Prompt tokens\nfrom cache (%)", ylim=(-3, 103)
     )

@@ -28,7 +28,13 @@ from simcluster.units import FloatArray, IntArray, grid_array, on_grid
 from simcluster.workload import Workload
 from simcluster.workload.hashes import BlockHashes
 
-RouterName = Literal["round-robin", "least-loaded", "shared-queue"]
+RouterName = Literal["round-robin", "least-loaded", "shared-queue", "prefix-aware"]
+ROUTER_NAMES: tuple[RouterName, ...] = (
+    "round-robin",
+    "least-loaded",
+    "shared-queue",
+    "prefix-aware",
+)
 NUM_SEEDS = 20
 NUM_REQUESTS = 4000
 
@@ -240,7 +246,8 @@ def prefixes(draw: st.DrawFn, prompts: Sequence[int], outputs: Sequence[int]) ->
 @st.composite
 def strategies(draw: st.DrawFn, kinds: tuple[str, ...] = ("nodg", "fudg", "padg")) -> Strategy:
     """Any strategy, with pools so small that they preempt."""
-    router: RouterName = draw(st.sampled_from(["round-robin", "least-loaded", "shared-queue"]))
+    router: RouterName = draw(st.sampled_from(ROUTER_NAMES))
+    interval_s = draw(st.sampled_from([0.0, 0.0, 2.0**-6, 0.25]))
     common: dict[str, Any] = {
         "name": "any",
         "max_num_seqs": draw(st.sampled_from([1, 2, 5, 16])),
@@ -266,6 +273,7 @@ def strategies(draw: st.DrawFn, kinds: tuple[str, ...] = ("nodg", "fudg", "padg"
             decode_instances=draw(st.integers(1, 2)),
             placement=draw(st.sampled_from(["intra-node", "inter-node"])),
             router=router,
+            status_interval_s=interval_s,
             **common,
         )
     chunk = draw(st.sampled_from([None, 16, 21, 64]))
@@ -274,6 +282,7 @@ def strategies(draw: st.DrawFn, kinds: tuple[str, ...] = ("nodg", "fudg", "padg"
         scheduler="chunked" if chunk else "prefill-priority",
         chunk_size=chunk,
         router=router,
+        status_interval_s=interval_s,
         **common,
     )
 
@@ -416,8 +425,10 @@ def test_twice_the_time_is_twice_every_stamp(strategy: Strategy, workload: Workl
     short = with_copies(SMALL, 2.0**-8, SloConfig(ttft_s=0.25, tpot_s=2.0**-6))
     long = with_copies(SMALL, 2.0**-7, SloConfig(ttft_s=0.5, tpot_s=2.0**-5))
     slower = dataclasses.replace(workload, arrival_s=2 * workload.arrival_s)
+    settled: Any = strategy
+    later = dataclasses.replace(settled, status_interval_s=2 * settled.status_interval_s)
     one = simulated(strategy, workload, short, same_for_all(once))
-    other = simulated(strategy, slower, long, same_for_all(twice))
+    other = simulated(later, slower, long, same_for_all(twice))
     for frame in ("requests", "spans", "windows", "instances"):
         for name, column in one.columns[frame].items():
             expected = 2 * column if name.endswith("_s") else column

@@ -317,7 +317,7 @@ def cached(result: Result) -> list[int]:
     return tokens
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(load=conversations(), num_blocks=st.sampled_from([16, 20, 40]), chunked=st.booleans())
 def test_one_instance_that_is_never_busy_finds_what_a_replay_finds(
     load: Workload, num_blocks: int, chunked: bool

@@ -109,6 +109,7 @@ REQUESTS = st.lists(
 PREFIXES = st.one_of(
     st.none(), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 160)), min_size=1, max_size=6)
 )
+ROUTER_NAMES = ["round-robin", "least-loaded", "shared-queue", "prefix-aware"]
 POOL = st.sampled_from([None, 10, 13, 24])
 SEQS = st.sampled_from([1, 3, 8, 64])
 TRANSFERS = ("after-prefill", "layerwise")
@@ -131,16 +132,20 @@ def strategies(draw: st.DrawFn) -> Any:
         "swap_bytes": draw(st.sampled_from([4.0 * 2**30, 200_000.0, 400_000.0])),
     }
     kind = draw(st.sampled_from(["prefill-priority", "chunked", "intra", "inter", "padg"]))
-    router = draw(st.sampled_from(["round-robin", "least-loaded", "shared-queue"]))
+    routing: dict[str, Any] = {
+        "router": draw(st.sampled_from(ROUTER_NAMES)),
+        # Exact, or reported at multiples of a time with which arrivals tie.
+        "status_interval_s": draw(st.sampled_from([0.0, 0.0, 2.0**-9, 0.1])),
+    }
     if kind == "prefill-priority":
         return NoDG(
-            **common, instances=draw(st.integers(1, 4)), router=router, autoscale=draw(by_load())
+            **common, instances=draw(st.integers(1, 4)), **routing, autoscale=draw(by_load())
         )
     if kind == "chunked":
         return NoDG(
             **common,
             instances=draw(st.integers(1, 4)),
-            router=router,
+            **routing,
             scheduler="chunked",
             # Prompts of several chunks, and chunks that take several prompts.
             chunk_size=max(common["max_num_seqs"], draw(st.sampled_from([9, 16, 33, 70, 128]))),
@@ -159,7 +164,7 @@ def strategies(draw: st.DrawFn) -> Any:
         placement="intra-node" if kind == "intra" else "inter-node",
         pool=draw(st.sampled_from([None, None, "none", "decode-node"])),
         transfer="after-prefill" if pp_size > 1 else draw(st.sampled_from(TRANSFERS)),
-        router=router,
+        **routing,
     )
 
 
@@ -468,7 +473,7 @@ def pipelines(draw: st.DrawFn) -> Any:
         "num_kv_blocks": None if pool is None else pp_size * pool,
         "max_num_seqs": draw(st.sampled_from([1, 3, 8])),
     }
-    router = draw(st.sampled_from(["round-robin", "least-loaded", "shared-queue"]))
+    router = draw(st.sampled_from(ROUTER_NAMES))
     match draw(st.sampled_from(["nodg", "chunked", "fudg", "padg"])):
         case "nodg":
             return NoDG(**common, instances=draw(st.integers(1, 2)), router=router)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,12 +13,19 @@ from hypothesis import strategies as st
 
 from simcluster.request import Request
 from simcluster.rng import stream
-from simcluster.routing import ROUTERS, LeastLoaded, RoundRobin, SharedQueue
-from simcluster.simulate import run
+from simcluster.routing import (
+    ROUTERS,
+    LeastLoaded,
+    PrefixAware,
+    RoundRobin,
+    SharedQueue,
+    Status,
+)
+from simcluster.simulate import Result, run
 from simcluster.strategies import NoDG
 from simcluster.testing import specs
-from simcluster.testing.step_times import LinearStepTime, same_for_all
-from simcluster.testing.workloads import workload_of
+from simcluster.testing.step_times import ConstantStepTime, LinearStepTime, same_for_all
+from simcluster.testing.workloads import shared_prefixes, workload_of
 from simcluster.units import FloatArray, grid_array
 
 
@@ -29,6 +37,11 @@ class Report:
     load_tokens: int
     free_blocks: int = 100
     room: bool = True
+    cached: int = 0
+
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens of `request` in its cache."""
+        return self.cached
 
     def has_room(self, request: Request) -> bool:
         """Whether it would take `request`."""
@@ -62,6 +75,86 @@ def test_least_loaded_takes_a_minimum_and_ties_take_turns(rounds: list[list[int]
         equals = [k for k, report in enumerate(reports) if report.load_tokens == least]
         assert chosen == min(equals, key=lambda k: (k - last - 1) % count)
         last = chosen
+
+
+@settings(max_examples=200)
+@given(
+    rounds=st.lists(
+        st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=3, max_size=3),
+        min_size=1,
+        max_size=12,
+    ),
+    weight=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+)
+def test_prefix_aware_balances_what_is_cached_against_load(
+    rounds: list[list[tuple[int, int]]], weight: float
+) -> None:
+    """Nobody has a better balance; without weight, or with nothing cached, it is least-loaded."""
+    router, plain, uncached, last = PrefixAware(weight), LeastLoaded(), PrefixAware(weight), -1
+    for states in rounds:
+        reports = [Report(k, load, cached=c) for k, (load, c) in enumerate(states)]
+        chosen = router.choose(REQUEST, reports, 0.0)
+        balance = [weight * c - load for load, c in states]
+        equals = [k for k in range(3) if balance[k] == max(balance)]
+        assert chosen == min(equals, key=lambda k: (k - last - 1) % 3)
+        last = chosen
+        least = plain.choose(REQUEST, reports, 0.0)
+        assert weight or chosen == least
+        assert uncached.choose(REQUEST, [Report(k, s[0]) for k, s in enumerate(states)], 0.0) == (
+            least
+        )
+
+
+def test_a_status_is_the_last_report_and_what_was_sent_since() -> None:
+    """Room and cache are of now."""
+    instance = Report(3, load_tokens=7)
+    status = Status(instance)
+    instance.load_tokens, instance.room, instance.cached = 100, False, 32
+    assert (status.instance_id, status.load_tokens) == (3, 7)
+    status.sent(REQUEST)
+    assert status.load_tokens == 17
+    assert not status.has_room(REQUEST)
+    assert status.cached_tokens(REQUEST) == 32
+    status.update()
+    assert status.load_tokens == 100
+
+
+def test_load_that_is_reported_late_is_routed_by_late() -> None:
+    """Two requests on two instances; the first ends before the third comes, which does not show.
+
+    Steps take a second. The long prompts load instance 0 with 100 tokens until 1.0, instance 1 with
+    10 until 30; at 1.5 the third request comes. Reported every 8 s, instance 0 still has its 100.
+    """
+    load = workload_of([0.0, 0.0, 1.5, 9.5], [100, 10, 5, 5], [1, 30, 1, 1])
+    where = specs.environment(max_model_len=256)
+    step = same_for_all(ConstantStepTime(1.0))
+
+    def placed(interval_s: float) -> list[int]:
+        strategy = NoDG(name="s", instances=2, status_interval_s=interval_s)
+        result = run(where, strategy, load, step_time=step)
+        instances: list[int] = result.columns["requests"]["prefill_instance"].tolist()
+        return instances
+
+    assert placed(0.0) == [0, 1, 0, 0]
+    assert placed(8.0) == [0, 1, 1, 0]
+
+
+def test_a_prefix_draws_its_requests_to_where_it_is() -> None:
+    """Two system prompts, two instances: with the router each stays on one, without they mix."""
+    groups = [0, 1, 1, 0, 1, 0, 0, 1]
+    hashes = shared_prefixes(groups, [160] * 8, [164] * 8)
+    load = workload_of(10.0 * np.arange(8), 164, 2, hashes=hashes)
+    where = specs.environment(max_model_len=256)
+
+    def run_with(router: Literal["least-loaded", "prefix-aware"]) -> Result:
+        strategy = NoDG(name="s", instances=2, router=router, prefix_caching=True)
+        return run(where, strategy, load)
+
+    drawn, mixed = run_with("prefix-aware"), run_with("least-loaded")
+    assert drawn.columns["requests"]["prefill_instance"].tolist() == groups
+    assert drawn.columns["requests"]["num_cached_tokens"].tolist() == [0, 0, *[160] * 6]
+    assert mixed.columns["requests"]["num_cached_tokens"].sum() < 6 * 160
+    assert mixed.columns["requests"]["prefill_instance"].tolist() != groups
 
 
 @settings(max_examples=200)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
+from math import floor
 from typing import Any
 
 import simpy
 
-from simcluster.engine.clock import ROUTING, Clock, Wake
+from simcluster.engine.clock import ROUTING, At, Clock, Wake
 from simcluster.engine.instance import InstanceLike, at_the_next_boundary
 from simcluster.request import Request, RequestStatus
-from simcluster.routing.base import Router
+from simcluster.routing.base import InstanceView, Router
+from simcluster.routing.status import Status
+from simcluster.units import on_grid
 
 
 class FrontEnd(ABC):
@@ -144,6 +147,9 @@ class Gateway(FrontEnd):
         As in `FrontEnd`.
     router : Router
         Which instance gets a request.
+    status_interval_s : float
+        The instances report their load at multiples of this time (s, on the grid); 0: the router
+        sees it as it is.
     """
 
     def __init__(
@@ -152,9 +158,27 @@ class Gateway(FrontEnd):
         instances: Sequence[InstanceLike],
         router: Router,
         on_finish: Callable[[Request], None],
+        status_interval_s: float = 0.0,
     ) -> None:
         super().__init__(env, instances, on_finish)
         self._router = router
+        self._interval_s = status_interval_s
+        self._statuses = [Status(instance) for instance in self.instances]
+        self._views: Sequence[InstanceView] = (
+            self._statuses if status_interval_s else self.instances
+        )
+        self._reporting = False
+
+    def add(self, instance: InstanceLike) -> None:
+        """Put `instance` into service; it reports at once."""
+        self._statuses.append(Status(instance))
+        super().add(instance)
+
+    def drain(self) -> InstanceLike:
+        """Give the instance with the fewest unfinished requests no more of them; return it."""
+        instance = super().drain()
+        self._statuses[:] = [s for s in self._statuses if s.instance_id != instance.instance_id]
+        return instance
 
     def _head_waits(self, request: Request) -> None:
         # An instance only gets worse between the ends of its spans, except that a pipeline may let
@@ -169,8 +193,26 @@ class Gateway(FrontEnd):
                 instance.watch(None)
 
     def _place(self, request: Request, among: Collection[InstanceLike] | None = None) -> bool:
-        index = self._router.choose(request, self.instances, self._env.now)
+        index = self._router.choose(request, self._views, self._env.now)
         if index is None:
             return False
+        if self._interval_s:
+            self._statuses[index].sent(request)
+            if not self._reporting:
+                self._reporting = True
+                self._report_next()
         self.instances[index].submit(request)
         return True
+
+    def _report_next(self) -> None:
+        now, interval_s = self._env.now, self._interval_s
+        due_s = on_grid((floor(now / interval_s) + 1) * interval_s)
+        At(self._env, max(due_s, now), ROUTING).callbacks.append(lambda _: self._report())
+
+    def _report(self) -> None:
+        """All instances report. Idle ones have nothing new to say until the next request."""
+        for status in self._statuses:
+            status.update()
+        self._reporting = any(instance.has_unfinished for instance in self.instances)
+        if self._reporting:
+            self._report_next()

@@ -49,6 +49,10 @@ class DecodePort:
         """Free KV blocks of the instance."""
         return self.instance.free_blocks
 
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens of `request` whose KV the instance has already."""
+        return self.instance.cached_tokens(request)
+
     def has_room(self, request: Request) -> bool:
         """Whether the KV of `request` fits above the watermark now."""
         return self.instance.can_reserve(request)

@@ -79,6 +79,10 @@ class InstanceLike(Protocol):
         """What it has done so far."""
         ...
 
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens of `request` that it would find in the KV cache here."""
+        ...
+
     def blocks_for(self, num_tokens: int) -> int:
         """KV blocks that hold `num_tokens` tokens of one sequence."""
         ...
@@ -461,6 +465,14 @@ class Instance:
     def waiting_blocks(self) -> int:
         """KV blocks that the requests waiting here will take."""
         return self.scheduler.waiting_blocks
+
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens of `request` that it would find in the KV cache, at the last step boundary."""
+        pool = self.scheduler.pool
+        if not pool.shares:
+            return 0
+        pool.settle(self.taken_blocks)
+        return pool.find(request, request.prompt_len)[0] * pool.block_size
 
     def blocks_for(self, num_tokens: int) -> int:
         """KV blocks that hold `num_tokens` tokens of one sequence."""

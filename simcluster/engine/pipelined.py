@@ -110,6 +110,10 @@ class PipelinedInstance:
         self.num_requests += 1
         return lane
 
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens of `request` that it would find in the KV cache of the lane it would go to."""
+        return self._emptiest.cached_tokens(request)
+
     def blocks_for(self, num_tokens: int) -> int:
         """KV blocks that hold `num_tokens` tokens of one sequence."""
         return self.lanes[0].blocks_for(num_tokens)

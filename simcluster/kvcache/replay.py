@@ -82,8 +82,8 @@ def replay(
             "workload", None, "its requests have no block ids", "Use a trace with hash ids."
         )
     hashes.check_block_size(block_size)
-    tokens = workload.prompt_len + workload.output_len
-    needed = -(-tokens // block_size)
+    # The KV of the last token is never computed.
+    needed = -(-(workload.prompt_len + workload.output_len - 1) // block_size)
     longest = int(needed[~workload.rejected].max(initial=0))
     if num_blocks is not None and num_blocks < longest:
         raise ConfigError(
@@ -105,8 +105,8 @@ def replay(
             in_prompt = -(-prompt_len // block_size)
             last = in_prompt * block_size + 1
         num_found, _ = pool.find(request, last)
-        blocks = -(-(prompt_len + output_len) // block_size)
         request.num_computed_tokens = prompt_len + output_len - 1
+        blocks = pool.blocks_for(request.num_computed_tokens)
         if partial_blocks:
             request.num_computed_tokens = blocks * block_size
         pool.take(request, blocks, num_found)

@@ -11,13 +11,25 @@ from collections.abc import Callable
 
 from simcluster.routing.base import InstanceView, Router
 from simcluster.routing.least_loaded import LeastLoaded
+from simcluster.routing.prefix_aware import PrefixAware
 from simcluster.routing.round_robin import RoundRobin
 from simcluster.routing.shared_queue import SharedQueue
+from simcluster.routing.status import Status
 
 ROUTERS: dict[str, Callable[[], Router]] = {
     "round-robin": RoundRobin,
     "least-loaded": LeastLoaded,
     "shared-queue": SharedQueue,
+    "prefix-aware": PrefixAware,
 }
 
-__all__ = ["ROUTERS", "InstanceView", "LeastLoaded", "RoundRobin", "Router", "SharedQueue"]
+__all__ = [
+    "ROUTERS",
+    "InstanceView",
+    "LeastLoaded",
+    "PrefixAware",
+    "RoundRobin",
+    "Router",
+    "SharedQueue",
+    "Status",
+]

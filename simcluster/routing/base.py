@@ -23,6 +23,10 @@ class InstanceView(Protocol):
         """Free KV blocks."""
         ...
 
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens of `request` that it would find in its KV cache."""
+        ...
+
     def has_room(self, request: Request) -> bool:
         """Whether it would take `request` into its next step."""
         ...

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.engine.cluster import Cluster, Deployment, InstanceShape
 from simcluster.errors import ConfigError
+from simcluster.routing import ROUTERS, PrefixAware, Router
 
 
 class Strategy(Protocol):
@@ -133,6 +134,37 @@ class CommonSettings:
                 'Leave it out, or use scheduler = "chunked".',
             )
         return self.shape(scheduler)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings(CommonSettings):
+    """Keys of the strategies with a router in front of their instances."""
+
+    router: Annotated[
+        Literal["round-robin", "least-loaded", "shared-queue", "prefix-aware"],
+        Field(description="Which instance gets a request; in fudg, which prefill instance."),
+    ] = "least-loaded"
+    prefix_weight: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Tokens of load that a cached token outweighs, with router prefix-aware.",
+        ),
+    ] = 1.0
+    status_interval_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="The router knows the load of the instances as it was at the last multiple "
+            "of this time (s), and what it sent them since; 0: as it is.",
+        ),
+    ] = 0.0
+
+    def make_router(self) -> Router:
+        """Return the router in its initial state."""
+        if self.router == "prefix-aware":
+            return PrefixAware(self.prefix_weight)
+        return ROUTERS[self.router]()
 
 
 def count_that_fits(

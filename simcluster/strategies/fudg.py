@@ -14,9 +14,10 @@ from simcluster.engine.instance import InstanceLike
 from simcluster.engine.link import Path
 from simcluster.errors import ConfigError
 from simcluster.request import Request, RequestStatus
-from simcluster.routing import ROUTERS, LeastLoaded
-from simcluster.strategies.base import CommonSettings, count_that_fits
+from simcluster.routing import LeastLoaded
+from simcluster.strategies.base import RouterSettings, count_that_fits
 from simcluster.strategies.scaling import ThresholdSettings, scale_by_load
+from simcluster.units import on_grid
 
 
 class PrefillGateway(Gateway):
@@ -48,7 +49,7 @@ class PrefillGateway(Gateway):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FuDG(CommonSettings):
+class FuDG(RouterSettings):
     """A prefill pool and a decode pool.
 
     With ``placement = "intra-node"`` both roles stand on every node (DistServe), with
@@ -88,10 +89,6 @@ class FuDG(CommonSettings):
             "layer on, layer by layer behind the prefill."
         ),
     ] = "after-prefill"
-    router: Annotated[
-        Literal["round-robin", "least-loaded", "shared-queue"],
-        Field(description="Which prefill instance gets a request."),
-    ] = "least-loaded"
     prefill_autoscale: Annotated[
         ThresholdSettings | None,
         Field(description="Prefill instances come and go with the load; default: they stay."),
@@ -136,7 +133,9 @@ class FuDG(CommonSettings):
         for instance in decode:
             paths(prefill[0], instance)  # what is refused is refused before the run
         num_layers = cluster.environment.model.spec.num_layers
-        gateway = PrefillGateway(cluster.env, prefill, ROUTERS[self.router](), finished)
+        gateway = PrefillGateway(
+            cluster.env, prefill, self.make_router(), finished, on_grid(self.status_interval_s)
+        )
         gateway.handover = KvHandover(
             cluster.env,
             cluster.network,

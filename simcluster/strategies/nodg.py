@@ -9,13 +9,13 @@ from pydantic import Field
 
 from simcluster.engine.cluster import Cluster, Deployment
 from simcluster.engine.front_end import Gateway
-from simcluster.routing import ROUTERS
-from simcluster.strategies.base import CommonSettings, count_that_fits
+from simcluster.strategies.base import RouterSettings, count_that_fits
 from simcluster.strategies.scaling import ThresholdSettings, scale_by_load
+from simcluster.units import on_grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoDG(CommonSettings):
+class NoDG(RouterSettings):
     """Equal instances behind a router; no disaggregation.
 
     With ``scheduler = "prefill-priority"`` as vLLM 0.7.3 (PAPERS 4.1), with ``"chunked"`` as
@@ -38,10 +38,6 @@ class NoDG(CommonSettings):
             "engine's.",
         ),
     ] = None
-    router: Annotated[
-        Literal["round-robin", "least-loaded", "shared-queue"],
-        Field(description="Which instance gets a request."),
-    ] = "least-loaded"
     autoscale: Annotated[
         ThresholdSettings | None,
         Field(description="Instances come and go with the load; default: they stay."),
@@ -59,7 +55,11 @@ class NoDG(CommonSettings):
         count = count_that_fits(cluster, shape, self.instances)
         instances = [cluster.place(shape, "mixed") for _ in range(count)]
         gateway = Gateway(
-            cluster.env, instances, ROUTERS[self.router](), lambda r: cluster.on_finish(r)
+            cluster.env,
+            instances,
+            self.make_router(),
+            lambda r: cluster.on_finish(r),
+            on_grid(self.status_interval_s),
         )
         if self.autoscale is not None:
             scale_by_load(
