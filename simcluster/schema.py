@@ -72,10 +72,10 @@ SPANS: Final[Schema] = {
     "kind": Column("str", "", "prefill, decode or mixed"),
     "num_steps": Column("int32", "", "steps in the span"),
     "num_decodes": Column("int32", "", "decoding sequences in each step"),
-    "context_tokens": Column("int64", "tokens", "tokens the decodes attend to in the first step"),
+    "context_tokens": Column("int32", "tokens", "tokens the decodes attend to in the first step"),
     "num_prefills": Column("int32", "", "sequences with a prefill chunk in each step"),
-    "prefill_tokens": Column("int64", "tokens", "prefill tokens of each step"),
-    "cached_tokens": Column("int64", "tokens", "of those prompts, in the cache before the span"),
+    "prefill_tokens": Column("int32", "tokens", "prefill tokens of each step"),
+    "cached_tokens": Column("int32", "tokens", "of those prompts, in the cache before the span"),
     "kv_usage": Column("float64", "", "share of the KV blocks in use at the end, 0 to 1"),
     "num_waiting": Column("int32", "", "requests waiting in the instance at the end"),
     "num_running": Column("int32", "", "requests running in the instance at the end"),
@@ -87,8 +87,8 @@ SEGMENTS: Final[Schema] = {
     "instance": Column("int32", "", "where"),
     "lane": Column("int32", "", "in which of the instance's batches"),
     "start_s": Column("float64", "s", "its prefill here ended, with a token; NaN if KV arrived"),
-    "first_step": Column("int64", "", "decode steps of the lane before its first one"),
-    "last_step": Column("int64", "", "those when it left or the run ended; one token in each"),
+    "first_step": Column("int32", "", "decode steps of the lane before its first one"),
+    "last_step": Column("int32", "", "those when it left or the run ended; one token in each"),
 }
 
 STEPS: Final[Schema] = {

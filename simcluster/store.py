@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 Format = Literal["parquet", "csv"]
 FORMATS: Final[tuple[Format, ...]] = ("parquet", "csv")
-_ROW_GROUP: Final = 1 << 17
+_ROW_GROUP: Final = 1 << 16
 """Rows that are written to a Parquet file at once."""
 FIGURES: Final = "figures"
 """Subfolder for pictures of the results."""

@@ -737,24 +737,25 @@ class Instance:
 
     def _book(self, plan: StepPlan, steps: int, end: float) -> StepOutcome:
         """Book `steps` steps of the span of `plan`, the last of which ended at `end` (s)."""
-        num_waiting = self.scheduler.num_waiting
         if plan.last_tokens and steps == plan.max_steps:
+            num_waiting = self.scheduler.num_waiting
             # The last chunk is another one: a span of its own. Nobody waited for it to begin.
             boundary_s = self._ends[steps - 2]
             hidden_s = self._gpu_s(plan, steps - 2) if self.step_time.overlaps_host else 0.0
             last = plan.last_step()
             self._book_equal_steps(plan, steps - 1, boundary_s, 0)
             self._start_s, self._hidden_s = boundary_s, hidden_s
-            plan, steps = last, 1
-        return self._book_equal_steps(plan, steps, end, num_waiting)
+            return self._book_equal_steps(last, 1, end, num_waiting)
+        return self._book_equal_steps(plan, steps, end, self.scheduler.num_waiting)
 
     def _book_equal_steps(
         self, plan: StepPlan, steps: int, end: float, num_waiting: int
     ) -> StepOutcome:
         scheduler = self.scheduler
         start_s, context, rows = self._start_s, plan.context_tokens, steps
-        tokens = plan.prefill_tokens if plan.chunks else 0
-        cached = plan.cached_tokens if plan.chunks else 0
+        tokens = cached = 0
+        if plan.chunks:
+            tokens, cached = plan.prefill_tokens, plan.cached_tokens
         if self._in_flight is not None and steps > 1:
             self._write_all_but_the_last(plan, steps)
             start_s, rows = self._ends[steps - 2], 1

@@ -39,7 +39,8 @@ _CHUNK: Final = 1 << 12
 class _Columns:
     """Typed arrays, one per column, that grow: twice the room whenever it is used up.
 
-    Room that is not used yet costs no memory: the system hands pages out when they are written to.
+    Room that is not used yet costs no memory, and neither does a column in which all numbers are 0:
+    the system hands pages out when they are written to.
 
     Parameters
     ----------
@@ -47,34 +48,39 @@ class _Columns:
         NumPy dtype of each column, by name.
     """
 
-    __slots__ = ("_arrays", "_room", "num_rows")
+    __slots__ = ("_arrays", "_blank", "_room", "num_rows")
 
     def __init__(self, dtypes: Mapping[str, str]) -> None:
         self.num_rows = 0
         self._room = _CHUNK
-        self._arrays = {name: np.empty(_CHUNK, dtype) for name, dtype in dtypes.items()}
+        self._arrays = {name: np.zeros(_CHUNK, dtype) for name, dtype in dtypes.items()}
+        self._blank = {name for name, dtype in dtypes.items() if dtype != "O"}
 
     def make_room(self, num_rows: int) -> None:
-        """Let there be `num_rows` rows, if there are fewer; the new ones hold anything."""
+        """Let there be `num_rows` rows, if there are fewer; the new ones hold 0."""
         self.num_rows = max(self.num_rows, num_rows)
         if self.num_rows <= self._room:
             return
         while self._room < self.num_rows:
             self._room *= 2
         for name, old in self._arrays.items():
-            self._arrays[name] = np.empty(self._room, old.dtype)
-            self._arrays[name][: len(old)] = old
+            self._arrays[name] = np.zeros(self._room, old.dtype)
+            if name not in self._blank:
+                self._arrays[name][: len(old)] = old
 
     def append(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Add rows at the end, whose entries are in the order of the columns."""
         first = self.num_rows
         self.make_room(first + len(rows))
-        for array, values in zip(self._arrays.values(), zip(*rows, strict=True), strict=True):
-            array[first : self.num_rows] = values
+        self.put(slice(first, self.num_rows), zip(*rows, strict=True))
 
-    def put(self, rows: IntArray, values: Iterable[Sequence[Any]]) -> None:
-        """Write some rows, values column by column."""
-        for array, column in zip(self._arrays.values(), values, strict=True):
+    def put(self, rows: IntArray | slice, values: Iterable[Sequence[Any]]) -> None:
+        """Write some rows, which hold 0, values column by column."""
+        for (name, array), column in zip(self._arrays.items(), values, strict=True):
+            if name in self._blank:
+                if not any(column):
+                    continue
+                self._blank.remove(name)
             array[rows] = column
 
     def pop(self, name: str) -> npt.NDArray[Any]:
@@ -281,8 +287,11 @@ class RequestLog:
         codes[(codes == 1) & np.isnan(columns["last_output_s"])] = 0
         columns["status"] = _STATUS[codes]
         chosen = self._columns.pop("model")
-        columns["model"] = np.array(models, dtype=object)[chosen]
-        columns["quality"] = np.full(len(chosen), np.nan)
+        # What is the same for all takes no memory.
+        columns["model"] = np.broadcast_to(np.array(models[:1], dtype=object), len(chosen))
+        if len(models) > 1:
+            columns["model"] = np.array(models, dtype=object)[chosen]
+        columns["quality"] = np.broadcast_to(np.nan, len(chosen))
         if quality_of is not None and len(chosen):
             expected = quality_of(columns["score"])
             columns["quality"] = expected[np.arange(len(chosen)), chosen]

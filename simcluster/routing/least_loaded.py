@@ -20,12 +20,11 @@ class LeastLoaded:
 
     def choose(self, request: Request, instances: Sequence[InstanceView], now: float) -> int | None:
         """Return the index of the least loaded instance."""
-        count = len(instances)
+        first = (self._last + 1) % len(instances)
         best, least = -1, -1
-        for step in range(1, count + 1):
-            index = (self._last + step) % count
+        for index in (*range(first, len(instances)), *range(first)):
             load = instances[index].load_tokens
-            if best < 0 or load < least:
+            if load < least or best < 0:
                 best, least = index, load
                 if load == 0:
                     break

@@ -65,12 +65,12 @@ class StepPlan:
     @property
     def prefill_tokens(self) -> int:
         """New prefill tokens of the first step."""
-        return sum(n for _, n in self.chunks)
+        return sum([n for _, n in self.chunks])
 
     @property
     def cached_tokens(self) -> int:
         """Tokens of the requests with a chunk that are in the cache before the first step."""
-        return sum(request.num_computed_tokens for request, _ in self.chunks)
+        return sum([request.num_computed_tokens for request, _ in self.chunks])
 
     @property
     def closed_steps(self) -> int:
@@ -103,12 +103,9 @@ class StepPlan:
                 tokens, ending = self.last_tokens, 1
             chunks = ((tokens, cached),)
         elif self.chunks:
-            chunks = tuple((n, request.num_computed_tokens) for request, n in self.chunks)
-            ending = sum(
-                1
-                for request, n in self.chunks
-                if request.num_computed_tokens + n == target(request)
-            )
+            chunks = tuple([(n, request.num_computed_tokens) for request, n in self.chunks])
+            for request, n in self.chunks:
+                ending += request.num_computed_tokens + n == target(request)
         return StepShape(
             size,
             context,
