@@ -590,6 +590,26 @@ def test_the_command_writes_a_catalogue_file(tmp_path: Path) -> None:
     assert "held out" in text
 
 
+def test_too_few_all_reduces_do_not_keep_the_rest_from_being_fitted(tmp_path: Path) -> None:
+    """They are said to be too few; alone they are refused."""
+    size = 2.0 ** np.arange(12, 14)
+    few = samples("all_reduce", 8e-6 + size / 1e11, m=1, n=size / 2, tp=4)
+    kernels = grid(replace(finer(), attention_causal=1.0)).of("gemm")
+    as_csv(joined([kernels, few]), tmp_path / "both.csv")
+    as_csv(few, tmp_path / "few.csv")
+    call = CliRunner().invoke
+    both = call(main, ["calibrate", str(tmp_path / "both.csv"), "--gpu", "H100", "--json"])
+    assert both.exit_code == 0, both.output
+    report = json.loads(both.stdout)
+    assert any("too few all-reduces" in note for note in report["notes"])
+    assert "link" not in report["catalog"]
+    alone = call(main, ["calibrate", str(tmp_path / "few.csv"), "--gpu", "H100"])
+    assert alone.exit_code == 1
+    assert alone.stderr == (
+        "error: few.csv: too few all-reduces to fit (three of 4 kB to 64 MiB are needed)\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

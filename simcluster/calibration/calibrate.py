@@ -183,7 +183,10 @@ def calibrated(
         ]
     if len(links):
         row, line = _link(links, gpu, where)
-        document["link"] = [row]
+        if row:
+            document["link"] = [row]
+        elif not document and not hosts:
+            raise DataError(f"{where}: {line}")
         notes.append(line)
     if hosts:
         merged = {key: rounded(value) for found in hosts for key, value in found.keys}
@@ -295,7 +298,7 @@ def _link(rows: Samples, gpu: GPUSpec, where: str) -> tuple[dict[str, object], s
     link = catalog.link(gpu.fabric)
     sizes = fit_link(rows, link)
     if not sizes:
-        raise DataError(f"{where}: too few all-reduces to fit (three of 4 kB to 64 MiB are needed)")
+        return {}, "too few all-reduces to fit (three of 4 kB to 64 MiB are needed)"
     row: dict[str, object] = {
         "name": f"{link.name} (measured)",
         "like": link.name,
