@@ -1,10 +1,11 @@
 # make demo   install into .venv and run the quickstart comparison
 # make test   install the test extra and run the whole test suite
+# make paper-tables   EcoServe's evaluation, paper against simulated, into docs/ecoserve.md (goes on where it was stopped)
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint paper-tables clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +29,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell simcluster scenarios plots tests benchmarks docs README.md CHANGELOG.md
+
+paper-tables: $(VENV)/.installed
+	$(BIN)/python scenarios/ecoserve/studies.py slo comparison ablations -o results/ecoserve
+	$(BIN)/python scenarios/ecoserve/elastic.py -o results/ecoserve
+	$(BIN)/python scenarios/ecoserve/tables.py results/ecoserve docs/ecoserve.md
 
 clean:
 	rm -rf $(VENV) results build *.egg-info

@@ -128,7 +128,7 @@ def slack() -> Iterator[Row]:
         yield label, Case(), SYSTEMS[name](Case()), {"metric": metric}
 
 
-OUTPUT_OF_HELIX: dict[str, Any] = {
+FITTED_PROMPTS: dict[str, Any] = {
     "kind": "quantiles",
     "levels": [0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1],
     "prompt": [1, 5, 8, 14, 24, 44, 70, 103, 147, 211, 309, 480, 873, 1391, 2806, 3901],
@@ -137,17 +137,22 @@ OUTPUT_OF_HELIX: dict[str, Any] = {
 
 
 def inputs() -> Iterator[Row]:
-    """Target 2 under changed inputs: which of them decide the order and the distance."""
+    """Target 2, relaxed, under changed inputs: which of them decide order and distance."""
     import numpy as np
 
     from simcluster.workload.lengths import TableLengths
 
-    outputs = TableLengths(name="sharegpt-helix").draw(100_000, np.random.default_rng(0))[1]
-    levels = OUTPUT_OF_HELIX["levels"]
-    measured = {**OUTPUT_OF_HELIX, "output": np.quantile(outputs, levels).tolist()}
+    def with_outputs(table: str) -> dict[str, Any]:
+        """Prompts as fitted, outputs as in a measured table."""
+        outputs = TableLengths(name=table).draw(100_000, np.random.default_rng(0))[1]
+        levels = FITTED_PROMPTS["levels"]
+        output = np.quantile(outputs, levels).tolist()
+        return {"workload.lengths": {**FITTED_PROMPTS, "output": output}}
+
     changes: dict[str, dict[str, Any]] = {
         "as it stands": {},
-        "outputs as measured (Helix)": {"workload.lengths": measured},
+        "outputs of ShareGPT (Helix)": with_outputs("sharegpt-helix"),
+        "outputs of LMSYS chats (APEX)": with_outputs("lmsys-apex"),
         "no host time": {"engine.profile": "ideal"},
         "twice the host time": {"engine.cpu_speed": 0.5},
         "eager, no graphs": {"engine.profile": "eager"},
@@ -189,17 +194,34 @@ def one(number: int, row: Row, folder: Path) -> tuple[int, dict[str, Any] | None
     return number, None if found is None else {**label, **found}
 
 
-def study(name: str, out: Path, *, quick: bool = False, jobs: int | None = None) -> Path:
-    """Run a study and write ``NAME.csv`` into `out`; return its path."""
+def study(
+    name: str,
+    out: Path,
+    *,
+    only: Mapping[str, str] | None = None,
+    levels: Sequence[float] = (),
+    quick: bool = False,
+    jobs: int | None = None,
+) -> Path:
+    """Run a study and write ``NAME.csv`` into `out`; return its path.
+
+    `only` keeps the rows whose label has these values; `levels` replaces the attainments.
+    """
     runs = out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    rows = list(STUDIES[name]())
+    rows = [
+        (label, case, tables, {**options, **({"levels": levels} if levels else {})})
+        for label, case, tables, options in STUDIES[name]()
+        if all(str(label.get(key)) == value for key, value in (only or {}).items())
+    ]
     if quick:
         rows = [(*row[:3], {**row[3], "seeds": 1, "duration_s": 5.0}) for row in rows[:3]]
-    done = dict(outcomes(one, [(k, row, runs) for k, row in enumerate(rows)], jobs=jobs))
-    found: list[Mapping[str, Any]] = [row for k in sorted(done) if (row := done[k]) is not None]
     path = out / f"{name}.csv"
-    write_csv(path, found)
+    done: dict[int, dict[str, Any]] = {}
+    for number, row in outcomes(one, [(k, row, runs) for k, row in enumerate(rows)], jobs=jobs):
+        if row is not None:
+            done[number] = row
+            write_csv(path, [done[k] for k in sorted(done)])
     return path
 
 
@@ -217,11 +239,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=", ".join(STUDIES))
     parser.add_argument("-o", "--out", type=Path, default=Path("results/ecoserve"))
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="rows with this value in their label alone; may be repeated",
+    )
+    parser.add_argument("--levels", type=float, nargs="*", default=(), help="attainments")
     parser.add_argument("--quick", action="store_true", help="three rows of short runs each")
     parser.add_argument("--jobs", type=int, help="processes; default: one per core")
     options = parser.parse_args(arguments)
     for name in options.studies or STUDIES:
-        path = study(name, options.out, quick=options.quick, jobs=options.jobs)
+        path = study(
+            name,
+            options.out,
+            only=dict(pair.split("=", 1) for pair in options.only),
+            levels=options.levels,
+            quick=options.quick,
+            jobs=options.jobs,
+        )
         print(f"{path}\n{path.read_text(encoding='utf-8')}", flush=True)
 
 

@@ -1,0 +1,93 @@
+"""Goodputs of a study of scenarios/ecoserve/studies.py, with their 95 % intervals.
+
+python plots/fig_ecoserve_goodput.py results/ecoserve/slo.csv -o ecoserve_slo.png
+"""
+
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+
+from simcluster.plot import legend_beside, new_figure, palette
+
+NOT_LABELS = ("system", "user_ttft_s", "user_share", "name")
+SHORT = {
+    "alpaca-ecoserve": "Alpaca",
+    "sharegpt-ecoserve": "ShareGPT",
+    "longbench-ecoserve": "LongBench",
+    "llama-30b": "30B",
+    "codellama-34b": "34B",
+    "qwen2-72b": "72B",
+}
+
+
+def group_of(row: "pd.Series[object]", keys: list[str]) -> str:
+    """Return the label of the group of bars that a row belongs to."""
+    parts = []
+    for key in keys:
+        value = row[key]
+        if key == "ttft_s":
+            value = f"{float(str(value)):g} s"
+        elif key == "tpot_s":
+            value = f"{1000 * float(str(value)):g} ms"
+        elif key == "hold_output":
+            value = "held" if str(value) == "True" else "not held"
+        parts.append("" if pd.isna(row[key]) else SHORT.get(str(value), str(value)))
+    return "\n".join(part for part in parts if part)
+
+
+@click.command(help=__doc__)
+@click.argument("study", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="ecoserve_goodput.png",
+    show_default=True,
+    help="Picture to write.",
+)
+@click.option("--level", type=click.Choice(["p50", "p90", "p99"]), multiple=True)
+@click.option("--bars", help="Column that tells the bars of a group.  [default: name, or the last]")
+def main(study: Path, output: Path, level: tuple[str, ...], bars: str | None) -> None:
+    """Read the CSV, draw one panel per level, write the picture."""
+    table = pd.read_csv(study)
+    levels = level or tuple(p for p in ("p90", "p99") if p in table)
+    numbers = {c for c in table if c.startswith(("p50", "p90", "p99"))}
+    labels = [c for c in table if c not in numbers and c not in NOT_LABELS]
+    bars = bars or ("name" if "name" in table else labels[-1])
+    keys = [key for key in labels if key != bars and len(set(table[key])) > 1]
+    table["group"] = [group_of(row, keys) for _, row in table.iterrows()]
+    groups = list(dict.fromkeys(table["group"]))
+    names = [str(name) for name in dict.fromkeys(table[bars])]
+    colours = palette(names)
+    figure = new_figure(width=max(7.0, 0.3 * len(table) + 2.0), height=2.7 * len(levels))
+    axes = figure.subplots(len(levels), 1, squeeze=False, sharex=True)[:, 0]
+    width = 0.8 / len(names)
+    for ax, p in zip(axes, levels, strict=True):
+        for k, name in enumerate(names):
+            mine = table[table[bars].astype(str) == name]
+            x = (
+                np.array([groups.index(g) for g in mine["group"]])
+                + (k - (len(names) - 1) / 2) * width
+            )
+            ax.bar(
+                x,
+                mine[p],
+                width * 0.92,
+                yerr=mine[f"{p}_ci"].fillna(0.0).clip(upper=mine[p]),
+                color=colours[name]["color"],
+                error_kw={"elinewidth": 0.8, "capsize": 1.5},
+                label=name,
+            )
+        ax.set_ylabel(f"{p.upper()} goodput (requests/s)")
+        ax.set_xticks(range(len(groups)), groups, fontsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_ylim(bottom=0)
+    legend_beside(axes[0])
+    figure.savefig(output)
+    click.echo(output)
+
+
+if __name__ == "__main__":
+    main()

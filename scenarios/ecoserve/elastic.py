@@ -1,0 +1,169 @@
+"""EcoServe's mitosis: a rising load as in its evaluation, and a day against plain autoscalers.
+
+python scenarios/ecoserve/elastic.py -o results/ecoserve
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from studies import write_csv
+
+from simcluster.executor import outcomes
+from simcluster.metrics import gpu_hours, met_targets
+from simcluster.scenario_file import resolve
+from simcluster.simulate import simulate
+
+BIN_S = 30.0
+"""Attainment is sampled every so often (s), as in the paper."""
+
+NODES = 12
+
+MITOSIS: dict[str, Any] = {"lower": 6, "upper": 11, "interval_s": 10.0, "cooldown_s": 30.0}
+ECOSERVE: dict[str, Any] = {"kind": "padg", "variant": "code", "instances": 8}
+PAPER = {**ECOSERVE, "variant": "paper"}
+
+RISING: dict[str, dict[str, Any]] = {
+    "trigger as published": {**PAPER, "mitosis": {**MITOSIS, "start_up_s": 0.0}},
+    "trigger at half": {**PAPER, "mitosis": {**MITOSIS, "start_up_s": 0.0, "up_at": 0.5}},
+    "at half, 3 min start-up": {**PAPER, "mitosis": {**MITOSIS, "up_at": 0.5}},
+    "released code, at half": {**ECOSERVE, "mitosis": {**MITOSIS, "start_up_s": 0.0, "up_at": 0.5}},
+}
+"""Policies under a rising load; those but one have their instances up at once."""
+for _policy in RISING.values():
+    _policy["mitosis"]["scale_down"] = False
+
+THRESHOLD: dict[str, Any] = {"interval_s": 10.0, "cooldown_s": 30.0}
+DAY: dict[str, dict[str, Any]] = {
+    "EcoServe, 12 fixed": {**PAPER, "instances": 12},
+    "EcoServe, mitosis": {**PAPER, "mitosis": {**MITOSIS, "up_at": 0.5}},
+    "vLLM, 12 fixed": {"kind": "nodg", "instances": 12},
+    "vLLM, threshold": {
+        "kind": "nodg",
+        "instances": 8,
+        "autoscale": {**THRESHOLD, "up": 40.0, "down": 20.0, "min_instances": 2},
+    },
+    "MoonCake, threshold": {
+        "kind": "fudg",
+        "placement": "inter-node",
+        "prefill_instances": 3,
+        "decode_instances": 5,
+        "prefill_autoscale": {**THRESHOLD, "up": 4.0, "down": 1.0},
+        "decode_autoscale": {**THRESHOLD, "up": 60.0, "down": 30.0, "min_instances": 1},
+    },
+}
+"""Policies over a day. The thresholds (unfinished requests per instance) were set so that the
+targets are met at constant load; they are not tuned to the day."""
+
+
+def rising(step_rps: float = 5.0) -> list[dict[str, float]]:
+    """From 20 to 50 requests/s, raised every two minutes."""
+    rates = np.arange(20.0, 50.0 + step_rps / 2, step_rps)
+    return [{"duration_s": 120.0, "rate_rps": float(rate)} for rate in rates]
+
+
+def day(hour_s: float) -> list[dict[str, float]]:
+    """A day in 24 pieces: 6 requests/s at night, 44 in the afternoon."""
+    hours = np.arange(24)
+    rates = 25.0 - 19.0 * np.cos((hours - 3.5) / 24 * 2 * np.pi)
+    return [{"duration_s": hour_s, "rate_rps": round(float(rate), 2)} for rate in rates]
+
+
+def one(
+    study: str, name: str, table: dict[str, Any], pieces: list[dict[str, float]], seed: int
+) -> tuple[str, str, list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """Run one policy; return attainment over time, changes, and a summary."""
+    scenario = resolve(
+        {
+            "model": {"name": "codellama-34b"},
+            "cluster": {"node": "l20-pcie-8", "nodes": NODES},
+            "workload": {
+                "lengths": "sharegpt-ecoserve",
+                "arrivals": {"kind": "schedule", "pieces": pieces},
+                "duration_s": sum(piece["duration_s"] for piece in pieces),
+            },
+            "slo": {"ttft_s": 5.0, "tpot_s": 0.1, "metric": "ecoserve"},
+            "strategy": [{"name": name, "tp_size": 4, **table}],
+        }
+    )
+    result = simulate(scenario, seed=seed)
+    requests, scaling = result.columns["requests"], result.columns["scaling"]
+    met = met_targets(requests, scenario.environment.slo)["joint"]
+    slot = (requests["arrival_s"] // BIN_S).astype(int)
+    over_time = [
+        {
+            "policy": name,
+            "time_s": BIN_S * k,
+            "rate_rps": float((slot == k).sum() / BIN_S),
+            "attainment": float(met[slot == k].mean()),
+        }
+        for k in np.unique(slot).tolist()
+    ]
+    changes = [
+        {"policy": name, "time_s": float(t), "event": str(e), "instances": int(n)}
+        for t, e, n in zip(
+            scaling["time_s"], scaling["event"], scaling["num_instances"], strict=True
+        )
+    ]
+    end_s = float(requests["arrival_s"].max())
+    instances = result.columns["instances"]
+    kept = instances["taken_s"] < end_s
+    held = {k: np.minimum(v, end_s) if k == "freed_s" else v for k, v in instances.items()}
+    hours = gpu_hours({k: v[kept] for k, v in held.items()}, end_s)
+    price = scenario.environment.cluster.price_per_gpu_hour
+    summary = {
+        "policy": name,
+        "attainment": float(met.mean()),
+        "gpu_hours": hours,
+        "good_per_gpu_hour": float(met.sum()) / hours,
+        "cost": hours * price if price else "",
+        "currency": scenario.environment.cluster.currency if price else "",
+        "most_instances": int(changes[-1]["instances"] if changes else result.num_gpus // 4)
+        if study == "rising"
+        else result.num_gpus // 4,
+    }
+    return study, name, over_time, changes, summary
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run both studies and print their summaries."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--out", type=Path, default=Path("results/ecoserve"))
+    parser.add_argument("--hour", type=float, default=300.0, help="length of an hour (s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="a few seconds of each")
+    parser.add_argument("--jobs", type=int, help="processes; default: one per core")
+    options = parser.parse_args(arguments)
+    shapes = {"rising": rising(), "day": day(options.hour)}
+    if options.quick:
+        shapes = {
+            name: [{**piece, "duration_s": 1.0} for piece in pieces]
+            for name, pieces in shapes.items()
+        }
+    calls = [
+        (study, name, table, shapes[study], options.seed)
+        for study, policies in (("rising", RISING), ("day", DAY))
+        for name, table in policies.items()
+    ]
+    done = {(study, name): rest for study, name, *rest in outcomes(one, calls, jobs=options.jobs)}
+    options.out.mkdir(parents=True, exist_ok=True)
+    for study, policies in (("rising", RISING), ("day", DAY)):
+        found = [done[study, name] for name in policies]
+        write_csv(options.out / f"{study}_attainment.csv", [r for rows in found for r in rows[0]])
+        changes = [r for rows in found for r in rows[1]]
+        nothing = {"policy": "", "time_s": 0.0, "event": "", "instances": 0}
+        write_csv(options.out / f"{study}_changes.csv", changes or [nothing])
+        path = options.out / f"{study}.csv"
+        write_csv(path, [rows[2] for rows in found])
+        print(f"{path}\n{path.read_text(encoding='utf-8')}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
