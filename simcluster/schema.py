@@ -80,6 +80,7 @@ SPANS: Final[Schema] = {
     "num_waiting": Column("int32", "", "requests waiting in the instance at the end"),
     "num_running": Column("int32", "", "requests running in the instance at the end"),
     "hidden_s": Column("float64", "s", "GPU time of the step before that hides host work; else 0"),
+    "wire_share": Column("float64", "", "share of its wires that KV left to its collectives"),
 }
 
 SEGMENTS: Final[Schema] = {

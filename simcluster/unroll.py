@@ -164,16 +164,33 @@ def _fill_longer_spans(
         if (window := part.model.spec.sliding_window) is not None:
             windows[kind] = _window_tokens(frames, window)
     names = ["instance", "num_steps", "num_decodes", "context_tokens", "hidden_s", "start_s"]
-    names += ["prefill_tokens", "cached_tokens"]
+    names += ["prefill_tokens", "cached_tokens", "wire_share"]
     columns = [np.asarray(spans[name])[longer].tolist() for name in names]
-    for span, instance, count, num_decodes, context_tokens, hidden_s, start_s, new, cached in zip(
-        longer.tolist(), *columns, strict=True
-    ):
+    beside_transfers: dict[tuple[InstanceKind, float], StepTime] = {}
+    for (
+        span,
+        instance,
+        count,
+        num_decodes,
+        context_tokens,
+        hidden_s,
+        start_s,
+        new,
+        cached,
+        wire_share,
+    ) in zip(longer.tolist(), *columns, strict=True):
         kind, window_tokens = kinds[instance], None
         if kind in windows:
             windowed, at = windows[kind]
             window_tokens = windowed[at[span] : at[span] + count]
         model = models[kind]
+        if wire_share < 1.0:
+            shared = beside_transfers.get((kind, wire_share))
+            if shared is None:
+                part = environment.part(kind.model, kind.gpu)
+                shared = roofline_step_time(part, kind.tp_size, wire_share)
+                beside_transfers[(kind, wire_share)] = shared
+            model = shared
         if new:
             shape = StepShape(num_decodes, context_tokens, ((new, cached),), num_decodes, 0)
             durations = _chunk_steps_s(model, shape, count, hidden_s, window_tokens)

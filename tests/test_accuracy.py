@@ -312,8 +312,19 @@ def test_dispatch_bound_passes_of_another_model_are_near() -> None:
 def test_nightlies_are_compared() -> None:
     """Four latency tests; one GPU within a tenth."""
     found = published_anchors.checks(measured("published_anchors"))
-    assert len(found) == 4
+    assert len(found) == 4 + 2
     assert all(item.mean < 0.1 for item in found if item.regime.endswith("TP 1"))
+
+
+def test_kv_transfers_between_nodes_are_compared() -> None:
+    """Latency and efficiency from every second size: each of the others within 15 %."""
+    found = published_anchors.checks(measured("published_anchors"))
+    fitted, held_out = (item for item in found if item.quantity == "KV transfer")
+    assert (fitted.n, held_out.n) == (5, 4)
+    for item in (fitted, held_out):
+        assert item.simulated is not None
+        assert item.measured is not None
+        assert np.abs(item.simulated / item.measured - 1).max() < 0.15
 
 
 def test_ecoserve_prefill_rates_need_no_files() -> None:

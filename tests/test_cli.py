@@ -292,6 +292,8 @@ def test_scenario_scripts_run(
         arguments = []
     else:
         arguments += ["--duration", "4"]
+    if script.stem == "interconnect":
+        arguments += ["--gbit", "10"]
     monkeypatch.setattr(sys, "argv", [str(script), *arguments])
     runpy.run_path(str(script), run_name="__main__")
     assert len(capsys.readouterr().out.splitlines()) >= 5

@@ -381,3 +381,36 @@ def test_a_link_with_flows_is_never_idle(arrivals: list[float], seed: int) -> No
         inside = (frame["start_s"] >= start_s) & (frame["end_s"] <= end_s)
         lasted = frame["num_bytes"][inside].sum() / link.bandwidth
         assert end_s - start_s == pytest.approx(lasted, abs=(inside.sum() + 1) * TICK_S)
+
+
+def test_collectives_get_what_they_ask_for_or_the_share_of_a_flow() -> None:
+    """A wire of 10 with two flows: 2 leave them 4 each, 4 would leave 3, so all three get 10/3."""
+    for demand, rate in ((2.0, 4.0), (4.0, 10 / 3)):
+        env = Clock()
+        network, wire = LinkNetwork(env, Recorder()), Link("wire", 10.0, 0.0)
+        wire.carry_collectives()
+        heard: list[float] = []
+        network.watch(lambda wire=wire, heard=heard: heard.append(wire.left_for_collectives))  # type: ignore[misc]
+        for k in range(2):
+            network.transfer(k, (wire, Link(str(k), 100.0, 0.0)), 40, lambda: None)
+        env.run(until=1.0)
+        assert network.rates.popitem()[1] == (5.0, 1)
+        network.demand((wire,), demand)
+        assert network.rates.popitem()[1] == (rate, 1)
+        # Collectives in bursts: what the flows leave on average, or an equal share if that is more.
+        assert heard[-1] == max(10.0 - 2 * rate, 10.0 / 3)
+        env.run()
+        assert env.now == pytest.approx(1.0 + 35.0 / rate, abs=TICK_S)
+        assert heard[-1] == 10.0
+
+
+def test_flows_limited_elsewhere_leave_the_rest_to_collectives() -> None:
+    """One flow behind a NIC of 1 on a wire of 10 leaves 9, not 5."""
+    env = Clock()
+    network, wire = LinkNetwork(env, Recorder()), Link("wire", 10.0, 0.0)
+    wire.carry_collectives()
+    network.transfer(0, (wire, Link("nic", 1.0, 0.0)), 10, lambda: None)
+    env.run(until=1.0)
+    assert wire.left_for_collectives == 9.0
+    network.demand((wire,), 9.5)
+    assert network.rates.popitem()[1] == (1.0, 1)

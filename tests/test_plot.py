@@ -494,4 +494,22 @@ def test_every_figure_script_has_a_test() -> None:
     """A script that nobody runs rots."""
     tested = {"fig_latency_cdf", "fig_attainment", "fig_goodput", "fig_queue_kv"}
     tested.add("fig_rolling_activation")  # in test_plot_timeline
+    tested.add("fig_interconnect")  # below, from a frame of its own
     assert {path.stem for path in PLOTS.glob("fig_*.py")} == tested
+
+
+def test_the_figure_of_the_interconnect_is_drawn_from_its_frame(tmp_path: Path) -> None:
+    """Two machines, each with two levels and a curve."""
+    rows = []
+    for machine in ("slow", "fast"):
+        rows += [{"machine": machine, "strategy": s, "goodput_rps": 5.0} for s in ("NoDG", "PaDG")]
+        rows += [
+            {"machine": machine, "strategy": "FuDG", "node_gbit": gbit, "goodput_rps": gbit / 10}
+            for gbit in (10.0, 100.0)
+        ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "interconnect.parquet")
+    main = runpy.run_path(str(PLOTS / "fig_interconnect.py"))["main"]
+    out = tmp_path / "figure.png"
+    result = CliRunner().invoke(main, [str(tmp_path), "-o", str(out)])
+    assert result.exception is None, result.output
+    assert out.read_bytes().startswith(b"\x89PNG")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simcluster import unroll
 from simcluster.config import Environment, ModelConfig, SloConfig
 from simcluster.engine import cluster
 from simcluster.engine.instance import Instance
@@ -27,6 +28,7 @@ from simcluster.testing.specs import (
     environment,
     ideal_engine,
     llama_2_7b,
+    pcie4,
     vllm_engine,
 )
 from simcluster.testing.step_times import ConstantStepTime, same_for_all
@@ -640,3 +642,75 @@ def test_preemption_happens_in_the_agreement_cases() -> None:
     load = workload([(0.001, 60, 60)] * 12)
     result = run(where, NoDG(name="s", instances=1, num_kv_blocks=13), load)
     assert result.columns["requests"]["num_preemptions"].sum() > 3
+
+
+# --- collectives and KV transfers on the same wires ----------------------------------------------
+
+
+def on_one_wire(where: Environment, bandwidth: float) -> Environment:
+    """GPUs that reach each other, the host and the NICs over PCIe of this bandwidth (bytes/s)."""
+    wire = dataclasses.replace(pcie4(), bandwidth=bandwidth)
+    assert where.cluster.network is not None
+    network = dataclasses.replace(where.cluster.network, bandwidth=bandwidth / 2, latency_s=2e-5)
+    cluster = dataclasses.replace(where.cluster, fabric=wire, pcie=wire, network=network)
+    return dataclasses.replace(where, cluster=cluster)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    requests=REQUESTS,
+    engine=st.sampled_from([ideal_engine(), vllm_engine(), OVERLAPPING]),
+    bandwidth=st.sampled_from([2e7, 1e8, 1e9]),
+    placement=st.sampled_from(["intra-node", "inter-node"]),
+    transfer=st.sampled_from(TRANSFERS),
+    tp_size=st.sampled_from([2, 4]),
+    num_kv_blocks=st.sampled_from([None, 13]),
+)
+def test_collectives_beside_transfers_are_the_same_at_all_resolutions(
+    requests: list[tuple[float, int, int]],
+    engine: EngineProfile,
+    bandwidth: float,
+    placement: Any,
+    transfer: Any,
+    tp_size: int,
+    num_kv_blocks: int | None,
+) -> None:
+    """Shares frozen at the start of a step, demands constant until the batch changes."""
+    where = on_one_wire(toy_environment(engine, SloConfig()), bandwidth)
+    strategy = FuDG(
+        name="s",
+        tp_size=tp_size,
+        prefill_instances=2,
+        decode_instances=2,
+        placement=placement,
+        transfer=transfer,
+        num_kv_blocks=num_kv_blocks,
+    )
+    load = workload(requests)
+    span = run(where, strategy, load, resolution="span")
+    assert_same(span, run(where, strategy, load, resolution="step"))
+    if len(requests) <= 6:
+        assert_same(span, run(where, strategy, load, resolution="kernel"))
+
+
+def test_collectives_and_transfers_slow_each_other_down() -> None:
+    """The case above is not empty: steps beside transfers are longer, and so are the transfers."""
+    strategy = FuDG(name="s", tp_size=4, prefill_instances=1, decode_instances=1)
+    load = workload([(0.0, 90, 50), (0.0, 90, 50), (0.01, 90, 30), (0.01, 90, 30)])
+    shared = on_one_wire(toy_environment(ideal_engine(), SloConfig()), 2e7)
+    # The same speeds, on wires that are told apart.
+    pcie = dataclasses.replace(shared.cluster.pcie, name="pcie of its own")
+    apart = dataclasses.replace(shared, cluster=dataclasses.replace(shared.cluster, pcie=pcie))
+    slow, fast = run(shared, strategy, load), run(apart, strategy, load)
+    busy = [result.columns["instances"]["busy_s"].sum() for result in (slow, fast)]
+    assert busy[0] > 1.01 * busy[1]
+    sent = [result.columns["transfers"]["duration_s"].sum() for result in (slow, fast)]
+    assert sent[0] > 1.05 * sent[1]
+    assert (slow.columns["spans"]["wire_share"] < 1).any()
+    assert (fast.columns["spans"]["wire_share"] == 1).all()
+    # The steps of a run follow from its record, those beside transfers too.
+    log = unroll.steps(slow.columns, shared)
+    by_step = run(shared, strategy, load, resolution="step").columns["spans"]
+    in_order = np.lexsort((log["end_s"], log["instance"]))
+    expected = np.lexsort((by_step["end_s"], by_step["instance"]))
+    assert np.array_equal(log["end_s"][in_order], by_step["end_s"][expected])

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from simcluster.config import ClusterConfig, Environment, SchedulerConfig
 from simcluster.engine.clock import Clock
+from simcluster.engine.collectives import SHARES, SharedWires
 from simcluster.engine.dispatcher import RankGroup
 from simcluster.engine.instance import Instance, InstanceLike
 from simcluster.engine.link import LinkNetwork
@@ -26,6 +27,7 @@ from simcluster.request import Request
 from simcluster.roofline import RooflineStepTime, StepTime, check_pp, pipeline_stages
 from simcluster.roofline.collectives import all_reduce_terms
 from simcluster.roofline.memory import kv_blocks, kv_bytes_per_token_per_gpu
+from simcluster.roofline.operators import ACTIVATION_BYTES
 from simcluster.sched import SCHEDULERS
 from simcluster.specs import LinkSpec
 from simcluster.units import on_grid
@@ -34,10 +36,15 @@ StepTimeFactory = Callable[[Environment, int], StepTime]
 """From the environment and a tensor-parallel degree to the step times of such an instance."""
 
 
-def roofline_step_time(environment: Environment, tp_size: int) -> StepTime:
-    """Step times of the roofline model on the cluster's GPU and fabric."""
+def roofline_step_time(environment: Environment, tp_size: int, wire_share: float = 1.0) -> StepTime:
+    """Step times of the roofline model on the cluster's GPU and fabric.
+
+    `wire_share` is the share of the fabric that the collectives get.
+    """
     cluster = environment.cluster
     fabric = group_fabric(cluster, tp_size)
+    if wire_share < 1.0:
+        fabric = replace(fabric, bandwidth=fabric.bandwidth * wire_share)
     return RooflineStepTime(environment.model, cluster.gpu, fabric, environment.engine, tp_size)
 
 
@@ -217,6 +224,9 @@ class Cluster:
         Numbers for the macro instances of the run.
     network : LinkNetwork
         The KV-transfer links.
+    moves_kv : bool
+        KV moves between instances that are placed from now on, and meets their collectives where
+        these use the same wires. Set by the strategy.
     on_finish : callable
         Who hears of finished and rejected requests; set by the run.
     """
@@ -240,11 +250,13 @@ class Cluster:
         self.pools: list[str] = []
         self.serves: list[tuple[str, str]] = []
         self.network = LinkNetwork(env, recorder)
+        self.moves_kv = False
         self.on_finish: Callable[[Request], None] = lambda _: None
         self._resolution = resolution
         self._has_prefixes = has_prefixes
         self._step_time = step_time
         self._step_times: dict[int, StepTime] = {}
+        self._step_times_at: dict[tuple[int, int], StepTime] = {}  # by group and share of wires
         self._stages: dict[tuple[int, int], tuple[RooflineStepTime, ...]] = {}
         self._groups: list[tuple[GpuGroup, ...]] = []  # of each stage of each instance
         self._first_nodes: list[int] = []  # of the machines of each instance
@@ -271,7 +283,7 @@ class Cluster:
         view.environment = environment
         view._machines = machines
         view._forget_placed()
-        view._step_times, view._stages = {}, {}
+        view._step_times, view._step_times_at, view._stages = {}, {}, {}
         view.on_finish = lambda request: self.on_finish(request)
         return view
 
@@ -393,7 +405,36 @@ class Cluster:
         self._num_gpus.append(shape.num_gpus)
         self._tp_sizes.append(shape.tp_size)
         self._taken_s.append(self.env.now)
+        if self.moves_kv and isinstance(instance, Instance):
+            self._share_wires(instance, groups[0])
         return instance
+
+    def _share_wires(self, instance: Instance, group: GpuGroup) -> None:
+        """Let the collectives of `instance` meet the KV transfers of its GPUs."""
+        wires = self.topology.wires(group)
+        step_time = instance.step_time
+        if not wires or not isinstance(step_time, RooflineStepTime):
+            return
+        environment, tp_size = self.environment, len(group.gpus)
+
+        def step_time_at(share: int) -> StepTime:
+            if share == SHARES:
+                return step_time
+            known = self._step_times_at.get((tp_size, share))
+            if known is None:
+                known = roofline_step_time(environment, tp_size, share / SHARES)
+                self._step_times_at[(tp_size, share)] = known
+            return known
+
+        spec = environment.model.spec
+        # Two all-reduces a layer, of which every rank sends 2 (t - 1) / t (see `all_reduce_s`).
+        message = spec.hidden_size * ACTIVATION_BYTES
+        sent = 2 * spec.num_layers * 2 * (tp_size - 1) / tp_size * message
+        instance.share_wires(
+            SharedWires(
+                self.env, self.network, wires, tp_size * sent, step_time_at, instance.cut_later
+            )
+        )
 
     def remove(self, instance: InstanceLike) -> None:
         """Give the GPUs of `instance` back; it must have nothing left to do."""

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import simpy
 
 from simcluster.engine.clock import SCHEDULING, STEP_END, Clock, Wake
+from simcluster.engine.collectives import SharedWires
 from simcluster.engine.dispatcher import RankGroup
 from simcluster.engine.pipeline import BatchesInFlight, BatchRun, PipelineStages
 from simcluster.engine.recorder import Recorder
@@ -301,6 +302,7 @@ class Instance:
         self._steps = 0  # how many of them will be done
         self._num_waiting = 0  # when the current span began
         self.hold_output = False
+        self._wires: SharedWires | None = None
         self._on_prefill: OnPrefill | None = None
         self._num_layers = 1
         self._held_first: list[Request] = []
@@ -327,6 +329,15 @@ class Instance:
             # beside a prompt that takes all the budget nothing before its last chunk.
             begun = bisect_left(self._ends, self._env.now) + 1
             self._stop_after(max(begun, self._plan.closed_steps))
+
+    def share_wires(self, wires: SharedWires) -> None:
+        """From now on its collectives share `wires` with KV transfers."""
+        self._wires = wires
+
+    def cut_later(self) -> None:
+        """End the run of steps before the first one that starts after now."""
+        if self._steps > 1:
+            self._stop_after(bisect_right(self._ends, self._env.now) + 1)
 
     def follow_prefills(self, on_prefill: OnPrefill, num_layers: int) -> None:
         """Tell `on_prefill` of every prefill that begins and ends with its step.
@@ -550,6 +561,8 @@ class Instance:
             if plan is None:
                 self._idle = True
                 self._hidden_s = 0.0
+                if self._wires is not None:
+                    self._wires.idle()
                 if self._in_flight is not None and self._batch_run is not None:
                     self._in_flight.leave(self._batch_run, idle=True)
                     self._batch_run = None
@@ -562,6 +575,8 @@ class Instance:
                 assert self._time_of_copies is not None
                 self._copies_s = self._time_of_copies(scheduler.copied_blocks)
                 scheduler.copied_blocks = 0
+            if self._wires is not None:
+                self.step_time = self._wires.begin(plan, self._first_window(plan))
             if self._on_prefill is not None and plan.chunks:
                 self._announce(plan, self._on_prefill)
             if self._pipeline is not None and self._in_flight is not None:
@@ -575,6 +590,8 @@ class Instance:
                 self._steps = len(self._ends)
                 if self._stop_at is not None and self._steps > 1:
                     self._steps = self._stop_at(self, self._ends, 0)
+                if self._wires is not None and self._wires.is_stale:
+                    self._steps = 1
                 yield self._wake.at(self._ends[self._steps - 1], STEP_END + self._order)
             steps = self._steps
             gpu_s = self._gpu_s(plan, steps - 1) if self.step_time.overlaps_host else 0.0
@@ -781,6 +798,7 @@ class Instance:
                 num_waiting,
                 scheduler.num_running,
                 self._hidden_s,
+                1.0 if self._wires is None else self._wires.share_in_use,
             )
         )
         if scheduler.segments:
@@ -815,6 +833,7 @@ class Instance:
                     self._num_waiting,
                     scheduler.num_running,
                     0.0,
+                    1.0,
                 )
             )
             start_s = end_s

@@ -41,6 +41,10 @@ class Link:
     decides : bool
         It may decide a rate. It cannot if whatever uses it also uses one narrower link, such as the
         PCIe link in front of a slow NIC: such a link is left out of the sharing.
+    collectives : bool
+        Collectives of a tensor-parallel group use it too.
+    demand : float
+        What these would take if they were alone (bytes/s): they get it, or the share of a flow.
     """
 
     __slots__ = (
@@ -51,7 +55,9 @@ class Link:
         "_visit",
         "bandwidth",
         "busy",
+        "collectives",
         "decides",
+        "demand",
         "latency_s",
         "name",
         "num_flows",
@@ -66,6 +72,8 @@ class Link:
         self.busy: dict[Route, None] = {}
         self.num_flows = 0
         self.decides = False
+        self.collectives = False
+        self.demand = 0.0
         self._common: Path = ()  # the links that all its routes use
         self._visit = 0  # while rates are being shared out: of which visit the rest is,
         self._left = 0  # flows without a rate,
@@ -76,6 +84,20 @@ class Link:
     def num_bytes(self) -> int:
         """Bytes of the transfers it has finished."""
         return sum(route.num_bytes for route in self.routes)
+
+    def carry_collectives(self) -> None:
+        """Note that collectives use it too: it may decide a rate from now on."""
+        self.collectives = self.decides = True
+        for route in self.routes:
+            route.choose_links()
+
+    @property
+    def left_for_collectives(self) -> float:
+        """What its flows leave, or the share of one more flow if that is more (bytes/s)."""
+        taken = 0.0
+        for route in self.busy:
+            taken += route.rate * len(route.flows)
+        return max(self.bandwidth - taken, self.bandwidth / (self.num_flows + 1))
 
     def add(self, route: Route) -> None:
         """Note that `route` uses it; see whether it can still be ignored."""
@@ -208,7 +230,7 @@ class Route:
                     link.busy[self] = None
                     link.num_flows += len(self.flows)
         self.links = links
-        self.alone = all(len(link.routes) == 1 for link in links)
+        self.alone = all(len(link.routes) == 1 and not link.collectives for link in links)
 
     def settle(self, now: float) -> None:
         """Bring the counter up to `now` (s)."""
@@ -250,6 +272,9 @@ def share(routes: Collection[Route], links: Collection[Link]) -> None:
                     link._room -= last * gone
                     link._gone = 0
                 level = link._room / num_flows
+                demand = link.demand
+                if demand:
+                    level = max((link._room - demand) / num_flows, link._room / (num_flows + 1))
                 if level < lowest:
                     lowest = level
                     fullest = [link]
@@ -322,6 +347,7 @@ class LinkNetwork:
         self._num_visits = 0
         self._rates = array("d")  # time (s), route and rate of all its flows (bytes/s), in threes
         self._next_end_s = math.inf
+        self._watchers: list[Callable[[], None]] = []
         self._woken_s = math.inf  # when the earliest event that looks for ends happens
 
     def columns(self, end_s: float) -> dict[str, npt.NDArray[Any]]:
@@ -355,6 +381,30 @@ class LinkNetwork:
             "utilisation": num_bytes / (bandwidth * length_s),
         }
 
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call `watcher` whenever rates may have changed."""
+        self._watchers.append(watcher)
+
+    def demand(self, links: Sequence[Link], bytes_per_s: float) -> None:
+        """Let the collectives on `links` ask for `bytes_per_s` from now on."""
+        for link in links:
+            link.demand = bytes_per_s
+        moved = False
+        for link in links:
+            for route in link.busy:
+                self._share(route, self._env.now)
+                moved = True
+                break
+        if moved:
+            self._shared_anew()
+
+    def _shared_anew(self) -> None:
+        """Look for the next end; tell those who share links with the flows."""
+        self._next_end_s = min(map(_END_S, self._busy), default=math.inf)
+        self._look_at(self._next_end_s)
+        for watcher in self._watchers:
+            watcher()
+
     @property
     def rates(self) -> dict[Path, tuple[float, int]]:
         """Rate of a flow (bytes/s) and number of flows, by busy path."""
@@ -376,7 +426,6 @@ class LinkNetwork:
         if not route.flows and route.alone:
             # Nothing can happen on these links before it starts: no need to look then.
             self._enter(flow, start_s)
-            self._look_at(self._next_end_s)
             return
         start = At(self._env, start_s, TRANSFER_END, flow)
         start.callbacks.append(self._started)
@@ -401,7 +450,6 @@ class LinkNetwork:
     def _started(self, event: simpy.Event) -> None:
         flow: Flow = event.value  # type: ignore[assignment]
         self._enter(flow, self._env.now)
-        self._look_at(self._next_end_s)
 
     def _enter(self, flow: Flow, start_s: float) -> None:
         """Let `flow` take its share from `start_s` (s) on: now, or soon if it is alone."""
@@ -421,7 +469,7 @@ class LinkNetwork:
         for link in route.links:
             link.num_flows += 1
         self._share(route, start_s)
-        self._next_end_s = min(map(_END_S, self._busy))
+        self._shared_anew()
 
     def _note_shared(self, route: Route) -> None:
         self._shared[route] = None
@@ -479,8 +527,7 @@ class LinkNetwork:
         ended = self._take_ended(ending)
         for route in ending:
             self._share(route, now)
-        self._next_end_s = min(map(_END_S, self._busy), default=math.inf)
-        self._look_at(self._next_end_s)
+        self._shared_anew()
         for flow in ended:
             flow.on_end()
 

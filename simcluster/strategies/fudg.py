@@ -114,6 +114,7 @@ class FuDG(RouterSettings):
                 'Use placement = "inter-node".',
             )
         shape = self.shape()
+        cluster.moves_kv = True
         if self.transfer == "layerwise" and self.pp_size > 1:
             raise ConfigError(
                 shape.key("transfer"),
