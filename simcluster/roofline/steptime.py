@@ -136,7 +136,9 @@ class RooflineStepTime:
         self._issue = float(round(engine.issue_s * TICKS_PER_S))
         self._graph_issue = float(round(engine.graph_issue_s * TICKS_PER_S))
         self._decode_plans: dict[int, _DecodePlan] = {}
-        self._chunk_lines: dict[tuple[int, int], tuple[Line, ...]] = {}
+        # By tokens and samples of a step; all lines at first, then a tuple of those that matter.
+        self._chunk_lines: dict[tuple[int, int], list[Line] | tuple[Line, ...]] = {}
+        self._head_ticks: dict[int, tuple[float, ...]] = {}
         self._prefill_s: dict[int, float] = {}
         self._lone_chunks: dict[tuple[int, int, int], float] = {}
         self._host_ticks: dict[int, float] = {}
@@ -432,9 +434,12 @@ class RooflineStepTime:
         key = (tokens, shape.num_sampled if self._is_last else 0)
         lines = self._chunk_lines.get(key)
         if lines is None:
-            runs = tuple(run for _, run in self._runs(*key))
+            lines = eager_lines(tuple(run for _, run in self._runs(*key)), self._issue)
+            _remember(self._chunk_lines, key, lines)
+        elif isinstance(lines, list):
+            # A count of tokens that comes again: worth finding the lines that matter.
             least = float(round(self._fixed))
-            lines = envelope(eager_lines(runs, self._issue), least, least)
+            lines = envelope(lines, least, least)
             _remember(self._chunk_lines, key, lines)
         full, windowed = self._attention(shape)
         core = -1.0
@@ -483,7 +488,12 @@ class RooflineStepTime:
             runs.append((operators, TickRun(ticks, attention, window, repeat)))
         if self._is_last:
             last = head_operators(model, tp_size, num_tokens, num_sampled)
-            runs.append((last, TickRun(self._ticks(last), -1, False, 1)))
+            # Behind the norm they see the sampled tokens only.
+            sampled = self._head_ticks.get(num_sampled)
+            if sampled is None:
+                sampled = self._ticks(last[1:])
+                _remember(self._head_ticks, num_sampled, sampled)
+            runs.append((last, TickRun((*self._ticks(last[:1]), *sampled), -1, False, 1)))
         return runs
 
     def _ticks(self, operators: list[Operator]) -> tuple[float, ...]:
