@@ -221,6 +221,34 @@ def compare(
 
 
 @main.command()
+@_with(_COMMON[:3])
+@_with(_MANY_RUNS)
+@click.option("-o", "--out", type=_FILE, help="Write rows (CSV, JSON) and pictures to this folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--all", "show_all", is_flag=True, help="Print all candidates.")
+def rank(
+    file: Path,
+    overrides: Sequence[tuple[str, object]],
+    seed: int | None,
+    jobs: int | None,
+    dask: str | None,
+    **options: Any,
+) -> None:
+    """Rank all strategies for the GPUs of scenario FILE, by goodput, with intervals.
+
+    The table [rank] of FILE says the space: families, parallelism, GPUs, splits, limits. Its
+    strategies, if it has any, are candidates too.
+    """
+    from simcluster.planner import command
+
+    changes = dict(overrides)
+    if seed is not None:
+        changes["run.seeds"] = [seed]
+    with _progress("ranking", "candidates") as progress:
+        command.run(file, changes, jobs=jobs, dask=dask, progress=progress, **options)
+
+
+@main.command()
 @click.argument("folder", type=_FILE)
 @click.option("-o", "--out", type=_FILE, help="Folder for the pictures  [default: FOLDER/figures]")
 @click.option("--rate", type=float, help="Rate of the latency curves (requests/s).")

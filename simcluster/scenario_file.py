@@ -64,8 +64,19 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Sce
         If the file cannot be read or is not TOML.
     """
     path = Path(path)
+    return resolve(parsed(path), overrides, folder=path.parent)
+
+
+def parsed(path: Path) -> Document:
+    """Return the tables of a TOML file.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read or is not TOML.
+    """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         remedy = "Give the path of a scenario file, such as scenarios/quickstart.toml."
         raise DataError(f"{path}: cannot be read ({error.strerror}). {remedy}") from None
@@ -73,7 +84,6 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Sce
         raise DataError(f"{path}: is not text. Give a scenario file in TOML.") from None
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{path}: is not TOML: {error}. Correct the file there.") from None
-    return resolve(document, overrides, folder=path.parent)
 
 
 def resolve(
@@ -490,6 +500,7 @@ def _filled_in(file: ScenarioTables, environment: Environment) -> Document:
         "slo": dataclasses.asdict(file.slo),
         "sweep": {"rates_rps": file.sweep.rates_rps or None},
         "run": dataclasses.asdict(file.run),
+        "rank": None if file.rank is None else dataclasses.asdict(file.rank),
         "strategy": [dataclasses.asdict(s) for s in settings],
     }
     read: Document = _as_read(document)

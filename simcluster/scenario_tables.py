@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 
 from simcluster.config import SETTINGS_CONFIG, RunConfig, SloConfig
 from simcluster.planner.cooptimize.settings import CooptimizeTable
+from simcluster.planner.settings import RankTable
 from simcluster.quality import Quality
 from simcluster.strategies.base import Strategy
 from simcluster.workload import WorkloadSettings
@@ -246,6 +247,7 @@ class ScenarioTables:
         CooptimizeTable | None,
         Field(description="What `simcluster cooptimize` searches; other commands pass over it."),
     ] = None
+    rank: Annotated[RankTable | None, Field(description="The space of `simcluster rank`.")] = None
     catalog: Annotated[
         tuple[Text, ...],
         Field(description="Catalogue files of your own, relative to the scenario file."),
