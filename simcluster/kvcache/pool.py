@@ -122,14 +122,22 @@ class BlockPool:
 
         `num_found` is what `find` has just said.
         """
-        self.allocate(num_blocks)
+        # As `allocate`, without the call: every request comes through here.
+        self.free_blocks -= num_blocks
+        if self.free_blocks < 0:
+            raise InvariantError(f"{-self.free_blocks} KV blocks more than the pool has")
+        used = self.num_blocks - self.free_blocks
+        if used > self.peak_used:
+            self.peak_used = used
 
     def computed(self, request: Request) -> None:
         """Hear that the KV of the first ``request.num_computed_tokens`` tokens is there."""
 
     def leave(self, request: Request, num_blocks: int) -> None:
         """Give back the `num_blocks` of `request`; its ``num_computed_tokens`` must be of now."""
-        self.release(num_blocks)
+        self.free_blocks += num_blocks
+        if self.free_blocks > self.num_blocks:
+            raise InvariantError("more KV blocks given back than the pool has")
 
     def settle(self, taken_blocks: int) -> None:
         """Hear that `taken_blocks` of the free blocks are taken by a step under way."""

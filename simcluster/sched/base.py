@@ -356,6 +356,7 @@ class BatchScheduler(ABC):
         self.config = config
         self.pool = pool
         self.host = host
+        self._shares = pool.shares
         self.prefill_only = prefill_only
         self.waiting: deque[Request] = deque()
         self.batch = DecodeBatch(pool.block_size)
@@ -471,7 +472,8 @@ class BatchScheduler(ABC):
                 raise InvariantError("more steps than the plan has with these chunks")
             for request, num_tokens in plan.chunks:
                 request.num_computed_tokens += num_steps * num_tokens
-                self.pool.computed(request)
+                if self._shares:
+                    self.pool.computed(request)
                 if request.num_computed_tokens == target(request):
                     self._prefill_ended(request, now, outcome)
         return outcome

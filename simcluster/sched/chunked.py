@@ -55,7 +55,7 @@ class ChunkedPrefill(BatchScheduler):
         request, num_tokens = chunks[0]
         batch = self.batch
         full, rest = divmod(target(request) - request.num_computed_tokens - 1, num_tokens)
-        if len(chunks) > 1 or full == 0 or self.copied_blocks or self.pool.shares:
+        if len(chunks) > 1 or full == 0 or self.copied_blocks or self._shares:
             return 1, 0
         alone = not self.waiting and len(self._prefilling) == 1
         steps = limit = full + alone
@@ -81,7 +81,9 @@ class ChunkedPrefill(BatchScheduler):
             request = self.waiting[0]
             tokens = target(request)
             num_blocks = self.pool.blocks_for(tokens)
-            found, in_use = self.pool.find(request, tokens)
+            found = in_use = 0
+            if self._shares:
+                found, in_use = self.pool.find(request, tokens)
             num_new = num_blocks - in_use
             if not self.pool.can_admit(num_new) or num_new > spare:
                 break

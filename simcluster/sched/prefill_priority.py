@@ -42,8 +42,10 @@ class PrefillPriority(BatchScheduler):
             request = self.waiting[0]
             tokens = target(request)
             num_blocks = self.pool.blocks_for(tokens)
-            found, in_use = self.pool.find(request, tokens)
-            tokens -= found * self.pool.block_size
+            found = in_use = 0
+            if self._shares:
+                found, in_use = self.pool.find(request, tokens)
+                tokens -= found * self.pool.block_size
             # A recomputed request can exceed the budget that its prompt met: it runs alone.
             if (tokens > budget and chunks) or not self.pool.can_admit(num_blocks - in_use):
                 break
