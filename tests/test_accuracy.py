@@ -86,6 +86,26 @@ RESULT = Validation(
 )
 
 
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (1.5, "s", "1.5 s"),
+        (0.01376, "s", "13.76 ms"),
+        (6.16e-5, "s", "61.6 us"),
+        (1649.0, "ms", "1.649 s"),
+        (20.51, "ms", "20.51 ms"),
+        (16400.0, "tokens/s", "1.64e+04 tokens/s"),
+    ],
+)
+def test_means_have_a_unit_that_suits_them(value: float, unit: str, shown: str) -> None:
+    """Seconds, milliseconds or microseconds by their size; what is no time keeps its unit."""
+    item = check(
+        [value], [value], data_set="a", gpu="L20", regime="all", quantity="time", unit=unit
+    )
+    assert report.as_text(Validation((item,), (), 1.0)).count(f" {shown} ") == 2
+    assert f"| {shown} | {shown} |" in report.as_markdown(Validation((item,), (), 1.0))
+
+
 def test_the_table_shows_errors_limits_and_what_the_step_times_rest_on() -> None:
     """One line per check, percent, and the accuracy class of every GPU."""
     text = report.as_text(RESULT)
@@ -98,7 +118,9 @@ def test_the_table_shows_errors_limits_and_what_the_step_times_rest_on() -> None
         "TPOT",
         "2",
         "1.5",
+        "s",
         "1.45",
+        "s",
         "-3.3",
         *["10.0"] * 3,
         "12",

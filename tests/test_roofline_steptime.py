@@ -124,6 +124,9 @@ def machines(draw: st.DrawFn) -> GPUSpec:
         smooth_p=draw(st.sampled_from([1.0, 1.4, 4.0])),
         mixed_mbu=draw(st.sampled_from([0.4, 1.0])),
         fixed_s=draw(st.sampled_from([0.0, 3.1e-6])),
+        decode_overlap=draw(st.sampled_from([0.0, 0.3, 1.0])),
+        attention_split_s=draw(st.sampled_from([0.0, 2.7e-6])),
+        mbu_attention_8bit=draw(st.sampled_from([None, 0.45])),
     )
     return replace(
         gpu,

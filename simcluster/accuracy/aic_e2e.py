@@ -53,7 +53,7 @@ def checks(data_dir: Path) -> list[Check]:
         frame = rows(data_dir, system)
         gpu = GPUS[system]
         ttft, tpot = simulated(gpu, frame)
-        about = partial(check, data_set=DATA_SET, gpu=gpu, model=MODEL)
+        about = partial(check, unit="ms", data_set=DATA_SET, gpu=gpu, model=MODEL)
         truth = frame["silicon_tpot_ms"].to_numpy()
         found.append(about(truth, tpot, regime="all", quantity="TPOT", must=must, aim=aim))
         backend = frame["backend"].to_numpy()

@@ -43,6 +43,8 @@ class Check:
         ``"mean"``, ``"median"``, ``"p90"`` or ``"bias"``.
     measured, simulated : float array or None
         The pairs, shape ``(n,)``, for pictures.
+    unit : str
+        Of both: ``"s"``, ``"ms"``, ``"tokens/s"``.
     """
 
     data_set: str
@@ -60,6 +62,7 @@ class Check:
     limits: Statistic = "mean"
     measured: FloatArray | None = None
     simulated: FloatArray | None = None
+    unit: str = "s"
 
     @property
     def value(self) -> float:
@@ -84,6 +87,7 @@ def check(
     must: float | None = None,
     aim: float | None = None,
     limits: Statistic = "mean",
+    unit: str = "s",
 ) -> Check:
     """Compare pairs of values.
 
@@ -91,7 +95,7 @@ def check(
     ----------
     measured, simulated : array-like, shape ``(n,)``
         Values in the same unit, measured ones > 0.
-    data_set, gpu, model, regime, quantity, must, aim, limits
+    data_set, gpu, model, regime, quantity, must, aim, limits, unit
         As in `Check`.
 
     Returns
@@ -121,4 +125,5 @@ def check(
         limits=limits,
         measured=truth,
         simulated=guess,
+        unit=unit,
     )

@@ -38,6 +38,7 @@ def checks(_data_dir: Path | None = None) -> list[Check]:
             model="30B, 34B",
             regime="all",
             quantity=quantity,
+            unit="tokens/s",
             must=0.07,
             aim=0.03,
         )
@@ -52,6 +53,7 @@ def checks(_data_dir: Path | None = None) -> list[Check]:
                 model=model,
                 regime=f"TP {tp_size}",
                 quantity=quantity,
+                unit="tokens/s",
             )
         )
     return found

@@ -13,6 +13,7 @@ from simcluster import catalog
 from simcluster.accuracy.base import Check
 from simcluster.accuracy.validation import Validation
 from simcluster.errors import ConfigError
+from simcluster.units import MS, US
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,14 +30,16 @@ HEADER: Final = (
     "n",
     "measured",
     "simulated",
-    "bias",
-    "median",
-    "mean",
-    "P90",
-    "must",
-    "aim",
+    "bias %",
+    "median %",
+    "mean %",
+    "P90 %",
+    "must %",
+    "aim %",
     "met",
 )
+_SECONDS: Final = {"s": 1.0, "ms": MS, "us": US}
+"""Units of time that tables show (s)."""
 _NUM_TEXT: Final = 5
 """Columns of the table that are text, from the left."""
 
@@ -81,6 +84,7 @@ def as_json(result: Validation) -> dict[str, Any]:
                 "met": item.met,
                 "measured": _numbers(item.measured),
                 "simulated": _numbers(item.simulated),
+                "unit": item.unit,
                 "step_times": accuracy_class(item.gpu),
             }
             for item in result.checks
@@ -132,20 +136,26 @@ def headline(checks: Sequence[Check]) -> list[Check]:
 
 def plot_parity(checks: Iterable[Check], ax: Axes, **scatter: Any) -> Axes:
     """Draw simulated over measured values, each check scaled by its mean measured value."""
-    for item, colour, marker in _styled(checks):
-        if item.measured is None or item.simulated is None:
+    for name, (colour, marker), found in _by_data_set(checks):
+        scaled = [
+            (item.measured / np.mean(item.measured), item.simulated / np.mean(item.measured))
+            for item in found
+            if item.measured is not None and item.simulated is not None
+        ]
+        if not scaled:
             continue
-        scale = float(np.mean(item.measured))
+        measured, simulated = (np.concatenate(values) for values in zip(*scaled, strict=True))
         ax.scatter(
-            item.measured / scale,
-            item.simulated / scale,
+            measured,
+            simulated,
             **{
-                "s": 9,
+                "s": 7,
                 "color": colour,
                 "marker": marker,
                 "linewidths": 0.0,
-                "alpha": 0.7,
-                "label": _label(item),
+                "alpha": 0.6,
+                "label": name,
+                "rasterized": True,
                 **scatter,
             },
         )
@@ -153,48 +163,54 @@ def plot_parity(checks: Iterable[Check], ax: Axes, **scatter: Any) -> Axes:
     low = max(low, 1e-3)
     ends = np.array([low, high])
     for factor, style in ((1.0, "-"), (0.8, ":"), (1.25, ":")):
-        ax.plot(ends, factor * ends, style, color="0.5", linewidth=0.8, zorder=0)
+        ax.plot(ends, factor * ends, style, color="0.3", linewidth=0.8)
     ax.set(
         xscale="log",
         yscale="log",
-        xlabel="measured / mean measured",
-        ylabel="simulated / mean measured",
+        xlabel="measured / mean measured of its check",
+        ylabel="simulated / mean measured of its check",
     )
-    ax.legend(fontsize="x-small", loc="upper left")
+    ax.legend(fontsize="small", loc="upper left", markerscale=2.0)
     return ax
 
 
 def plot_errors(checks: Iterable[Check], ax: Axes, **line: Any) -> Axes:
-    """Draw the share of points whose absolute error is at most x percent."""
-    for item, colour, _ in _styled(checks):
-        if item.measured is None or item.simulated is None:
+    """Draw, by data set, the share of points whose absolute error is at most x percent."""
+    for name, (colour, _), found in _by_data_set(checks):
+        errors = [
+            100.0 * np.abs(item.simulated / item.measured - 1.0)
+            for item in found
+            if item.measured is not None and item.simulated is not None
+        ]
+        if not errors:
             continue
-        error = np.sort(100.0 * np.abs(item.simulated / item.measured - 1.0))
+        error = np.sort(np.concatenate(errors))
         share = np.arange(1, len(error) + 1) / len(error)
-        style = "--" if "TTFT" in item.quantity or "prompt" in item.quantity else "-"
         ax.step(
             error,
             share,
             where="post",
-            **{"color": colour, "linestyle": style, "label": _label(item), **line},
+            **{"color": colour, "label": f"{name} ({len(error)} points)", **line},
         )
     ax.set(xlim=(0, 60), ylim=(0, 1), xlabel="absolute error (%)", ylabel="share of points")
-    ax.legend(fontsize="x-small", loc="lower right")
+    ax.legend(fontsize="small", loc="lower right")
     return ax
 
 
-def _styled(checks: Iterable[Check]) -> Iterable[tuple[Check, Colour, str]]:
-    """Give each check a colour and a marker of its own."""
+def _by_data_set(
+    checks: Iterable[Check],
+) -> list[tuple[str, tuple[Colour, str], list[Check]]]:
+    """Checks by data set, each set with a colour and a marker of its own."""
     from matplotlib import colormaps
 
-    colours = colormaps["tab20"]
-    for i, item in enumerate(checks):
-        yield item, colours(i % colours.N), "osD^v"[i % 5]
-
-
-def _label(item: Check) -> str:
-    words = [item.data_set, item.gpu, item.quantity]
-    return ", ".join(word for word in words if word)
+    found: dict[str, list[Check]] = {}
+    for item in checks:
+        found.setdefault(item.data_set, []).append(item)
+    colours = colormaps["tab10"]
+    return [
+        (name, (colours(i % colours.N), "osD^v"[i % 5]), items)
+        for i, (name, items) in enumerate(found.items())
+    ]
 
 
 def _cells(item: Check) -> tuple[str, ...]:
@@ -205,8 +221,8 @@ def _cells(item: Check) -> tuple[str, ...]:
         item.regime,
         item.quantity,
         str(item.n),
-        _value(item.measured),
-        _value(item.simulated),
+        _value(item.measured, item.unit),
+        _value(item.simulated, item.unit),
         _percent(item.bias, sign=True),
         _percent(item.median),
         _percent(item.mean),
@@ -239,8 +255,16 @@ def _percent(share: float, *, sign: bool = False) -> str:
     return f"{100 * share:+.1f}" if sign else f"{100 * share:.1f}"
 
 
-def _value(values: Any) -> str:
-    return "" if values is None or not len(values) else f"{float(np.mean(values)):.4g}"
+def _value(values: Any, unit: str) -> str:
+    """Mean of some values with its unit; times in the unit that suits their size."""
+    if values is None or not len(values):
+        return ""
+    mean = float(np.mean(values))
+    if unit not in _SECONDS:
+        return f"{mean:.4g} {unit}"
+    seconds = mean * _SECONDS[unit]
+    shown = next((name for name, one in _SECONDS.items() if seconds >= one), "us")
+    return f"{seconds / _SECONDS[shown]:.4g} {shown}"
 
 
 def _number(value: float) -> float | None:
@@ -263,8 +287,8 @@ def _notes(result: Validation) -> list[str]:
     met = sum(item.met is True for item in asked)
     aims = sum(_met(item) == "aim" for item in asked)
     lines = [
-        "Errors in percent of the measured value; measured and simulated are means. must and aim "
-        "are limits of the mean error where no other statistic is named.",
+        "Errors in percent of the measured value; measured and simulated are means over n pairs. "
+        "must and aim are limits of the mean error where no other statistic is named.",
         f"{met} of {len(asked)} limits are met, {aims} of them at their aim.",
     ]
     classes: dict[str, list[str]] = {}

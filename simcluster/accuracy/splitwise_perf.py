@@ -51,7 +51,9 @@ def checks(data_dir: Path) -> list[Check]:
             ("prompt time", of_gpu["prompt_time"].to_numpy(), prompt, 0.15, 0.10),
             ("token time", of_gpu["token_time"].to_numpy(), token, 0.06, 0.05),
         ):
-            about = partial(check, data_set=DATA_SET, gpu=gpu, model=MODEL, quantity=quantity)
+            about = partial(
+                check, unit="ms", data_set=DATA_SET, gpu=gpu, model=MODEL, quantity=quantity
+            )
             found.append(about(truth, guess, regime="all", must=must, aim=aim))
             found += [
                 about(truth[degrees == tp], guess[degrees == tp], regime=f"TP {tp}")

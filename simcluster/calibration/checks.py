@@ -38,7 +38,8 @@ _MLP: Final = {
     "H100 SXM": ("2024", 0.10, 0.07, 0.06, 0.04),
     "A40": ("", 0.08, 0.06, 0.05, 0.04),
 }
-"""Generation; must and aim of each multiplication, and of their sum over a layer."""
+"""Generation; must and aim of each kernel, read as all of them and as the multiplications alone,
+and of the sum of a layer's multiplications."""
 _LIMITED: Final = ("A100-80GB SXM", "H100 SXM", "B200 SXM")
 _GEMM: Final = (0.12, 0.08)
 _DECODE: Final = (0.20, 0.12)
@@ -99,6 +100,7 @@ def mlp_checks(folder: Path) -> list[Check]:
         about = _About("vidur_mlp", name, "unseen models")
         gemm = test.operator == "gemm"
         found += [
+            about.check(test, times, np.ones(len(test), dtype=np.bool_), "each kernel", must, aim),
             about.check(test, times, gemm, "each GEMM", must, aim),
             about.layers(test.take(gemm), times[gemm], "GEMMs of a layer", layer_must, layer_aim),
             about.layers(test, times, "kernels of a layer"),
