@@ -249,6 +249,48 @@ def rank(
 
 
 @main.command()
+@_with(_COMMON)
+@click.option("-o", "--out", type=_FILE, help="Write results, runs and scenario to this folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_with(_MANY_RUNS)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0.001, max=0.5),
+    default=0.03,
+    show_default=True,
+    help="Half width of the 95 % interval over the goodput.",
+)
+@click.option(
+    "--max-requests",
+    type=click.IntRange(min=1000),
+    default=200_000,
+    show_default=True,
+    help="Longest single run (requests).",
+)
+def goodput(
+    out: Path | None,
+    as_json: bool,
+    jobs: int | None,
+    dask: str | None,
+    tolerance: float,
+    max_requests: int,
+    **common: Any,
+) -> None:
+    """Find the highest rate that each strategy of scenario FILE carries, and how sure that is."""
+    from simcluster.goodput_search import command
+
+    command.run(
+        _load(**common),
+        tolerance=tolerance,
+        max_requests=max_requests,
+        jobs=jobs,
+        dask=dask,
+        out=out,
+        as_json=as_json,
+    )
+
+
+@main.command()
 @click.argument("folder", type=_FILE)
 @click.option("-o", "--out", type=_FILE, help="Folder for the pictures  [default: FOLDER/figures]")
 @click.option("--rate", type=float, help="Rate of the latency curves (requests/s).")

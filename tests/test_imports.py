@@ -26,6 +26,7 @@ LAYERS = {
         "cell_store",
         "executor",
         "goodput",
+        "goodput_search",
         "measure",
         "metrics",
         "planner",

@@ -269,7 +269,7 @@ def test_pairs_are_compared_draw_by_draw() -> None:
 def test_student_is_scipys() -> None:
     """Quantiles for every degree of freedom that occurs."""
     stats = pytest.importorskip("scipy.stats")
-    from simcluster.planner import student
+    from simcluster.goodput_search import student
 
     for degrees in (1, 2, 3, 7, 15, 60):
         for probability in (0.6, 0.975, 0.999):

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from simcluster.executor import outcomes
-from simcluster.planner import student
+from simcluster.goodput_search import student
 from simcluster.planner.race import Crossing, cross
 from simcluster.scenario import Scenario
 from simcluster.units import FloatArray

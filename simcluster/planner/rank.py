@@ -19,7 +19,8 @@ from pydantic import TypeAdapter
 
 from simcluster.errors import DataError
 from simcluster.executor import outcomes
-from simcluster.planner import bestserve, student
+from simcluster.goodput_search import student
+from simcluster.planner import bestserve
 from simcluster.planner.finals import Finals, settle
 from simcluster.planner.race import Crossing, Probe, cross, only, probe, refuse_unrankable
 from simcluster.planner.screen import Bound, Lengths, Screen

@@ -1,0 +1,432 @@
+"""Goodputs of the strategies of a scenario: the simulator answers their searches, on all cores."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from simcluster import catalog
+from simcluster.engine.clock import Clock
+from simcluster.engine.cluster import Cluster
+from simcluster.engine.recorder import Recorder
+from simcluster.errors import ConfigError, DataError
+from simcluster.executor import outcomes
+from simcluster.goodput_search.estimate import Compared, compare
+from simcluster.goodput_search.search import Outcome, Search, Settings, Verdict, Wanted, search
+from simcluster.metrics import met_targets, request_metrics, window
+from simcluster.rng import stream
+from simcluster.roofline.base import StepShape
+from simcluster.scenario import Scenario
+from simcluster.schema import Columns
+from simcluster.simulate import run
+from simcluster.strategies import Strategy
+from simcluster.workload import WorkloadSettings, build
+from simcluster.workload.base import EndlessArrivals
+from simcluster.workload.build import fit
+
+_MANY: Final = 500_000
+WARMUP: Final = 0.1
+"""Share of the arrival time that is not counted."""
+TARGETS: Final = ("ttft", "tpot", "e2el")
+TARGETS_PER_RUN: Final = 20.0
+"""Shortest run, in targets of the TTFT or the end-to-end latency."""
+Progress = Callable[[int, int], None]
+"""Called with the number of strategies that are done and of all runs so far."""
+
+
+class Cell(NamedTuple):
+    """One run of a search: all that its outcome depends on, beside the scenario."""
+
+    strategy: str
+    rate_rps: float
+    seed: int
+    num_requests: int
+
+
+Simulate = Callable[[Scenario, Sequence[Cell]], Sequence[Outcome]]
+"""Runs cells, in any order and anywhere, and returns their outcomes in the order of the cells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Goodputs of the strategies of a scenario, on the same requests.
+
+    Attributes
+    ----------
+    scenario : Scenario
+        What was searched.
+    settings : Settings
+        How.
+    seed : int
+        What the seeds of the replications follow from.
+    num_gpus : dict of str to int
+        GPUs of each strategy.
+    verdicts : dict of str to Verdict
+        By strategy, in the order of the scenario.
+    """
+
+    scenario: Scenario
+    settings: Settings
+    seed: int
+    num_gpus: dict[str, int]
+    verdicts: dict[str, Verdict]
+
+    def comparisons(self) -> list[Compared]:
+        """Every pair of strategies that have a goodput, the best first.
+
+        A pair is compared on the last replications that both have met.
+        """
+        known = [n for n, v in self.verdicts.items() if v.estimate is not None]
+        return sorted(
+            (
+                self._compare(first, second)
+                for i, first in enumerate(known)
+                for second in known[i + 1 :]
+            ),
+            key=lambda pair: (-self._log_rate(pair.first), -self._log_rate(pair.second)),
+        )
+
+    def _compare(self, first: str, second: str) -> Compared:
+        one, other = self.verdicts[first].stages, self.verdicts[second].stages
+        shared = [
+            (a, b)
+            for a in one
+            for b in other
+            if a.is_final and b.is_final and a.replications == b.replications
+        ]
+        a, b = shared[-1] if shared else (one[-1], other[-1])
+        assert a.estimate is not None, "a verdict keeps the stages that have an estimate"
+        assert b.estimate is not None, "a verdict keeps the stages that have an estimate"
+        return compare(first, a.estimate, second, b.estimate, paired=bool(shared))
+
+    def _log_rate(self, name: str) -> float:
+        estimate = self.verdicts[name].estimate
+        assert estimate is not None, "only strategies with a goodput are compared"
+        return estimate.log_rate
+
+
+def find(
+    scenario: Scenario,
+    *,
+    seed: int | None = None,
+    tolerance: float = 0.03,
+    replications: int = 5,
+    max_requests: int = 200_000,
+    jobs: int | None = None,
+    dask: str | None = None,
+    simulate: Simulate | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """Find the goodput of every strategy of `scenario`.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Its rates, run length, seeds but the first, warm-up and cool-down are not used.
+    seed : int, optional
+        The seeds of the replications are drawn from this one; default: the scenario's first.
+    tolerance : float
+        Half width of the 95 % interval over the goodput, > 0.
+    replications : int
+        Runs at each of the two rates that a goodput rests on, >= 3; the same for all strategies.
+    max_requests : int
+        Longest run (requests).
+    jobs : int, optional
+        Processes; default: one per core. 1 runs in this process.
+    dask : str, optional
+        Address of a Dask scheduler, in place of the processes.
+    simulate : callable, optional
+        Runs the cells in place of `simulate_cells`.
+    progress : callable, optional
+        Called after each round of runs.
+
+    Returns
+    -------
+    Found
+        A verdict per strategy.
+
+    Raises
+    ------
+    ConfigError
+        If there are no targets, the arrivals cannot be drawn anew at any rate, or a strategy does
+        not fit the machines.
+    DataError
+        If no strategy meets the targets even when requests are alone.
+    """
+    check(scenario)
+    slo = scenario.environment.slo
+    waits = [t for t in (slo.ttft_s, slo.e2el_s) if t is not None]
+    settings = Settings(
+        target=slo.attainment,
+        tolerance=tolerance,
+        replications=replications,
+        max_requests=max_requests,
+        least_s=TARGETS_PER_RUN * min(waits, default=0.0),
+    )
+    seed = scenario.run.seeds[0] if seed is None else seed
+    guesses = {s.name: guess(scenario, s) for s in scenario.strategies}
+    if simulate is None:
+        simulate = functools.partial(simulate_cells, jobs=jobs, dask=dask)
+    rounds = _Rounds(scenario, seed, simulate, progress)
+    verdicts = rounds.answer({name: search(rate, settings) for name, (rate, _) in guesses.items()})
+    if all(v.status == "unattainable" for v in verdicts.values()):
+        best = "; ".join(f"{name} {best_achievable(v)}" for name, v in verdicts.items())
+        share = 100 * slo.attainment
+        raise DataError(
+            f"no strategy meets the targets for {share:g} % of the requests even when they are "
+            f"alone: {best}. Loosen slo.ttft_s, slo.tpot_s or slo.e2el_s."
+        )
+    return Found(
+        scenario=scenario,
+        settings=settings,
+        seed=seed,
+        num_gpus={name: gpus for name, (_, gpus) in guesses.items()},
+        verdicts=verdicts,
+    )
+
+
+def best_achievable(verdict: Verdict) -> str:
+    """Return the latencies of requests that are alone, in words."""
+    probe = verdict.alone
+    if probe is None:
+        return ""
+    parts = [
+        f"{key.upper()} P50 {probe.mean(f'{key}_s_p50'):.3g} s, "
+        f"P90 {probe.mean(f'{key}_s_p90'):.3g} s"
+        for key in TARGETS
+        if not math.isnan(probe.mean(f"{key}_s_p50"))
+    ]
+    return ", ".join(parts) or "finishes no request"
+
+
+def check(scenario: Scenario) -> None:
+    """Refuse what has no goodput to search for.
+
+    Raises
+    ------
+    ConfigError
+        If there are no targets, a strategy routes between models, or the arrivals cannot be drawn
+        anew at any rate.
+    """
+    slo = scenario.environment.slo
+    if slo.ttft_s is None and slo.tpot_s is None and slo.e2el_s is None:
+        remedy = "Add slo.ttft_s, slo.tpot_s or slo.e2el_s."
+        raise ConfigError("slo", None, "a goodput needs at least one latency target", remedy)
+    if slo.attainment >= 1:
+        rule = "no rate keeps every single request of an endless stream within targets"
+        raise ConfigError("slo.attainment", slo.attainment, rule, "Use 0.999 or less.")
+    for strategy in scenario.strategies:
+        if strategy.kind == "routed":
+            rule = "a search takes strategies of one model on one type of GPU"
+            remedy = "Use `simcluster compare` with rates."
+            raise ConfigError(f"strategy.{strategy.name}.kind", strategy.kind, rule, remedy)
+    process = scenario.workload.arrival_process
+    if not isinstance(process, EndlessArrivals) or process.own_rate_rps is not None:
+        raise ConfigError(
+            "workload.arrivals",
+            getattr(process, "kind", "trace"),
+            "a search needs arrivals that can be drawn anew at any rate and length",
+            "Use poisson, gamma, constant or on-off, or `simcluster compare` with rates.",
+        )
+
+
+# Where to start ---------------------------------------------------------------------------------
+
+
+def guess(scenario: Scenario, strategy: Strategy) -> tuple[float, int]:
+    """Return a rate (requests/s) near the most that `strategy` can carry, and its GPUs.
+
+    Each instance prefills prompts one at a time and decodes in the largest batch that its memory,
+    its sequence limit and the TPOT target allow, with lengths at their means.
+    """
+    environment = scenario.environment
+    cluster = Cluster(Clock(), environment, Recorder(), resolution="span")
+    strategy.build(cluster)
+    lengths = scenario.workload.length_distribution
+    assert lengths is not None, "endless arrivals have a length distribution"
+    prompts, outputs = lengths.draw(1000, stream(0, "lengths"))
+    longest = environment.model.max_model_len
+    prompt = int(np.minimum(prompts, longest).mean())
+    output = float(np.minimum(outputs, longest).mean())
+    context = prompt + int(output / 2)
+    rates = {"prefill": 0.0, "decode": 0.0, "mixed": 0.0}
+    for instance, pool in zip(cluster.instances, cluster.pools, strict=True):
+        lane: Any = getattr(instance, "lanes", [instance])[0]
+        seqs = getattr(strategy, "max_num_seqs", None) or environment.engine.max_num_seqs
+        fit = instance.free_blocks // max(1, instance.blocks_for(context))
+        batch = max(1, min(seqs, fit))
+        limit = environment.slo.tpot_s or math.inf
+        while batch > 1 and _decode_s(lane, batch, context) > limit:
+            batch = batch * 3 // 4
+        decode_s = (output - 1) * _decode_s(lane, batch, context) / batch
+        prefill_s = instance.prefill_s(max(1, prompt))
+        busy_s = {"prefill": prefill_s, "decode": decode_s, "mixed": prefill_s + decode_s}[pool]
+        rates[pool] += 1 / max(busy_s, 1e-9)
+    split = [rates[pool] for pool in ("prefill", "decode") if rates[pool]]
+    return rates["mixed"] + (min(split) if split else 0.0), cluster.num_gpus
+
+
+def _decode_s(lane: Any, batch: int, context: int) -> float:
+    shape = StepShape(batch, batch * context, (), batch, batch * context)
+    return float(lane.step_time.step_s(shape))
+
+
+# Runs -------------------------------------------------------------------------------------------
+
+
+def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
+    """Return what the search needs of one run.
+
+    Parameters
+    ----------
+    columns : mapping or pandas.DataFrame
+        The requests frame: all requests.
+    scenario : Scenario
+        Its targets, criterion and metric.
+    rate_rps : float
+        Offered rate (requests/s).
+
+    Returns
+    -------
+    Outcome
+        Without the first 10 % of the arrival time.
+    """
+    slo = scenario.environment.slo
+    arrival = np.asarray(columns["arrival_s"], dtype=np.float64)
+    end = float(arrival[-1])
+    kept = window(columns, WARMUP * end, 0.0)
+    met = met_targets(columns, slo)
+    names = TARGETS if slo.criterion == "marginal" else ("joint",)
+    latency = request_metrics(columns, slo.metric)
+    statistics: dict[str, float] = {}
+    for key in TARGETS:
+        values = latency[f"{key}_s"][kept]
+        values = values[~np.isnan(values)]
+        points = np.quantile(values, (0.5, 0.9, 0.99)) if values.size else [math.nan] * 3
+        for percent, value in zip((50, 90, 99), points, strict=True):
+            statistics[f"{key}_s_p{percent}"] = float(value)
+        statistics[f"{key}_attainment"] = float(met[key][kept].mean())
+    statistics["output_tokens"] = float(np.asarray(columns["num_output_tokens"])[kept].mean())
+    late = kept & (arrival >= (1 + WARMUP) / 2 * end)
+    counted = int(kept.sum())
+    rejected = np.asarray(columns["status"], dtype=object) == "rejected"
+    stay = latency["e2el_s"][kept]
+    stay = stay[~np.isnan(stay)]
+    left = np.asarray(columns["last_output_s"], dtype=np.float64)
+    came = int(((arrival > end / 2) & ~rejected).sum())
+    went = int(((left > end / 2) & (left <= end)).sum())
+    asked = [np.asarray(columns[name])[~rejected] for name in ("prompt_len", "output_len")]
+    return Outcome(
+        counted=(counted,) * len(names),
+        met=tuple(int(met[name][kept].sum()) for name in names),
+        residence_s=float(stay.mean()) if stay.size else math.nan,
+        arrivals=math.log(len(arrival) / (rate_rps * end)),
+        controls=tuple(
+            math.log(tokens.sum() / (len(arrival) * mean)) if tokens.size else 0.0
+            for tokens, mean in zip(asked, mean_lengths(scenario), strict=True)
+        ),
+        drift=float(met["joint"][kept].mean() - met["joint"][late].mean()),
+        growth=(came - went) / max(came, 1),
+        statistics=statistics,
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _mean_lengths(settings: WorkloadSettings, max_model_len: int) -> tuple[float, float]:
+    lengths = settings.length_distribution
+    assert lengths is not None, "endless arrivals have a length distribution"
+    drawn = lengths.draw(_MANY, stream(0, "mean lengths"))
+    prompt, output, rejected = fit(*drawn, max_model_len, settings.on_too_long)
+    return float((prompt * ~rejected).mean()), float((output * ~rejected).mean())
+
+
+def mean_lengths(scenario: Scenario) -> tuple[float, float]:
+    """Return the expected prompt and output (tokens) of a request; those rejected have none.
+
+    From half a million draws: to 0.3 % where the standard deviation is twice the mean.
+    """
+    return _mean_lengths(scenario.workload, scenario.environment.model.max_model_len)
+
+
+def simulate_cell(scenario: Scenario, cell: Cell) -> Outcome:
+    """Simulate one run of a search: that of `simulate` with as many requests."""
+    for name in scenario.document.get("catalog", ()):  # this process may not be the reader's
+        catalog.add_file(name)
+    settings = dataclasses.replace(
+        scenario.workload, num_requests=cell.num_requests, duration_s=None
+    )
+    environment = scenario.environment
+    workload = build(
+        settings,
+        seed=cell.seed,
+        rate_rps=cell.rate_rps,
+        max_model_len=environment.model.max_model_len,
+    )
+    result = run(environment, scenario.strategy(cell.strategy), workload, seed=cell.seed)
+    return outcome(result.columns["requests"], scenario, cell.rate_rps)
+
+
+def simulate_cells(
+    scenario: Scenario,
+    cells: Sequence[Cell],
+    *,
+    jobs: int | None = None,
+    dask: str | None = None,
+) -> list[Outcome]:
+    """Run `cells` on the cores of this machine or on a Dask cluster (`executor.outcomes`).
+
+    The longest first, so that short ones fill the gaps at the end.
+    """
+    order = sorted(range(len(cells)), key=lambda i: -cells[i].num_requests)
+    calls = [(scenario, cells[i], i) for i in order]
+    by_place = dict(outcomes(_placed, calls, jobs=jobs, dask=dask))
+    return [by_place[i] for i in range(len(cells))]
+
+
+def _placed(scenario: Scenario, cell: Cell, place: int) -> tuple[int, Outcome]:
+    return place, simulate_cell(scenario, cell)
+
+
+def replication_seed(seed: int, replication: int) -> int:
+    """Return the seed of the run of a replication: `simulate` with it meets the same requests."""
+    return int(stream(seed, "replications", str(replication)).integers(2**31))
+
+
+class _Rounds:
+    """Lets searches go on in rounds: what all of them want is run at once."""
+
+    def __init__(
+        self, scenario: Scenario, seed: int, simulate: Simulate, progress: Progress | None
+    ) -> None:
+        self._scenario, self._seed = scenario, seed
+        self._simulate, self._progress = simulate, progress
+        self._runs = 0
+
+    def _cell(self, strategy: str, wanted: Wanted) -> Cell:
+        seed = replication_seed(self._seed, wanted.replication)
+        return Cell(strategy, wanted.rate_rps, seed, wanted.num_requests)
+
+    def answer(self, searches: Mapping[str, Search]) -> dict[str, Verdict]:
+        """Return what each search ends with."""
+        ended: dict[str, Verdict] = {}
+        waiting = {name: next(one) for name, one in searches.items()}
+        while waiting:
+            todo = [self._cell(name, one) for name, batch in waiting.items() for one in batch]
+            came = iter(self._simulate(self._scenario, todo))
+            self._runs += len(todo)
+            following: dict[str, list[Wanted]] = {}
+            for name, batch in waiting.items():
+                try:
+                    following[name] = searches[name].send([next(came) for _ in batch])
+                except StopIteration as end:
+                    ended[name] = end.value
+            waiting = following
+            if self._progress:
+                self._progress(len(ended), self._runs)
+        return {name: ended[name] for name in searches}

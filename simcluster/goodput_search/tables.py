@@ -1,0 +1,259 @@
+"""Goodputs with confidence as text, as rows for programs, and as files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any, Final
+
+from simcluster._version import __version__
+from simcluster.errors import DataError
+from simcluster.goodput import three_digits
+from simcluster.goodput_search.estimate import Interval, logit
+from simcluster.goodput_search.runs import TARGETS, Found, best_achievable, replication_seed
+from simcluster.goodput_search.search import Probe, Stage, Verdict
+from simcluster.report import aligned, heading
+from simcluster.toml_writer import to_toml
+
+LEVELS: Final = (0.5, 0.9, 0.99)
+"""Attainments whose rates are bounded by the runs of the search."""
+
+
+def as_json(found: Found) -> dict[str, Any]:
+    """Return the results as plain values for ``json.dumps``: NaN as None."""
+    settings, environment = found.settings, found.scenario.environment
+    gpu = environment.cluster.gpu
+    result: dict[str, Any] = {
+        "goodput": [_row(found, name, verdict) for name, verdict in found.verdicts.items()],
+        "comparisons": [
+            {
+                "text": str(pair),
+                "decided": pair.decided,
+                **dataclasses.asdict(pair),
+            }
+            for pair in found.comparisons()
+        ],
+        "confidence": 0.95,
+        "settings": dataclasses.asdict(settings),
+        "seed": found.seed,
+        "criterion": environment.slo.criterion,
+        "step_times": {"gpu": gpu.name, "accuracy": gpu.constants.accuracy},
+        "currency": environment.cluster.currency,
+        "price_per_gpu_hour": environment.cluster.price_per_gpu_hour,
+    }
+    plain: dict[str, Any] = _plain(result)
+    return plain
+
+
+def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
+    gpus = found.num_gpus[name]
+    row: dict[str, Any] = {
+        "strategy": name,
+        "num_gpus": gpus,
+        "status": verdict.status,
+        "goodput_rps": None,
+        "goodput_rps_per_gpu": None,
+        "requests_per_cost": None,
+        "cost_per_million_output_tokens": None,
+        "saturated": None,
+        "num_requests": verdict.num_requests,
+        "near": {f"p{100 * level:g}": near(verdict, level) for level in LEVELS},
+    }
+    at = verdict.stages[-1].low if verdict.stages else verdict.alone
+    if at is not None:
+        row["latency_at_rps"] = at.rate_rps
+        row["latency"] = {
+            f"{key}_s": {f"p{p}": at.mean(f"{key}_s_p{p}") for p in (50, 90, 99)} for key in TARGETS
+        }
+    if verdict.estimate is None:
+        return row
+    stage = verdict.stages[-1]
+    goodput = verdict.estimate.interval
+    row["goodput_rps"] = dataclasses.asdict(goodput)
+    row["goodput_rps_per_gpu"] = dataclasses.asdict(_scaled(goodput, 1 / gpus))
+    row["saturated"] = stage.high.saturated
+    row["attainment"] = {
+        key: _between(stage, f"{key}_attainment", goodput.value) for key in TARGETS
+    }
+    price = found.scenario.environment.cluster.price_per_gpu_hour
+    if price is not None:
+        per_cost = 3600 / (gpus * price)
+        row["requests_per_cost"] = dataclasses.asdict(_scaled(goodput, per_cost))
+        tokens = stage.low.mean("output_tokens")
+        row["cost_per_million_output_tokens"] = dataclasses.asdict(
+            Interval(
+                value=1e6 / (goodput.value * per_cost * tokens),
+                low=1e6 / (goodput.high * per_cost * tokens),
+                high=1e6 / (goodput.low * per_cost * tokens),
+            )
+        )
+    return row
+
+
+def _between(stage: Stage, name: str, rate_rps: float) -> float:
+    """Return a statistic at `rate_rps`, linear between the two rates of a stage."""
+    low, high = stage.low, stage.high
+    share = (rate_rps - low.rate_rps) / (high.rate_rps - low.rate_rps)
+    return low.mean(name) + min(max(share, 0.0), 1.0) * (high.mean(name) - low.mean(name))
+
+
+def near(verdict: Verdict, level: float) -> dict[str, float | None]:
+    """Return about where attainment falls below `level`, from the runs there are.
+
+    Returns
+    -------
+    dict of str to float or None
+        ``low_rps`` and ``high_rps``: neighbouring rates on either side, None where no run lies
+        there; ``rps``: between them, the log odds of attainment taken as straight in the logarithm
+        of the rate. Of several runs at a rate the longest, which flatters least.
+    """
+    longest: dict[float, Probe] = {}
+    for probe in verdict.probes:
+        known = longest.get(probe.rate_rps)
+        if known is None or known.num_requests <= probe.num_requests:
+            longest[probe.rate_rps] = probe
+    wanted = logit(level)
+    miss = [p for p in longest.values() if p.log_odds < wanted]
+    high = min(miss, key=lambda p: p.rate_rps, default=None)
+    reach = [
+        p
+        for p in longest.values()
+        if p.log_odds >= wanted and (high is None or p.rate_rps < high.rate_rps)
+    ]
+    low = max(reach, key=lambda p: p.rate_rps, default=None)
+    rate = None
+    if low is not None and high is not None:
+        share = (low.log_odds - wanted) / (low.log_odds - high.log_odds)
+        rate = low.rate_rps * (high.rate_rps / low.rate_rps) ** share
+    return {
+        "rps": rate,
+        "low_rps": None if low is None else low.rate_rps,
+        "high_rps": None if high is None else high.rate_rps,
+    }
+
+
+def _scaled(interval: Interval, factor: float) -> Interval:
+    return Interval(
+        value=interval.value * factor, low=interval.low * factor, high=interval.high * factor
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def as_text(found: Found) -> str:
+    """Return the tables: goodput of each strategy, latencies there, comparisons."""
+    rows = [_row(found, name, verdict) for name, verdict in found.verdicts.items()]
+    cluster = found.scenario.environment.cluster
+    heads = ["strategy", "GPUs", "goodput", "95 %", "per GPU"]
+    if cluster.price_per_gpu_hour is not None:
+        heads += [f"req/{cluster.currency}", f"{cluster.currency}/M tokens"]
+    heads += ["TTFT ok", "TPOT ok", "requests"]
+    table = [heads, *(_cells(row, len(heads)) for row in rows)]
+    parts = [
+        heading(found.scenario),
+        aligned(table),
+        f"Goodput: the highest rate (req/s) at which {100 * found.settings.target:g} % of the "
+        f"requests meet the targets, with its 95 %\ninterval; "
+        "per GPU: req/s; M tokens: a million output tokens; ok: % within\nthat target at the "
+        "goodput; requests: simulated in all.",
+        "\n".join(_remarks(found)),
+    ]
+    pairs = found.comparisons()
+    if pairs:
+        parts.append("\n".join(["On the same requests:", *(f"  {pair}" for pair in pairs)]))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _cells(row: dict[str, Any], width: int) -> list[str]:
+    first = [row["strategy"][:16], str(row["num_gpus"])]
+    last = f"{row['num_requests']:,}"
+    if row["goodput_rps"] is None:
+        return [*first, "none", *["-"] * (width - 4), last]
+    goodput = row["goodput_rps"]
+    span = f"{three_digits(goodput['low'])}-{three_digits(goodput['high'])}"
+    values = [three_digits(goodput["value"]), span]
+    values.append(three_digits(row["goodput_rps_per_gpu"]["value"]))
+    if row["requests_per_cost"] is not None:
+        values.append(three_digits(row["requests_per_cost"]["value"]))
+        values.append(three_digits(row["cost_per_million_output_tokens"]["value"]))
+    values += [f"{100 * row['attainment'][key]:.1f}" for key in ("ttft", "tpot")]
+    return [*first, *values, last]
+
+
+def _remarks(found: Found) -> list[str]:
+    """Return what a reader of the table must know of single strategies, a line each."""
+    lines = []
+    for name, verdict in found.verdicts.items():
+        if verdict.status == "unattainable":
+            lines.append(f"{name}: misses the targets even alone: {best_achievable(verdict)}.")
+        elif verdict.status == "unlimited":
+            lines.append(
+                f"{name}: meets the targets at every rate tried, though its queue may grow without "
+                "bound: set slo.ttft_s or slo.e2el_s."
+            )
+        elif verdict.status == "wide":
+            lines.append(f"{name}: the longest runs leave the interval wider than asked.")
+        if verdict.stages and verdict.stages[-1].high.saturated:
+            rate = three_digits(verdict.stages[-1].high.rate_rps)
+            lines.append(f"{name}: saturated at {rate} req/s: its queue grows without bound.")
+    return lines
+
+
+def write(found: Found, folder: Path) -> list[Path]:
+    """Write ``goodput.json``, ``probes.csv`` (a row per run) and ``scenario.toml``.
+
+    Raises
+    ------
+    DataError
+        If `folder` cannot be written.
+    """
+    texts = {
+        "goodput.json": json.dumps({"version": __version__, **as_json(found)}, indent=2) + "\n",
+        "probes.csv": _probes(found),
+        "scenario.toml": to_toml(found.scenario.document),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or error
+        remedy = "Give another folder with -o."
+        raise DataError(f"{folder}: cannot be written ({reason}). {remedy}") from None
+    return [folder / name for name in texts]
+
+
+def _probes(found: Found) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    heads = ["strategy", "rate_rps", "seed", "num_requests", "counted", "met", "growth"]
+    writer.writerow(heads)
+    for name, verdict in found.verdicts.items():
+        for probe in verdict.probes:
+            writer.writerows(_runs(name, probe, found.seed))
+    return file.getvalue()
+
+
+def _runs(name: str, probe: Probe, seed: int) -> list[list[Any]]:
+    return [
+        [
+            name,
+            probe.rate_rps,
+            replication_seed(seed, k),
+            probe.num_requests,
+            min(o.counted),
+            min(o.met),
+            o.growth,
+        ]
+        for k, o in zip(probe.replications, probe.outcomes, strict=True)
+    ]
