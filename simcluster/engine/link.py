@@ -250,7 +250,7 @@ def share(routes: Collection[Route], links: Collection[Link]) -> None:
     ----------
     routes : collection of Route
         Busy routes; whoever shares a link with one of them is among them.
-    links : collable of Link
+    links : collection of Link
         The links that they share.
     """
     for route in routes:
