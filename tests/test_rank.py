@@ -428,7 +428,14 @@ def test_the_command_prints_tables_and_json(file: Path, tmp_path: Path) -> None:
     arguments = ["rank", str(file), "--jobs", "1", *(w for v in few for w in ("--set", v))]
     text = runner.invoke(main, [*arguments, "-o", str(tmp_path / "out")])
     assert text.exit_code == 0, text.output
-    for words in ("candidates:", "95 %", "per GPU", "USD/h", "-bound", "Best goodput for its cost"):
+    for words in (
+        "candidates:",
+        "95 %",
+        "per GPU",
+        "req/USD",
+        "-bound",
+        "Best goodput for its cost",
+    ):
         assert words in text.stdout
     pictures = [tmp_path / "out" / f"{name}_front.png" for name in ("cost", "latency")]
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)

@@ -43,6 +43,7 @@ REPLICATIONS: Final = 3
 _LEAST_REQUESTS: Final = 200
 _SCOUTS: Final = 3  # of each family, that show how far below its bound a family ends
 _BEHIND: Final = 0.75  # of the best: goodputs below it do not come back in longer runs
+_FAR_BEHIND: Final = 0.5  # of what the best carries per GPU: a bound below it needs no run
 _MOST_RACING: Final = 8
 _BIAS: Final = 0.03  # by which runs of this length may flatter one candidate more than another
 _FULL_KV: Final = 0.95  # peak share of KV blocks that says memory held requests back
@@ -401,8 +402,9 @@ class _Race:
             ]
             guess = min(float(np.median(known)), 1.0) if known else share
             bound = self._bounds[name]
-            dull = 0.5 * per_gpu * bound.num_gpus
-            if bound.total_rps < dull:
+            best = per_gpu * bound.num_gpus
+            dull = _BEHIND * best
+            if bound.total_rps < _FAR_BEHIND * best:
                 self._guessed[name] = guess * bound.total_rps
             else:
                 calls.append((name, guess * bound.total_rps, dull))
@@ -672,8 +674,11 @@ def explain(strategy: Strategy, bound: Bound, crossing: Crossing | None) -> tupl
     late = f"TPOT: {1 - beyond.tpot_attainment:.0%} late at {beyond.rate_rps:.3g} requests/s"
     if bound.dispatch_share > 0.5:
         return "dispatch", f"{late}; the CPU takes {bound.dispatch_share:.0%} of a decode step"
-    interrupted = isinstance(strategy, NoDG) and strategy.scheduler == "prefill-priority"
-    cause = "prefills interrupt decoding" if interrupted else "decode steps are too slow"
+    chunked = isinstance(strategy, NoDG) and strategy.scheduler == "chunked"
+    if bound.decode_rps < 2 * crossing.goodput_rps or isinstance(strategy, FuDG):
+        cause = "decode steps are too slow"
+    else:
+        cause = "chunks of prompts slow them" if chunked else "prefills interrupt decoding"
     return "decode", f"{late}; {cause}, decoding alone carries {bound.decode_rps:.3g}"
 
 

@@ -56,8 +56,8 @@ def _counts(ranking: Ranking) -> str:
 def _table(ranking: Ranking, candidates: tuple[Candidate, ...]) -> str:
     currency = ranking.scenario.environment.cluster.currency
     priced = candidates[0].cost_per_hour is not None
-    heads = ["candidate", "strategy", "GPUs", "goodput (req/s)", "95 %", "per GPU"]
-    heads += [f"req/{currency}", f"{currency}/h"] if priced else []
+    heads = ["candidate, goodput in req/s", "strategy", "GPUs", "goodput", "95 %", "per GPU"]
+    heads += [f"req/{currency}"] if priced else []
     rows = [[*heads, "short of"]]
     for number, c in enumerate(candidates, 1):
         row = [
@@ -69,8 +69,7 @@ def _table(ranking: Ranking, candidates: tuple[Candidate, ...]) -> str:
             three_digits(c.per_gpu_rps),
         ]
         if priced:
-            assert c.cost_per_hour is not None, "all candidates have a price or none has"
-            row += [three_digits(c.per_cost), three_digits(c.cost_per_hour)]
+            row.append(three_digits(c.per_cost))
         rows.append([*row, c.bottleneck])
     return aligned(rows)
 
@@ -236,11 +235,16 @@ def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
     families = _families(ranking.candidates)
     sizes = sorted({c.num_gpus for c in ranking.candidates})
     gap = min((b - a for a, b in itertools.pairwise(sizes)), default=sizes[0]) * scale
-    for number, (name, style) in enumerate(families.items()):
+    middle = (len(families) - 1) / 2
+    places = {name: (number - middle) * 0.11 * gap for number, name in enumerate(families)}
+
+    def x(candidate: Candidate) -> float:
+        return candidate.num_gpus * scale + places[candidate.strategy]
+
+    for name, colour in families.items():
         own = [c for c in ranking.candidates if c.strategy == name]
-        shift = (number - (len(families) - 1) / 2) * 0.11 * gap
         ax.errorbar(
-            [c.num_gpus * scale + shift for c in own],
+            [x(c) for c in own],
             [c.goodput_rps for c in own],
             yerr=[
                 [max(0.0, c.goodput_rps - c.low_rps) for c in own],
@@ -249,14 +253,15 @@ def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
             fmt="o",
             markersize=3.5,
             elinewidth=0.6,
-            color=style,
+            color=colour,
             alpha=0.75,
             label=name,
         )
     front = ranking.cost_front()
-    ax.plot(
-        [c.num_gpus * scale for c in front],
+    ax.step(
+        [x(c) for c in front],
         [c.goodput_rps for c in front],
+        where="post",
         color="black",
         linewidth=1.2,
         linestyle="--",
@@ -266,10 +271,10 @@ def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
     for c in front:
         ax.annotate(
             c.name,
-            (c.num_gpus * scale, c.goodput_rps),
-            xytext=(0, 14),
+            (x(c), c.goodput_rps),
+            xytext=(-6, 5),
             textcoords="offset points",
-            ha="center",
+            ha="right",
             fontsize=8,
         )
     ax.set_xticks([size * scale for size in sizes])
@@ -277,7 +282,7 @@ def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
     ax.set_xlabel(f"cost of the GPUs ({currency} per hour)" if priced else "GPUs")
     ax.set_ylabel("goodput (requests/s)")
     ax.set_ylim(0, 1.2 * max(c.goodput_rps for c in ranking.candidates))
-    ax.set_xlim((sizes[0] * scale) - 0.6 * gap, (sizes[-1] * scale) + 0.6 * gap)
+    ax.set_xlim(sizes[0] * scale - 0.8 * gap, sizes[-1] * scale + 0.6 * gap)
     _finish(ax)
     return ax
 
@@ -321,6 +326,8 @@ def plot_latency_front(ranking: Ranking, *, ax: Axes) -> Axes:
     ax.set_ylabel(f"{percent} TTFT (s)")
     if known:
         ax.set_yscale("log")
+        for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            axis(lambda value, _: f"{value:g}")
     _finish(ax)
     return ax
 
