@@ -28,10 +28,10 @@ H100 = {
     "strategy.1.tp_size": 2,
     "strategy.2.tp_size": 2,
     "strategy.3.tp_size": 2,
-    "sweep.rates_rps": [4, 8, 16, 32, 48, 64, 80, 96, 112, 128, 160, 192],
+    "sweep.rates_rps": [1, 4, 16, 32, 64, 96, 128, 160, 192],
 }
 MACHINES = {"4 x 8 L20, PCIe": {}, "2 x 8 H100, NVLink": H100}
-NODE_GBIT = (2.5, 5, 10, 20, 40, 80, 160, 400, 3200)
+NODE_GBIT = (5, 10, 20, 40, 80, 400, 3200)
 """Bandwidth of all NICs of a node."""
 
 

@@ -296,7 +296,7 @@ def goodput(
 @click.option("--rate", type=float, help="Rate of the latency curves (requests/s).")
 @click.option("--seed", type=int, help="Seed of the latency curves.")
 def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -> None:
-    """Draw the results in FOLDER: latencies, attainment, goodput, queues, KV usage."""
+    """Draw the results in FOLDER: latencies, attainment, goodput, queues, KV usage, links."""
     from simcluster import report, store
 
     comparison = store.read(folder)

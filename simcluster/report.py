@@ -364,6 +364,8 @@ def write_figures(
 ) -> list[Path]:
     """Draw the figures of a comparison (`plot.render_comparison`) and return their files.
 
+    Where KV moves between instances, ``links.png`` shows links and transfers.
+
     Parameters
     ----------
     comparison : Comparison
@@ -380,6 +382,7 @@ def write_figures(
         If there is no such run, or the folder cannot be written.
     """
     from simcluster.plot import render_comparison
+    from simcluster.plot_links import figure_of_links
 
     scenario = resolve(comparison.document)
     slo = scenario.environment.slo
@@ -388,7 +391,7 @@ def write_figures(
     seed = comparison.cells()[0].seed if seed is None else seed
     names = strategies(comparison.sweep)
     try:
-        return render_comparison(
+        written = render_comparison(
             comparison.sweep,
             {name: comparison.requests(name, rate_rps, seed) for name in names},
             {name: comparison.spans(name, rate_rps, seed) for name in names},
@@ -400,6 +403,13 @@ def write_figures(
             run=scenario.run,
             title="" if rate_rps is None else f"{rate_rps:g} requests/s",
         )
+        transfers = {name: comparison.transfers(name, rate_rps, seed) for name in names}
+        transfers = {name: frame for name, frame in transfers.items() if len(frame)}
+        if transfers:
+            links = {name: comparison.links(name, rate_rps, seed) for name in transfers}
+            written.append(out / "links.png")
+            figure_of_links(links, transfers).savefig(written[-1])
+        return written
     except OSError as error:
         raise DataError(
             f"{out}: cannot be written ({error.strerror or error}). Give another folder with -o."

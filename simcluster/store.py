@@ -479,6 +479,12 @@ class Comparison:
         """Return one row per KV transfer (`schema.TRANSFERS`) of one run."""
         return self.frame("transfers", strategy, rate_rps, seed)
 
+    def links(
+        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
+    ) -> pd.DataFrame:
+        """Return bytes and utilisation of every link over time (`schema.LINKS`) of one run."""
+        return self.frame("links", strategy, rate_rps, seed)
+
     def instances(
         self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
     ) -> pd.DataFrame:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.patches import StepPatch
 
 from simcluster.config import Environment
 from simcluster.errors import ConfigError
+from simcluster.plot_links import figure_of_links
 from simcluster.simulate import Result, run
 from simcluster.specs import LinkSpec
 from simcluster.strategies import FuDG, NoDG
@@ -501,3 +503,33 @@ def test_links_carry_what_the_transfers_moved() -> None:
         crossed = [name in path.split(" > ") for path in transfers["path"]]
         carried = links["num_bytes"][links["link"] == name].sum()
         assert carried == pytest.approx(transfers["num_bytes"][crossed].sum(), rel=1e-6)
+
+
+def test_the_picture_of_links_shows_the_busiest_and_every_kind_of_copy() -> None:
+    """Curves of the links frame, highest first; points of the transfers frame, copy by copy."""
+    rng = np.random.default_rng(1)
+    work = workload_of(np.cumsum(rng.exponential(0.2, 60)), rng.integers(1, 150, 60), 9)
+    strategy = FuDG(
+        name="fudg",
+        prefill_instances=2,
+        decode_instances=2,
+        placement="inter-node",
+        num_kv_blocks=3000,
+    )
+    result = deployed(machines(), strategy, work)
+    figure = figure_of_links({"fudg": result.links}, {"fudg": result.transfers})
+    levels, points = figure.axes
+    shown = [patch.get_label() for patch in levels.patches]
+    means = result.links.groupby("link")["utilisation"].mean()
+    assert shown[0] == means.idxmax()
+    assert shown == sorted(shown, key=lambda name: -means[name])
+    first = levels.patches[0]
+    assert isinstance(first, StepPatch)
+    values = result.links.loc[result.links["link"] == shown[0], "utilisation"]
+    assert np.array_equal(first.get_data().values, values)
+    drawn = [len(dots.get_offsets()) for dots in points.collections]
+    assert sum(drawn) == len(result.transfers)
+    assert [dots.get_label() for dots in points.collections] == [
+        "pcie out > nic out > nic in",
+        "host out > pcie in",
+    ]

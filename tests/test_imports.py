@@ -31,6 +31,7 @@ LAYERS = {
         "metrics",
         "planner",
         "plot",
+        "plot_links",
         "plot_timeline",
         "pools",
         "report",
@@ -128,12 +129,12 @@ def test_heavy_packages_are_imported_late() -> None:
     }
     assert not [name for name, packages in early.items() if packages & LATE]
     pictures = [name for name, packages in early.items() if "matplotlib" in packages]
-    assert pictures == ["plot", "plot_timeline"]
+    assert pictures == ["plot", "plot_links", "plot_timeline"]
 
 
 def test_frames_are_known_by_their_schema_alone() -> None:
     """Numbers and pictures can be made of any frame, from wherever it comes."""
-    for name in ("metrics", "goodput", "plot", "plot_timeline"):
+    for name in ("metrics", "goodput", "plot", "plot_links", "plot_timeline"):
         known = own_imports(PACKAGE / f"{name}.py")
         assert not known & {"simulate", "engine", "strategies", "store", "sweep", "scenario_file"}
 
