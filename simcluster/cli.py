@@ -267,6 +267,9 @@ def rank(
     show_default=True,
     help="Longest single run (requests).",
 )
+@click.option(
+    "--by-rate", is_flag=True, help="Also compare each pair of strategies at all of the goodputs."
+)
 def goodput(
     out: Path | None,
     as_json: bool,
@@ -274,6 +277,7 @@ def goodput(
     dask: str | None,
     tolerance: float,
     max_requests: int,
+    by_rate: bool,
     **common: Any,
 ) -> None:
     """Find the highest rate that each strategy of scenario FILE carries, and how sure that is."""
@@ -283,6 +287,7 @@ def goodput(
         _load(**common),
         tolerance=tolerance,
         max_requests=max_requests,
+        by_rate=by_rate,
         jobs=jobs,
         dask=dask,
         out=out,

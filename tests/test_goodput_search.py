@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from simcluster.cli import main
 from simcluster.goodput_search import compare, student
+from simcluster.goodput_search.by_rate import AtRate, ByRate, paired_p_value
 from simcluster.goodput_search.estimate import Counts, Estimate, cross
 from simcluster.goodput_search.search import Outcome, Settings, search
 from simcluster.rng import stream
@@ -188,6 +189,20 @@ def test_pairs_are_decided_on_what_differs() -> None:
     assert compare("a", a, "same", a).p_value == 1.0
 
 
+def test_pairs_by_rate_are_said_in_words() -> None:
+    """Stretches of rates with one verdict; the p-value is that of a paired t test."""
+    from scipy import stats
+
+    values = np.array([0.01, 0.03, -0.01, 0.02])
+    expected = stats.ttest_1samp(values, 0.0).pvalue
+    assert paired_p_value(values) == pytest.approx(expected)
+    assert paired_p_value(np.zeros(3)) == 1.0
+    points = [(2.0, 0.1, 0.01), (6.2, 0.2, 0.04), (8.0, 0.0, 0.5), (9.0, -0.2, 0.001)]
+    at = tuple(AtRate(rate_rps=r, difference=d, p_value=p) for r, d, p in points)
+    text = "a beats b up to 6.20 req/s; undecided at 8.00 req/s; b beats a from 9.00 req/s on"
+    assert str(ByRate(first="a", second="b", at=at)) == f"a, b: {text}"
+
+
 SCENARIO = """
 model.name = "llama-2-7b"
 cluster = { gpu = "A100", nodes = 1, gpus_per_node = 1, price_per_gpu_hour = 2.0 }
@@ -216,7 +231,7 @@ def call(*arguments: object) -> Any:
 
 def test_the_command_says_how_sure_it_is(scenario: Path, tmp_path: Path) -> None:
     """JSON, files; the same seed gives the same answer."""
-    options = [scenario, "--tolerance", 0.3, "--seed", 5, "-o", tmp_path / "out"]
+    options = [scenario, "--tolerance", 0.3, "--seed", 5, "--by-rate", "-o", tmp_path / "out"]
     result = json.loads(call(*options, "--json").stdout, parse_constant=pytest.fail)
     row = result["goodput"][0]
     goodput = row["goodput_rps"]
@@ -226,6 +241,7 @@ def test_the_command_says_how_sure_it_is(scenario: Path, tmp_path: Path) -> None
     assert row["requests_per_cost"]["value"] == pytest.approx(goodput["value"] * 3600 / 2)
     assert row["cost_per_million_output_tokens"]["value"] > 0
     assert len(result["comparisons"]) == 1
+    assert [len(pair["at"]) for pair in result["by_rate"]] == [2]
     stored = json.loads((tmp_path / "out" / "goodput.json").read_text())
     assert stored["goodput"] == result["goodput"]
     assert (tmp_path / "out" / "probes.csv").read_text().count("\n") > 15

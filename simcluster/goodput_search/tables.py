@@ -7,12 +7,14 @@ import dataclasses
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from simcluster._version import __version__
 from simcluster.errors import DataError
 from simcluster.goodput import three_digits
+from simcluster.goodput_search.by_rate import ByRate
 from simcluster.goodput_search.estimate import Interval, logit
 from simcluster.goodput_search.runs import TARGETS, Found, best_achievable, replication_seed
 from simcluster.goodput_search.search import Probe, Stage, Verdict
@@ -23,7 +25,7 @@ LEVELS: Final = (0.5, 0.9, 0.99)
 """Attainments whose rates are bounded by the runs of the search."""
 
 
-def as_json(found: Found) -> dict[str, Any]:
+def as_json(found: Found, by_rate: Sequence[ByRate] | None = None) -> dict[str, Any]:
     """Return the results as plain values for ``json.dumps``: NaN as None."""
     settings, environment = found.settings, found.scenario.environment
     gpu = environment.cluster.gpu
@@ -45,6 +47,8 @@ def as_json(found: Found) -> dict[str, Any]:
         "currency": environment.cluster.currency,
         "price_per_gpu_hour": environment.cluster.price_per_gpu_hour,
     }
+    if by_rate is not None:
+        result["by_rate"] = [{"text": str(p), **dataclasses.asdict(p)} for p in by_rate]
     plain: dict[str, Any] = _plain(result)
     return plain
 
@@ -150,7 +154,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def as_text(found: Found) -> str:
+def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
     """Return the tables: goodput of each strategy, latencies there, comparisons."""
     rows = [_row(found, name, verdict) for name, verdict in found.verdicts.items()]
     cluster = found.scenario.environment.cluster
@@ -171,6 +175,9 @@ def as_text(found: Found) -> str:
     pairs = found.comparisons()
     if pairs:
         parts.append("\n".join(["On the same requests:", *(f"  {pair}" for pair in pairs)]))
+    if by_rate:
+        title = "Attainment at all of these rates, on the same requests (p < 0.05):"
+        parts.append("\n".join([title, *(f"  {pair}" for pair in by_rate)]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -209,7 +216,7 @@ def _remarks(found: Found) -> list[str]:
     return lines
 
 
-def write(found: Found, folder: Path) -> list[Path]:
+def write(found: Found, folder: Path, by_rate: Sequence[ByRate] | None = None) -> list[Path]:
     """Write ``goodput.json``, ``probes.csv`` (a row per run) and ``scenario.toml``.
 
     Raises
@@ -217,8 +224,9 @@ def write(found: Found, folder: Path) -> list[Path]:
     DataError
         If `folder` cannot be written.
     """
+    result = {"version": __version__, **as_json(found, by_rate)}
     texts = {
-        "goodput.json": json.dumps({"version": __version__, **as_json(found)}, indent=2) + "\n",
+        "goodput.json": json.dumps(result, indent=2) + "\n",
         "probes.csv": _probes(found),
         "scenario.toml": to_toml(found.scenario.document),
     }
