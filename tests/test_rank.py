@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError
+from simcluster.goodput_search import Interval
 from simcluster.planner import finals, race, report, screen
 from simcluster.planner.race import Crossing, Probe, cross, only
 from simcluster.planner.rank import Ranking, explain, load, rank
@@ -51,10 +52,35 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def settle_quickly(scenario: Scenario, names: list[str], *, seed: int, **_: Any) -> finals.Finals:
+    """Stand in for `finals.settle`: one draw, and intervals of 3 %."""
+    values = {
+        name: cross(
+            only(scenario, name), guess_rps=50.0, seed=seed, num_requests=1000, near=1.05
+        ).goodput_rps
+        for name in names
+    }
+    best = max(values, key=lambda name: values[name])
+    return finals.Finals(
+        intervals={n: Interval(value=v, low=0.97 * v, high=1.03 * v) for n, v in values.items()},
+        decided=tuple(f"{best} beats {n}" for n in names if n != best),
+        undecided=(),
+        num_requests=0,
+    )
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settle finalists by `settle_quickly`."""
+    monkeypatch.setattr("simcluster.planner.rank.settle", settle_quickly)
+
+
 @pytest.fixture(scope="module")
 def ranking(file: Path) -> Ranking:
     """Return it ranked in this process."""
-    return rank(*load(file), jobs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simcluster.planner.rank.settle", settle_quickly)
+        return rank(*load(file), jobs=1)
 
 
 # The space --------------------------------------------------------------------------------------
@@ -246,35 +272,16 @@ def test_stopping_the_clock_early_changes_no_attainment() -> None:
     assert seen.attainment == met["joint"][counted].mean()
 
 
-# The finals -------------------------------------------------------------------------------------
-
-
-def test_pairs_are_compared_draw_by_draw() -> None:
-    """A steady gap of 3 % is told through common noise of 10 %; without a gap it is undecided."""
-    rng = np.random.default_rng(0)
-    common, own = rng.normal(0, 0.1, 8), rng.normal(0, 0.005, (2, 8))
-    logs = {"a": 1.03 + common + own[0], "b": 1.0 + common + own[1]}
-    stats = pytest.importorskip("scipy.stats")
-    low, high = stats.t.interval(0.95, 7, logs["a"].mean(), stats.sem(logs["a"]))
-    shown = finals.interval(logs["a"])
-    assert np.log([shown.low, shown.high]) == pytest.approx([low, high], rel=1e-6)
-    sure, text = finals.compare(("a", "b"), logs)
-    assert sure
-    assert text.startswith("a beats b by")
-    sure, text = finals.compare(("a", "b"), {"a": 1.0 + common, "b": 1.0 + common[::-1]})
-    assert not sure
-    assert "undecided" in text
-
-
-def test_student_is_scipys() -> None:
-    """Quantiles for every degree of freedom that occurs."""
-    stats = pytest.importorskip("scipy.stats")
-    from simcluster.goodput_search import student
-
-    for degrees in (1, 2, 3, 7, 15, 60):
-        for probability in (0.6, 0.975, 0.999):
-            expected = stats.t.ppf(probability, degrees)
-            assert student.quantile(probability, degrees) == pytest.approx(expected, rel=1e-6)
+def test_finalists_are_settled_and_compared() -> None:
+    """With intervals that hold what another long run gives, and a word about the pair."""
+    scenario = resolve({**DOCUMENT, "strategy": [*DOCUMENT["strategy"], FUDG]})
+    found = finals.settle(scenario, ["mine", "pd"], tolerance=0.3, seed=5, jobs=1)
+    assert len(found.decided) + len(found.undecided) == 1
+    assert found.num_requests > 10_000
+    for name, interval in found.intervals.items():
+        guess = interval.value
+        long = cross(only(scenario, name), guess_rps=guess, seed=9, num_requests=3000, step=1.05)
+        assert 0.9 * interval.low < long.goodput_rps < 1.1 * interval.high
 
 
 # Rankings ---------------------------------------------------------------------------------------
@@ -331,6 +338,7 @@ def test_fronts_hold_whom_nobody_beats(ranking: Ranking) -> None:
         assert (c in ranking.latency_front()) == (not beaten)
 
 
+@pytest.mark.usefixtures("quickly")
 def test_a_ranking_does_not_depend_on_the_processes(file: Path) -> None:
     """Two workers finish in any order; the answer is the same to the last bit."""
     few = {"rank.strategies": ["nodg"], "rank.num_gpus": [4], "rank.tolerance": 0.5}
@@ -397,6 +405,7 @@ def test_reasons_follow_from_the_run_beyond_the_goodput(
 SLOW_CPU = {"engine.profile": "eager", "engine.issue_s": 1e-3}
 
 
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize(
     ("changes", "strategy", "expected"),
     [
@@ -421,6 +430,7 @@ def test_losers_lose_for_the_reason_that_was_built_in(
 # Output -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quickly")
 def test_the_command_prints_tables_and_json(file: Path, tmp_path: Path) -> None:
     """And writes rows and pictures; results of something else are not replaced."""
     runner = CliRunner()

@@ -49,7 +49,7 @@ def test_commands_run(project: Path) -> None:
             arguments += ["--set", "workload.duration_s=2", "--set", "sweep.rates_rps=[4]"]
         if arguments[0] == "rank":
             few = ["rank.strategies=['nodg']", "rank.num_gpus=[8]", "rank.tp_sizes=[4]"]
-            few += ["rank.pp_sizes=[1]", "rank.tolerance=0.9", "slo.ttft_s=0.5"]
+            few += ["rank.pp_sizes=[1]", "rank.tolerance=0.9", "slo.ttft_s=0.5", "rank.finalists=1"]
             few += ["workload.lengths={kind = 'fixed', prompt_len = 900, output_len = 5}"]
             arguments += [word for setting in few for word in ("--set", setting)]
         result = CliRunner().invoke(main, arguments, catch_exceptions=False)

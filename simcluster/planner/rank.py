@@ -36,8 +36,8 @@ Stage = Literal["bound", "screen", "race", "final"]
 Progress = Callable[[int, int, float], None]
 """Called with the number of candidates done in a round, of all, and the share of the work."""
 
-FIRST, SECOND, LAST = 4.0, 10.0, 18.0
-"""Length of a run in each round, in TTFT targets or half stays of a request, the longer."""
+FIRST, SECOND = 4.0, 10.0
+"""Length of a run in the first two rounds, in TTFT targets or half stays, the longer of both."""
 REPLICATIONS: Final = 3
 """Draws of requests in the second round."""
 _LEAST_REQUESTS: Final = 200
@@ -468,11 +468,9 @@ class _Race:
 
     def final_round(self, names: Sequence[str], tolerance: float) -> Finals:
         """Settle the goodputs of `names` to the tolerance."""
-        guesses = {name: math.exp(self._mean_log(name)) for name in names}
         final = settle(
-            {name: self._light[name] for name in names},
-            guesses,
-            num_requests=max(self._length(name, guesses[name], LAST) for name in names),
+            self._scenario,
+            names,
             tolerance=tolerance,
             seed=self._seed(1 + REPLICATIONS),
             jobs=self._jobs,
