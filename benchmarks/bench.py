@@ -28,6 +28,7 @@ WHOLE = [
     ("nodg", "chat", 10_000, None),
     ("fudg", "fixed", 10_000, None),
     ("padg", "fixed", 10_000, None),
+    ("padg64", "fixed", 10_000, None),
 ]
 LOOP = [
     ("nodg", "fixed", 10_000, None),

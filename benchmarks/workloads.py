@@ -67,12 +67,13 @@ STRATEGIES = {
         'kind = "fudg"\nplacement = "inter-node"\nprefill_instances = 4\ndecode_instances = 4\n'
     ),
     "padg": 'kind = "padg"\ninstances = 8\n',
+    "padg64": 'kind = "padg"\ninstances = 64\nmacro_instances = 6\n',
 }
 
 
 def scenario(strategy: str, trace: Path, rate_rps: float | None = None) -> str:
-    """Scenario file: eight instances of Llama-2-7B on A100, one GPU each."""
-    nodes, per_node = (8, 1) if strategy == "fudg" else (1, 8)
+    """Scenario file: eight (or 64) instances of Llama-2-7B on A100, one GPU each."""
+    nodes, per_node = {"fudg": (8, 1), "padg64": (8, 8)}.get(strategy, (1, 8))
     head = _HEAD.format(
         name=strategy,
         trace=trace,

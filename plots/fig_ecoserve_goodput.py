@@ -3,6 +3,7 @@
 python plots/fig_ecoserve_goodput.py results/ecoserve/slo.csv -o ecoserve_slo.png
 """
 
+import textwrap
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ import pandas as pd
 from simcluster.plot import legend_beside, new_figure, palette
 
 NOT_LABELS = ("system", "user_ttft_s", "user_share", "name")
+LABEL_WIDTH = 13
 SHORT = {
     "alpaca-ecoserve": "Alpaca",
     "sharegpt-ecoserve": "ShareGPT",
@@ -33,7 +35,8 @@ def group_of(row: "pd.Series[object]", keys: list[str]) -> str:
             value = f"{1000 * float(str(value)):g} ms"
         elif key == "hold_output":
             value = "held" if str(value) == "True" else "not held"
-        parts.append("" if pd.isna(row[key]) else SHORT.get(str(value), str(value)))
+        text = "" if pd.isna(row[key]) else SHORT.get(str(value), str(value))
+        parts.append(textwrap.fill(text, LABEL_WIDTH))
     return "\n".join(part for part in parts if part)
 
 

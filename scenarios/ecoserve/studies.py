@@ -161,7 +161,6 @@ def inputs() -> Iterator[Row]:
             "engine.max_model_len": 4096,
         },
         "half the KV memory": {"engine.gpu_memory_utilization": 0.68},
-        "staged all-reduce (no P2P)": {"cluster.fabric": "pcie4-staged"},
     }
     systems = ("EcoServe", "vLLM", "Sarathi")
     for (what, change), name in itertools.product(changes.items(), systems):
