@@ -290,6 +290,12 @@ def test_scenario_scripts_run(
         arguments += ["--trace", str(trace), "--num-requests", "30"]
     elif script.stem in PRINTING:
         arguments = []
+    elif script.stem == "boute":
+        types = '[{gpu="RTX 5090", price_per_gpu_hour=0.89}]'
+        arguments += ["--duration", "4", "--part", "example", "--rates", "12"]
+        arguments += ["--splits", "1", "--set"]
+        arguments += ["cooptimize.loads=[0.5,1.1]", "cooptimize.tp_sizes=[1,4]"]
+        arguments += [f"extra_cluster={types}", "cooptimize.seeds=[0]"]
     else:
         arguments += ["--duration", "4"]
     if script.stem == "interconnect":

@@ -34,7 +34,7 @@ from simcluster.planner.cooptimize.search import Space, exhaustive, pareto, samp
 from simcluster.toml_writer import to_toml
 
 WEAK, STRONG, CHEAP, DEAR = "llama-3.1-8b", "llama-3.1-70b", "RTX 5090", "H100 SXM"
-LOADS = (0.25, 0.5, 0.75, 1.0)
+LOADS = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
 
 TABLES: dict[str, Any] = {
     "model": {"name": STRONG},

@@ -225,9 +225,9 @@ class Judge:
         inside = requests["arrival_s"] >= scenario.run.warmup_s
         last = requests["arrival_s"].max() - scenario.run.cooldown_s
         inside &= requests["arrival_s"] <= last
-        values = np.where(requests["status"] == "finished", requests[self.metric], math.inf)[
-            inside
-        ].astype(np.float64)
+        inside &= requests["status"] != "rejected"  # too long for every plan
+        finished = requests["status"][inside] == "finished"
+        values = np.where(finished, requests[self.metric][inside], math.inf)
         values = values[~np.isnan(values)]
         latency = float(np.quantile(values, self.table.percentile / 100, method="higher"))
         quality = float(np.mean(requests["quality"][inside]))

@@ -16,7 +16,6 @@ import numpy as np
 from simcluster.errors import ConfigError
 from simcluster.planner.cooptimize.database import most_units
 from simcluster.planner.cooptimize.fleets import (
-    CAPACITY_LEVELS,
     LATENCY_GRID,
     NO_FLEET,
     Family,
@@ -412,7 +411,7 @@ def _suggested(space: Space, trial: optuna.Trial) -> tuple[Plan, tuple[float, ..
     for number, of_model in enumerate(space.families):
         names = [str(index) for index in range(len(of_model))]
         family = of_model[int(trial.suggest_categorical(f"family-{number}", names))]
-        level = trial.suggest_int(f"level-{number}", 0, CAPACITY_LEVELS - 1)
+        level = trial.suggest_int(f"level-{number}", 0, len(of_model[0].by_level) - 1)
         while level > 0 and family.by_level[level] is None:
             level -= 1  # the stock's largest
         fleet = family.by_level[level]
