@@ -1,6 +1,6 @@
 """Does `simcluster rank` find the best strategy? Against every candidate at ten times the requests.
 
-python benchmarks/best_found.py [--problems 10] [--seed 0]
+python benchmarks/best_found.py [--problems 10] [--seed 0] [--times 10]
 
 Random problems: a model, GPUs, lengths, targets and a space of 5 to 10 candidates. Exhaustive: the
 goodput of every candidate on draws of requests that the ranking has not seen, with ten times the
@@ -29,7 +29,6 @@ from simcluster.scenario_file import resolve
 MODELS = {"llama-2-13b": [1, 2], "codellama-34b": [2, 4], "llama-2-70b": [4]}
 GPUS = ["A100", "L20", "H100", "A800"]
 DRAWS = 5
-TIMES = 10
 
 
 def problem(seed: int) -> tuple[Scenario, RankTable]:
@@ -70,10 +69,13 @@ def problem(seed: int) -> tuple[Scenario, RankTable]:
     return only(scenario, "none"), table
 
 
-def exhaustive(ranking: Ranking) -> dict[str, np.ndarray]:
-    """Return log goodputs of every candidate over draws that the ranking has not seen."""
+def exhaustive(ranking: Ranking, times: float) -> dict[str, np.ndarray]:
+    """Return log goodputs of every candidate over draws that the ranking has not seen.
+
+    On `times` the requests that the ranking has spent on a candidate in the mean.
+    """
     candidates = ranking.candidates
-    per_candidate = TIMES * ranking.num_requests / len(candidates)
+    per_candidate = times * ranking.num_requests / len(candidates)
     calls = []
     for c in candidates:
         length = max(200, math.ceil(per_candidate / DRAWS / 3))  # three runs or so each
@@ -113,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--times", type=float, default=10.0, help="requests over the ranking's")
     options = parser.parse_args()
     verdicts = []
     for seed in itertools.count(options.seed):
@@ -126,7 +129,7 @@ def main() -> None:
             print(f"problem {seed}: no ranking ({error})", flush=True)
             continue
         took = time.perf_counter() - start
-        logs = exhaustive(ranking)
+        logs = exhaustive(ranking, options.times)
         verdict, gap, lost = judge(ranking, logs)
         verdicts.append(verdict)
         best = max(logs, key=lambda name: logs[name].mean())
