@@ -124,6 +124,7 @@ def one(
         for t, e, n in zip(
             scaling["time_s"], scaling["event"], scaling["num_instances"], strict=True
         )
+        if table["kind"] != "fudg"  # its pools count for themselves
     ]
     end_s = float(requests["arrival_s"].max())
     instances = result.columns["instances"]
