@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from simcluster.errors import DataError
 from simcluster.executor import outcomes
-from simcluster.goodput_search import student
+from simcluster.goodput_search import Interval, student
 from simcluster.planner import bestserve
 from simcluster.planner.finals import Finals, settle
 from simcluster.planner.race import Crossing, Probe, cross, only, probe, refuse_unrankable
@@ -477,7 +477,17 @@ class _Race:
             dask=self._dask,
         )
         self.num_requests += final.num_requests
-        return final
+        if final.intervals:
+            return final
+        return dataclasses.replace(final, intervals={names[0]: self._own_interval(names[0])})
+
+    def _own_interval(self, name: str) -> Interval:
+        """Return the goodput of a candidate by the second round alone."""
+        logs = [math.log(max(c.goodput_rps, 1e-9)) for c in self._second[name]]
+        error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
+        half = student.quantile(0.975, len(logs) - 1) * error
+        low, value, high = (math.exp(self._mean_log(name) + x) for x in (-half, 0.0, half))
+        return Interval(value=value, low=low, high=high)
 
     def latencies(self, names: Sequence[str], rate_rps: float) -> dict[str, Probe]:
         """Return the run of each candidate at a rate that all of them carry."""
