@@ -349,6 +349,136 @@ def test_a_transfer_that_waits_behind_a_preempted_request_follows_it() -> None:
     assert requests["last_token_s"][b] < requests["last_token_s"][a]
 
 
+# --- DistServe's own scheduling ------------------------------------------------------------------
+
+
+SLOW_DECODES = LinearStepTime(2.0**-13, 2.0**-6)
+
+
+def stalled(share: float | None) -> Result:
+    """Seven prompts of 200 tokens (50 blocks), pools of 200 blocks, one decode at a time."""
+    strategy = FuDG(
+        name="fudg",
+        prefill_instances=1,
+        decode_instances=1,
+        num_kv_blocks=200,
+        max_num_seqs=1,
+        waiting_block_share=share,
+    )
+    environment = machines(latency_s=0.0, fabric=1e11)
+    work = workload_of(np.zeros(7), 200, 56)
+    return run(environment, strategy, work, step_time=same_for_all(SLOW_DECODES))
+
+
+def test_prefill_stalls_when_the_decode_side_will_not_pull() -> None:
+    """DistServe: what waits on the decode side bounds what it pulls, and so what prefills.
+
+    The first decodes (64 blocks at its end), the second is pulled and waits: 50 blocks, not below
+    5 % of 200. The next four fill the prefill side, and the last prompt begins when the first
+    answer has ended, the second request has joined and the third one's KV has left. Without the
+    limit the decode side takes what fits: the last prompt never waits, and answers lose their KV.
+    """
+    prefill_s = 200 * SLOW_DECODES.per_prefill_token_s
+    decode_s = 55 * SLOW_DECODES.per_decode_step_s
+    move_s = math.ceil(200 * KV_BYTES / 1e11 / TICK_S) * TICK_S
+    result = stalled(0.05)
+    requests, transfers = result.columns["requests"], result.columns["transfers"]
+    assert requests["first_token_s"][:6].tolist() == [k * prefill_s for k in range(1, 7)]
+    ends = [prefill_s + move_s + k * decode_s for k in range(1, 8)]
+    assert requests["last_token_s"].tolist() == ends
+    pulled = np.zeros(7)
+    pulled[transfers["request_id"]] = transfers["requested_s"]
+    assert pulled.tolist() == [prefill_s, 2 * prefill_s, *ends[:5]]
+    assert requests["scheduled_s"][6] == ends[0] + move_s
+    free = stalled(None).columns["requests"]
+    assert free["first_token_s"].tolist() == [k * prefill_s for k in range(1, 8)]
+    assert free["num_preemptions"].sum() > requests["num_preemptions"].sum() == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    workload=workloads(),
+    placement=st.sampled_from(PLACEMENTS),
+    num_kv_blocks=st.sampled_from([80, 200]),
+    max_num_seqs=st.sampled_from([1, 3, 64]),
+    share=st.sampled_from([0.02, 0.1, 0.3]),
+)
+def test_the_decode_side_pulls_only_below_its_share_of_waiting_blocks(
+    workload: Workload, placement: Placement, num_kv_blocks: int, max_num_seqs: int, share: float
+) -> None:
+    """Whenever blocks are reserved, those reserved before for requests that wait are below it."""
+    strategy = FuDG(
+        name="fudg",
+        prefill_instances=2,
+        decode_instances=1,
+        placement=placement,
+        num_kv_blocks=num_kv_blocks,
+        max_num_seqs=max_num_seqs,
+        prefill_max_num_seqs=2,
+        waiting_block_share=share,
+    )
+    result = deployed(machines(), strategy, workload)
+    check_laws(result)
+    requests, transfers = result.columns["requests"], result.columns["transfers"]
+    assert (requests["status"] == "finished").all()
+    if requests["num_preemptions"].any():
+        return  # a recomputed request delays the first step of one that has joined
+    last = {}  # of the copies of a request the last one needs the blocks
+    for number, asked_s in zip(transfers["request_id"], transfers["requested_s"], strict=True):
+        last[number] = max(asked_s, last.get(number, 0.0))
+    blocks = -(-requests["prompt_len"] // BLOCK)
+    for asked_s in last.values():
+        waiting = [
+            blocks[other]
+            for other, since_s in last.items()
+            if since_s < asked_s < requests["decode_start_s"][other]
+        ]
+        assert sum(waiting) < share * num_kv_blocks
+
+
+@settings(max_examples=60, deadline=None)
+@given(workload=workloads(), placement=st.sampled_from(PLACEMENTS))
+def test_without_pressure_the_limits_of_distserve_change_nothing(
+    workload: Workload, placement: Placement
+) -> None:
+    """Where all that could wait is below the share, every frame is the same, bit by bit."""
+    plain = FuDG(
+        name="fudg",
+        prefill_instances=2,
+        decode_instances=2,
+        placement=placement,
+        num_kv_blocks=2000,
+    )
+    limited = dataclasses.replace(
+        plain,
+        waiting_block_share=1.0,
+        prefill_max_num_seqs=25,
+        prefill_max_num_batched_tokens=machines().engine.max_num_batched_tokens or 2048,
+    )
+    one, other = (deployed(machines(), s, workload).columns for s in (plain, limited))
+    for name in ("requests", "spans", "transfers", "segments", "instances"):
+        for column, values in one[name].items():
+            assert list(map(str, values)) == list(map(str, other[name][column])), (name, column)
+
+
+def test_the_batches_of_the_context_stage_have_limits_of_their_own() -> None:
+    """Two prompts a batch by number, two by tokens; decodes are limited by `max_num_seqs` alone."""
+    work = workload_of(np.zeros(6), 100, 50)
+    for settings_ in ({"prefill_max_num_seqs": 2}, {"prefill_max_num_batched_tokens": 256}):
+        strategy = FuDG(
+            name="fudg",
+            prefill_instances=1,
+            decode_instances=1,
+            num_kv_blocks=2000,
+            max_num_seqs=6,
+            **settings_,  # type: ignore[arg-type]
+        )
+        environment, step_time = machines(fabric=1e11), same_for_all(SLOW_DECODES)
+        spans = run(environment, strategy, work, step_time=step_time).columns["spans"]
+        assert spans["num_prefills"][spans["kind"] == "prefill"].tolist() == [2, 2, 2]
+        assert spans["num_decodes"].max() == 6
+
+
 # --- transfer modes ------------------------------------------------------------------------------
 
 
@@ -436,6 +566,10 @@ def test_a_pool_takes_the_kv_while_the_decode_side_is_full() -> None:
     [
         ({"pool": "remote", "placement": "inter-node"}, "needs a node beside those"),
         ({"transfer": "layerwise", "pp_size": 2}, "is not there for pipelines"),
+        (
+            {"prefill_max_num_batched_tokens": 255},
+            "prefill_max_num_batched_tokens = 255: a prompt of",
+        ),
     ],
 )
 def test_transfers_that_cannot_be_are_refused(settings: dict[str, object], message: str) -> None:

@@ -272,6 +272,8 @@ def strategies(draw: st.DrawFn, kinds: tuple[str, ...] = ("nodg", "fudg", "padg"
             prefill_instances=draw(st.integers(1, 2)),
             decode_instances=draw(st.integers(1, 2)),
             placement=draw(st.sampled_from(["intra-node", "inter-node"])),
+            waiting_block_share=draw(st.sampled_from([None, 0.05, 0.5])),
+            prefill_max_num_seqs=draw(st.sampled_from([None, 1, 3])),
             router=router,
             status_interval_s=interval_s,
             **common,

@@ -166,6 +166,10 @@ def strategies(draw: st.DrawFn) -> Any:
         placement="intra-node" if kind == "intra" else "inter-node",
         pool=draw(st.sampled_from([None, None, "none", "decode-node"])),
         transfer="after-prefill" if pp_size > 1 else draw(st.sampled_from(TRANSFERS)),
+        prefill_max_num_seqs=draw(st.sampled_from([None, 1, 2])),
+        prefill_max_num_batched_tokens=draw(st.sampled_from([None, MAX_MODEL_LEN])),
+        # From one request ahead to all that fits.
+        waiting_block_share=draw(st.sampled_from([None, 0.05, 0.05, 0.5, 1.0])),
         **routing,
     )
 
@@ -303,6 +307,17 @@ TIES = {
     "handover": FuDG(name="s", prefill_instances=1, decode_instances=2),
     "handover between nodes": FuDG(
         name="s", prefill_instances=1, decode_instances=3, placement="inter-node"
+    ),
+    "handover, little ahead": FuDG(
+        name="s", prefill_instances=1, decode_instances=2, max_num_seqs=2, waiting_block_share=0.001
+    ),
+    "handover to a pipeline, little ahead": FuDG(
+        name="s",
+        prefill_instances=1,
+        decode_instances=1,
+        pp_size=2,
+        max_num_seqs=2,
+        waiting_block_share=0.001,
     ),
     "arrivals": NoDG(name="s", instances=3),
     "arrivals, chunked": NoDG(

@@ -133,6 +133,9 @@ class FrontEnd(ABC):
     def resumed(self, instance: InstanceLike, request: Request) -> None:  # noqa: B027 (a hook)
         """Nothing to do: the request goes on where it is."""
 
+    def joined(self, instance: InstanceLike, request: Request) -> None:  # noqa: B027 (a hook)
+        """Nothing to do: no KV comes here from elsewhere."""
+
     def finished(self, instance: InstanceLike, request: Request) -> None:
         """Pass the news on."""
         self._on_finish(request)

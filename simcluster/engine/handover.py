@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 
 from simcluster.engine.clock import ROUTING, At, Clock
-from simcluster.engine.instance import InstanceLike
+from simcluster.engine.instance import InstanceLike, at_the_next_boundary
 from simcluster.engine.link import LinkNetwork, Path
 from simcluster.errors import InvariantError
 from simcluster.request import Request
@@ -23,6 +24,8 @@ class DecodePort:
     ----------
     instance : InstanceLike
         The decode instance.
+    waiting_block_share : float, optional
+        Nothing is reserved while requests that do not decode yet have this share of its blocks.
 
     Attributes
     ----------
@@ -30,14 +33,21 @@ class DecodePort:
         Requests that wait for a reservation.
     coming_tokens, num_coming : int
         Tokens and number of the requests in the queue or in transfer.
+    reserved_blocks : int
+        Blocks of the requests that are in transfer or wait to join the batch.
     """
 
-    def __init__(self, instance: InstanceLike) -> None:
+    def __init__(self, instance: InstanceLike, waiting_block_share: float | None = None) -> None:
         self.instance = instance
         self.instance_id = instance.instance_id
         self.queue: deque[_Move] = deque()
         self.coming_tokens = 0
         self.num_coming = 0
+        self.reserved_blocks = 0
+        self._reserved: dict[int, int] = {}  # of each of them; joined, it may be preempted at once
+        self._most_reserved = inf
+        if waiting_block_share is not None:
+            self._most_reserved = waiting_block_share * instance.stats.num_blocks
 
     @property
     def load_tokens(self) -> int:
@@ -53,9 +63,25 @@ class DecodePort:
         """Tokens of `request` whose KV the instance has already."""
         return self.instance.cached_tokens(request)
 
-    def has_room(self, request: Request) -> bool:
-        """Whether the KV of `request` fits above the watermark now."""
-        return self.instance.can_reserve(request)
+    def has_room(self, request: Request, num_tokens: int | None = None) -> bool:
+        """Whether so many tokens of `request` (default: what it has) may come in now.
+
+        They must fit above the watermark, and the blocks reserved so far be below their share.
+        """
+        if self.reserved_blocks >= self._most_reserved:
+            return False
+        return self.instance.can_reserve(request, num_tokens)
+
+    def reserve(self, request: Request, num_tokens: int) -> int:
+        """Take the blocks for `num_tokens` tokens; return those whose KV is there already."""
+        num_blocks = self.instance.blocks_for(num_tokens)
+        self._reserved[request.request_id] = num_blocks
+        self.reserved_blocks += num_blocks
+        return self.instance.reserve(request, num_tokens)
+
+    def joined(self, request: Request) -> None:
+        """Know that `request` decodes from now on."""
+        self.reserved_blocks -= self._reserved.pop(request.request_id)
 
 
 class _Move:
@@ -121,6 +147,10 @@ class KvHandover:
         Called with every finished request.
     num_layers : int
         Layers of the model.
+    waiting_block_share : float, optional
+        A decode instance reserves nothing while requests that do not decode yet, in transfer or
+        waiting to join the batch, have this share of its blocks (DistServe's
+        ``waiting_block_prop_threshold``).
     """
 
     def __init__(
@@ -134,10 +164,14 @@ class KvHandover:
         bytes_per_token: int,
         on_finish: Callable[[Request], None],
         num_layers: int = 1,
+        waiting_block_share: float | None = None,
     ) -> None:
         self._env = env
         self._network = network
-        self._ports = {instance.instance_id: DecodePort(instance) for instance in decode}
+        self._waiting_block_share = waiting_block_share
+        self._ports = {
+            instance.instance_id: DecodePort(instance, waiting_block_share) for instance in decode
+        }
         self.instances = list(decode)  # those in service
         self._held: dict[int, int] = {}  # requests whose KV a prefill instance still holds
         self._reachable: dict[int, tuple[list[DecodePort], Router]] = {}
@@ -181,9 +215,9 @@ class KvHandover:
         move = self._choose(source, request, num_tokens)
         port = move.port
         if len(move.paths) == 1:
-            if port.queue or not port.instance.can_reserve(request, num_tokens):
+            if port.queue or not port.has_room(request, num_tokens):
                 return
-            move.num_bytes -= port.instance.reserve(request, num_tokens) * self._bytes_per_token
+            move.num_bytes -= port.reserve(request, num_tokens) * self._bytes_per_token
         port.coming_tokens += num_tokens
         move.pieces = 2  # the last layer, and all before; the end of the prefill comes between
         self._streams[request.request_id] = move
@@ -269,18 +303,23 @@ class KvHandover:
         while port.queue and port.has_room(port.queue[0].request):
             move = port.queue.popleft()
             request = move.request
-            move.num_bytes -= port.instance.reserve(request) * self._bytes_per_token
+            num_tokens = request.num_computed_tokens
+            move.num_bytes -= port.reserve(request, num_tokens) * self._bytes_per_token
             ended = self._first_copy_ended if len(move.paths) == 1 else self._arrived
             self._network.transfer(
                 request.request_id, move.paths[-1], move.num_bytes, partial(ended, move)
             )
+        instance = port.instance
+        if self._waiting_block_share is not None and instance.num_lanes > 1:
+            # Room arises while a batch of a pipeline starts, others may be at a boundary then.
+            instance.watch(at_the_next_boundary if port.queue else None)
 
     # --- the pools change -----------------------------------------------------------------------
 
     def add(self, instance: InstanceLike) -> None:
         """Put the decode instance `instance` into service."""
         self.instances.append(instance)
-        self._ports[instance.instance_id] = DecodePort(instance)
+        self._ports[instance.instance_id] = DecodePort(instance, self._waiting_block_share)
         self._reachable.clear()
         instance.owner = self
 
@@ -321,6 +360,14 @@ class KvHandover:
 
     def resumed(self, instance: InstanceLike, request: Request) -> None:
         """Nothing to do: the step that is about to start has first call on the free blocks."""
+
+    def joined(self, instance: InstanceLike, request: Request) -> None:
+        """Let others have its share of the waiting blocks, once the planned step has begun."""
+        port = self._ports[instance.instance_id]
+        port.joined(request)
+        if port.queue and self._waiting_block_share is not None:
+            routing = At(self._env, self._env.now, ROUTING)
+            routing.callbacks.append(lambda _: self._start_transfers(port))
 
     def finished(self, instance: InstanceLike, request: Request) -> None:
         """Use the freed blocks for the next transfer."""

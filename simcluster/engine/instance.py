@@ -201,6 +201,10 @@ class InstanceOwner(Protocol):
         """`request` decodes here again, its KV copied back from host memory."""
         ...
 
+    def joined(self, instance: InstanceLike, request: Request) -> None:
+        """`request`, whose KV came from elsewhere, is in the batch of the step about to start."""
+        ...
+
     def finished(self, instance: InstanceLike, request: Request) -> None:
         """`request` produced its last token here."""
         ...
@@ -558,6 +562,10 @@ class Instance:
                 for request in scheduler.resumed:
                     self.owner.resumed(self, request)
                 scheduler.resumed.clear()
+            if scheduler.joined:
+                for request in scheduler.joined:
+                    self.owner.joined(self, request)
+                scheduler.joined.clear()
             if plan is None:
                 self._idle = True
                 self._hidden_s = 0.0

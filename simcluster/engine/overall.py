@@ -43,6 +43,9 @@ class Leaving:
     def resumed(self, instance: InstanceLike, request: Request) -> None:
         """The request goes on where it is."""
 
+    def joined(self, instance: InstanceLike, request: Request) -> None:
+        """No KV comes here from elsewhere."""
+
     def finished(self, instance: InstanceLike, request: Request) -> None:
         """Pass the news on."""
         self._on_finish(request)

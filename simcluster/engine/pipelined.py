@@ -203,6 +203,10 @@ class PipelinedInstance:
         """Pass the news on."""
         self.owner.resumed(self, request)
 
+    def joined(self, instance: InstanceLike, request: Request) -> None:
+        """Pass the news on."""
+        self.owner.joined(self, request)
+
     def finished(self, instance: InstanceLike, request: Request) -> None:
         """Pass the news on."""
         self.owner.finished(self, request)

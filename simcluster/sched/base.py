@@ -337,9 +337,9 @@ class BatchScheduler(ABC):
         KV blocks that the waiting and swapped requests take on admission, if they find none.
     num_preemptions, num_swaps : int
         Preemptions so far, and those of them by swap.
-    preempted, resumed : list of Request
-        Decoding requests preempted, and those back from host memory, since the list was last
-        cleared.
+    preempted, resumed, joined : list of Request
+        Decoding requests preempted, those back from host memory, and those from elsewhere that are
+        in the batch now, since the list was last cleared.
     segments : list of (int, float, int, int)
         Stays in the decode batch that ended since the list was last cleared: request id, end of the
         prefill before (s; NaN if its KV came from elsewhere), decode step before and after.
@@ -368,6 +368,7 @@ class BatchScheduler(ABC):
         self.swapped: deque[Request] = deque()
         self.preempted: list[Request] = []
         self.resumed: list[Request] = []
+        self.joined: list[Request] = []
         self.segments: list[tuple[int, float, int, int]] = []
         self._prefilling: dict[int, Request] = {}
         self._running: dict[int, Request] = {}  # in order of admission; prefilling and decoding
@@ -543,6 +544,7 @@ class BatchScheduler(ABC):
             request.status = RequestStatus.RUNNING
             self._running[request.request_id] = request
             self._start_decode(request, nan)
+            self.joined.append(request)
 
     def _make_room_for_one_step(self) -> None:
         """Preempt the newest requests until every decode can write its next token."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -59,8 +59,10 @@ class FuDG(RouterSettings):
     two copies, as EcoServe (section 4.1) ran MoonCake. The pool is beside the decode instance or on
     a third node.
 
-    Not as those systems: a decode instance that runs out recomputes instead of swapping to the CPU,
-    and no request is turned away early.
+    DistServe's own scheduling: `prefill_max_num_seqs` and `prefill_max_num_batched_tokens` limit
+    the batches of its context stage, which stalls by itself when its memory is full of KV that
+    nobody has pulled; with `waiting_block_share` the decode side pulls as little ahead as it does;
+    ``preemption = "swap"`` swaps the newest request out.
     """
 
     kind: Literal["fudg"] = "fudg"
@@ -89,6 +91,30 @@ class FuDG(RouterSettings):
             "layer on, layer by layer behind the prefill."
         ),
     ] = "after-prefill"
+    prefill_max_num_seqs: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Most prompts in a batch of a prefill instance; default: max_num_seqs.",
+        ),
+    ] = None
+    prefill_max_num_batched_tokens: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Most tokens in a batch of a prefill instance; default: "
+            "max_num_batched_tokens.",
+        ),
+    ] = None
+    waiting_block_share: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            description="A decode instance takes no more KV while requests that do not decode yet "
+            "have this share of its blocks (DistServe: 0.05); default: it takes what fits.",
+        ),
+    ] = None
     prefill_autoscale: Annotated[
         ThresholdSettings | None,
         Field(description="Prefill instances come and go with the load; default: they stay."),
@@ -123,7 +149,8 @@ class FuDG(RouterSettings):
                 'Use pp_size = 1, or transfer = "after-prefill".',
             )
         num_prefill, num_decode = self._counts(cluster, shape)
-        prefill, decode = self._place(cluster, shape, num_prefill, num_decode)
+        shapes = {"prefill": self._prefill_shape(cluster, shape), "decode": shape}
+        prefill, decode = self._place(cluster, shapes, num_prefill, num_decode)
 
         def finished(request: Request) -> None:
             cluster.on_finish(request)
@@ -146,6 +173,7 @@ class FuDG(RouterSettings):
             bytes_per_token=cluster.environment.model.kv_bytes_per_token,
             on_finish=finished,
             num_layers=num_layers,
+            waiting_block_share=self.waiting_block_share,
         )
         if self.transfer == "layerwise":
             gateway.follow_prefills(num_layers)
@@ -153,7 +181,7 @@ class FuDG(RouterSettings):
             scale_by_load(
                 self.prefill_autoscale,
                 cluster,
-                shape,
+                shapes["prefill"],
                 "prefill",
                 gateway,
                 lambda: len(gateway.pending),
@@ -208,11 +236,35 @@ class FuDG(RouterSettings):
             )
         return prefill, decode
 
+    def _prefill_shape(self, cluster: Cluster, shape: InstanceShape) -> InstanceShape:
+        """Return `shape` with the limits of the context stage."""
+        tokens, longest = (
+            self.prefill_max_num_batched_tokens,
+            cluster.environment.model.max_model_len,
+        )
+        if tokens is not None and tokens < longest:
+            raise ConfigError(
+                shape.key("prefill_max_num_batched_tokens"),
+                tokens,
+                f"a prompt of max_model_len = {longest} would not fit in one prefill step",
+                "Raise it, or lower engine.max_model_len.",
+            )
+        return replace(
+            shape,
+            max_num_seqs=self.prefill_max_num_seqs or shape.max_num_seqs,
+            max_num_batched_tokens=tokens or shape.max_num_batched_tokens,
+        )
+
     def _place(
-        self, cluster: Cluster, shape: InstanceShape, num_prefill: int, num_decode: int
+        self,
+        cluster: Cluster,
+        shapes: dict[str, InstanceShape],
+        num_prefill: int,
+        num_decode: int,
     ) -> tuple[list[InstanceLike], list[InstanceLike]]:
+        shape = shapes["decode"]  # both take the same room
         if self.placement == "inter-node":
-            prefill = [cluster.place(shape, "prefill") for _ in range(num_prefill)]
+            prefill = [cluster.place(shapes["prefill"], "prefill") for _ in range(num_prefill)]
             # Decode instances fill the nodes from the other end: on nodes of their own if possible.
             decode = [cluster.place(shape, "decode", last=True) for _ in range(num_decode)]
             return prefill, decode
@@ -233,7 +285,7 @@ class FuDG(RouterSettings):
             for node in used:
                 for pool in ("prefill", "decode"):
                     if left[pool] and cluster.room(shape, node):
-                        pools[pool].append(cluster.place(shape, pool, node))
+                        pools[pool].append(cluster.place(shapes[pool], pool, node))
                         left[pool] -= 1
             if not any(cluster.room(shape, node) for node in used) and any(left.values()):
                 raise ConfigError(
