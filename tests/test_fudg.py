@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.patches import StepPatch
 
-from simcluster.config import Environment
+from simcluster.config import Environment, SloConfig
 from simcluster.errors import ConfigError
 from simcluster.plot_links import figure_of_links
 from simcluster.simulate import Result, run
@@ -21,7 +21,7 @@ from simcluster.strategies import FuDG, NoDG
 from simcluster.testing import specs
 from simcluster.testing.laws import check_laws, union_of
 from simcluster.testing.step_times import LinearStepTime, same_for_all
-from simcluster.testing.workloads import workload_of
+from simcluster.testing.workloads import shared_prefixes, workload_of
 from simcluster.units import TICK_S, on_grid
 from simcluster.workload import Workload
 
@@ -479,6 +479,124 @@ def test_the_batches_of_the_context_stage_have_limits_of_their_own() -> None:
         assert spans["num_decodes"].max() == 6
 
 
+# --- MoonCake's own scheduling -------------------------------------------------------------------
+
+
+CONDUCTED = FuDG(
+    name="fudg",
+    prefill_instances=2,
+    decode_instances=1,
+    placement="inter-node",
+    num_kv_blocks=3000,
+    prefill_max_num_seqs=1,
+    prefill_choice="ttft",
+)
+"""Prompts one by one, where the estimate of the TTFT is exact."""
+
+
+def with_targets(ttft_s: float | None = None, tpot_s: float | None = None) -> Environment:
+    """The machines with targets."""
+    return dataclasses.replace(machines(), slo=SloConfig(ttft_s=ttft_s, tpot_s=tpot_s))
+
+
+def free_at(requests: dict[str, np.ndarray], instance: int, number: int) -> float:
+    """When `instance` has prefilled all that was sent there before request `number` (s)."""
+    mine = requests["prefill_instance"][:number] == instance
+    ends: float = requests["first_token_s"][:number][mine].max(initial=0.0)
+    return max(ends, float(requests["arrival_s"][number]))
+
+
+@settings(max_examples=80, deadline=None)
+@given(workload=workloads(), ttft_s=st.sampled_from([None, 0.05, 0.15, 0.3]))
+def test_a_request_goes_where_its_first_token_comes_first(
+    workload: Workload, ttft_s: float | None
+) -> None:
+    """By the times at which prefills really end; rejected is who would miss the target anywhere."""
+    strategy = dataclasses.replace(CONDUCTED, early_rejection=ttft_s is not None)
+    result = deployed(with_targets(ttft_s), strategy, workload)
+    check_laws(result)
+    requests = result.columns["requests"]
+    for number in range(workload.num_requests):
+        prefill_s = requests["prompt_len"][number] * STEP_TIME.per_prefill_token_s
+        best_s = min(free_at(requests, k, number) for k in range(2)) + prefill_s
+        ttft_there_s = best_s - requests["arrival_s"][number]
+        rejected = requests["status"][number] == "rejected"
+        assert rejected == (ttft_s is not None and ttft_there_s > ttft_s)
+        if not rejected:
+            assert requests["first_token_s"][number] == best_s
+    if ttft_s is None:
+        assert (requests["status"] == "finished").all(), "nobody is rejected unless asked for"
+
+
+def test_the_estimate_knows_how_far_a_prefill_is() -> None:
+    """A prompt goes behind the longer one that is nearly done: 0.025 s are left of it, not 0.106.
+
+    The load, in tokens, is 200 there and 180 elsewhere until the prefills end.
+    """
+    work = workload_of([0.0, 0.1, 0.17], [200, 180, 100], 2)
+    chosen = deployed(machines(), CONDUCTED, work).columns["requests"]["prefill_instance"]
+    assert chosen.tolist() == [0, 1, 0]
+    plain = dataclasses.replace(CONDUCTED, prefill_choice="router")
+    by_load = deployed(machines(), plain, work).columns["requests"]["prefill_instance"]
+    assert by_load.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(("cached", "expected"), [(True, 0), (False, 1)])
+def test_a_cached_prefix_counts_by_the_prefill_time_that_it_saves(
+    cached: bool, expected: int
+) -> None:
+    """The last prompt waits for the instance that has most of it, since that is sooner.
+
+    160 of its 200 tokens are in the cache of instance 0, which has 0.097 s left of another prompt:
+    0.097 + 0.039 s there, 0.195 s on the idle instance 1.
+    """
+    prompts = [160, 10, 120, 200]
+    hashes = shared_prefixes([0, 1, 2, 0], [160, 0, 0, 160], prompts, tokens_per_id=BLOCK)
+    work = dataclasses.replace(workload_of([0.0, 0.4, 0.5, 0.52], prompts, 2), hashes=hashes)
+    strategy = dataclasses.replace(CONDUCTED, prefix_caching=cached)
+    requests = deployed(machines(), strategy, work).columns["requests"]
+    assert requests["prefill_instance"].tolist() == [0, 1, 0, expected]
+    assert requests["num_cached_tokens"].tolist() == [0, 0, 0, 160 * cached]
+
+
+def test_a_request_that_would_slow_the_decodes_too_much_is_rejected() -> None:
+    """The second would make a step of two sequences with 204 tokens; the third comes alone."""
+
+    def step_s(context: int) -> float:
+        return STEP_TIME.per_decode_step_s + context * STEP_TIME.per_context_token_s
+
+    work = workload_of([0.0, 0.3, 2.0], 100, 56)
+    strategy = dataclasses.replace(CONDUCTED, early_rejection=True)
+    limit = step_s(150)
+    status = deployed(with_targets(tpot_s=limit), strategy, work).columns["requests"]["status"]
+    assert status.tolist() == ["finished", "rejected", "finished"]
+    status = deployed(with_targets(tpot_s=step_s(300)), strategy, work).columns["requests"][
+        "status"
+    ]
+    assert (status == "finished").all()
+
+
+def test_early_rejection_without_targets_is_refused() -> None:
+    """There is nothing to miss."""
+    strategy = dataclasses.replace(CONDUCTED, early_rejection=True)
+    with pytest.raises(ConfigError, match="there is no target that could be missed"):
+        deployed(with_targets(), strategy, workload_of([0.0], 100, 2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(workload=workloads())
+def test_early_rejection_with_loose_targets_changes_nothing(workload: Workload) -> None:
+    """Bit by bit, and nobody is rejected."""
+    plain = dataclasses.replace(CONDUCTED, prefill_max_num_seqs=None, num_kv_blocks=64)
+    loose = dataclasses.replace(plain, early_rejection=True)
+    where = with_targets(ttft_s=1e6, tpot_s=1e6)
+    one, other = (deployed(where, s, workload).columns for s in (plain, loose))
+    assert (one["requests"]["status"] == "finished").all()
+    for name in ("requests", "spans", "transfers", "segments", "instances"):
+        for column, values in one[name].items():
+            assert list(map(str, values)) == list(map(str, other[name][column])), (name, column)
+
+
 # --- transfer modes ------------------------------------------------------------------------------
 
 
@@ -566,6 +684,13 @@ def test_a_pool_takes_the_kv_while_the_decode_side_is_full() -> None:
     [
         ({"pool": "remote", "placement": "inter-node"}, "needs a node beside those"),
         ({"transfer": "layerwise", "pp_size": 2}, "is not there for pipelines"),
+        ({"early_rejection": True}, "early_rejection = True: needs an estimate"),
+        (
+            {"prefill_choice": "ttft", "router": "round-robin"},
+            "router = 'round-robin': does not go",
+        ),
+        ({"prefill_choice": "ttft", "status_interval_s": 0.1}, "status_interval_s = 0.1: does not"),
+        ({"prefill_choice": "ttft", "pp_size": 2}, "pp_size = 2: does not go"),
         (
             {"prefill_max_num_batched_tokens": 255},
             "prefill_max_num_batched_tokens = 255: a prompt of",

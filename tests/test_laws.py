@@ -274,8 +274,15 @@ def strategies(draw: st.DrawFn, kinds: tuple[str, ...] = ("nodg", "fudg", "padg"
             placement=draw(st.sampled_from(["intra-node", "inter-node"])),
             waiting_block_share=draw(st.sampled_from([None, 0.05, 0.5])),
             prefill_max_num_seqs=draw(st.sampled_from([None, 1, 3])),
-            router=router,
-            status_interval_s=interval_s,
+            **draw(
+                st.sampled_from(
+                    [
+                        {"router": router, "status_interval_s": interval_s},
+                        {"prefill_choice": "ttft"},
+                        {"prefill_choice": "ttft", "early_rejection": True},
+                    ]
+                )
+            ),
             **common,
         )
     chunk = draw(st.sampled_from([None, 16, 21, 64]))

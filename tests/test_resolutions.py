@@ -158,6 +158,8 @@ def strategies(draw: st.DrawFn) -> Any:
     if kind == "inter":
         common["prefill_autoscale"] = draw(by_load())
         common["decode_autoscale"] = draw(by_load())
+    if pp_size == 1 and draw(st.booleans()):
+        routing = {"prefill_choice": "ttft", "early_rejection": draw(st.booleans())}
     return FuDG(
         **common,
         prefill_instances=prefill,
@@ -318,6 +320,14 @@ TIES = {
         pp_size=2,
         max_num_seqs=2,
         waiting_block_share=0.001,
+    ),
+    "handover by a conductor": FuDG(
+        name="s",
+        prefill_instances=2,
+        decode_instances=2,
+        transfer="layerwise",
+        prefill_choice="ttft",
+        early_rejection=True,
     ),
     "arrivals": NoDG(name="s", instances=3),
     "arrivals, chunked": NoDG(

@@ -219,6 +219,7 @@ class KvHandover:
                 return
             move.num_bytes -= port.reserve(request, num_tokens) * self._bytes_per_token
         port.coming_tokens += num_tokens
+        port.num_coming += 1
         move.pieces = 2  # the last layer, and all before; the end of the prefill comes between
         self._streams[request.request_id] = move
         last_layer = move.num_bytes // self._num_layers
@@ -242,6 +243,17 @@ class KvHandover:
 
     def _choose(self, source: InstanceLike, request: Request, num_tokens: int) -> _Move:
         """Choose the decode instance for `request`, which will have `num_tokens` tokens there."""
+        ports, router = self._reachable_from(source)
+        index = router.choose(request, ports, self._env.now)
+        if index is None:
+            raise InvariantError("a decode instance must be named: its port keeps the queue")
+        port = ports[index]
+        paths = self._paths(source, port.instance)
+        num_bytes = num_tokens * self._bytes_per_token
+        return _Move(request, source, port, paths, num_tokens, num_bytes)
+
+    def _reachable_from(self, source: InstanceLike) -> tuple[list[DecodePort], Router]:
+        """Entrances that KV of `source` can reach, and who chooses among them."""
         reachable = self._reachable.get(source.instance_id)
         if reachable is None:
             ports = [
@@ -250,14 +262,19 @@ class KvHandover:
                 if self._paths(source, (port := self._ports[instance.instance_id]).instance)
             ]
             reachable = self._reachable[source.instance_id] = (ports, self._make_router())
-        ports, router = reachable
-        index = router.choose(request, ports, self._env.now)
-        if index is None:
-            raise InvariantError("a decode instance must be named: its port keeps the queue")
-        port = ports[index]
-        paths = self._paths(source, port.instance)
-        num_bytes = num_tokens * self._bytes_per_token
-        return _Move(request, source, port, paths, num_tokens, num_bytes)
+        return reachable
+
+    def predicted_tbt_s(self, source: InstanceLike, request: Request) -> float:
+        """Predicted time between tokens of `request`, prefilled by `source` (s).
+
+        That of a step of the decode instance with the fewest tokens, as loaded as it is now, with
+        all that is on its way to it and the request.
+        """
+        port = min(self._reachable_from(source)[0], key=lambda p: p.load_tokens)
+        num_seqs = port.instance.num_unfinished + port.num_coming + 1
+        # `load_tokens` are tokens in the cache; in a step each sequence adds one.
+        context_tokens = port.load_tokens + request.prompt_len + num_seqs
+        return port.instance.decode_s(num_seqs, context_tokens)
 
     def _route(self, source: InstanceLike, request: Request) -> None:
         move = self._choose(source, request, request.num_computed_tokens)

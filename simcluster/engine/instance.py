@@ -16,7 +16,7 @@ from simcluster.engine.pipeline import BatchesInFlight, BatchRun, PipelineStages
 from simcluster.engine.recorder import Recorder
 from simcluster.errors import InvariantError
 from simcluster.request import Request
-from simcluster.roofline.base import StepTime
+from simcluster.roofline.base import StepShape, StepTime
 from simcluster.sched.base import BatchScheduler, StepOutcome, StepPlan, target
 from simcluster.units import IntArray, on_grid
 
@@ -135,8 +135,12 @@ class InstanceLike(Protocol):
         """Whether `request` is decoding here."""
         ...
 
-    def prefill_s(self, prompt_len: int) -> float:
-        """Time to prefill one prompt of `prompt_len` tokens alone (s)."""
+    def prefill_s(self, prompt_len: int, cached_tokens: int = 0) -> float:
+        """Time to prefill one prompt of so many tokens alone, some of them cached (s)."""
+        ...
+
+    def decode_s(self, num_seqs: int, context_tokens: int) -> float:
+        """Time of one decode step of so many sequences with so many tokens together (s)."""
         ...
 
     def wake(self) -> None:
@@ -456,9 +460,19 @@ class Instance:
         """Whether `request` is decoding here."""
         return request in self.scheduler.batch
 
-    def prefill_s(self, prompt_len: int) -> float:
-        """Time to prefill one prompt of `prompt_len` tokens alone (s)."""
-        return self.step_time.prefill_s(prompt_len)
+    def prefill_s(self, prompt_len: int, cached_tokens: int = 0) -> float:
+        """Time to prefill one prompt of so many tokens alone, some of them cached (s)."""
+        if not cached_tokens:
+            return self.step_time.prefill_s(prompt_len)
+        chunk = (prompt_len - cached_tokens, cached_tokens)
+        return self.step_time.step_s(StepShape(0, 0, (chunk,), 1, 0))
+
+    def decode_s(self, num_seqs: int, context_tokens: int) -> float:
+        """Time of one decode step of so many sequences with so many tokens together (s)."""
+        window = context_tokens
+        if self._window is not None:
+            window = min(context_tokens, num_seqs * self._window)
+        return self.step_time.step_s(StepShape(num_seqs, context_tokens, (), num_seqs, window))
 
     def lane_of(self, request: Request) -> int:
         """The lane that `request` is in: there is one."""

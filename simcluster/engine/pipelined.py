@@ -162,9 +162,15 @@ class PipelinedInstance:
         """Whether `request` is decoding here."""
         return self._lane(request).decodes(request)
 
-    def prefill_s(self, prompt_len: int) -> float:
+    def prefill_s(self, prompt_len: int, cached_tokens: int = 0) -> float:
         """Time to prefill one prompt of `prompt_len` tokens alone in the empty pipeline (s)."""
+        if cached_tokens:
+            raise InvariantError("nobody asks a pipeline for the prefill of a part of a prompt")
         return self._prefill_s(prompt_len)
+
+    def decode_s(self, num_seqs: int, context_tokens: int) -> float:
+        """Not there: each lane has a batch of its own."""
+        raise InvariantError("a pipeline has no decode step of the whole batch")
 
     def wake(self) -> None:
         """Schedule the idle lanes again now; the others do at their next boundary anyway."""

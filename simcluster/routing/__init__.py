@@ -15,6 +15,7 @@ from simcluster.routing.prefix_aware import PrefixAware
 from simcluster.routing.round_robin import RoundRobin
 from simcluster.routing.shared_queue import SharedQueue
 from simcluster.routing.status import Status
+from simcluster.routing.ttft_estimate import TtftEstimate
 
 ROUTERS: dict[str, Callable[[], Router]] = {
     "round-robin": RoundRobin,
@@ -32,4 +33,5 @@ __all__ = [
     "Router",
     "SharedQueue",
     "Status",
+    "TtftEstimate",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from simcluster.config import SloConfig
 from simcluster.engine.cluster import Cluster, Deployment, InstanceShape
 from simcluster.engine.front_end import Gateway
 from simcluster.engine.handover import KvHandover
@@ -14,7 +16,7 @@ from simcluster.engine.instance import InstanceLike
 from simcluster.engine.link import Path
 from simcluster.errors import ConfigError
 from simcluster.request import Request, RequestStatus
-from simcluster.routing import LeastLoaded
+from simcluster.routing import LeastLoaded, TtftEstimate
 from simcluster.strategies.base import RouterSettings, count_that_fits
 from simcluster.strategies.scaling import ThresholdSettings, scale_by_load
 from simcluster.units import on_grid
@@ -48,6 +50,45 @@ class PrefillGateway(Gateway):
             self.handover.hand_over(instance, request)
 
 
+class Conductor(PrefillGateway):
+    """A front end that estimates TTFT and time between tokens (MoonCake, Algorithm 1).
+
+    Attributes
+    ----------
+    estimate : TtftEstimate
+        Which prefill instance gets a request, and what to expect there.
+    targets : SloConfig or None
+        A request that is expected to miss them is turned away; None: nobody is.
+    """
+
+    estimate: TtftEstimate
+    targets: SloConfig | None = None
+
+    def _place(self, request: Request, among: Collection[InstanceLike] | None = None) -> bool:
+        index, ttft_s, prefill_s = self.estimate.choose(request, self.instances, self._env.now)
+        instance = self.instances[index]
+        if self.targets is not None and self._misses(self.targets, instance, request, ttft_s):
+            self.reject(request)
+            return True
+        self.estimate.sent(instance, request, prefill_s)
+        instance.submit(request)
+        return True
+
+    def _misses(
+        self, targets: SloConfig, instance: InstanceLike, request: Request, ttft_s: float
+    ) -> bool:
+        if targets.ttft_s is not None and ttft_s > targets.ttft_s:
+            return True
+        if targets.tpot_s is None:
+            return False
+        return self.handover.predicted_tbt_s(instance, request) > targets.tpot_s
+
+    def prefilled(self, instance: InstanceLike, request: Request) -> None:
+        """Keep the books of the estimate, and send the request on."""
+        self.estimate.prefilled(instance, request)
+        super().prefilled(instance, request)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FuDG(RouterSettings):
     """A prefill pool and a decode pool.
@@ -62,7 +103,9 @@ class FuDG(RouterSettings):
     DistServe's own scheduling: `prefill_max_num_seqs` and `prefill_max_num_batched_tokens` limit
     the batches of its context stage, which stalls by itself when its memory is full of KV that
     nobody has pulled; with `waiting_block_share` the decode side pulls as little ahead as it does;
-    ``preemption = "swap"`` swaps the newest request out.
+    ``preemption = "swap"`` swaps the newest request out. MoonCake's: ``prefill_choice = "ttft"``
+    sends a request to the prefill instance with the smallest estimated TTFT, cached prefixes
+    counted in, and `early_rejection` turns it away if a target would be missed.
     """
 
     kind: Literal["fudg"] = "fudg"
@@ -115,6 +158,20 @@ class FuDG(RouterSettings):
             "have this share of its blocks (DistServe: 0.05); default: it takes what fits.",
         ),
     ] = None
+    prefill_choice: Annotated[
+        Literal["router", "ttft"],
+        Field(
+            description="Who chooses the prefill instance: router, or the smallest estimated TTFT "
+            "(MoonCake), cached prefixes counted in."
+        ),
+    ] = "router"
+    early_rejection: Annotated[
+        bool,
+        Field(
+            description="Turn a request away on arrival if its estimated TTFT or the next step of "
+            "the decode instance would miss its target; needs prefill_choice = 'ttft'."
+        ),
+    ] = False
     prefill_autoscale: Annotated[
         ThresholdSettings | None,
         Field(description="Prefill instances come and go with the load; default: they stay."),
@@ -140,6 +197,7 @@ class FuDG(RouterSettings):
                 'Use placement = "inter-node".',
             )
         shape = self.shape()
+        self._check_conductor(cluster, shape)
         cluster.moves_kv = True
         if self.transfer == "layerwise" and self.pp_size > 1:
             raise ConfigError(
@@ -161,7 +219,8 @@ class FuDG(RouterSettings):
         for instance in decode:
             paths(prefill[0], instance)  # what is refused is refused before the run
         num_layers = cluster.environment.model.spec.num_layers
-        gateway = PrefillGateway(
+        gateway_type = PrefillGateway if self.prefill_choice == "router" else Conductor
+        gateway = gateway_type(
             cluster.env, prefill, self.make_router(), finished, on_grid(self.status_interval_s)
         )
         gateway.handover = KvHandover(
@@ -175,6 +234,9 @@ class FuDG(RouterSettings):
             num_layers=num_layers,
             waiting_block_share=self.waiting_block_share,
         )
+        if isinstance(gateway, Conductor):
+            gateway.estimate = TtftEstimate()
+            gateway.targets = cluster.environment.slo if self.early_rejection else None
         if self.transfer == "layerwise":
             gateway.follow_prefills(num_layers)
         if self.prefill_autoscale is not None:
@@ -190,6 +252,39 @@ class FuDG(RouterSettings):
             group = gateway.handover
             scale_by_load(self.decode_autoscale, cluster, shape, "decode", group, group.num_coming)
         return Deployment(gateway)
+
+    def _check_conductor(self, cluster: Cluster, shape: InstanceShape) -> None:
+        """Refuse what the estimates cannot do, and settings without effect beside them."""
+        slo = cluster.environment.slo
+        if self.prefill_choice == "router":
+            if self.early_rejection:
+                raise ConfigError(
+                    shape.key("early_rejection"),
+                    True,
+                    "needs an estimate of the TTFT",
+                    'Use prefill_choice = "ttft".',
+                )
+            return
+        if self.early_rejection and slo.ttft_s is None and slo.tpot_s is None:
+            raise ConfigError(
+                shape.key("early_rejection"),
+                True,
+                "there is no target that could be missed",
+                "Set slo.ttft_s or slo.tpot_s.",
+            )
+        for key, value, default in (
+            ("router", self.router, "least-loaded"),
+            ("status_interval_s", self.status_interval_s, 0.0),
+            ("pp_size", self.pp_size, 1),
+        ):
+            if value != default:
+                raise ConfigError(
+                    shape.key(key),
+                    value,
+                    'does not go with prefill_choice = "ttft", which keeps books of its own, of '
+                    "one batch at a time",
+                    'Leave it out, or use prefill_choice = "router".',
+                )
 
     def _paths(
         self, cluster: Cluster, source: InstanceLike, destination: InstanceLike
