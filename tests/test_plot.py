@@ -495,6 +495,7 @@ def test_every_figure_script_has_a_test() -> None:
     tested = {"fig_latency_cdf", "fig_attainment", "fig_goodput", "fig_queue_kv"}
     tested.add("fig_rolling_activation")  # in test_plot_timeline
     tested.add("fig_interconnect")  # below, from a frame of its own
+    tested |= {"fig_ecoserve_elastic", "fig_ecoserve_goodput"}  # in test_ecoserve_studies
     assert {path.stem for path in PLOTS.glob("fig_*.py")} == tested
 
 

@@ -105,11 +105,16 @@ def replay(
             in_prompt = -(-prompt_len // block_size)
             last = in_prompt * block_size + 1
         num_found, _ = pool.find(request, last)
+        # The prompt first: a second copy of its last block is given back before the answer grows.
+        request.num_computed_tokens = prompt_len
+        for_prompt = pool.blocks_for(prompt_len)
+        pool.take(request, for_prompt, num_found)
+        pool.computed(request)
         request.num_computed_tokens = prompt_len + output_len - 1
         blocks = pool.blocks_for(request.num_computed_tokens)
+        pool.allocate(blocks - for_prompt)
         if partial_blocks:
             request.num_computed_tokens = blocks * block_size
-        pool.take(request, blocks, num_found)
         pool.leave(request, blocks)
         asked += in_prompt
         found += num_found
