@@ -309,7 +309,7 @@ def test_requests_tokens_blocks_and_time_are_conserved(
     finished = requests["status"] == "finished"
     assert not (requests["status"] == "unfinished").any()
     assert (requests["status"][workload.rejected] == "rejected").all()
-    if strategy.kind != "padg":
+    if strategy.kind != "padg" and not getattr(strategy, "early_rejection", False):
         assert np.array_equal(finished, ~workload.rejected)
     produced = sum(books.num_prefilled + books.decode_tokens for books in watched.books)
     assert produced == requests["num_output_tokens"].sum() == requests["output_len"][finished].sum()
@@ -338,6 +338,8 @@ def assert_empty(watched: Watched) -> None:
 def test_pipelines_conserve_too(strategy: Any, workload: Workload) -> None:
     """Two stages with a batch in flight on each, on the roofline's step times."""
     piped = dataclasses.replace(strategy, pp_size=2, num_kv_blocks=2 * strategy.num_kv_blocks)
+    if piped.kind == "fudg":  # its estimates of the TTFT are of one batch at a time
+        piped = dataclasses.replace(piped, prefill_choice="router", early_rejection=False)
     watched = Watched(piped)
     result = run(SMALL_AND_SLOW, watched, workload)
     check_laws(result)

@@ -271,6 +271,23 @@ def test_span_equals_step(
     )
 
 
+def test_room_that_a_swap_makes_is_seen_at_once() -> None:
+    """A request swapped in is no longer ahead of those outside, though no boundary follows soon."""
+    strategy = NoDG(
+        name="s",
+        instances=2,
+        router="shared-queue",
+        preemption="swap",
+        num_kv_blocks=10,
+        max_num_seqs=3,
+    )
+    where = toy_environment(ENGINES[0], SloConfig(ttft_s=5.0, tpot_s=0.1), TOY)
+    load = workload([(0.0, 85, 29), (0.0, 85, 31), (0.0, 5, 29), (0.0, 65, 1)])
+    span = run(where, strategy, load, resolution="span")
+    assert span.columns["instances"]["num_swaps"].sum() > 0
+    assert_same(span, run(where, strategy, load, resolution="step"))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     strategy=strategies(),

@@ -576,6 +576,9 @@ class Instance:
                 for request in scheduler.resumed:
                     self.owner.resumed(self, request)
                 scheduler.resumed.clear()
+                self.owner.boundary(self)  # with nobody swapped out there may be room again
+            elif scheduler.pool.shares and plan is not None and plan.chunks:
+                self.owner.boundary(self)  # who came in may hold the prefix of who waits outside
             if scheduler.joined:
                 for request in scheduler.joined:
                     self.owner.joined(self, request)
