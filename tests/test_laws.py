@@ -337,8 +337,6 @@ def assert_empty(watched: Watched) -> None:
 @given(strategy=strategies(), workload=workloads())
 def test_pipelines_conserve_too(strategy: Any, workload: Workload) -> None:
     """Two stages with a batch in flight on each, on the roofline's step times."""
-    if isinstance(strategy, FuDG):  # estimates of the TTFT are not there for pipelines
-        strategy = dataclasses.replace(strategy, prefill_choice="router", early_rejection=False)
     piped = dataclasses.replace(strategy, pp_size=2, num_kv_blocks=2 * strategy.num_kv_blocks)
     if piped.kind == "fudg":  # its estimates of the TTFT are of one batch at a time
         piped = dataclasses.replace(piped, prefill_choice="router", early_rejection=False)
