@@ -31,6 +31,7 @@ _NEAR: Final = 1.12  # highest over lowest rate at which locating may end
 _STRAIGHT: Final = 2.5  # fall of the log odds that a straight line is trusted with
 _FALL: Final = 6.0  # of the log odds between two rates, times the root of the tolerance
 _SPREAD: Final = (0.2, 0.6)  # distance of two rates: least in tolerances, most in their roots
+_PILOT_SPREAD: Final = 0.5  # the least in a pilot stage
 _PILOTS: Final = 1_000_000  # number of the first replication of a pilot stage
 _PILOT: Final = 3  # replications at each of the two rates of the pilot stage
 _OUTSIDE: Final = 0.6  # distance of the crossing from the middle of the two rates, in distances
@@ -380,7 +381,9 @@ def _settle(located: Located, settings: Settings, probes: list[Probe]) -> Search
     least = 0.0
     is_final = False
     for _ in range(_MOST_STAGES):
-        gap = max(min(_FALL / slope, _SPREAD[1]) * root, _SPREAD[0] * tolerance, least)
+        # A pilot's slope is that of single short runs, often too steep: its rates stay apart.
+        apart = (_SPREAD[0] if is_final else _PILOT_SPREAD) * tolerance
+        gap = max(min(_FALL / slope, _SPREAD[1]) * root, apart, least)
         size = settings.replications if is_final else _PILOT
         number = sum(s.is_final == is_final for s in stages)
         stage = yield from _stage(rate, gap, num, size, number, is_final, settings, probes)
@@ -403,11 +406,12 @@ def _settle(located: Located, settings: Settings, probes: list[Probe]) -> Search
             if short:
                 off -= bias / 2
                 grown *= max(2.0, bias / (_UNSTEADY * tolerance))
-            if not is_final:
+            outside = abs(off) > max(_OUTSIDE * gap, tolerance / 4)
+            if not is_final and not outside:  # a line drawn far out says little of its noise
                 independent = stage.independent_requests(target)
                 grown = max(grown, num * _INDEPENDENT / independent)
             grown = min(grown, ample)
-            if abs(off) > max(_OUTSIDE * gap, tolerance / 4):
+            if outside:
                 # Beyond its two rates the line is trusted for a few of their distances alone.
                 off = math.copysign(min(abs(off), 3 * gap), off)
                 is_final = False
