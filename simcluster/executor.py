@@ -45,15 +45,27 @@ def outcomes(
     if dask is None and (jobs == 1 or len(calls) <= 1):
         yield from (function(*arguments) for arguments in calls)
         return
+    if dask is not None:
+        yield from _on_dask(function, calls, dask)
+        return
     import joblib
 
-    with contextlib.ExitStack() as stack:
-        if dask is not None:
-            client = stack.enter_context(_connected(dask))
-            stack.enter_context(joblib.parallel_config("dask", client=client))
-        # Calls are long: one at a time, so that each result is here as soon as it is there.
-        parallel = joblib.Parallel(n_jobs=jobs or -1, return_as="generator_unordered", batch_size=1)
-        yield from parallel(joblib.delayed(function)(*arguments) for arguments in calls)
+    # Calls are long: one at a time, so that each result is here as soon as it is there.
+    parallel = joblib.Parallel(n_jobs=jobs or -1, return_as="generator_unordered", batch_size=1)
+    yield from parallel(joblib.delayed(function)(*arguments) for arguments in calls)
+
+
+def _on_dask(function: Callable[..., T], calls: list[tuple[Any, ...]], address: str) -> Iterator[T]:
+    """Give the results of `calls` from the workers of the scheduler at `address`.
+
+    By futures of Dask's own: joblib's back end for Dask was seen to wait for ever for a result.
+    """
+    with _connected(address) as client, client.as_current():
+        from distributed import as_completed
+
+        futures = [client.submit(function, *arguments, pure=False) for arguments in calls]
+        for future in as_completed(futures):  # type: ignore[no-untyped-call]
+            yield future.result()
 
 
 @contextlib.contextmanager
