@@ -290,18 +290,18 @@ def test_two_dask_workers_give_the_same_folder(tmp_path: Path) -> None:
     (tmp_path / "dask").mkdir()
     with dask_cluster(tmp_path / "dask", 2) as address:
         sweep.compare(scenario, dask=address, out=tmp_path / "there")
-        pids = set(outcomes(_pid, [(0.3,)] * 8, dask=address))
+        # The workers cannot import this file; what it defines in place travels whole.
+        pids = set(
+            outcomes(
+                lambda pause_s: (time.sleep(pause_s), os.getpid())[1], [(0.3,)] * 8, dask=address
+            )
+        )
     assert len(pids) == 2
     assert os.getpid() not in pids
     for path in (tmp_path / "here").rglob("*"):
         if path.is_file():
             other = tmp_path / "there" / path.relative_to(tmp_path / "here")
             assert other.read_bytes() == path.read_bytes()
-
-
-def _pid(pause_s: float) -> int:
-    time.sleep(pause_s)
-    return os.getpid()
 
 
 @needs_distributed
