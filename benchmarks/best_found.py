@@ -21,7 +21,8 @@ import numpy as np
 
 from simcluster.executor import outcomes
 from simcluster.planner.race import Crossing, cross, only
-from simcluster.planner.rank import Ranking, rank
+from simcluster.planner.rank import rank
+from simcluster.planner.ranking import Ranking
 from simcluster.planner.settings import RankTable
 from simcluster.scenario import Scenario
 from simcluster.scenario_file import resolve

@@ -16,8 +16,10 @@ from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError
 from simcluster.goodput_search import Interval
 from simcluster.planner import finals, race, report, screen
+from simcluster.planner.explain import explain
 from simcluster.planner.race import Crossing, Probe, cross, only
-from simcluster.planner.rank import Ranking, explain, load, rank
+from simcluster.planner.rank import load, rank
+from simcluster.planner.ranking import Ranking
 from simcluster.planner.settings import RankTable
 from simcluster.planner.space import shapes, space
 from simcluster.scenario import Scenario
@@ -72,14 +74,14 @@ def settle_quickly(scenario: Scenario, names: list[str], *, seed: int, **_: Any)
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settle finalists by `settle_quickly`."""
-    monkeypatch.setattr("simcluster.planner.rank.settle", settle_quickly)
+    monkeypatch.setattr("simcluster.planner.rounds.settle", settle_quickly)
 
 
 @pytest.fixture(scope="module")
 def ranking(file: Path) -> Ranking:
     """Return it ranked in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simcluster.planner.rank.settle", settle_quickly)
+        patch.setattr("simcluster.planner.rounds.settle", settle_quickly)
         return rank(*load(file), jobs=1)
 
 

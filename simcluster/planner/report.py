@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from simcluster._version import __version__
 from simcluster.errors import DataError
 from simcluster.goodput import three_digits
-from simcluster.planner.rank import Candidate, Ranking
+from simcluster.planner.ranking import Candidate, Ranking
 from simcluster.plot import new_figure, palette
 from simcluster.report import aligned, heading
 from simcluster.units import MS

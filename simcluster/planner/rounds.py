@@ -1,0 +1,307 @@
+"""The rounds of a ranking: few requests for all, more for those near the best, then the finals.
+
+`Rounds` holds what each round has shown; `Rounds.standings` makes the order of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from simcluster.errors import DataError
+from simcluster.executor import outcomes
+from simcluster.goodput_search import Interval, student
+from simcluster.planner.explain import explain, family
+from simcluster.planner.finals import Finals, settle
+from simcluster.planner.race import Crossing, Probe, cross, only, probe
+from simcluster.planner.ranking import Candidate, Stage
+from simcluster.planner.screen import Bound
+from simcluster.scenario import Scenario
+
+Progress = Callable[[int, int, float], None]
+"""Called with the number of candidates done in a round, of all, and the share of the work."""
+
+FIRST, SECOND = 4.0, 10.0
+"""Length of a run in the first two rounds, in TTFT targets or half stays, the longer of both."""
+REPLICATIONS: Final = 3
+"""Draws of requests in the second round."""
+_LEAST_REQUESTS: Final = 200
+_SCOUTS: Final = 3  # of each family, that show how far below its bound a family ends
+_BEHIND: Final = 0.75  # of the best: goodputs below it do not come back in longer runs
+_FAR_BEHIND: Final = 0.5  # of what the best carries per GPU: a bound below it needs no run
+_MOST_RACING: Final = 8
+_BIAS: Final = 0.03  # by which runs of this length may flatter one candidate more than another
+
+
+class Rounds:
+    """The rounds of one ranking, and what they have shown."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        bounds: Mapping[str, Bound],
+        jobs: int | None,
+        dask: str | None,
+        progress: Progress | None,
+    ) -> None:
+        self._scenario, self._bounds = scenario, bounds
+        self._jobs, self._dask, self._progress = jobs, dask, progress
+        self._strategies = {s.name: s for s in scenario.strategies}
+        self._light = {s.name: only(scenario, s.name) for s in scenario.strategies}
+        self._first: dict[str, Crossing] = {}
+        self._guessed: dict[str, float] = {}
+        self._second: dict[str, list[Crossing]] = {}
+        self.num_requests = 0
+
+    # --- rounds -------------------------------------------------------------------------------
+
+    def first_round(self) -> None:
+        """Find every candidate's goodput on one draw of few requests."""
+        order = sorted(self._bounds, key=lambda name: -self._bounds[name].total_rps)
+        scouts = [
+            name
+            for own in self._families(order).values()
+            for name in [*own[: _SCOUTS - 1], own[len(own) // 2]]
+        ]
+        scouts = list(dict.fromkeys(scouts))
+        share = 0.6  # of the bound; where scouts start
+        calls = [(name, share * self._bounds[name].total_rps, 0.0) for name in scouts]
+        self._find(calls, 0, len(order))
+        rest = [name for name in order if name not in self._first]
+        per_gpu = max(c.goodput_rps / self._bounds[n].num_gpus for n, c in self._first.items())
+        calls = []
+        for name in rest:
+            known = [
+                c.goodput_rps / self._bounds[n].total_rps
+                for n, c in self._first.items()
+                if family(self._strategies[n]) == family(self._strategies[name]) and c.goodput_rps
+            ]
+            guess = min(float(np.median(known)), 1.0) if known else share
+            bound = self._bounds[name]
+            best = per_gpu * bound.num_gpus
+            dull = _BEHIND * best
+            if bound.total_rps < _FAR_BEHIND * best:
+                self._guessed[name] = guess * bound.total_rps
+            else:
+                calls.append((name, guess * bound.total_rps, dull))
+        calls.sort(key=lambda call: call[1])  # slow candidates take longest
+        self._find(calls, len(self._first) + len(self._guessed), len(order))
+        if all(not c.goodput_rps for c in self._first.values()):
+            raise DataError(
+                f"none of the {len(order)} candidates meets the targets at any rate that was tried "
+                "although single requests do. Loosen slo.ttft_s, slo.tpot_s or slo.e2el_s."
+            )
+
+    def _families(self, names: Sequence[str]) -> dict[str, list[str]]:
+        own: dict[str, list[str]] = {}
+        for name in names:
+            own.setdefault(family(self._strategies[name]), []).append(name)
+        return own
+
+    def _find(self, calls: Sequence[tuple[str, float, float]], done: int, total: int) -> None:
+        jobs = [
+            (self._light[name], guess, self._seed(0), self._length(name, guess, FIRST), dull)
+            for name, guess, dull in calls
+        ]
+        for crossing in outcomes(_cross, jobs, jobs=self._jobs, dask=self._dask):
+            self._first[crossing.name] = crossing
+            self.num_requests += crossing.num_requests
+            done += 1
+            self._tell(done, total, 0.4 * done / total)
+
+    def second_round(self) -> list[str]:
+        """Look longer at those close to the best; return them, the best first."""
+        field = self._close()
+        draws = range(REPLICATIONS)
+        guesses = {name: self._first[name].goodput_rps for name in field}
+        # The same requests for all: their ratios are the candidates' then.
+        length = max(self._length(name, guesses[name], SECOND) for name in field)
+        jobs = [
+            (self._light[name], guesses[name], self._seed(1 + draw), length)
+            for draw in draws
+            for name in field
+        ]
+        found: dict[tuple[str, int], Crossing] = {}
+        for seed, crossing in outcomes(_cross_again, jobs, jobs=self._jobs, dask=self._dask):
+            found[crossing.name, seed] = crossing
+            self.num_requests += crossing.num_requests
+            self._tell(len(found), len(jobs), 0.4 + 0.2 * len(found) / len(jobs))
+        for name in field:
+            self._second[name] = [found[name, self._seed(1 + draw)] for draw in draws]
+        order = sorted(field, key=lambda name: -self._mean_log(name))
+        least = self._mean_log(order[0]) - self._half_width() - _BIAS
+        # The second comes along, to say by how much it is behind.
+        return order[: max(2, sum(self._mean_log(name) >= least for name in order))]
+
+    def _close(self) -> list[str]:
+        """Candidates near the best of all, and the best two of each smaller number of GPUs."""
+        values = {name: c.goodput_rps for name, c in self._first.items() if c.goodput_rps > 0}
+        order = sorted(values, key=lambda name: -values[name])
+        close = [n for n in order if values[n] >= _BEHIND * values[order[0]]][:_MOST_RACING]
+        for num_gpus in {self._bounds[n].num_gpus for n in order}:
+            close += [n for n in order if self._bounds[n].num_gpus == num_gpus][:2]
+        return list(dict.fromkeys(close))
+
+    def final_round(self, names: Sequence[str], tolerance: float) -> Finals:
+        """Settle the goodputs of `names` to the tolerance."""
+        final = settle(
+            self._scenario,
+            names,
+            tolerance=tolerance,
+            seed=self._seed(1 + REPLICATIONS),
+            jobs=self._jobs,
+            dask=self._dask,
+        )
+        self.num_requests += final.num_requests
+        if final.intervals:
+            return final
+        return dataclasses.replace(final, intervals={names[0]: self._own_interval(names[0])})
+
+    def _own_interval(self, name: str) -> Interval:
+        """Return the goodput of a candidate by the second round alone."""
+        logs = [math.log(max(c.goodput_rps, 1e-9)) for c in self._second[name]]
+        error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
+        half = student.quantile(0.975, len(logs) - 1) * error
+        low, value, high = (math.exp(self._mean_log(name) + x) for x in (-half, 0.0, half))
+        return Interval(value=value, low=low, high=high)
+
+    def latencies(self, names: Sequence[str], rate_rps: float) -> dict[str, Probe]:
+        """Return the run of each candidate at a rate that all of them carry."""
+        jobs = [
+            (self._light[name], rate_rps, self._seed(0), self._length(name, rate_rps, FIRST))
+            for name in names
+        ]
+        self.num_requests += sum(job[-1] for job in jobs)
+        return dict(outcomes(_probe, jobs, jobs=self._jobs, dask=self._dask))
+
+    def _length(self, name: str, rate_rps: float, times: float) -> int:
+        """Return the requests of a run at about `rate_rps`: queues must have time to build up."""
+        slo, bound = self._scenario.environment.slo, self._bounds[name]
+        target_s = max(slo.ttft_s or 0.0, slo.e2el_s or 0.0)
+        long_s = times * max(target_s, bound.stay_s / 2)
+        rate_rps = min(rate_rps, bound.total_rps)
+        return max(_LEAST_REQUESTS, math.ceil(long_s * rate_rps))
+
+    def _seed(self, draw: int) -> int:
+        return 1000 * self._scenario.run.seeds[0] + draw
+
+    def _tell(self, done: int, total: int, share: float) -> None:
+        if self._progress:
+            self._progress(done, total, share)
+
+    # --- what the rounds say ------------------------------------------------------------------
+
+    def _mean_log(self, name: str) -> float:
+        return float(np.mean([math.log(max(c.goodput_rps, 1e-9)) for c in self._second[name]]))
+
+    def _spread(self) -> tuple[float, int]:
+        """Standard deviation between draws of a log goodput less that of the others, and its df."""
+        logs = np.array(
+            [[math.log(max(c.goodput_rps, 1e-9)) for c in own] for own in self._second.values()]
+        )
+        if len(logs) < 2:
+            own = logs - logs.mean(axis=1, keepdims=True)
+            return float(np.sqrt((own**2).sum() / (logs.shape[1] - 1))), logs.shape[1] - 1
+        # What a draw does to all candidates alike is not between them.
+        rest = logs - logs.mean(axis=1, keepdims=True) - logs.mean(axis=0) + logs.mean()
+        degrees = (logs.shape[0] - 1) * (logs.shape[1] - 1)
+        return float(np.sqrt((rest**2).sum() / degrees)), degrees
+
+    def _half_width(self) -> float:
+        """Half width of the 95 % interval of a ratio of two means of the second round, in logs.
+
+        By Bonferroni for all pairs with the best.
+        """
+        spread, degrees = self._spread()
+        level = 1 - 0.025 / max(1, len(self._second) - 1)
+        return student.quantile(level, degrees) * spread * math.sqrt(2 / REPLICATIONS)
+
+    def standings(self, final: Finals) -> list[Candidate]:
+        """Return all candidates, the best first.
+
+        Who was settled has its own interval. Everybody else has the winner's goodput times the
+        ratio to it on the same requests: what short runs do to all alike falls out of that.
+        """
+        winner = max(final.intervals, key=lambda name: final.intervals[name].value)
+        settled = final.intervals[winner]
+        own_half = math.log(settled.high / settled.value)
+        spread, degrees = self._spread()
+        wide = student.quantile(0.975, degrees) * spread
+        ranked = []
+        for name, first in self._first.items():
+            stage: Stage = "screen"
+            if name in final.intervals:
+                one = final.intervals[name]
+                value, low, high, stage = one.value, one.low, one.high, "final"
+            elif name in self._second:
+                log = self._mean_log(name) - self._mean_log(winner)
+                half = math.hypot(own_half, wide * math.sqrt(2 / REPLICATIONS)) + _BIAS
+                value = settled.value * math.exp(log)
+                low, high, stage = value * math.exp(-half), value * math.exp(half), "race"
+            else:
+                scale = settled.value / self._first[winner].goodput_rps
+                noise = wide * math.sqrt(2 * SECOND / FIRST)
+                half = math.hypot(own_half, noise) + _BIAS
+                value = scale * first.goodput_rps
+                low = scale * first.low_rps * math.exp(-half)
+                high = scale * first.high_rps * math.exp(half)
+            ranked.append(self._candidate(name, stage, value, low, high))
+        for name, value in self._guessed.items():
+            ranked.append(self._candidate(name, "bound", value, 0.0, self._bounds[name].total_rps))
+        return sorted(ranked, key=lambda candidate: -candidate.goodput_rps)
+
+    def _candidate(
+        self, name: str, stage: Stage, value: float, low: float, high: float
+    ) -> Candidate:
+        bound = self._bounds[name]
+        price = self._scenario.environment.cluster.price_per_gpu_hour
+        crossing = self._second[name][0] if name in self._second else self._first.get(name)
+        bottleneck, why = explain(self._strategies[name], bound, crossing)
+        return Candidate(
+            name=name,
+            strategy=family(self._strategies[name]),
+            num_gpus=bound.num_gpus,
+            goodput_rps=value,
+            low_rps=low,
+            high_rps=high,
+            stage=stage,
+            cost_per_hour=None if price is None else price * bound.num_gpus,
+            bottleneck=bottleneck,
+            why=why,
+            ttft_s=math.nan,
+            tpot_s=math.nan,
+            bound_rps=bound.total_rps,
+        )
+
+
+def _cross(
+    scenario: Scenario, guess_rps: float, seed: int, num_requests: int, dull_rps: float
+) -> Crossing:
+    return cross(
+        scenario,
+        guess_rps=guess_rps,
+        seed=seed,
+        num_requests=num_requests,
+        uninteresting_rps=dull_rps,
+    )
+
+
+def _cross_again(
+    scenario: Scenario, guess_rps: float, seed: int, num_requests: int
+) -> tuple[int, Crossing]:
+    return seed, cross(
+        scenario,
+        guess_rps=guess_rps,
+        seed=seed,
+        num_requests=num_requests,
+        step=1.06,
+        near=1.06,
+    )
+
+
+def _probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> tuple[str, Probe]:
+    return scenario.strategies[0].name, probe(scenario, rate_rps, seed, num_requests)
