@@ -44,6 +44,10 @@ class DataError(SimclusterError):
     """An input file (trace, result folder, measured data) that cannot be used."""
 
 
+class WorkerError(SimclusterError):
+    """A process that ran simulations, here or on a cluster, is lost; what it had done is not."""
+
+
 class InvariantError(AssertionError):
     """A bug of ours: the simulation reached a state that its own laws exclude."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +121,8 @@ def compare(
         If there are no latency targets, or a strategy does not fit the machines.
     DataError
         If `out` cannot be written or holds something else, or no Dask scheduler answers.
+    WorkerError
+        If a process or a cluster that does the runs is lost (`executor.outcomes`).
     """
     check(scenario)
     slo = scenario.environment.slo
@@ -137,7 +139,11 @@ def compare(
         rows: dict[Cell, SweepRow] = {}
         frames: dict[Cell, Mapping[str, Columns]] = {}
         work = _Work(scenario, todo)
-        for cell, row, columns in _run_all(scenario, todo, jobs, folder, dask, work):
+        # Closed at once whatever ends this block: no run goes on while the folder is put in order.
+        done = stack.enter_context(
+            contextlib.closing(_run_all(scenario, todo, jobs, folder, dask, work))
+        )
+        for cell, row, columns in done:
             rows[cell], frames[cell] = row, columns
             if progress:
                 progress(len(rows), len(todo), work.share(cell))
@@ -223,7 +229,7 @@ def _run_all(
     folder: Unfinished | None,
     dask: str | None,
     work: _Work,
-) -> Iterator[_Outcome]:
+) -> Generator[_Outcome, None, None]:
     """Give the outcome of each cell as it finishes; those that are there already come first."""
     left, known = [], []
     for cell in todo:
@@ -235,14 +241,13 @@ def _run_all(
     yield from ((cell, row, {}) for cell, row in known)
     # Highest rates first: they take longest, and short runs fill the gaps at the end.
     left.sort(key=lambda cell: -(cell.rate_rps or 0.0))
-    at_worker = None if dask else folder
-    for cell, row, columns in outcomes(
-        _run, [(scenario, cell, at_worker) for cell in left], jobs=jobs, dask=dask
-    ):
-        if dask and folder:
-            folder.write(cell, columns, row)
-            columns = {}
-        yield cell, row, columns
+    calls = [(scenario, cell, None if dask else folder) for cell in left]
+    with contextlib.closing(outcomes(_run, calls, jobs=jobs, dask=dask)) as done:
+        for cell, row, columns in done:
+            if dask and folder:
+                folder.write(cell, columns, row)
+                columns = {}
+            yield cell, row, columns
 
 
 def _run(scenario: Scenario, cell: Cell, folder: Unfinished | None) -> _Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import logging
@@ -22,9 +23,9 @@ import pytest
 from click.testing import CliRunner
 
 import simcluster
-from simcluster import cell_store, sweep
+from simcluster import cell_store, executor, sweep
 from simcluster.cli import main
-from simcluster.errors import DataError
+from simcluster.errors import ConfigError, DataError, WorkerError
 from simcluster.executor import outcomes
 from simcluster.scenario_file import resolve
 from simcluster.toml_writer import to_toml
@@ -48,6 +49,7 @@ DOCUMENT: dict[str, Any] = {
 needs_distributed = pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None, reason="distributed is not installed"
 )
+quiet = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
 
 def written(out: Path) -> dict[str, int]:
@@ -248,15 +250,155 @@ def test_a_killed_sweep_goes_on_with_what_was_recorded(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+def children(pid: int) -> list[int]:
+    """Return the worker processes of a process."""
+    own = []
+    for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            if b"LokyProcess" in Path(f"/proc/{text}/cmdline").read_bytes():
+                own.append(int(text))
+    return own
+
+
+needs_proc = pytest.mark.skipif(
+    not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="needs Linux's /proc"
+)
+
+
+@contextlib.contextmanager
+def comparison_at_work(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a long comparison of two processes; give it as soon as a run is recorded."""
+    document = {**DOCUMENT, "run": {"seeds": list(range(40))}}
+    document["workload"] = {**DOCUMENT["workload"], "num_requests": 400}
+    (folder / "s.toml").write_text(to_toml(document))
+    command = [sys.executable, "-m", "simcluster", "compare", "s.toml", "-o", "out", "--jobs", "2"]
+    process = subprocess.Popen(
+        command, cwd=folder, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not written(folder / ".out.partial"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def loses_nothing(folder: Path, stderr: str, known: dict[str, int]) -> None:
+    """Check that recorded runs are kept whole and nothing is left in front of them."""
+    assert "Traceback" not in stderr
+    assert not (folder / "out").exists()
+    partial = folder / ".out.partial"
+    assert known.items() <= written(partial).items()
+    document = resolve(DOCUMENT).document
+    for run in cell_store.recorded(partial):
+        assert run.fault(cell_store.made_by(document["strategy"][0]["kind"]), "parquet") is None
+
+
+@needs_proc
+def test_a_killed_worker_process_is_one_line(tmp_path: Path) -> None:
+    """As when memory runs out: recorded runs stay, and nothing waits for ever."""
+    with comparison_at_work(tmp_path) as process:
+        known = written(tmp_path / ".out.partial")
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stderr.startswith("error: a worker process died (SIGKILL(-9))")
+    assert stderr.count("\n") == 1
+    assert "the same command goes on from it" in stderr
+    loses_nothing(tmp_path, stderr, known)
+
+
+@needs_proc
+def test_an_interrupt_stops_the_processes_and_keeps_what_was_recorded(tmp_path: Path) -> None:
+    """Ctrl-C reaches the whole process group; no process is left behind, nothing but words."""
+    with comparison_at_work(tmp_path) as process:
+        known = written(tmp_path / ".out.partial")
+        workers = children(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        deadline = time.monotonic() + 10
+        while any(Path(f"/proc/{pid}").exists() for pid in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert process.returncode == 1
+    assert len(workers) == 2
+    assert "Finished runs are kept; the same command goes on from them." in stderr
+    loses_nothing(tmp_path, stderr, known)
+
+
+def marked(folder: Path, number: int, *, bad: int) -> int:
+    """Leave a mark, take a while, fail if `number` is `bad`."""
+    (folder / str(number)).touch()
+    time.sleep(0.1)
+    if number == bad:
+        raise ValueError(f"call {number}")
+    return number
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_calls_that_have_not_begun_never_do_after_a_failure(tmp_path: Path, jobs: int) -> None:
+    """The exception of the call comes out; of those behind it few were under way."""
+    marking = functools.partial(marked, bad=2)
+    with pytest.raises(ValueError, match="call 2"):
+        list(outcomes(marking, [(tmp_path, k) for k in range(40)], jobs=jobs))
+    begun = len(list(tmp_path.iterdir()))
+    assert 3 <= begun <= 10
+    time.sleep(0.3)
+    assert len(list(tmp_path.iterdir())) == begun
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_calls_that_have_not_begun_never_do_after_a_stop(tmp_path: Path, jobs: int) -> None:
+    """Without a warning of what was stopped; the next call has its processes again."""
+    marking = functools.partial(marked, bad=-1)
+    with contextlib.closing(
+        outcomes(marking, [(tmp_path, k) for k in range(40)], jobs=jobs)
+    ) as done:
+        next(done)
+    begun = len(list(tmp_path.iterdir()))
+    assert begun <= 10
+    time.sleep(0.3)
+    assert len(list(tmp_path.iterdir())) == begun
+    assert sorted(outcomes(marking, [(tmp_path, k) for k in range(3)], jobs=jobs)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("jobs", [0, -1, 1.5, "2", True])
+def test_a_number_of_processes_that_is_none_is_refused(jobs: Any, tmp_path: Path) -> None:
+    """In one line, with nothing written."""
+    with pytest.raises(
+        ConfigError, match=r"^jobs = .*: must be a whole number >= 1\. Leave it out"
+    ):
+        sweep.compare(resolve(DOCUMENT), jobs=jobs, out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 # Dask -------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def dask_cluster(folder: Path, num_workers: int) -> Iterator[str]:
-    """Start a scheduler and workers as processes on loopback; give the scheduler's address."""
+def dask_cluster(
+    folder: Path, num_workers: int
+) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """Start a scheduler and workers as processes on loopback.
+
+    Gives the scheduler's address and the processes, the scheduler first.
+    """
     file = folder / "scheduler.json"
     scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show"]
-    worker = ["worker", "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)]
+    worker = [
+        "worker",
+        "--nthreads",
+        "1",
+        "--no-nanny",
+        "--no-dashboard",
+        "--local-directory",
+        str(folder),
+    ]
     commands = [[*scheduler, "--scheduler-file", str(file)]]
     commands += [[*worker, "--scheduler-file", str(file)]] * num_workers
     processes = [
@@ -273,7 +415,7 @@ def dask_cluster(folder: Path, num_workers: int) -> Iterator[str]:
         while not file.exists() or not file.read_text().strip():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        yield json.loads(file.read_text())["address"]
+        yield json.loads(file.read_text())["address"], processes
     finally:
         for process in reversed(processes):
             process.kill()
@@ -282,13 +424,13 @@ def dask_cluster(folder: Path, num_workers: int) -> Iterator[str]:
 
 
 @needs_distributed
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+@quiet
 def test_two_dask_workers_give_the_same_folder(tmp_path: Path) -> None:
     """The same call with an address; the workers see nothing of the result folder."""
     scenario = resolve(DOCUMENT)
     sweep.compare(scenario, jobs=1, out=tmp_path / "here")
     (tmp_path / "dask").mkdir()
-    with dask_cluster(tmp_path / "dask", 2) as address:
+    with dask_cluster(tmp_path / "dask", 2) as (address, _):
         sweep.compare(scenario, dask=address, out=tmp_path / "there")
         # The workers cannot import this file; what it defines in place travels whole.
         pids = set(
@@ -305,7 +447,7 @@ def test_two_dask_workers_give_the_same_folder(tmp_path: Path) -> None:
 
 
 @needs_distributed
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+@quiet
 def test_a_scheduler_that_does_not_answer_is_said_in_seconds(tmp_path: Path) -> None:
     """Nothing listens there, no workers, no address: one line that offers this machine."""
     scenario = resolve(DOCUMENT)
@@ -313,8 +455,87 @@ def test_a_scheduler_that_does_not_answer_is_said_in_seconds(tmp_path: Path) -> 
         with pytest.raises(DataError, match=r"no scheduler answers.*Leave out --dask to use"):
             sweep.compare(scenario, dask=address, out=tmp_path / "out")
     with (
-        dask_cluster(tmp_path, 0) as address,
+        dask_cluster(tmp_path, 0) as (address, _),
         pytest.raises(DataError, match=r"has no workers.*Leave out --dask"),
     ):
         sweep.compare(scenario, dask=address, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@needs_distributed
+@quiet
+def test_what_a_call_on_dask_raises_comes_out(tmp_path: Path) -> None:
+    """Also where it looks like a time-out or a lost connection; what is left is cancelled."""
+    with dask_cluster(tmp_path, 1) as (address, _):
+        for kind in (ZeroDivisionError, TimeoutError, OSError):
+
+            def fail(number: int, kind: type[Exception] = kind) -> int:
+                (tmp_path / str(number)).touch()
+                time.sleep(0.05)
+                if number == 1:
+                    raise kind("the call's own")
+                return number
+
+            with pytest.raises(kind, match="the call's own"):
+                list(outcomes(fail, [(k,) for k in range(40)], dask=address))
+            begun = [p for p in tmp_path.iterdir() if p.name.isdigit()]
+            assert len(begun) < 20
+            for path in begun:
+                path.unlink()
+
+
+@needs_distributed
+@quiet
+def test_the_runs_of_a_lost_dask_worker_go_to_the_others(tmp_path: Path) -> None:
+    """Each call's result is there once, with no word about it."""
+    with dask_cluster(tmp_path, 2) as (address, processes):
+        came = []
+        work = outcomes(lambda k: (time.sleep(0.2), k)[1], [(k,) for k in range(16)], dask=address)
+        for number in work:
+            came.append(number)
+            if len(came) == 3:
+                processes[1].kill()
+        assert sorted(came) == list(range(16))
+
+
+@needs_distributed
+@quiet
+@pytest.mark.parametrize(
+    ("victims", "words"), [(slice(1, None), "no worker is left"), (slice(0, 1), "is lost")]
+)
+def test_a_lost_cluster_is_one_line_and_keeps_what_was_recorded(
+    victims: slice, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both workers, or the scheduler: an error in seconds in place of a wait for ever."""
+    monkeypatch.setattr(executor, "CONNECT_S", 1.0)
+    document = {**DOCUMENT, "run": {"seeds": list(range(40))}}
+    scenario = resolve(document, {"workload.num_requests": 400})
+    (tmp_path / "dask").mkdir()
+    with dask_cluster(tmp_path / "dask", 2) as (address, processes):
+
+        def kill(done: int, *_: object) -> None:
+            if done == 3:
+                for process in processes[victims]:
+                    process.kill()
+
+        with pytest.raises(WorkerError, match=rf"--dask tcp://\S+: .*{words}\. What was recorded"):
+            sweep.compare(scenario, dask=address, out=tmp_path / "out", progress=kill)
+    assert len(written(tmp_path / ".out.partial")) >= 3
+    loses_nothing(tmp_path, "", {})
+
+
+@needs_distributed
+@quiet
+def test_a_run_that_kills_its_workers_is_one_line(tmp_path: Path) -> None:
+    """Dask tries it on four; the address of the last one is said."""
+    with (
+        dask_cluster(tmp_path, 5) as (address, _),
+        pytest.raises(WorkerError, match="several workers died of the same run, the last one"),
+    ):
+        list(
+            outcomes(
+                lambda k: os.kill(os.getpid(), signal.SIGKILL) if k == 1 else k,
+                [(0,), (1,)],
+                dask=address,
+            )
+        )
