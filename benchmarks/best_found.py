@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from simcluster.errors import SimclusterError
 from simcluster.executor import outcomes
 from simcluster.planner.race import Crossing, cross, only
 from simcluster.planner.rank import rank
@@ -126,7 +127,7 @@ def main() -> None:
         start = time.perf_counter()
         try:
             ranking = rank(scenario, table)
-        except Exception as error:
+        except SimclusterError as error:  # such as targets that nothing meets: drawn at random
             print(f"problem {seed}: no ranking ({error})", flush=True)
             continue
         took = time.perf_counter() - start

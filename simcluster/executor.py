@@ -167,7 +167,9 @@ def _connected(address: str) -> Iterator[Any]:
             f'(pip install "simcluster[dask]"). {remedy}'
         ) from None
     try:
-        client = Client(address, timeout=CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
+        client = Client(  # type: ignore[no-untyped-call]  # Dask is typed in part
+            address, timeout=CONNECT_S, set_as_default=False
+        )
     except (OSError, ValueError):  # a time-out is an OSError
         raise DataError(
             f"--dask {address}: no scheduler answers within {CONNECT_S:g} s. Start one with "

@@ -209,11 +209,11 @@ def simulate(
 def _check_numbers(rate_rps: object, seed: object) -> None:
     """Refuse a rate or a seed that is none, before anything is drawn from it."""
     real = isinstance(rate_rps, int | float) and not isinstance(rate_rps, bool)
-    if rate_rps is not None and not (real and 0 < rate_rps < math.inf):  # type: ignore[operator]
+    if rate_rps is not None and not (real and 0 < rate_rps < math.inf):  # type: ignore[operator]  # a number by then
         rule = "is not a positive number of requests per second"
         raise ConfigError("rate_rps", rate_rps, rule, "Give a number such as 8.0.")
     whole = isinstance(seed, int) and not isinstance(seed, bool)
-    if seed is not None and not (whole and seed >= 0):  # type: ignore[operator]
+    if seed is not None and not (whole and seed >= 0):  # type: ignore[operator]  # a number by then
         raise ConfigError("seed", seed, "is not a whole number from 0 on", "Give one such as 0.")
 
 

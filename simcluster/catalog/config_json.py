@@ -432,7 +432,7 @@ def _gated(model_type: str, **special: object) -> Architecture:
         "num_kv_heads": _grouped,
         "own_head_dim": True,
     }
-    return Architecture(model_type, **(usual | special))  # type: ignore[arg-type]
+    return Architecture(model_type, **(usual | special))  # type: ignore[arg-type]  # its fields by name
 
 
 def _plain(model_type: str, **special: object) -> Architecture:
@@ -443,7 +443,7 @@ def _plain(model_type: str, **special: object) -> Architecture:
         "ffn_dim": _intermediate,
         "num_kv_heads": _all_heads,
     }
-    return Architecture(model_type, **(usual | special))  # type: ignore[arg-type]
+    return Architecture(model_type, **(usual | special))  # type: ignore[arg-type]  # its fields by name
 
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {

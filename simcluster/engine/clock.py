@@ -57,7 +57,8 @@ class At(simpy.Event):
         self._ok = True
         self._value = value
         # As `simpy.Environment.schedule`, which takes a delay and adds it to the present time.
-        heappush(env._queue, (time_s, priority, next(env._eid), self))  # type: ignore[misc]
+        entry = (time_s, priority, next(env._eid), self)
+        heappush(env._queue, entry)  # type: ignore[misc]  # SimPy's priorities are a type of their own
 
 
 class Wake:

@@ -448,7 +448,7 @@ class LinkNetwork:
         return route
 
     def _started(self, event: simpy.Event) -> None:
-        flow: Flow = event.value  # type: ignore[assignment]
+        flow: Flow = event.value  # type: ignore[assignment]  # SimPy's values are untyped
         self._enter(flow, self._env.now)
 
     def _enter(self, flow: Flow, start_s: float) -> None:

@@ -99,7 +99,7 @@ def _process(rank: int, size: int, *arguments: Any) -> None:
     answers = arguments[-1]
     try:
         _rank(rank, size, *arguments)
-    except Exception as error:
+    except Exception as error:  # whatever PyTorch and the driver raise, the parent says it
         answers.put(" ".join(str(error).split())[:200] or type(error).__name__)
 
 

@@ -1,4 +1,4 @@
-"""Hybrid batches with a token budget: Sarathi-Serve's scheduler (PAPERS 4.2)."""
+"""Hybrid batches with a token budget: Sarathi-Serve's scheduler."""
 
 from __future__ import annotations
 

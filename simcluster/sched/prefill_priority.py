@@ -1,4 +1,4 @@
-"""Separate batches, prefill first: vLLM's V0 scheduler (PAPERS 4.1)."""
+"""Separate batches, prefill first: vLLM's V0 scheduler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ class PrefillPriority(BatchScheduler):
     prompt fit above the watermark, the step's tokens stay within ``max_num_batched_tokens`` and the
     running requests within ``max_num_seqs``. If any was admitted the step is a prefill of those
     alone, else all running requests decode; where a decode finds no block, the newest request is
-    preempted. As vLLM 0.7.3 does without chunked prefill.
+    preempted. As vLLM 0.7.3 does without chunked prefill (``Scheduler._schedule_default``; Kwon et
+    al., SOSP 2023, section 4.5, for admission and preemption).
     """
 
     def schedule(self, now: float) -> StepPlan | None:

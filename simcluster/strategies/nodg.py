@@ -18,8 +18,8 @@ from simcluster.units import on_grid
 class NoDG(RouterSettings):
     """Equal instances behind a router; no disaggregation.
 
-    With ``scheduler = "prefill-priority"`` as vLLM 0.7.3 (PAPERS 4.1), with ``"chunked"`` as
-    Sarathi-Serve (PAPERS 4.2).
+    With ``scheduler = "prefill-priority"`` as vLLM 0.7.3 (Kwon et al., SOSP 2023, section 4.5),
+    with ``"chunked"`` as Sarathi-Serve (Agrawal et al., OSDI 2024, section 4.3).
     """
 
     kind: Literal["nodg"] = "nodg"

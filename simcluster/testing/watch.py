@@ -158,9 +158,9 @@ def _watch(instance: Instance, books: InstanceBooks, *, counts_blocks: bool) -> 
             _check_blocks(scheduler)
         return outcome
 
-    scheduler.schedule = watched_schedule  # type: ignore[method-assign]  # the point of watching
-    scheduler.complete = watched_complete  # type: ignore[method-assign]
-    scheduler._admit = watched_admit  # type: ignore[method-assign]
+    scheduler.schedule = watched_schedule  # type: ignore[method-assign]  # watching is that
+    scheduler.complete = watched_complete  # type: ignore[method-assign]  # watching is that
+    scheduler._admit = watched_admit  # type: ignore[method-assign]  # watching is that
 
 
 def _check_plan(scheduler: BatchScheduler, plan: StepPlan) -> None:

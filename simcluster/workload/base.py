@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, ClassVar, Final, Protocol, TypeVar, Union
@@ -157,7 +158,7 @@ class ArrivalProcess(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndlessArrivals:
+class EndlessArrivals(ABC):
     """Base of the processes that can go on for ever: they say `times`, this says how many."""
 
     __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
@@ -165,12 +166,12 @@ class EndlessArrivals:
 
     kind: str
 
+    @abstractmethod
     def times(self, num_requests: int, rate_rps: float, seed: int) -> FloatArray:
         """Return the first `num_requests` arrivals (s) at the mean rate `rate_rps`, sorted.
 
         The first n of a longer draw are the draw of n.
         """
-        raise NotImplementedError
 
     @property
     def own_rate_rps(self) -> float | None:
