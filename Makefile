@@ -31,7 +31,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/codespell simcluster scenarios plots tests benchmarks docs README.md CHANGELOG.md
 
 paper-tables: $(VENV)/.installed
-	$(BIN)/python scenarios/ecoserve/studies.py slo comparison ablations -o results/ecoserve
+	$(BIN)/python scenarios/ecoserve/run.py -o results/ecoserve
 	$(BIN)/python scenarios/ecoserve/elastic.py -o results/ecoserve
 	$(BIN)/python scenarios/ecoserve/tables.py results/ecoserve docs/ecoserve.md
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from simcluster.plot import legend_beside, new_figure, palette
 
-NOT_LABELS = ("system", "user_ttft_s", "user_share", "name")
+NOT_LABELS = ("system", "user_ttft_s", "name")
 LABEL_WIDTH = 13
 SHORT = {
     "alpaca-ecoserve": "Alpaca",
@@ -78,7 +78,7 @@ def main(study: Path, output: Path, level: tuple[str, ...], bars: str | None) ->
                 x,
                 mine[p],
                 width * 0.92,
-                yerr=mine[f"{p}_ci"].fillna(0.0).clip(upper=mine[p]),
+                yerr=[mine[p] - mine[f"{p}_low"], mine[f"{p}_high"] - mine[p]],
                 color=colours[name]["color"],
                 error_kw={"elinewidth": 0.8, "capsize": 1.5},
                 label=name,

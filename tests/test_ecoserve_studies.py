@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import runpy
 import sys
 from collections.abc import Iterator
@@ -10,99 +11,193 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from simcluster.goodput_search import Outcome
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "scenarios" / "ecoserve"
+NAMES = tuple(path.stem for path in FOLDER.glob("*.py"))
 
 
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
     """The scripts as modules."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("cases", "studies", "elastic", "tables")
-    yield {name: __import__(name) for name in names}
-    for name in names:
+    yield {name: __import__(name) for name in NAMES}
+    for name in NAMES:
         sys.modules.pop(name, None)
 
 
-class Line:
-    """Attainment that falls in a straight line, and a dip at low rates."""
+def a_system(modules: dict[str, ModuleType], folder: Path, share: Any, noise: float = 0.0) -> Any:
+    """Runs of a system whose attainment at a rate is `share` of it, with noise between runs."""
+    goodputs, case = modules["goodputs"], modules["cases"].Case()
 
-    def __init__(self, cases: Any) -> None:
-        self.cases = cases
-        self.asked: list[float] = []
+    class Made(goodputs.Runs):  # type: ignore[misc, name-defined]
+        asked = 0
 
-    def at(self, rate_rps: float, seed: int) -> dict[str, float]:
-        """1 up to 10 requests/s, 0 at 20; a dip below 2."""
-        self.asked.append(rate_rps)
-        share = 0.5 if rate_rps < 2 else min(1.0, max(0.0, 2.0 - rate_rps / 10.0))
-        return {"ecoserve": share}
+        def _run(self, rate_rps: float, seed: int) -> dict[str, Outcome]:
+            type(self).asked += 1
+            rng = np.random.default_rng([seed, round(1000 * rate_rps)])
+            log_odds = math.log(share(rate_rps) / (1 - share(rate_rps))) + noise * rng.normal()
+            met = int(100_000 / (1 + math.exp(-log_odds)))
+            found = Outcome(
+                counted=(100_000,),
+                met=(met,),
+                residence_s=1.0,
+                arrivals=0.0,
+                drift=0.0,
+                growth=0.0,
+            )
+            return {"ecoserve": found, "user": found}
+
+    return Made(case, modules["systems"].vllm(case)[0], folder)
 
 
-@pytest.mark.parametrize("start_rps", [1.0, 3.0, 11.0, 19.0, 300.0])
-@pytest.mark.parametrize("level", [0.9, 0.5, 0.05])
-def test_goodput_is_the_highest_rate_that_reaches_the_level(
-    modules: dict[str, ModuleType], start_rps: float, level: float
+def falling(rate_rps: float) -> float:
+    """Half at 20 requests/s; log odds fall by 10 with the logarithm of the rate."""
+    return 1 / (1 + (rate_rps / 20.0) ** 10)
+
+
+@pytest.mark.parametrize("start_rps", [1.0, 19.0, 120.0])
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+def test_goodput_is_where_attainment_crosses_the_level(
+    modules: dict[str, ModuleType], tmp_path: Path, start_rps: float, level: float
 ) -> None:
-    """Found from any start above the dip, to a small fraction of a grid step, in few runs."""
-    cases = modules["cases"]
-    line = Line(cases)
-    found = cases.Runs.goodput(line, 0, level, "ecoserve", max(start_rps, 3.0))
-    assert found == pytest.approx(10.0 * (2.0 - level), rel=1e-9)
-    assert len(line.asked) < 20
+    """Solved for by hand, from any start, in few runs."""
+    runs = a_system(modules, tmp_path, falling)
+    found = runs.goodput("ecoserve", level, start_rps, 3)
+    assert found.value == pytest.approx(20.0 * (1 / level - 1) ** 0.1, rel=1e-3)
+    assert runs.asked < 30
 
 
-def test_a_level_that_no_rate_reaches_is_given_as_none(modules: dict[str, ModuleType]) -> None:
+def test_intervals_hold_the_goodput_about_as_often_as_they_say(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    """Of 100 searches at least 90 (95 are meant), though the rates follow from the runs."""
+    truth = 20.0 * (1 / 0.9 - 1) ** 0.1
+    goodputs = modules["goodputs"]
+    held = 0
+    for number in range(100):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        runs = a_system(modules, folder, falling, noise=0.3)
+        seeds = {k: 1000 * number + k for k in range(20)}
+        goodputs.replication_seed = lambda _, k, seeds=seeds: seeds[k]
+        found = runs.goodput("ecoserve", 0.9, 25.0, 3)
+        held += found.low <= truth <= found.high
+    assert held >= 90
+
+
+def test_a_dip_at_low_rates_does_not_hide_the_highest_rate(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    """The search comes from above."""
+    runs = a_system(modules, tmp_path, lambda rate: 0.5 if rate < 8 else falling(rate))
+    assert runs.goodput("ecoserve", 0.9, 25.0, 3).value > 15
+
+
+def test_a_level_that_no_rate_reaches_is_given_as_none(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
     """0 rather than a search without end."""
-
-    class Never(Line):
-        def at(self, rate_rps: float, seed: int) -> dict[str, float]:
-            return {"ecoserve": 0.4}
-
-    assert modules["cases"].Runs.goodput(Never(None), 0, 0.9, "ecoserve", 20.0) == 0.0
+    runs = a_system(modules, tmp_path, lambda rate: 0.4)
+    assert runs.goodput("ecoserve", 0.9, 25.0, 3) == modules["goodputs"].NONE
 
 
-def test_intervals_are_students(modules: dict[str, ModuleType]) -> None:
-    """Three values with mean 2 and standard deviation 1: 4.303 / sqrt(3) at 95 %."""
-    mean, width = modules["cases"].interval([1.0, 2.0, 3.0])
-    assert (mean, width) == (2.0, pytest.approx(4.303 / 3**0.5))
+def test_a_half_written_run_is_done_again(modules: dict[str, ModuleType], tmp_path: Path) -> None:
+    """What a stopped study leaves behind does not count, the runs before it do."""
+    first = a_system(modules, tmp_path, falling)
+    value = first.goodput("ecoserve", 0.9, 25.0, 3)
+    (path,) = tmp_path.iterdir()
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:-1], lines[-1][:40]]))
+    again = a_system(modules, tmp_path, falling)
+    assert again.goodput("ecoserve", 0.9, 25.0, 3) == value
+    assert again.asked == 1
+
+
+def test_the_best_option_at_p90_is_taken(
+    modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three the middle one, though the search starts with the first."""
+    goodputs, case = modules["goodputs"], modules["cases"].Case()
+    scale = {"Sarathi 512": 1.0, "Sarathi 1024": 1.4, "Sarathi 2048": 0.7}
+
+    def at(self: Any, rate_rps: float, seed: int) -> dict[str, Outcome]:
+        met = int(100_000 * falling(rate_rps / scale[self._scenario.strategies[0].name]))
+        found = Outcome(
+            counted=(100_000,), met=(met,), residence_s=1.0, arrivals=0.0, drift=0.0, growth=0.0,
+            statistics={"ttft_s_p50": 0.5},
+        )  # fmt: skip
+        return {"ecoserve": found, "user": found}
+
+    monkeypatch.setattr(goodputs.Runs, "_run", at)
+    tables = modules["systems"].sarathi(case)
+    found = goodputs.find(case, tables, tmp_path, [("ecoserve", 0.9), ("ecoserve", 0.5)], 3)
+    assert found.name == "Sarathi 1024"
+    assert found.goodputs["ecoserve", 0.5].value == pytest.approx(28.0, rel=0.01)
+    assert found.user_ttft_s == 0.5
 
 
 def test_every_row_of_every_study_is_a_scenario(modules: dict[str, ModuleType]) -> None:
-    """All of them are accepted and fit their machines, in their first form."""
+    """All of them are accepted and fit their machines, every option of them."""
     from simcluster.sweep import check
 
     count = 0
     for study in modules["studies"].STUDIES.values():
-        for _, case, tables, _ in study():
-            if tables:
-                check(case.scenario(tables[:1], 10.0))
+        for row in study():
+            for table in row.tables:
+                check(row.case.scenario([table]))
                 count += 1
-    assert count > 150
+    assert count > 350
+
+
+def test_rows_that_look_at_the_same_system_share_its_runs(modules: dict[str, ModuleType]) -> None:
+    """The relaxed case is in five studies and simulated once, for both metrics."""
+    studies, run = modules["studies"], modules["run"]
+    rows = [row for name in studies.STUDIES for row in studies.STUDIES[name]()]
+    jobs = run.jobs_of(rows)
+    case = modules["cases"].Case()
+    (job,) = [
+        job
+        for job in jobs.values()
+        if job.case == case and job.tables == modules["systems"].vllm(case)
+    ]
+    assert job.wanted[0] == ("ecoserve", 0.9)
+    assert set(job.wanted) == {
+        *(("ecoserve", level) for level in (0.5, 0.9, 0.99)),
+        *(("user", level) for level in (0.9, 0.99)),
+    }
+    assert job.replications == 5
 
 
 def test_a_study_goes_on_from_the_runs_it_has(
     modules: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The second time nothing is simulated, and the same comes out; figures and tables are made."""
-    studies, tables = modules["studies"], modules["tables"]
-    arguments = ["slo", "--quick", "--jobs", "1", "-o", str(tmp_path)]
-    studies.main(arguments)
+    run, tables = modules["run"], modules["tables"]
+    arguments = ["slo", "comparison", "--quick", "--jobs", "1", "-o", str(tmp_path)]
+    run.main(arguments)
     first = (tmp_path / "slo.csv").read_text()
     assert first.count("\n") == 4
-    runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
-    assert all(json.loads(path.read_text()) for path in runs)
-    studies.main(arguments)
+    runs = {path: path.read_text() for path in (tmp_path / "runs").iterdir()}
+    assert all(json.loads(line) for text in runs.values() for line in text.splitlines())
+    run.main(arguments)
     assert (tmp_path / "slo.csv").read_text() == first
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == runs
+    assert {path: path.read_text() for path in (tmp_path / "runs").iterdir()} == runs
 
     document = tmp_path / "doc.md"
-    document.write_text("before\n<!-- target 2 -->\nold\n<!-- end of target 2 -->\nafter\n")
+    names = ("target 2", "target 3", "comparison at P50")
+    document.write_text(
+        "before\n" + "".join(f"<!-- {n} -->\nold\n<!-- end of {n} -->\n" for n in names) + "after\n"
+    )
     tables.main([str(tmp_path), str(document)])
     text = document.read_text()
     assert "| 5 s, 100 ms | EcoServe | 42 |" in text
+    assert "L20: EcoServe over it, mean" in text
     assert "old" not in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")

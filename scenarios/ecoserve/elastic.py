@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from studies import write_csv
+from run import write_csv
 
 from simcluster.executor import outcomes
 from simcluster.metrics import gpu_hours, met_targets

@@ -6,6 +6,7 @@ python scenarios/ecoserve/tables.py results/ecoserve docs/ecoserve.md
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,15 +21,18 @@ GOODPUT_P99 = {
 }
 """EcoServe, SLO sensitivity: P99 goodput (requests/s), CodeLlama2-34B on 16 A800."""
 
-RATIOS_L20 = {
-    "vLLM": (1.96, 1.82),
-    "Sarathi": (1.99, 1.86),
-    "DistServe": (2.51, 2.23),
-    "MoonCake": (2.40, 2.27),
+BASELINES = ("vLLM", "Sarathi", "DistServe", "MoonCake")
+PUBLISHED_RATIOS = {
+    "L20": {
+        "published, second version": ("1.96", "1.99", "2.51", "2.40"),
+        "published, first version": ("1.82", "1.86", "2.23", "2.27"),
+    },
+    "both": {"published, second version": ("2.01", "1.87", "3.43", "3.41")},
 }
-"""EcoServe over each system on 32 L20, average: second version, first version of the paper."""
+"""EcoServe over `BASELINES`, averages: abstract (32 L20) and body (both clusters) of the paper."""
 
-BASELINES = tuple(RATIOS_L20)
+WIDE = 0.25
+"""Half width over the goodput at which the ends of the interval are written out."""
 
 
 def read(folder: Path, name: str) -> list[Row]:
@@ -46,12 +50,28 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def with_interval(row: Row, level: str) -> str:
-    """Return a goodput and the half width of its interval."""
-    if not row.get(level):
+def number(row: Row, name: str) -> float:
+    """Return a number of a row, NaN where there is none."""
+    return float(row[name]) if row.get(name) else math.nan
+
+
+def with_interval(row: Row | None, level: str) -> str:
+    """Return a goodput and half its interval; the interval itself where it is wide."""
+    if row is None or not row.get(level):
         return "-"
-    width = row[f"{level}_ci"]
-    return f"{float(row[level]):.1f}" + ("" if width == "nan" else f" ± {float(width):.1f}")
+    value, low, high = (number(row, level + end) for end in ("", "_low", "_high"))
+    if not value:
+        return "none"
+    half = (high - low) / 2
+    if half > WIDE * value:
+        return f"{value:.1f} ({low:.1f} to {high:.1f})"
+    return f"{value:.1f} ± {half:.1f}"
+
+
+def log_error(row: Row, level: str) -> float:
+    """Return half the interval of the logarithm of a goodput."""
+    low, high = number(row, f"{level}_low"), number(row, f"{level}_high")
+    return math.log(high / low) / 2 if low > 0 else math.inf
 
 
 def target_1(_: Path) -> str:
@@ -85,35 +105,52 @@ def target_2(folder: Path) -> str:
     return markdown([*heads, "median user TTFT at P90 (s)"], rows)
 
 
-def target_3(folder: Path) -> str:
-    """Ratios of goodputs at P90, and their averages."""
-    table = read(folder, "comparison")
-    found = {(r["gpu"], r["model"], r["dataset"], r["name"]): r for r in table}
-    rows = []
-    for gpu in dict.fromkeys(r["gpu"] for r in table):
-        ratios: dict[str, list[float]] = {name: [] for name in BASELINES}
-        cases = dict.fromkeys((r["model"], r["dataset"]) for r in table if r["gpu"] == gpu)
-        for model, dataset in cases:
-            ours = found[gpu, model, dataset, "EcoServe"]
+def comparison(level: str) -> Callable[[Path], str]:
+    """Return what writes the goodputs of all systems at one level, and EcoServe's ratios."""
+
+    def write(folder: Path) -> str:
+        table = read(folder, "comparison")
+        found = {(r["gpu"], r["model"], r["dataset"], r["name"]): r for r in table}
+        ratios: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        rows = []
+        for gpu, model, dataset in dict.fromkeys(key[:3] for key in found):
+            ours = found.get((gpu, model, dataset, "EcoServe"))
+            if ours is None:
+                continue
             cells = [f"{gpu}, {model}, {dataset.removesuffix('-ecoserve')}"]
-            cells.append(with_interval(ours, "p90"))
+            cells.append(with_interval(ours, level))
             for name in BASELINES:
                 row = found.get((gpu, model, dataset, name))
-                if row is None or not float(row["p90"]):
-                    cells.append("-" if row is None else "0")
-                    continue
-                ratios[name].append(float(ours["p90"]) / float(row["p90"]))
-                option = row["system"].removeprefix(name).strip()
-                cells.append(with_interval(row, "p90") + (f" ({option})" if option else ""))
+                option = "" if row is None else row["system"].removeprefix(name).strip()
+                cells.append(with_interval(row, level) + (f" ({option})" if option else ""))
+                if row is not None and number(row, level) and number(ours, level):
+                    ratio = number(ours, level) / number(row, level)
+                    error = ratio * math.hypot(log_error(ours, level), log_error(row, level))
+                    ratios.setdefault(gpu, {}).setdefault(name, []).append((ratio, error))
             rows.append(cells)
-        means = [
-            f"**{sum(values) / len(values):.2f}**" if values else "-" for values in ratios.values()
-        ]
-        rows.append([f"**{gpu}: EcoServe over it, mean**", "", *means])
-        if gpu == "L20":
-            paper = [f"{second:g} / {first:g}" for second, first in RATIOS_L20.values()]
-            rows.append(["published, second / first version", "", *paper])
-    return markdown(["P90 goodput (requests/s)", "EcoServe", *BASELINES], rows)
+        both = {
+            name: [pair for of_gpu in ratios.values() for pair in of_gpu.get(name, [])]
+            for name in BASELINES
+        }
+        for scope, of_scope in [*ratios.items(), ("both", both)]:
+            means = [_mean(of_scope.get(name, [])) for name in BASELINES]
+            rows.append([f"**{scope}: EcoServe over it, mean**", "", *means])
+            if level == "p90" and scope in PUBLISHED_RATIOS:
+                for title, values in PUBLISHED_RATIOS[scope].items():
+                    rows.append([title, "", *values])
+        heads = [f"{level.upper()} goodput (requests/s)", "EcoServe", *BASELINES]
+        return markdown(heads, rows)
+
+    return write
+
+
+def _mean(ratios: Sequence[tuple[float, float]]) -> str:
+    """Return the mean of ratios and half its interval, their errors taken as independent."""
+    if not ratios:
+        return "-"
+    mean = sum(ratio for ratio, _ in ratios) / len(ratios)
+    error = math.sqrt(sum(error**2 for _, error in ratios)) / len(ratios)
+    return f"**{mean:.2f}** ± {error:.2f}" if error < mean else f"**{mean:.2f}**"
 
 
 def target_4(folder: Path) -> str:
@@ -139,15 +176,17 @@ def day(folder: Path) -> str:
     return markdown(heads, rows)
 
 
-def plain(name: str, heads: Sequence[str]) -> Callable[[Path], str]:
+def plain(
+    name: str, heads: Sequence[str], levels: Sequence[str] = ("p90", "p99")
+) -> Callable[[Path], str]:
     """Return what writes the goodputs of a study."""
 
     def write(folder: Path) -> str:
         rows = [
-            [row[head] for head in heads] + [with_interval(row, level) for level in ("p90", "p99")]
+            [row[head] for head in heads] + [with_interval(row, level) for level in levels]
             for row in read(folder, name)
         ]
-        return markdown([*heads, "P90 goodput", "P99 goodput"], rows)
+        return markdown([*heads, *(f"{level.upper()} goodput" for level in levels)], rows)
 
     return write
 
@@ -155,9 +194,11 @@ def plain(name: str, heads: Sequence[str]) -> Callable[[Path], str]:
 TABLES: dict[str, Callable[[Path], str]] = {
     "target 1": target_1,
     "target 2": target_2,
-    "target 3": target_3,
+    "target 3": comparison("p90"),
+    "comparison at P50": comparison("p50"),
+    "comparison at P99": comparison("p99"),
     "target 4": target_4,
-    "ablations": plain("ablations", ("model", "variant", "name")),
+    "ablations": plain("ablations", ("model", "name"), ("p50", "p90", "p99")),
     "inputs": plain("inputs", ("input", "name")),
     "slack": plain("slack", ("variant", "slack", "hold_output", "metric")),
     "scaling": plain("scaling", ("instances", "name")),
@@ -165,7 +206,14 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "pipeline": plain("pipeline", ("gpu", "layout", "name")),
     "day": day,
 }
-NEEDS = {"target 2": "slo", "target 3": "comparison", "target 4": "rising"}
+NEEDS = {
+    "target 2": "slo",
+    "target 3": "comparison",
+    "comparison at P50": "comparison",
+    "comparison at P99": "comparison",
+    "target 4": "rising",
+}
+"""The studies of the tables that are not named as theirs."""
 
 
 def main(arguments: Sequence[str]) -> None:

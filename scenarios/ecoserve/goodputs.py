@@ -1,0 +1,296 @@
+"""Goodputs of a system in a case, with 95 % intervals; every run is kept, so a search goes on.
+
+Runs have one length (``cases.RUN_S``), so that goodputs of all rows mean the same. The rates are
+powers of ``GRID``. Single runs on one seed find between which two the attainment falls below the
+level; replications there, on seeds of their own, give the estimate and its interval
+(`simcluster.goodput_search.estimate.cross`). Systems meet the same requests at the same rate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import Case
+
+from simcluster import cell_store
+from simcluster.goodput_search import Outcome
+from simcluster.goodput_search.estimate import Estimate, cross
+from simcluster.goodput_search.runs import guess, outcome, replication_seed
+from simcluster.goodput_search.search import Probe
+from simcluster.simulate import simulate
+
+GRID = 1.06
+"""Ratio of neighbouring rates."""
+
+LEAST_RPS = 0.2
+"""Goodputs below this (requests/s) are given as none."""
+
+ABOVE = 1.2
+"""Where the first search starts, in guesses from the roofline: attainment may be missed again at
+low rates, and goodput is the highest rate that reaches it."""
+
+FARTHEST = 40
+"""Steps of the grid above the start (a factor of 10) at which a search gives up."""
+
+WIDE = 0.06
+"""Half width (of the logarithm) at which the two rates are moved apart."""
+
+METRICS = ("ecoserve", "user")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goodput:
+    """Requests/s, with the 95 % interval; all 0 where no rate reaches the level."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval (requests/s)."""
+        return (self.high - self.low) / 2
+
+
+NONE = Goodput(value=0.0, low=0.0, high=0.0)
+
+
+class Runs:
+    """Runs of one case and system, each written to their file as soon as it has ended.
+
+    Parameters
+    ----------
+    case : Case
+        What is served.
+    table : mapping
+        The system's table.
+    folder : Path
+        Where the runs are kept.
+    """
+
+    def __init__(self, case: Case, table: Mapping[str, Any], folder: Path) -> None:
+        self._scenario = case.scenario([table])
+        document = json.dumps(self._scenario.document, sort_keys=True)
+        digest = sha256(f"{cell_store.program()} {document}".encode()).hexdigest()
+        self._path = folder / f"{digest[:20]}.jsonl"
+        self._known: dict[tuple[int, int], dict[str, Outcome]] = {}
+        if self._path.exists():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                self._learn(line)
+        self.num_new = 0
+
+    def _learn(self, line: str) -> None:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            return  # the last line of a run that was stopped while it wrote
+        known = {metric: _outcome(row[metric]) for metric in METRICS}
+        self._known[row["step"], row["replication"]] = known
+
+    def at(self, step: int, replication: int) -> dict[str, Outcome]:
+        """Return what a run at the rate ``GRID ** step`` gave, by metric."""
+        key = (step, replication)
+        if key not in self._known:
+            self._known[key] = found = self._run(GRID**step, replication_seed(0, replication))
+            self.num_new += 1
+            row = {
+                "step": step,
+                "replication": replication,
+                **{metric: dataclasses.asdict(found[metric]) for metric in METRICS},
+            }
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        return self._known[key]
+
+    def _run(self, rate_rps: float, seed: int) -> dict[str, Outcome]:
+        scenario = self._scenario
+        columns = simulate(scenario, rate_rps=rate_rps, seed=seed).columns["requests"]
+        if not len(columns["arrival_s"]):
+            nobody = Outcome(
+                counted=(1,), met=(1,), residence_s=math.nan, arrivals=0.0, drift=0.0, growth=0.0
+            )
+            return dict.fromkeys(METRICS, nobody)
+        return {
+            metric: outcome(columns, _with_metric(scenario, metric), rate_rps) for metric in METRICS
+        }
+
+    def share(self, metric: str, step: int, replication: int = 0) -> float:
+        """Return the attainment of one run."""
+        found = self.at(step, replication)[metric]
+        return found.met[0] / max(found.counted[0], 1)
+
+    def guess_rps(self) -> float:
+        """Return a rate near the most that the system can carry (requests/s)."""
+        return guess(self._scenario, self._scenario.strategies[0])[0]
+
+    def bracket(self, metric: str, level: float, start_rps: float) -> int | None:
+        """Return the highest step that reaches the level, found from `start_rps`.
+
+        A rate above is taken to be worse. None: no rate from `LEAST_RPS` on reaches it.
+        """
+
+        def reaches(k: int) -> bool:
+            return self.share(metric, k) >= level
+
+        low = high = first = round(math.log(max(start_rps, LEAST_RPS)) / math.log(GRID))
+        step = 1
+        if reaches(low):
+            while reaches(high := low + step):
+                low, step = high, 2 * step
+                if low > first + FARTHEST:
+                    return low
+        else:
+            while not reaches(low := high - step):
+                high, step = low, 2 * step
+                if GRID**low < LEAST_RPS:
+                    return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if reaches(middle) else (low, middle)
+        return low
+
+    def goodput(self, metric: str, level: float, start_rps: float, replications: int) -> Goodput:
+        """Return the highest rate whose attainment reaches `level`.
+
+        The two rates are moved where the estimate lies beyond them, and moved apart where the
+        interval is wide.
+        """
+        low = self.bracket(metric, level, start_rps)
+        if low is None:
+            return NONE
+        high = low + 1
+        estimate = None
+        for _ in range(4):
+            estimate = cross(
+                self._probe(metric, low, replications).counts,
+                self._probe(metric, high, replications).counts,
+                level,
+            )
+            if estimate is not None:
+                at = estimate.log_rate / math.log(GRID)
+                middle = (low + high) / 2
+                if abs(at - middle) > high - low:  # beyond by more than half their distance
+                    shift = round(min(max(at - middle, low - high - 4), high - low + 4))
+                    low, high = low + shift, high + shift
+                    continue
+                if estimate.half_width <= WIDE:
+                    break
+            low, high = low - 1, high + 1
+        return _goodput(estimate, math.sqrt(GRID ** (low + high)))
+
+    def _probe(self, metric: str, step: int, replications: int) -> Probe:
+        """Return replications at a rate; those at the next rate are others."""
+        first = 1 + replications * (step % 2)
+        numbers = tuple(range(first, first + replications))
+        found = tuple(self.at(step, k)[metric] for k in numbers)
+        return Probe(GRID**step, found[0].counted[0], found, numbers)
+
+    def mean(self, metric: str, statistic: str, rate_rps: float, replications: int) -> float:
+        """Return the mean of a statistic over the replications next below `rate_rps`."""
+        step = math.floor(math.log(max(rate_rps, LEAST_RPS)) / math.log(GRID))
+        return self._probe(metric, step, replications).mean(statistic)
+
+
+def _outcome(row: Mapping[str, Any]) -> Outcome:
+    tuples = {name: tuple(row[name]) for name in ("counted", "met", "controls")}
+    return Outcome(**{**row, **tuples})
+
+
+def _with_metric(scenario: Any, metric: str) -> Any:
+    environment = scenario.environment
+    slo = dataclasses.replace(environment.slo, metric=metric)
+    return dataclasses.replace(scenario, environment=dataclasses.replace(environment, slo=slo))
+
+
+def _goodput(estimate: Estimate | None, middle_rps: float) -> Goodput:
+    """Return the estimate; where there is none, or a wild one, the middle of the two rates."""
+    if estimate is None or abs(estimate.log_rate - math.log(middle_rps)) > 1:
+        return Goodput(value=middle_rps, low=0.0, high=2 * middle_rps)
+    half = min(estimate.half_width, math.log(10))
+    value = math.exp(estimate.log_rate)
+    return Goodput(value=value, low=value * math.exp(-half), high=value * math.exp(half))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Goodputs of a system.
+
+    Attributes
+    ----------
+    name : str
+        The option taken, such as ``"Sarathi 512"``.
+    goodputs : dict
+        By metric and level.
+    user_ttft_s : float
+        Median TTFT of users at the first of them (s).
+    """
+
+    name: str
+    goodputs: dict[tuple[str, float], Goodput]
+    user_ttft_s: float
+
+
+def find(
+    case: Case,
+    tables: Sequence[Mapping[str, Any]],
+    folder: Path,
+    wanted: Sequence[tuple[str, float]],
+    replications: int,
+) -> Found:
+    """Find the goodputs of a system.
+
+    Parameters
+    ----------
+    case : Case
+        What is served.
+    tables : sequence of mapping
+        The system's options (chunk sizes, ratios): the one that is best at the first level, on
+        one seed, is taken.
+    folder : Path
+        Where runs are kept.
+    wanted : sequence of (str, float)
+        Metric and level of each goodput.
+    replications : int
+        Runs at each of the two rates of an estimate, >= 3.
+    """
+    metric, level = wanted[0]
+    best, start_rps = _best(case, tables, folder, metric, level)
+    table, runs = best
+    goodputs: dict[tuple[str, float], Goodput] = {}
+    for key in wanted:
+        goodputs[key] = runs.goodput(*key, start_rps, replications)
+        if key == wanted[0] and goodputs[key].value:
+            start_rps = goodputs[key].value
+    at = goodputs[wanted[0]].value
+    ttft_s = runs.mean("user", "ttft_s_p50", at, replications) if at else math.nan
+    return Found(name=str(table["name"]), goodputs=goodputs, user_ttft_s=ttft_s)
+
+
+def _best(
+    case: Case, tables: Sequence[Mapping[str, Any]], folder: Path, metric: str, level: float
+) -> tuple[tuple[Mapping[str, Any], Runs], float]:
+    """Return the best option and where to look for its goodput (requests/s)."""
+    best = tables[0], Runs(case, tables[0], folder)
+    start_rps = ABOVE * best[1].guess_rps()
+    if len(tables) == 1:
+        return best, start_rps
+    low = best[1].bracket(metric, level, start_rps)
+    for table in tables[1:]:
+        runs = Runs(case, table, folder)
+        if low is None:
+            found = runs.bracket(metric, level, ABOVE * runs.guess_rps())
+        elif runs.share(metric, low) > best[1].share(metric, low):
+            found = runs.bracket(metric, level, GRID**low)
+        else:
+            continue
+        if found is not None and (low is None or found >= low):
+            best, low = (table, runs), found
+    return best, LEAST_RPS if low is None else float(np.power(GRID, low))
