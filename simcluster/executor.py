@@ -11,8 +11,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any, Final, TypeVar
 
+from simcluster import arguments
 from simcluster.cell_store import program
-from simcluster.errors import ConfigError, DataError, WorkerError
+from simcluster.errors import DataError, WorkerError
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ def outcomes(
     Raises
     ------
     ConfigError
-        If `jobs` is not a whole number >= 1.
+        If `jobs` is not a whole number >= 1, or `dask` not text.
     DataError
         If no scheduler or worker answers, or the workers have another version.
     WorkerError
@@ -61,27 +62,19 @@ def outcomes(
     that have are killed on this machine; a Dask worker finishes its own and drops the result.
     The calls of a Dask worker that is lost go to the others: that is no error.
     """
-    refuse_jobs(jobs)
+    if jobs is not None:
+        remedy = "Leave it out for one process per core."
+        arguments.whole("jobs", jobs, least=1, remedy=remedy)
+    if dask is not None:
+        remedy = 'Give one such as "tcp://host:8786".'
+        arguments.of_type("dask", dask, str, "an address", remedy)
     calls = list(calls)
     if dask is not None:
         yield from _on_dask(function, calls, dask)
     elif jobs == 1 or len(calls) <= 1:
-        yield from (function(*arguments) for arguments in calls)
+        yield from (function(*call) for call in calls)
     else:
         yield from _on_cores(function, calls, jobs)
-
-
-def refuse_jobs(jobs: int | None) -> None:
-    """Refuse a number of processes that is none.
-
-    Raises
-    ------
-    ConfigError
-        If `jobs` is neither None nor a whole number >= 1.
-    """
-    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
-        remedy = "Leave it out for one process per core."
-        raise ConfigError("jobs", jobs, "must be a whole number >= 1", remedy)
 
 
 def _on_cores(
@@ -94,7 +87,7 @@ def _on_cores(
 
     # Calls are long: one at a time, so that each result is here as soon as it is there.
     parallel = joblib.Parallel(n_jobs=jobs or -1, return_as="generator_unordered", batch_size=1)
-    results = parallel(joblib.delayed(function)(*arguments) for arguments in calls)
+    results = parallel(joblib.delayed(function)(*call) for call in calls)
     try:
         for result in results:  # noqa: UP028  "yield from" would close it where joblib warns
             yield result
@@ -120,7 +113,7 @@ def _on_dask(function: Callable[..., T], calls: list[tuple[Any, ...]], address: 
         from distributed.scheduler import KilledWorker
 
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        left = {client.submit(function, *arguments, pure=False) for arguments in calls}
+        left = {client.submit(function, *call, pure=False) for call in calls}
         for future in left:
             future.add_done_callback(done.put)
         patience_s = CONNECT_S

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from simcluster import arguments
 from simcluster.config import Environment, RunConfig
 from simcluster.errors import ConfigError, nearest
 from simcluster.quality import Quality
 from simcluster.strategies.base import Strategy
 from simcluster.workload import WorkloadSettings
+
+NO_STRATEGY: Final = 'Add a table [[strategy]], such as name = "vLLM", kind = "nodg".'
+"""What to do where a scenario has no strategy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +53,9 @@ class Scenario:
         Raises
         ------
         ConfigError
-            If there is none of that name.
+            If there is none of that name, or none at all.
         """
-        if name is None:
+        if name is None and self.strategies:
             return self.strategies[0]
         for strategy in self.strategies:
             if strategy.name == name:
@@ -60,7 +64,9 @@ class Scenario:
             "strategy",
             name,
             "the scenario has no strategy of this name",
-            nearest(name, [s.name for s in self.strategies]),
+            nearest(str(name), [s.name for s in self.strategies])
+            if self.strategies
+            else NO_STRATEGY,
         )
 
     @property
@@ -77,3 +83,24 @@ class Scenario:
         if own_rate or getattr(process, "own_rate_rps", None) is not None:
             return None
         return self.rates_rps[0] if self.rates_rps else None
+
+
+def refuse_other(scenario: object, *, empty: bool = False) -> None:
+    """Refuse what is not a scenario, such as the path of its file.
+
+    Parameters
+    ----------
+    scenario : object
+        What was given.
+    empty : bool
+        Whether one without strategies will do.
+
+    Raises
+    ------
+    ConfigError
+        If so.
+    """
+    remedy = "simcluster.load reads one from a file, simcluster.resolve makes one of tables."
+    arguments.of_type("scenario", scenario, Scenario, "a scenario", remedy)
+    if isinstance(scenario, Scenario) and not scenario.strategies and not empty:
+        raise ConfigError("strategy", None, "the scenario has none", NO_STRATEGY)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Union
 
 from pydantic import Field, TypeAdapter
 
-from simcluster import catalog
+from simcluster import arguments, catalog
 from simcluster.catalog import config_json
 from simcluster.config import ClusterConfig, Environment, ModelConfig
 from simcluster.errors import ConfigError, DataError, nearest
@@ -63,7 +63,8 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Sce
     DataError
         If the file cannot be read or is not TOML.
     """
-    path = Path(path)
+    remedy = "Give the path of a scenario file; simcluster.resolve takes its tables."
+    path = arguments.path("path", path, remedy)
     return resolve(parsed(path), overrides, folder=path.parent)
 
 
@@ -115,6 +116,9 @@ def resolve(
     ConfigError
         As in `load`.
     """
+    arguments.mapping("document", document, "Give the tables of a scenario file.")
+    if overrides is not None:
+        arguments.mapping("overrides", overrides, 'Write them as {"slo.ttft_s": 1.0}.')
     tables: Document = json.loads(json.dumps(document, default=_plain))
     changes: Document = json.loads(json.dumps(overrides or {}, default=_plain))
     for excluded in [_REPLACED_BY.get(key, []) for key in changes]:
@@ -176,8 +180,8 @@ def adapter() -> TypeAdapter[ScenarioTables]:
 
 
 def _plain(value: object) -> object:
-    """Return what JSON can hold: NumPy numbers as numbers, dates and paths as text."""
-    return value.item() if hasattr(value, "item") else str(value)
+    """Return what JSON can hold: NumPy numbers and arrays as numbers, dates and paths as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 # Overrides --------------------------------------------------------------------------------------

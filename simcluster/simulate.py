@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy.typing as npt
 import simpy
 
+from simcluster import arguments
 from simcluster.config import Environment
 from simcluster.engine.clock import ARRIVAL, SCHEDULING, At, Clock
 from simcluster.engine.cluster import Cluster, Deployment, StepTimeFactory, roofline_step_time
@@ -22,7 +23,7 @@ from simcluster.errors import ConfigError, InvariantError
 from simcluster.quality import QualityCurve
 from simcluster.request import Request, RequestStatus
 from simcluster.rng import stream
-from simcluster.scenario import Scenario
+from simcluster.scenario import Scenario, refuse_other
 from simcluster.schema import (
     INSTANCES,
     LINKS,
@@ -173,11 +174,16 @@ def simulate(
     Raises
     ------
     ConfigError
-        If the deployment does not fit the machines, an argument names nothing, or the rate or the
-        seed is not a number that could be one.
+        If the deployment does not fit the machines, an argument names nothing, `scenario` is none,
+        or the rate or the seed is not a number that could be one.
     """
+    refuse_other(scenario)
     chosen = scenario.strategy(strategy)
-    _check_numbers(rate_rps, seed)
+    if rate_rps is not None:
+        remedy = "Give a number such as 8.0 (requests/s)."
+        arguments.between("rate_rps", rate_rps, above=0.0, below=math.inf, remedy=remedy)
+    if seed is not None:
+        arguments.whole("seed", seed, least=0, remedy="Give one such as 0.")
     seed = scenario.run.seeds[0] if seed is None else seed
     if rate_rps is None:
         rate_rps = scenario.default_rate_rps
@@ -204,17 +210,6 @@ def simulate(
         kernels_in=kernels_in,
         quality=None if quality is None else quality.curve(),
     )
-
-
-def _check_numbers(rate_rps: object, seed: object) -> None:
-    """Refuse a rate or a seed that is none, before anything is drawn from it."""
-    real = isinstance(rate_rps, int | float) and not isinstance(rate_rps, bool)
-    if rate_rps is not None and not (real and 0 < rate_rps < math.inf):  # type: ignore[operator]  # a number by then
-        rule = "is not a positive number of requests per second"
-        raise ConfigError("rate_rps", rate_rps, rule, "Give a number such as 8.0.")
-    whole = isinstance(seed, int) and not isinstance(seed, bool)
-    if seed is not None and not (whole and seed >= 0):  # type: ignore[operator]  # a number by then
-        raise ConfigError("seed", seed, "is not a whole number from 0 on", "Give one such as 0.")
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from simcluster import arguments
 from simcluster._version import __version__
 from simcluster.cell_store import (
     MANIFEST,
@@ -44,6 +45,7 @@ from simcluster.cell_store import (
 from simcluster.errors import DataError, nearest
 from simcluster.goodput import goodput_table
 from simcluster.metrics import SweepRow
+from simcluster.output import refuse_strangers, unwritable
 from simcluster.schema import SCHEMAS, SWEEP, Columns, frame, table
 from simcluster.simulate import FRAMES
 from simcluster.toml_writer import to_toml
@@ -260,7 +262,8 @@ def writing(
         If `out` cannot be written, holds something else, or runs would be lost that are not of
         this comparison.
     """
-    out = Path(os.path.abspath(out))
+    out = Path(os.path.abspath(arguments.path("out", out, "Give the path of a folder.")))
+    arguments.one_of("fmt", fmt, FORMATS, "a format of frames")
     _refuse_strangers(out)
     partial = out.with_name(f".{out.name}.partial")
     labels, names = _labels(document, cells)
@@ -289,7 +292,7 @@ def writing(
             _replace(out, partial)
         done = True
     except OSError as error:
-        raise _unwritable(out, error) from None
+        raise unwritable(out, error) from None
     finally:
         if done or not any((partial / _CELLS).glob("[!.]*")):
             shutil.rmtree(partial, ignore_errors=True)
@@ -364,25 +367,11 @@ def _begin(unfinished: Unfinished, found: Sequence[Recorded]) -> set[Path]:
     return places
 
 
-def _unwritable(out: Path, error: OSError) -> DataError:
-    reason = error.strerror or str(error)
-    return DataError(f"{out}: cannot be written ({reason}). Give another folder with -o.")
-
-
 def _refuse_strangers(out: Path) -> None:
     """Refuse an existing folder that holds anything but our results."""
-    advice = "Give another folder with -o."
-    try:
-        if not out.exists():
-            return
-        if not out.is_dir():
-            raise DataError(f"{out}: is a file, not a folder. {advice}")
-        names = sorted(p.name for p in out.iterdir())
-    except OSError as error:
-        raise _unwritable(out, error) from None
-    if strangers := [n for n in names if n not in _OWN]:
-        raise DataError(f"{out}: holds files that are not ours ({strangers[0]}). {advice}")
-    if names and _META not in names:
+    refuse_strangers(out, _OWN)
+    if out.exists() and any(out.iterdir()) and not (out / _META).exists():
+        advice = "Give another folder with -o."
         raise DataError(f"{out}: is not a result folder (no {_META}). {advice}")
 
 
@@ -520,6 +509,8 @@ class Comparison:
             if not found:
                 hint = nearest(str(value), [str(k) for k in known])
                 raise DataError(f"no run has {field} = {value!r}. {hint}")
+        if name not in FRAMES:
+            raise DataError(f"no frame is called {name!r}. {nearest(str(name), FRAMES)}")
         place = self._cells[found[0]]
         return (
             read_frame(name, place)
@@ -557,7 +548,7 @@ def read(folder: str | Path) -> Comparison:
     DataError
         If it is not a result folder, or one of another version's layout.
     """
-    folder = Path(folder)
+    folder = arguments.path("folder", folder, "Give one that `simcluster compare -o` wrote.")
     try:
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
         document = tomllib.loads((folder / _SCENARIO).read_text(encoding="utf-8"))

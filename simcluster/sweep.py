@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simcluster import catalog
+from simcluster import arguments, catalog
 from simcluster.cell_store import Cell
 from simcluster.engine.clock import Clock
 from simcluster.engine.cluster import Cluster
@@ -16,10 +16,10 @@ from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError
 from simcluster.executor import outcomes
 from simcluster.metrics import SweepRow, summarise
-from simcluster.scenario import Scenario
+from simcluster.scenario import Scenario, refuse_other
 from simcluster.schema import Columns
 from simcluster.simulate import Result, simulate
-from simcluster.store import Comparison, Format, Unfinished, cells_of, read, writing
+from simcluster.store import FORMATS, Comparison, Format, Unfinished, cells_of, read, writing
 
 Progress = Callable[[int, int, float], None]
 """Called with the number of finished cells, of all cells, and the share of the work that is done.
@@ -118,12 +118,15 @@ def compare(
     Raises
     ------
     ConfigError
-        If there are no latency targets, or a strategy does not fit the machines.
+        If there are no latency targets, a strategy does not fit the machines, or an argument cannot
+        be meant.
     DataError
         If `out` cannot be written or holds something else, or no Dask scheduler answers.
     WorkerError
         If a process or a cluster that does the runs is lost (`executor.outcomes`).
     """
+    refuse_other(scenario)
+    arguments.one_of("fmt", fmt, FORMATS, "a format of frames")
     check(scenario)
     slo = scenario.environment.slo
     if slo.ttft_s is None and slo.tpot_s is None and slo.e2el_s is None:

@@ -5,18 +5,28 @@ The lines are checked word by word where they are ours to phrase, by their parts
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import math
 import os
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 import simcluster
+from simcluster import output
 from simcluster.cli import main
-from simcluster.errors import ConfigError
+from simcluster.errors import ConfigError, DataError
+from simcluster.goodput_search import find, runs
+from simcluster.planner import rounds
+from simcluster.planner.rank import rank
+from simcluster.planner.settings import RankTable
 from simcluster.toml_writer import to_toml
 
 SCENARIO: dict[str, Any] = {
@@ -366,15 +376,161 @@ def test_a_bad_catalogue_of_ones_own(scenario: Path) -> None:
     refused(call("show", scenario), "mine.toml", "L2O")
 
 
+FROM_PYTHON: list[tuple[str, Any, str]] = [
+    ("simulate", {"seed": -1}, "seed = -1: must be a whole number >= 0."),
+    ("simulate", {"seed": 0.5}, "seed = 0.5: must be a whole number >= 0."),
+    ("simulate", {"seed": True}, "seed = True: must be a whole number >= 0."),
+    ("simulate", {"rate_rps": "8"}, "rate_rps = '8': must be a number > 0."),
+    ("simulate", {"rate_rps": 0.0}, "rate_rps = 0.0: must be a number > 0."),
+    ("simulate", {"rate_rps": math.nan}, "rate_rps = nan: must be a number > 0."),
+    ("simulate", {"strategy": 3}, "strategy = 3: the scenario has no strategy of this name."),
+    ("simulate", {"resolution": "fine"}, "run.resolution = 'fine': not a resolution."),
+    ("compare", {"jobs": 0}, "jobs = 0: must be a whole number >= 1. Leave it out"),
+    ("compare", {"jobs": "2"}, "jobs = '2': must be a whole number >= 1."),
+    ("compare", {"dask": 8786}, "dask = 8786: must be an address. Give one such as"),
+    ("compare", {"fmt": "xlsx"}, "fmt = 'xlsx': is not a format of frames. Known: csv, parquet."),
+    ("compare", {"out": 3}, "out = 3: must be a path."),
+    ("compare", {"out": "a\0b"}, "out = 'a\\x00b': must be a path."),
+    ("find", {"tolerance": 0}, "tolerance = 0: must be a number > 0 and < 1."),
+    ("find", {"tolerance": -0.03}, "tolerance = -0.03: must be a number > 0 and < 1."),
+    ("find", {"tolerance": "3%"}, "tolerance = '3%': must be a number > 0 and < 1."),
+    ("find", {"replications": 2}, "replications = 2: must be a whole number >= 3."),
+    ("find", {"max_requests": 0}, "max_requests = 0: must be a whole number >= 1000."),
+    ("find", {"max_requests": 1e4}, "max_requests = 10000.0: must be a whole number >= 1000."),
+    ("find", {"seed": -1}, "seed = -1: must be a whole number >= 0."),
+    ("find", {"jobs": 0}, "jobs = 0: must be a whole number >= 1."),
+    ("rank", {"jobs": 0}, "jobs = 0: must be a whole number >= 1."),
+    ("rank", {"table": {"tolerance": 0.1}}, "table: must be a RankTable, not dict."),
+    ("rank", {"table": RankTable(tolerance=0.0)}, "tolerance = 0.0: must be a number > 0 and < 1."),
+    ("rank", {"table": RankTable(tolerance=-1.0)}, "tolerance = -1.0: must be a number > 0"),
+    ("rank", {"table": RankTable(strategies=())}, "strategies = []: must be a list with at least"),
+]
+
+PUBLIC: dict[str, Callable[..., object]] = {
+    "simulate": simcluster.simulate,
+    "compare": simcluster.compare,
+    "find": find,
+    "rank": rank,
+}
+
+
 @pytest.mark.parametrize(
-    ("argument", "value"),
-    [("seed", -1), ("seed", 0.5), ("seed", True), ("rate_rps", "8"), ("rate_rps", 0.0)],
+    ("function", "given", "line"), FROM_PYTHON, ids=[f"{f} {g}" for f, g, _ in FROM_PYTHON]
 )
-def test_a_seed_or_rate_that_is_none(scenario: Path, argument: str, value: object) -> None:
-    """From Python too the argument is named, before anything is drawn."""
+def test_a_bad_argument_from_python(
+    scenario: Path, function: str, given: dict[str, object], line: str
+) -> None:
+    """The same kind of line as for a setting, before anything is drawn or written."""
     loaded = simcluster.load(scenario)
-    with pytest.raises(ConfigError, match=argument):
-        simcluster.simulate(loaded, **{argument: value})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="^" + re.escape(line)) as caught:
+        PUBLIC[function](loaded, **given)
+    assert "\n" not in str(caught.value)
+    assert caught.value.remedy
+    nothing_left(scenario.parent)
+
+
+@pytest.mark.parametrize("function", PUBLIC)
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("s.toml", "scenario = 's.toml': must be a scenario. simcluster.load reads one"),
+        (SCENARIO, "scenario: must be a scenario, not dict."),
+        (None, "scenario: must be a scenario, not NoneType."),
+    ],
+    ids=["path", "tables", "none"],
+)
+def test_what_is_no_scenario(function: str, value: object, line: str) -> None:
+    """The path of its file, or its tables, are easily given in its place."""
+    with pytest.raises(ConfigError, match="^" + re.escape(line)):
+        PUBLIC[function](value)
+
+
+@pytest.mark.parametrize("function", ["simulate", "compare", "find"])
+def test_a_scenario_without_strategies(scenario: Path, function: str) -> None:
+    """Such as that of a ranking, whose strategies are the candidates."""
+    bare = dataclasses.replace(simcluster.load(scenario), strategies=())
+    with pytest.raises(ConfigError, match=r"^strategy: the scenario has none\. Add a table"):
+        PUBLIC[function](bare)
+
+
+@pytest.mark.parametrize(
+    ("read", "line"),
+    [
+        (lambda: simcluster.load(None), "path: must be a path, not NoneType."),  # type: ignore[arg-type]
+        (lambda: simcluster.load(SCENARIO), "path: must be a path, not dict."),  # type: ignore[arg-type]
+        (lambda: simcluster.read(3), "folder = 3: must be a path."),  # type: ignore[arg-type]
+        (lambda: simcluster.resolve("s.toml"), "document = 's.toml': must be a mapping"),  # type: ignore[arg-type]
+        (
+            lambda: simcluster.resolve(SCENARIO, ["slo.ttft_s=1"]),  # type: ignore[arg-type]
+            "overrides: must be a mapping with text for keys, not list. Write them as",
+        ),
+    ],
+    ids=["nothing", "tables", "number", "path", "list"],
+)
+def test_what_cannot_be_read(read: Callable[[], object], line: str) -> None:
+    """Wrong types at the functions that read."""
+    with pytest.raises(ConfigError, match="^" + re.escape(line)):
+        read()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """A rate out of an array, an array of rates."""
+    changes = {"sweep.rates_rps": np.array([2.0, 3.0]), "slo.ttft_s": np.float64(1.0)}
+    loaded = simcluster.resolve(SCENARIO, changes)
+    assert loaded.rates_rps == (2.0, 3.0)
+    one = simcluster.simulate(loaded, rate_rps=np.float64(2.0), seed=np.int64(3))  # type: ignore[arg-type]
+    other = simcluster.simulate(loaded, rate_rps=2.0, seed=3)
+    assert one.requests.equals(other.requests)
+
+
+def test_a_frame_that_does_not_exist(scenario: Path) -> None:
+    """Offers the nearest."""
+    comparison = simcluster.compare(simcluster.load(scenario), jobs=1)
+    with pytest.raises(DataError, match=r"no frame is called 'request'\. Did you mean 'requests'"):
+        comparison.frame("request", "vLLM")
+
+
+@pytest.mark.parametrize("command", ["rank"])
+@pytest.mark.parametrize(
+    ("name", "words"), [("file", "is a file, not a folder"), ("file/out", "cannot be written")]
+)
+def test_an_answer_that_cannot_be_written_is_not_searched_for(
+    command: str, name: str, words: str, scenario: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search takes minutes: it is refused before, not after."""
+    for searcher in (rounds, runs):
+        monkeypatch.setattr(searcher, "outcomes", None)  # whoever simulates fails
+    (scenario.parent / "file").touch()
+    refused(call(command, scenario, "--jobs", 1, "-o", scenario.parent / name), words, "-o")
+
+
+def test_a_ranking_that_fails_leaves_no_folder(scenario: Path) -> None:
+    """Nor one of those above it."""
+    changes = ["--set", "slo.ttft_s=0.001"]
+    out = scenario.parent / "new" / "out"
+    refused(call("rank", scenario, "--jobs", 1, *changes, "-o", out), "none of the")
+    nothing_left(scenario.parent)
+
+
+def test_files_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    """A full disk in the middle leaves the files of before."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").write_text("before")
+
+    def fill() -> None:
+        with output.together(tmp_path / "out") as folder:
+            (folder / "a").write_text("after")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DataError, match=r"out: cannot be written \(No space left on device\)"):
+        fill()
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "a"]
+    assert (tmp_path / "out" / "a").read_text() == "before"
+    with output.together(tmp_path / "out") as folder:
+        (folder / "a").write_text("after")
+        (folder / "b").touch()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "b", "out"]
+    assert (tmp_path / "out" / "a").read_text() == "after"
 
 
 def test_requests_that_are_all_too_long_are_explained(scenario: Path) -> None:

@@ -15,7 +15,7 @@ import simcluster
 PACKAGE = Path(simcluster.__file__).parent
 
 LAYERS = {
-    0: {"_version", "errors", "units", "rng", "schema"},
+    0: {"_version", "arguments", "errors", "units", "rng", "schema"},
     1: {"specs", "config", "request"},
     2: {"catalog", "roofline", "workload", "kvcache", "sched", "routing", "quality"},
     3: {"engine", "strategies", "scenario", "simulate"},
@@ -29,6 +29,7 @@ LAYERS = {
         "goodput_search",
         "measure",
         "metrics",
+        "output",
         "planner",
         "plot",
         "plot_links",

@@ -17,6 +17,7 @@ from simcluster.engine.cluster import Cluster
 from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError, DataError
 from simcluster.executor import outcomes
+from simcluster.goodput_search import arguments
 from simcluster.goodput_search.estimate import Compared, compare
 from simcluster.goodput_search.search import Outcome, Search, Settings, Verdict, Wanted, search
 from simcluster.metrics import met_targets, request_metrics, window
@@ -154,11 +155,18 @@ def find(
     Raises
     ------
     ConfigError
-        If there are no targets, the arrivals cannot be drawn anew at any rate, or a strategy does
-        not fit the machines.
+        If there are no targets, the arrivals cannot be drawn anew at any rate, a strategy does not
+        fit the machines, or an argument cannot be meant.
     DataError
         If no strategy meets the targets even when requests are alone.
     """
+    arguments.refuse(
+        scenario,
+        seed=seed,
+        tolerance=tolerance,
+        replications=replications,
+        max_requests=max_requests,
+    )
     check(scenario)
     slo = scenario.environment.slo
     waits = [t for t in (slo.ttft_s, slo.e2el_s) if t is not None]

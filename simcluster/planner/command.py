@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from simcluster import output
 from simcluster.planner import report
 from simcluster.planner.rank import load, rank
 
@@ -29,8 +30,9 @@ def run(
     scenario, table = load(file, changes)
     if out is not None:
         report.refuse_strangers(out)
-    ranking = rank(scenario, table, jobs=jobs, dask=dask, progress=progress)
-    pictures = report.write(ranking, out) if out is not None else []
+    with output.folder(out):
+        ranking = rank(scenario, table, jobs=jobs, dask=dask, progress=progress)
+        pictures = report.write(ranking, out) if out is not None else []
     if as_json:
         click.echo(json.dumps(report.as_json(ranking), indent=2))
         return

@@ -16,6 +16,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
+from simcluster import arguments
 from simcluster.errors import DataError
 from simcluster.executor import outcomes
 from simcluster.planner import bestserve
@@ -26,7 +27,7 @@ from simcluster.planner.rounds import Progress, Rounds
 from simcluster.planner.screen import Bound, Lengths, Screen
 from simcluster.planner.settings import RankTable
 from simcluster.planner.space import space
-from simcluster.scenario import Scenario
+from simcluster.scenario import Scenario, refuse_other
 from simcluster.scenario_file import parsed, resolve
 from simcluster.validation import validated
 
@@ -59,7 +60,7 @@ def load(
     DataError
         If the file cannot be read or is not TOML.
     """
-    path = Path(path)
+    path = arguments.path("path", path, "Give the path of a scenario file.")
     document = parsed(path)
     given = "strategy" in document
     if not given:
@@ -102,11 +103,16 @@ def rank(
     Raises
     ------
     ConfigError
-        If there are no targets, or the arrivals cannot be drawn at any rate.
+        If there are no targets, the arrivals cannot be drawn at any rate, or an argument cannot be
+        meant.
     DataError
         If no candidate is left, or none meets the targets at any rate.
     """
-    table = table or RankTable()
+    refuse_other(scenario, empty=True)
+    table = RankTable() if table is None else table
+    remedy = "planner.rank.load reads one from a file."
+    arguments.of_type("table", table, RankTable, "a RankTable", remedy)
+    table = validated(TypeAdapter(RankTable), dataclasses.asdict(table))
     refuse_unrankable(scenario)
     environment = scenario.environment
     found = space(table, environment)

@@ -9,8 +9,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from simcluster import output
 from simcluster._version import __version__
-from simcluster.errors import DataError
 from simcluster.goodput import three_digits
 from simcluster.planner.ranking import Candidate, Ranking
 from simcluster.plot import new_figure, palette
@@ -168,21 +168,14 @@ def _finite(value: float) -> float | None:
 
 
 def refuse_strangers(out: Path) -> None:
-    """Refuse a folder that cannot be written to or holds anything but a ranking of ours.
+    """Refuse a folder that holds anything but a ranking of ours, or is none.
 
     Raises
     ------
     DataError
         If so.
     """
-    advice = "Give another folder with -o."
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is a file, not a folder. {advice}")
-    strangers = (
-        sorted(p.name for p in out.iterdir() if p.name not in _FILES) if out.exists() else []
-    )
-    if strangers:
-        raise DataError(f"{out}: holds files that are not ours ({strangers[0]}). {advice}")
+    output.refuse_strangers(out, _FILES)
 
 
 def write(ranking: Ranking, out: Path) -> list[Path]:
@@ -199,12 +192,11 @@ def write(ranking: Ranking, out: Path) -> list[Path]:
         If `out` cannot be written or holds something else.
     """
     refuse_strangers(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with output.together(out) as folder:
         plain = as_json(ranking)
         text = json.dumps(plain, indent=1) + "\n"
-        (out / "ranking.json").write_text(text, encoding="utf-8")
-        with (out / "ranking.csv").open("w", encoding="utf-8", newline="") as file:
+        (folder / "ranking.json").write_text(text, encoding="utf-8")
+        with (folder / "ranking.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=[*plain["candidates"][0]])
             writer.writeheader()
             writer.writerows(plain["candidates"])
@@ -212,12 +204,8 @@ def write(ranking: Ranking, out: Path) -> list[Path]:
         for name, plot in (("cost_front", plot_cost_front), ("latency_front", plot_latency_front)):
             figure = new_figure(width=8.0, height=4.4)
             plot(ranking, ax=figure.add_subplot())
-            figure.savefig(out / f"{name}.png")
+            figure.savefig(folder / f"{name}.png")
             pictures.append(out / f"{name}.png")
-    except OSError as error:
-        raise DataError(
-            f"{out}: cannot be written ({error.strerror}). Give another folder with -o."
-        ) from None
     return pictures
 
 
