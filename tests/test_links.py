@@ -227,6 +227,15 @@ TRANSFERS = st.lists(
     transfers=TRANSFERS,
     bandwidths=st.lists(st.sampled_from([1e6, 1e6, 2e6, 3e6, 7e6]), min_size=6, max_size=6),
     latencies=st.lists(st.sampled_from([0.0, 0.0, 0.0625]), min_size=6, max_size=6),
+    wires=st.lists(st.integers(0, 5), max_size=3, unique=True),
+    asked=st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 0.125, 0.5, 1.0, 2.0]),
+            st.integers(0, 2),
+            st.sampled_from([0.0, 1e5, 1e6, 2.5e6, 8e6]),
+        ),
+        max_size=10,
+    ),
 )
 def test_rates_are_those_of_the_plain_solution_bit_for_bit(
     few: int,
@@ -234,16 +243,38 @@ def test_rates_are_those_of_the_plain_solution_bit_for_bit(
     transfers: list[tuple[float, list[int], int]],
     bandwidths: list[float],
     latencies: list[float],
+    wires: list[int],
+    asked: list[tuple[float, int, float]],
 ) -> None:
     """After every event, sharing anew what an event touched = sharing all links anew.
 
     Some links never decide a rate, some flows are alone and start without an event of their own,
-    and lose that status when another route appears: the rates do not show it.
+    and lose that status when another route appears, collectives ask for more or less: the rates do
+    not show it. Whoever watches a link knows what its flows leave.
     """
     monkeypatch.setattr(link_module, "_FEW_ROUTES", few)
     env, recorder = Clock(), Recorder()
     network = LinkNetwork(env, recorder)
     links = [Link(str(k), b, s) for k, (b, s) in enumerate(zip(bandwidths, latencies, strict=True))]
+    heard: dict[int, float] = {}
+    for k in wires:
+        links[k].carry_collectives()
+        network.watch(
+            (links[k],),
+            lambda k=k: heard.update({k: links[k].left_for_collectives}),  # type: ignore[misc]
+        )
+    demands: dict[int, float] = {}
+
+    def ask(k: int, demand: float) -> None:
+        demands[k] = demand
+        network.demand((links[k],), demand)
+
+    for at_s, place, demand in asked if wires else ():
+        event = At(env, at_s, ARRIVAL)
+        assert event.callbacks is not None
+        event.callbacks.append(
+            lambda _, k=wires[place % len(wires)], d=demand: ask(k, d)  # type: ignore[misc]
+        )
     ended: list[int] = []
     at_s = 0.0
     for number, (gap_s, path, num_bytes) in enumerate(transfers):
@@ -259,7 +290,9 @@ def test_rates_are_those_of_the_plain_solution_bit_for_bit(
         env.step()
         rates = network.rates
         routes = [([int(link.name) for link in path], flows) for path, (_, flows) in rates.items()]
-        assert [rate for rate, _ in rates.values()] == max_min_rates(bandwidths, routes)
+        assert [rate for rate, _ in rates.values()] == max_min_rates(bandwidths, routes, demands)
+        for k, left in heard.items():
+            assert left == links[k].left_for_collectives
     frame = recorder.transfers.columns()
     assert ended == frame["request_id"].tolist()
     assert sorted(ended) == list(range(len(transfers)))
@@ -390,7 +423,10 @@ def test_collectives_get_what_they_ask_for_or_the_share_of_a_flow() -> None:
         network, wire = LinkNetwork(env, Recorder()), Link("wire", 10.0, 0.0)
         wire.carry_collectives()
         heard: list[float] = []
-        network.watch(lambda wire=wire, heard=heard: heard.append(wire.left_for_collectives))  # type: ignore[misc]
+        network.watch(
+            (wire,),
+            lambda wire=wire, heard=heard: heard.append(wire.left_for_collectives),  # type: ignore[misc]
+        )
         for k in range(2):
             network.transfer(k, (wire, Link(str(k), 100.0, 0.0)), 40, lambda: None)
         env.run(until=1.0)

@@ -69,7 +69,7 @@ class SharedWires:
         self._batch: tuple[int, tuple[int, ...]] | None = None
         for wire in wires:
             wire.carry_collectives()
-        network.watch(self.flows_changed)
+        network.watch(wires, self.flows_changed)
 
     def begin(self, plan: StepPlan, window_tokens: int | None) -> StepTime:
         """Return the step times for a step of `plan` that starts now; its batch is the demand."""

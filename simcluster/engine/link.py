@@ -43,6 +43,10 @@ class Link:
         PCIe link in front of a slow NIC: such a link is left out of the sharing.
     collectives : bool
         Collectives of a tensor-parallel group use it too.
+    watcher : int
+        Number of the watcher of its network that wants to know what these are left; -1 for none.
+    widest : float
+        Most that a flow of any of its routes can get (bytes/s): the highest `Route.narrowest`.
     demand : float
         What these would take if they were alone (bytes/s): they get it, or the share of a flow.
     """
@@ -62,6 +66,8 @@ class Link:
         "name",
         "num_flows",
         "routes",
+        "watcher",
+        "widest",
     )
 
     def __init__(self, name: str, bandwidth: float, latency_s: float) -> None:
@@ -73,6 +79,8 @@ class Link:
         self.num_flows = 0
         self.decides = False
         self.collectives = False
+        self.watcher = -1
+        self.widest = 0.0
         self.demand = 0.0
         self._common: Path = ()  # the links that all its routes use
         self._visit = 0  # while rates are being shared out: of which visit the rest is,
@@ -99,6 +107,11 @@ class Link:
             taken += route.rate * len(route.flows)
         return max(self.bandwidth - taken, self.bandwidth / (self.num_flows + 1))
 
+    def level(self, demand: float) -> float:
+        """What it gives each of its flows if collectives ask for `demand` (both bytes/s)."""
+        num_flows = self.num_flows
+        return max((self.bandwidth - demand) / num_flows, self.bandwidth / (num_flows + 1))
+
     def add(self, route: Route) -> None:
         """Note that `route` uses it; see whether it can still be ignored."""
         self._common = (
@@ -107,6 +120,7 @@ class Link:
             else route.path
         )
         self.routes.append(route)
+        self.widest = max(self.widest, route.narrowest)
         narrower = self.bandwidth == math.inf or any(
             link.bandwidth < self.bandwidth for link in self._common
         )
@@ -255,6 +269,9 @@ def share(routes: Collection[Route], links: Collection[Link]) -> None:
     """
     for route in routes:
         route._share = 0.0
+    # One that gives each flow more than any of them can take decides nothing, whatever collectives
+    # ask for.
+    links = [link for link in links if link.bandwidth <= link.widest * (link.num_flows + 1)]
     for link in links:
         link._left, link._room, link._gone = link.num_flows, link.bandwidth, 0
     left = len(routes)
@@ -293,6 +310,8 @@ def share(routes: Collection[Route], links: Collection[Link]) -> None:
 _END_S: Final = attrgetter("end_s")
 NUM_STRETCHES: Final = 200
 """Into how many equal stretches of time the links frame divides a run."""
+_CLEARLY: Final = 1 + 1e-9
+"""Factor that no rounding of a rate reaches."""
 _FEW_ROUTES: Final = 24
 """Up to so many busy routes it is cheaper to share all links anew than to look for those that hang
 together."""
@@ -348,6 +367,7 @@ class LinkNetwork:
         self._rates = array("d")  # time (s), route and rate of all its flows (bytes/s), in threes
         self._next_end_s = math.inf
         self._watchers: list[Callable[[], None]] = []
+        self._to_tell: set[int] = set()  # watchers on whose links flows, or their rates, changed
         self._woken_s = math.inf  # when the earliest event that looks for ends happens
 
     def columns(self, end_s: float) -> dict[str, npt.NDArray[Any]]:
@@ -381,29 +401,38 @@ class LinkNetwork:
             "utilisation": num_bytes / (bandwidth * length_s),
         }
 
-    def watch(self, watcher: Callable[[], None]) -> None:
-        """Call `watcher` whenever rates may have changed."""
+    def watch(self, links: Sequence[Link], watcher: Callable[[], None]) -> None:
+        """Call `watcher` whenever rates or flows on `links` may have changed; one for each link."""
+        for link in links:
+            link.watcher = len(self._watchers)
         self._watchers.append(watcher)
 
     def demand(self, links: Sequence[Link], bytes_per_s: float) -> None:
-        """Let the collectives on `links` ask for `bytes_per_s` from now on."""
+        """Let the collectives on `links` ask for `bytes_per_s` from now on.
+
+        A link that even without waiting for the others gives each flow more than any of them gets
+        decides no rate: nothing is shared anew unless one does, before or after.
+        """
+        deciding: Route | None = None
         for link in links:
+            if link.busy and deciding is None:
+                highest = max(route.rate for route in link.busy) * _CLEARLY
+                if link.level(link.demand) <= highest or link.level(bytes_per_s) <= highest:
+                    deciding = next(iter(link.busy))
             link.demand = bytes_per_s
-        moved = False
-        for link in links:
-            for route in link.busy:
-                self._share(route, self._env.now)
-                moved = True
-                break
-        if moved:
+        if deciding is not None:
+            self._share(deciding, self._env.now)
             self._shared_anew()
 
     def _shared_anew(self) -> None:
         """Look for the next end; tell those who share links with the flows."""
         self._next_end_s = min(map(_END_S, self._busy), default=math.inf)
         self._look_at(self._next_end_s)
-        for watcher in self._watchers:
-            watcher()
+        if self._to_tell:
+            numbers = sorted(self._to_tell)
+            self._to_tell.clear()
+            for number in numbers:
+                self._watchers[number]()
 
     @property
     def rates(self) -> dict[Path, tuple[float, int]]:
@@ -468,6 +497,8 @@ class LinkNetwork:
         heapq.heappush(route.flows, (route.served_bytes + flow.num_bytes, self._num_started, flow))
         for link in route.links:
             link.num_flows += 1
+            if link.watcher >= 0:
+                self._to_tell.add(link.watcher)
         self._share(route, start_s)
         self._shared_anew()
 
@@ -498,6 +529,9 @@ class LinkNetwork:
         for route in routes:
             rate = route._share
             if rate != route.rate or route.settled_s == now:
+                for link in route.links:
+                    if link.watcher >= 0:
+                        self._to_tell.add(link.watcher)
                 served = route.served_bytes + route.rate * (now - route.settled_s)
                 route.served_bytes, route.settled_s, route.rate = served, now, rate
                 self._rates.extend((now, route.number, rate * len(route.flows)))
@@ -546,6 +580,8 @@ class LinkNetwork:
                 route.num_bytes += flow.num_bytes
                 for link in route.links:
                     link.num_flows -= 1
+                    if link.watcher >= 0:
+                        self._to_tell.add(link.watcher)
             if not flows:
                 self._take_out(route)
         ended.sort()

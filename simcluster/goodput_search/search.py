@@ -22,7 +22,7 @@ Status = Literal["found", "wide", "unlimited", "unattainable"]
 
 RESIDENCES: Final = 15.0
 """Mean residence times in a run of a replication, at least: long answers stay much longer."""
-_SCOUT_RESIDENCES: Final = 8.0
+_SCOUT_RESIDENCES: Final = 15.0
 _SCOUT_REQUESTS: Final = 400
 _LEAST_REQUESTS: Final = 4000
 _HOPELESS: Final = 2.0  # log odds short of the target at which a short run is believed
@@ -35,12 +35,13 @@ _PILOT_SPREAD: Final = 0.5  # the least in a pilot stage
 _PILOTS: Final = 1_000_000  # number of the first replication of a pilot stage
 _PILOT: Final = 3  # replications at each of the two rates of the pilot stage
 _OUTSIDE: Final = 0.6  # distance of the crossing from the middle of the two rates, in distances
-_AMPLE: Final = 2.0  # of the least length, to which runs are made longer for their own sake
+_BEYOND: Final = 1.0  # the same in log odds, and
+_FAR: Final = 0.75  # in tolerances: the least of the two is allowed in any case
+_AMPLE: Final = 2.0  # of the least length, to which a bias makes runs longer
 _GROWTH: Final = (1.4, 8.0)  # of the run length, least and most
 _CHANCE: Final = (0.05, 0.001)  # of taking noise for a bias: in a pilot, in a final stage
 _AIM: Final = 0.7  # of the tolerance, when a run length is chosen
 _UNSTEADY: Final = 1 / 3  # of the tolerance: what the start of the runs adds to the goodput
-_INDEPENDENT: Final = 100.0  # requests' worth of information in a run, at least
 _MOST_STAGES: Final = 12
 _ALONE: Final = 0.05  # requests in the system below which one meets no other
 _FARTHEST: Final = 30.0  # times the first guess
@@ -229,14 +230,6 @@ class Stage:
             return 0.0
         return mean / (target * (1 - target)) / self.estimate.slope
 
-    def independent_requests(self, target: float) -> float:
-        """Requests that would tell as much as one run does if they were independent."""
-        if self.estimate is None or self.estimate.variance == 0.0:
-            return math.inf
-        runs = len(self.replications)
-        variance = runs * self.estimate.variance * self.estimate.slope**2
-        return 1 / (variance * target * (1 - target))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -405,11 +398,10 @@ def _settle(located: Located, settings: Settings, probes: list[Probe]) -> Search
             grown = float(max(least_num, num))
             if short:
                 off -= bias / 2
-                grown *= max(2.0, bias / (_UNSTEADY * tolerance))
-            outside = abs(off) > max(_OUTSIDE * gap, tolerance / 4)
-            if not is_final and not outside:  # a line drawn far out says little of its noise
-                independent = stage.independent_requests(target)
-                grown = max(grown, num * _INDEPENDENT / independent)
+                if is_final:
+                    grown *= max(2.0, bias / (_UNSTEADY * tolerance))
+            beyond = min(_BEYOND / slope, _FAR * tolerance)
+            outside = abs(off) > max(_OUTSIDE * gap, beyond)
             grown = min(grown, ample)
             if outside:
                 # Beyond its two rates the line is trusted for a few of their distances alone.
