@@ -16,7 +16,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from simcluster.goodput_search.runs import TARGETS_PER_RUN, replication_seed
+from simcluster.goodput_search.runs import TARGETS_PER_RUN, WARMUP, replication_seed
 from simcluster.goodput_search.search import Outcome, Settings, Verdict, Wanted, search
 from simcluster.units import FloatArray
 from simcluster.workload.renewal import PoissonArrivals
@@ -58,7 +58,7 @@ def one_run(wanted: Wanted, seed: int, wait_s: float) -> Outcome:
     arrival = PoissonArrivals().times(wanted.num_requests, wanted.rate_rps, seed)
     waits = lindley(arrival)
     end = float(arrival[-1])
-    kept = arrival >= 0.1 * end
+    kept = arrival >= WARMUP * end
     met = waits <= wait_s
     left = arrival + waits + 1
     came = int((arrival > end / 2).sum())
@@ -67,8 +67,8 @@ def one_run(wanted: Wanted, seed: int, wait_s: float) -> Outcome:
         counted=(int(kept.sum()),),
         met=(int(met[kept].sum()),),
         residence_s=float(waits[kept].mean()) + 1,
-        arrivals=math.log(len(arrival) / end / wanted.rate_rps),
-        drift=float(met[kept].mean() - met[arrival >= 0.55 * end].mean()),
+        arrivals=math.log(kept.sum() / ((1 - WARMUP) * end * wanted.rate_rps)),
+        drift=float(met[kept].mean() - met[arrival >= (1 + WARMUP) / 2 * end].mean()),
         growth=(came - went) / max(came, 1),
     )
 

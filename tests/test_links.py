@@ -270,10 +270,11 @@ def test_rates_are_those_of_the_plain_solution_bit_for_bit(
         network.demand((links[k],), demand)
 
     for at_s, place, demand in asked if wires else ():
+        wire = wires[place % len(wires)]
         event = At(env, at_s, ARRIVAL)
         assert event.callbacks is not None
         event.callbacks.append(
-            lambda _, k=wires[place % len(wires)], d=demand: ask(k, d)  # type: ignore[misc]
+            lambda _, k=wire, d=demand: ask(k, d)  # type: ignore[misc]
         )
     ended: list[int] = []
     at_s = 0.0

@@ -32,7 +32,7 @@ from simcluster.workload.base import EndlessArrivals
 from simcluster.workload.build import fit
 
 _MANY: Final = 500_000
-WARMUP: Final = 0.1
+WARMUP: Final = 0.3
 """Share of the arrival time that is not counted."""
 TARGETS: Final = ("ttft", "tpot", "e2el")
 TARGETS_PER_RUN: Final = 20.0
@@ -303,7 +303,7 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     Returns
     -------
     Outcome
-        Without the first 10 % of the arrival time.
+        Without the first 30 % of the arrival time.
     """
     slo = scenario.environment.slo
     arrival = np.asarray(columns["arrival_s"], dtype=np.float64)
@@ -329,14 +329,14 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     left = np.asarray(columns["last_output_s"], dtype=np.float64)
     came = int(((arrival > end / 2) & ~rejected).sum())
     went = int(((left > end / 2) & (left <= end)).sum())
-    asked = [np.asarray(columns[name])[~rejected] for name in ("prompt_len", "output_len")]
+    asked = [np.asarray(columns[name])[kept & ~rejected] for name in ("prompt_len", "output_len")]
     return Outcome(
         counted=(counted,) * len(names),
         met=tuple(int(met[name][kept].sum()) for name in names),
         residence_s=float(stay.mean()) if stay.size else math.nan,
-        arrivals=math.log(len(arrival) / (rate_rps * end)),
+        arrivals=math.log(counted / ((1 - WARMUP) * end * rate_rps)),
         controls=tuple(
-            math.log(tokens.sum() / (len(arrival) * mean)) if tokens.size else 0.0
+            math.log(tokens.sum() / (counted * mean)) if tokens.size else 0.0
             for tokens, mean in zip(asked, mean_lengths(scenario), strict=True)
         ),
         drift=float(met["joint"][kept].mean() - met["joint"][late].mean()),

@@ -20,9 +20,9 @@ from simcluster.goodput_search.estimate import CONFIDENCE, Counts, Estimate, cro
 
 Status = Literal["found", "wide", "unlimited", "unattainable"]
 
-RESIDENCES: Final = 15.0
+RESIDENCES: Final = 20.0
 """Mean residence times in a run of a replication, at least: long answers stay much longer."""
-_SCOUT_RESIDENCES: Final = 15.0
+_SCOUT_RESIDENCES: Final = 12.0
 _SCOUT_REQUESTS: Final = 400
 _LEAST_REQUESTS: Final = 4000
 _HOPELESS: Final = 2.0  # log odds short of the target at which a short run is believed
@@ -95,9 +95,9 @@ class Outcome:
     residence_s : float
         Mean time in the system (s) of those that finished; NaN if none did.
     arrivals : float
-        Logarithm of the rate at which requests came over the rate offered.
+        Logarithm of the rate at which requests came after the warm-up over the rate offered.
     controls : tuple of float
-        Logarithms of other sums of what was asked for over their expectations.
+        Logarithms of other sums of what they asked for over their expectations.
     drift : float
         Share within the targets less that of the second half of the counted arrivals.
     growth : float
@@ -209,6 +209,11 @@ class Stage:
     def replications(self) -> tuple[int, ...]:
         """Numbers of the replications at the lower rate, then at the higher one."""
         return self.low.replications + self.high.replications
+
+    @property
+    def size(self) -> int:
+        """Replications at each of the two rates."""
+        return len(self.low.outcomes)
 
     @property
     def fall(self) -> float:
@@ -377,11 +382,11 @@ def _settle(located: Located, settings: Settings, probes: list[Probe]) -> Search
         # A pilot's slope is that of single short runs, often too steep: its rates stay apart.
         apart = (_SPREAD[0] if is_final else _PILOT_SPREAD) * tolerance
         gap = max(min(_FALL / slope, _SPREAD[1]) * root, apart, least)
-        size = settings.replications if is_final else _PILOT
-        number = sum(s.is_final == is_final for s in stages)
-        stage = yield from _stage(rate, gap, num, size, number, is_final, settings, probes)
+        stage = yield from _stage(_Plan(rate, gap, num, is_final), stages, settings)
         stages.append(stage)
+        probes += [stage.low, stage.high]
         estimate = stage.estimate
+        longest = stage.is_final and num >= settings.max_requests
         if estimate is None:
             # Not to be told apart: further apart, for longer.
             least = 2 * gap
@@ -406,21 +411,21 @@ def _settle(located: Located, settings: Settings, probes: list[Probe]) -> Search
             if outside:
                 # Beyond its two rates the line is trusted for a few of their distances alone.
                 off = math.copysign(min(abs(off), 3 * gap), off)
-                is_final = False
+                is_final = longest = False
             elif stage.fall > 2 * _STRAIGHT and gap > tolerance / 2:
-                pass  # too coarse for a straight line: closer together
+                longest = False  # too coarse for a straight line: closer together
             elif is_final and grown <= 1.5 * num and estimate.half_width <= tolerance:
                 return _verdict("found", probes, stages)
             else:
                 degrees = 2 * settings.replications - 4  # some are lost to unequal spread
-                width = math.sqrt(estimate.variance * size / settings.replications)
+                width = math.sqrt(estimate.variance * stage.size / settings.replications)
                 width *= student.quantile(0.5 + CONFIDENCE / 2, degrees)
                 factor = (width / (_AIM * tolerance)) ** 2
                 factor = min(max(factor, _GROWTH[0] if is_final else 0.0), _GROWTH[1])
                 grown = max(grown, num * factor)
                 is_final = factor < _GROWTH[1]
             rate *= math.exp(off)
-        if num >= settings.max_requests and stage.is_final:
+        if longest:
             break
         num = min(math.ceil(grown), settings.max_requests)
     return _verdict("wide", probes, stages)
@@ -436,29 +441,34 @@ def _verdict(status: Status, probes: list[Probe], stages: list[Stage]) -> Verdic
     )
 
 
-def _stage(
-    rate_rps: float,
-    gap: float,
-    num_requests: int,
-    size: int,
-    number: int,
-    is_final: bool,
-    settings: Settings,
-    probes: list[Probe],
-) -> Generator[list[Wanted], list[Outcome], Stage]:
-    """Run `size` replications at each of two rates, `gap` apart in their logarithm.
+class _Plan(NamedTuple):
+    """Of a stage: rate (requests/s) in the middle, logarithm of the ratio of its two rates."""
 
-    Those at the two rates meet different requests, and so do those of two stages. The final stage
-    `number` of one strategy meets the same requests as that of another.
+    rate_rps: float
+    gap: float
+    num_requests: int
+    is_final: bool
+
+
+def _stage(
+    plan: _Plan, before: list[Stage], settings: Settings
+) -> Generator[list[Wanted], list[Outcome], Stage]:
+    """Run replications at two rates.
+
+    Those at the two rates meet different requests, and so do those of two stages. The k-th final
+    stage of one strategy meets the same requests as that of another.
     """
-    rates = rate_rps * math.exp(-gap / 2), rate_rps * math.exp(gap / 2)
-    first = 1 + 2 * size * number + (0 if is_final else _PILOTS)
+    size = settings.replications if plan.is_final else _PILOT
+    number = sum(stage.is_final == plan.is_final for stage in before)
+    first = 1 + 2 * size * number + (0 if plan.is_final else _PILOTS)
     numbers = [tuple(range(first + i * size, first + (i + 1) * size)) for i in (0, 1)]
+    rates = [plan.rate_rps * math.exp(side * plan.gap / 2) for side in (-1, 1)]
     outcomes = yield [
-        Wanted(rate, k, num_requests) for rate, own in zip(rates, numbers, strict=True) for k in own
+        Wanted(rate, k, plan.num_requests)
+        for rate, own in zip(rates, numbers, strict=True)
+        for k in own
     ]
-    low = Probe(rates[0], num_requests, tuple(outcomes[:size]), numbers[0])
-    high = Probe(rates[1], num_requests, tuple(outcomes[size:]), numbers[1])
-    probes += [low, high]
+    low = Probe(rates[0], plan.num_requests, tuple(outcomes[:size]), numbers[0])
+    high = Probe(rates[1], plan.num_requests, tuple(outcomes[size:]), numbers[1])
     estimate = cross(low.counts, high.counts, settings.target)
-    return Stage(low=low, high=high, estimate=estimate, is_final=is_final)
+    return Stage(low=low, high=high, estimate=estimate, is_final=plan.is_final)
