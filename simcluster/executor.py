@@ -114,9 +114,10 @@ def _on_dask(function: Callable[..., T], calls: list[tuple[Any, ...]], address: 
 
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         left = {client.submit(function, *call, pure=False) for call in calls}
-        for future in left:
-            future.add_done_callback(done.put)
+        for one in left:
+            one.add_done_callback(done.put)
         patience_s = CONNECT_S
+        future: Any = None
         try:
             while left:
                 future = None
@@ -140,8 +141,8 @@ def _on_dask(function: Callable[..., T], calls: list[tuple[Any, ...]], address: 
                 f"--dask {address}: several workers died of the same run, the last one at "
                 f"{error.last_worker.address}, mostly because memory ran out. {_KEPT}"
             ) from None
-        except (CancelledError, OSError) as error:
-            if client.status == "running" and isinstance(error, OSError):
+        except (CancelledError, OSError):
+            if future is not None and future.status == "error":
                 raise  # the call's own
             raise WorkerError(f"--dask {address}: the scheduler is lost. {_KEPT}") from None
         finally:
@@ -168,7 +169,7 @@ def _connected(address: str) -> Iterator[Any]:
             f"--dask {address}: no scheduler answers within {CONNECT_S:g} s. Start one with "
             f"`dask scheduler`, or correct the address. {remedy}"
         ) from None
-    with _unlogged("distributed.client"), client:
+    with _unlogged("distributed.client"), _unlogged("asyncio"), client:
         try:
             client.wait_for_workers(1, timeout=CONNECT_S)
         except TimeoutError:
