@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from simcluster._version import __version__
+from simcluster.output import link
 from simcluster.strategies import all_strategies
 
 MANIFEST: Final = "cell.json"
@@ -256,8 +257,5 @@ def adopt(found: Recorded, final: Path) -> None:
     """Put a recorded run under the name `final`, by hard links where the file system has them."""
     unfinished = scratch(final)
     for name in (*found.manifest["files"], MANIFEST):
-        try:
-            os.link(found.folder / name, unfinished / name)
-        except OSError:
-            shutil.copyfile(found.folder / name, unfinished / name)
+        link(found.folder / name, unfinished / name)
     publish(unfinished, final)

@@ -251,6 +251,7 @@ def rank(
 @main.command()
 @_with(_COMMON)
 @click.option("-o", "--out", type=_FILE, help="Write results, runs and scenario to this folder.")
+@click.option("--replace", is_flag=True, help="Replace results of another scenario in that folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_with(_MANY_RUNS)
 @click.option(
@@ -272,6 +273,7 @@ def rank(
 )
 def goodput(
     out: Path | None,
+    replace: bool,
     as_json: bool,
     jobs: int | None,
     dask: str | None,
@@ -280,7 +282,11 @@ def goodput(
     by_rate: bool,
     **common: Any,
 ) -> None:
-    """Find the highest rate that each strategy of scenario FILE carries, and how sure that is."""
+    """Find the highest rate that each strategy of scenario FILE carries, and how sure that is.
+
+    Into a folder it goes on from the runs that are there: after a kill nothing is lost or done
+    twice, after a change of one strategy only its runs are done.
+    """
     from simcluster.goodput_search import command
 
     command.run(
@@ -291,6 +297,7 @@ def goodput(
         jobs=jobs,
         dask=dask,
         out=out,
+        replace=replace,
         as_json=as_json,
     )
 

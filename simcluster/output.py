@@ -79,6 +79,24 @@ def folder(out: Path | None) -> Iterator[None]:
                 place.rmdir()
 
 
+def put_in_place(out: Path, finished: Path) -> None:
+    """Put a finished folder in the place of `out`, which stays until the new one is there."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    finished.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, by a hard link where the file system has them."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 @contextlib.contextmanager
 def together(out: Path) -> Iterator[Path]:
     """Give a folder to write files to; they take their places in `out` at the end, or none does.

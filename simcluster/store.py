@@ -45,7 +45,7 @@ from simcluster.cell_store import (
 from simcluster.errors import DataError, nearest
 from simcluster.goodput import goodput_table
 from simcluster.metrics import SweepRow
-from simcluster.output import refuse_strangers, unwritable
+from simcluster.output import put_in_place, refuse_strangers, unwritable
 from simcluster.schema import SCHEMAS, SWEEP, Columns, frame, table
 from simcluster.simulate import FRAMES
 from simcluster.toml_writer import to_toml
@@ -289,7 +289,7 @@ def writing(
         if there:
             (partial / f"sweep.{fmt}").replace(out / f"sweep.{fmt}")
         else:
-            _replace(out, partial)
+            put_in_place(out, partial)
         done = True
     except OSError as error:
         raise unwritable(out, error) from None
@@ -382,16 +382,6 @@ def _same(out: Path, text: str, meta: Mapping[str, Any]) -> bool:
         return same and json.loads((out / _META).read_text(encoding="utf-8")) == meta
     except (OSError, ValueError):
         return False
-
-
-def _replace(out: Path, partial: Path) -> None:
-    """Put the finished folder in place of the old one, which stays until the new one is there."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 # Results in hand --------------------------------------------------------------------------------

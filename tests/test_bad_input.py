@@ -490,7 +490,7 @@ def test_a_frame_that_does_not_exist(scenario: Path) -> None:
         comparison.frame("request", "vLLM")
 
 
-@pytest.mark.parametrize("command", ["rank"])
+@pytest.mark.parametrize("command", ["goodput", "rank"])
 @pytest.mark.parametrize(
     ("name", "words"), [("file", "is a file, not a folder"), ("file/out", "cannot be written")]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
@@ -20,10 +21,11 @@ def run(
     jobs: int | None,
     dask: str | None,
     out: Path | None,
+    replace: bool,
     as_json: bool,
 ) -> None:
     """Search, write, print."""
-    from simcluster.goodput_search import find, simulate_cells, tables
+    from simcluster.goodput_search import find, simulate_cells, store, tables
     from simcluster.goodput_search.by_rate import compare_by_rate
 
     shown = sys.stderr.isatty()
@@ -35,23 +37,28 @@ def run(
         )
 
     try:
-        found = find(
-            scenario,
-            tolerance=tolerance,
-            max_requests=max_requests,
-            jobs=jobs,
-            dask=dask,
-            progress=progress if shown else None,
-        )
-        pairs = None
-        if by_rate:
-            simulate = functools.partial(simulate_cells, jobs=jobs, dask=dask)
-            pairs = compare_by_rate(found, simulate)
+        with contextlib.ExitStack() as stack:
+            simulate: Any = functools.partial(simulate_cells, jobs=jobs, dask=dask)
+            if out is not None:
+                kept = store.writing(out, scenario, jobs=jobs, dask=dask, replace=replace)
+                simulate = stack.enter_context(kept)
+            found = find(
+                scenario,
+                tolerance=tolerance,
+                max_requests=max_requests,
+                simulate=simulate,
+                progress=progress if shown else None,
+            )
+            pairs = compare_by_rate(found, simulate) if by_rate else None
+            if out is not None:
+                tables.write(found, simulate.folder, pairs)
+    except KeyboardInterrupt:
+        if out is not None:
+            click.echo("\nFinished runs are kept; the same command goes on from them.", err=True)
+        raise
     finally:
         if shown:
             click.echo(err=True)
-    if out is not None:
-        tables.write(found, out, pairs)
     if as_json:
         click.echo(json.dumps(tables.as_json(found, pairs), indent=2))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -386,14 +387,21 @@ def simulate_cells(
     *,
     jobs: int | None = None,
     dask: str | None = None,
+    done: Callable[[Cell, Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Run `cells` on the cores of this machine or on a Dask cluster (`executor.outcomes`).
 
-    The longest first, so that short ones fill the gaps at the end.
+    The longest first, so that short ones fill the gaps at the end. `done` is called with each
+    outcome as soon as it is there.
     """
     order = sorted(range(len(cells)), key=lambda i: -cells[i].num_requests)
     calls = [(scenario, cells[i], i) for i in order]
-    by_place = dict(outcomes(_placed, calls, jobs=jobs, dask=dask))
+    by_place: dict[int, Outcome] = {}
+    with contextlib.closing(outcomes(_placed, calls, jobs=jobs, dask=dask)) as came:
+        for place, one in came:
+            by_place[place] = one
+            if done:
+                done(cells[place], one)
     return [by_place[i] for i in range(len(cells))]
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from simcluster import output
 from simcluster._version import __version__
-from simcluster.errors import DataError
 from simcluster.goodput import three_digits
 from simcluster.goodput_search.by_rate import ByRate
 from simcluster.goodput_search.estimate import Interval, logit
@@ -230,14 +230,9 @@ def write(found: Found, folder: Path, by_rate: Sequence[ByRate] | None = None) -
         "probes.csv": _probes(found),
         "scenario.toml": to_toml(found.scenario.document),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with output.together(folder) as hidden:
         for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or error
-        remedy = "Give another folder with -o."
-        raise DataError(f"{folder}: cannot be written ({reason}). {remedy}") from None
+            (hidden / name).write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
 
 
