@@ -41,7 +41,13 @@ FARTHEST = 40
 """Steps of the grid above the start (a factor of 10) at which a search gives up."""
 
 WIDE = 0.06
-"""Half width (of the logarithm) at which the two rates are moved apart."""
+"""Half width (of the logarithm) from which on the two rates are moved apart."""
+
+SURE = 0.2
+"""Half width (of the logarithm) up to which the two rates follow an estimate beyond them."""
+
+STAGES = 4
+"""Pairs of rates that are tried at most: 1, 3, 7 and 15 steps apart where intervals are wide."""
 
 METRICS = ("ecoserve", "user")
 
@@ -168,23 +174,22 @@ class Runs:
             return NONE
         high = low + 1
         estimate = None
-        for _ in range(4):
-            estimate = cross(
-                self._probe(metric, low, replications).counts,
-                self._probe(metric, high, replications).counts,
-                level,
-            )
-            if estimate is not None:
-                at = estimate.log_rate / math.log(GRID)
-                middle = (low + high) / 2
-                if abs(at - middle) > high - low:  # beyond by more than half their distance
-                    shift = round(min(max(at - middle, low - high - 4), high - low + 4))
-                    low, high = low + shift, high + shift
+        for _ in range(STAGES):
+            rates = low, high
+            probes = [self._probe(metric, step, replications) for step in rates]
+            estimate = cross(probes[0].counts, probes[1].counts, level)
+            half_width = math.inf if estimate is None else estimate.half_width
+            if estimate is not None and half_width <= SURE:
+                off = round(estimate.log_rate / math.log(GRID) - (low + high) / 2)
+                if abs(off) <= high - low:
+                    if half_width <= WIDE:
+                        break
+                else:
+                    low, high = low + off, high + off
                     continue
-                if estimate.half_width <= WIDE:
-                    break
-            low, high = low - 1, high + 1
-        return _goodput(estimate, math.sqrt(GRID ** (low + high)))
+            apart = (high - low + 1) // 2
+            low, high = low - apart, high + apart
+        return _goodput(estimate, *rates)
 
     def _probe(self, metric: str, step: int, replications: int) -> Probe:
         """Return replications at a rate; those at the next rate are others."""
@@ -210,13 +215,14 @@ def _with_metric(scenario: Any, metric: str) -> Any:
     return dataclasses.replace(scenario, environment=dataclasses.replace(environment, slo=slo))
 
 
-def _goodput(estimate: Estimate | None, middle_rps: float) -> Goodput:
-    """Return the estimate; where there is none, or a wild one, the middle of the two rates."""
-    if estimate is None or abs(estimate.log_rate - math.log(middle_rps)) > 1:
-        return Goodput(value=middle_rps, low=0.0, high=2 * middle_rps)
-    half = min(estimate.half_width, math.log(10))
-    value = math.exp(estimate.log_rate)
-    return Goodput(value=value, low=value * math.exp(-half), high=value * math.exp(half))
+def _goodput(estimate: Estimate | None, low: int, high: int) -> Goodput:
+    """Return the estimate; one that is lost lies between the steps, and they are its interval."""
+    lowest, highest = GRID ** (2 * low - high), GRID ** (2 * high - low)
+    if estimate is not None and lowest <= math.exp(estimate.log_rate) <= highest:
+        value, half = math.exp(estimate.log_rate), estimate.half_width
+        if half <= math.log(highest / lowest):
+            return Goodput(value=value, low=value * math.exp(-half), high=value * math.exp(half))
+    return Goodput(value=math.sqrt(lowest * highest), low=lowest, high=highest)
 
 
 @dataclass(frozen=True, kw_only=True)
