@@ -34,6 +34,12 @@ paper-tables: $(VENV)/.installed
 	$(BIN)/python scenarios/ecoserve/run.py -o results/ecoserve
 	$(BIN)/python scenarios/ecoserve/elastic.py -o results/ecoserve
 	$(BIN)/python scenarios/ecoserve/tables.py results/ecoserve docs/ecoserve.md
+	for study in slo comparison ablations inputs readings slack scaling burstiness pipeline; do \
+	  $(BIN)/python plots/fig_ecoserve_goodput.py results/ecoserve/$$study.csv -o docs/img/ecoserve_$$study.png || exit 1; \
+	done
+	for study in rising day; do \
+	  $(BIN)/python plots/fig_ecoserve_elastic.py results/ecoserve --study $$study -o docs/img/ecoserve_$$study.png || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) results build *.egg-info

@@ -31,15 +31,22 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
         sys.modules.pop(name, None)
 
 
-def a_system(modules: dict[str, ModuleType], folder: Path, share: Any, noise: float = 0.0) -> Any:
+def a_system(
+    modules: dict[str, ModuleType],
+    folder: Path,
+    share: Any,
+    noise: float = 0.0,
+    seed_of: Any = abs,
+) -> Any:
     """Runs of a system whose attainment at a rate is `share` of it, with noise between runs."""
     goodputs, case = modules["goodputs"], modules["cases"].Case()
 
     class Made(goodputs.Runs):  # type: ignore[misc, name-defined]
         asked = 0
 
-        def _run(self, rate_rps: float, seed: int) -> dict[str, Outcome]:
+        def _run(self, rate_rps: float, replication: int) -> dict[str, Outcome]:
             type(self).asked += 1
+            seed = seed_of(replication)
             rng = np.random.default_rng([seed, round(1000 * rate_rps)])
             log_odds = math.log(share(rate_rps) / (1 - share(rate_rps))) + noise * rng.normal()
             met = int(100_000 / (1 + math.exp(-log_odds)))
@@ -78,14 +85,13 @@ def test_intervals_hold_the_goodput_about_as_often_as_they_say(
 ) -> None:
     """Of 100 searches at least 90 (95 are meant), though the rates follow from the runs."""
     truth = 20.0 * (1 / 0.9 - 1) ** 0.1
-    goodputs = modules["goodputs"]
     held = 0
     for number in range(100):
         folder = tmp_path / str(number)
         folder.mkdir()
-        runs = a_system(modules, folder, falling, noise=0.3)
-        seeds = {k: 1000 * number + k for k in range(20)}
-        goodputs.replication_seed = lambda _, k, seeds=seeds: seeds[k]
+        runs = a_system(
+            modules, folder, falling, noise=0.3, seed_of=lambda k, n=number: 1000 * n + k + 1
+        )
         found = runs.goodput("ecoserve", 0.9, 25.0, 3)
         held += found.low <= truth <= found.high
     assert held >= 90
@@ -107,6 +113,39 @@ def test_a_level_that_no_rate_reaches_is_given_as_none(
     assert runs.goodput("ecoserve", 0.9, 25.0, 3) == modules["goodputs"].NONE
 
 
+def test_hopeless_rates_are_run_short(modules: dict[str, ModuleType], tmp_path: Path) -> None:
+    """From six times the goodput down: only rates that may reach the level are run at length."""
+    runs = a_system(modules, tmp_path, falling)
+    runs.bracket("ecoserve", 0.9, 120.0)
+    (path,) = tmp_path.iterdir()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rates = [modules["goodputs"].GRID ** row["step"] for row in rows if row["replication"] == 0]
+    assert max(rates) < 22
+    assert len(rows) > len(rates)
+
+
+def test_a_job_that_fails_is_said_and_costs_no_other_row(
+    modules: dict[str, ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its row is missing, the others are there, and the command fails."""
+    run = modules["run"]
+    find = run.find
+
+    def fails_for_vllm(case: Any, tables: Any, *rest: Any) -> Any:
+        if tables[0]["name"] == "vLLM":
+            raise RuntimeError("made up")
+        return find(case, tables, *rest)
+
+    monkeypatch.setattr(run, "find", fails_for_vllm)
+    with pytest.raises(SystemExit, match="1 of 2 failed"):
+        run.run(["scaling"], tmp_path, only={"instances": "1"}, quick=True, jobs=1)
+    assert "made up" in capsys.readouterr().err
+    assert (tmp_path / "scaling.csv").read_text().count("\n") == 2
+
+
 def test_a_half_written_run_is_done_again(modules: dict[str, ModuleType], tmp_path: Path) -> None:
     """What a stopped study leaves behind does not count, the runs before it do."""
     first = a_system(modules, tmp_path, falling)
@@ -126,7 +165,7 @@ def test_the_best_option_at_p90_is_taken(
     goodputs, case = modules["goodputs"], modules["cases"].Case()
     scale = {"Sarathi 512": 1.0, "Sarathi 1024": 1.4, "Sarathi 2048": 0.7}
 
-    def at(self: Any, rate_rps: float, seed: int) -> dict[str, Outcome]:
+    def at(self: Any, rate_rps: float, replication: int) -> dict[str, Outcome]:
         met = int(100_000 * falling(rate_rps / scale[self._scenario.strategies[0].name]))
         found = Outcome(
             counted=(100_000,), met=(met,), residence_s=1.0, arrivals=0.0, drift=0.0, growth=0.0,
@@ -167,10 +206,9 @@ def test_rows_that_look_at_the_same_system_share_its_runs(modules: dict[str, Mod
         if job.case == case and job.tables == modules["systems"].vllm(case)
     ]
     assert job.wanted[0] == ("ecoserve", 0.9)
-    assert set(job.wanted) == {
-        *(("ecoserve", level) for level in (0.5, 0.9, 0.99)),
-        *(("user", level) for level in (0.9, 0.99)),
-    }
+    metrics = ("ecoserve", "user", *modules["readings"].READINGS)
+    both = {(metric, level) for metric in metrics for level in (0.9, 0.99)}
+    assert set(job.wanted) == both | {("ecoserve", 0.5)}
     assert job.replications == 5
 
 

@@ -17,13 +17,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from cases import Case
+from readings import READINGS, met_by_reading
 
 from simcluster import cell_store
 from simcluster.goodput_search import Outcome
 from simcluster.goodput_search.estimate import Estimate, cross
-from simcluster.goodput_search.runs import guess, outcome, replication_seed
+from simcluster.goodput_search.runs import WARMUP, guess, outcome, replication_seed
 from simcluster.goodput_search.search import Probe
 from simcluster.simulate import simulate
 
@@ -49,7 +49,14 @@ SURE = 0.2
 STAGES = 4
 """Pairs of rates that are tried at most: 1, 3, 7 and 15 steps apart where intervals are wide."""
 
+SCOUT = -1
+"""Number of the replication of a short run: a rate that misses there by far is not run at length,
+for short runs flatter."""
+SCOUT_SHARE = 1 / 6
+"""Its length, in runs."""
+
 METRICS = ("ecoserve", "user")
+"""Whose latencies count; each a metric of `simcluster`. Besides there are `READINGS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +87,16 @@ class Runs:
         The system's table.
     folder : Path
         Where the runs are kept.
+    tokens : bool
+        Whether `READINGS`, which need the times of all tokens, are wanted too.
     """
 
-    def __init__(self, case: Case, table: Mapping[str, Any], folder: Path) -> None:
+    def __init__(
+        self, case: Case, table: Mapping[str, Any], folder: Path, *, tokens: bool = False
+    ) -> None:
         self._scenario = case.scenario([table])
-        document = json.dumps(self._scenario.document, sort_keys=True)
+        self._metrics = (*METRICS, *READINGS) if tokens else METRICS
+        document = json.dumps([self._scenario.document, self._metrics], sort_keys=True)
         digest = sha256(f"{cell_store.program()} {document}".encode()).hexdigest()
         self._path = folder / f"{digest[:20]}.jsonl"
         self._known: dict[tuple[int, int], dict[str, Outcome]] = {}
@@ -98,35 +110,49 @@ class Runs:
             row = json.loads(line)
         except json.JSONDecodeError:
             return  # the last line of a run that was stopped while it wrote
-        known = {metric: _outcome(row[metric]) for metric in METRICS}
+        known = {metric: _outcome(row[metric]) for metric in self._metrics}
         self._known[row["step"], row["replication"]] = known
 
     def at(self, step: int, replication: int) -> dict[str, Outcome]:
         """Return what a run at the rate ``GRID ** step`` gave, by metric."""
         key = (step, replication)
         if key not in self._known:
-            self._known[key] = found = self._run(GRID**step, replication_seed(0, replication))
+            self._known[key] = found = self._run(GRID**step, replication)
             self.num_new += 1
             row = {
                 "step": step,
                 "replication": replication,
-                **{metric: dataclasses.asdict(found[metric]) for metric in METRICS},
+                **{metric: dataclasses.asdict(found[metric]) for metric in self._metrics},
             }
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         return self._known[key]
 
-    def _run(self, rate_rps: float, seed: int) -> dict[str, Outcome]:
+    def _run(self, rate_rps: float, replication: int) -> dict[str, Outcome]:
         scenario = self._scenario
-        columns = simulate(scenario, rate_rps=rate_rps, seed=seed).columns["requests"]
-        if not len(columns["arrival_s"]):
+        if replication == SCOUT:
+            workload = scenario.workload
+            short_s = SCOUT_SHARE * workload.duration_s
+            short = dataclasses.replace(workload, duration_s=short_s)
+            scenario = dataclasses.replace(scenario, workload=short)
+        seed = replication_seed(0, max(replication, 0))
+        frames = simulate(scenario, rate_rps=rate_rps, seed=seed).columns
+        arrival_s = frames["requests"]["arrival_s"]
+        if not len(arrival_s):
             nobody = Outcome(
                 counted=(1,), met=(1,), residence_s=math.nan, arrivals=0.0, drift=0.0, growth=0.0
             )
-            return dict.fromkeys(METRICS, nobody)
-        return {
-            metric: outcome(columns, _with_metric(scenario, metric), rate_rps) for metric in METRICS
+            return dict.fromkeys(self._metrics, nobody)
+        found = {
+            metric: outcome(frames["requests"], _with_metric(scenario, metric), rate_rps)
+            for metric in METRICS
         }
+        if self._metrics != METRICS:
+            counts = arrival_s >= WARMUP * arrival_s[-1]
+            for name, met in met_by_reading(frames, scenario.environment).items():
+                met_counted = int((met & counts).sum())
+                found[name] = dataclasses.replace(found["ecoserve"], met=(met_counted,))
+        return found
 
     def share(self, metric: str, step: int, replication: int = 0) -> float:
         """Return the attainment of one run."""
@@ -146,15 +172,18 @@ class Runs:
         def reaches(k: int) -> bool:
             return self.share(metric, k) >= level
 
+        def is_hopeless(k: int) -> bool:
+            return self.share(metric, k, SCOUT) < level / 2
+
         low = high = first = round(math.log(max(start_rps, LEAST_RPS)) / math.log(GRID))
         step = 1
-        if reaches(low):
+        if not is_hopeless(low) and reaches(low):
             while reaches(high := low + step):
                 low, step = high, 2 * step
                 if low > first + FARTHEST:
                     return low
         else:
-            while not reaches(low := high - step):
+            while is_hopeless(low := high - step) or not reaches(low):
                 high, step = low, 2 * step
                 if GRID**low < LEAST_RPS:
                     return None
@@ -267,8 +296,9 @@ def find(
     replications : int
         Runs at each of the two rates of an estimate, >= 3.
     """
-    metric, level = wanted[0]
-    best, start_rps = _best(case, tables, folder, metric, level)
+    tokens = any(metric in READINGS for metric, _ in wanted)
+    options = [(table, Runs(case, table, folder, tokens=tokens)) for table in tables]
+    best, start_rps = _best(options, *wanted[0])
     table, runs = best
     goodputs: dict[tuple[str, float], Goodput] = {}
     for key in wanted:
@@ -281,16 +311,16 @@ def find(
 
 
 def _best(
-    case: Case, tables: Sequence[Mapping[str, Any]], folder: Path, metric: str, level: float
+    options: Sequence[tuple[Mapping[str, Any], Runs]], metric: str, level: float
 ) -> tuple[tuple[Mapping[str, Any], Runs], float]:
     """Return the best option and where to look for its goodput (requests/s)."""
-    best = tables[0], Runs(case, tables[0], folder)
+    best = options[0]
     start_rps = ABOVE * best[1].guess_rps()
-    if len(tables) == 1:
+    if len(options) == 1:
         return best, start_rps
     low = best[1].bracket(metric, level, start_rps)
-    for table in tables[1:]:
-        runs = Runs(case, table, folder)
+    for option in options[1:]:
+        runs = option[1]
         if low is None:
             found = runs.bracket(metric, level, ABOVE * runs.guess_rps())
         elif runs.share(metric, low) > best[1].share(metric, low):
@@ -298,5 +328,5 @@ def _best(
         else:
             continue
         if found is not None and (low is None or found >= low):
-            best, low = (table, runs), found
-    return best, LEAST_RPS if low is None else float(np.power(GRID, low))
+            best, low = option, found
+    return best, LEAST_RPS if low is None else GRID**low

@@ -82,9 +82,6 @@ def inputs() -> Iterator[Row]:
         case = Case(changes=changes, num_gpus=2)
         label = {"input": "random instance" + also, "name": name}
         yield Row(label=label, case=case, tables=tables(case), scale=8)
-    case = Case(changes=CHANGES[SHORT])
-    label = {"input": SHORT, "name": "Sarathi 256"}
-    yield Row(label=label, case=case, tables=sarathi(case, sizes=(256,)))
     yield from own_scheduling()
 
 

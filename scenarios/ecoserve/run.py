@@ -14,6 +14,7 @@ import dataclasses
 import json
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,10 +64,15 @@ def jobs_of(rows: Iterable[Row]) -> dict[str, Job]:
     return jobs
 
 
-def answer(key: str, job: Job, folder: Path) -> tuple[str, Found, float]:
-    """Find the goodputs of a job; also return the CPU time (s)."""
+def answer(key: str, job: Job, folder: Path) -> tuple[str, Found | None, float]:
+    """Find the goodputs of a job, None if it fails; also return the CPU time (s)."""
     start = time.process_time()
-    found = find(job.case, job.tables, folder, job.wanted, job.replications)
+    try:
+        found = find(job.case, job.tables, folder, job.wanted, job.replications)
+    except Exception:  # the other rows are not lost for it; `run` says that there was one
+        print(f"\n{job.case} {job.tables[0]['name']}", file=sys.stderr)
+        traceback.print_exc()
+        found = None
     return key, found, time.process_time() - start
 
 
@@ -123,12 +129,15 @@ def run(
         }
     todo = jobs_of(row for rows in studies.values() for row in rows)
     found: dict[str, Found] = {}
-    total_s = 0.0
+    total_s, num_done = 0.0, 0
     calls = [(key, job, folder) for key, job in todo.items()]
     for key, result, cpu_s in outcomes(answer, calls, jobs=jobs):
-        found[key] = result
         total_s += cpu_s
-        print(f"\r{len(found)} of {len(todo)}, {total_s:.0f} CPU-s", end="", file=sys.stderr)
+        num_done += 1
+        print(f"\r{num_done} of {len(todo)}, {total_s:.0f} CPU-s", end="", file=sys.stderr)
+        if result is None:
+            continue
+        found[key] = result
         for name, rows in studies.items():
             keys = [key_of(row) for row in rows]
             if key in keys:
@@ -137,6 +146,8 @@ def run(
                     out / f"{name}.csv", [cells(row, found[k]) for k, row in known if k in found]
                 )
     print(file=sys.stderr)
+    if len(found) < len(todo):
+        raise SystemExit(f"{len(todo) - len(found)} of {len(todo)} failed; their rows are missing")
     return total_s
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from cases import MODELS, TTFT_S, Case
 from inputs import inputs
+from readings import READINGS
 from rows import ALL_LEVELS, Row
-from systems import PUBLISHED, SYSTEMS, ecoserve
+from systems import PUBLISHED, SYSTEMS, ecoserve, sarathi
 
 GPUS = ("L20", "A800")
 CV = (1.0, 1.2, 1.5, 2.0)
@@ -28,10 +29,15 @@ def comparison() -> Iterator[Row]:
             yield Row(label=label, case=case, tables=SYSTEMS[name](case), levels=ALL_LEVELS)
 
 
+def slo_case(ttft_s: float, tpot_s: float) -> Case:
+    """Return the case of other targets; the first is that of the comparison."""
+    return Case() if (ttft_s, tpot_s) == SLOS[0] else Case(ttft_s=ttft_s, tpot_s=tpot_s)
+
+
 def slo() -> Iterator[Row]:
     """CodeLlama-34B with ShareGPT on A800 under ever stricter targets."""
     for (ttft_s, tpot_s), name in itertools.product(SLOS, SYSTEMS):
-        case = Case() if (ttft_s, tpot_s) == SLOS[0] else Case(ttft_s=ttft_s, tpot_s=tpot_s)
+        case = slo_case(ttft_s, tpot_s)
         # The paper gives values for the first and the last.
         replications = 5 if (ttft_s, tpot_s) in (SLOS[0], SLOS[-1]) else 3
         yield Row(
@@ -111,8 +117,23 @@ def slack() -> Iterator[Row]:
         yield Row(label=label, case=case, tables=SYSTEMS[name](case), metric=metric)
 
 
+def readings() -> Iterator[Row]:
+    """What the published goodputs would be if the paper's TPOT meant something else."""
+    systems = {name: SYSTEMS[name] for name in ("EcoServe", "EcoServe (paper)", "vLLM", "Sarathi")}
+    for (ttft_s, tpot_s), (name, tables), metric in itertools.product(
+        (SLOS[0], SLOS[-1]), systems.items(), ("ecoserve", "user", *READINGS)
+    ):
+        case = slo_case(ttft_s, tpot_s)
+        label = {"ttft_s": ttft_s, "tpot_s": tpot_s, "name": name, "reading": metric}
+        yield Row(label=label, case=case, tables=tables(case), metric=metric)
+        if name == "Sarathi":
+            label = {**label, "name": "Sarathi 256"}
+            yield Row(label=label, case=case, tables=sarathi(case, (256,)), metric=metric)
+
+
 STUDIES: dict[str, Callable[[], Iterator[Row]]] = {
     "slo": slo,
+    "readings": readings,
     "comparison": comparison,
     "ablations": ablations,
     "inputs": inputs,

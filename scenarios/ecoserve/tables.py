@@ -97,12 +97,42 @@ def target_2(folder: Path) -> str:
                 continue
             paper = published.get(name)
             off = "" if paper is None else f"{100 * (float(row['p99']) / paper - 1):+.0f}"
-            targets = f"{ttft} s, {1000 * float(tpot):g} ms"
             known = "n/a" if paper is None else f"{paper:g}"
-            cells = [targets, row["system"], known, with_interval(row, "p99"), off]
+            cells = [targets(ttft, tpot), row["system"], known, with_interval(row, "p99"), off]
             rows.append([*cells, with_interval(row, "p90"), row["user_ttft_s"]])
     heads = ["targets", "system", "P99 published", "P99 simulated", "off (%)", "P90 simulated"]
     return markdown([*heads, "median user TTFT at P90 (s)"], rows)
+
+
+def other_targets(folder: Path) -> str:
+    """P99 goodputs of all systems under all targets."""
+    table = read(folder, "slo")
+    found = {(r["ttft_s"], r["tpot_s"], r["name"]): r for r in table}
+    names = list(dict.fromkeys(r["name"] for r in table))
+    rows = []
+    for ttft, tpot in dict.fromkeys((r["ttft_s"], r["tpot_s"]) for r in table):
+        cells = [with_interval(found.get((ttft, tpot, name)), "p99") for name in names]
+        rows.append([targets(ttft, tpot), *cells])
+    return markdown(["P99 goodput (requests/s)", *names], rows)
+
+
+def readings(folder: Path) -> str:
+    """P99 goodputs by what the paper's TPOT could mean."""
+    table = read(folder, "readings")
+    found = {(r["ttft_s"], r["tpot_s"], r["name"], r["reading"]): r for r in table}
+    kinds = list(dict.fromkeys(r["reading"] for r in table))
+    rows = []
+    for ttft, tpot, name in dict.fromkeys(key[:3] for key in found):
+        paper = GOODPUT_P99.get((ttft, tpot), {}).get(name)
+        known = "n/a" if paper is None else f"{paper:g}"
+        cells = [with_interval(found.get((ttft, tpot, name, kind)), "p99") for kind in kinds]
+        rows.append([targets(ttft, tpot), name, known, *cells])
+    return markdown(["targets", "system", "P99 published", *kinds], rows)
+
+
+def targets(ttft_s: str, tpot_s: str) -> str:
+    """Return the targets in words."""
+    return f"{ttft_s} s, {1000 * float(tpot_s):g} ms"
 
 
 def comparison(level: str) -> Callable[[Path], str]:
@@ -194,6 +224,8 @@ def plain(
 TABLES: dict[str, Callable[[Path], str]] = {
     "target 1": target_1,
     "target 2": target_2,
+    "other targets": other_targets,
+    "readings": readings,
     "target 3": comparison("p90"),
     "comparison at P50": comparison("p50"),
     "comparison at P99": comparison("p99"),
@@ -208,6 +240,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
 }
 NEEDS = {
     "target 2": "slo",
+    "other targets": "slo",
     "target 3": "comparison",
     "comparison at P50": "comparison",
     "comparison at P99": "comparison",
