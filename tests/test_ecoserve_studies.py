@@ -220,7 +220,7 @@ def test_a_study_goes_on_from_the_runs_it_has(
     arguments = ["slo", "comparison", "--quick", "--jobs", "1", "-o", str(tmp_path)]
     run.main(arguments)
     first = (tmp_path / "slo.csv").read_text()
-    assert first.count("\n") == 4
+    assert first.count("\n") == 3
     runs = {path: path.read_text() for path in (tmp_path / "runs").iterdir()}
     assert all(json.loads(line) for text in runs.values() for line in text.splitlines())
     run.main(arguments)

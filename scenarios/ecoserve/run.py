@@ -28,8 +28,8 @@ from studies import STUDIES
 
 from simcluster.executor import outcomes
 
-QUICK_ROWS = 3
-QUICK_S = 5.0
+QUICK_ROWS = 2
+QUICK_S = 3.0
 
 
 @dataclass
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="KEY=VALUE",
         help="rows with this value in their label alone; may be repeated",
     )
-    parser.add_argument("--quick", action="store_true", help="three rows of short runs each")
+    parser.add_argument("--quick", action="store_true", help="two rows of short runs each")
     parser.add_argument("--jobs", type=int, help="processes; default: one per core")
     options = parser.parse_args(arguments)
     names = options.studies or list(STUDIES)
