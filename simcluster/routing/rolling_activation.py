@@ -462,17 +462,6 @@ class CodeActivation(RollingActivation):
         As in `RollingActivation`; the code's statistic is the max.
     """
 
-    def __init__(
-        self,
-        num_instances: int,
-        *,
-        ttft_s: float,
-        tpot_s: float,
-        slack: str = "max",
-        rng: np.random.Generator | None = None,
-    ) -> None:
-        super().__init__(num_instances, ttft_s=ttft_s, tpot_s=tpot_s, slack=slack, rng=rng)
-
     def scan(
         self,
         request: Request,

@@ -5,6 +5,8 @@ The constants are round numbers near the measured ones; nothing here is meant fo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
 from simcluster.specs import EngineProfile, GPUSpec, KernelConstants, LinkSpec, ModelSpec
 
@@ -205,49 +207,30 @@ def ideal_engine() -> EngineProfile:
 
 def vllm_engine() -> EngineProfile:
     """Return an engine like vLLM of 2025: 1 ms of host work, graphs in pure decode."""
-    return EngineProfile(
+    return replace(
+        ideal_engine(),
         name="vllm-like",
         host_before_s=0.6e-3,
         host_after_s=0.4e-3,
         host_per_seq_before_s=5e-6,
         host_per_seq_after_s=5e-6,
-        overlaps_host=False,
         graph_max_seqs=256,
         issue_s=6e-6,
         graph_issue_s=100e-6,
-        queue_depth=1024,
-        gpu_memory_utilization=0.9,
-        reserved_bytes=2e9,
-        block_size=16,
-        watermark=0.01,
-        max_num_seqs=256,
-        max_num_batched_tokens=None,
-        chunk_size=512,
-        source=_SOURCE,
     )
 
 
 def eager_engine() -> EngineProfile:
     """Return an engine that issues every kernel from Python, 20 us each."""
-    return EngineProfile(
+    return replace(
+        ideal_engine(),
         name="eager",
         host_before_s=1e-3,
         host_after_s=1e-3,
         host_per_seq_before_s=20e-6,
         host_per_seq_after_s=20e-6,
-        overlaps_host=False,
-        graph_max_seqs=0,
         issue_s=20e-6,
         graph_issue_s=100e-6,
-        queue_depth=1024,
-        gpu_memory_utilization=0.9,
-        reserved_bytes=2e9,
-        block_size=16,
-        watermark=0.01,
-        max_num_seqs=256,
-        max_num_batched_tokens=None,
-        chunk_size=512,
-        source=_SOURCE,
     )
 
 

@@ -30,6 +30,8 @@ MEMORY_SPANS: Final = 30
 SAMPLE: Final = 50_000
 """Sessions from which the mean number of turns under a limit of the context is taken; 0.5 %."""
 
+Sigma = Annotated[float, Field(ge=0, le=5, description="Standard deviation of its logarithm.")]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionArrivals:
@@ -60,21 +62,15 @@ class SessionArrivals:
     gap_median_s: Annotated[
         float, Field(gt=0, description="Median time from one turn to the next (s).")
     ] = 30.0
-    gap_sigma: Annotated[
-        float, Field(ge=0, le=5, description="Standard deviation of its logarithm.")
-    ] = 0.8
+    gap_sigma: Sigma = 0.8
     message_median: Annotated[
         float, Field(ge=1, description="Median length of a message of the user (tokens).")
     ] = 60.0
-    message_sigma: Annotated[
-        float, Field(ge=0, le=5, description="Standard deviation of its logarithm.")
-    ] = 1.0
+    message_sigma: Sigma = 1.0
     output_median: Annotated[
         float, Field(ge=1, description="Median length of an answer (tokens).")
     ] = 180.0
-    output_sigma: Annotated[
-        float, Field(ge=0, le=5, description="Standard deviation of its logarithm.")
-    ] = 0.7
+    output_sigma: Sigma = 0.7
     system_prompts: Annotated[
         int, Field(ge=1, le=1_000_000, description="Different system prompts.")
     ] = 10
