@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 import simcluster
 from simcluster.cli import main
 from simcluster.planner.cooptimize import database as offline
+from simcluster.planner.cooptimize import judge as judging
+from simcluster.planner.cooptimize.choices import Choices
 from simcluster.planner.cooptimize.database import MASSES, METRICS, Entry, Unit, most_units
 from simcluster.planner.cooptimize.fleets import LATENCY_GRID, NO_FLEET, Fleet, Stock, families
 from simcluster.planner.cooptimize.front import hypervolume, undominated
@@ -30,7 +32,8 @@ from simcluster.planner.cooptimize.run import (
     rules,
     table_of,
 )
-from simcluster.planner.cooptimize.search import Space, exhaustive, pareto, sampled
+from simcluster.planner.cooptimize.sampling import promising, sampled, spread
+from simcluster.planner.cooptimize.search import Space, exhaustive, pareto
 from simcluster.toml_writer import to_toml
 
 WEAK, STRONG, CHEAP, DEAR = "llama-3.1-8b", "llama-3.1-70b", "RTX 5090", "H100 SXM"
@@ -234,25 +237,91 @@ def test_the_best_thresholds_change_when_the_deployment_changes() -> None:
     assert best_share(1) > best_share(4)
 
 
+def named(plan: Plan) -> tuple[Any, ...]:
+    """What a plan is, without how it was judged."""
+    return plan.fractions, tuple(fleet.parts for fleet in plan.fleets)
+
+
 @pytest.mark.parametrize("sampler", ["random", "nsga2"])
-def test_samplers_find_plans_within_the_limits_and_repeat(sampler: str) -> None:
-    """With a seed the same steps; none better than exhaustive search in all."""
+def test_samplers_judge_every_plan_once_if_they_may(sampler: str) -> None:
+    """No more and no fewer than the plans within the limits, and the front of all of them."""
     pytest.importorskip("optuna")
-    space = Space.of(judge())
-    one, other = (sampled(space, sampler, 120, seed=3) for _ in range(2))
-    assert [p.fractions for p in one.history] == [p.fractions for p in other.history]
-    assert one.num_evaluations == 120
+    where = judge()
+    found = sampled(Space.of(where), sampler, 10_000, seed=3)
+    plans = every_plan(where)
+    assert sorted(map(named, found.history), key=repr) == sorted(map(named, plans), key=repr)
+    expected = pareto(plans, where.table.objectives)
+    assert [named(p) for p in found.front] == [named(p) for p in expected]
+
+
+@pytest.mark.parametrize("sampler", ["random", "nsga2", "gp"])
+@pytest.mark.parametrize("limit", [None, 9.0])
+def test_samplers_find_plans_within_the_limits_and_repeat(
+    sampler: str, limit: float | None
+) -> None:
+    """With a seed the same steps; what they judge keeps all limits but perhaps the latency's."""
+    pytest.importorskip("optuna")
+    if sampler == "gp":
+        pytest.importorskip("torch")
+    space = Space.of(judge(budget_per_hour=30, fractions=20, latency_at_most_s=limit))
+    count = 14 if sampler == "gp" else 40  # ten before its first model
+    one, other = (sampled(space, sampler, count, seed=3) for _ in range(2))
+    assert list(map(named, one.history)) == list(map(named, other.history))
+    assert one.num_evaluations == count == len(set(map(named, one.history)))
+    free = dataclasses.replace(space.judge.table, latency_at_most_s=None)
+    for plan in one.history:
+        assert max(dataclasses.replace(space.judge, table=free).violations(plan)) <= 1e-9
     assert one.front
     for plan in one.front:
-        assert max(space.judge.violations(plan)) <= 0
+        assert max(space.judge.violations(plan)) <= 1e-9
+
+
+def test_the_gp_begins_where_an_estimate_is_best() -> None:
+    """Before simulations with the database's front, before look-ups with the estimated one."""
+    where = judge(budget_per_hour=30, fractions=20)
+    choices = Choices.of(Space.of(where))
+    front = {named(p) for p in pareto(every_plan(where), where.table.objectives)}
+    first = promising(choices, simulate=True, most=10)
+    assert len(first) == 10
+    assert {named(choices.plan(number)) for number in first} <= front
+    estimated = promising(choices, simulate=False, most=10_000)
+    rows = np.column_stack([choices.costs, choices.estimates, -choices.qualities])
+    assert sorted(estimated) == sorted(undominated(rows).tolist())
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=12, unique=True))
+@settings(deadline=None, max_examples=60)
+def test_the_spread_adds_the_most_volume_at_each_step(points: list[tuple[int, ...]]) -> None:
+    """Against trying every point at every step."""
+    values = np.array(points, dtype=float)
+    values = values[undominated(values)]
+    order = spread(values, 10_000)
+    assert sorted(order) == list(range(len(values)))
+    unit = (values - values.min(axis=0)) / np.maximum(np.ptp(values, axis=0), 1e-12)
+
+    def volume(rows: list[int]) -> float:
+        return hypervolume(unit[rows], [1.1] * 3)
+
+    for step, row in enumerate(order):
+        before = order[:step]
+        most = max(volume([*before, other]) for other in order[step:])
+        assert volume([*before, row]) == pytest.approx(most)
 
 
 def test_a_sampler_stops_when_nothing_changes() -> None:
     """After so many evaluations without a better plan."""
     pytest.importorskip("optuna")
     space = Space.of(judge())
-    found = sampled(space, "random", 2000, stable=20, seed=3)
-    assert found.num_evaluations < 2000
+    every = sampled(space, "random", 2000, seed=3)
+    found = sampled(space, "random", 2000, stable=5, seed=3)
+    assert found.num_evaluations < every.num_evaluations
+    # Five that changed nothing, and the one before them did.
+    fronts = [
+        pareto(every.history[:count], space.judge.table.objectives)
+        for count in range(found.num_evaluations - 6, found.num_evaluations + 1)
+    ]
+    assert fronts[0] != fronts[1]
+    assert all(front == fronts[1] for front in fronts[2:])
 
 
 def test_baselines_are_what_they_say() -> None:
@@ -371,6 +440,41 @@ def test_an_interrupted_search_goes_on(
         for metric in METRICS:
             assert np.array_equal(entry.quantiles[metric], again.database[unit].quantiles[metric])
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_search_by_simulations_goes_on_after_an_interrupt(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation is one simulation of a plan; after an interrupt none is done again."""
+    pytest.importorskip("optuna")
+    changes = {"evaluate": "simulation", "sampler": "random", "evaluations": 5, "fractions": 4}
+    scenario = simcluster.resolve(with_limits(**changes))
+    where = prepared(scenario, cache=kept, jobs=1)
+    original, done = judging.simulate, []
+
+    def simulates(*arguments: Any, **options: Any) -> Any:
+        if len(done) == stop_at:
+            raise KeyboardInterrupt
+        done.append(arguments[0].document["strategy"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(judging, "simulate", simulates)
+    space, stop_at = Space.of(where), 2
+    with pytest.raises(KeyboardInterrupt):
+        sampled(space, "random", 5, seed=0, cache=tmp_path, simulate=True)
+    assert len(done) == 2
+    stop_at = 10_000
+    found = sampled(space, "random", 5, seed=0, cache=tmp_path, simulate=True)
+    assert found.num_evaluations == 5 == len(done)
+    for plan in found.history:  # judged by the simulation with the first seed
+        latency, _ = where.simulated(plan, 0, tmp_path)
+        assert plan.latency_s == latency
+        assert plan.latency_s != where.look_up(plan.fractions, plan.fleets).latency_s
+    assert len(done) == 5
+    # The whole command, with what is kept.
+    outcome = cooptimize(scenario, cache=kept, jobs=1, baselines=False)
+    assert outcome.found.sampler == "random"
+    assert outcome.found.num_evaluations == 5
 
 
 def test_the_cheapest_mix_for_one_model(kept: Path) -> None:

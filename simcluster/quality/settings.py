@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -26,7 +27,7 @@ COLUMNS = ("score", "weak_correct", "strong_correct")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommonQuality:
+class CommonQuality(ABC):
     """What every kind of quality takes."""
 
     __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
@@ -41,9 +42,9 @@ class CommonQuality:
         ),
     ] = 0.0
 
+    @abstractmethod
     def curve(self) -> QualityCurve:
         """Return expected quality against the score."""
-        raise NotImplementedError
 
     def with_base(self, folder: Path) -> CommonQuality:
         """Return the same with paths that start at `folder`."""

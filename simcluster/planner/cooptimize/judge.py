@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from simcluster.scenario import Scenario
 from simcluster.scenario_file import Document, resolve
 from simcluster.simulate import simulate
 from simcluster.units import FloatArray
+
+TOLERANCE: Final = 1e-9
+"""How much a limit may seem broken by rounding."""
 
 NAME = "co-optimised"
 """Name of the strategy of a chosen plan."""
@@ -244,7 +247,7 @@ class Judge:
     def keeps(self, confirmed: Confirmed) -> bool:
         """Tell whether a plan keeps to the latency limit as simulated, and to the others."""
         plan = dataclasses.replace(confirmed.plan, latency_s=confirmed.latency_s)
-        return max(self.violations(plan)) <= 1e-9
+        return max(self.violations(plan)) <= TOLERANCE
 
 
 def _plain(settings: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from simcluster.errors import ConfigError
 from simcluster.planner.cooptimize.database import build_database, candidates
 from simcluster.planner.cooptimize.fleets import Fleet, Stock, preferences
 from simcluster.planner.cooptimize.judge import Confirmed, Judge, Plan, check_limits
-from simcluster.planner.cooptimize.search import Allowed, Found, Space, exhaustive, sampled
+from simcluster.planner.cooptimize.sampling import sampled
+from simcluster.planner.cooptimize.search import Allowed, Found, Space, exhaustive
 from simcluster.planner.cooptimize.settings import CooptimizeTable
 from simcluster.scenario import Scenario
 from simcluster.units import FloatArray

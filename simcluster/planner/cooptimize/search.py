@@ -1,15 +1,13 @@
-"""The online stage: load fractions and fleets, every one of the skeleton or by Optuna."""
+"""The online stage: load fractions and fleets, every one of the skeleton."""
 
 from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +22,8 @@ from simcluster.planner.cooptimize.fleets import (
     usage,
 )
 from simcluster.planner.cooptimize.front import undominated
-from simcluster.planner.cooptimize.judge import Judge, Plan
+from simcluster.planner.cooptimize.judge import TOLERANCE, Judge, Plan
 from simcluster.units import FloatArray, IntArray
-
-if TYPE_CHECKING:
-    import optuna
 
 Allowed = Callable[[Sequence[Fleet]], bool]
 """Whether the fleets of all models may stand together, beyond budget and stock."""
@@ -160,7 +155,7 @@ def exhaustive(space: Space, allowed: Allowed | None = None) -> Found:
     for split in space.splits():
         quality = judge.quality(split)
         least = judge.table.quality_at_least
-        if least is not None and quality < least - 1e-12:
+        if least is not None and quality < least - TOLERANCE:
             continue
         shares = split if len(split) == 2 else (0.0, 1.0)
         at_split = pairs.where(shares)
@@ -210,7 +205,7 @@ def _pairs(
     cost = costs[0][:, None] + costs[1][None, :]
     fits = np.ones(cost.shape, dtype=bool)
     if judge.table.budget_per_hour is not None:
-        fits &= cost <= judge.table.budget_per_hour + 1e-9
+        fits &= cost <= judge.table.budget_per_hour + TOLERANCE
     gpus = judge.stock.gpus
     used = [usage(fleets, gpus) for fleets in (weak, strong)]
     for number, gpu in enumerate(gpus):
@@ -286,136 +281,3 @@ def objective_values(plan: Plan, objectives: Sequence[str]) -> list[float]:
         "quality": 0.0 if math.isnan(quality) else -math.log(quality / (1 - quality)),
     }
     return [values[objective] for objective in objectives]
-
-
-# Optuna -----------------------------------------------------------------------------------------
-
-
-def sampled(
-    space: Space,
-    sampler: str,
-    num_evaluations: int,
-    *,
-    stable: int | None = None,
-    seed: int = 0,
-    cache: Path | None = None,
-    simulate: bool = False,
-) -> Found:
-    """Search by a sampler of Optuna.
-
-    The variables are, of each model, the family of its fleet and the level of its capacity, and the
-    load fractions by breaking a stick. With the same seed and a cache of simulations an interrupted
-    search repeats its steps without their cost, and goes on.
-
-    Parameters
-    ----------
-    space : Space
-        What can be chosen.
-    sampler : str
-        ``"nsga2"``, ``"gp"`` or ``"random"``.
-    num_evaluations : int
-        At most so many.
-    stable : int, optional
-        Stop when so many in a row did not change the front.
-    seed : int
-        Of the sampler.
-    cache : Path, optional
-        Where simulations are kept.
-    simulate : bool
-        Judge by a simulation of all pools together and not by the database.
-
-    Raises
-    ------
-    ConfigError
-        If the sampler's packages are not installed.
-    """
-    try:
-        import optuna
-    except ImportError:
-        raise _missing(sampler, "optuna", "cooptimize") from None
-    started = time.perf_counter()
-    judge = space.judge
-    history: list[Plan] = []
-    feasible: list[Plan] = []
-    unchanged = 0
-
-    def objective(trial: optuna.Trial) -> list[float]:
-        nonlocal feasible, unchanged
-        plan, broken = _suggested(space, trial)
-        if simulate and max(broken) <= 0:
-            try:
-                latency, _ = judge.simulated(plan, judge.table.seeds[0], cache)
-                plan = Plan(plan.fractions, plan.fleets, plan.cost_per_hour, latency, plan.quality)
-                broken = judge.violations(plan)
-            except ConfigError:
-                broken = (1.0, *broken[1:])
-        trial.set_user_attr("violations", broken)
-        history.append(plan)
-        front = pareto([*feasible, plan], judge.table.objectives) if max(broken) <= 0 else feasible
-        unchanged = unchanged + 1 if front == feasible else 0
-        feasible = front
-        if stable is not None and feasible and unchanged >= stable:
-            trial.study.stop()
-        return objective_values(plan, judge.table.objectives)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # optuna marks its samplers as experimental
-        before = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        try:
-            study = optuna.create_study(
-                directions=["minimize"] * len(judge.table.objectives),
-                sampler=_sampler(optuna, sampler, seed),
-            )
-            study.optimize(objective, n_trials=num_evaluations)
-        finally:
-            optuna.logging.set_verbosity(before)
-    return Found(feasible, len(history), sampler, time.perf_counter() - started, history)
-
-
-def _sampler(optuna: Any, sampler: str, seed: int) -> Any:
-    def violations(trial: Any) -> Any:
-        return trial.user_attrs["violations"]
-
-    if sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if sampler == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed, constraints_func=violations)
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise _missing(sampler, "torch", "mobo") from None
-    return optuna.samplers.GPSampler(
-        seed=seed, constraints_func=violations, deterministic_objective=True
-    )
-
-
-def _missing(sampler: str, package: str, extra: str) -> ConfigError:
-    return ConfigError(
-        "cooptimize.sampler",
-        sampler,
-        f"needs {package}, which is not installed",
-        f'Install simcluster[{extra}], or use sampler = "exhaustive".',
-    )
-
-
-def _suggested(space: Space, trial: optuna.Trial) -> tuple[Plan, tuple[float, ...]]:
-    judge, left, fractions = space.judge, 1.0, []
-    num_models = len(space.families)
-    for number in range(num_models - 1):
-        fraction = left * trial.suggest_float(f"split-{number}", 0.0, 1.0)
-        fractions.append(fraction)
-        left -= fraction
-    fractions.append(left)
-    fleets = []
-    for number, of_model in enumerate(space.families):
-        names = [str(index) for index in range(len(of_model))]
-        family = of_model[int(trial.suggest_categorical(f"family-{number}", names))]
-        level = trial.suggest_int(f"level-{number}", 0, len(of_model[0].by_level) - 1)
-        while level > 0 and family.by_level[level] is None:
-            level -= 1  # the stock's largest
-        fleet = family.by_level[level]
-        fleets.append(fleet if fleet is not None and fractions[number] > 0 else NO_FLEET)
-    plan = judge.look_up(fractions, fleets)
-    broken = judge.violations(plan)
-    return plan, broken
