@@ -10,7 +10,7 @@ Seconds are CPU seconds of this process and its workers, and wall seconds beside
 from __future__ import annotations
 
 import dataclasses
-import os
+import math
 import resource
 import sys
 import tempfile
@@ -22,11 +22,14 @@ from typing import Any
 import numpy as np
 
 import simcluster
-from simcluster.planner.cooptimize.fleets import Family, Fleet
-from simcluster.planner.cooptimize.front import hypervolume
-from simcluster.planner.cooptimize.judge import Plan
+from simcluster.planner.cooptimize.choices import Choices
+from simcluster.planner.cooptimize.database import Unit
+from simcluster.planner.cooptimize.fleets import Fleet
+from simcluster.planner.cooptimize.front import hypervolume, undominated
+from simcluster.planner.cooptimize.judge import TOLERANCE, Judge, Plan
 from simcluster.planner.cooptimize.run import cooptimize, prepared
-from simcluster.planner.cooptimize.search import Space, exhaustive, objective_values, sampled
+from simcluster.planner.cooptimize.sampling import sampled
+from simcluster.planner.cooptimize.search import Space, exhaustive, objective_values
 from simcluster.units import FloatArray
 
 SCENARIO = Path(__file__).parents[1] / "scenarios" / "boute.toml"
@@ -38,8 +41,7 @@ PRICES = {  # USD per hour: the catalogue's lowest of any tier
     "A100-80GB SXM": 1.39,
     "L40S": 0.79,
 }
-LEVELS, FRACTIONS = 4, 10
-SEEDS = range(3)
+SEEDS = range(5)
 
 
 def cpu_s() -> float:
@@ -79,103 +81,162 @@ def _any_strategy() -> list[dict[str, Any]]:
     return [{"name": "any", "kind": "nodg", "tp_size": 8}]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Everything(Space):
+    """A space of given fleets."""
+
+    all_fleets: tuple[list[Fleet], ...] = ()
+
+    def fleets(self, model: int) -> list[Fleet]:
+        """Return every fleet of a model."""
+        return [fleet for fleet in self.all_fleets[model] if fleet.parts]
+
+
 def small_space(cache: Path) -> Space:
-    """Three kinds of fleets of each model at four capacities, and eleven load fractions."""
-    changes = {"cooptimize.quality_at_least": 0.86, "cooptimize.budget_per_hour": 40.0}
-    whole = Space.of(prepared(simcluster.load(SCENARIO, changes), cache=cache))
+    """Up to two H100 and four RTX 5090 for the 8B, three replicas on each of two types for the 70B.
 
-    def trimmed(families: list[Family]) -> list[Family]:
-        alone = [f for f in families if len(f.units) == 1]
-        best: dict[str, Family] = {}
-        database = whole.judge.database
-        for family in alone:  # the kind of most requests per GPU of each type
-            unit = family.units[0]
-            rival = best.get(unit.gpu)
-            rate = database[unit].capacity_rps / unit.num_gpus
-            if (
-                rival is None
-                or rate > database[rival.units[0]].capacity_rps / rival.units[0].num_gpus
-            ):
-                best[unit.gpu] = family
-        chosen = list(best.values())[:3]
-        step = len(chosen[0].by_level) // LEVELS
-        return [Family(f.units, f.by_level[step - 1 :: step]) for f in chosen]
-
-    return dataclasses.replace(whole, families=tuple(trimmed(f) for f in whole.families))
-
-
-def every_plan(space: Space) -> list[Plan]:
-    """Judge the whole space one by one."""
-    plans = []
-    weak, strong = ([f for family in fs for f in family.by_level if f] for fs in space.families)
-    for part in range(FRACTIONS + 1):
-        for one in weak:
-            for other in strong:
-                share = part / FRACTIONS
-                plans.append(space.judge.look_up((share, 1 - share), (one, other)))
-    return plans
+    With 21 load fractions; every number of the units of most requests per GPU, mixed or not.
+    """
+    changes = {
+        "cooptimize.quality_at_least": 0.86,
+        "cooptimize.budget_per_hour": 40.0,
+        "cooptimize.fractions": 20,
+        "workload.duration_s": 60.0,
+    }
+    judge = prepared(simcluster.load(SCENARIO, changes), cache=cache)
+    stocks = (
+        (judge.table.models[0], {"H100 SXM": 2, "RTX 5090": 4}),
+        (judge.table.models[1], {"H100 SXM": 3, "RTX PRO 6000 Blackwell Server": 3}),
+    )
+    fleets = []
+    for model, most in stocks:
+        units = [_best_unit(judge, model, gpu) for gpu in most]
+        counts = product(*(range(number + 1) for number in most.values()))
+        parts = [[(u, n) for u, n in zip(units, row, strict=True) if n] for row in counts]
+        fleets.append([judge.stock.fleet(judge.database, part) for part in parts if part])
+    return Everything(judge, ([], []), tuple(fleets))
 
 
-def feasible(space: Space, plans: list[Plan]) -> FloatArray:
+def _best_unit(judge: Judge, model: str, gpu: str) -> Unit:
+    """Return the kind of unit with most requests per GPU."""
+    here = [unit for unit in judge.database if (unit.model, unit.gpu) == (model, gpu)]
+    return max(here, key=lambda unit: judge.database[unit].capacity_rps / unit.num_gpus)
+
+
+def objectives(space: Space, plans: list[Plan]) -> FloatArray:
     """Return the objectives of each plan; inf where it breaks a limit."""
     rows = [
         objective_values(p, space.judge.table.objectives)
-        if max(space.judge.violations(p)) <= 1e-9
+        if max(space.judge.violations(p)) <= TOLERANCE
         else [np.inf] * 3
         for p in plans
     ]
     return np.array(rows)
 
 
+def _simulated(space: Space, numbers: list[int], cache: Path) -> None:
+    choices = Choices.of(space)
+    for number in numbers:
+        choices.simulated(number, cache)
+
+
 def samplers(cache: Path) -> None:
-    """Compare searches by hypervolume against the number of plans judged."""
+    """Compare searches by the hypervolume they reach with so many plans judged.
+
+    Once judged by the database, once by simulation; of the latter all are simulated beforehand and
+    kept, so that a search is charged for its own time alone.
+    """
+    import joblib
+
     space = small_space(cache)
+    choices = Choices.of(space)
+    numbers = list(range(len(choices.rows)))
     started = time.process_time()
-    values = feasible(space, every_plan(space))
-    each = (time.process_time() - started) / len(values)
+    looked_up = [choices.plan(number) for number in numbers]
+    each = (time.process_time() - started) / len(numbers)
+    print(f"{len(numbers)} plans within budget, stock, quality and throughput")
+    compare(space, looked_up, f"by the database, {1e6 * each:.0f} us of CPU each", None)
+    started = time.perf_counter()
+    joblib.Parallel(n_jobs=2)(
+        joblib.delayed(_simulated)(space, numbers[part::20], cache) for part in range(20)
+    )
+    wall = time.perf_counter() - started
+    simulated = [choices.simulated(number, cache) for number in numbers]
+    compare(space, simulated, f"by simulation, all in {wall:.0f} s by two processes", cache)
+
+
+def compare(space: Space, plans: list[Plan], title: str, cache: Path | None) -> None:
+    """Print what each search reaches; `cache` holds the simulations, None looks plans up."""
+    import joblib
+
+    values = objectives(space, plans)
     inside = values[np.isfinite(values).all(axis=1)]
     low, high = inside.min(axis=0), inside.max(axis=0)
 
     def volume(rows: FloatArray) -> float:
-        rows = rows[np.isfinite(rows).all(axis=1)]
-        return hypervolume((rows - low) / (high - low), [1.1] * 3) if len(rows) else 0.0
+        unit = (rows - low) / (high - low)
+        return hypervolume(unit[undominated(unit)], [1.1] * 3)
 
-    whole, num = volume(values), len(values)
+    whole, num = volume(values), len(plans)
     budget = round(0.05 * num)
-    print(f"{num} plans, {1e6 * each:.0f} us each by the database; 5 % are {budget}")
-    curves: dict[str, list[FloatArray]] = {}
-    seconds: dict[str, float] = {}
-    for sampler, most in (("random", 8 * budget), ("nsga2", 2 * budget), ("gp", budget)):
-        runs = []
-        started = time.process_time()
-        for seed in SEEDS:
-            found = sampled(space, sampler, most, seed=seed)
-            rows = feasible(space, found.history)
-            steps = sorted({*range(10, most + 1, 10), most, budget})
-            runs.append(np.array([[n, volume(rows[:n]) / whole] for n in steps]))
-            print(f"  {sampler}, seed {seed}: {runs[-1][-1, 1]:.3f} at {most}", flush=True)
-        curves[sampler] = runs
-        seconds[sampler] = (time.process_time() - started) / (len(SEEDS) * most)
-    for sampler, runs in curves.items():
-        at = [float(np.interp(budget, run[:, 0], run[:, 1])) for run in runs]
-        each_seed = ", ".join(f"{100 * v:.1f}" for v in at)
+    steps = sorted({*range(4, num, 4), budget, budget // 2})
+    print(f"\n{title}; 5 % are {budget}; {len(undominated(inside))} on the front", flush=True)
+    searches = {
+        "gp": ("gp", budget, True),
+        "gp, no first plans": ("gp", budget, False),
+        "nsga2": ("nsga2", 4 * budget, False),
+        "random": ("random", num, False),
+    }
+    curves: dict[str, FloatArray] = {}
+    for name, (sampler, most, seeded) in searches.items():
+        runs = joblib.Parallel(n_jobs=2)(
+            joblib.delayed(_search)(space, sampler, most, seed, seeded, cache) for seed in SEEDS
+        )
+        curves[name] = np.array(
+            [[volume(objectives(space, history[:n])) / whole for n in steps if n <= most]
+             for history, _ in runs]
+        )  # fmt: skip
+        at = 100 * curves[name][:, steps.index(budget)]
         print(
-            f"{sampler}: {100 * np.mean(at):.1f} % of exhaustive hypervolume at {budget} "
-            f"evaluations ({each_seed}); {seconds[sampler]:.3f} CPU s an evaluation"
+            f"{name}: {np.median(at):.1f} % of the hypervolume of all at {budget} evaluations "
+            f"(seeds {at.min():.1f} to {at.max():.1f}); "
+            f"{np.mean([s for _, s in runs]) / most:.3f} CPU s each",
+            flush=True,
         )
-    for evaluations in (40, budget):
-        reached = float(
-            np.mean([np.interp(evaluations, run[:, 0], run[:, 1]) for run in curves["gp"]])
-        )
-        for other in ("random", "nsga2"):
-            mean = np.mean([run[:, 1] for run in curves[other]], axis=0)
-            enough = np.flatnonzero(mean >= reached)
-            count = curves[other][0][enough[0], 0] if len(enough) else np.inf
-            print(
-                f"{100 * reached:.1f} %: gp {evaluations} evaluations, {other} {count:.0f} "
-                f"({count / evaluations:.1f} x)"
+    shuffled = np.array(
+        [
+            [
+                volume(values[np.random.default_rng(seed).permutation(num)[:n]]) / whole
+                for n in steps
+            ]
+            for seed in range(20)
+        ]
+    )
+    curves["drawn evenly from all plans"] = shuffled
+    for count in (budget // 2, budget):
+        reached = curves["gp"][:, steps.index(count)]
+        for name in ("random", "drawn evenly from all plans", "nsga2"):
+            needed = sorted(
+                next((n for n, v in zip(steps, run, strict=False) if v >= level), math.inf)
+                for level in reached
+                for run in curves[name]
             )
-    print(f"({os.cpu_count()} cores)")
+            middle = needed[len(needed) // 2]
+            print(
+                f"  to what gp has at {count} ({100 * np.median(reached):.1f} %): {name} {middle} "
+                f"evaluations ({needed[0]} to {needed[-1]}), {middle / count:.1f} times"
+                f" ({needed[0] / count:.1f} to {needed[-1] / count:.1f})",
+                flush=True,
+            )
+
+
+def _search(
+    space: Space, sampler: str, most: int, seed: int, seeded: bool, cache: Path | None
+) -> tuple[list[Plan], float]:
+    started = time.process_time()
+    simulate = cache is not None
+    found = sampled(space, sampler, most, seed=seed, seeded=seeded, simulate=simulate, cache=cache)
+    return found.history, time.process_time() - started
 
 
 def skeleton(cache: Path) -> None:
@@ -208,7 +269,7 @@ def skeleton(cache: Path) -> None:
 
     def of(space: Space) -> tuple[int, FloatArray]:
         found = exhaustive(space)
-        return found.num_evaluations, feasible(space, found.front)
+        return found.num_evaluations, objectives(space, found.front)
 
     everything = Everything(judge, space.families, tuple(map(every_fleet, judge.table.models)))
     num, full = of(everything)
@@ -225,17 +286,6 @@ def skeleton(cache: Path) -> None:
             f"{steps} steps of the fraction: {count} of {num} plans ({100 * count / num:.1f} %), "
             f"{100 * volume / whole:.2f} % of the hypervolume, {seconds:.2f} CPU s"
         )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Everything(Space):
-    """A space of given fleets."""
-
-    all_fleets: tuple[list[Fleet], ...] = ()
-
-    def fleets(self, model: int) -> list[Fleet]:
-        """Return every fleet of a model."""
-        return [fleet for fleet in self.all_fleets[model] if fleet.parts]
 
 
 if __name__ == "__main__":
