@@ -33,6 +33,9 @@ GRID = 1.06
 LEAST_RPS = 0.2
 """Goodputs below this (requests/s) are given as none."""
 
+LEAST_REQUESTS = 20
+"""That a run is long enough for, on average."""
+
 ABOVE = 1.2
 """Where the first search starts, in guesses from the roofline: attainment may be missed again at
 low rates, and goodput is the highest rate that reaches it."""
@@ -129,20 +132,16 @@ class Runs:
         return self._known[key]
 
     def _run(self, rate_rps: float, replication: int) -> dict[str, Outcome]:
-        scenario = self._scenario
-        if replication == SCOUT:
-            workload = scenario.workload
-            short_s = SCOUT_SHARE * workload.duration_s
-            short = dataclasses.replace(workload, duration_s=short_s)
-            scenario = dataclasses.replace(scenario, workload=short)
+        duration_s = self._scenario.workload.duration_s * (
+            SCOUT_SHARE if replication == SCOUT else 1.0
+        )
+        # At low rates long enough that somebody comes.
+        duration_s = max(duration_s, LEAST_REQUESTS / rate_rps)
+        workload = dataclasses.replace(self._scenario.workload, duration_s=duration_s)
+        scenario = dataclasses.replace(self._scenario, workload=workload)
         seed = replication_seed(0, max(replication, 0))
         frames = simulate(scenario, rate_rps=rate_rps, seed=seed).columns
         arrival_s = frames["requests"]["arrival_s"]
-        if not len(arrival_s):
-            nobody = Outcome(
-                counted=(1,), met=(1,), residence_s=math.nan, arrivals=0.0, drift=0.0, growth=0.0
-            )
-            return dict.fromkeys(self._metrics, nobody)
         found = {
             metric: outcome(frames["requests"], _with_metric(scenario, metric), rate_rps)
             for metric in METRICS

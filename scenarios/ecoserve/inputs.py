@@ -24,7 +24,7 @@ TAIL = 0.03
 
 
 def _quantiles(table: str, column: int) -> list[float]:
-    drawn = TableLengths(name=table).draw(200_000, np.random.default_rng(0))[column]
+    drawn = TableLengths(name=table).draw(50_000, np.random.default_rng(0))[column]
     return [float(value) for value in np.quantile(drawn, LEVELS)]
 
 
