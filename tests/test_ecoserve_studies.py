@@ -250,10 +250,19 @@ def test_a_study_goes_on_from_the_runs_it_has(
 
 
 def test_elastic_policies_run(
-    modules: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    modules: dict[str, ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A few seconds of each, with figures and tables."""
-    modules["elastic"].main(["--quick", "--jobs", "1", "-o", str(tmp_path)])
+    arguments = ["--quick", "--jobs", "1", "--seeds", "2", "-o", str(tmp_path)]
+    elastic = modules["elastic"]
+    elastic.main(arguments)
+    rising = (tmp_path / "rising.csv").read_text()
+    monkeypatch.setattr(elastic, "one", None)  # the second time nothing is simulated
+    elastic.main(arguments)
+    assert (tmp_path / "rising.csv").read_text() == rising
     document = tmp_path / "doc.md"
     document.write_text("<!-- day -->\n<!-- end of day -->\n")
     modules["tables"].main([str(tmp_path), str(document)])

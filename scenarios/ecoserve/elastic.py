@@ -6,8 +6,10 @@ python scenarios/ecoserve/elastic.py -o results/ecoserve
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from run import write_csv
 
+from simcluster import cell_store
 from simcluster.executor import outcomes
 from simcluster.metrics import gpu_hours, met_targets
 from simcluster.scenario_file import resolve
@@ -35,6 +38,14 @@ PAPER = {**ECOSERVE, "variant": "paper"}
 
 RISING: dict[str, dict[str, Any]] = {
     "trigger as published": {**PAPER, "mitosis": {**MITOSIS, "start_up_s": 0.0}},
+    "as published, looked at every 5 s": {
+        **PAPER,
+        "mitosis": {**MITOSIS, "start_up_s": 0.0, "interval_s": 5.0, "cooldown_s": 0.0},
+    },
+    "as published, looked at every 30 s": {
+        **PAPER,
+        "mitosis": {**MITOSIS, "start_up_s": 0.0, "interval_s": 30.0, "cooldown_s": 0.0},
+    },
     "trigger at 0.7": {**PAPER, "mitosis": {**MITOSIS, "start_up_s": 0.0, "up_at": 0.7}},
     "trigger at 0.5": {**PAPER, "mitosis": {**MITOSIS, "start_up_s": 0.0, "up_at": 0.5}},
     "at 0.7, 3 min start-up": {**PAPER, "mitosis": {**MITOSIS, "up_at": 0.7}},
@@ -91,8 +102,8 @@ def with_start_up(table: dict[str, Any], start_up_s: float) -> dict[str, Any]:
 
 def one(
     study: str, name: str, table: dict[str, Any], pieces: list[dict[str, float]], seed: int
-) -> tuple[str, str, list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    """Run one policy; return attainment over time, changes, and a summary."""
+) -> tuple[str, int, list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """Run one policy; return its name, the seed, attainment over time, changes, and a summary."""
     scenario = resolve(
         {
             "model": {"name": "codellama-34b"},
@@ -143,7 +154,30 @@ def one(
         if study == "rising"
         else result.num_gpus // 4,
     }
-    return study, name, over_time, changes, summary
+    return name, seed, over_time, changes, summary
+
+
+def end_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the means of some summaries, and the fewest and most instances they end with."""
+    means = {
+        key: float(np.mean([run[key] for run in runs]))
+        for key, value in runs[0].items()
+        if isinstance(value, float)
+    }
+    ends = [run["most_instances"] for run in runs]
+    return {**runs[0], **means, "fewest": min(ends), "most": max(ends)}
+
+
+def kept(folder: Path, *call: Any) -> tuple[str, int, Any, Any, Any]:
+    """Return what `one` returns for `call`, from `folder` if it was run before."""
+    digest = sha256(json.dumps([cell_store.program(), *call]).encode()).hexdigest()
+    path = folder / f"elastic-{digest[:20]}.json"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(one(*call)), encoding="utf-8")
+        partial.replace(path)
+    name, seed, *rest = json.loads(path.read_text(encoding="utf-8"))
+    return name, seed, *rest
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -152,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("results/ecoserve"))
     parser.add_argument("--hour", type=float, default=120.0, help="length of an hour (s)")
     parser.add_argument("--study", choices=("rising", "day"), help="this one alone")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each policy")
     parser.add_argument("--quick", action="store_true", help="a few seconds of each")
     parser.add_argument("--jobs", type=int, help="processes; default: one per core")
     options = parser.parse_args(arguments)
@@ -162,7 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name: [{**piece, "duration_s": 1.0} for piece in pieces]
             for name, pieces in shapes.items()
         }
-    options.out.mkdir(parents=True, exist_ok=True)
+    runs_folder = options.out / "runs"
+    runs_folder.mkdir(parents=True, exist_ok=True)
     for study, policies in (("rising", RISING), ("day", DAY)):
         if options.study not in (None, study):
             continue
@@ -170,16 +205,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             short_s = START_UP_S * options.hour / 3600.0
             policies = {name: with_start_up(table, short_s) for name, table in policies.items()}
         calls = [
-            (study, name, table, shapes[study], options.seed) for name, table in policies.items()
+            (runs_folder, study, name, table, shapes[study], seed)
+            for name, table in policies.items()
+            for seed in range(options.seeds)
         ]
-        done = {name: rest for _, name, *rest in outcomes(one, calls, jobs=options.jobs)}
-        found = [done[name] for name in policies]
+        done = {
+            (name, seed): rest for name, seed, *rest in outcomes(kept, calls, jobs=options.jobs)
+        }
+        found = [done[name, 0] for name in policies]  # over time: of the first seed
         write_csv(options.out / f"{study}_attainment.csv", [r for rows in found for r in rows[0]])
         changes = [r for rows in found for r in rows[1]]
         nothing = {"policy": "", "time_s": 0.0, "event": "", "instances": 0}
         write_csv(options.out / f"{study}_changes.csv", changes or [nothing])
         path = options.out / f"{study}.csv"
-        write_csv(path, [rows[2] for rows in found])
+        runs = [[done[name, seed][2] for seed in range(options.seeds)] for name in policies]
+        write_csv(path, [end_of(of_policy) for of_policy in runs])
         print(f"{path}\n{path.read_text(encoding='utf-8')}", flush=True)
 
 
