@@ -7,13 +7,14 @@ import textwrap
 from pathlib import Path
 
 import click
-import numpy as np
 import pandas as pd
 
 from simcluster.plot import legend_beside, new_figure, palette
 
 NOT_LABELS = ("system", "user_ttft_s", "name")
 LABEL_WIDTH = 13
+MANY = 10
+WIDEST = 14.0
 SHORT = {
     "alpaca-ecoserve": "Alpaca",
     "sharegpt-ecoserve": "ShareGPT",
@@ -64,18 +65,22 @@ def main(study: Path, output: Path, level: tuple[str, ...], bars: str | None) ->
     groups = list(dict.fromkeys(table["group"]))
     names = [str(name) for name in dict.fromkeys(table[bars])]
     colours = palette(names)
-    figure = new_figure(width=max(7.0, 0.3 * len(table) + 2.0), height=2.7 * len(levels))
+    figure = new_figure(
+        width=min(max(7.0, 0.3 * len(table) + 2.0), WIDEST), height=2.7 * len(levels)
+    )
     axes = figure.subplots(len(levels), 1, squeeze=False, sharex=True)[:, 0]
-    width = 0.8 / len(names)
+    # Bars stand side by side in their group, however many it has.
+    sizes = table.groupby("group")["group"].transform("size")
+    width = 0.8 / sizes.max()
+    place = table.groupby("group").cumcount() - (sizes - 1) / 2
+    table["x"] = table["group"].map({g: k for k, g in enumerate(groups)}) + width * place
+    # Words of many groups do not fit side by side.
+    slanted = len(groups) > MANY and max(len(line) for g in groups for line in g.split("\n")) > 10
     for ax, p in zip(axes, levels, strict=True):
-        for k, name in enumerate(names):
+        for name in names:
             mine = table[table[bars].astype(str) == name]
-            x = (
-                np.array([groups.index(g) for g in mine["group"]])
-                + (k - (len(names) - 1) / 2) * width
-            )
             ax.bar(
-                x,
+                mine["x"],
                 mine[p],
                 width * 0.92,
                 yerr=[mine[p] - mine[f"{p}_low"], mine[f"{p}_high"] - mine[p]],
@@ -84,7 +89,11 @@ def main(study: Path, output: Path, level: tuple[str, ...], bars: str | None) ->
                 label=name,
             )
         ax.set_ylabel(f"{p.upper()} goodput (requests/s)")
-        ax.set_xticks(range(len(groups)), groups, fontsize=8)
+        if slanted:
+            flat = [" ".join(group.split("\n")) for group in groups]
+            ax.set_xticks(range(len(groups)), flat, fontsize=8, rotation=35, ha="right")
+        else:
+            ax.set_xticks(range(len(groups)), groups, fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_ylim(bottom=0)
     legend_beside(axes[0])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -119,16 +120,25 @@ def slack() -> Iterator[Row]:
 
 def readings() -> Iterator[Row]:
     """What the published goodputs would be if the paper's TPOT meant something else."""
-    systems = {name: SYSTEMS[name] for name in ("EcoServe", "EcoServe (paper)", "vLLM", "Sarathi")}
-    for (ttft_s, tpot_s), (name, tables), metric in itertools.product(
-        (SLOS[0], SLOS[-1]), systems.items(), ("ecoserve", "user", *READINGS)
-    ):
-        case = slo_case(ttft_s, tpot_s)
-        label = {"ttft_s": ttft_s, "tpot_s": tpot_s, "name": name, "reading": metric}
-        yield Row(label=label, case=case, tables=tables(case), metric=metric)
-        if name == "Sarathi":
-            label = {**label, "name": "Sarathi 256"}
-            yield Row(label=label, case=case, tables=sarathi(case, (256,)), metric=metric)
+    for targets, metric in itertools.product((SLOS[0], SLOS[-1]), ("ecoserve", "user", *READINGS)):
+        case = slo_case(*targets)
+        alone = dataclasses.replace(case, num_gpus=case.tp_size)
+        systems = {
+            **{name: (case, SYSTEMS[name](case)) for name in ("EcoServe", "EcoServe (paper)")},
+            "vLLM": (case, SYSTEMS["vLLM"](case)),
+            # A router that draws the instance splits Poisson arrivals: each is on its own.
+            "vLLM, random instance": (alone, SYSTEMS["vLLM"](alone)),
+            "Sarathi": (case, SYSTEMS["Sarathi"](case)),
+            "Sarathi 256": (case, sarathi(case, (256,))),
+        }
+        for name, (own, tables) in systems.items():
+            yield Row(
+                label={"ttft_s": targets[0], "tpot_s": targets[1], "name": name, "reading": metric},
+                case=own,
+                tables=tables,
+                metric=metric,
+                scale=case.num_instances // own.num_instances,
+            )
 
 
 STUDIES: dict[str, Callable[[], Iterator[Row]]] = {
