@@ -209,6 +209,7 @@ def logistic(goodput: float, steepness: float) -> Any:
             tpot_attainment=1.0,
             ttft_s=1.0,
             tpot_s=0.1,
+            stay_s=5.0,
             peak_kv_usage=0.5,
             num_preemptions=0,
         )
@@ -277,7 +278,7 @@ def test_stopping_the_clock_early_changes_no_attainment() -> None:
 def test_finalists_are_settled_and_compared() -> None:
     """With intervals that hold what another long run gives, and a word about the pair."""
     scenario = resolve({**DOCUMENT, "strategy": [*DOCUMENT["strategy"], FUDG]})
-    found = finals.settle(scenario, ["mine", "pd"], tolerance=0.3, seed=5, jobs=1)
+    found = finals.settle(scenario, {"mine": 10.0, "pd": 10.0}, tolerance=0.3, seed=5, jobs=1)
     assert len(found.decided) + len(found.undecided) == 1
     assert found.num_requests > 10_000
     for name, interval in found.intervals.items():
@@ -358,6 +359,7 @@ def probe_of(**changes: Any) -> Crossing:
         "tpot_attainment": 0.8,
         "ttft_s": 1.0,
         "tpot_s": 0.1,
+        "stay_s": 5.0,
         "peak_kv_usage": 0.5,
         "num_preemptions": 0,
     }

@@ -2,7 +2,7 @@
 
 from simcluster.goodput_search.estimate import Compared, Estimate, Interval, compare
 from simcluster.goodput_search.runs import Cell, Found, find, simulate_cell, simulate_cells
-from simcluster.goodput_search.search import Outcome, Settings, Verdict
+from simcluster.goodput_search.search import Located, Outcome, Settings, Verdict
 
 __all__ = [
     "Cell",
@@ -10,6 +10,7 @@ __all__ = [
     "Estimate",
     "Found",
     "Interval",
+    "Located",
     "Outcome",
     "Settings",
     "Verdict",

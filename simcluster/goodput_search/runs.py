@@ -20,7 +20,15 @@ from simcluster.errors import ConfigError, DataError
 from simcluster.executor import outcomes
 from simcluster.goodput_search import arguments
 from simcluster.goodput_search.estimate import Compared, compare
-from simcluster.goodput_search.search import Outcome, Search, Settings, Verdict, Wanted, search
+from simcluster.goodput_search.search import (
+    Located,
+    Outcome,
+    Search,
+    Settings,
+    Verdict,
+    Wanted,
+    search,
+)
 from simcluster.metrics import met_targets, request_metrics, window
 from simcluster.rng import stream
 from simcluster.roofline.base import StepShape
@@ -124,6 +132,7 @@ def find(
     dask: str | None = None,
     simulate: Simulate | None = None,
     progress: Progress | None = None,
+    starts: Mapping[str, float | Located] | None = None,
 ) -> Found:
     """Find the goodput of every strategy of `scenario`.
 
@@ -147,6 +156,9 @@ def find(
         Runs the cells in place of `simulate_cells`.
     progress : callable, optional
         Called after each round of runs.
+    starts : mapping of str to float or Located, optional
+        Where to start with a strategy, if better is known than what the step times say: a rate
+        (requests/s), or about where attainment crosses the target.
 
     Returns
     -------
@@ -183,7 +195,10 @@ def find(
     if simulate is None:
         simulate = functools.partial(simulate_cells, jobs=jobs, dask=dask)
     rounds = _Rounds(scenario, seed, simulate, progress)
-    verdicts = rounds.answer({name: search(rate, settings) for name, (rate, _) in guesses.items()})
+    known = starts or {}
+    verdicts = rounds.answer(
+        {name: search(known.get(name, rate), settings) for name, (rate, _) in guesses.items()}
+    )
     if all(v.status == "unattainable" for v in verdicts.values()):
         best = "; ".join(f"{name} {best_achievable(v)}" for name, v in verdicts.items())
         share = 100 * slo.attainment

@@ -270,13 +270,14 @@ class Verdict:
 Search = Generator[list[Wanted], list[Outcome], Verdict]
 
 
-def search(guess_rps: float, settings: Settings) -> Search:
+def search(start: float | Located, settings: Settings) -> Search:
     """Look for the highest rate whose attainment reaches the target.
 
     Parameters
     ----------
-    guess_rps : float
-        Where to start (requests/s), > 0: a bound from the roofline.
+    start : float or Located
+        Where to start (requests/s), > 0: a bound from the roofline; or about where attainment
+        crosses the target, if that is known.
     settings : Settings
         How sure the answer shall be.
 
@@ -291,10 +292,12 @@ def search(guess_rps: float, settings: Settings) -> Search:
         The goodput.
     """
     probes: list[Probe] = []
-    located = yield from _locate(guess_rps, settings, probes)
-    if isinstance(located, Verdict):
-        return located
-    return (yield from _settle(located, settings, probes))
+    if not isinstance(start, Located):
+        located = yield from _locate(start, settings, probes)
+        if isinstance(located, Verdict):
+            return located
+        start = located
+    return (yield from _settle(start, settings, probes))
 
 
 def _locate(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from simcluster.goodput_search import Interval, find
+from simcluster.goodput_search import Interval, Located, find
 from simcluster.scenario import Scenario
 
 LONGEST: Final = 20_000
@@ -36,7 +36,7 @@ class Finals:
 
 def settle(
     scenario: Scenario,
-    names: Sequence[str],
+    starts: Mapping[str, float | Located],
     *,
     tolerance: float,
     seed: int,
@@ -49,8 +49,8 @@ def settle(
     ----------
     scenario : Scenario
         With these strategies among others.
-    names : sequence of str
-        Which.
+    starts : mapping of str to float or Located
+        Which, and where their searches start (`goodput_search.find`).
     tolerance : float
         Wanted half width of the 95 % intervals over the goodput.
     seed : int
@@ -63,8 +63,16 @@ def settle(
     Runs are no longer than `LONGEST`: at the edge of stability, where a queue may still grow after
     hours, the interval is left wider than asked, or the race's estimate has to do.
     """
-    few = dataclasses.replace(scenario, strategies=tuple(map(scenario.strategy, names)))
-    found = find(few, seed=seed, tolerance=tolerance, max_requests=LONGEST, jobs=jobs, dask=dask)
+    few = dataclasses.replace(scenario, strategies=tuple(map(scenario.strategy, starts)))
+    found = find(
+        few,
+        seed=seed,
+        tolerance=tolerance,
+        max_requests=LONGEST,
+        jobs=jobs,
+        dask=dask,
+        starts=starts,
+    )
     pairs = found.comparisons()
     intervals = {
         name: verdict.estimate.interval

@@ -18,6 +18,7 @@ from simcluster.errors import ConfigError
 from simcluster.metrics import met_targets, request_metrics, window
 from simcluster.scenario import Scenario
 from simcluster.simulate import Result, run
+from simcluster.units import FloatArray
 from simcluster.workload import build
 
 WARMUP: Final = 0.1
@@ -40,6 +41,8 @@ class Probe:
         Shares of the counted requests within all targets, and within each, 0 to 1.
     ttft_s, tpot_s : float
         Latencies that the wanted share of the finished requests gets (s); NaN if none has any.
+    stay_s : float
+        Mean time in the system of the finished requests (s); NaN if none has finished.
     peak_kv_usage : float
         Largest share of KV blocks in use in any instance that decodes, 0 to 1.
     num_preemptions : int
@@ -52,6 +55,7 @@ class Probe:
     tpot_attainment: float
     ttft_s: float
     tpot_s: float
+    stay_s: float
     peak_kv_usage: float
     num_preemptions: int
 
@@ -80,6 +84,20 @@ class Crossing:
     high_rps: float
     probes: tuple[Probe, ...]
     num_requests: int
+
+    @property
+    def slope(self) -> float:
+        """Fall of the log odds of attainment per unit of the logarithm of the rate, > 0.
+
+        NaN where no run missed the target, or none reached it, or attainment did not fall.
+        """
+        ends = [p for p in self.probes if p.rate_rps in (self.low_rps, self.high_rps)]
+        if len(ends) < 2:
+            return math.nan
+        per_run = self.num_requests // len(self.probes)
+        odds = {p.rate_rps: _log_odds(p.attainment, per_run) for p in ends}
+        fall = odds[self.low_rps] - odds[self.high_rps]
+        return fall / math.log(self.high_rps / self.low_rps) if fall > 0 else math.nan
 
     @property
     def beyond(self) -> Probe | None:
@@ -129,10 +147,15 @@ def _seen(scenario: Scenario, result: Result, rate_rps: float) -> Probe:
     latency = request_metrics(requests, slo.metric)
     decodes = instances["pool"] != "prefill"
 
+    def finished(name: str) -> FloatArray:
+        values: FloatArray = latency[name][counted]
+        return values[~np.isnan(values)]
+
     def level(name: str) -> float:
-        values = latency[name][counted]
-        values = values[~np.isnan(values)]
+        values = finished(name)
         return float(np.quantile(values, slo.attainment)) if values.size else math.nan
+
+    stays = finished("e2el_s")
 
     return Probe(
         rate_rps=rate_rps,
@@ -141,6 +164,7 @@ def _seen(scenario: Scenario, result: Result, rate_rps: float) -> Probe:
         tpot_attainment=met["tpot"],
         ttft_s=level("ttft_s"),
         tpot_s=level("tpot_s"),
+        stay_s=float(stays.mean()) if stays.size else math.nan,
         peak_kv_usage=float(instances["peak_kv_usage"][decodes].max()),
         num_preemptions=int(instances["num_preemptions"].sum()),
     )

@@ -139,7 +139,8 @@ def rank(
         return _estimated(scenario, table, bounds, found.removed, jobs, dask, progress)
     race = Rounds(scenario, bounds, jobs, dask, progress)
     race.first_round()
-    field = race.second_round()
+    race.second_round()
+    field = race.third_round()
     final = race.final_round(field[: table.finalists], table.tolerance)
     ranked = race.standings(final)
     rate = _LATENCY_RATE * ranked[0].goodput_rps

@@ -14,9 +14,10 @@ import numpy as np
 
 from simcluster.errors import DataError
 from simcluster.executor import outcomes
-from simcluster.goodput_search import Interval, student
+from simcluster.goodput_search import Interval, Located, student
+from simcluster.goodput_search.search import RESIDENCES
 from simcluster.planner.explain import explain, family
-from simcluster.planner.finals import Finals, settle
+from simcluster.planner.finals import LONGEST, Finals, settle
 from simcluster.planner.race import Crossing, Probe, cross, only, probe
 from simcluster.planner.ranking import Candidate, Stage
 from simcluster.planner.screen import Bound
@@ -25,16 +26,21 @@ from simcluster.scenario import Scenario
 Progress = Callable[[int, int, float], None]
 """Called with the number of candidates done in a round, of all, and the share of the work."""
 
-FIRST, SECOND = 4.0, 10.0
-"""Length of a run in the first two rounds, in TTFT targets or half stays, the longer of both."""
+FIRST, SECOND, THIRD = 4.0, 10.0, 16.0
+"""Length of a run in the rounds, in TTFT targets or half stays, the longer of both."""
 REPLICATIONS: Final = 3
-"""Draws of requests in the second round."""
+"""Draws of requests in the third round."""
 _LEAST_REQUESTS: Final = 200
 _SCOUTS: Final = 3  # of each family, that show how far below its bound a family ends
-_BEHIND: Final = 0.75  # of the best: goodputs below it do not come back in longer runs
+# Short runs flatter, some candidates more than others: where decode instances with little memory
+# are yet to fill up, a run of 44 s put a goodput of 42 requests/s at its bound of 58, and one of
+# 39.5 at 44; runs of 110 s put them at 51 and 43 (CodeLlama-34B on L20, one draw, 2026-11-21).
+_BEHIND: Final = (0.65, 0.8)  # of the best: goodputs below it do not come back in longer runs
+_BIAS: Final = (0.2, 0.1, 0.03)  # by which runs of a round may flatter one more than another, logs
 _FAR_BEHIND: Final = 0.5  # of what the best carries per GPU: a bound below it needs no run
-_MOST_RACING: Final = 8
-_BIAS: Final = 0.03  # by which runs of this length may flatter one candidate more than another
+_MOST: Final = (32, 8)  # candidates that go on, of one number of GPUs
+_MOST_SMALLER: Final = (4, 2)  # the same of each smaller number of GPUs
+_SLOPE: Final = 15.0  # of the log odds of attainment over the log rate, where no run shows it
 
 
 class Rounds:
@@ -54,7 +60,8 @@ class Rounds:
         self._light = {s.name: only(scenario, s.name) for s in scenario.strategies}
         self._first: dict[str, Crossing] = {}
         self._guessed: dict[str, float] = {}
-        self._second: dict[str, list[Crossing]] = {}
+        self._second: dict[str, Crossing] = {}
+        self._third: dict[str, list[Crossing]] = {}
         self.num_requests = 0
 
     # --- rounds -------------------------------------------------------------------------------
@@ -72,18 +79,18 @@ class Rounds:
         calls = [(name, share * self._bounds[name].total_rps, 0.0) for name in scouts]
         self._find(calls, 0, len(order))
         rest = [name for name in order if name not in self._first]
-        per_gpu = max(c.goodput_rps / self._bounds[n].num_gpus for n, c in self._first.items())
+        per_gpu = max(self._value(c) / self._bounds[n].num_gpus for n, c in self._first.items())
         calls = []
         for name in rest:
             known = [
-                c.goodput_rps / self._bounds[n].total_rps
+                self._value(c) / self._bounds[n].total_rps
                 for n, c in self._first.items()
                 if family(self._strategies[n]) == family(self._strategies[name]) and c.goodput_rps
             ]
-            guess = min(float(np.median(known)), 1.0) if known else share
+            guess = float(np.median(known)) if known else share
             bound = self._bounds[name]
             best = per_gpu * bound.num_gpus
-            dull = _BEHIND * best
+            dull = _BEHIND[0] * best
             if bound.total_rps < _FAR_BEHIND * best:
                 self._guessed[name] = guess * bound.total_rps
             else:
@@ -111,48 +118,79 @@ class Rounds:
             self._first[crossing.name] = crossing
             self.num_requests += crossing.num_requests
             done += 1
-            self._tell(done, total, 0.4 * done / total)
+            self._tell(done, total, 0.25 * done / total)
 
-    def second_round(self) -> list[str]:
-        """Look longer at those close to the best; return them, the best first."""
-        field = self._close()
-        draws = range(REPLICATIONS)
-        guesses = {name: self._first[name].goodput_rps for name in field}
-        # The same requests for all: their ratios are the candidates' then.
-        length = max(self._length(name, guesses[name], SECOND) for name in field)
-        jobs = [
-            (self._light[name], guesses[name], self._seed(1 + draw), length)
-            for draw in draws
-            for name in field
+    def second_round(self) -> None:
+        """Look longer at those that may be close to the best."""
+        field = self._close(self._first, 0)
+        calls = [
+            (self._light[n], self._value(c), self._seed(1), self._length(n, self._value(c), SECOND))
+            for n, c in self._first.items()
+            if n in field
         ]
-        found: dict[tuple[str, int], Crossing] = {}
-        for seed, crossing in outcomes(_cross_again, jobs, jobs=self._jobs, dask=self._dask):
-            found[crossing.name, seed] = crossing
+        calls.sort(key=lambda call: call[1])  # slow candidates take longest
+        for crossing in outcomes(_cross_again, calls, jobs=self._jobs, dask=self._dask):
+            self._second[crossing.name] = crossing
             self.num_requests += crossing.num_requests
-            self._tell(len(found), len(jobs), 0.4 + 0.2 * len(found) / len(jobs))
+            share = 0.25 + 0.2 * len(self._second) / len(calls)
+            self._tell(len(self._second), len(calls), share)
+
+    def third_round(self) -> list[str]:
+        """Look at those close to the best on several draws; return them, the best first."""
+        field = self._close(self._second, 1)
+        guesses = {name: self._value(self._second[name]) for name in field}
+        # The same requests for all of one size: their ratios are the candidates' then.
+        lengths: dict[int, int] = {}
         for name in field:
-            self._second[name] = [found[name, self._seed(1 + draw)] for draw in draws]
+            size, length = self._bounds[name].num_gpus, self._length(name, guesses[name], THIRD)
+            lengths[size] = max(lengths.get(size, 0), length)
+        done, total = 0, REPLICATIONS * len(field)
+        for draw in range(REPLICATIONS):
+            jobs = [
+                (
+                    self._light[n],
+                    guesses[n],
+                    self._seed(2 + draw),
+                    lengths[self._bounds[n].num_gpus],
+                )
+                for n in field
+            ]
+            jobs.sort(key=lambda job: job[1])
+            for crossing in outcomes(_cross_again, jobs, jobs=self._jobs, dask=self._dask):
+                self._third.setdefault(crossing.name, []).append(crossing)
+                self.num_requests += crossing.num_requests
+                done += 1
+                self._tell(done, total, 0.45 + 0.25 * done / total)
+            # Longer runs carry less than the second round's: the next draw starts from there.
+            guesses = {n: self._third[n][0].goodput_rps or guesses[n] for n in field}
         order = sorted(field, key=lambda name: -self._mean_log(name))
-        least = self._mean_log(order[0]) - self._half_width() - _BIAS
+        least = self._mean_log(order[0]) - self._half_width() - _BIAS[2]
         # The second comes along, to say by how much it is behind.
         return order[: max(2, sum(self._mean_log(name) >= least for name in order))]
 
-    def _close(self) -> list[str]:
-        """Candidates near the best of all, and the best two of each smaller number of GPUs."""
-        values = {name: c.goodput_rps for name, c in self._first.items() if c.goodput_rps > 0}
+    def _value(self, crossing: Crossing) -> float:
+        """Return a goodput (requests/s), not above its bound, as short runs may put it."""
+        return min(crossing.goodput_rps, self._bounds[crossing.name].total_rps)
+
+    def _close(self, crossings: Mapping[str, Crossing], number: int) -> list[str]:
+        """Candidates near the best of all, and those near the best of a smaller number of GPUs."""
+        values = {name: self._value(c) for name, c in crossings.items() if c.goodput_rps > 0}
         order = sorted(values, key=lambda name: -values[name])
-        close = [n for n in order if values[n] >= _BEHIND * values[order[0]]][:_MOST_RACING]
-        for num_gpus in {self._bounds[n].num_gpus for n in order}:
-            close += [n for n in order if self._bounds[n].num_gpus == num_gpus][:2]
-        return list(dict.fromkeys(close))
+        close: list[str] = []
+        for num_gpus in dict.fromkeys(self._bounds[n].num_gpus for n in order):
+            own = [n for n in order if self._bounds[n].num_gpus == num_gpus]
+            near = [n for n in own if values[n] >= _BEHIND[number] * values[own[0]]]
+            most = _MOST_SMALLER if close else _MOST
+            close += near[: most[number]]
+        return close
 
     def final_round(self, names: Sequence[str], tolerance: float) -> Finals:
         """Settle the goodputs of `names` to the tolerance."""
         final = settle(
             self._scenario,
-            names,
+            {name: self._located(name) for name in names},
             tolerance=tolerance,
-            seed=self._seed(1 + REPLICATIONS),
+            seed=self._seed(2 + REPLICATIONS),
             jobs=self._jobs,
             dask=self._dask,
         )
@@ -161,9 +199,22 @@ class Rounds:
             return final
         return dataclasses.replace(final, intervals={names[0]: self._own_interval(names[0])})
 
+    def _located(self, name: str) -> Located:
+        """Return what the third round says of where the attainment of a candidate crosses."""
+        own = self._third[name]
+        slopes = [c.slope for c in own if not math.isnan(c.slope)]
+        stays = [p.stay_s for c in own for p in c.probes if p.rate_rps == c.low_rps]
+        rate = math.exp(self._mean_log(name))
+        stay_s = sum(stays) / len(stays) if stays else self._bounds[name].stay_s
+        return Located(
+            rate_rps=rate,
+            slope=sum(slopes) / len(slopes) if slopes else _SLOPE,
+            num_requests=math.ceil(min(rate * RESIDENCES * stay_s, LONGEST)),
+        )
+
     def _own_interval(self, name: str) -> Interval:
-        """Return the goodput of a candidate by the second round alone."""
-        logs = [math.log(max(c.goodput_rps, 1e-9)) for c in self._second[name]]
+        """Return the goodput of a candidate by the third round alone."""
+        logs = [math.log(max(c.goodput_rps, 1e-9)) for c in self._third[name]]
         error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
         half = student.quantile(0.975, len(logs) - 1) * error
         low, value, high = (math.exp(self._mean_log(name) + x) for x in (-half, 0.0, half))
@@ -196,12 +247,12 @@ class Rounds:
     # --- what the rounds say ------------------------------------------------------------------
 
     def _mean_log(self, name: str) -> float:
-        return float(np.mean([math.log(max(c.goodput_rps, 1e-9)) for c in self._second[name]]))
+        return float(np.mean([math.log(max(c.goodput_rps, 1e-9)) for c in self._third[name]]))
 
     def _spread(self) -> tuple[float, int]:
         """Standard deviation between draws of a log goodput less that of the others, and its df."""
         logs = np.array(
-            [[math.log(max(c.goodput_rps, 1e-9)) for c in own] for own in self._second.values()]
+            [[math.log(max(c.goodput_rps, 1e-9)) for c in own] for own in self._third.values()]
         )
         if len(logs) < 2:
             own = logs - logs.mean(axis=1, keepdims=True)
@@ -212,12 +263,12 @@ class Rounds:
         return float(np.sqrt((rest**2).sum() / degrees)), degrees
 
     def _half_width(self) -> float:
-        """Half width of the 95 % interval of a ratio of two means of the second round, in logs.
+        """Half width of the 95 % interval of a ratio of two means of the third round, in logs.
 
         By Bonferroni for all pairs with the best.
         """
         spread, degrees = self._spread()
-        level = 1 - 0.025 / max(1, len(self._second) - 1)
+        level = 1 - 0.025 / max(1, len(self._third) - 1)
         return student.quantile(level, degrees) * spread * math.sqrt(2 / REPLICATIONS)
 
     def standings(self, final: Finals) -> list[Candidate]:
@@ -232,34 +283,44 @@ class Rounds:
         spread, degrees = self._spread()
         wide = student.quantile(0.975, degrees) * spread
         ranked = []
-        for name, first in self._first.items():
+        for name in self._first:
             stage: Stage = "screen"
             if name in final.intervals:
                 one = final.intervals[name]
                 value, low, high, stage = one.value, one.low, one.high, "final"
-            elif name in self._second:
+            elif name in self._third:
                 log = self._mean_log(name) - self._mean_log(winner)
-                half = math.hypot(own_half, wide * math.sqrt(2 / REPLICATIONS)) + _BIAS
+                half = math.hypot(own_half, wide * math.sqrt(2 / REPLICATIONS)) + _BIAS[2]
                 value = settled.value * math.exp(log)
                 low, high, stage = value * math.exp(-half), value * math.exp(half), "race"
             else:
-                scale = settled.value / self._first[winner].goodput_rps
-                noise = wide * math.sqrt(2 * SECOND / FIRST)
-                half = math.hypot(own_half, noise) + _BIAS
-                value = scale * first.goodput_rps
-                low = scale * first.low_rps * math.exp(-half)
-                high = scale * first.high_rps * math.exp(half)
+                last = self._second if name in self._second else self._first
+                length, bias = (SECOND, _BIAS[1]) if last is self._second else (FIRST, _BIAS[0])
+                scale = settled.value / self._value(last[winner])
+                half = math.hypot(own_half, wide * math.sqrt(2 * THIRD / length)) + bias
+                value = scale * self._value(last[name])
+                low = scale * last[name].low_rps * math.exp(-half)
+                high = scale * last[name].high_rps * math.exp(half)
+                high = max(min(high, self._bounds[name].total_rps), value)
             ranked.append(self._candidate(name, stage, value, low, high))
-        for name, value in self._guessed.items():
+        scale = settled.value / self._value(self._first[winner])
+        for name, guess in self._guessed.items():
+            value = scale * guess
             ranked.append(self._candidate(name, "bound", value, 0.0, self._bounds[name].total_rps))
         return sorted(ranked, key=lambda candidate: -candidate.goodput_rps)
+
+    def _last(self, name: str) -> Crossing | None:
+        """Return the longest search for the goodput of a candidate, if there was any."""
+        if name in self._third:
+            return self._third[name][0]
+        return self._second.get(name) or self._first.get(name)
 
     def _candidate(
         self, name: str, stage: Stage, value: float, low: float, high: float
     ) -> Candidate:
         bound = self._bounds[name]
         price = self._scenario.environment.cluster.price_per_gpu_hour
-        crossing = self._second[name][0] if name in self._second else self._first.get(name)
+        crossing = self._last(name)
         bottleneck, why = explain(self._strategies[name], bound, crossing)
         return Candidate(
             name=name,
@@ -290,10 +351,8 @@ def _cross(
     )
 
 
-def _cross_again(
-    scenario: Scenario, guess_rps: float, seed: int, num_requests: int
-) -> tuple[int, Crossing]:
-    return seed, cross(
+def _cross_again(scenario: Scenario, guess_rps: float, seed: int, num_requests: int) -> Crossing:
+    return cross(
         scenario,
         guess_rps=guess_rps,
         seed=seed,
