@@ -173,7 +173,7 @@ class Rounds:
         return min(crossing.goodput_rps, self._bounds[crossing.name].total_rps)
 
     def _close(self, crossings: Mapping[str, Crossing], number: int) -> list[str]:
-        """Candidates near the best of all, and those near the best of a smaller number of GPUs."""
+        """Candidates near the best of all, or of their number of GPUs, and the best of a family."""
         values = {name: self._value(c) for name, c in crossings.items() if c.goodput_rps > 0}
         order = sorted(values, key=lambda name: -values[name])
         close: list[str] = []
@@ -182,7 +182,8 @@ class Rounds:
             near = [n for n in own if values[n] >= _BEHIND[number] * values[own[0]]]
             most = _MOST_SMALLER if close else _MOST
             close += near[: most[number]]
-        return close
+        close += [own[0] for own in self._families(order).values()]
+        return list(dict.fromkeys(close))
 
     def final_round(self, names: Sequence[str], tolerance: float) -> Finals:
         """Settle the goodputs of `names` to the tolerance."""
