@@ -775,6 +775,32 @@ def test_the_profile_of_the_authors_is_linear_outside_its_entries() -> None:
     ]
 
 
+def test_the_code_variant_believes_the_profile_of_the_authors() -> None:
+    """With a TTFT target between what a prompt takes and what the profile says of it."""
+    step_time = LinearStepTime(1e-3, 4.9e-3, fixed_s=5e-3)
+    first, true = step_time.prefill_s(100), step_time.prefill_s(1)
+    profiled = step_time.prefill_s(16) / 16
+    assert profiled < 0.5 * true
+    workload = workload_of([0.0, 2.0**-20], [100, 1], [50, 5])
+    for share, instance in ((0.5, 0), (-0.5, 1)):
+        where = machines(first + profiled + share * (true - profiled), 0.1)
+        strategy = PaDG(name="padg", instances=2, variant="code")
+        result = run(where, strategy, workload, step_time=same_for_all(step_time))
+        assert result.columns["requests"]["prefill_instance"].tolist() == [0, instance]
+
+
+@pytest.mark.parametrize(
+    ("variant", "own", "other"), [("paper", "mean", "max"), ("code", "max", "mean")]
+)
+def test_each_variant_has_the_statistic_of_its_source(variant: Any, own: Any, other: Any) -> None:
+    """The paper's slack is a mean (section 3.4.2), the released code's a maximum."""
+    where = [
+        busy_run(5, variant=variant, **rules).columns["requests"]["prefill_instance"].tolist()
+        for rules in ({}, {"slack": own}, {"slack": other})
+    ]
+    assert where[0] == where[1] != where[2]
+
+
 def test_stale_status_delays_whoever_waits_to_the_next_report() -> None:
     """Who waited is routed at a multiple of the interval, nobody at a mere step boundary."""
     interval_s = 2.0**-5
