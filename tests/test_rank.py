@@ -15,13 +15,14 @@ from click.testing import CliRunner
 from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError
 from simcluster.goodput_search import Interval
-from simcluster.planner import finals, race, report, screen
+from simcluster.planner import finals, race, report, rounds, screen
 from simcluster.planner.explain import explain
 from simcluster.planner.race import Crossing, Probe, cross, only
 from simcluster.planner.rank import load, rank
 from simcluster.planner.ranking import Ranking
 from simcluster.planner.settings import RankTable
 from simcluster.planner.space import shapes, space
+from simcluster.rng import stream
 from simcluster.scenario import Scenario
 from simcluster.scenario_file import resolve
 from simcluster.strategies import FuDG, NoDG, PaDG
@@ -287,6 +288,101 @@ def test_finalists_are_settled_and_compared() -> None:
         assert 0.9 * interval.low < long.goodput_rps < 1.1 * interval.high
 
 
+# Rounds -----------------------------------------------------------------------------------------
+
+
+BOUND = screen.Bound(
+    total_rps=20.0,
+    prefill_rps=30.0,
+    decode_rps=40.0,
+    link_rps=math.inf,
+    batch=100,
+    memory_batch=150,
+    dispatch_share=0.2,
+    alone_share=1.0,
+    alone_ttft_s=0.1,
+    alone_tpot_s=0.01,
+    stay_s=5.0,
+    num_gpus=4,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Met:
+    """A search for a goodput: whose, on which draw of requests, of how many."""
+
+    name: str
+    seed: int
+    num_requests: int
+
+
+def raced(
+    goodputs: dict[str, float], bounds: dict[str, float], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> tuple[list[str], list[Met], list[Met]]:
+    """Race candidates whose goodputs are known.
+
+    A draw of requests shifts all of them alike by some 30 %, and each by 1 % of its own. Returns
+    the field that is left, and what was met in the first and in the second round.
+    """
+    met: list[Met] = []
+
+    def found(scenario: Scenario, *, seed: int, num_requests: int, **_: Any) -> Crossing:
+        (strategy,) = scenario.strategies
+        met.append(Met(strategy.name, seed, num_requests))
+        common, own = stream(seed, "all"), stream(seed, strategy.name)
+        value = goodputs[strategy.name]
+        value *= math.exp(0.3 * common.standard_normal() + 0.01 * own.standard_normal())
+        return Crossing(
+            name=strategy.name,
+            goodput_rps=value,
+            low_rps=0.99 * value,
+            high_rps=1.01 * value,
+            probes=(),
+            num_requests=num_requests,
+        )
+
+    monkeypatch.setattr(rounds, "cross", found)
+    scenario = resolve(DOCUMENT, {"run.seeds": [seed]})
+    candidates = tuple(NoDG(name=name, instances=1) for name in goodputs)
+    scenario = dataclasses.replace(scenario, strategies=candidates)
+    known = {n: dataclasses.replace(BOUND, total_rps=rate) for n, rate in bounds.items()}
+    race = rounds.Rounds(scenario, known, 1, None, None)
+    race.first_round()
+    first = len(met)
+    return race.second_round(), met[:first], met[first:]
+
+
+def test_the_best_stays_and_those_behind_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the draws do to all of them: they are the same for all."""
+    goodputs = {"best": 20.0, "near": 19.9, "behind": 17.5} | {f"far{k}": 12.0 for k in range(20)}
+    goodputs |= {f"hopeless{k}": 3.0 for k in range(20)}
+    bounds = {name: 4.0 if name.startswith("hopeless") else 30.0 for name in goodputs}
+    for seed in range(40):
+        field, first, second = raced(goodputs, bounds, monkeypatch, seed)
+        assert set(field) == {"best", "near"}, seed
+        ran, again = {m.name for m in first}, {m.name for m in second}
+        assert ran >= {"best", "near", "behind"}
+        assert sum(name.startswith("hopeless") for name in ran) <= 1, "a scout may be one"
+        assert {"best", "near", "behind"} <= again
+        assert not any(name.startswith(("far", "hopeless")) for name in again)
+        assert len({m.seed for m in first}) == 1
+        for name in again:
+            draws = [(m.seed, m.num_requests) for m in second if m.name == name]
+            assert draws == [(m.seed, m.num_requests) for m in second if m.name == second[0].name]
+        assert len({m.seed for m in second}) == rounds.REPLICATIONS
+        assert not {m.seed for m in first} & {m.seed for m in second}
+
+
+def test_equals_are_not_told_apart_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight candidates that differ by nothing but the noise of their own are all finalists."""
+    goodputs = {f"c{k}": 20.0 for k in range(8)}
+    left = [
+        len(raced(goodputs, dict.fromkeys(goodputs, 30.0), monkeypatch, seed)[0])
+        for seed in range(40)
+    ]
+    assert np.mean(np.array(left) == 8) > 0.9
+
+
 # Rankings ---------------------------------------------------------------------------------------
 
 
@@ -367,22 +463,6 @@ def probe_of(**changes: Any) -> Crossing:
     return Crossing(
         name="a", goodput_rps=9.0, low_rps=8.0, high_rps=10.0, probes=(seen,), num_requests=1
     )
-
-
-BOUND = screen.Bound(
-    total_rps=20.0,
-    prefill_rps=30.0,
-    decode_rps=40.0,
-    link_rps=math.inf,
-    batch=100,
-    memory_batch=150,
-    dispatch_share=0.2,
-    alone_share=1.0,
-    alone_ttft_s=0.1,
-    alone_tpot_s=0.01,
-    stay_s=5.0,
-    num_gpus=4,
-)
 
 
 @pytest.mark.parametrize(
