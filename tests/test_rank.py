@@ -370,6 +370,7 @@ def test_the_best_stays_and_those_behind_leave(monkeypatch: pytest.MonkeyPatch) 
             draws = [(m.seed, m.num_requests) for m in second if m.name == name]
             assert draws == [(m.seed, m.num_requests) for m in second if m.name == second[0].name]
         assert len({m.seed for m in second}) == rounds.REPLICATIONS
+        assert min(m.num_requests for m in second) > max(m.num_requests for m in first)
         assert not {m.seed for m in first} & {m.seed for m in second}
 
 

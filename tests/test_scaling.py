@@ -18,6 +18,7 @@ from simcluster.engine.overall import OverallScheduler
 from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError
 from simcluster.metrics import gpu_hours
+from simcluster.request import Request
 from simcluster.simulate import Result, run
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.strategies.scaling import MitosisSettings, ThresholdSettings, start_up_s
@@ -89,11 +90,27 @@ def test_contraction_takes_from_the_smallest_and_merges_at_the_upper_bound() -> 
     scheduler, cluster, strategy = overall(6, 3, 6)
     for _ in range(5):
         scheduler.add(cluster.place(strategy.shape(), "mixed"))
+    older = scheduler.macros[0]
     seen = [sizes(scheduler)]
     for _ in range(7):
         scheduler.drain()
         seen.append(sizes(scheduler))
     assert seen == [[6, 5], [6, 4], [6, 3], [5, 3], [4, 3], [6], [5], [4]]
+    assert scheduler.macros == [older]
+
+
+def test_the_instance_whose_window_is_open_goes_last() -> None:
+    """Though it has the fewest requests; of the others the one with the fewest goes first."""
+    scheduler, _, _ = overall(3, 1, 6)
+    (macro,) = scheduler.macros
+    first, second, third = macro.instances
+    scheduler.submit(Request(0, 0.0, 100, 5))
+    scheduler._env.run(until=scheduler._env.now + 2.0**-20)
+    assert macro.activation.is_open
+    assert macro.instances[macro.activation.current] is first
+    for ring, count in zip(macro.activation.rings, (1, 5, 4), strict=True):
+        ring.num_unfinished = count
+    assert [scheduler.drain() for _ in range(2)] == [third, second]
 
 
 @settings(max_examples=100, deadline=None)
