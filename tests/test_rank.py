@@ -318,17 +318,17 @@ class Met:
 
 def raced(
     goodputs: dict[str, float], bounds: dict[str, float], monkeypatch: pytest.MonkeyPatch, seed: int
-) -> tuple[list[str], list[Met], list[Met]]:
+) -> tuple[list[str], list[list[Met]]]:
     """Race candidates whose goodputs are known.
 
     A draw of requests shifts all of them alike by some 30 %, and each by 1 % of its own. Returns
-    the field that is left, and what was met in the first and in the second round.
+    the field that is left, and what was met in each round.
     """
-    met: list[Met] = []
+    met: list[list[Met]] = []
 
     def found(scenario: Scenario, *, seed: int, num_requests: int, **_: Any) -> Crossing:
         (strategy,) = scenario.strategies
-        met.append(Met(strategy.name, seed, num_requests))
+        met[-1].append(Met(strategy.name, seed, num_requests))
         common, own = stream(seed, "all"), stream(seed, strategy.name)
         value = goodputs[strategy.name]
         value *= math.exp(0.3 * common.standard_normal() + 0.01 * own.standard_normal())
@@ -347,38 +347,40 @@ def raced(
     scenario = dataclasses.replace(scenario, strategies=candidates)
     known = {n: dataclasses.replace(BOUND, total_rps=rate) for n, rate in bounds.items()}
     race = rounds.Rounds(scenario, known, 1, None, None)
-    race.first_round()
-    first = len(met)
-    return race.second_round(), met[:first], met[first:]
+    field: list[str] = []
+    for play in (race.first_round, race.second_round, race.third_round):
+        met.append([])
+        field = play() or []
+    return field, met
 
 
 def test_the_best_stays_and_those_behind_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the draws do to all of them: they are the same for all."""
-    goodputs = {"best": 20.0, "near": 19.9, "behind": 17.5} | {f"far{k}": 12.0 for k in range(20)}
-    goodputs |= {f"hopeless{k}": 3.0 for k in range(20)}
-    bounds = {name: 4.0 if name.startswith("hopeless") else 30.0 for name in goodputs}
+    goodputs = {"best": 20.0, "near": 19.9, "behind": 17.5, "slow": 14.5}
+    goodputs |= {f"far{k}": 11.0 for k in range(20)} | {f"hopeless{k}": 3.0 for k in range(20)}
+    bounds = {name: 4.0 if name.startswith("hopeless") else 60.0 for name in goodputs}
     for seed in range(40):
-        field, first, second = raced(goodputs, bounds, monkeypatch, seed)
+        field, met = raced(goodputs, bounds, monkeypatch, seed)
         assert set(field) == {"best", "near"}, seed
-        ran, again = {m.name for m in first}, {m.name for m in second}
-        assert ran >= {"best", "near", "behind"}
-        assert sum(name.startswith("hopeless") for name in ran) <= 1, "a scout may be one"
-        assert {"best", "near", "behind"} <= again
-        assert not any(name.startswith(("far", "hopeless")) for name in again)
-        assert len({m.seed for m in first}) == 1
-        for name in again:
-            draws = [(m.seed, m.num_requests) for m in second if m.name == name]
-            assert draws == [(m.seed, m.num_requests) for m in second if m.name == second[0].name]
-        assert len({m.seed for m in second}) == rounds.REPLICATIONS
-        assert min(m.num_requests for m in second) > max(m.num_requests for m in first)
-        assert not {m.seed for m in first} & {m.seed for m in second}
+        first, second, third = ({m.name for m in one} for one in met)
+        assert first >= {name for name in goodputs if not name.startswith("hopeless")}
+        assert sum(name.startswith("hopeless") for name in first) <= 1, "a scout may be one"
+        assert second == {"best", "near", "behind", "slow"}
+        assert third == {"best", "near", "behind"}
+        assert [len({m.seed for m in one}) for one in met] == [1, 1, rounds.REPLICATIONS]
+        assert len({m.seed for one in met for m in one}) == 2 + rounds.REPLICATIONS
+        for name in third:
+            draws = [(m.seed, m.num_requests) for m in met[2] if m.name == name]
+            assert draws == [(m.seed, m.num_requests) for m in met[2] if m.name == "best"]
+        lengths = [max(m.num_requests for m in one) for one in met]
+        assert lengths[0] < lengths[2]
 
 
 def test_equals_are_not_told_apart_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight candidates that differ by nothing but the noise of their own are all finalists."""
     goodputs = {f"c{k}": 20.0 for k in range(8)}
     left = [
-        len(raced(goodputs, dict.fromkeys(goodputs, 30.0), monkeypatch, seed)[0])
+        len(raced(goodputs, dict.fromkeys(goodputs, 60.0), monkeypatch, seed)[0])
         for seed in range(40)
     ]
     assert np.mean(np.array(left) == 8) > 0.9
