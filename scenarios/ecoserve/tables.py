@@ -129,18 +129,23 @@ def other_targets(folder: Path) -> str:
     return markdown(["P99 goodput (requests/s)", *names], rows)
 
 
-def readings(folder: Path) -> str:
-    """P99 goodputs by what the paper's TPOT could mean."""
-    table = read(folder, "readings")
-    found = {(r["ttft_s"], r["tpot_s"], r["name"], r["reading"]): r for r in table}
-    kinds = list(dict.fromkeys(r["reading"] for r in table))
-    rows = []
-    for ttft, tpot, name in dict.fromkeys(key[:3] for key in found):
-        paper = GOODPUT_P99.get((ttft, tpot), {}).get(name)
-        known = "n/a" if paper is None else f"{paper:g}"
-        cells = [with_interval(found.get((ttft, tpot, name, kind)), "p99") for kind in kinds]
-        rows.append([targets(ttft, tpot), name, known, *cells])
-    return markdown(["targets", "system", "P99 published", *kinds], rows)
+def readings(level: str) -> Callable[[Path], str]:
+    """Return what writes the goodputs by what the paper's TPOT could mean."""
+
+    def write(folder: Path) -> str:
+        table = read(folder, "readings")
+        found = {(r["ttft_s"], r["tpot_s"], r["name"], r["reading"]): r for r in table}
+        kinds = list(dict.fromkeys(r["reading"] for r in table))
+        rows = []
+        for ttft, tpot, name in dict.fromkeys(key[:3] for key in found):
+            cells = [with_interval(found.get((ttft, tpot, name, kind)), level) for kind in kinds]
+            paper = GOODPUT_P99.get((ttft, tpot), {}).get(name)
+            known = [] if level != "p99" else ["n/a" if paper is None else f"{paper:g}"]
+            rows.append([targets(ttft, tpot), name, *known, *cells])
+        published = ["published"] if level == "p99" else []
+        return markdown(["targets", "system", *published, *kinds], rows)
+
+    return write
 
 
 def targets(ttft_s: str, tpot_s: str) -> str:
@@ -243,7 +248,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "target 1": target_1,
     "target 2": target_2,
     "other targets": other_targets,
-    "readings": readings,
+    "readings": readings("p99"),
+    "readings at P90": readings("p90"),
     "target 3": comparison("p90"),
     "comparison at P50": comparison("p50"),
     "comparison at P99": comparison("p99"),
@@ -259,6 +265,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
 NEEDS = {
     "target 2": "slo",
     "other targets": "slo",
+    "readings at P90": "readings",
     "target 3": "comparison",
     "comparison at P50": "comparison",
     "comparison at P99": "comparison",
