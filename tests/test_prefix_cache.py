@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simcluster.config import SchedulerConfig
 from simcluster.errors import ConfigError, DataError, InvariantError
 from simcluster.kvcache import PrefixPool, replay
 from simcluster.request import Request
+from simcluster.sched import SCHEDULERS
 from simcluster.simulate import Result, run
 from simcluster.strategies import FuDG, NoDG
 from simcluster.testing import specs
@@ -155,6 +157,37 @@ def assert_agree(pool: PrefixPool, slow: NamedBlocks) -> None:
     pool.check()
     assert pool.free_blocks == slow.free
     assert pool.num_known == len(slow.in_use() | set(slow.idle))
+
+
+def three_idle() -> tuple[PrefixPool, Request]:
+    """Return a pool of five blocks that knows three of a prompt nobody holds, and the next one."""
+    pool, prompt = PrefixPool(5, BLOCK), tuple(range(3 * BLOCK + 1))
+    first, second = (Request(number, 0.0, len(prompt), 1) for number in (0, 1))
+    for request in (first, second):
+        request.block_ids = chain(prompt)
+    pool.take(first, 4, 0)
+    first.num_computed_tokens = len(prompt)
+    pool.leave(first, 4)
+    return pool, second
+
+
+@pytest.mark.parametrize("taken", range(6))
+def test_blocks_that_a_step_under_way_takes_are_gone_as_at_its_end(taken: int) -> None:
+    """Asked in the middle of it, or after it: the same blocks are found, the last ones evicted."""
+    (early, request), (late, _) = three_idle(), three_idle()
+    early.settle(taken)
+    late.allocate(taken)
+    assert early.find(request, request.prompt_len) == late.find(request, request.prompt_len)
+    assert early.find(request, request.prompt_len)[0] == min(3, 5 - taken)
+    assert early.free_blocks == 5, "they are taken at its end"
+
+
+def test_a_request_does_not_reserve_what_the_step_under_way_evicts() -> None:
+    """KV that comes from elsewhere in the middle of a step finds what is left at its end."""
+    pool, request = three_idle()
+    config = SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=64)
+    scheduler = SCHEDULERS["prefill-priority"](config, pool)
+    assert scheduler.reserve(request, 4, request.prompt_len) == 1 * BLOCK
 
 
 def test_nobody_has_blocks_twice() -> None:
