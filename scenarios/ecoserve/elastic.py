@@ -46,6 +46,11 @@ RISING: dict[str, dict[str, Any]] = {
         **PAPER,
         "mitosis": {**MITOSIS, "start_up_s": 0.0, "interval_s": 30.0, "cooldown_s": 0.0},
     },
+    "as published, slack = min": {
+        **PAPER,
+        "slack": "min",
+        "mitosis": {**MITOSIS, "start_up_s": 0.0},
+    },
     "trigger at 0.7": {**PAPER, "mitosis": {**MITOSIS, "start_up_s": 0.0, "up_at": 0.7}},
     "trigger at 0.5": {**PAPER, "mitosis": {**MITOSIS, "start_up_s": 0.0, "up_at": 0.5}},
     "at 0.7, 3 min start-up": {**PAPER, "mitosis": {**MITOSIS, "up_at": 0.7}},
