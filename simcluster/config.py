@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -12,10 +14,13 @@ from simcluster.specs import EngineProfile, GPUSpec, LinkSpec, ModelSpec
 SETTINGS_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """pydantic configuration of settings: unknown keys, wrong types, nan and inf are refused."""
 
+TARGET_KEYS: Final = ("ttft_s", "tpot_s", "e2el_s")
+"""Targets that a request, or a class of requests, may have."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SloConfig:
-    """Latency targets of a request, and how attainment is counted (the table ``[slo]``)."""
+class SloTargets:
+    """Latency targets of the requests of a class (a table ``[slo.classes.NAME]``)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
 
@@ -27,6 +32,21 @@ class SloConfig:
     ] = None
     e2el_s: Annotated[
         float | None, Field(gt=0, description="Target of the end-to-end latency (s).")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloConfig(SloTargets):
+    """Latency targets of a request, and how attainment is counted (the table ``[slo]``)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
+
+    classes: Annotated[
+        dict[str, SloTargets] | None,
+        Field(
+            description="Targets of classes of requests, by the names of workload.classes; what a "
+            "class leaves out is that of [slo]."
+        ),
     ] = None
     attainment: Annotated[
         float,
@@ -46,6 +66,48 @@ class SloConfig:
             "arrival, TPOT from there (EcoServe, section 2.1)."
         ),
     ] = "user"
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether a request of any class can miss something by being late."""
+        slos = [self.of(name) for name in self.classes] if self.classes else [self]
+        return any(getattr(slo, key) is not None for slo in slos for key in TARGET_KEYS)
+
+    def of(self, name: str | None) -> SloConfig:
+        """Return the targets of class `name`; those of the table itself where it has none."""
+        own = (self.classes or {}).get(name or "", SloTargets())
+        given = {key: value for key in TARGET_KEYS if (value := getattr(own, key)) is not None}
+        return replace(self, classes=None, **given)
+
+    def with_classes(self, names: Iterable[str]) -> SloConfig:
+        """Return these targets with those of every class of `names` written out."""
+        classes = {
+            name: SloTargets(**{key: getattr(self.of(name), key) for key in TARGET_KEYS})
+            for name in names
+        }
+        return replace(self, classes=classes or None)
+
+    def strictest(self) -> SloConfig:
+        """Return one set of targets: of each the smallest that a class has."""
+        return self._over_classes(lambda values: min(values, default=math.inf))
+
+    def loosest(self) -> SloConfig:
+        """Return one set of targets: of each the largest, none where a class has none."""
+        num = len(self.classes or ())
+        return self._over_classes(lambda values: max(values) if len(values) == num else math.inf)
+
+    def _over_classes(self, choose: Callable[[list[float]], float]) -> SloConfig:
+        if not self.classes:
+            return self
+        each = [self.of(name) for name in self.classes]
+        chosen = {
+            key: choose([value for slo in each if (value := getattr(slo, key)) is not None])
+            for key in TARGET_KEYS
+        }
+        finite: dict[str, Any] = {
+            key: value if value < math.inf else None for key, value in chosen.items()
+        }
+        return replace(self, classes=None, **finite)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

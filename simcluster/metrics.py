@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from simcluster.config import RunConfig, SloConfig
 from simcluster.errors import ConfigError, nearest
-from simcluster.schema import REQUESTS, Columns
+from simcluster.schema import CLASS_ATTAINMENT, SLO_CLASS, Columns, schema_of
 from simcluster.units import FloatArray
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def met_targets(columns: Frame, slo: SloConfig) -> dict[str, BoolArray]:
 
     A request that was rejected or did not finish misses every target, set or not. A finished
     one-token answer has no TPOT and cannot miss that target. A latency equal to its target meets
-    it.
+    it. With classes each request is judged by the targets of its own.
 
     Parameters
     ----------
@@ -117,14 +117,30 @@ def met_targets(columns: Frame, slo: SloConfig) -> dict[str, BoolArray]:
     finished = _has_status(columns, "finished")
     one_token = _floats(columns, "output_len") <= 1
 
-    def met(name: str, target_s: float | None) -> BoolArray:
-        if target_s is None:
-            return finished.copy()
-        return np.asarray(finished & (latency[name] <= target_s), dtype=np.bool_)
+    members = members_of(columns, slo)
 
-    ttft, e2el = met("ttft_s", slo.ttft_s), met("e2el_s", slo.e2el_s)
-    tpot = met("tpot_s", slo.tpot_s) | (finished & one_token)
+    def met(name: str) -> BoolArray:
+        target_s: float | None = getattr(slo, name)
+        limit_s = np.full(finished.shape, np.inf if target_s is None else target_s)
+        for own, requests in members.items():
+            target_s = getattr(slo.of(own), name)
+            limit_s[requests] = np.inf if target_s is None else target_s
+        return np.asarray(finished & ((latency[name] <= limit_s) | (limit_s == np.inf)), np.bool_)
+
+    ttft, e2el = met("ttft_s"), met("e2el_s")
+    tpot = met("tpot_s") | (finished & one_token)
     return {"ttft": ttft, "tpot": tpot, "e2el": e2el, "joint": ttft & tpot & e2el}
+
+
+def members_of(columns: Frame, slo: SloConfig) -> dict[str, BoolArray]:
+    """Return which requests are of each class of `slo`, bool, shape ``(num_requests,)``.
+
+    Empty where `slo` has no classes.
+    """
+    if not slo.classes:
+        return {}
+    of = np.asarray(columns[SLO_CLASS], dtype=object)
+    return {name: np.asarray(of == name, dtype=np.bool_) for name in slo.classes}
 
 
 def window_bounds(columns: Frame, warmup_s: float, cooldown_s: float) -> tuple[float, float]:
@@ -163,7 +179,7 @@ def window(columns: Frame, warmup_s: float, cooldown_s: float) -> BoolArray:
 def in_window(columns: Frame, run: RunConfig) -> Columns:
     """Return the counted requests alone: those that arrive in the window of `run`."""
     kept = window(columns, run.warmup_s, run.cooldown_s)
-    return {name: np.asarray(columns[name])[kept] for name in REQUESTS}
+    return {name: np.asarray(columns[name])[kept] for name in schema_of("requests", columns)}
 
 
 def attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str, float]:
@@ -182,9 +198,43 @@ def attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str,
     -------
     dict of str to float
         ``ttft``, ``tpot``, ``e2el``, ``joint``, and ``slo``: the joint share, or the smallest of
-        the separate ones under ``criterion = "marginal"``. 0 to 1; NaN if no request counts.
+        the separate ones under ``criterion = "marginal"``; with classes that of the class where it
+        is least. 0 to 1; NaN if no request counts.
     """
     met = met_targets(columns, slo)
+    shares = _shares(met, slo, counted)
+    if slo.classes:
+        each = _by_class(met, columns, slo, counted).values()
+        shares["slo"] = min((share for share in each if share == share), default=np.nan)
+    return shares
+
+
+def class_attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str, float]:
+    """Return the share of the counted requests of each class that met its targets.
+
+    Parameters
+    ----------
+    columns, slo, counted
+        As in `attainments`.
+
+    Returns
+    -------
+    dict of str to float
+        By class, counted by the criterion of `slo`; NaN for a class without counted requests.
+        Empty without classes.
+    """
+    return _by_class(met_targets(columns, slo), columns, slo, counted)
+
+
+def _by_class(
+    met: dict[str, BoolArray], columns: Frame, slo: SloConfig, counted: BoolArray
+) -> dict[str, float]:
+    members = members_of(columns, slo)
+    return {name: _shares(met, slo, counted & own)["slo"] for name, own in members.items()}
+
+
+def _shares(met: dict[str, BoolArray], slo: SloConfig, counted: BoolArray) -> dict[str, float]:
+    """Return the shares of `attainments` over the counted requests, whatever their class."""
     shares = {
         name: float(np.mean(flags[counted])) if counted.any() else np.nan
         for name, flags in met.items()
@@ -270,7 +320,7 @@ def summarise(
     Returns
     -------
     dict
-        The columns of `schema.SWEEP`.
+        The columns of `schema.SWEEP`, and with classes the attainment of each.
 
     Notes
     -----
@@ -321,6 +371,8 @@ def summarise(
     }
     for name in LATENCIES:
         row.update(_statistics(name, latency[name][counted & finished]))
+    by_class = class_attainments(columns, slo, counted)
+    row.update({CLASS_ATTAINMENT + name: share for name, share in by_class.items()})
     return row
 
 

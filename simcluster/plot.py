@@ -630,9 +630,9 @@ def render_comparison(
         written.append(out_dir / name)
         figure.savefig(written[-1])
 
-    for name, plot, target_s in (
-        ("ttft_cdf.png", plot_ttft_ecdf, slo.ttft_s),
-        ("tpot_cdf.png", plot_tpot_ecdf, slo.tpot_s),
+    for name, plot, target_s in (  # a curve of all classes has no one target
+        ("ttft_cdf.png", plot_ttft_ecdf, None if slo.classes else slo.ttft_s),
+        ("tpot_cdf.png", plot_tpot_ecdf, None if slo.classes else slo.tpot_s),
     ):
         figure = new_figure()
         ax = figure.subplots()

@@ -19,6 +19,7 @@ from simcluster.metrics import cached_block_share
 from simcluster.pools import pool_summaries
 from simcluster.scenario import Scenario
 from simcluster.scenario_file import resolve
+from simcluster.schema import CLASS_ATTAINMENT
 from simcluster.specs import ModelSpec
 from simcluster.store import Comparison, rows_of
 from simcluster.units import MS
@@ -64,6 +65,10 @@ def run_text(comparison: Comparison) -> str:
         ["preemptions", f"{row['num_preemptions']}"],
         *_cached(comparison),
         ["within the targets (%)", _percent(row["slo_attainment"])],
+        *(
+            [f"class {name} (%)", _percent(row[CLASS_ATTAINMENT + name])]
+            for name in scenario.environment.slo.classes or ()
+        ),
         ["good requests/s", _number(row["good_rps"])],
         ["finished requests/s", _number(row["throughput_rps"])],
         ["output tokens/s", _number(row["output_tokens_per_s"])],
@@ -161,7 +166,11 @@ def _price(cluster: ClusterConfig) -> str:
 
 
 def targets(slo: SloConfig) -> str:
-    """Return the latency targets in words."""
+    """Return the latency targets in words, a line per class where there are classes."""
+    if slo.classes:
+        each = {name: targets(slo.of(name)) for name in slo.classes}
+        width = max(map(len, each))
+        return "\n          ".join(f"{name:<{width}}  {text}" for name, text in each.items())
     limits = [
         f"{name} <= {_number(value / scale)} {unit}"
         for name, value, scale, unit in (
@@ -242,7 +251,25 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
     for name, key, scale, unit in _LATENCIES:
         columns += [column([name, f"P{p}", unit], f"{key}_p{p}", scale) for p in (50, 90, 99)]
     table = aligned(list(zip(*columns, strict=True)), heads=3)
-    return table + "\n\n" + _caption(sweep, slo, rate)
+    return table + "\n\n" + _caption(sweep, slo, rate) + _class_table(names, at_rate, slo)
+
+
+def _class_table(names: list[str], at_rate: dict[str, dict[str, Any]], slo: SloConfig) -> str:
+    """Return the attainment of each class by strategy; nothing without classes."""
+    if not slo.classes:
+        return ""
+    rows = [
+        [
+            _short(name),
+            *(
+                _percent(at_rate.get(name, {}).get(CLASS_ATTAINMENT + one, math.nan))
+                for one in slo.classes
+            ),
+        ]
+        for name in names
+    ]
+    title = "Requests of each class within its targets (%); the share above is the least of these:"
+    return "\n\n" + title + "\n\n" + aligned([["strategy", *slo.classes], *rows])
 
 
 def _goodput_columns(comparison: Comparison, scenario: Scenario) -> list[_TextColumn]:

@@ -43,6 +43,8 @@ class Request:
         Which of the deployment's models answers; 0 where there is one.
     score : float
         Difficulty by the router, 0 to 1; NaN without one.
+    slo_class : str or None
+        Class whose targets it has; None where the workload has no classes.
     num_cached_tokens : int
         Tokens of the prompt that its first admission found in a KV cache.
     block_ids : tuple of range
@@ -82,6 +84,7 @@ class Request:
         "routed_s",
         "scheduled_s",
         "score",
+        "slo_class",
         "status",
         "transfer_s",
     )
@@ -101,6 +104,7 @@ class Request:
         self.decode_instance = -1
         self.decode_step = -1
         self.model = 0
+        self.slo_class: str | None = None
         self.routed_s = nan
         self.scheduled_s = nan
         self.first_token_s = nan

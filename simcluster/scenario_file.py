@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter
 
 from simcluster import arguments, catalog
 from simcluster.catalog import config_json
-from simcluster.config import ClusterConfig, Environment, ModelConfig
+from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
 from simcluster.errors import ConfigError, DataError, nearest
 from simcluster.scenario import Scenario
 from simcluster.scenario_tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
@@ -133,6 +133,7 @@ def resolve(
         quality: Any = file.quality.with_base((folder or Path()).absolute())
         file = dataclasses.replace(file, quality=quality)
     _check_lists(file)
+    file = dataclasses.replace(file, slo=_slo(file))
     for name in file.catalog:
         catalog.add_file(name)
     engine = _engine(file.engine)
@@ -290,6 +291,25 @@ def _check_lists(file: ScenarioTables) -> None:
     if len(set(seeds)) < len(seeds):
         rule = "must differ from one another"
         raise ConfigError("run.seeds", shown(seeds), rule, f"Write {sorted(set(seeds))}.")
+
+
+def _slo(file: ScenarioTables) -> SloConfig:
+    """Return the targets, those of every class of the workload written out.
+
+    Raises
+    ------
+    ConfigError
+        If a class has targets but no requests.
+    """
+    names = [c.name for c in file.workload.classes or ()]
+    for name in file.slo.classes or ():
+        if not names:
+            rule, remedy = "the workload has no classes", "Add [[workload.classes]] with shares."
+            raise ConfigError(f"slo.classes.{name}", None, rule, remedy)
+        if name not in names:
+            rule = "is no class of the workload"
+            raise ConfigError(f"slo.classes.{name}", None, rule, nearest(name, names))
+    return file.slo.with_classes(names)
 
 
 def _own_rate(file: ScenarioTables) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ pandas and pyarrow are imported where they are needed, so that importing the pac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -218,6 +218,24 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "instances": INSTANCES,
     "sweep": SWEEP,
 }
+
+
+SLO_CLASS: Final = "slo_class"
+"""Column of the requests frame that only workloads with classes have."""
+CLASS_ATTAINMENT: Final = "slo_attainment."
+"""Columns of the sweep frame that only those have, one per class: this and the class's name."""
+
+
+def schema_of(name: str, columns: Iterable[Any]) -> Schema:
+    """Return the schema of frame `name`, with those of `columns` that not all such frames have."""
+    schema = dict(SCHEMAS[name])
+    for column in columns:
+        if name == "requests" and column == SLO_CLASS:
+            schema[column] = Column("str", "", "class that says its targets")
+        elif name == "sweep" and column.startswith(CLASS_ATTAINMENT):
+            own = column.removeprefix(CLASS_ATTAINMENT)
+            schema[column] = Column("float64", "", f"share of class {own} that met its targets")
+    return schema
 
 
 def checked(columns: Columns, schema: Schema) -> dict[str, npt.NDArray[Any]]:

@@ -27,13 +27,13 @@ from simcluster.scenario import Scenario, refuse_other
 from simcluster.schema import (
     INSTANCES,
     LINKS,
-    REQUESTS,
     SCALING,
     SEGMENTS,
     SPANS,
     TRANSFERS,
     WINDOWS,
     frame,
+    schema_of,
 )
 from simcluster.strategies.base import Strategy
 from simcluster.strategies.routed import Routed
@@ -101,7 +101,8 @@ class Result:
     @cached_property
     def requests(self) -> pd.DataFrame:
         """One row per arrived request."""
-        return frame(self.columns["requests"], REQUESTS)
+        columns = self.columns["requests"]
+        return frame(columns, schema_of("requests", columns))
 
     @cached_property
     def spans(self) -> pd.DataFrame:
@@ -339,6 +340,8 @@ def run(
     requests = recorder.requests.columns(
         models, quality.expected if quality is not None and routed else None
     )
+    if workload.slo_class is not None:
+        requests["slo_class"] = workload.slo_class[: len(requests["request_id"])]
     return _result(strategy.name, workload, seed, cluster, recorder, requests, env)
 
 
@@ -416,6 +419,7 @@ class _Source(ABC):
         self._hashes = workload.hashes
         self._block_size = cluster.environment.engine.block_size
         self._score = workload.score
+        self._slo_class = workload.slo_class
         self._log = cluster.recorder.requests
         self._coming = _rows(workload)
         self.process = self._env.process(self._run())
@@ -433,6 +437,8 @@ class _Source(ABC):
         request = Request(number, arrival_s, prompt_len, output_len)
         if self._score is not None:
             request.score = float(self._score[number])
+        if self._slo_class is not None:
+            request.slo_class = self._slo_class[number]
         if self._hashes is not None:
             request.block_ids = self._hashes.runs(number, self._block_size)
         self._log.arrived(request)

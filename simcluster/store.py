@@ -46,7 +46,7 @@ from simcluster.errors import DataError, nearest
 from simcluster.goodput import goodput_table
 from simcluster.metrics import SweepRow
 from simcluster.output import put_in_place, refuse_strangers, unwritable
-from simcluster.schema import SCHEMAS, SWEEP, Columns, frame, table
+from simcluster.schema import Columns, frame, schema_of, table
 from simcluster.simulate import FRAMES
 from simcluster.toml_writer import to_toml
 
@@ -92,7 +92,7 @@ def sweep_columns(rows: Sequence[SweepRow]) -> dict[str, npt.NDArray[Any]]:
     """Return sweep rows as the columns of the sweep frame."""
     return {
         name: np.array([row[name] for row in rows], dtype=object if c.dtype == "str" else c.dtype)
-        for name, c in SWEEP.items()
+        for name, c in schema_of("sweep", rows[0] if rows else ()).items()
     }
 
 
@@ -107,21 +107,21 @@ def rows_of(sweep: pd.DataFrame) -> list[dict[str, Any]]:
 
 def write_frame(columns: Columns, name: str, folder: Path, fmt: Format) -> None:
     """Write one frame as ``folder/name.fmt``; the same columns give the same bytes."""
-    path = folder / f"{name}.{fmt}"
+    path, schema = folder / f"{name}.{fmt}", schema_of(name, columns)
     if fmt == "csv":
-        frame(columns, SCHEMAS[name]).to_csv(path, index=False, lineterminator="\n")
+        frame(columns, schema).to_csv(path, index=False, lineterminator="\n")
     else:
         import pyarrow.parquet as pq
 
         # A group at a time: what is being encoded takes as much memory as the rows themselves.
         num_rows = len(next(iter(columns.values())))
         groups = (
-            table({n: c[first : first + _ROW_GROUP] for n, c in columns.items()}, SCHEMAS[name])
+            table({n: c[first : first + _ROW_GROUP] for n, c in columns.items()}, schema)
             for first in range(0, max(num_rows, 1), _ROW_GROUP)
         )
         group = next(groups)
         # Times and counts hardly repeat: looking for repetitions takes longer than it saves.
-        texts = [n for n, column in SCHEMAS[name].items() if column.dtype == "str"]
+        texts = [n for n, column in schema.items() if column.dtype == "str"]
         with pq.ParquetWriter(
             path, group.schema, compression="zstd", use_dictionary=texts or False
         ) as file:
@@ -137,7 +137,6 @@ def read_frame(name: str, folder: Path) -> pd.DataFrame:
     DataError
         If the frame is not there or is damaged.
     """
-    schema = SCHEMAS[name]
     try:
         if (path := folder / f"{name}.csv").exists():
             with path.open(encoding="utf-8", newline="") as lines:
@@ -145,12 +144,14 @@ def read_frame(name: str, folder: Path) -> pd.DataFrame:
             texts = dict(
                 zip(head, zip(*rows, strict=True) if rows else [()] * len(head), strict=True)
             )
+            schema = schema_of(name, head)
             columns = {n: _parsed(texts[n], c.dtype) for n, c in schema.items()}
         else:
             import pyarrow.parquet as pq
 
             path = folder / f"{name}.parquet"
             arrow = pq.read_table(path)
+            schema = schema_of(name, arrow.column_names)
             columns = {n: arrow.column(n).to_numpy() for n in schema}
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
@@ -412,7 +413,8 @@ class Comparison:
     @cached_property
     def sweep(self) -> pd.DataFrame:
         """One row per cell (`schema.SWEEP`)."""
-        return frame(sweep_columns(self.rows), SWEEP)
+        columns = sweep_columns(self.rows)
+        return frame(columns, schema_of("sweep", columns))
 
     @property
     def goodput(self) -> pd.DataFrame:
@@ -505,7 +507,7 @@ class Comparison:
         return (
             read_frame(name, place)
             if isinstance(place, Path)
-            else frame(place[name], SCHEMAS[name])
+            else frame(place[name], schema_of(name, place[name]))
         )
 
 

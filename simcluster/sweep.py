@@ -129,7 +129,7 @@ def compare(
     arguments.one_of("fmt", fmt, FORMATS, "a format of frames")
     check(scenario)
     slo = scenario.environment.slo
-    if slo.ttft_s is None and slo.tpot_s is None and slo.e2el_s is None:
+    if not slo.has_targets:
         remedy = "Add slo.ttft_s, slo.tpot_s or slo.e2el_s."
         raise ConfigError("slo", None, "a comparison needs at least one latency target", remedy)
     todo = cells(scenario)
@@ -184,7 +184,7 @@ def warnings_of(scenario: Scenario, comparison: Comparison) -> list[str]:
 
     Those are the ones with a target below the time to prefill the median prompt alone.
     """
-    ttft_s = scenario.environment.slo.ttft_s
+    ttft_s = scenario.environment.slo.loosest().ttft_s
     cells = comparison.cells()
     prompts = comparison.frames(cells[0])["requests"]["prompt_len"] if ttft_s else np.empty(0)
     if ttft_s is None or not len(prompts):

@@ -247,7 +247,7 @@ class Keys:
                 properties = schema.get("properties", {})
                 siblings = tuple(properties)
                 key = f"{key}.{piece}" if key else str(piece)
-                schema = properties.get(piece, {})
+                schema = properties.get(piece) or schema.get("additionalProperties") or {}
         return Place(key, table, self.resolve(schema), siblings)
 
     def _member(self, schema: JsonSchema, piece: str) -> JsonSchema | None:
@@ -279,7 +279,12 @@ class Keys:
                 yield f"[{name}]", whole
                 for key, inner in whole["properties"].items():
                     for member in self.members(self.resolve(inner)):
-                        if member.get("type") == "object":
+                        item = self.resolve(member.get("items") or {})
+                        if item.get("type") == "object":
+                            yield f"[[{name}.{key}]]", item
+                        elif named := member.get("additionalProperties"):
+                            yield f"[{name}.{key}.NAME]", self.resolve(named)
+                        elif member.get("type") == "object":
                             yield _titled(f"[{name}.{key}]", member), member
             for member in self.members(whole):
                 if member.get("type") == "object":

@@ -136,5 +136,5 @@ def compare_by_rate(
 
 def _share(outcome: Outcome) -> float:
     """Attainment of one run: of the criterion that is met least."""
-    pairs = zip(outcome.met, outcome.counted, strict=True)
-    return min(met / max(counted, 1) for met, counted in pairs)
+    met, counted = outcome.least
+    return met / max(counted, 1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from simcluster import catalog
 from simcluster.engine.clock import Clock
@@ -29,7 +30,7 @@ from simcluster.goodput_search.search import (
     Wanted,
     search,
 )
-from simcluster.metrics import met_targets, request_metrics, window
+from simcluster.metrics import members_of, met_targets, request_metrics, window
 from simcluster.rng import stream
 from simcluster.roofline.base import StepShape
 from simcluster.scenario import Scenario
@@ -181,8 +182,8 @@ def find(
         max_requests=max_requests,
     )
     check(scenario)
-    slo = scenario.environment.slo
-    waits = [t for t in (slo.ttft_s, slo.e2el_s) if t is not None]
+    slo, strictest = scenario.environment.slo, scenario.environment.slo.strictest()
+    waits = [t for t in (strictest.ttft_s, strictest.e2el_s) if t is not None]
     settings = Settings(
         target=slo.attainment,
         tolerance=tolerance,
@@ -239,7 +240,7 @@ def check(scenario: Scenario) -> None:
         anew at any rate.
     """
     slo = scenario.environment.slo
-    if slo.ttft_s is None and slo.tpot_s is None and slo.e2el_s is None:
+    if not slo.has_targets:
         remedy = "Add slo.ttft_s, slo.tpot_s or slo.e2el_s."
         raise ConfigError("slo", None, "a goodput needs at least one latency target", remedy)
     if slo.attainment >= 1:
@@ -285,7 +286,7 @@ def guess(scenario: Scenario, strategy: Strategy) -> tuple[float, int]:
         seqs = getattr(strategy, "max_num_seqs", None) or environment.engine.max_num_seqs
         fit = instance.free_blocks // max(1, instance.blocks_for(context))
         batch = max(1, min(seqs, fit))
-        limit = environment.slo.tpot_s or math.inf
+        limit = environment.slo.strictest().tpot_s or math.inf
         while batch > 1 and _decode_s(lane, batch, context) > limit:
             batch = batch * 3 // 4
         decode_s = (output - 1) * _decode_s(lane, batch, context) / batch
@@ -319,7 +320,8 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     Returns
     -------
     Outcome
-        Without the first 30 % of the arrival time.
+        Without the first 30 % of the arrival time. One criterion if the targets count jointly, else
+        one for each target; with classes so many for each class.
     """
     slo = scenario.environment.slo
     arrival = np.asarray(columns["arrival_s"], dtype=np.float64)
@@ -336,6 +338,13 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
         for percent, value in zip((50, 90, 99), points, strict=True):
             statistics[f"{key}_s_p{percent}"] = float(value)
         statistics[f"{key}_attainment"] = float(met[key][kept].mean())
+    members = members_of(columns, slo)
+    for name, own in members.items():
+        for key in (*TARGETS, "joint"):
+            within = met[key][kept & own]
+            share = float(within.mean()) if within.size else math.nan
+            statistics[f"{name}.{key}_attainment"] = share
+    groups = [kept & own for own in members.values()] or [kept]
     statistics["output_tokens"] = float(np.asarray(columns["num_output_tokens"])[kept].mean())
     late = kept & (arrival >= (1 + WARMUP) / 2 * end)
     counted = int(kept.sum())
@@ -347,18 +356,23 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     went = int(((left > end / 2) & (left <= end)).sum())
     asked = [np.asarray(columns[name])[kept & ~rejected] for name in ("prompt_len", "output_len")]
     return Outcome(
-        counted=(counted,) * len(names),
-        met=tuple(int(met[name][kept].sum()) for name in names),
+        counted=tuple(int(group.sum()) for group in groups for _ in names),
+        met=tuple(int(met[name][group].sum()) for group in groups for name in names),
         residence_s=float(stay.mean()) if stay.size else math.nan,
         arrivals=math.log(counted / ((1 - WARMUP) * end * rate_rps)),
         controls=tuple(
             math.log(tokens.sum() / (counted * mean)) if tokens.size else 0.0
             for tokens, mean in zip(asked, mean_lengths(scenario), strict=True)
         ),
-        drift=float(met["joint"][kept].mean() - met["joint"][late].mean()),
+        drift=max(_drift(met["joint"], group, group & late) for group in groups),
         growth=(came - went) / max(came, 1),
         statistics=statistics,
     )
+
+
+def _drift(met: npt.NDArray[np.bool_], all_: npt.NDArray[np.bool_], late: Any) -> float:
+    """Return the share of `all_` that met its targets less that of the `late` ones; 0 of none."""
+    return float(met[all_].mean() - met[late].mean()) if late.any() else 0.0
 
 
 @functools.lru_cache(maxsize=16)

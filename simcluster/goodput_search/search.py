@@ -115,6 +115,12 @@ class Outcome:
     controls: tuple[float, ...] = ()
     statistics: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def least(self) -> tuple[int, int]:
+        """Requests that met the criterion that is met least, and those it is about."""
+        pairs = list(zip(self.met, self.counted, strict=True))
+        return min(pairs, key=lambda pair: pair[0] / pair[1] if pair[1] else 1.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:

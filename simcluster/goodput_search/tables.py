@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from simcluster import output
 from simcluster._version import __version__
 from simcluster.goodput import three_digits
@@ -83,6 +85,15 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
     row["attainment"] = {
         key: _between(stage, f"{key}_attainment", goodput.value) for key in TARGETS
     }
+    slo = found.scenario.environment.slo
+    if slo.classes:
+        row["classes"] = {
+            name: {
+                key: _share_between(stage, f"{name}.{key}_attainment", goodput.value)
+                for key in (*TARGETS, "joint")
+            }
+            for name in slo.classes
+        }
     price = found.scenario.environment.cluster.price_per_gpu_hour
     if price is not None:
         per_cost = 3600 / (gpus * price)
@@ -103,6 +114,16 @@ def _between(stage: Stage, name: str, rate_rps: float) -> float:
     low, high = stage.low, stage.high
     share = (rate_rps - low.rate_rps) / (high.rate_rps - low.rate_rps)
     return low.mean(name) + min(max(share, 0.0), 1.0) * (high.mean(name) - low.mean(name))
+
+
+def _share_between(stage: Stage, name: str, rate_rps: float) -> float:
+    """Return a share at `rate_rps`: its log odds are linear in the logarithm of the rate."""
+    shares = stage.low.mean(name), stage.high.mean(name)
+    if not all(0 < share < 1 for share in shares):
+        return _between(stage, name, rate_rps)
+    ends = math.log(stage.low.rate_rps), math.log(stage.high.rate_rps)
+    odds = float(np.interp(math.log(rate_rps), ends, [logit(share) for share in shares]))
+    return 1 / (1 + math.exp(-odds))
 
 
 def near(verdict: Verdict, level: float) -> dict[str, float | None]:
@@ -170,6 +191,7 @@ def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
         f"requests meet the targets, with its 95 %\ninterval; "
         "per GPU: req/s; M tokens: a million output tokens; ok: % within\nthat target at the "
         "goodput; requests: simulated in all.",
+        _classes(found, rows),
         "\n".join(_remarks(found)),
     ]
     pairs = found.comparisons()
@@ -179,6 +201,27 @@ def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
         title = "Attainment at all of these rates, on the same requests (p < 0.05):"
         parts.append("\n".join([title, *(f"  {pair}" for pair in by_rate)]))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _classes(found: Found, rows: Sequence[dict[str, Any]]) -> str:
+    """Return the table of the attainment of each class; nothing without classes."""
+    slo = found.scenario.environment.slo
+    known = [row for row in rows if row["goodput_rps"] is not None]
+    if not slo.classes or not known:
+        return ""
+    keys = TARGETS if slo.criterion == "marginal" else ("joint",)
+    table = [
+        [
+            row["strategy"][:16],
+            *(f"{100 * min(one[key] for key in keys):.1f}" for one in row["classes"].values()),
+        ]
+        for row in known
+    ]
+    title = (
+        f"Of every class {100 * slo.attainment:g} % must meet its targets; there are at the "
+        "goodput (%):"
+    )
+    return title + "\n" + aligned([["strategy", *slo.classes], *table])
 
 
 def _cells(row: dict[str, Any], width: int) -> list[str]:
@@ -254,8 +297,7 @@ def _runs(name: str, probe: Probe, seed: int) -> list[list[Any]]:
             probe.rate_rps,
             replication_seed(seed, k),
             probe.num_requests,
-            min(o.counted),
-            min(o.met),
+            *reversed(o.least),
             o.growth,
         ]
         for k, o in zip(probe.replications, probe.outcomes, strict=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from simcluster import catalog
 from simcluster.errors import ConfigError
-from simcluster.metrics import met_targets, request_metrics, window
+from simcluster.metrics import attainments, request_metrics, window
 from simcluster.scenario import Scenario
 from simcluster.simulate import Result, run
 from simcluster.units import FloatArray
@@ -117,7 +117,7 @@ def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> 
 
     The clock stops when every request that has not finished has missed its targets.
     """
-    slo = scenario.environment.slo
+    slo = scenario.environment.slo.loosest()
     workload = build(
         replace(scenario.workload, num_requests=num_requests, duration_s=None),
         seed=seed,
@@ -142,8 +142,7 @@ def _seen(scenario: Scenario, result: Result, rate_rps: float) -> Probe:
     slo = scenario.environment.slo
     requests, instances = result.columns["requests"], result.columns["instances"]
     counted = window(requests, WARMUP * float(requests["arrival_s"][-1]), 0.0)
-    met = {name: float(flags[counted].mean()) for name, flags in met_targets(requests, slo).items()}
-    marginal = min(met["ttft"], met["tpot"], met["e2el"])
+    met = attainments(requests, slo, counted)
     latency = request_metrics(requests, slo.metric)
     decodes = instances["pool"] != "prefill"
 
@@ -159,7 +158,7 @@ def _seen(scenario: Scenario, result: Result, rate_rps: float) -> Probe:
 
     return Probe(
         rate_rps=rate_rps,
-        attainment=marginal if slo.criterion == "marginal" else met["joint"],
+        attainment=met["slo"],
         ttft_attainment=met["ttft"],
         tpot_attainment=met["tpot"],
         ttft_s=level("ttft_s"),
@@ -266,7 +265,7 @@ def refuse_unrankable(scenario: Scenario) -> None:
         If there are no targets, or the arrivals cannot be drawn at any rate.
     """
     slo, workload = scenario.environment.slo, scenario.workload
-    if slo.ttft_s is None and slo.tpot_s is None and slo.e2el_s is None:
+    if not slo.has_targets:
         remedy = "Add slo.ttft_s, slo.tpot_s or slo.e2el_s."
         raise ConfigError("slo", None, "a ranking needs at least one latency target", remedy)
     process: Any = workload.arrival_process

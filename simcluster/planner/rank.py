@@ -17,7 +17,7 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from simcluster import arguments
-from simcluster.errors import DataError
+from simcluster.errors import ConfigError, DataError
 from simcluster.executor import outcomes
 from simcluster.planner import bestserve
 from simcluster.planner.explain import explain_bound, family
@@ -115,6 +115,9 @@ def rank(
     table = validated(TypeAdapter(RankTable), dataclasses.asdict(table))
     refuse_unrankable(scenario)
     environment = scenario.environment
+    if table.mode == "bestserve" and environment.slo.classes:
+        rule = "BestServe's estimator knows one set of targets, the workload has classes"
+        raise ConfigError("rank.mode", table.mode, rule, 'Use rank.mode = "simulate".')
     found = space(table, environment)
     strategies = {**found.strategies, **{s.name: s for s in scenario.strategies}}
     if not strategies:

@@ -232,7 +232,7 @@ class Rounds:
 
     def _length(self, name: str, rate_rps: float, times: float) -> int:
         """Return the requests of a run at about `rate_rps`: queues must have time to build up."""
-        slo, bound = self._scenario.environment.slo, self._bounds[name]
+        slo, bound = self._scenario.environment.slo.strictest(), self._bounds[name]
         target_s = max(slo.ttft_s or 0.0, slo.e2el_s or 0.0)
         long_s = times * max(target_s, bound.stay_s / 2)
         rate_rps = min(rate_rps, bound.total_rps)

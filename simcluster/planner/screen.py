@@ -125,7 +125,8 @@ class Screen:
 
     def bound(self, strategy: Strategy) -> Bound:
         """Return what `strategy`, a candidate that fits, carries at most."""
-        environment, lengths, slo = self._environment, self._lengths, self._environment.slo
+        environment, lengths = self._environment, self._lengths
+        slo = environment.slo.loosest()
         cluster = build(environment, strategy)
         instance = cluster.instances[0]
         tp_size = cluster.tp_size_of(instance)

@@ -217,11 +217,8 @@ def build(environment: Environment, strategy: Strategy) -> Cluster:
     ConfigError
         If it does not fit.
     """
-    targets = dataclasses.replace(
-        environment.slo,
-        ttft_s=environment.slo.ttft_s or 1.0,
-        tpot_s=environment.slo.tpot_s or 1.0,
-    )
+    slo = environment.slo.strictest()
+    targets = dataclasses.replace(slo, ttft_s=slo.ttft_s or 1.0, tpot_s=slo.tpot_s or 1.0)
     environment = dataclasses.replace(environment, slo=targets)
     cluster = Cluster(Clock(), environment, Recorder())
     strategy.build(cluster)

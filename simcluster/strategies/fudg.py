@@ -58,7 +58,7 @@ class Conductor(PrefillGateway):
     estimate : TtftEstimate
         Which prefill instance gets a request, and what to expect there.
     targets : SloConfig or None
-        A request that is expected to miss them is turned away; None: nobody is.
+        A request that is expected to miss those of its class is turned away; None: nobody is.
     """
 
     estimate: TtftEstimate
@@ -67,7 +67,8 @@ class Conductor(PrefillGateway):
     def _place(self, request: Request, among: Collection[InstanceLike] | None = None) -> bool:
         index, ttft_s, prefill_s = self.estimate.choose(request, self.instances, self._env.now)
         instance = self.instances[index]
-        if self.targets is not None and self._misses(self.targets, instance, request, ttft_s):
+        targets = self.targets.of(request.slo_class) if self.targets is not None else None
+        if targets is not None and self._misses(targets, instance, request, ttft_s):
             self.reject(request)
             return True
         self.estimate.sent(instance, request, prefill_s)
@@ -255,7 +256,7 @@ class FuDG(RouterSettings):
 
     def _check_conductor(self, cluster: Cluster, shape: InstanceShape) -> None:
         """Refuse what the estimates cannot do, and settings without effect beside them."""
-        slo = cluster.environment.slo
+        slo = cluster.environment.slo.strictest()
         if self.prefill_choice == "router":
             if self.early_rejection:
                 raise ConfigError(

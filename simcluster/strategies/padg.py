@@ -244,8 +244,8 @@ class PaDG(CommonSettings):
         return sizes
 
     def _targets(self, cluster: Cluster) -> tuple[float, float]:
-        """Return the TTFT and the TPOT target (s), on the grid."""
-        slo = cluster.environment.slo
+        """Return the TTFT and the TPOT target (s) of the strictest class, on the grid."""
+        slo = cluster.environment.slo.strictest()
         for key, value in (("slo.ttft_s", slo.ttft_s), ("slo.tpot_s", slo.tpot_s)):
             if value is None:
                 raise ConfigError(

@@ -53,6 +53,8 @@ class Workload:
         Difficulty by a router, 0 to 1, shape ``(num_requests,)``; None where nothing routes by it.
     hashes : BlockHashes or None
         Ids of the blocks of tokens, where it is known which prompts have a prefix in common.
+    slo_class : ndarray of str or None
+        Class of each request, shape ``(num_requests,)``, dtype object; None without classes.
     """
 
     arrival_s: FloatArray
@@ -64,6 +66,7 @@ class Workload:
     notes: tuple[str, ...] = ()
     score: FloatArray | None = None
     hashes: BlockHashes | None = None
+    slo_class: npt.NDArray[np.object_] | None = None
 
     @property
     def num_requests(self) -> int:

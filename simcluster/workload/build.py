@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from simcluster.errors import ConfigError
 from simcluster.rng import stream
 from simcluster.units import MAX_TIME_S, IntArray, grid_array
 from simcluster.workload.base import BoolArray, Offer, Workload
-from simcluster.workload.settings import WorkloadSettings
+from simcluster.workload.classes import choices
+from simcluster.workload.settings import RequestClass, WorkloadSettings
 
 
 def build(
@@ -26,7 +28,8 @@ def build(
     settings : WorkloadSettings
         The table ``[workload]``, its paths resolved (``with_base``).
     seed : int
-        Seed of the run, >= 0; streams ``"arrivals"`` and ``"lengths"`` are drawn from.
+        Seed of the run, >= 0; streams ``"arrivals"``, ``"lengths"`` and ``"classes"`` are drawn
+        from.
     rate_rps : float or None
         Offered rate (requests/s) of a sweep; None for ``settings.rate_rps``, and where that is
         None too, for the rate of the trace, schedule or clients.
@@ -59,7 +62,7 @@ def build(
             "must hold a prompt and an output token",
             "Raise it to 2 or more.",
         )
-    lengths = settings.length_distribution
+    lengths = settings.shared_lengths
     drawn = settings.arrival_process.draw(
         Offer(
             num_requests=settings.num_requests,
@@ -82,6 +85,12 @@ def build(
     lengths = lengths or drawn.lengths
     assert lengths is not None, "settings without lengths have arrivals with lengths"
     asked = prompt_len, output_len = lengths.draw(len(arrival_s), stream(seed, "lengths"))
+    slo_class = None
+    if settings.classes:
+        which = choices(settings.shares, len(arrival_s), stream(seed, "classes"))
+        slo_class = np.array([c.name for c in settings.classes], dtype=object)[which]
+        slo_class.setflags(write=False)
+        prompt_len, output_len = _own_lengths(settings.classes, which, asked, seed)
     prompt_len, output_len, rejected = fit(
         prompt_len, output_len, max_model_len, settings.on_too_long
     )
@@ -101,7 +110,24 @@ def build(
         rate_rps=drawn.rate_rps,
         notes=drawn.notes,
         hashes=hashes,
+        slo_class=slo_class,
     )
+
+
+def _own_lengths(
+    classes: Sequence[RequestClass],
+    which: IntArray,
+    asked: tuple[IntArray, IntArray],
+    seed: int,
+) -> tuple[IntArray, IntArray]:
+    """Return `asked` with the lengths of classes that have their own in the place of the shared."""
+    prompt_len, output_len = (lengths.copy() for lengths in asked)
+    for number, one in enumerate(classes):
+        if (lengths := one.length_distribution) is not None:
+            drawn = lengths.draw(len(which), stream(seed, "lengths", one.name))
+            for own, shared in zip(drawn, (prompt_len, output_len), strict=True):
+                shared[which == number] = own[which == number]
+    return prompt_len, output_len
 
 
 def fit(

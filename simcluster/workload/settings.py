@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
@@ -17,6 +18,7 @@ from simcluster.workload.base import (
     kind_of,
     with_defaults,
 )
+from simcluster.workload.classes import MixedLengths
 from simcluster.workload.clients import ClientArrivals
 from simcluster.workload.closed_loop import ClosedLoopArrivals
 from simcluster.workload.lengths import (
@@ -66,6 +68,36 @@ TraceSettings = Annotated[
 
 S = TypeVar("S")
 
+_ROUNDING: Final = 1e-6
+"""The shares of the classes may miss 1 by so much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestClass:
+    """A class of requests (a table ``[[workload.classes]]``); ``[slo.classes]`` has its targets."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
+
+    name: Annotated[
+        str,
+        Field(
+            pattern="^[A-Za-z0-9_-]+$",
+            description="Name, of letters, digits, - and _; [slo.classes.NAME] has its targets.",
+        ),
+    ]
+    share: Annotated[
+        float, Field(gt=0, le=1, description="Share of the requests; those of all classes make 1.")
+    ]
+    lengths: Annotated[
+        LengthSettings | None,
+        Field(description="Lengths of its requests, as workload.lengths, which is the default."),
+    ] = None
+
+    @property
+    def length_distribution(self) -> LengthDistribution | None:
+        """Lengths of its own; None for those of the workload."""
+        return _distribution(self.lengths)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadSettings:
@@ -110,6 +142,10 @@ class WorkloadSettings:
             "is cut to fit, or stops the run."
         ),
     ] = "reject"
+    classes: Annotated[
+        tuple[RequestClass, ...] | None,
+        Field(min_length=1, description="Classes of requests, each with targets of its own."),
+    ] = None
 
     def __post_init__(self) -> None:
         """Check that the keys fit together."""
@@ -137,8 +173,10 @@ class WorkloadSettings:
                 "no such arrival process",
                 nearest(self.arrivals, ARRIVALS),
             )
+        self._check_classes()
         process = self.arrival_process
-        if self.lengths is None and not process.has_lengths:
+        shared = self.classes is None or any(c.lengths is None for c in self.classes)
+        if self.lengths is None and not process.has_lengths and shared:
             raise ConfigError(
                 "workload.lengths",
                 None,
@@ -146,6 +184,43 @@ class WorkloadSettings:
                 "Name a length table of the catalogue, or write lengths = { kind = ... } with one "
                 f"of {', '.join(LENGTHS)}.",
             )
+
+    def _check_classes(self) -> None:
+        """Check names and shares, and that the classes go with arrivals and lengths."""
+        if self.classes is None:
+            return
+        names = [c.name for c in self.classes]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                rule = f"is also the name of classes[{names.index(name)}]"
+                remedy = "Give each its own name."
+                raise ConfigError(f"workload.classes[{i}].name", name, rule, remedy)
+        total = math.fsum(c.share for c in self.classes)
+        if abs(total - 1) > _ROUNDING:
+            parts = " + ".join(f"{c.share:g}" for c in self.classes)
+            rule = f"the shares of all classes must make 1; {parts} = {total:g}"
+            raise ConfigError("workload.classes", None, rule, "Change a share, or add a class.")
+        process = self.arrival_process
+        if isinstance(process, TraceFile):
+            raise ConfigError(
+                "workload.classes",
+                None,
+                "a trace does not say the classes of its requests",
+                "Leave the classes out, or use arrivals such as poisson.",
+            )
+        own = [i for i, c in enumerate(self.classes) if c.lengths is not None]
+        if own and self.lengths is None and process.has_lengths:
+            raise ConfigError(
+                f"workload.classes[{own[0]}].lengths",
+                None,
+                f"{process.kind} arrivals come with lengths",
+                "Leave it out, or give workload.lengths too.",
+            )
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Shares of the classes."""
+        return tuple(c.share for c in self.classes or ())
 
     @property
     def arrival_process(self) -> ArrivalProcess:
@@ -164,9 +239,24 @@ class WorkloadSettings:
         return self.arrivals
 
     @property
+    def shared_lengths(self) -> LengthDistribution | None:
+        """Lengths of the requests whose class has none; None: they come with the arrivals.
+
+        Where every class has its own, those of the first, which then nobody takes.
+        """
+        if self.lengths is None and self.classes:
+            return self.classes[0].length_distribution
+        return _distribution(self.lengths)
+
+    @property
     def length_distribution(self) -> LengthDistribution | None:
-        """The length distribution; None for the lengths that come with the arrivals."""
-        return TableLengths(name=self.lengths) if isinstance(self.lengths, str) else self.lengths
+        """Lengths of all requests, whatever their class; None: they come with the arrivals."""
+        shared = self.shared_lengths
+        parts = [c.length_distribution or shared for c in self.classes or ()]
+        known = tuple(part for part in parts if part is not None)
+        if all(part is shared for part in parts) or len(known) < len(parts):
+            return shared
+        return MixedLengths(self.shares, known)
 
     def with_base(self, folder: Path) -> WorkloadSettings:
         """Return these settings with their relative paths taken from `folder`.
@@ -182,7 +272,13 @@ class WorkloadSettings:
             trace=_joined(folder, trace) if isinstance(trace, str) else _moved(trace, folder),
             arrivals=_moved(self.arrivals, folder),
             lengths=_moved(self.lengths, folder),
+            classes=self.classes
+            and tuple(replace(c, lengths=_moved(c.lengths, folder)) for c in self.classes),
         )
+
+
+def _distribution(lengths: LengthSettings | None) -> LengthDistribution | None:
+    return TableLengths(name=lengths) if isinstance(lengths, str) else lengths
 
 
 def _joined(folder: Path, path: str) -> str:

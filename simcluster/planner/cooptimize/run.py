@@ -158,6 +158,13 @@ def prepared(
     Parameters and errors as in `cooptimize`.
     """
     table = table_of(scenario)
+    if scenario.workload.classes:
+        raise ConfigError(
+            "workload.classes",
+            None,
+            "a co-optimisation splits requests by difficulty and knows no classes",
+            "Leave them out, or use `simcluster goodput` with a strategy.",
+        )
     names = {m.spec.name: m.spec.name for m in scenario.environment.models}
     names |= _written_names(scenario)
     for i, name in enumerate(table.models):
