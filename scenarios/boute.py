@@ -3,9 +3,11 @@
 First the motivating example of the paper (arXiv 2602.10729): Llama-3.1-70B alone on 12 H100;
 routing with 6 GPUs for each model; with the best split of 12 H100; on 6 RTX 5090 and 10 H100.
 The paper gives neither rate nor lengths; here the 95th percentile of each plan over the rate, each
-on its best parallelism. Then the cheapest plan at equal targets with one GPU type and with several.
+on its best parallelism. Then the cheapest plan at equal targets with one GPU type and with several,
+and what each GPU type is good at, part by part of what decides it.
 
 python scenarios/boute.py -o results/boute
+python plots/fig_boute.py results/boute/example-40.csv -o boute-example.png
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from pathlib import Path
 
 import simcluster
 from simcluster.errors import ConfigError
-from simcluster.planner.cooptimize.database import Unit
+from simcluster.planner.cooptimize.database import Unit, throughput_rps
 from simcluster.planner.cooptimize.fleets import NO_FLEET, Fleet
-from simcluster.planner.cooptimize.judge import Judge, Plan
+from simcluster.planner.cooptimize.judge import Confirmed, Judge, Plan
 from simcluster.planner.cooptimize.run import (
     BASELINES,
     described,
@@ -28,12 +30,13 @@ from simcluster.planner.cooptimize.run import (
     ranked,
     restricted,
     rules,
+    table_of,
 )
 from simcluster.planner.cooptimize.search import Space, exhaustive
 from simcluster.scenario_file import parse_override
 
 HERE = Path(__file__).parent
-H100, RTX_5090 = "H100 SXM", "RTX 5090"
+H100, RTX_5090, RTX_PRO = "H100 SXM", "RTX 5090", "RTX PRO 6000 Blackwell Server"
 WEAK, STRONG = "llama-3.1-8b", "llama-3.1-70b"
 RATES = (6, 12, 18, 24, 30, 36, 42, 48, 54, 60, 66, 72)
 SPLITS = ((0.4, 0.6), (0.6, 0.4))
@@ -46,6 +49,27 @@ PLANS = (
     "routing, 6 RTX 5090 + 10 H100",
 )
 """From the slowest to the fastest as published."""
+BY_FOURS = "routing, 4 + 8 or 8 + 4 H100"
+"""The best split where only whole replicas of four GPUs change hands: another reading of the third
+plan, since the paper does not say which splits were tried."""
+SHOWN = (*PLANS[:2], BY_FOURS, *PLANS[2:])
+READINGS = {"any split": PLANS, "split by fours": (*PLANS[:2], BY_FOURS, PLANS[3])}
+KINDS = {
+    WEAK: {H100: 1, RTX_PRO: 1, RTX_5090: 1},
+    STRONG: {H100: 4, RTX_PRO: 2, RTX_5090: 8},
+}
+"""The tensor parallelism of most requests per GPU, of each model on each type."""
+ABLATIONS: dict[str, tuple[dict[str, object], str]] = {
+    "as it is": ({}, ""),
+    "prefill first, not chunked": ({"cooptimize.strategies": ["nodg"]}, ""),
+    "no host time": ({"engine.profile": "ideal"}, ""),
+    "host time of vLLM 0.7": ({"engine.profile": "vllm-0.7"}, ""),
+    "answers of 75 tokens, not 300": ({"workload.lengths.output_median": 75}, ""),
+    "answers of 900 tokens": ({"workload.lengths.output_median": 900}, ""),
+    "prompts of 1,500 tokens, not 150": ({"workload.lengths.prompt_median": 1500}, ""),
+    "80 GB on every GPU": ({}, "memory"),
+    "NVLink on every GPU": ({}, "fabric"),
+}
 WORKLOADS: dict[str, dict[str, object]] = {
     "short questions (boute.toml)": {},
     "chat (sharegpt-ecoserve)": {"workload.lengths": "sharegpt-ecoserve"},
@@ -67,13 +91,14 @@ def partitions(total: int, sizes: Sequence[int]) -> Iterator[dict[int, int]]:
 
 def fleets(judge: Judge, model: str, gpu: str, num_gpus: int) -> list[Fleet]:
     """Return the fleets of a model on a number of GPUs, by every mix of tensor parallelism."""
+    kind = judge.table.strategies[0]
     sizes = sorted(
         (u.tp_size for u in judge.database if (u.model, u.gpu) == (model, gpu)), reverse=True
     )
     return [
         judge.stock.fleet(
             judge.database,
-            [(Unit(model, gpu, "nodg", size, 1), n) for size, n in mix.items() if n],
+            [(Unit(model, gpu, kind, size, 1), n) for size, n in mix.items() if n],
         )
         for mix in partitions(num_gpus, sizes)
         if any(mix.values())
@@ -83,12 +108,20 @@ def fleets(judge: Judge, model: str, gpu: str, num_gpus: int) -> list[Fleet]:
 def fastest(judge: Judge, fractions: Sequence[float], pairs: Sequence[tuple[Fleet, Fleet]]) -> Plan:
     """Return the pair of fleets with the least latency."""
     plans = [judge.look_up(fractions, pair) for pair in pairs]
+
+    def load(plan: Plan) -> float:
+        return max(
+            share / fleet.capacity_rps
+            for share, fleet in zip(plan.fractions, plan.fleets, strict=True)
+            if share > 0
+        )
+
     # Beyond the loads of the database all are infinitely slow: then the one that carries most.
-    return min(plans, key=lambda p: (p.latency_s, -sum(f.capacity_rps for f in p.fleets)))
+    return min(plans, key=lambda plan: (plan.latency_s, load(plan)))
 
 
 def four_plans(judge: Judge, fractions: tuple[float, float]) -> list[Plan]:
-    """Return the example's plans, each on its best parallelism, in the order of `PLANS`."""
+    """Return the example's plans, each on its best parallelism, in the order of `SHOWN`."""
 
     def split(weak: int, strong: int, gpu: str = H100) -> list[tuple[Fleet, Fleet]]:
         return [
@@ -97,6 +130,7 @@ def four_plans(judge: Judge, fractions: tuple[float, float]) -> list[Plan]:
             for other in fleets(judge, STRONG, H100, strong)
         ]
 
+    fours = [*split(4, 8), *split(8, 4)]
     halves = [pair for n in range(2, 11) for pair in split(12 - n, n)]
     mixed = split(6, 10, RTX_5090)
     for n in (4, 6, 8):  # some of the H100 for the small model too
@@ -108,39 +142,75 @@ def four_plans(judge: Judge, fractions: tuple[float, float]) -> list[Plan]:
     return [
         fastest(judge, fractions, split(6, 6)),
         fastest(judge, (0.0, 1.0), alone),
+        fastest(judge, fractions, fours),
         fastest(judge, fractions, halves),
         fastest(judge, fractions, mixed),
     ]
 
 
 def example(
-    judge: Judge, fractions: tuple[float, float], rates: Sequence[float], cache: Path
-) -> dict[float, list[float]]:
-    """Print the four plans' latency over the rate, simulated token by token; return it."""
+    judge: Judge, fractions: tuple[float, float], rates: Sequence[float], out: Path, cache: Path
+) -> None:
+    """Print the plans' latency over the rate, simulated token by token; write it as a CSV."""
     print(f"P95 end-to-end latency (s), simulated; as published: {PUBLISHED_S}")
     print(f"{100 * fractions[0]:g} % to the 8B, {100 * fractions[1]:g} % to the 70B")
-    print(f"{'req/s':>6}  " + "  ".join(f"{name:>30}" for name in PLANS))
-    found: dict[float, list[float]] = {}
+    print(f"{'req/s':>6}  " + "  ".join(f"{name:>30}" for name in SHOWN))
+    found: dict[float, dict[str, float]] = {}
+    lines = ["rate_rps,plan,p95_s,half_width_s,gpus"]
     for rate in rates:
         at_rate = dataclasses.replace(judge, rate_rps=float(rate))
         plans = four_plans(at_rate, fractions)
-        found[rate] = [at_rate.confirm(plan, cache).latency_s for plan in plans]
-        print(f"{rate:6g}  " + "  ".join(f"{value:30.1f}" for value in found[rate]), flush=True)
-    held = in_order(found, len(PLANS))
-    for count in (3, 4):
-        where = ", ".join(f"{rate:g}" for rate in in_order(found, count)) or "no rate"
-        print(f"The published order of the first {count} holds at {where} requests/s.")
-    shown = held or list(rates)
-    middle = shown[len(shown) // 2]
-    at_rate = dataclasses.replace(judge, rate_rps=float(middle))
-    for name, plan in zip(PLANS, four_plans(at_rate, fractions), strict=True):
-        print(f"  at {middle:g}: {name}: {described(at_rate, plan)}")
-    return found
+        confirmed = [at_rate.confirm(plan, cache) for plan in plans]
+        found[rate] = {n: one.latency_s for n, one in zip(SHOWN, confirmed, strict=True)}
+        print(f"{rate:6g}  " + "  ".join(f"{found[rate][n]:30.1f}" for n in SHOWN), flush=True)
+        lines += [
+            f'{rate:g},"{name}",{one.latency_s!r},{one.half_width_s!r},'
+            f'"{described(at_rate, one.plan)}"'
+            for name, one in zip(SHOWN, confirmed, strict=True)
+        ]
+    out.write_text("\n".join(lines) + "\n")
+    for reading, names in READINGS.items():
+        for count in (3, 4):
+            held = [
+                rate
+                for rate, row in found.items()
+                if all(row[a] > row[b] for a, b in pairwise(names[:count]))
+            ]
+            where = ", ".join(f"{rate:g}" for rate in held) or "no rate"
+            print(f"{reading}: the order of the first {count} holds at {where} requests/s.")
 
 
-def in_order(found: dict[float, list[float]], count: int) -> list[float]:
-    """Return the rates at which each of the first plans is slower than the next."""
-    return [rate for rate, row in found.items() if all(a > b for a, b in pairwise(row[:count]))]
+def ablations(changes: dict[str, object]) -> None:
+    """Print what the GPU types give per dollar, as it is and with one thing changed at a time."""
+    print("\nRequests per dollar against an H100 (and requests/s of an H100), saturated:")
+    heads = [f"{model[10:].upper()} {gpu}" for model in KINDS for gpu in ("H100", "PRO", "5090")]
+    print(f"{'':34}" + "".join(f"{head:>10}" for head in heads))
+    for name, (extra, replaced) in ABLATIONS.items():
+        scenario = simcluster.load(HERE / "boute.toml", {**changes, **extra})
+        kind = table_of(scenario).strategies[0]
+        shown = []
+        for model, sizes in KINDS.items():
+            values = []
+            for gpu, tp_size in sizes.items():
+                part = scenario.environment.part(model, gpu)
+                like = scenario.environment.part(model, H100).cluster
+                cluster = part.cluster
+                if replaced == "memory":
+                    memory = dataclasses.replace(cluster.gpu, memory_bytes=like.gpu.memory_bytes)
+                    cluster = dataclasses.replace(cluster, gpu=memory)
+                if replaced == "fabric":
+                    cluster = dataclasses.replace(
+                        cluster, fabric=like.fabric, gpus_per_domain=None, gpus_per_switch=None
+                    )
+                part = dataclasses.replace(part, cluster=cluster)
+                unit = Unit(model, gpu, kind, tp_size, 1)
+                per_gpu = throughput_rps(part, scenario.workload, unit, 1, 0) / tp_size
+                price = cluster.price_per_gpu_hour
+                assert price is not None, "boute.toml prices every type"
+                values.append((per_gpu, per_gpu / price))
+            shown.append(f"{values[0][0]:10.2f}")
+            shown += [f"{value / values[0][1]:10.2f}" for _, value in values[1:]]
+        print(f"{name:34}" + "".join(shown), flush=True)
 
 
 def saving(judge: Judge, name: str, cache: Path) -> None:
@@ -150,24 +220,27 @@ def saving(judge: Judge, name: str, cache: Path) -> None:
         f"{judge.table.quality_at_least}, P95 at most {judge.table.latency_at_most_s} s"
     )
     homogeneous = rules()[BASELINES[3]]
-    print(f"{'req/s':>6}  {'mixed GPUs':>10}  {'one type':>10}  {'saving %':>9}  mixed plan")
+    print(" req/s  mixed: USD       P95 (s)    one type       P95 (s)  saving %")
     for rate in (10, 20, 30, 40):
         space = Space.of(dataclasses.replace(judge, rate_rps=float(rate)))
         best = []
         for front in (exhaustive(space).front, restricted(space, homogeneous)):
             best.append(next(iter(kept(space.judge, front, cache)), None))
-        if best[0] is None or best[1] is None:
+        found = [one for one in best if one is not None]
+        if len(found) < 2:
             print(f"{rate:6g}  no plan within the targets")
             continue
-        costs = [plan.cost_per_hour for plan in best if plan is not None]
-        print(
-            f"{rate:6g}  {costs[0]:10.2f}  {costs[1]:10.2f}  {100 * (1 - costs[0] / costs[1]):9.1f}"
-            f"  {described(space.judge, best[0])}",
-            flush=True,
+        costs = [one.plan.cost_per_hour for one in found]
+        cells = "  ".join(
+            f"{cost:10.2f}  {one.latency_s:5.1f} +- {one.half_width_s:3.1f}"
+            for cost, one in zip(costs, found, strict=True)
         )
+        print(f"{rate:6g}  {cells}  {100 * (1 - costs[0] / costs[1]):8.1f}")
+        for name, one in zip(("mixed", "one type"), found, strict=True):
+            print(f"        {name}: {described(space.judge, one.plan)}", flush=True)
 
 
-def kept(judge: Judge, front: Sequence[Plan], cache: Path) -> Iterator[Plan]:
+def kept(judge: Judge, front: Sequence[Plan], cache: Path) -> Iterator[Confirmed]:
     """Give the plans that keep the targets as simulated, cheapest first."""
     for plan in ranked(judge, front)[:8]:
         try:
@@ -175,38 +248,18 @@ def kept(judge: Judge, front: Sequence[Plan], cache: Path) -> Iterator[Plan]:
         except ConfigError:
             continue  # cannot be packed on the nodes
         if judge.keeps(confirmed):
-            yield plan
-
-
-def draw(found: dict[float, list[float]], out: Path) -> None:
-    """Draw the four plans' latency over the rate."""
-    from simcluster.plot import new_figure
-
-    figure = new_figure()
-    ax = figure.add_subplot()
-    for plan, name in enumerate(PLANS):
-        ax.plot(list(found), [row[plan] for row in found.values()], marker="o", label=name)
-    held = in_order(found, len(PLANS))
-    if held:
-        ax.axvspan(min(held), max(held), color="0.9", zorder=0, label="published order holds")
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("{x:g}")
-    ax.set_xlabel("offered rate (requests/s)")
-    ax.set_ylabel("P95 end-to-end latency (s)")
-    ax.legend(fontsize="small")
-    figure.savefig(out)
+            yield confirmed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run both parts."""
+    """Run the parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, default=Path("results/boute"))
     parser.add_argument("--duration", type=float, default=120.0, help="length of each run (s)")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="requests/s")
     parser.add_argument("--set", dest="changes", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--splits", type=int, default=len(SPLITS), help="how many of the splits")
-    parser.add_argument("--part", choices=["example", "saving", "both"], default="both")
+    parser.add_argument("--part", choices=["example", "saving", "types", "all"], default="all")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     path, cache = HERE / "boute.toml", options.out / "cache"
@@ -215,18 +268,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "workload.duration_s": options.duration,
         **dict(parse_override(text) for text in options.changes),
     }
-    if options.part != "saving":
+    if options.part in ("types", "all"):
+        ablations(changes)
+    if options.part in ("example", "all"):
         free = {**changes, "cooptimize.quality_at_least": None}
         judge = prepared(simcluster.load(path, free), cache=cache)
         for fractions in SPLITS[: options.splits]:
-            found = example(judge, fractions, options.rates, cache)
-            draw(found, options.out / f"example-{100 * fractions[0]:g}.png")
+            table = options.out / f"example-{100 * fractions[0]:g}.csv"
+            example(judge, fractions, options.rates, table, cache)
     targets = {
         "cooptimize.goal": "cost",
         "cooptimize.objectives": ["cost", "latency"],
         "cooptimize.latency_at_most_s": 25.0,
     }
-    for name, workload in WORKLOADS.items() if options.part != "example" else ():
+    for name, workload in WORKLOADS.items() if options.part in ("saving", "all") else ():
         scenario = simcluster.load(path, {**changes, **targets, **workload})
         saving(prepared(scenario, cache=cache), name, cache)
 

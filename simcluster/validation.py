@@ -161,7 +161,9 @@ class Place:
         if default is not None:
             verb += f" or leave it out (default {json.dumps(default)})"
         meaning = self.schema.get("description")
-        return f"{verb}: {meaning[0].lower()}{meaning[1:]}" if meaning else f"{verb}."
+        if meaning and not meaning[1:2].isupper():  # an abbreviation stays as it is
+            meaning = meaning[0].lower() + meaning[1:]
+        return f"{verb}: {meaning}" if meaning else f"{verb}."
 
 
 def options_of(schema: JsonSchema) -> list[object]:

@@ -276,6 +276,29 @@ def test_samplers_find_plans_within_the_limits_and_repeat(
         assert max(space.judge.violations(plan)) <= 1e-9
 
 
+@given(st.lists(st.floats(0, 1), min_size=7, max_size=7), st.integers(0, 10))
+@settings(deadline=None, max_examples=30)
+def test_a_proposal_stands_for_the_nearest_plan_not_judged(point: list[float], seen: int) -> None:
+    """Against measuring to each; and a plan's own variables stand for it."""
+    choices = Choices.of(Space.of(judge()))
+    assert len(choices.names) == 7
+    wanted = dict(zip(choices.names, point, strict=True))
+    for _ in range(seen):
+        taken = choices.nearest(wanted)
+        assert taken is not None
+        choices.seen[taken] = True
+    found = choices.nearest(wanted)
+    assert found is not None
+    away = [
+        (sum(abs(a - b) for a, b in zip(row, point, strict=True)), number)
+        for number, row in enumerate(choices.points.tolist())
+    ]
+    assert away[found][0] == pytest.approx(sorted(away)[seen][0])
+    own = choices.nearest(choices.parameters(found))
+    assert own is not None
+    assert choices.parameters(own) == choices.parameters(found)
+
+
 def test_the_gp_begins_where_an_estimate_is_best() -> None:
     """Before simulations with the database's front, before look-ups with the estimated one."""
     where = judge(budget_per_hour=30, fractions=20)

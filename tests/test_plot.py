@@ -496,7 +496,23 @@ def test_every_figure_script_has_a_test() -> None:
     tested.add("fig_rolling_activation")  # in test_plot_timeline
     tested.add("fig_interconnect")  # below, from a frame of its own
     tested |= {"fig_ecoserve_elastic", "fig_ecoserve_goodput"}  # in test_ecoserve_studies
+    tested.add("fig_boute")  # below
     assert {path.stem for path in PLOTS.glob("fig_*.py")} == tested
+
+
+def test_the_figure_of_boute_marks_where_the_published_order_holds(tmp_path: Path) -> None:
+    """By a table of which the order holds at two of four rates, apart from each other."""
+    figure = runpy.run_path(str(PLOTS / "fig_boute.py"))
+    assert figure["spans"]([1.0, 2.0, 3.0, 4.0], [True, False, True, True]) == [(1, 1), (3, 4)]
+    plans = ("even", "alone", figure["BY_FOURS"], figure["BEST"], "mixed")
+    lines = ["rate_rps,plan,p95_s,half_width_s"]
+    for rate, values in ((6, (5, 4, 3, 2, 2)), (9, (5, 6, 3, 2, 2)), (12, (9, 8, 7, 5, 6))):
+        lines += [f'{rate},"{n}",{v},0.1' for n, v in zip(plans, values, strict=True)]
+    table, out = tmp_path / "example.csv", tmp_path / "figure.png"
+    table.write_text("\n".join(lines))
+    result = CliRunner().invoke(figure["main"], [str(table), "-o", str(out)])
+    assert result.exception is None, result.output
+    assert out.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_figure_of_the_interconnect_is_drawn_from_its_frame(tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def _simulated(scenario: Scenario, table: CooptimizeTable, unit: Unit) -> Entry:
     most = most_units(environment.cluster, unit)
     counts = (1,) if most == 1 else (1, min(_MANY, most))
     seed = table.seeds[0]
-    capacity = _throughput(environment, scenario.workload, unit, counts[-1], seed) / counts[-1]
+    capacity = throughput_rps(environment, scenario.workload, unit, counts[-1], seed) / counts[-1]
     duration_s = own_duration_s(scenario)
     quantiles = {m: np.empty((len(counts), len(table.loads), len(MASSES))) for m in METRICS}
     for at, load in enumerate(table.loads):
@@ -320,10 +320,24 @@ def _window(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, cooldown_s=0.0)
 
 
-def _throughput(
+def throughput_rps(
     environment: Environment, workload: WorkloadSettings, unit: Unit, count: int, seed: int
 ) -> float:
-    """Requests per second that a saturated group finishes: of a crowd, the middle three fifths."""
+    """Requests per second that a saturated group finishes: of a crowd, the middle three fifths.
+
+    Parameters
+    ----------
+    environment : Environment
+        Of the unit's model and GPU type (`Environment.part`).
+    workload : WorkloadSettings
+        Whose lengths.
+    unit : Unit
+        Of what the group consists.
+    count : int
+        Units of the group.
+    seed : int
+        Of the lengths.
+    """
     num = _SATURATING * count
     crowd = _requests(workload, num, 1e5, environment, seed)
     columns = run(environment, unit.serving(count, "unit"), crowd, seed=seed).columns["requests"]
