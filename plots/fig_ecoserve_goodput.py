@@ -15,6 +15,7 @@ NOT_LABELS = ("system", "user_ttft_s", "name")
 LABEL_WIDTH = 13
 MANY = 10
 WIDEST = 14.0
+AXIS = {"instances": "instances", "cv": "coefficient of variation of the times between arrivals"}
 SHORT = {
     "alpaca-ecoserve": "Alpaca",
     "sharegpt-ecoserve": "ShareGPT",
@@ -96,6 +97,8 @@ def main(study: Path, output: Path, level: tuple[str, ...], bars: str | None) ->
             ax.set_xticks(range(len(groups)), groups, fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_ylim(bottom=0)
+    if len(keys) == 1 and keys[0] in AXIS:
+        axes[-1].set_xlabel(AXIS[keys[0]])
     legend_beside(axes[0])
     figure.savefig(output)
     click.echo(output)

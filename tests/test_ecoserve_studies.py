@@ -97,6 +97,30 @@ def test_intervals_hold_the_goodput_about_as_often_as_they_say(
     assert held >= 90
 
 
+def test_a_cliff_after_a_plateau_is_not_taken_for_a_slope(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    """Attainment of 99.5 % that breaks off: a line from far below to far above would lie.
+
+    99 % are left where ``(rate / 44) ** 40`` is 0.995 / 0.99 - 1.
+    """
+    truth = 44.0 * (0.995 / 0.99 - 1) ** (1 / 40)
+    found = []
+    for number in range(20):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        runs = a_system(
+            modules,
+            folder,
+            lambda rate: 0.995 / (1 + (rate / 44.0) ** 40),
+            noise=0.3,
+            seed_of=lambda k, n=number: 1000 * n + k + 1,
+        )
+        found.append(runs.goodput("ecoserve", 0.99, 45.0, 4).value)
+    assert np.mean(found) == pytest.approx(truth, rel=0.03)
+    assert min(found) > 0.9 * truth
+
+
 def test_a_dip_at_low_rates_does_not_hide_the_highest_rate(
     modules: dict[str, ModuleType], tmp_path: Path
 ) -> None:

@@ -43,11 +43,11 @@ low rates, and goodput is the highest rate that reaches it."""
 FARTHEST = 40
 """Steps of the grid above the start (a factor of 10) at which a search gives up."""
 
-WIDE = 0.06
-"""Half width (of the logarithm) from which on the two rates are moved apart."""
+SURE = 0.12
+"""Half width (of the logarithm) up to which an estimate is taken, and followed beyond its rates."""
 
-SURE = 0.2
-"""Half width (of the logarithm) up to which the two rates follow an estimate beyond them."""
+STRAIGHT = 5.0
+"""Fall of the log odds between two rates beyond which they are too far apart for a line."""
 
 STAGES = 4
 """Pairs of rates that are tried at most: 1, 3, 7 and 15 steps apart where intervals are wide."""
@@ -201,23 +201,26 @@ class Runs:
         if low is None:
             return NONE
         high = low + 1
-        estimate = None
+        best: tuple[Estimate | None, int, int] = (None, low, high)
         for _ in range(STAGES):
-            rates = low, high
-            probes = [self._probe(metric, step, replications) for step in rates]
-            estimate = cross(probes[0].counts, probes[1].counts, level)
-            half_width = math.inf if estimate is None else estimate.half_width
-            if estimate is not None and half_width <= SURE:
+            below = self._probe(metric, low, replications)
+            above = self._probe(metric, high, replications)
+            if best[0] is not None and below.log_odds - above.log_odds > STRAIGHT:
+                break
+            estimate = cross(below.counts, above.counts, level)
+            if estimate is not None:
                 off = round(estimate.log_rate / math.log(GRID) - (low + high) / 2)
-                if abs(off) <= high - low:
-                    if half_width <= WIDE:
+                between = abs(off) <= high - low
+                if between and (best[0] is None or estimate.half_width < best[0].half_width):
+                    best = estimate, low, high
+                if estimate.half_width <= SURE:
+                    if between:
                         break
-                else:
                     low, high = low + off, high + off
                     continue
             apart = (high - low + 1) // 2
             low, high = low - apart, high + apart
-        return _goodput(estimate, *rates)
+        return _goodput(*best)
 
     def _probe(self, metric: str, step: int, replications: int) -> Probe:
         """Return replications at a rate; those at the next rate are others."""

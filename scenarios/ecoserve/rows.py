@@ -40,5 +40,5 @@ class Row:
     tables: Sequence[Table]
     levels: Sequence[float] = (0.9, 0.99)
     metric: str = "ecoserve"
-    replications: int = 3
+    replications: int = 4
     scale: int = 1
