@@ -6,6 +6,8 @@ import dataclasses
 import importlib.util
 import json
 import math
+import re
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -212,14 +214,22 @@ def test_equal_targets_are_as_no_classes() -> None:
 
 
 def test_a_seed_and_a_request_have_one_class() -> None:
-    """At any rate and length of a run; another seed has others; the shares are those asked for."""
-    scenario = resolve(tables({"ttft_s": 1.0}, classes=TWO, num_requests=20_000))
+    """At any rate and length of a run, whatever it asks for; another seed has others."""
+    # Lengths by inversion, two numbers a request: classes from the same ones would hang on them.
+    workload = {"classes": TWO, "lengths": "sharegpt-ecoserve"}
+    scenario = resolve(tables({"ttft_s": 1.0}, **workload, num_requests=20_000))
     first = drawn(scenario).slo_class
     assert first is not None
     np.testing.assert_array_equal(first, drawn(scenario, rate_rps=9.0).slo_class)
-    shorter = resolve(tables({"ttft_s": 1.0}, classes=TWO, num_requests=500))
+    shorter = resolve(tables({"ttft_s": 1.0}, **workload, num_requests=500))
     np.testing.assert_array_equal(first[:500], drawn(shorter).slo_class)
     assert (first != drawn(scenario, seed=1).slo_class).any()
+    requests = drawn(scenario)
+    gaps = np.diff(requests.arrival_s, prepend=0.0)
+    for column in (gaps, np.log(requests.prompt_len), np.log(requests.output_len)):
+        for own in (first, first[::2], first[1::2]):
+            correlation = np.corrcoef(own == "quick", column[: len(own)])[0, 1]
+            assert abs(correlation) < 4 / math.sqrt(len(own))
     error = math.sqrt(0.3 * 0.7 / 20_000)
     assert float((first == "quick").mean()) == pytest.approx(0.3, abs=4 * error)
 
@@ -392,6 +402,17 @@ def test_tables_show_each_class(tmp_path: Path) -> None:
     shares = json.loads(call("goodput", *options, "--json"))["goodput"][0]["classes"]
     assert set(shares) == {"quick", "slow"}
     assert min(one["joint"] for one in shares.values()) == pytest.approx(0.9, abs=0.03)
+
+
+def test_the_example_of_the_guide_is_read() -> None:
+    """What a reader adds to a scenario must be accepted."""
+    guide = (ROOT / "docs" / "goodput.md").read_text(encoding="utf-8")
+    example = tomllib.loads(re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)[0])
+    document = tables({"ttft_s": 5.0, "tpot_s": 0.1}, **example["workload"])
+    document["slo"].update(example["slo"])
+    slo = resolve(document).environment.slo
+    assert slo.of("interactive").ttft_s == 2.0
+    assert slo.of("interactive").tpot_s == 0.1
 
 
 @pytest.mark.parametrize(
