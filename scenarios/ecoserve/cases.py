@@ -30,7 +30,7 @@ TP_SIZE = {
 TTFT_S = {"alpaca-ecoserve": 1.0, "sharegpt-ecoserve": 5.0, "longbench-ecoserve": 15.0}
 TPOT_S = 0.1
 
-RUN_S = {"alpaca-ecoserve": 120.0, "sharegpt-ecoserve": 180.0, "longbench-ecoserve": 300.0}
+RUN_S = {"alpaca-ecoserve": 120.0, "sharegpt-ecoserve": 180.0, "longbench-ecoserve": 600.0}
 """Arrivals of a run (s): at least twenty TTFT targets, and about ten times what a request stays."""
 
 
