@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import simcluster
 from simcluster.cli import main
+from simcluster.errors import ConfigError
 from simcluster.planner.cooptimize import database as offline
 from simcluster.planner.cooptimize import judge as judging
 from simcluster.planner.cooptimize.choices import Choices
@@ -345,6 +346,50 @@ def test_a_sampler_stops_when_nothing_changes() -> None:
     ]
     assert fronts[0] != fronts[1]
     assert all(front == fronts[1] for front in fronts[2:])
+
+
+def test_three_models_are_sampled() -> None:
+    """Every plan judged is within the limits, and some use all three."""
+    pytest.importorskip("optuna")
+    middle = "llama-30b"
+    tables = {
+        **TABLES,
+        "extra_model": [{"name": WEAK}, {"name": middle}],
+        "quality": {"kind": "abilities", "accuracies": [0.6, 0.7, 0.8]},
+        "cooptimize": {
+            **TABLES["cooptimize"],
+            "models": [WEAK, middle, STRONG],
+            "budget_per_hour": 25,
+            "quality_at_least": 0.65,
+        },
+    }
+    scenario = simcluster.resolve(tables)
+    entry = made_up(Unit(middle, DEAR, "nodg", 1, 1), 6.0, 2.5)
+    where = dataclasses.replace(
+        judge(),
+        scenario=scenario,
+        table=table_of(scenario),
+        curve=scenario.quality.curve() if scenario.quality else None,
+    )
+    where = dataclasses.replace(where, database={**where.database, entry.unit: entry})
+    space = Space.of(where)
+    with pytest.raises(ConfigError, match="3 models have too many combinations"):
+        exhaustive(space)
+    found = sampled(space, "nsga2", 200, seed=1)
+    assert found.num_evaluations == 200 == len(set(map(named, found.history)))
+    assert all(max(where.violations(plan)) <= 1e-9 for plan in found.history)
+    assert any(all(fleet.parts for fleet in plan.fleets) for plan in found.history)
+
+
+@pytest.mark.parametrize("latency", ["ttft", "tpot"])
+def test_other_latencies_can_be_wanted(kept: Path, latency: str) -> None:
+    """The finalists' percentile of that column, which the database foresees."""
+    tables = with_limits(latency=latency)
+    outcome = cooptimize(simcluster.resolve(tables), cache=kept, jobs=1, baselines=False)
+    document = outcome.judge.document(outcome.chosen.plan)
+    requests = simcluster.simulate(simcluster.resolve(document), seed=0).requests
+    values = requests[f"{latency}_s"].dropna()
+    assert outcome.chosen.latencies_s[0] == np.quantile(values, 0.95, method="higher")
 
 
 def test_baselines_are_what_they_say() -> None:
