@@ -36,7 +36,7 @@ def group_of(row: "pd.Series[object]", keys: list[str]) -> str:
         elif key == "tpot_s":
             value = f"{1000 * float(str(value)):g} ms"
         elif key == "hold_output":
-            value = "held" if str(value) == "True" else "not held"
+            value = "held" if str(value) == "True" else "shown"
         text = "" if pd.isna(row[key]) else SHORT.get(str(value), str(value))
         parts.append(textwrap.fill(text, LABEL_WIDTH))
     return "\n".join(part for part in parts if part)
@@ -67,7 +67,8 @@ def main(study: Path, output: Path, level: tuple[str, ...], bars: str | None) ->
     names = [str(name) for name in dict.fromkeys(table[bars])]
     colours = palette(names)
     figure = new_figure(
-        width=min(max(7.0, 0.3 * len(table) + 2.0), WIDEST), height=2.7 * len(levels)
+        width=min(max(7.0, 0.3 * len(table) + 2.0, 0.75 * len(groups) + 2.0), WIDEST),
+        height=2.7 * len(levels),
     )
     axes = figure.subplots(len(levels), 1, squeeze=False, sharex=True)[:, 0]
     # Bars stand side by side in their group, however many it has.
