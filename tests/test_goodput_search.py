@@ -153,6 +153,15 @@ def test_the_crossing_lies_between_the_two_rates() -> None:
     assert cross(_counts(1.0, [0.25] * 3), _counts(4.0, [0.75] * 3), 0.5) is None
 
 
+def test_a_line_that_hardly_falls_has_no_crossing_or_an_open_interval() -> None:
+    """One that crosses a thousand times above the rates is none; wide noise is no overflow."""
+    assert cross(_counts(1.0, [0.99, 0.99, 0.99]), _counts(1.1, [0.98999] * 3), 0.5) is None
+    estimate = cross(_counts(1.0, [0.5, 0.9, 0.1]), _counts(1.0001, [0.4999999, 0.9, 0.1]), 0.5)
+    assert estimate is not None
+    assert estimate.interval.low == 0.0
+    assert estimate.interval.high == math.inf
+
+
 def test_chance_in_the_number_of_arrivals_is_no_noise() -> None:
     """Replications that differ only by how fast their requests came are known exactly."""
     rng = np.random.default_rng(0)

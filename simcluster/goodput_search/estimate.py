@@ -14,6 +14,8 @@ from simcluster.units import FloatArray
 CONFIDENCE: Final = 0.95
 """Of every interval here: of each alone, not of all together."""
 _LEAST_DEGREES: Final = 4  # of freedom that controls must leave
+_FARTHEST: Final = math.log(100.0)  # of a crossing from the rates: beyond, it is not one
+_MOST: Final = 700.0  # logarithm of what is still a number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +131,7 @@ def half_width(influence: FloatArray, degrees: int) -> float:
 
 
 def cross(low: Counts, high: Counts, target: float) -> Estimate | None:
-    """Return the goodput near two rates, or None where attainment does not fall between them.
+    """Return the goodput near two rates, or None where attainment hardly falls between them.
 
     Parameters
     ----------
@@ -186,6 +188,8 @@ def _fit(low: Counts, high: Counts, log_odds: FloatArray, target: float) -> Esti
     residuals = log_odds - design @ (solve @ log_odds)
     noise = residuals / np.sqrt(np.maximum(1 - leverage, 1e-9))
     place = (logit(target) - float(level)) / float(slope)
+    if abs(place) > _FARTHEST:
+        return None
     influence = -(solve[0] + place * solve[1]) / float(slope) * noise
     degrees = effective_degrees(influence, 2 * size - design.shape[1])
     middle = (math.log(low.rate_rps) + math.log(high.rate_rps)) / 2
@@ -221,7 +225,7 @@ def _exp(centre: float, half: float) -> Interval:
     return Interval(
         value=math.exp(centre),
         low=math.exp(centre - half),
-        high=math.exp(centre + half),
+        high=math.exp(centre + half) if centre + half < _MOST else math.inf,
     )
 
 
