@@ -167,7 +167,7 @@ def _sampler(optuna: Any, sampler: str, seed: int, choices: Choices) -> Any:
     if sampler == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed, constraints_func=limited)
     try:
-        import torch  # noqa: F401
+        import torch  # noqa: F401 - Optuna asks for it only when the first plan is drawn
     except ImportError:
         raise _missing(sampler, "torch", "mobo") from None
     return _on_choices(optuna, choices, seed, limited)
@@ -177,7 +177,7 @@ def _on_choices(optuna: Any, choices: Choices, seed: int, limited: Any) -> Any:
     """Return Optuna's GP sampler, whose acquisition is the largest among the choices."""
     drawn = stream(seed, "acquisition")
 
-    class OnChoices(optuna.samplers.GPSampler):  # type: ignore[misc]
+    class OnChoices(optuna.samplers.GPSampler):  # type: ignore[misc]  # untyped
         """Looks for the largest acquisition among plans that can be taken."""
 
         def _optimize_acqf(self, acqf: Any, best_params: Any) -> Any:
