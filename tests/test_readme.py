@@ -47,6 +47,9 @@ def test_commands_run(project: Path) -> None:
         arguments = shlex.split(command)
         if arguments[0] in ("run", "compare"):
             arguments += ["--set", "workload.duration_s=2", "--set", "sweep.rates_rps=[4]"]
+        if arguments[0] == "goodput":
+            arguments += ["--tolerance", "0.5", "--max-requests", "1000", "--set", "slo.ttft_s=0.5"]
+            arguments += ["--set", "workload.lengths={kind='fixed', prompt_len=900, output_len=5}"]
         if arguments[0] == "rank":
             few = ["rank.strategies=['nodg']", "rank.num_gpus=[8]", "rank.tp_sizes=[4]"]
             few += ["rank.pp_sizes=[1]", "rank.tolerance=0.9", "slo.ttft_s=0.5", "rank.finalists=1"]
