@@ -263,6 +263,10 @@ def test_the_command_says_how_sure_it_is(scenario: Path, tmp_path: Path) -> None
     ("changes", "words"),
     [
         (["slo.ttft_s=0.0001"], ["alone", "TTFT P50"]),
+        (
+            ["slo.ttft_s=0.0001", "strategy.one.kind=padg", "slo.tpot_s=1"],
+            ["alone", "one finishes no request"],
+        ),
         (["slo.ttft_s="], ["slo", "target"]),
         (["slo.attainment=1.0"], ["slo.attainment", "0.999"]),
         (["workload.arrivals={kind='closed-loop', concurrency=3}"], ["workload.arrivals"]),

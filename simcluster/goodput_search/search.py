@@ -339,8 +339,8 @@ def _locate(
                 return Verdict(status="unlimited", estimate=None, probes=tuple(probes))
             rate *= _STEP[1] if distance > _STRAIGHT else _STEP[0]
         elif low is None:
-            crowd = probe.outcomes[0].residence_s * rate
-            if crowd < _ALONE or rate < guess_rps / 1e6:
+            stay_s = probe.outcomes[0].residence_s  # not a number where all are rejected
+            if math.isnan(stay_s) or stay_s * rate < _ALONE or rate < guess_rps / 1e6:
                 return Verdict(
                     status="unattainable", estimate=None, probes=tuple(probes), alone=probe
                 )

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from simcluster import output
 from simcluster._version import __version__
 from simcluster.goodput import three_digits
@@ -82,15 +80,13 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
     row["goodput_rps"] = dataclasses.asdict(goodput)
     row["goodput_rps_per_gpu"] = dataclasses.asdict(_scaled(goodput, 1 / gpus))
     row["saturated"] = stage.high.saturated
-    row["attainment"] = {
-        key: _between(stage, f"{key}_attainment", goodput.value) for key in TARGETS
-    }
     slo = found.scenario.environment.slo
+    place = _place_of(stage, slo.attainment)
+    row["attainment"] = {key: _share(stage, f"{key}_attainment", place) for key in TARGETS}
     if slo.classes:
         row["classes"] = {
             name: {
-                key: _share_between(stage, f"{name}.{key}_attainment", goodput.value)
-                for key in (*TARGETS, "joint")
+                key: _share(stage, f"{name}.{key}_attainment", place) for key in (*TARGETS, "joint")
             }
             for name in slo.classes
         }
@@ -109,20 +105,22 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
     return row
 
 
-def _between(stage: Stage, name: str, rate_rps: float) -> float:
-    """Return a statistic at `rate_rps`, linear between the two rates of a stage."""
-    low, high = stage.low, stage.high
-    share = (rate_rps - low.rate_rps) / (high.rate_rps - low.rate_rps)
-    return low.mean(name) + min(max(share, 0.0), 1.0) * (high.mean(name) - low.mean(name))
+def _place_of(stage: Stage, target: float) -> float:
+    """Return where between the two rates of a stage its runs cross `target`: 0 to 1, or beyond.
+
+    In log odds. That is the goodput but for what the estimate takes off for chance in the arrivals
+    and lengths of these runs, so that shares there agree with one another.
+    """
+    place = (stage.low.log_odds - logit(target)) / stage.fall if stage.fall > 0 else 0.5
+    return min(max(place, -1.0), 2.0)
 
 
-def _share_between(stage: Stage, name: str, rate_rps: float) -> float:
-    """Return a share at `rate_rps`: its log odds are linear in the logarithm of the rate."""
-    shares = stage.low.mean(name), stage.high.mean(name)
-    if not all(0 < share < 1 for share in shares):
-        return _between(stage, name, rate_rps)
-    ends = math.log(stage.low.rate_rps), math.log(stage.high.rate_rps)
-    odds = float(np.interp(math.log(rate_rps), ends, [logit(share) for share in shares]))
+def _share(stage: Stage, name: str, place: float) -> float:
+    """Return a share of the requests at a place: its log odds are linear between the two rates."""
+    low, high = stage.low.mean(name), stage.high.mean(name)
+    if not (0 < low < 1 and 0 < high < 1):
+        return low + min(max(place, 0.0), 1.0) * (high - low)
+    odds = logit(low) + place * (logit(high) - logit(low))
     return 1 / (1 + math.exp(-odds))
 
 
@@ -249,7 +247,7 @@ def _remarks(found: Found) -> list[str]:
         elif verdict.status == "unlimited":
             lines.append(
                 f"{name}: meets the targets at every rate tried, though its queue may grow without "
-                "bound: set slo.ttft_s or slo.e2el_s."
+                "bound: set slo.ttft_s or slo.e2el_s, or tighten them."
             )
         elif verdict.status == "wide":
             lines.append(f"{name}: the longest runs leave the interval wider than asked.")

@@ -153,7 +153,7 @@ class Space:
             With each rule and how many candidates it removed.
         """
         if not self.strategies:
-            rules = "; ".join(f"{rule}: {n}" for rule, n in self.removed.most_common())
+            rules = "; ".join(f"{n} removed: {rule}" for rule, n in self.removed.most_common())
             raise DataError(
                 f"none of the {self.removed.total()} candidates is left ({rules}). "
                 "Widen the lists of [rank], or take larger GPUs or a smaller engine.max_model_len."
@@ -185,7 +185,7 @@ def misfit(shape: Shape, strategy: Strategy, environment: Environment) -> str | 
     if shape.pp_size > spec.num_layers:
         return "more stages than layers"
     if shape.num_gpus > cluster.num_gpus:
-        return "more GPUs than the cluster has"
+        return f"more GPUs than the cluster's {cluster.num_gpus}"
     if shape.num_instances < 1:
         return "an instance is larger than num_gpus"
     if shape.num_gpus % (shape.tp_size * shape.pp_size):
