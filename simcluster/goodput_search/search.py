@@ -40,7 +40,7 @@ _FAR: Final = 0.75  # in tolerances: the least of the two is allowed in any case
 _AMPLE: Final = 2.0  # of the least length, to which a bias makes runs longer
 _GROWTH: Final = (1.4, 8.0)  # of the run length, least and most
 _CHANCE: Final = (0.05, 0.001)  # of taking noise for a bias: in a pilot, in a final stage
-_AIM: Final = 0.7  # of the tolerance, when a run length is chosen
+_AIM: Final = 0.5  # of the tolerance, when a run length is chosen: few stages shall be too wide
 _UNSTEADY: Final = 1 / 3  # of the tolerance: what the start of the runs adds to the goodput
 _MOST_STAGES: Final = 12
 _ALONE: Final = 0.05  # requests in the system below which one meets no other
@@ -403,6 +403,7 @@ def _settle(located: Located, settings: Settings, probes: list[Probe]) -> Search
             if least > 1.0:
                 break
         else:
+            least = 0.0
             off = estimate.log_rate - math.log(rate)
             slope = estimate.slope
             bias = stage.start_bias(target, _CHANCE[is_final])

@@ -34,9 +34,10 @@ _LEAST_REQUESTS: Final = 200
 _SCOUTS: Final = 3  # of each family, that show how far below its bound a family ends
 # Short runs flatter, some candidates more than others: where decode instances with little memory
 # are yet to fill up, a run of 44 s put a goodput of 42 requests/s at its bound of 58, and one of
-# 39.5 at 44; runs of 110 s put them at 51 and 43 (CodeLlama-34B on L20, one draw, 2026-11-21).
+# 39.5 at 44; runs of 110 s put them at 51 and 43, of 180 s the first at 45 (CodeLlama-34B on L20,
+# 2026-11-21).
 _BEHIND: Final = (0.65, 0.8)  # of the best: goodputs below it do not come back in longer runs
-_BIAS: Final = (0.2, 0.1, 0.03)  # by which runs of a round may flatter one more than another, logs
+_BIAS: Final = (0.2, 0.1, 0.08)  # by which runs of a round may flatter one more than another, logs
 _FAR_BEHIND: Final = 0.5  # of what the best carries per GPU: a bound below it needs no run
 _MOST: Final = (32, 8)  # candidates that go on, of one number of GPUs
 _MOST_SMALLER: Final = (4, 2)  # the same of each smaller number of GPUs
