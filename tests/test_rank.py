@@ -345,7 +345,10 @@ def raced(
 
     monkeypatch.setattr(rounds, "cross", found)
     scenario = resolve(DOCUMENT, {"run.seeds": [seed]})
-    candidates = tuple(NoDG(name=name, instances=1) for name in goodputs)
+    candidates = tuple(
+        NoDG(name=n, instances=1, scheduler="chunked" if "chunk" in n else "prefill-priority")
+        for n in goodputs
+    )
     scenario = dataclasses.replace(scenario, strategies=candidates)
     known = {n: dataclasses.replace(BOUND, total_rps=rate) for n, rate in bounds.items()}
     race = rounds.Rounds(scenario, known, 1, None, None)
@@ -386,6 +389,28 @@ def test_equals_are_not_told_apart_by_chance(monkeypatch: pytest.MonkeyPatch) ->
         for seed in range(40)
     ]
     assert np.mean(np.array(left) == 8) > 0.9
+
+
+def test_none_is_taken_to_carry_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short runs put one at four times its bound, twice the best: the best stays all the same."""
+    goodputs, bounds = {"flattered": 60.0, "best": 30.0}, {"flattered": 15.0, "best": 60.0}
+    for seed in range(20):
+        _, met = raced(goodputs, bounds, monkeypatch, seed)
+        assert "best" in {m.name for m in met[2]}
+
+
+def test_the_best_of_each_family_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far behind; others of its family that are as far behind do not."""
+    goodputs = {"best": 20.0, "near": 19.0, "chunked": 6.0, "chunked-slow": 5.0}
+    for seed in range(10):
+        _, met = raced(goodputs, dict.fromkeys(goodputs, 60.0), monkeypatch, seed)
+        assert {m.name for m in met[2]} == {"best", "near", "chunked"}
+
+
+def test_nobody_that_meets_the_targets_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After single requests did: one line, no matter in which round."""
+    with pytest.raises(DataError, match=r"^none of 2 candidates .* at any rate"):
+        raced({"a": 0.0, "b": 0.0}, {"a": 9.0, "b": 9.0}, monkeypatch, 0)
 
 
 # Rankings ---------------------------------------------------------------------------------------

@@ -98,11 +98,6 @@ class Rounds:
                 calls.append((name, guess * bound.total_rps, dull))
         calls.sort(key=lambda call: call[1])  # slow candidates take longest
         self._find(calls, len(self._first) + len(self._guessed), len(order))
-        if all(not c.goodput_rps for c in self._first.values()):
-            raise DataError(
-                f"none of the {len(order)} candidates meets the targets at any rate that was tried "
-                "although single requests do. Loosen slo.ttft_s, slo.tpot_s or slo.e2el_s."
-            )
 
     def _families(self, names: Sequence[str]) -> dict[str, list[str]]:
         own: dict[str, list[str]] = {}
@@ -176,6 +171,11 @@ class Rounds:
     def _close(self, crossings: Mapping[str, Crossing], number: int) -> list[str]:
         """Candidates near the best of all, or of their number of GPUs, and the best of a family."""
         values = {name: self._value(c) for name, c in crossings.items() if c.goodput_rps > 0}
+        if not values:
+            raise DataError(
+                f"none of {len(crossings)} candidates meets the targets at any rate that was tried "
+                "although single requests do. Loosen slo.ttft_s, slo.tpot_s or slo.e2el_s."
+            )
         order = sorted(values, key=lambda name: -values[name])
         close: list[str] = []
         for num_gpus in dict.fromkeys(self._bounds[n].num_gpus for n in order):
@@ -190,7 +190,7 @@ class Rounds:
         """Settle the goodputs of `names` to the tolerance."""
         final = settle(
             self._scenario,
-            {name: self._located(name) for name in names},
+            {name: self._start(name) for name in names},
             tolerance=tolerance,
             seed=self._seed(2 + REPLICATIONS),
             jobs=self._jobs,
@@ -201,9 +201,14 @@ class Rounds:
             return final
         return dataclasses.replace(final, intervals={names[0]: self._own_interval(names[0])})
 
-    def _located(self, name: str) -> Located:
-        """Return what the third round says of where the attainment of a candidate crosses."""
+    def _start(self, name: str) -> float | Located:
+        """Return what the third round says of where the attainment of a candidate crosses.
+
+        Its bound alone if on some draw it met the targets at no rate.
+        """
         own = self._third[name]
+        if not all(c.goodput_rps for c in own):
+            return self._bounds[name].total_rps
         slopes = [c.slope for c in own if not math.isnan(c.slope)]
         stays = [p.stay_s for c in own for p in c.probes if p.rate_rps == c.low_rps]
         rate = math.exp(self._mean_log(name))
