@@ -82,6 +82,17 @@ def test_intervals_hold_the_true_goodput() -> None:
     assert abs(bias) < 0.01
 
 
+@pytest.mark.parametrize("seed", [286, 321, 325])
+def test_rates_come_together_again(seed: int) -> None:
+    """Where a pilot could not tell its rates apart, later ones are not far apart for ever."""
+    settings = Settings(target=0.9, tolerance=0.01, least_s=200)
+    verdict = md1.one_search(seed, 10.0, settings)
+    assert verdict.status == "found"
+    last = verdict.stages[-1]
+    assert last.high.rate_rps / last.low.rate_rps < 1.1
+    assert verdict.estimate.interval.value == pytest.approx(md1.true_goodput(10.0, 0.9), rel=0.02)
+
+
 def test_a_tighter_tolerance_takes_longer_runs() -> None:
     """The interval is as narrow as asked; where the runs may not be long enough, it says so."""
     loose = md1.one_search(0, 5.0, Settings(target=0.9, tolerance=0.05))
