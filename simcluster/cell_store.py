@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from simcluster._version import __version__
 from simcluster.output import link
-from simcluster.strategies import all_strategies
+from simcluster.strategies import STRATEGIES
 
 MANIFEST: Final = "cell.json"
 """File of a run's folder that says what the run is and what belongs to it."""
@@ -149,7 +149,7 @@ def program() -> str:
 
 def made_by(kind: str) -> str:
     """Return `program`, and for a strategy from elsewhere a digest of its source file with it."""
-    strategy = all_strategies()[kind]
+    strategy = STRATEGIES[kind]
     if strategy.__module__.split(".")[0] == __name__.split(".")[0]:
         return program()
     try:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import enum
 from math import nan
+from typing import TypeVar
+
+from simcluster.units import IntArray
+
+Count = TypeVar("Count", int, IntArray)
 
 
 class RequestStatus(enum.IntEnum):
@@ -15,6 +20,20 @@ class RequestStatus(enum.IntEnum):
     PREEMPTED = 3
     FINISHED = 4
     REJECTED = 5
+
+
+def tokens_gained(num_steps: Count) -> Count:
+    """Tokens that a decoding sequence gains in `num_steps` decode steps: one in each.
+
+    Whoever counts a sequence's tokens by steps (decode batch, unrolling, laws, rolling activation)
+    asks here, so that steps that yield several tokens have one place to begin.
+    """
+    return num_steps
+
+
+def steps_to_gain(num_tokens: Count) -> Count:
+    """Decode steps in which a decoding sequence gains `num_tokens` tokens: `tokens_gained` back."""
+    return num_tokens
 
 
 class Request:
@@ -45,6 +64,8 @@ class Request:
         Difficulty by the router, 0 to 1; NaN without one.
     slo_class : str or None
         Class whose targets it has; None where the workload has no classes.
+    priority : int
+        Its class's; the smaller number goes first where a queue orders by priority.
     num_cached_tokens : int
         Tokens of the prompt that its first admission found in a KV cache.
     block_ids : tuple of range
@@ -79,6 +100,7 @@ class Request:
         "num_preemptions",
         "output_len",
         "prefill_instance",
+        "priority",
         "prompt_len",
         "request_id",
         "routed_s",
@@ -105,6 +127,7 @@ class Request:
         self.decode_step = -1
         self.model = 0
         self.slo_class: str | None = None
+        self.priority = 0
         self.routed_s = nan
         self.scheduled_s = nan
         self.first_token_s = nan

@@ -25,7 +25,7 @@ from simcluster.errors import ConfigError, DataError, nearest
 from simcluster.scenario import Scenario
 from simcluster.scenario_tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
 from simcluster.specs import EngineProfile, LinkSpec
-from simcluster.strategies import Routed, all_strategies
+from simcluster.strategies import STRATEGIES, Routed
 from simcluster.validation import JsonSchema, markdown, shown, validated
 from simcluster.workload import WorkloadSettings
 
@@ -177,7 +177,7 @@ def _adapter(kinds: tuple[type, ...]) -> TypeAdapter[ScenarioTables]:
 
 def adapter() -> TypeAdapter[ScenarioTables]:
     """Return the validator of scenario files for the strategies that are registered now."""
-    return _adapter(tuple(all_strategies().values()))
+    return _adapter(tuple(STRATEGIES.values()))
 
 
 def _plain(value: object) -> object:
@@ -287,10 +287,26 @@ def _check_lists(file: ScenarioTables) -> None:
     if any(b <= a for a, b in itertools.pairwise(rates)):
         rule = "must rise, without repeats"
         raise ConfigError("sweep.rates_rps", shown(rates), rule, f"Write {sorted(set(rates))}.")
+    _check_priorities(file)
     seeds = file.run.seeds
     if len(set(seeds)) < len(seeds):
         rule = "must differ from one another"
         raise ConfigError("run.seeds", shown(seeds), rule, f"Write {sorted(set(seeds))}.")
+
+
+def _check_priorities(file: ScenarioTables) -> None:
+    """Refuse a queue by priority where all requests have the same, and priorities without one."""
+    classes = file.workload.classes or ()
+    differ = len({c.priority for c in classes}) > 1
+    queues = [getattr(s, "queue", "first-come") for s in file.strategy]
+    for strategy, queue in zip(file.strategy, queues, strict=True):
+        if queue == "priority" and not differ:
+            raise ConfigError(
+                f"strategy.{strategy.name}.queue",
+                queue,
+                "all requests have the same priority",
+                "Add [[workload.classes]] with different values of priority, or leave it out.",
+            )
 
 
 def _slo(file: ScenarioTables) -> SloConfig:

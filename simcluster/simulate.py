@@ -420,6 +420,7 @@ class _Source(ABC):
         self._block_size = cluster.environment.engine.block_size
         self._score = workload.score
         self._slo_class = workload.slo_class
+        self._priority = workload.priority
         self._log = cluster.recorder.requests
         self._coming = _rows(workload)
         self.process = self._env.process(self._run())
@@ -439,6 +440,8 @@ class _Source(ABC):
             request.score = float(self._score[number])
         if self._slo_class is not None:
             request.slo_class = self._slo_class[number]
+        if self._priority is not None:
+            request.priority = int(self._priority[number])
         if self._hashes is not None:
             request.block_ids = self._hashes.runs(number, self._block_size)
         self._log.arrived(request)

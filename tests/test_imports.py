@@ -16,7 +16,7 @@ PACKAGE = Path(simcluster.__file__).parent
 
 LAYERS = {
     0: {"_version", "arguments", "errors", "units", "rng", "schema"},
-    1: {"specs", "config", "request"},
+    1: {"specs", "config", "request", "registry"},
     2: {"catalog", "roofline", "workload", "kvcache", "sched", "routing", "quality"},
     3: {"engine", "strategies", "scenario", "simulate"},
     4: {

@@ -17,7 +17,8 @@ from simcluster.engine.instance import Instance
 from simcluster.engine.pipeline import BatchesInFlight
 from simcluster.errors import InvariantError
 from simcluster.roofline.base import StepShape
-from simcluster.sched.base import DecodeBatch, StepPlan, target
+from simcluster.routing import ROUTERS
+from simcluster.sched import QUEUES, SCHEDULERS, DecodeBatch, StepPlan, target
 from simcluster.sched.chunked import ChunkedPrefill
 from simcluster.simulate import Result, run
 from simcluster.specs import EngineProfile, ModelSpec
@@ -70,6 +71,7 @@ def workload(
     """Gaps (s), prompts and outputs as a workload; with groups and shared tokens of each."""
     gaps, prompts, outputs = zip(*requests, strict=True)
     hashes = None
+    priority = np.arange(len(gaps)) * 7 % 3
     if prefixes is not None:
         groups, shared = zip(*(prefixes[k % len(prefixes)] for k in range(len(gaps))), strict=True)
         # Every other answer may be shared too, as in a conversation.
@@ -85,6 +87,7 @@ def workload(
         rejected=np.zeros(len(gaps), bool),
         concurrency=concurrency,
         hashes=hashes,
+        priority=priority,
     )
 
 
@@ -111,7 +114,9 @@ REQUESTS = st.lists(
 PREFIXES = st.one_of(
     st.none(), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 160)), min_size=1, max_size=6)
 )
-ROUTER_NAMES = ["round-robin", "least-loaded", "shared-queue", "prefix-aware"]
+ROUTER_NAMES = st.sampled_from(list(ROUTERS))
+QUEUE_NAMES = st.sampled_from(["first-come", "first-come", *QUEUES])
+SPLITTING = [name for name, scheduler in SCHEDULERS.items() if scheduler.splits_prompts]
 POOL = st.sampled_from([None, 10, 13, 24])
 SEQS = st.sampled_from([1, 3, 8, 64])
 TRANSFERS = ("after-prefill", "layerwise")
@@ -129,26 +134,31 @@ def strategies(draw: st.DrawFn) -> Any:
         "num_kv_blocks": None if pool is None else pp_size * pool,
         "max_num_seqs": draw(SEQS),
         "prefix_caching": draw(st.booleans()),
+        "queue": draw(QUEUE_NAMES),
         "preemption": draw(st.sampled_from(["recompute", "swap"])),
         # Room for everything, or for one sequence or two.
         "swap_bytes": draw(st.sampled_from([4.0 * 2**30, 200_000.0, 400_000.0])),
     }
-    kind = draw(st.sampled_from(["prefill-priority", "chunked", "intra", "inter", "padg"]))
+    kind = draw(st.sampled_from([*SCHEDULERS, "intra", "inter", "padg"]))
     routing: dict[str, Any] = {
-        "router": draw(st.sampled_from(ROUTER_NAMES)),
+        "router": draw(ROUTER_NAMES),
         # Exact, or reported at multiples of a time with which arrivals tie.
         "status_interval_s": draw(st.sampled_from([0.0, 0.0, 2.0**-9, 0.1])),
     }
-    if kind == "prefill-priority":
+    if kind in SCHEDULERS and kind not in SPLITTING:
         return NoDG(
-            **common, instances=draw(st.integers(1, 4)), **routing, autoscale=draw(by_load())
+            **common,
+            instances=draw(st.integers(1, 4)),
+            scheduler=kind,
+            **routing,
+            autoscale=draw(by_load()),
         )
-    if kind == "chunked":
+    if kind in SCHEDULERS:
         return NoDG(
             **common,
             instances=draw(st.integers(1, 4)),
             **routing,
-            scheduler="chunked",
+            scheduler=kind,
             # Prompts of several chunks, and chunks that take several prompts.
             chunk_size=max(common["max_num_seqs"], draw(st.sampled_from([9, 16, 33, 70, 128]))),
         )
@@ -160,6 +170,7 @@ def strategies(draw: st.DrawFn) -> Any:
         common["decode_autoscale"] = draw(by_load())
     if pp_size == 1 and draw(st.booleans()):
         routing = {"prefill_choice": "ttft", "early_rejection": draw(st.booleans())}
+        common["queue"] = "first-come"  # what its estimate of the TTFT assumes
     return FuDG(
         **common,
         prefill_instances=prefill,
@@ -386,6 +397,72 @@ def test_span_equals_step_where_everything_ties(
     assert_same(span, step)
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    requests=st.lists(
+        st.tuples(GAPS, st.integers(20, 100), st.integers(20, 60)), min_size=3, max_size=9
+    ),
+    scheduler=st.sampled_from(list(SCHEDULERS)),
+    queue=st.sampled_from(list(QUEUES)),
+    num_kv_blocks=st.integers(10, 14),
+    host_blocks=st.integers(1, 12),
+    instances=st.integers(1, 2),
+)
+def test_spans_with_little_host_memory_equal_steps(
+    requests: list[tuple[float, int, int]],
+    scheduler: str,
+    queue: str,
+    num_kv_blocks: int,
+    host_blocks: int,
+    instances: int,
+) -> None:
+    """Some preempted requests are swapped, others find host memory full and recompute."""
+    where = toy_environment(vllm_engine(), SloConfig())
+    block_bytes = where.model.kv_bytes_per_token * where.engine.block_size
+    strategy = NoDG(
+        name="s",
+        instances=instances,
+        scheduler=scheduler,
+        max_num_seqs=8,
+        queue=queue,
+        num_kv_blocks=num_kv_blocks,
+        preemption="swap",
+        swap_bytes=float(host_blocks * block_bytes),
+    )
+    load = workload(requests)
+    span = run(where, strategy, load, resolution="span")
+    assert_same(span, run(where, strategy, load, resolution="step"))
+
+
+def test_chunked_prefill_with_full_host_memory_is_the_same_at_span_and_step() -> None:
+    """Four requests of 300 + 400 tokens in a pool for two, host memory for less than one."""
+    where = environment(model=llama_2_7b(), max_model_len=1000, num_nodes=1, gpus_per_node=1)
+    strategy = NoDG(
+        name="s", scheduler="chunked", preemption="swap", swap_bytes=2e8, num_kv_blocks=63
+    )
+    load = workload([(0.05 * k, 300, 400) for k in range(4)])
+    span = run(where, strategy, load, resolution="span")
+    instances = span.columns["instances"]
+    assert 0 < instances["num_swaps"].sum() < instances["num_preemptions"].sum()
+    assert_same(span, run(where, strategy, load, resolution="step"))
+
+
+@pytest.mark.parametrize("queue", list(QUEUES))
+def test_a_queue_behind_a_full_pool_is_the_same_at_span_and_step(queue: str) -> None:
+    """Heads that do not fit, and newcomers that go before them: 300 requests in a small pool."""
+    rng = np.random.default_rng(7)
+    where = environment(model=llama_2_7b(), max_model_len=4096, num_nodes=1, gpus_per_node=1)
+    prompts = rng.lognormal(6.0, 1.0, 300).clip(16, 3000).astype(int).tolist()
+    outputs = rng.integers(20, 400, 300).tolist()
+    gaps = rng.exponential(1 / 4, 300).tolist()
+    load = workload(list(zip(gaps, prompts, outputs, strict=True)))
+    strategy = NoDG(name="s", num_kv_blocks=300, queue=queue)
+    span = run(where, strategy, load, resolution="span")
+    waited = span.columns["requests"]["queue_s"]
+    assert (waited > 1.0).mean() > 0.25, "many requests wait"
+    assert_same(span, run(where, strategy, load, resolution="step"))
+
+
 LONG = dict(name="s", scheduler="chunked", max_num_seqs=6)
 LONG_PROMPTS = st.lists(
     st.tuples(
@@ -517,7 +594,8 @@ def pipelines(draw: st.DrawFn) -> Any:
         "num_kv_blocks": None if pool is None else pp_size * pool,
         "max_num_seqs": draw(st.sampled_from([1, 3, 8])),
     }
-    router = draw(st.sampled_from(ROUTER_NAMES))
+    common["queue"] = draw(QUEUE_NAMES)
+    router = draw(ROUTER_NAMES)
     match draw(st.sampled_from(["nodg", "chunked", "fudg", "padg"])):
         case "nodg":
             return NoDG(**common, instances=draw(st.integers(1, 2)), router=router)

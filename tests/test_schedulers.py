@@ -14,7 +14,7 @@ from simcluster.config import SchedulerConfig
 from simcluster.errors import InvariantError
 from simcluster.kvcache import BlockPool
 from simcluster.request import Request, RequestStatus
-from simcluster.sched import SCHEDULERS, BatchScheduler, DecodeBatch, StepPlan
+from simcluster.sched import QUEUES, SCHEDULERS, DecodeBatch, Scheduler, StepPlan
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -143,6 +143,7 @@ class Job:
     number: int
     prompt: int
     length: int
+    priority: int = 0
     output: int = 0
     computed: int = 0
     decoding: bool = False
@@ -160,11 +161,18 @@ class SlowPlan:
     chunks: list[tuple[Job, int]]
 
 
+KEYS = {
+    "shortest-first": lambda job: (job.prompt, job.number),
+    "priority": lambda job: (job.priority, job.number),
+}
+
+
 @dataclass
 class SlowScheduler:
     """The rules of vLLM (V0) and of Sarathi-Serve, one job and one step at a time.
 
-    Blocks are never counted incrementally: those in use are summed over the running jobs.
+    Blocks are never counted incrementally: those in use are summed over the running jobs, those in
+    host memory over the swapped ones. The queue is a list that is sorted whenever it changes.
     """
 
     config: SchedulerConfig
@@ -172,9 +180,18 @@ class SlowScheduler:
     block_size: int
     watermark_blocks: int
     chunked: bool
+    queue: str = "first-come"
+    host_blocks: int = 0
     waiting: list[Job] = field(default_factory=list)
     running: list[Job] = field(default_factory=list)
+    swapped: list[Job] = field(default_factory=list)
     num_preemptions: int = 0
+
+    def add(self, job: Job, place: int | None = None) -> None:
+        """Let a job wait, at the end of the queue or at this place of it, or by its key."""
+        self.waiting.insert(len(self.waiting) if place is None else place, job)
+        if self.queue in KEYS:
+            self.waiting.sort(key=KEYS[self.queue])
 
     def used(self) -> int:
         """Blocks in use: what is computed while decoding, the whole prompt while prefilling."""
@@ -190,21 +207,45 @@ class SlowScheduler:
         """Blocks not in use."""
         return self.num_blocks - self.used()
 
-    def fits(self, job: Job) -> bool:
-        """Admission: above the watermark, or alone."""
-        need = ceil_div(job.goal(), self.block_size)
+    def above_watermark(self, need: int) -> bool:
+        """Whether so many blocks may be taken: above the watermark, or by the only job."""
         if not self.running:
             return need <= self.num_blocks
-        above = self.free() - need >= self.watermark_blocks
-        return above and (not self.chunked or need <= self.free() - self.decode_need())
+        return self.free() - need >= self.watermark_blocks
+
+    def fits(self, job: Job) -> bool:
+        """Admission of a prompt, which leaves the decodes of the step their blocks."""
+        need = ceil_div(job.goal(), self.block_size)
+        beside = not self.running or need <= self.free() - self.decode_need()
+        return self.above_watermark(need) and (not self.chunked or beside)
+
+    def swap_in(self) -> None:
+        """Take swapped jobs back, in order, where their step and those of the others fit too."""
+        while self.swapped and len(self.running) < self.config.max_num_seqs:
+            need = ceil_div(self.swapped[0].computed + 1, self.block_size)
+            if not self.above_watermark(need + self.decode_need()):
+                return
+            self.running.append(self.swapped.pop(0))
+
+    def victim(self) -> Job:
+        """Who is preempted: the newest, by priority the newest of the least important ones."""
+        if self.queue == "priority":
+            return max(reversed(self.running), key=lambda job: job.priority)
+        return self.running[-1]
 
     def make_room(self) -> None:
-        """Preempt the newest until every decode can write its token."""
+        """Preempt until every decode can write its token; to host memory while it has room."""
         while self.decode_need() > self.free():
-            newest = self.running.pop()
-            newest.computed, newest.decoding = 0, False
+            victim = self.victim()
+            self.running.remove(victim)
             self.num_preemptions += 1
-            self.waiting.insert(0, newest)
+            copied = sum(ceil_div(job.computed, self.block_size) for job in self.swapped)
+            own = ceil_div(victim.computed, self.block_size)
+            if victim.decoding and copied + own <= self.host_blocks:
+                self.swapped.insert(0, victim)
+            else:
+                victim.computed, victim.decoding = 0, False
+                self.add(victim, 0)
 
     def plan(self) -> SlowPlan:
         """What the next step computes."""
@@ -216,7 +257,8 @@ class SlowScheduler:
     def separate_plan(self) -> SlowPlan:
         """Prefills if any can be admitted, else decodes."""
         chunks: list[tuple[Job, int]] = []
-        while self.waiting and len(self.running) < self.config.max_num_seqs:
+        self.swap_in()
+        while self.waiting and not self.swapped and len(self.running) < self.config.max_num_seqs:
             job = self.waiting[0]
             tokens = sum(n for _, n in chunks)
             too_many = tokens + job.goal() > self.config.max_num_batched_tokens
@@ -231,6 +273,7 @@ class SlowScheduler:
 
     def chunked_plan(self) -> SlowPlan:
         """All decodes, then prompts begun, then new ones, within the token budget."""
+        self.swap_in()
         self.make_room()
         decodes = [j for j in self.running if j.decoding]
         budget = self.config.max_num_batched_tokens - len(decodes)
@@ -239,7 +282,12 @@ class SlowScheduler:
             if not job.decoding and budget:
                 chunks.append((job, min(job.goal() - job.computed, budget)))
                 budget -= chunks[-1][1]
-        while budget and self.waiting and len(self.running) < self.config.max_num_seqs:
+        while (
+            budget
+            and self.waiting
+            and not self.swapped
+            and len(self.running) < self.config.max_num_seqs
+        ):
             job = self.waiting[0]
             if not self.fits(job):
                 break
@@ -274,12 +322,19 @@ def make_scheduler(
     num_blocks: int,
     block_size: int = 4,
     watermark: float = 0.0,
-) -> BatchScheduler:
+    queue: str = "first-come",
+    host_blocks: int = 0,
+) -> Scheduler:
     """Return a scheduler with its own pool."""
     config = SchedulerConfig(
         max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens
     )
-    return SCHEDULERS[name](config, BlockPool(num_blocks, block_size, watermark))
+    return SCHEDULERS[name](
+        config,
+        BlockPool(num_blocks, block_size, watermark),
+        host=BlockPool(host_blocks, block_size) if host_blocks else None,
+        queue=QUEUES[queue](),
+    )
 
 
 def check_plan(plan: StepPlan | None, slow: SlowPlan, config: SchedulerConfig) -> None:
@@ -303,13 +358,15 @@ def check_plan(plan: StepPlan | None, slow: SlowPlan, config: SchedulerConfig) -
 @settings(max_examples=300, deadline=None)
 @given(
     data=st.data(),
-    name=st.sampled_from(sorted(SCHEDULERS)),
+    name=st.sampled_from(["prefill-priority", "chunked"]),
+    queue=st.sampled_from(["first-come", *KEYS]),
+    host_blocks=st.sampled_from([0, 6, 11, 200]),
     max_num_seqs=st.sampled_from([1, 2, 3, 8]),
     budget=st.sampled_from([8, 12, 40, 200]),
     extra_blocks=st.sampled_from([0, 1, 5, 40]),
     watermark=st.sampled_from([0.0, 0.1, 0.3]),
     jobs=st.lists(
-        st.tuples(st.integers(0, 20), st.integers(1, 40), st.integers(1, 24)),
+        st.tuples(st.integers(0, 20), st.integers(1, 40), st.integers(1, 24), st.integers(0, 2)),
         min_size=1,
         max_size=14,
     ),
@@ -317,11 +374,13 @@ def check_plan(plan: StepPlan | None, slow: SlowPlan, config: SchedulerConfig) -
 def test_schedulers_decide_like_the_slow_ones(
     data: st.DataObject,
     name: str,
+    queue: str,
+    host_blocks: int,
     max_num_seqs: int,
     budget: int,
     extra_blocks: int,
     watermark: float,
-    jobs: list[tuple[int, int, int]],
+    jobs: list[tuple[int, int, int, int]],
 ) -> None:
     """Every plan, every preemption and all books agree; a plan holds for all its steps."""
     chunked = name == "chunked"
@@ -334,16 +393,22 @@ def test_schedulers_decide_like_the_slow_ones(
         max_num_batched_tokens=budget,
         num_blocks=num_blocks,
         watermark=watermark,
+        queue=queue,
+        host_blocks=host_blocks,
     )
-    slow = SlowScheduler(fast.config, num_blocks, 4, int(watermark * num_blocks), chunked)
-    to_come = sorted((at, k, prompt, length) for k, (at, prompt, length) in enumerate(jobs))
+    kept = int(watermark * num_blocks)
+    slow = SlowScheduler(fast.config, num_blocks, 4, kept, chunked, queue, host_blocks)
+    to_come = sorted((at, k, *rest) for k, (at, *rest) in enumerate(jobs))
     ended: list[int] = []
     now = 0
     while to_come or fast.has_unfinished:
         while to_come and (to_come[0][0] <= now or not fast.has_unfinished):
-            _, number, prompt, length = to_come.pop(0)
-            fast.add(Request(number, 0.0, prompt, length))
-            slow.waiting.append(Job(number, prompt, length))
+            _, number, prompt, length, priority = to_come.pop(0)
+            request = Request(number, 0.0, prompt, length)
+            request.priority = priority
+            job = Job(number, prompt, length, priority)
+            slow.add(job)
+            assert fast.add(request) == (slow.waiting[0] is job), "whether it is the head"
         plan, slow_plan = fast.schedule(float(now)), slow.plan()
         check_plan(plan, slow_plan, fast.config)
         assert plan is not None, "stuck"
@@ -364,7 +429,7 @@ def test_schedulers_decide_like_the_slow_ones(
                 if step < plan.closed_steps:
                     # Nobody can join: a newcomer waits, although it would fit.
                     crowded = copy.deepcopy(slow)
-                    crowded.waiting.append(Job(-1, 1, 1))
+                    crowded.add(Job(-1, 1, 1))
                     again = crowded.plan()
                     assert again.chunks == slow_plan.chunks
                     assert again.decodes == slow_plan.decodes
@@ -375,16 +440,18 @@ def test_schedulers_decide_like_the_slow_ones(
         ended += gone
         assert [r.request_id for r in fast.waiting] == [j.number for j in slow.waiting]
         assert fast.num_running == len(slow.running)
-        assert fast.num_waiting == len(slow.waiting)
+        assert [r.request_id for r in fast.swapped] == [j.number for j in slow.swapped]
+        fast.copied_blocks = 0
+        assert fast.num_waiting == len(slow.waiting) + len(slow.swapped)
         assert fast.pool.used_blocks == slow.used()
         assert fast.num_preemptions == slow.num_preemptions
         left = sum(j.computed if j.decoding else j.goal() for j in slow.running)
-        assert fast.num_tokens == left + sum(j.goal() for j in slow.waiting)
+        assert fast.num_tokens == left + sum(j.goal() for j in (*slow.waiting, *slow.swapped))
     assert sorted(ended) == list(range(len(jobs)))
     assert fast.pool.free_blocks == num_blocks
 
 
-def run_steps(scheduler: BatchScheduler, count: int) -> list[StepPlan]:
+def run_steps(scheduler: Scheduler, count: int) -> list[StepPlan]:
     """Plan and complete `count` single steps."""
     plans = []
     for now in range(count):

@@ -19,7 +19,7 @@ from simcluster.engine.instance import Instance
 from simcluster.errors import InvariantError
 from simcluster.roofline import StepShape
 from simcluster.scenario_file import resolve
-from simcluster.sched.base import StepOutcome, StepPlan
+from simcluster.sched import StepOutcome, StepPlan
 from simcluster.simulate import Result, run, simulate
 from simcluster.specs import EngineProfile, ModelSpec
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy

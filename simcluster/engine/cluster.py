@@ -28,7 +28,7 @@ from simcluster.roofline import RooflineStepTime, StepTime, check_pp, pipeline_s
 from simcluster.roofline.collectives import all_reduce_terms
 from simcluster.roofline.memory import kv_blocks, kv_bytes_per_token_per_gpu
 from simcluster.roofline.operators import ACTIVATION_BYTES
-from simcluster.sched import SCHEDULERS
+from simcluster.sched import QUEUES, SCHEDULERS
 from simcluster.specs import LinkSpec
 from simcluster.units import on_grid
 
@@ -118,6 +118,8 @@ class InstanceShape:
         Stages of its pipeline, each on such a group.
     scheduler : str
         A key of `simcluster.sched.SCHEDULERS`.
+    queue : str
+        A key of `simcluster.sched.QUEUES`: the order of waiting requests.
     max_num_seqs, max_num_batched_tokens : int or None
         Limits of a step; None for the engine's.
     instances_per_node : int or None
@@ -136,6 +138,7 @@ class InstanceShape:
     tp_size: int
     pp_size: int = 1
     scheduler: str = "prefill-priority"
+    queue: str = "first-come"
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     instances_per_node: int | None = None
@@ -600,6 +603,8 @@ class Cluster:
             pool_type(num_blocks, engine.block_size, engine.watermark),
             prefill_only=pool == "prefill",
             host=None if host is None else BlockPool(host.num_blocks, engine.block_size),
+            queue=QUEUES[shape.queue](),
+            sliding_window=environment.model.spec.sliding_window,
         )
         order = next(self._lane_numbers)
         return Instance(
@@ -757,17 +762,18 @@ def scheduler_limits(environment: Environment, shape: InstanceShape) -> Schedule
     tokens = shape.max_num_batched_tokens
     if tokens is None:
         tokens = engine.max_num_batched_tokens or max(max_model_len, 2048)
-    if shape.scheduler == "chunked":
+    scheduler = SCHEDULERS[shape.scheduler]
+    if scheduler.splits_prompts:
         if tokens < max_num_seqs:
             raise ConfigError(
-                shape.key("chunk_size"),
+                shape.key(scheduler.limit_key),
                 tokens,
                 f"a full decode batch of max_num_seqs = {max_num_seqs} would not fit in one step",
                 "Raise it, or lower max_num_seqs.",
             )
     elif tokens < max_model_len:
         raise ConfigError(
-            shape.key("max_num_batched_tokens"),
+            shape.key(scheduler.limit_key),
             tokens,
             f"a prompt of max_model_len = {max_model_len} would not fit in one prefill step",
             'Raise it, lower engine.max_model_len, or use scheduler = "chunked".',

@@ -7,8 +7,8 @@ from typing import Final
 
 from simcluster.engine.clock import Clock
 from simcluster.engine.link import Link, LinkNetwork
-from simcluster.roofline.base import StepTime
-from simcluster.sched.base import StepPlan
+from simcluster.roofline.base import StepShape, StepTime
+from simcluster.sched import StepPlan
 
 SHARES: Final = 64
 """Shares of a wire are told apart in so many parts."""
@@ -71,8 +71,8 @@ class SharedWires:
             wire.carry_collectives()
         network.watch(wires, self.flows_changed)
 
-    def begin(self, plan: StepPlan, window_tokens: int | None) -> StepTime:
-        """Return the step times for a step of `plan` that starts now; its batch is the demand."""
+    def begin(self, plan: StepPlan, shape: StepShape) -> StepTime:
+        """Return the step times of `plan`, of which a step of `shape` starts now."""
         share = self._share if self._env.now > self._changed_s else self._share_before
         self.is_stale = share != self._share
         self.share_in_use = share / SHARES
@@ -81,7 +81,7 @@ class SharedWires:
         if batch != self._batch:
             self._batch = batch
             num_tokens = plan.num_decodes + plan.prefill_tokens
-            step_s = step_time.step_s(plan.shape(window_tokens))
+            step_s = step_time.step_s(shape)
             self._network.demand(self._wires, num_tokens * self._bytes_per_token / step_s)
         return step_time
 

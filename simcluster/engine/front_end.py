@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
 from math import floor
 from typing import Any
@@ -15,14 +14,15 @@ from simcluster.engine.instance import InstanceLike, at_the_next_boundary
 from simcluster.request import Request, RequestStatus
 from simcluster.routing.base import InstanceView, Router
 from simcluster.routing.status import Status
+from simcluster.sched import FirstCome, RequestQueue
 from simcluster.units import on_grid
 
 
 class FrontEnd(ABC):
     """Routes requests to its instances; a SimPy process offers the pending ones again.
 
-    The queue of pending requests is first come, first served: its head is offered again whenever an
-    instance reaches a step boundary.
+    The head of the queue of pending requests is offered again whenever an instance reaches a step
+    boundary.
 
     Parameters
     ----------
@@ -32,10 +32,12 @@ class FrontEnd(ABC):
         The group; this object becomes their owner.
     on_finish : callable
         Called with every request that finished or was rejected.
+    pending : RequestQueue, optional
+        The queue, empty; default: first come, first served.
 
     Attributes
     ----------
-    pending : deque of Request
+    pending : RequestQueue
         Requests that no instance could take yet.
     """
 
@@ -44,11 +46,13 @@ class FrontEnd(ABC):
         env: Clock,
         instances: Sequence[InstanceLike],
         on_finish: Callable[[Request], None],
+        *,
+        pending: RequestQueue | None = None,
     ) -> None:
         self._env = env
         self.instances = list(instances)
         self._on_finish = on_finish
-        self.pending: deque[Request] = deque()
+        self.pending: RequestQueue = FirstCome() if pending is None else pending
         self._due: list[InstanceLike] = []  # had a boundary since the queue was looked at
         self._wake = Wake(env)
         for instance in self.instances:
@@ -56,11 +60,15 @@ class FrontEnd(ABC):
         self.process = env.process(self._run())
 
     def submit(self, request: Request) -> None:
-        """Route `request`, or let it wait behind those that wait already."""
-        if self.pending or not self._place(request):
-            self.pending.append(request)
-            if len(self.pending) == 1:
-                self._head_waits(request)
+        """Route `request`, or let it wait in its place among those that wait already."""
+        if not self.pending.goes_first(request):
+            self.pending.push(request)
+            return
+        if not self._place(request):
+            self.pending.push(request)
+        if self.pending.head is not None:
+            # A new head; or the old one, for which it counts where the newcomer went.
+            self._head_waits(self.pending.head)
 
     def reject(self, request: Request) -> None:
         """Turn `request` away for good; it counts as missed."""
@@ -86,13 +94,13 @@ class FrontEnd(ABC):
             yield self._wake.sleep()
             among: list[InstanceLike] | None = list(self._due)
             self._due.clear()
-            while self.pending and self._place(self.pending[0], among):
-                self.pending.popleft()
+            while (head := self.pending.head) is not None and self._place(head, among):
+                self.pending.pop()
                 among = None
-            if not self.pending:
+            if head is None:
                 self._none_wait()
             elif among is None:
-                self._head_waits(self.pending[0])
+                self._head_waits(head)
 
     # --- the group changes ------------------------------------------------------------------------
 
@@ -119,7 +127,7 @@ class FrontEnd(ABC):
 
     def boundary(self, instance: InstanceLike) -> None:
         """Offer the head of the queue again, once all that happens at this time is known."""
-        if self.pending:
+        if self.pending.head is not None:
             if not self._due:
                 self._wake.move(self._env.now, ROUTING)
             self._due.append(instance)
@@ -146,7 +154,7 @@ class Gateway(FrontEnd):
 
     Parameters
     ----------
-    env, instances, on_finish
+    env, instances, on_finish, pending
         As in `FrontEnd`.
     router : Router
         Which instance gets a request.
@@ -162,8 +170,10 @@ class Gateway(FrontEnd):
         router: Router,
         on_finish: Callable[[Request], None],
         status_interval_s: float = 0.0,
+        *,
+        pending: RequestQueue | None = None,
     ) -> None:
-        super().__init__(env, instances, on_finish)
+        super().__init__(env, instances, on_finish, pending=pending)
         self._router = router
         self._interval_s = status_interval_s
         self._statuses = [Status(instance) for instance in self.instances]

@@ -17,7 +17,7 @@ from simcluster.engine.recorder import Recorder
 from simcluster.errors import InvariantError
 from simcluster.request import Request
 from simcluster.roofline.base import StepShape, StepTime
-from simcluster.sched.base import BatchScheduler, StepOutcome, StepPlan, target
+from simcluster.sched import Scheduler, StepOutcome, StepPlan, target
 from simcluster.units import IntArray, on_grid
 
 MAX_SPAN_STEPS: Final = 512
@@ -230,7 +230,7 @@ class Instance:
         The run.
     instance_id : int
         Its number in the cluster; the order of instances in ties.
-    scheduler : BatchScheduler
+    scheduler : Scheduler
         What it runs next.
     step_time : StepTime
         How long that takes.
@@ -272,7 +272,7 @@ class Instance:
         self,
         env: Clock,
         instance_id: int,
-        scheduler: BatchScheduler,
+        scheduler: Scheduler,
         step_time: StepTime,
         recorder: Recorder,
         *,
@@ -325,16 +325,14 @@ class Instance:
 
     def submit(self, request: Request) -> None:
         """Queue `request` for prefill; it can join the next step."""
-        blocked = bool(self.scheduler.waiting)
         self._take(request)
         request.prefill_instance = self.instance_id
         request.decode_instance = self.instance_id
-        self.scheduler.add(request)
-        if self._idle or (blocked and self._in_flight is not None):
-            self.wake()
-        elif not blocked and self._steps > 1 and self._plan is not None:
-            # Behind a head that does not fit, the newcomer changes nothing before a sequence ends,
-            # beside a prompt that takes all the budget nothing before its last chunk.
+        may_change_plan = self.scheduler.add(request)
+        if self._idle or (self._in_flight is not None and not may_change_plan):
+            self.wake()  # in a pipeline every step has a row, in which the newcomer shows
+        elif may_change_plan and self._steps > 1 and self._plan is not None:
+            # Beside a prompt that takes all the budget it can change nothing before the last chunk.
             begun = bisect_left(self._ends, self._env.now) + 1
             self._stop_after(max(begun, self._plan.closed_steps))
 
@@ -519,7 +517,7 @@ class Instance:
     def release(self, request: Request) -> None:
         """Free the blocks of `request`, whose KV has left for a decode instance."""
         self.scheduler.release(request)
-        if self.scheduler.waiting:
+        if self.scheduler.waiting.head is not None:
             self.wake()
         self.owner.boundary(self)
 
@@ -601,7 +599,7 @@ class Instance:
                 self._copies_s = self._time_of_copies(scheduler.copied_blocks)
                 scheduler.copied_blocks = 0
             if self._wires is not None:
-                self.step_time = self._wires.begin(plan, self._first_window(plan))
+                self.step_time = self._wires.begin(plan, scheduler.shape(plan))
             if self._on_prefill is not None and plan.chunks:
                 self._announce(plan, self._on_prefill)
             if self._pipeline is not None and self._in_flight is not None:
@@ -634,7 +632,7 @@ class Instance:
         The first layer ends when the GPU has done its share of the layers; the work of the host is
         taken to come before.
         """
-        shape = plan.shape(self._first_window(plan))
+        shape = self.scheduler.shape(plan)
         gpu_s = self.step_time.gpu_s(shape)
         num_layers = self._num_layers
         end_s = self._env.now + self.step_time.step_s(shape, self._hidden_s)
@@ -649,11 +647,9 @@ class Instance:
         now, hidden_s = self._env.now, self._hidden_s
         limit = min(plan.max_steps, MAX_SPAN_STEPS)
         if limit == 1 or self._resolution == "step":
-            step_s = self.step_time.step_s(plan.shape(self._first_window(plan)), hidden_s)
+            step_s = self.step_time.step_s(self.scheduler.shape(plan), hidden_s)
             return [now + self._copies_s + step_s]
-        window = None
-        if self._window is not None:
-            window = self.scheduler.batch.window_tokens(limit, self._window)
+        window = self.scheduler.window_tokens(limit)
         ends: list[float]
         if plan.chunks:
             ends = self._chunk_ends(plan, limit, window)
@@ -688,27 +684,19 @@ class Instance:
             return self._resolution == "kernel"
         if now >= log.end_s:
             return False
-        shape = plan.shape(self._first_window(plan))
+        shape = self.scheduler.shape(plan)
         step_s = self.step_time.step_s(shape, self._hidden_s)
         return now + self._copies_s + step_s > log.start_s
 
-    def _first_window(self, plan: StepPlan) -> int | None:
-        if self._window is None or not plan.num_decodes:
-            return None
-        return int(self.scheduler.batch.window_tokens(1, self._window)[0])
-
     def _gpu_s(self, plan: StepPlan, step: int) -> float:
         """GPU time of step `step` of `plan` (s); before the plan is booked."""
-        window = None
-        if self._window is not None and plan.num_decodes:
-            window = int(self.scheduler.batch.window_tokens(step + 1, self._window)[step])
-        return self.step_time.gpu_s(plan.shape(window, step))
+        return self.step_time.gpu_s(self.scheduler.shape(plan, step))
 
     def _run_kernels(self, plan: StepPlan) -> Generator[simpy.Event, Any, None]:
         """Let the dispatchers and GPUs do one step, kernel by kernel."""
         if self._ranks is None:
             raise InvariantError("resolution kernel without dispatchers")
-        schedule = self.step_time.kernels(plan.shape(self._first_window(plan)))
+        schedule = self.step_time.kernels(self.scheduler.shape(plan))
         host_after_s = schedule.host_after_s
         self._steps = 1
         self._ends = []
@@ -738,10 +726,8 @@ class Instance:
             limit = self._stop_at(self, [], 0)
         self._steps = limit
         self._num_waiting = self.scheduler.num_waiting
-        window = None
-        if self._window is not None:
-            window = self.scheduler.batch.window_tokens(limit, self._window)
-        before_s, after_s = pipeline.host_s(plan.shape(self._first_window(plan)))
+        window = self.scheduler.window_tokens(limit)
+        before_s, after_s = pipeline.host_s(self.scheduler.shape(plan))
         wake = self._wake
         wake.sleep()
         run = BatchRun(
@@ -761,7 +747,7 @@ class Instance:
         self, plan: StepPlan, pipeline: PipelineStages
     ) -> Generator[simpy.Event, Any, None]:
         """Let the batch pass the stages once; the host works on it before and after."""
-        shape = plan.shape(self._first_window(plan))
+        shape = self.scheduler.shape(plan)
         before_s, after_s = pipeline.host_s(shape)
         self._steps = 1
         self._ends = []

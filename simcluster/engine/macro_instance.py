@@ -18,6 +18,7 @@ from simcluster.routing.rolling_activation import (
     RollingActivation,
     RollingView,
 )
+from simcluster.sched import RequestQueue
 from simcluster.units import on_grid
 
 
@@ -68,7 +69,7 @@ class MacroInstance(FrontEnd):
 
     Parameters
     ----------
-    env, instances, on_finish
+    env, instances, on_finish, pending
         As in `FrontEnd`.
     activation : RollingActivation
         The rule by which windows take turns.
@@ -104,8 +105,9 @@ class MacroInstance(FrontEnd):
         on_finish: Callable[[Request], None],
         status_interval_s: float = 0.0,
         macro_id: int = 0,
+        pending: RequestQueue | None = None,
     ) -> None:
-        super().__init__(env, instances, on_finish)
+        super().__init__(env, instances, on_finish, pending=pending)
         self.activation = activation
         self.macro_id = macro_id
         self.num_unfinished = 0
@@ -183,8 +185,8 @@ class MacroInstance(FrontEnd):
 
     def _stop_at(self, instance: InstanceLike, ends: list[float], first: int) -> int:
         """Steps of the span after which the head of the queue would pass, at the latest all."""
-        request, rule = self.pending[0], self.activation
-        if not isinstance(rule, PaperActivation):
+        request, rule = self.pending.head, self.activation
+        if request is None or not isinstance(rule, PaperActivation):
             return len(ends)
         passed = rule.first_pass(
             self._index[instance.instance_id],
@@ -215,7 +217,7 @@ class MacroInstance(FrontEnd):
 
     def _offer_to_all(self) -> None:
         """Offer the head of the queue to every instance once more."""
-        if self.pending:
+        if self.pending.head is not None:
             if not self._due:
                 self._wake.move(self._env.now, ROUTING)
             self._due = list(self.instances)
@@ -332,18 +334,18 @@ class MacroInstance(FrontEnd):
         return ring
 
     def take_pending(self, others: Collection[Request]) -> None:
-        """Let the requests `others`, which wait elsewhere, wait here, in the order of arrival."""
-        waiting = sorted([*self.pending, *others], key=lambda request: request.request_id)
-        self.pending.clear()
-        self.pending.extend(waiting)
+        """Let the requests `others`, which wait elsewhere, wait here, as if they had come here."""
+        waiting = [*self.pending.drain(), *others]
+        for request in sorted(waiting, key=lambda request: request.request_id):
+            self.pending.push(request)
         self.num_unfinished += len(others)
         self._look_again()
 
     def _look_again(self) -> None:
         """Offer the head of the queue to all, because the ring or the queue has changed."""
-        if self.pending:
+        if self.pending.head is not None:
             self._offer_to_all()
-            self._head_waits(self.pending[0])
+            self._head_waits(self.pending.head)
 
     def _renumber(self) -> None:
         self._index = {i.instance_id: k for k, i in enumerate(self.instances)}

@@ -193,11 +193,10 @@ class OverallScheduler:
 
     def _merge(self, kept: MacroInstance, gone: MacroInstance) -> None:
         """Move instances and waiting requests of `gone` to `kept`."""
-        waiting = list(gone.pending)
+        waiting = gone.pending.drain()
         for instance in list(gone.instances):
             books = gone.remove(instance)
             kept.add(instance, books)
-        gone.pending.clear()
         gone.num_unfinished = 0
         self.macros.remove(gone)
         self._last = -1

@@ -15,7 +15,7 @@ from simcluster.engine.clock import TRANSFER_END, At, Clock, Wake
 from simcluster.engine.dispatcher import RankGroup
 from simcluster.roofline import Pipeline, RooflineStepTime, handover_s
 from simcluster.roofline.base import StepShape
-from simcluster.sched.base import StepPlan
+from simcluster.sched import StepPlan
 from simcluster.specs import LinkSpec
 from simcluster.units import IntArray
 

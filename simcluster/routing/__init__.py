@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from simcluster.registry import Registry
 from simcluster.routing.base import InstanceView, Router
 from simcluster.routing.least_loaded import LeastLoaded
 from simcluster.routing.prefix_aware import PrefixAware
@@ -17,12 +18,16 @@ from simcluster.routing.shared_queue import SharedQueue
 from simcluster.routing.status import Status
 from simcluster.routing.ttft_estimate import TtftEstimate
 
-ROUTERS: dict[str, Callable[[], Router]] = {
-    "round-robin": RoundRobin,
-    "least-loaded": LeastLoaded,
-    "shared-queue": SharedQueue,
-    "prefix-aware": PrefixAware,
-}
+ROUTERS: Registry[Callable[[], Router]] = Registry(
+    "simcluster.routers",
+    {
+        "round-robin": RoundRobin,
+        "least-loaded": LeastLoaded,
+        "shared-queue": SharedQueue,
+        "prefix-aware": PrefixAware,
+    },
+)
+"""Routers by the name that ``strategy.router`` gives them."""
 
 __all__ = [
     "ROUTERS",

@@ -1,27 +1,55 @@
-"""Schedulers: what an instance runs next. Pure decisions and books, no clock.
+"""Schedulers: decisions and books of an instance, no clock.
 
-Add one: a file with a class derived from `BatchScheduler` (or any class that meets `Scheduler`)
-and a line in ``SCHEDULERS``.
+================== =============================================================================
+`base`             `Scheduler`: queue, KV pool, decode batch, preemption, what a plan books
+`queue`            order in which waiting requests are admitted: a policy is a queue
+`plan`             `StepPlan`: the tokens that the next steps compute, and their outcome
+`decode_batch`     decoding sequences, counted together with no work per sequence per step
+`prefill_priority` separate batches, prefill first (vLLM V0)
+`chunked`          hybrid batches with a token budget (Sarathi-Serve, vLLM V1)
+================== =============================================================================
+
+Add a policy: a class derived from `KeyedQueue`, registered in ``QUEUES``. Add a way of batching: a
+class derived from `Scheduler`, registered in ``SCHEDULERS``. ``docs/extending.md`` has complete
+examples; the contract tests run on every registered name.
 """
 
 from __future__ import annotations
 
-from simcluster.sched.base import BatchScheduler, DecodeBatch, Scheduler, StepOutcome, StepPlan
+from simcluster.registry import Registry
+from simcluster.sched.base import Scheduler
 from simcluster.sched.chunked import ChunkedPrefill
+from simcluster.sched.decode_batch import DecodeBatch
+from simcluster.sched.plan import StepOutcome, StepPlan, target
 from simcluster.sched.prefill_priority import PrefillPriority
+from simcluster.sched.queue import (
+    QUEUES,
+    FirstCome,
+    KeyedQueue,
+    Priority,
+    RequestQueue,
+    ShortestFirst,
+)
 
-SCHEDULERS: dict[str, type[BatchScheduler]] = {
-    "prefill-priority": PrefillPriority,
-    "chunked": ChunkedPrefill,
-}
+SCHEDULERS: Registry[type[Scheduler]] = Registry(
+    "simcluster.schedulers",
+    {"prefill-priority": PrefillPriority, "chunked": ChunkedPrefill},
+)
+"""Schedulers by the name that ``strategy.scheduler`` gives them."""
 
 __all__ = [
+    "QUEUES",
     "SCHEDULERS",
-    "BatchScheduler",
     "ChunkedPrefill",
     "DecodeBatch",
+    "FirstCome",
+    "KeyedQueue",
     "PrefillPriority",
+    "Priority",
+    "RequestQueue",
     "Scheduler",
+    "ShortestFirst",
     "StepOutcome",
     "StepPlan",
+    "target",
 ]

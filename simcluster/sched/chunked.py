@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from simcluster.request import Request
-from simcluster.sched.base import BatchScheduler, StepPlan, target
+from simcluster.sched.base import Scheduler
+from simcluster.sched.plan import StepPlan, target
 
 
-class ChunkedPrefill(BatchScheduler):
+class ChunkedPrefill(Scheduler):
     """Decode everything and fill the rest of the token budget with prefill chunks.
 
     Per step: one token for each decoding sequence; then prompts already begun, in order; then new
@@ -15,22 +16,17 @@ class ChunkedPrefill(BatchScheduler):
     of the whole prompt are taken at admission (Agrawal et al., OSDI 2024, section 4.3).
     """
 
-    def schedule(self, now: float) -> StepPlan | None:
-        """Plan the next steps, starting `now` (s); None when there is nothing to run."""
-        plan = self._plan(now)
-        if plan is None and self.swapped:
-            # Swapping out emptied the batch and made room for the first to come back.
-            plan = self._plan(now)
-        return plan
+    splits_prompts = True
+    limit_key = "chunk_size"
 
     def _plan(self, now: float) -> StepPlan | None:
         if self._joining:
             self._admit_joining()
         if self.swapped:
             self._swap_in()
-        if not self.waiting and not self._prefilling:
+        if self.waiting.head is None and not self._prefilling:
             plan = self._decode_plan(now)
-            if plan is not None or not self.waiting:
+            if plan is not None or self.waiting.head is None:
                 return plan
         self._make_room_for_one_step()
         chunks = self._chunks(now)
@@ -57,7 +53,7 @@ class ChunkedPrefill(BatchScheduler):
         full, rest = divmod(target(request) - request.num_computed_tokens - 1, num_tokens)
         if len(chunks) > 1 or full == 0 or self.copied_blocks or self._shares:
             return 1, 0
-        alone = not self.waiting and len(self._prefilling) == 1
+        alone = self.waiting.head is None and len(self._prefilling) == 1
         steps = limit = full + alone
         if batch.size:
             limit = min(limit, batch.steps_to_next_end())
@@ -74,22 +70,17 @@ class ChunkedPrefill(BatchScheduler):
             chunks.append((request, num_tokens))
             budget -= num_tokens
         # The decodes of this step take their blocks first.
-        spare = self.pool.free_blocks - self.batch.blocks_needed(1) if self.waiting else 0
-        while budget > 0 and self.waiting and len(self._running) < self.config.max_num_seqs:
+        waiting, most = self.waiting, self.config.max_num_seqs
+        spare = self.pool.free_blocks - self.batch.blocks_needed(1) if waiting.head else 0
+        while budget > 0 and (head := waiting.head) and len(self._running) < most:
             if self.swapped:
                 break
-            request = self.waiting[0]
-            tokens = target(request)
-            num_blocks = self.pool.blocks_for(tokens)
-            found = in_use = 0
-            if self._shares:
-                found, in_use = self.pool.find(request, tokens)
-            num_new = num_blocks - in_use
+            num_blocks, found, num_new = self._blocks_of(head)
             if not self.pool.can_admit(num_new) or num_new > spare:
                 break
-            self._admit(request, num_blocks, found, now)
+            self._admit(head, num_blocks, found, now)
             spare -= num_new
-            num_tokens = min(tokens - request.num_computed_tokens, budget)
-            chunks.append((request, num_tokens))
+            num_tokens = min(target(head) - head.num_computed_tokens, budget)
+            chunks.append((head, num_tokens))
             budget -= num_tokens
         return tuple(chunks)

@@ -6,22 +6,19 @@ another package, an entry point in the group ``simcluster.strategies``.
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import Any
 
+from simcluster.registry import Registry
 from simcluster.strategies.base import CommonSettings, Strategy
 from simcluster.strategies.fudg import FuDG
 from simcluster.strategies.nodg import NoDG
 from simcluster.strategies.padg import PaDG
 from simcluster.strategies.routed import Pool, Routed
 
-STRATEGIES: dict[str, type[Any]] = {"nodg": NoDG, "fudg": FuDG, "padg": PaDG, "routed": Routed}
-
-
-def all_strategies() -> dict[str, type[Any]]:
-    """Return ``STRATEGIES`` and those of installed packages, by kind; ours win a name clash."""
-    others = {point.name: point.load() for point in entry_points(group="simcluster.strategies")}
-    return {**others, **STRATEGIES}
+STRATEGIES: Registry[type[Any]] = Registry(
+    "simcluster.strategies", {"nodg": NoDG, "fudg": FuDG, "padg": PaDG, "routed": Routed}
+)
+"""Settings classes of strategies by the ``kind`` of their table."""
 
 
 __all__ = [
@@ -33,5 +30,4 @@ __all__ = [
     "Pool",
     "Routed",
     "Strategy",
-    "all_strategies",
 ]

@@ -10,7 +10,9 @@ from pydantic import ConfigDict, Field
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.engine.cluster import Cluster, Deployment, InstanceShape
 from simcluster.errors import ConfigError
+from simcluster.registry import NameIn
 from simcluster.routing import ROUTERS, PrefixAware, Router
+from simcluster.sched import QUEUES, SCHEDULERS, RequestQueue
 
 
 class Strategy(Protocol):
@@ -98,6 +100,19 @@ class CommonSettings:
         ),
     ] = False
 
+    queue: Annotated[
+        str,
+        NameIn(QUEUES),
+        Field(
+            description="Order in which waiting requests are admitted: first come, shortest prompt "
+            "first, or by the priority of their class."
+        ),
+    ] = "first-come"
+
+    def make_queue(self) -> RequestQueue:
+        """Return the queue of requests that wait in front of the instances, empty."""
+        return QUEUES[self.queue]()
+
     def shape(self, scheduler: str = "prefill-priority", chunk: int | None = None) -> InstanceShape:
         """Return what each instance is made of; `chunk` is the token budget of a chunked step."""
         return InstanceShape(
@@ -105,6 +120,7 @@ class CommonSettings:
             tp_size=self.tp_size,
             pp_size=self.pp_size,
             scheduler=scheduler,
+            queue=self.queue,
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=chunk or self.max_num_batched_tokens,
             instances_per_node=self.instances_per_node,
@@ -114,34 +130,58 @@ class CommonSettings:
             tp_across_nodes=self.tp_across_nodes,
         )
 
-    def shape_with_chunks(
-        self, cluster: Cluster, scheduler: str, chunk_size: int | None
-    ) -> InstanceShape:
-        """Return what each instance is made of, under a scheduler that may split prompts.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerSettings(CommonSettings):
+    """Keys of the strategies whose instances prefill and decode."""
+
+    scheduler: Annotated[
+        str, NameIn(SCHEDULERS), Field(description="What an instance runs next.")
+    ] = "prefill-priority"
+    chunk_size: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Token budget of a step (tokens), with a scheduler that splits prompts "
+            "(chunked); default: the engine's.",
+        ),
+    ] = None
+
+    @property
+    def splits_prompts(self) -> bool:
+        """Whether a prompt may be computed in chunks over several steps."""
+        return SCHEDULERS[self.scheduler].splits_prompts
+
+    def mixed_shape(self, cluster: Cluster) -> InstanceShape:
+        """Return what each instance is made of.
 
         Raises
         ------
         ConfigError
             If `chunk_size` is given to a scheduler without chunks.
         """
-        if scheduler == "chunked":
-            return self.shape(scheduler, chunk_size or cluster.environment.engine.chunk_size)
-        if chunk_size is not None:
+        if self.splits_prompts:
+            chunk = self.chunk_size or cluster.environment.engine.chunk_size
+            return self.shape(self.scheduler, chunk)
+        if self.chunk_size is not None:
+            able = [name for name, scheduler in SCHEDULERS.items() if scheduler.splits_prompts]
             raise ConfigError(
                 self.shape().key("chunk_size"),
-                chunk_size,
-                f"scheduler {scheduler!r} does not split prompts into chunks",
-                'Leave it out, or use scheduler = "chunked".',
+                self.chunk_size,
+                f"scheduler {self.scheduler!r} does not split prompts into chunks",
+                f"Leave it out, or use scheduler = {' or '.join(map(repr, able))}.",
             )
-        return self.shape(scheduler)
+        return self.shape(self.scheduler)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Without slots: NoDG has these keys and those of SchedulerSettings, and two bases with slots clash.
+@dataclass(frozen=True, kw_only=True)
 class RouterSettings(CommonSettings):
     """Keys of the strategies with a router in front of their instances."""
 
     router: Annotated[
-        Literal["round-robin", "least-loaded", "shared-queue", "prefix-aware"],
+        str,
+        NameIn(ROUTERS),
         Field(description="Which instance gets a request; in fudg, which prefill instance."),
     ] = "least-loaded"
     prefix_weight: Annotated[

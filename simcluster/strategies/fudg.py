@@ -222,7 +222,12 @@ class FuDG(RouterSettings):
         num_layers = cluster.environment.model.spec.num_layers
         gateway_type = PrefillGateway if self.prefill_choice == "router" else Conductor
         gateway = gateway_type(
-            cluster.env, prefill, self.make_router(), finished, on_grid(self.status_interval_s)
+            cluster.env,
+            prefill,
+            self.make_router(),
+            finished,
+            on_grid(self.status_interval_s),
+            pending=self.make_queue(),
         )
         gateway.handover = KvHandover(
             cluster.env,
@@ -277,13 +282,14 @@ class FuDG(RouterSettings):
             ("router", self.router, "least-loaded"),
             ("status_interval_s", self.status_interval_s, 0.0),
             ("pp_size", self.pp_size, 1),
+            ("queue", self.queue, "first-come"),
         ):
             if value != default:
                 raise ConfigError(
                     shape.key(key),
                     value,
                     'does not go with prefill_choice = "ttft", which keeps books of its own, of '
-                    "one batch at a time",
+                    "one batch at a time in order of arrival",
                     'Leave it out, or use prefill_choice = "router".',
                 )
 

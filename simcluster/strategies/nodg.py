@@ -9,13 +9,13 @@ from pydantic import Field
 
 from simcluster.engine.cluster import Cluster, Deployment
 from simcluster.engine.front_end import Gateway
-from simcluster.strategies.base import RouterSettings, count_that_fits
+from simcluster.strategies.base import RouterSettings, SchedulerSettings, count_that_fits
 from simcluster.strategies.scaling import ThresholdSettings, scale_by_load
 from simcluster.units import on_grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoDG(RouterSettings):
+class NoDG(SchedulerSettings, RouterSettings):
     """Equal instances behind a router; no disaggregation.
 
     With ``scheduler = "prefill-priority"`` as vLLM 0.7.3 (Kwon et al., SOSP 2023, section 4.5),
@@ -25,18 +25,6 @@ class NoDG(RouterSettings):
     kind: Literal["nodg"] = "nodg"
     instances: Annotated[
         int | None, Field(ge=1, description="Instances; default: as many as the GPUs hold.")
-    ] = None
-    scheduler: Annotated[
-        Literal["prefill-priority", "chunked"],
-        Field(description="What an instance runs next."),
-    ] = "prefill-priority"
-    chunk_size: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="Token budget of a step (tokens), with scheduler chunked; default: the "
-            "engine's.",
-        ),
     ] = None
     autoscale: Annotated[
         ThresholdSettings | None,
@@ -51,7 +39,7 @@ class NoDG(RouterSettings):
         ConfigError
             If they do not fit, or `chunk_size` is given to a scheduler without chunks.
         """
-        shape = self.shape_with_chunks(cluster, self.scheduler, self.chunk_size)
+        shape = self.mixed_shape(cluster)
         count = count_that_fits(cluster, shape, self.instances)
         instances = [cluster.place(shape, "mixed") for _ in range(count)]
         gateway = Gateway(
@@ -60,6 +48,7 @@ class NoDG(RouterSettings):
             self.make_router(),
             lambda r: cluster.on_finish(r),
             on_grid(self.status_interval_s),
+            pending=self.make_queue(),
         )
         if self.autoscale is not None:
             scale_by_load(

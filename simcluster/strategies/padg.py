@@ -26,13 +26,13 @@ from simcluster.routing.rolling_activation import (
     RollingActivation,
     slack_statistic,
 )
-from simcluster.strategies.base import CommonSettings, count_that_fits
+from simcluster.strategies.base import SchedulerSettings, count_that_fits
 from simcluster.strategies.scaling import MitosisSettings, start
 from simcluster.units import on_grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PaDG(CommonSettings):
+class PaDG(SchedulerSettings):
     """Macro instances under rolling activation (EcoServe, section 3).
 
     With ``variant = "paper"`` routing follows Algorithm 1, with ``"code"`` the scheduler that the
@@ -113,18 +113,6 @@ class PaDG(CommonSettings):
     hold_output: Annotated[
         bool, Field(description="Hold the instance's output back during its prefill window.")
     ] = True
-    scheduler: Annotated[
-        Literal["prefill-priority", "chunked"],
-        Field(description="What an instance runs next."),
-    ] = "prefill-priority"
-    chunk_size: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="Token budget of a step (tokens), with scheduler chunked; default: the "
-            "engine's.",
-        ),
-    ] = None
 
     def __post_init__(self) -> None:
         """Check what one key alone cannot tell.
@@ -181,7 +169,7 @@ class PaDG(CommonSettings):
             machines or the bounds of their macro instances.
         """
         ttft_s, tpot_s = self._targets(cluster)
-        shape = self.shape_with_chunks(cluster, self.scheduler, self.chunk_size)
+        shape = self.mixed_shape(cluster)
         count = count_that_fits(cluster, shape, self.instances)
         sizes = self._sizes(count)
         instances = [cluster.place(shape, "mixed") for _ in range(count)]
@@ -200,6 +188,7 @@ class PaDG(CommonSettings):
                 on_finish=lambda r: cluster.on_finish(r),
                 status_interval_s=on_grid(self.status_interval_s),
                 macro_id=number,
+                pending=self.make_queue(),
             )
 
         if len(sizes) == 1 and self.mitosis is None:

@@ -9,7 +9,7 @@ from simcluster.engine.instance import Instance, InstanceLike
 from simcluster.engine.pipelined import PipelinedInstance
 from simcluster.kvcache import PrefixPool
 from simcluster.request import Request
-from simcluster.sched.base import BatchScheduler, StepOutcome, StepPlan, target
+from simcluster.sched import Scheduler, StepOutcome, StepPlan, target
 from simcluster.strategies.base import Strategy
 from simcluster.testing.laws import require
 
@@ -163,7 +163,7 @@ def _watch(instance: Instance, books: InstanceBooks, *, counts_blocks: bool) -> 
     scheduler._admit = watched_admit  # type: ignore[method-assign]  # watching is that
 
 
-def _check_plan(scheduler: BatchScheduler, plan: StepPlan) -> None:
+def _check_plan(scheduler: Scheduler, plan: StepPlan) -> None:
     limits = scheduler.config
     require(plan.num_decodes + len(plan.chunks) > 0, "an empty plan")
     require(plan.max_steps >= 1, "steps of a plan")
@@ -179,11 +179,11 @@ def _check_plan(scheduler: BatchScheduler, plan: StepPlan) -> None:
         require(tokens <= limits.max_num_batched_tokens, "more than max_num_batched_tokens")
 
 
-def _check_stop(scheduler: BatchScheduler) -> None:
+def _check_stop(scheduler: Scheduler) -> None:
     """An instance that stops has nothing in its queue that fits."""
     require(not scheduler.batch.size, "stopped with sequences to decode")
-    if scheduler.waiting:
-        head, pool = scheduler.waiting[0], scheduler.pool
+    if scheduler.waiting.head is not None:
+        head, pool = scheduler.waiting.head, scheduler.pool
         in_use = pool.find(head, target(head))[1]
         fits = pool.can_admit(-(-target(head) // pool.block_size) - in_use)
         require(not fits, "stopped while the head of the queue fits")
@@ -194,7 +194,7 @@ def _check_stop(scheduler: BatchScheduler) -> None:
         require(not fits, "stopped while the first swapped request fits")
 
 
-def _check_blocks(scheduler: BatchScheduler) -> None:
+def _check_blocks(scheduler: Scheduler) -> None:
     """Blocks in use are those of the running sequences, each rounded up, a shared one once."""
     pool, used = scheduler.pool, 0
     for request in scheduler._running.values():

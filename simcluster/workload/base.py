@@ -55,6 +55,8 @@ class Workload:
         Ids of the blocks of tokens, where it is known which prompts have a prefix in common.
     slo_class : ndarray of str or None
         Class of each request, shape ``(num_requests,)``, dtype object; None without classes.
+    priority : ndarray of int64 or None
+        Its priority, the smaller number first, shape ``(num_requests,)``; None without classes.
     """
 
     arrival_s: FloatArray
@@ -67,6 +69,7 @@ class Workload:
     score: FloatArray | None = None
     hashes: BlockHashes | None = None
     slo_class: npt.NDArray[np.object_] | None = None
+    priority: IntArray | None = None
 
     @property
     def num_requests(self) -> int:

@@ -85,11 +85,12 @@ def build(
     lengths = lengths or drawn.lengths
     assert lengths is not None, "settings without lengths have arrivals with lengths"
     asked = prompt_len, output_len = lengths.draw(len(arrival_s), stream(seed, "lengths"))
-    slo_class = None
+    slo_class = priority = None
     if settings.classes:
         which = choices(settings.shares, len(arrival_s), stream(seed, "classes"))
         slo_class = np.array([c.name for c in settings.classes], dtype=object)[which]
         slo_class.setflags(write=False)
+        priority = np.array([c.priority for c in settings.classes], dtype=np.int64)[which]
         prompt_len, output_len = _own_lengths(settings.classes, which, asked, seed)
     prompt_len, output_len, rejected = fit(
         prompt_len, output_len, max_model_len, settings.on_too_long
@@ -111,6 +112,7 @@ def build(
         notes=drawn.notes,
         hashes=hashes,
         slo_class=slo_class,
+        priority=priority,
     )
 
 

@@ -92,6 +92,13 @@ class RequestClass:
         LengthSettings | None,
         Field(description="Lengths of its requests, as workload.lengths, which is the default."),
     ] = None
+    priority: Annotated[
+        int,
+        Field(
+            description="Its requests go before those of classes with larger numbers, in a "
+            'strategy with queue = "priority".'
+        ),
+    ] = 0
 
     @property
     def length_distribution(self) -> LengthDistribution | None:

@@ -1,0 +1,93 @@
+"""Extension points: implementations by name, ours and those of other packages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from simcluster.errors import DataError
+
+T = TypeVar("T")
+
+
+class Registry(MutableMapping[str, T], Generic[T]):
+    """Implementations of one extension point by the name that scenario files use.
+
+    A script adds one by assignment (``SCHEDULERS["mine"] = Mine``), an installed package by an
+    entry point in `group`. Ours win a name clash. Whatever is registered can be named in a scenario
+    file, stands in ``docs/scenario.md`` and runs through the contract tests of
+    `simcluster.testing.contracts`.
+
+    Parameters
+    ----------
+    group : str
+        Group of entry points, such as ``"simcluster.schedulers"``.
+    own : mapping of str to T
+        Those of this package.
+    """
+
+    def __init__(self, group: str, own: Mapping[str, T]) -> None:
+        self.group = group
+        self._own: dict[str, T] = dict(own)
+        self._points: dict[str, EntryPoint] | None = None
+        self._loaded: dict[str, T] = {}
+
+    def _others(self) -> dict[str, EntryPoint]:
+        """Entry points of installed packages, found at the first look-up."""
+        if self._points is None:
+            self._points = {point.name: point for point in entry_points(group=self.group)}
+        return self._points
+
+    def __getitem__(self, name: str) -> T:
+        if name in self._own:
+            return self._own[name]
+        if name not in self._loaded:
+            point = self._others()[name]
+            try:
+                self._loaded[name] = point.load()
+            except Exception as error:
+                # Whatever the import of a foreign package raises: which package it was is news.
+                package = point.dist.name if point.dist else point.module
+                raise DataError(
+                    f"{name!r} of the installed package {package} cannot be loaded "
+                    f"({type(error).__name__}: {error}). Mend or uninstall that package."
+                ) from error
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, implementation: T) -> None:
+        self._own[name] = implementation
+
+    def __delitem__(self, name: str) -> None:
+        del self._own[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._own
+        yield from (name for name in self._others() if name not in self._own)
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in self._others()
+
+
+@dataclass(frozen=True, slots=True)
+class NameIn:
+    """Annotation of a setting that names an entry of a registry, as it is when a file is read."""
+
+    registry: Registry[Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import PydanticCustomError, core_schema
+
+        def known(name: str) -> str:
+            if name not in self.registry:
+                raise PydanticCustomError("literal_error", "not registered")
+            return name
+
+        return core_schema.no_info_after_validator_function(known, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        return {**handler(schema), "enum": list(self.registry)}
