@@ -1,0 +1,94 @@
+"""Kernels of a step in issue order, with their times in ticks; attention is left open."""
+
+from __future__ import annotations
+
+from simcluster.config import ModelConfig
+from simcluster.roofline.bounded import remember
+from simcluster.roofline.collectives import all_gather_s, all_reduce_s
+from simcluster.roofline.dispatch import TickRun
+from simcluster.roofline.kernels import KernelTimer
+from simcluster.roofline.operators import (
+    Operator,
+    embedding_operators,
+    head_operators,
+    layer_operators,
+    layer_runs,
+)
+from simcluster.specs import LinkSpec
+from simcluster.units import TICKS_PER_S
+
+
+class StepKernels:
+    """Kernels of one instance, or of one stage of its pipeline.
+
+    Parameters
+    ----------
+    timer : KernelTimer
+        Times of kernels.
+    model : ModelConfig
+        What is served, in which precision.
+    fabric : LinkSpec
+        Link between the ranks.
+    tp_size, pp_size, stage : int
+        Ranks, stages, and which of the stages this is, from 0.
+    """
+
+    def __init__(
+        self,
+        timer: KernelTimer,
+        model: ModelConfig,
+        fabric: LinkSpec,
+        tp_size: int,
+        pp_size: int,
+        stage: int,
+    ) -> None:
+        self._timer, self._model, self._fabric, self._tp_size = timer, model, fabric, tp_size
+        self._is_first, self._is_last = stage == 0, stage == pp_size - 1
+        self._layer_runs = layer_runs(model.spec, pp_size, stage)
+        self._moe_kinds = tuple(dict.fromkeys(run.moe for run in self._layer_runs))
+        self._head_ticks: dict[int, tuple[float, ...]] = {}
+
+    def runs(self, num_tokens: int, num_sampled: int) -> list[tuple[list[Operator], TickRun]]:
+        """Operators of a step in issue order, and their times.
+
+        Parameters
+        ----------
+        num_tokens, num_sampled : int
+            Tokens that go through the layers, and sequences that sample a token.
+        """
+        model, tp_size = self._model, self._tp_size
+        by_kind = {}
+        for moe in self._moe_kinds:
+            operators = layer_operators(model, tp_size, num_tokens, moe=moe)
+            attention = next(i for i, op in enumerate(operators) if op.kind == "attention")
+            by_kind[moe] = operators, self._ticks(operators), attention
+        runs = []
+        if self._is_first:
+            first = embedding_operators(model, tp_size, num_tokens)
+            runs.append((first, TickRun(self._ticks(first), -1, False, 1)))
+        for moe, window, repeat in self._layer_runs:
+            operators, ticks, attention = by_kind[moe]
+            runs.append((operators, TickRun(ticks, attention, window, repeat)))
+        if self._is_last:
+            last = head_operators(model, tp_size, num_tokens, num_sampled)
+            # Behind the norm they see the sampled tokens only.
+            sampled = self._head_ticks.get(num_sampled)
+            if sampled is None:
+                sampled = remember(self._head_ticks, num_sampled, self._ticks(last[1:]))
+            runs.append((last, TickRun((*self._ticks(last[:1]), *sampled), -1, False, 1)))
+        return runs
+
+    def _ticks(self, operators: list[Operator]) -> tuple[float, ...]:
+        return tuple(float(round(self._operator_s(op) * TICKS_PER_S)) for op in operators)
+
+    def _operator_s(self, operator: Operator) -> float:
+        """Time of one kernel (s); 0 for attention, which is added per step."""
+        match operator.kind:
+            case "all_reduce":
+                return all_reduce_s(self._fabric, self._tp_size, operator.bytes)
+            case "all_gather":
+                return all_gather_s(self._fabric, self._tp_size, operator.bytes)
+            case "attention":
+                return 0.0
+            case _:
+                return self._timer.operator_s(operator)
