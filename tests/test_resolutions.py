@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from simcluster import unroll
 from simcluster.config import Environment, ModelConfig, SloConfig
 from simcluster.engine import cluster
-from simcluster.engine.instance import Instance
+from simcluster.engine.instance.span import Span
+from simcluster.engine.instance.span_log import SpanLog
 from simcluster.engine.pipeline import BatchesInFlight
 from simcluster.errors import InvariantError
 from simcluster.roofline.base import StepShape
@@ -521,7 +522,7 @@ def test_runs_of_chunks_are_cut_in_every_way(monkeypatch: pytest.MonkeyPatch) ->
     """By an arrival, by the end of a decode, by the pool: the cases above are not empty."""
     plans: list[tuple[StepPlan, int]] = []
     ends: set[str] = set()
-    schedule, book = ChunkedPrefill.schedule, Instance._book
+    schedule, book = ChunkedPrefill.schedule, SpanLog.book
 
     def seen_schedule(self: ChunkedPrefill, now: float) -> StepPlan | None:
         plan = schedule(self, now)
@@ -534,14 +535,16 @@ def test_runs_of_chunks_are_cut_in_every_way(monkeypatch: pytest.MonkeyPatch) ->
                 ends.add("the pool runs dry")
         return plan
 
-    def seen_book(self: Instance, plan: StepPlan, steps: int, end: float) -> Any:
+    def seen_book(self: SpanLog, span: Span, steps: int, *rest: Any) -> Any:
+        plan = span.plan
+        assert plan is not None
         if plan.kind == "mixed" and plan.max_steps > 1:
             ends.add("an arrival" if steps < plan.max_steps else "the prompt ends")
             plans.append((plan, steps))
-        return book(self, plan, steps, end)
+        return book(self, span, steps, *rest)
 
     monkeypatch.setattr(ChunkedPrefill, "schedule", seen_schedule)
-    monkeypatch.setattr(Instance, "_book", seen_book)
+    monkeypatch.setattr(SpanLog, "book", seen_book)
     where, load = toy_environment(vllm_engine(), SloConfig()), workload(CROWD)
     result = run(where, TIGHT_CHUNKS, load)
     assert result.columns["requests"]["num_preemptions"].sum() > 0

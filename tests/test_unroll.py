@@ -177,7 +177,7 @@ class Witness:
             return release_output()
 
         def scheduler_clock() -> float:
-            return float(instance._env.now)
+            return float(instance.env.now)
 
         scheduler.complete = watched_complete  # type: ignore[method-assign]  # listening in
         instance.release_output = watched_release  # type: ignore[method-assign]

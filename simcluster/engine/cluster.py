@@ -433,10 +433,8 @@ class Cluster:
         # Two all-reduces a layer, of which every rank sends 2 (t - 1) / t (see `all_reduce_s`).
         message = spec.hidden_size * ACTIVATION_BYTES
         sent = 2 * spec.num_layers * 2 * (tp_size - 1) / tp_size * message
-        instance.share_wires(
-            SharedWires(
-                self.env, self.network, wires, tp_size * sent, step_time_at, instance.cut_later
-            )
+        instance.wires = SharedWires(
+            self.env, self.network, wires, tp_size * sent, step_time_at, instance.cut_later
         )
 
     def remove(self, instance: InstanceLike) -> None:
@@ -615,7 +613,7 @@ class Cluster:
             self.recorder,
             resolution=self._resolution,
             ranks=ranks,
-            window=environment.model.spec.sliding_window,
+            sliding_window=environment.model.spec.sliding_window,
             lane=lane,
             order=order,
             pipeline=pipeline,

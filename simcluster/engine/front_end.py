@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Generator, Sequence
 from math import floor
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import simpy
 
 from simcluster.engine.clock import ROUTING, At, Clock, Wake
-from simcluster.engine.instance import InstanceLike, at_the_next_boundary
+from simcluster.engine.instance import InstanceLike, InstanceOwner, at_the_next_boundary
 from simcluster.request import Request, RequestStatus
 from simcluster.routing.base import InstanceView, Router
 from simcluster.routing.status import Status
@@ -18,7 +18,7 @@ from simcluster.sched import FirstCome, RequestQueue
 from simcluster.units import on_grid
 
 
-class FrontEnd(ABC):
+class FrontEnd(InstanceOwner):
     """Routes requests to its instances; a SimPy process offers the pending ones again.
 
     The head of the queue of pending requests is offered again whenever an instance reaches a step
@@ -83,10 +83,10 @@ class FrontEnd(ABC):
         it has not been offered to any.
         """
 
-    def _head_waits(self, request: Request) -> None:  # noqa: B027 (a hook)
+    def _head_waits(self, request: Request) -> None:
         """Hear that `request` heads the queue and no instance could take it now."""
 
-    def _none_wait(self) -> None:  # noqa: B027 (a hook)
+    def _none_wait(self) -> None:
         """Hear that the queue has become empty."""
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
@@ -131,18 +131,6 @@ class FrontEnd(ABC):
             if not self._due:
                 self._wake.move(self._env.now, ROUTING)
             self._due.append(instance)
-
-    def prefilled(self, instance: InstanceLike, request: Request) -> None:  # noqa: B027 (a hook)
-        """Nothing to do: the request goes on to decode where it is."""
-
-    def preempted(self, instance: InstanceLike, request: Request) -> None:  # noqa: B027 (a hook)
-        """Nothing to do: the request goes on where it is."""
-
-    def resumed(self, instance: InstanceLike, request: Request) -> None:  # noqa: B027 (a hook)
-        """Nothing to do: the request goes on where it is."""
-
-    def joined(self, instance: InstanceLike, request: Request) -> None:  # noqa: B027 (a hook)
-        """Nothing to do: no KV comes here from elsewhere."""
 
     def finished(self, instance: InstanceLike, request: Request) -> None:
         """Pass the news on."""

@@ -8,7 +8,7 @@ from functools import partial
 from math import inf
 
 from simcluster.engine.clock import ROUTING, At, Clock
-from simcluster.engine.instance import InstanceLike, at_the_next_boundary
+from simcluster.engine.instance import InstanceLike, InstanceOwner, at_the_next_boundary
 from simcluster.engine.link import LinkNetwork, Path
 from simcluster.errors import InvariantError
 from simcluster.request import Request
@@ -117,7 +117,7 @@ class _Move:
         self.pieces = 1
 
 
-class KvHandover:
+class KvHandover(InstanceOwner):
     """Moves requests from prefill to decode instances; owner of the decode instances.
 
     With one path the decode side pulls: nothing is sent before it has reserved blocks. With two the
@@ -364,19 +364,12 @@ class KvHandover:
         return sum(self._ports[i.instance_id].num_coming for i in self.instances)
 
     # --- what the decode instances say --------------------------------------------------------
-
-    def boundary(self, instance: InstanceLike) -> None:
-        """Nothing to do: room for a transfer arises when a request ends or is back in."""
+    # (Preempted requests stay there; what a resumed one leaves, the step that is about to start
+    # has first call on.)
 
     def prefilled(self, instance: InstanceLike, request: Request) -> None:
         """A preempted request has recomputed here: what is left may do for the next transfer."""
         self._start_transfers(self._ports[instance.instance_id])
-
-    def preempted(self, instance: InstanceLike, request: Request) -> None:
-        """Nothing to do: the request goes on here, recomputed or swapped back in."""
-
-    def resumed(self, instance: InstanceLike, request: Request) -> None:
-        """Nothing to do: the step that is about to start has first call on the free blocks."""
 
     def joined(self, instance: InstanceLike, request: Request) -> None:
         """Let others have its share of the waiting blocks, once the planned step has begun."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from simcluster.engine.clock import Clock
-from simcluster.engine.instance import InstanceLike
+from simcluster.engine.instance import InstanceLike, InstanceOwner
 from simcluster.engine.macro_instance import MacroInstance
 from simcluster.engine.recorder import Log
 from simcluster.request import Request, RequestStatus
@@ -19,7 +19,7 @@ MakeMacro = Callable[[Sequence[InstanceLike]], MacroInstance]
 """Makes a macro instance of some instances."""
 
 
-class Leaving:
+class Leaving(InstanceOwner):
     """Owner of an instance that has left its macro instance and finishes what it has.
 
     Parameters
@@ -30,21 +30,6 @@ class Leaving:
 
     def __init__(self, on_finish: Callable[[Request], None]) -> None:
         self._on_finish = on_finish
-
-    def boundary(self, instance: InstanceLike) -> None:
-        """Nothing waits for it."""
-
-    def prefilled(self, instance: InstanceLike, request: Request) -> None:
-        """Nobody keeps books on it any more."""
-
-    def preempted(self, instance: InstanceLike, request: Request) -> None:
-        """The request recomputes where it is."""
-
-    def resumed(self, instance: InstanceLike, request: Request) -> None:
-        """The request goes on where it is."""
-
-    def joined(self, instance: InstanceLike, request: Request) -> None:
-        """No KV comes here from elsewhere."""
 
     def finished(self, instance: InstanceLike, request: Request) -> None:
         """Pass the news on."""

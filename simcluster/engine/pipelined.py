@@ -17,7 +17,7 @@ from simcluster.errors import InvariantError
 from simcluster.request import Request
 
 
-class PipelinedInstance:
+class PipelinedInstance(InstanceOwner):
     """One copy of the model on the stages of a pipeline; as many batches in flight as stages.
 
     Each batch is a lane: an `Instance` with a scheduler and a share of the KV blocks of its own,

@@ -1,0 +1,341 @@
+"""One copy of the model on its GPUs: a SimPy process around a scheduler that knows no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import simpy
+
+from simcluster.engine.clock import SCHEDULING, Clock, Wake
+from simcluster.engine.collectives import SharedWires
+from simcluster.engine.dispatcher import RankGroup
+from simcluster.engine.instance.held_output import HeldOutput
+from simcluster.engine.instance.ports import InstanceOwner, InstanceStats, OnPrefill, StopAt
+from simcluster.engine.instance.runner import (
+    MAX_SPAN_STEPS,
+    AheadRunner,
+    KernelRunner,
+    PipelineRunner,
+    Runner,
+    SpanRunner,
+)
+from simcluster.engine.instance.span_log import SpanLog
+from simcluster.engine.instance.state import InstanceState
+from simcluster.engine.pipeline import PipelineStages
+from simcluster.engine.recorder import Recorder
+from simcluster.request import Request
+from simcluster.roofline.base import StepTime
+from simcluster.sched import Scheduler, StepPlan, target
+from simcluster.units import on_grid
+
+
+class Instance(InstanceState):
+    """One copy of the model: schedule, let the steps pass, book what they did, again.
+
+    Parameters
+    ----------
+    env : Clock
+        The run.
+    instance_id : int
+        Its number in the cluster; the order of instances in ties.
+    scheduler : Scheduler
+        What it runs next.
+    step_time : StepTime
+        How long that takes.
+    recorder : Recorder
+        Where its spans go.
+    resolution : str
+        ``"span"``, ``"step"`` or ``"kernel"``.
+    ranks : RankGroup or None
+        Dispatchers and GPUs, at resolution ``kernel`` or where the recorder wants kernels.
+    sliding_window : int or None
+        The model's sliding window (tokens).
+    lane : int
+        Which of the batches in flight of a pipeline this is.
+    order : int, optional
+        Its place in ties, unique in the cluster; default: `instance_id`.
+    pipeline : PipelineStages, optional
+        The stages that its batches pass, shared with the other lanes.
+    copy_s : callable, optional
+        Time (s, on the grid) to copy so many KV blocks to or from host memory, where the scheduler
+        has some. A step that needs copies starts with them: they are in the queue of its kernels,
+        as in vLLM's V0.
+
+    Attributes
+    ----------
+    owner : InstanceOwner
+        Set by the deployment before the run starts.
+    num_requests : int
+        Requests given to it so far.
+    stop_at : StopAt or None
+        Where spans must end; see `watch`.
+    wires : SharedWires or None
+        What its collectives share with KV transfers.
+    """
+
+    owner: InstanceOwner
+    num_lanes = 1
+
+    def __init__(
+        self,
+        env: Clock,
+        instance_id: int,
+        scheduler: Scheduler,
+        step_time: StepTime,
+        recorder: Recorder,
+        *,
+        resolution: str = "span",
+        ranks: RankGroup | None = None,
+        sliding_window: int | None = None,
+        lane: int = 0,
+        order: int | None = None,
+        pipeline: PipelineStages | None = None,
+        copy_s: Callable[[int], float] | None = None,
+    ) -> None:
+        super().__init__(env, scheduler, step_time, sliding_window)
+        self.instance_id = instance_id
+        self.order = instance_id if order is None else order
+        self.num_requests = 0
+        self.stop_at: StopAt | None = None
+        self.wires: SharedWires | None = None
+        self._copy_s = copy_s
+        self._wake = Wake(env)
+        self._is_idle = False
+        self._on_prefill: OnPrefill | None = None
+        self._num_layers = 1
+        self._held = HeldOutput()
+        most_steps = 1 if resolution == "step" else MAX_SPAN_STEPS
+        self._row_per_step = pipeline is not None and pipeline.in_flight is not None
+        self._log = SpanLog(recorder, instance_id, lane, scheduler, row_per_step=self._row_per_step)
+        self._runner: Runner
+        if pipeline is not None and pipeline.in_flight is not None:
+            self._runner = AheadRunner(self, self._wake, pipeline, pipeline.in_flight)
+        elif pipeline is not None:
+            self._runner = PipelineRunner(self, self._wake, pipeline)
+        elif ranks is not None:
+            self._runner = KernelRunner(self, self._wake, most_steps, recorder.kernels, ranks)
+        else:
+            self._runner = SpanRunner(self, self._wake, most_steps, recorder.kernels)
+        self.process = env.process(self._run())
+
+    # --- what others may do -------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Queue `request` for prefill; it can join the next step."""
+        self._take(request)
+        request.prefill_instance = self.instance_id
+        request.decode_instance = self.instance_id
+        may_change_plan = self.scheduler.add(request)
+        span = self.span
+        if self._is_idle or (self._row_per_step and not may_change_plan):
+            self.wake()  # where every step has a row, the newcomer shows in the next one
+        elif may_change_plan and span.num_steps > 1 and span.plan is not None:
+            # Beside a prompt that takes all the budget it can change nothing before the last chunk.
+            begun = span.steps_begun(self.env.now)
+            self._stop_after(max(begun, span.plan.closed_steps))
+
+    def join(self, request: Request) -> None:
+        """Take over `request`, whose KV has arrived in blocks reserved here."""
+        self._take(request)
+        request.decode_instance = self.instance_id
+        self.scheduler.join(request)
+        self.wake()
+
+    def _take(self, request: Request) -> None:
+        request.routed_s = self.env.now if request.num_output_tokens == 0 else request.routed_s
+        self.num_requests += 1
+
+    def reserve(self, request: Request, num_tokens: int | None = None) -> int:
+        """Take the blocks for the KV of `request`, which is to come; they must be free.
+
+        Returns
+        -------
+        int
+            Tokens whose KV is here already.
+        """
+        scheduler, steps = self.scheduler, self.span.num_steps
+        num_cached = scheduler.reserve(request, self.taken_blocks, num_tokens)
+        if steps > 1 and (
+            self._row_per_step or scheduler.batch.blocks_needed(steps) > scheduler.pool.free_blocks
+        ):
+            # The rest of the span counted on these blocks; or its rows would not show them.
+            self.wake()
+        return num_cached
+
+    def release(self, request: Request) -> None:
+        """Free the blocks of `request`, whose KV has left for a decode instance."""
+        self.scheduler.release(request)
+        if self.scheduler.waiting.head is not None:
+            self.wake()
+        self.owner.boundary(self)
+
+    def wake(self) -> None:
+        """Schedule again at the next step boundary; at once if the instance is idle."""
+        now = self.env.now
+        if self._is_idle:
+            self._is_idle = False
+            self._wake.move(now, SCHEDULING + self.order)
+        elif self.span.num_steps > 1:
+            self._stop_after(self.span.steps_begun(now))
+
+    def watch(self, stop_at: StopAt | None) -> None:
+        """From now on end spans where `stop_at` says, the present one too; None: nowhere."""
+        self.stop_at = stop_at
+        span = self.span
+        if stop_at is not None and span.num_steps > 1:
+            ended = span.steps_ended(self.env.now)
+            if ended < span.num_steps:
+                self._stop_after(stop_at(self, span.ends, ended))
+
+    def cut_later(self) -> None:
+        """End the run of steps before the first one that starts after now."""
+        if self.span.num_steps > 1:
+            self._stop_after(self.span.steps_begun_by(self.env.now))
+
+    def _stop_after(self, num_steps: int) -> None:
+        """End the span after `num_steps` steps, if it does not end before."""
+        if num_steps < self.span.num_steps:
+            self._runner.stop(self.span, num_steps)
+
+    def follow_prefills(self, on_prefill: OnPrefill, num_layers: int) -> None:
+        """Tell `on_prefill` of every prefill that begins and ends with its step.
+
+        `num_layers` is that of the model.
+        """
+        self._on_prefill, self._num_layers = on_prefill, num_layers
+
+    @property
+    def hold_output(self) -> bool:
+        """While true, tokens are computed but not released to the user."""
+        return self._held.is_on
+
+    @hold_output.setter
+    def hold_output(self, value: bool) -> None:
+        self._held.is_on = value
+
+    def release_output(self) -> list[Request]:
+        """Release the tokens held back so far, now; return whose last token is among them."""
+        return self._held.release(self.env.now)
+
+    @property
+    def stats(self) -> InstanceStats:
+        """What it has done so far."""
+        scheduler, pool = self.scheduler, self.scheduler.pool
+        return InstanceStats(
+            pool.num_blocks,
+            self._log.busy_s,
+            self._log.num_steps,
+            self.num_requests,
+            scheduler.num_preemptions,
+            pool.peak_used / pool.num_blocks,
+            scheduler.num_swaps,
+            pool.num_asked,
+            pool.num_found,
+        )
+
+    def close(self) -> None:
+        """Book what has ended of the span and of the decodes, because the run is over."""
+        span = self.span
+        steps = span.steps_ended(self.env.now)
+        if span.plan is not None and span.num_steps > 1 and steps:
+            self._log.book(span, steps, span.ends[steps - 1], self.step_time, self._wire_share)
+            span.clear()
+        self.scheduler.close()
+        self._log.write_segments()
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def _run(self) -> Generator[simpy.Event, Any, None]:
+        env, span, runner = self.env, self.span, self._runner
+        while True:
+            plan = self._schedule()
+            if plan is None:
+                self._is_idle = True
+                span.hidden_s = 0.0
+                if self.wires is not None:
+                    self.wires.idle()
+                runner.idle()
+                yield self._wake.sleep()
+                continue
+            self._begin(plan)
+            for event in runner.run(span, plan):  # noqa: UP028  nothing is sent into a tuple
+                yield event
+            self._end(plan)
+            if env.peek() <= env.now:
+                # Others have business at this very time: let it settle before planning.
+                yield self._wake.at(env.now, SCHEDULING + self.order)
+
+    def _schedule(self) -> StepPlan | None:
+        """Plan the next steps, and tell the owner what came of planning."""
+        scheduler = self.scheduler
+        plan = scheduler.schedule(self.env.now)
+        if scheduler.preempted:
+            for request in scheduler.preempted:
+                self.owner.preempted(self, request)
+            scheduler.preempted.clear()
+            self._log.write_segments()
+        if scheduler.resumed:
+            for request in scheduler.resumed:
+                self.owner.resumed(self, request)
+            scheduler.resumed.clear()
+            self.owner.boundary(self)  # with nobody swapped out there may be room again
+        elif scheduler.pool.shares and plan is not None and plan.chunks:
+            self.owner.boundary(self)  # who came in may hold the prefix of who waits outside
+        if scheduler.joined:
+            for request in scheduler.joined:
+                self.owner.joined(self, request)
+            scheduler.joined.clear()
+        return plan
+
+    def _begin(self, plan: StepPlan) -> None:
+        """Begin the span of `plan`, now."""
+        scheduler, copies_s = self.scheduler, 0.0
+        if scheduler.copied_blocks:
+            assert self._copy_s is not None, "only with host memory is there anything to copy"
+            copies_s = self._copy_s(scheduler.copied_blocks)
+            scheduler.copied_blocks = 0
+        self.span.begin(plan, self.env.now, copies_s)
+        if self.wires is not None:
+            self.step_time = self.wires.begin(plan, scheduler.shape(plan))
+        if self._on_prefill is not None and plan.chunks:
+            self._announce(plan, self._on_prefill)
+
+    def _announce(self, plan: StepPlan, on_prefill: OnPrefill) -> None:
+        """Say of every request whose prefill ends with the step of `plan` when its KV appears.
+
+        The first layer ends when the GPU has done its share of the layers; the work of the host is
+        taken to come before.
+        """
+        shape, now = self.scheduler.shape(plan), self.env.now
+        gpu_s = self.step_time.gpu_s(shape)
+        num_layers = self._num_layers
+        end_s = now + self.step_time.step_s(shape, self.span.hidden_s)
+        layer_end_s = end_s - on_grid(gpu_s * (num_layers - 1) / num_layers)
+        for request, num_tokens in plan.chunks:
+            total = request.num_computed_tokens + num_tokens
+            if plan.max_steps == 1 and total == target(request):
+                on_prefill(self, request, total, max(now, layer_end_s))
+
+    def _end(self, plan: StepPlan) -> None:
+        """Book the span of `plan`, which ends now, and pass the news on."""
+        span, owner, held, now = self.span, self.owner, self._held, self.env.now
+        steps, gpu_s = span.num_steps, 0.0
+        if self.step_time.overlaps_host:
+            gpu_s = self.step_time.gpu_s(self.scheduler.shape(plan, steps - 1))
+        # While it is booked nobody may see steps both in the books and under way.
+        outcome = self._log.book(span, steps, now, self.step_time, self._wire_share)
+        span.clear()
+        for request in outcome.prefilled:
+            if request.first_token_s == now:
+                held.first_token(request, now)
+            owner.prefilled(self, request)
+        for request in outcome.finished:
+            held.last_token(request, now)
+            owner.finished(self, request)
+        span.hidden_s = gpu_s
+        owner.boundary(self)
+
+    @property
+    def _wire_share(self) -> float:
+        return 1.0 if self.wires is None else self.wires.share_in_use
