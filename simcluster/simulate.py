@@ -17,12 +17,13 @@ import simpy
 from simcluster import arguments
 from simcluster.config import Environment
 from simcluster.engine.clock import ARRIVAL, SCHEDULING, At, Clock
-from simcluster.engine.cluster import Cluster, Deployment, StepTimeFactory, roofline_step_time
+from simcluster.engine.cluster import Cluster, Deployment
 from simcluster.engine.recorder import KernelLog, Recorder, transfer_columns
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.quality import QualityCurve
 from simcluster.request import Request, RequestStatus
 from simcluster.rng import stream
+from simcluster.roofline.of_environment import StepTimeFactory, roofline_step_time
 from simcluster.scenario import Scenario, refuse_other
 from simcluster.schema import (
     INSTANCES,
@@ -360,20 +361,19 @@ def _result(
     requests: dict[str, npt.NDArray[Any]],
     env: Clock,
 ) -> Result:
-    for instance, pool, serves in zip(
-        cluster.instances, cluster.pools, cluster.serves, strict=True
-    ):
-        stats = instance.stats
+    for placed in cluster.placed:
         recorder.instances.add(
             (
-                instance.instance_id,
-                pool,
-                cluster.node_of(instance),
-                cluster.num_gpus_of(instance),
-                cluster.tp_size_of(instance),
-                *cluster.held_s(instance),
-                *stats,
-                *serves,
+                placed.instance.instance_id,
+                placed.role,
+                placed.node,
+                placed.num_gpus,
+                placed.tp_size,
+                placed.taken_s,
+                placed.freed_s,
+                *placed.instance.stats,
+                placed.model,
+                placed.gpu,
             )
         )
     return Result(

@@ -10,9 +10,6 @@ import numpy as np
 
 from simcluster import arguments, catalog
 from simcluster.cell_store import Cell
-from simcluster.engine.clock import Clock
-from simcluster.engine.cluster import Cluster
-from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError
 from simcluster.executor import outcomes
 from simcluster.metrics import SweepRow, summarise
@@ -20,6 +17,7 @@ from simcluster.scenario import Scenario, refuse_other
 from simcluster.schema import Columns
 from simcluster.simulate import Result, simulate
 from simcluster.store import FORMATS, Comparison, Format, Unfinished, cells_of, read, writing
+from simcluster.strategies.base import dry_run
 
 Progress = Callable[[int, int, float], None]
 """Called with the number of finished cells, of all cells, and the share of the work that is done.
@@ -174,9 +172,7 @@ def check(scenario: Scenario) -> None:
         If a strategy does not fit the machines.
     """
     for strategy in scenario.strategies:
-        strategy.build(
-            Cluster(Clock(), scenario.environment, Recorder(), resolution=scenario.run.resolution)
-        )
+        dry_run(scenario.environment, strategy, resolution=scenario.run.resolution)
 
 
 def warnings_of(scenario: Scenario, comparison: Comparison) -> list[str]:
@@ -191,8 +187,7 @@ def warnings_of(scenario: Scenario, comparison: Comparison) -> list[str]:
         return []
     median, lines = int(np.median(prompts)), []
     for name in dict.fromkeys(cell.strategy for cell in cells):
-        cluster = Cluster(Clock(), scenario.environment, Recorder())
-        scenario.strategy(name).build(cluster)
+        cluster = dry_run(scenario.environment, scenario.strategy(name))
         prefill_s = cluster.instances[0].prefill_s(median)
         if prefill_s > ttft_s:
             lines.append(

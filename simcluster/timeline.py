@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from simcluster._version import __version__
 from simcluster.config import Environment
-from simcluster.engine.cluster import roofline_step_time
 from simcluster.errors import ConfigError, DataError
 from simcluster.roofline import StepShape
+from simcluster.roofline.of_environment import roofline_step_time
 from simcluster.scenario import Scenario
 from simcluster.schema import Columns
 from simcluster.simulate import simulate

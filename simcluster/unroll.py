@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from simcluster.config import Environment
-from simcluster.engine.cluster import StepTimeFactory, roofline_step_time
 from simcluster.errors import InvariantError
 from simcluster.roofline import StepTime
 from simcluster.roofline.base import StepShape
+from simcluster.roofline.of_environment import StepTimeFactory, roofline_step_time
 from simcluster.schema import STEPS, Columns, checked
 from simcluster.units import FloatArray, IntArray
 

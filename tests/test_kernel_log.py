@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcluster.config import Environment, ModelConfig, SloConfig
-from simcluster.engine.cluster import roofline_step_time
 from simcluster.roofline import StepShape
+from simcluster.roofline.of_environment import roofline_step_time
 from simcluster.schema import KERNELS, checked
 from simcluster.simulate import Result, run
 from simcluster.specs import EngineProfile

@@ -12,8 +12,9 @@ from simcluster import catalog
 from simcluster.config import ClusterConfig, ModelConfig
 from simcluster.engine.clock import ARRIVAL, At, Clock
 from simcluster.engine.link import LinkNetwork
+from simcluster.engine.placement import GpuGroup
 from simcluster.engine.recorder import Recorder, transfer_columns
-from simcluster.engine.topology import GpuGroup, Topology
+from simcluster.engine.topology import Topology
 from simcluster.rng import stream
 from simcluster.units import grid_array
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcluster.config import Environment, SloConfig
-from simcluster.engine.cluster import StepTimeFactory
 from simcluster.rng import stream
+from simcluster.roofline.of_environment import StepTimeFactory
 from simcluster.simulate import Result, run
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.testing import specs

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from simcluster import unroll
 from simcluster.config import Environment, ModelConfig, SloConfig
-from simcluster.engine import cluster
+from simcluster.engine import factory
 from simcluster.engine.instance.span import Span
 from simcluster.engine.instance.span_log import SpanLog
 from simcluster.engine.pipeline import BatchesInFlight
@@ -695,7 +695,7 @@ def test_pipelines_equal_steps_where_everything_ties(
     load = workload(requests)
     stages = tuple(TickStage(host_ticks) for _ in range(strategy.pp_size))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "roofline_stages", lambda environment, shape: stages)
+        patch.setattr(factory, "roofline_stages", lambda *_, key: stages)
         span, step = (
             run(where, strategy, load, resolution=resolution) for resolution in ("span", "step")
         )

@@ -10,11 +10,14 @@ import pytest
 
 from simcluster.config import ClusterConfig, Environment
 from simcluster.engine.clock import Clock
-from simcluster.engine.cluster import Cluster, InstanceShape, group_fabric
+from simcluster.engine.cluster import Cluster
 from simcluster.engine.link import Path
+from simcluster.engine.placement import GpuGroup
 from simcluster.engine.recorder import Recorder
-from simcluster.engine.topology import GpuGroup, Topology
+from simcluster.engine.shape import InstanceShape
+from simcluster.engine.topology import Topology
 from simcluster.errors import ConfigError
+from simcluster.roofline.of_environment import group_fabric
 from simcluster.testing import specs
 from simcluster.testing.step_times import ConstantStepTime, same_for_all
 
@@ -143,15 +146,20 @@ def test_without_a_network_there_is_no_path_between_nodes() -> None:
 
 
 def cluster(environment: Environment | None = None, **changes: Any) -> Cluster:
-    """Return an empty cluster."""
+    """Return an empty cluster, of which instances take a constant time per step."""
     environment = environment or specs.environment(max_model_len=256)
     config = dataclasses.replace(environment.cluster, **changes)
-    return Cluster(Clock(), dataclasses.replace(environment, cluster=config), Recorder())
+    return Cluster(
+        Clock(),
+        dataclasses.replace(environment, cluster=config),
+        Recorder(),
+        step_time=same_for_all(ConstantStepTime(1.0)),
+    )
 
 
 def gpus(where: Cluster) -> list[str]:
     """Return the GPUs of each instance, as node:first-last."""
-    return [" ".join(map(str, where.groups_of(i))) for i in where.instances]
+    return [" ".join(map(str, placed.groups)) for placed in where.placed]
 
 
 def test_groups_are_packed_inside_nodes() -> None:
@@ -167,7 +175,6 @@ def test_groups_are_packed_inside_nodes() -> None:
 def test_a_group_takes_what_is_free_where_no_aligned_run_is() -> None:
     """0-2 and 3 are taken; the next three start neither at 3 nor at 6."""
     where = cluster(num_nodes=1)
-    where._step_time = same_for_all(ConstantStepTime(1.0))
     for tp_size in (3, 1, 3):
         where.place(InstanceShape("s", tp_size, num_kv_blocks=100), "mixed")
     assert gpus(where) == ["0:0-2", "0:3", "0:4-6"]
@@ -204,16 +211,16 @@ def test_placing_looks_at_every_node_once() -> None:
     """So that it takes time in proportion to the nodes: rooms are asked for about twice a node."""
     where = cluster(num_nodes=300, gpus_per_node=1)
     asked = 0
-    room = where.room
+    room = where._placement.room
 
     def counted(shape: InstanceShape, node: int) -> int:
         nonlocal asked
         asked += 1
         return room(shape, node)
 
-    where.room = counted  # type: ignore[method-assign]
+    where._placement.room = counted  # type: ignore[method-assign]
     shape = InstanceShape("s", 1, num_kv_blocks=100)
     for number in range(300):
         where.place(shape, "mixed", last=number % 2 == 1)
     assert asked < 4 * 300
-    assert [where.node_of(i) for i in where.instances[:4]] == [0, 299, 1, 298]
+    assert [placed.node for placed in where.placed[:4]] == [0, 299, 1, 298]

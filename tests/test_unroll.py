@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from simcluster import load, read, sweep
 from simcluster.config import Environment, ModelConfig, SloConfig
-from simcluster.engine.cluster import Cluster, Deployment, roofline_step_time
+from simcluster.engine.cluster import Cluster, Deployment
 from simcluster.engine.instance import Instance
 from simcluster.errors import InvariantError
 from simcluster.roofline import StepShape
+from simcluster.roofline.of_environment import roofline_step_time
 from simcluster.scenario_file import resolve
 from simcluster.sched import StepOutcome, StepPlan
 from simcluster.simulate import Result, run, simulate

@@ -15,8 +15,9 @@ from simcluster.accuracy.harness import environment, records, serve, table
 from simcluster.config import ClusterConfig
 from simcluster.engine.clock import Clock
 from simcluster.engine.link import LinkNetwork
+from simcluster.engine.placement import GpuGroup
 from simcluster.engine.recorder import Recorder
-from simcluster.engine.topology import GpuGroup, Topology
+from simcluster.engine.topology import Topology
 from simcluster.specs import LinkSpec
 from simcluster.units import MB, MS, FloatArray
 

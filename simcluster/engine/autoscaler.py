@@ -7,9 +7,10 @@ from math import inf
 from typing import Final, Protocol
 
 from simcluster.engine.clock import ROUTING, At
-from simcluster.engine.cluster import Cluster, InstanceShape
+from simcluster.engine.cluster import Cluster
 from simcluster.engine.instance import InstanceLike
 from simcluster.engine.overall import OverallScheduler
+from simcluster.engine.shape import InstanceShape
 from simcluster.errors import InvariantError
 
 DISK_BYTES_PER_S: Final = 67.5e9 / 180.0

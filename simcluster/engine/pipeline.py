@@ -198,6 +198,8 @@ class PipelineStages:
 
     Attributes
     ----------
+    first : RooflineStepTime
+        Step times of the first stage.
     in_flight : BatchesInFlight or None
         Who computes them.
     """
@@ -214,6 +216,7 @@ class PipelineStages:
     ) -> None:
         self._env = env
         self._stages = stages
+        self.first = stages[0]
         self._model = model
         self._links = links
         self.closed_form = Pipeline(stages, model, links)

@@ -1,39 +1,14 @@
-"""How the machines hang together: GPUs, PCIe switches, NVLink domains, NICs, network; paths."""
+"""Topology: how GPUs, PCIe switches, NVLink domains, NICs and the network are linked; paths."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from simcluster.config import ClusterConfig
 from simcluster.engine.link import Link, Path
+from simcluster.engine.placement import GpuGroup
 from simcluster.errors import ConfigError
 from simcluster.specs import LinkSpec
-
-
-@dataclass(frozen=True, slots=True)
-class GpuGroup:
-    """GPUs of one node that work together: a tensor-parallel group, or all of an instance.
-
-    Attributes
-    ----------
-    owner : str
-        Whose they are, for the names of their links, such as ``"instance-3"``.
-    node : int
-        Their node.
-    gpus : tuple of int
-        Which GPUs of the node, in order.
-    """
-
-    owner: str
-    node: int
-    gpus: tuple[int, ...]
-
-    def __str__(self) -> str:
-        first, last = self.gpus[0], self.gpus[-1]
-        if self.gpus == tuple(range(first, last + 1)):
-            return f"{self.node}:{first}" if first == last else f"{self.node}:{first}-{last}"
-        return f"{self.node}:{','.join(map(str, self.gpus))}"
 
 
 class Topology:

@@ -14,9 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from simcluster import catalog
-from simcluster.engine.clock import Clock
-from simcluster.engine.cluster import Cluster
-from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError, DataError
 from simcluster.executor import outcomes
 from simcluster.goodput_search import arguments
@@ -37,6 +34,7 @@ from simcluster.scenario import Scenario
 from simcluster.schema import Columns
 from simcluster.simulate import run
 from simcluster.strategies import Strategy
+from simcluster.strategies.base import dry_run
 from simcluster.workload import WorkloadSettings, build
 from simcluster.workload.base import EndlessArrivals
 from simcluster.workload.build import fit
@@ -272,8 +270,7 @@ def guess(scenario: Scenario, strategy: Strategy) -> tuple[float, int]:
     its sequence limit and the TPOT target allow, with lengths at their means.
     """
     environment = scenario.environment
-    cluster = Cluster(Clock(), environment, Recorder(), resolution="span")
-    strategy.build(cluster)
+    cluster = dry_run(environment, strategy)
     lengths = scenario.workload.length_distribution
     assert lengths is not None, "endless arrivals have a length distribution"
     prompts, outputs = lengths.draw(1000, stream(0, "lengths"))
@@ -282,7 +279,8 @@ def guess(scenario: Scenario, strategy: Strategy) -> tuple[float, int]:
     output = float(np.minimum(outputs, longest).mean())
     context = prompt + int(output / 2)
     rates = {"prefill": 0.0, "decode": 0.0, "mixed": 0.0}
-    for instance, pool in zip(cluster.instances, cluster.pools, strict=True):
+    for placed in cluster.placed:
+        instance, pool = placed.instance, placed.role
         lane: Any = getattr(instance, "lanes", [instance])[0]
         seqs = getattr(strategy, "max_num_seqs", None) or environment.engine.max_num_seqs
         fit = instance.free_blocks // max(1, instance.blocks_for(context))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import heapq
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, Protocol
@@ -24,13 +24,13 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 
 from simcluster.config import Environment
-from simcluster.engine.cluster import group_fabric
 from simcluster.errors import ConfigError
 from simcluster.planner.space import build
 from simcluster.roofline import RooflineStepTime
 from simcluster.roofline.base import StepShape
 from simcluster.roofline.collectives import all_reduce_s
 from simcluster.roofline.dispatch import TickRun, eager_lines, graph_line
+from simcluster.roofline.of_environment import group_fabric
 from simcluster.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, Strategy
 from simcluster.units import TICK_S, TICKS_PER_S, FloatArray
@@ -437,7 +437,8 @@ def deployment(environment: Environment, strategy: Strategy) -> Deployment:
         )
     cluster = build(environment, strategy)
     engine, config = environment.engine, environment.cluster
-    gpus = cluster.num_gpus_of(cluster.instances[0])
+    gpus = cluster.placed[0].num_gpus
+    count = Counter(placed.role for placed in cluster.placed)
     per_token_s = 0.0
     if isinstance(strategy, FuDG):
         if strategy.placement == "intra-node" or config.network is None:
@@ -447,9 +448,9 @@ def deployment(environment: Environment, strategy: Strategy) -> Deployment:
             bandwidth = config.num_nics * network
         per_token_s = environment.model.kv_bytes_per_token / bandwidth
     return Deployment(
-        mixed=cluster.pools.count("mixed"),
-        prefill=cluster.pools.count("prefill"),
-        decode=cluster.pools.count("decode"),
+        mixed=count["mixed"],
+        prefill=count["prefill"],
+        decode=count["decode"],
         slots=getattr(strategy, "max_num_seqs", None) or engine.max_num_seqs,
         prefill_tokens=getattr(strategy, "max_num_batched_tokens", None)
         or engine.max_num_batched_tokens

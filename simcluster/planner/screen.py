@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from simcluster.config import Environment
-from simcluster.engine.cluster import Cluster, group_fabric
+from simcluster.engine.cluster import Cluster
 from simcluster.planner.space import build
 from simcluster.rng import stream
 from simcluster.roofline import RooflineStepTime
 from simcluster.roofline.base import StepShape
+from simcluster.roofline.of_environment import group_fabric
 from simcluster.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, Strategy
 from simcluster.units import FloatArray, IntArray
@@ -128,9 +130,9 @@ class Screen:
         environment, lengths = self._environment, self._lengths
         slo = environment.slo.loosest()
         cluster = build(environment, strategy)
-        instance = cluster.instances[0]
-        tp_size = cluster.tp_size_of(instance)
-        stages = cluster.num_gpus_of(instance) // tp_size
+        first = cluster.placed[0]
+        instance, tp_size = first.instance, first.tp_size
+        stages = first.num_gpus // tp_size
         times, prefills = self._times_of(cluster, tp_size, stages)
         # A pipeline names the blocks of one of its batches, of which it has one per stage.
         fit = instance.free_blocks // instance.blocks_for(math.ceil(lengths.context))
@@ -138,7 +140,7 @@ class Screen:
         limit = getattr(strategy, "max_num_seqs", None) or environment.engine.max_num_seqs
         most = max(1, min(limit * stages, memory_batch))
         batch = _largest_batch(times, most, lengths.context, slo.tpot_s)
-        count = {pool: cluster.pools.count(pool) for pool in ("prefill", "decode", "mixed")}
+        count = Counter(placed.role for placed in cluster.placed)
         prefill_s = times.prefill_s(lengths, _prefill_tokens(environment, strategy))
         decode_s = lengths.steps * times.decode_s(batch, lengths.context) / batch
         link_rps = math.inf
@@ -273,14 +275,14 @@ def _link_rps(
     config = environment.cluster
     kv_bytes = environment.model.kv_bytes_per_token * lengths.prompt
     pools = {
-        pool: [i for i, p in zip(cluster.instances, cluster.pools, strict=True) if p == pool]
-        for pool in ("prefill", "decode")
+        role: [placed for placed in cluster.placed if placed.role == role]
+        for role in ("prefill", "decode")
     }
-    gpus = {pool: sum(map(cluster.num_gpus_of, own)) for pool, own in pools.items()}
+    gpus = {role: sum(placed.num_gpus for placed in own) for role, own in pools.items()}
     if strategy.placement == "intra-node":
         lane = config.fabric.bandwidth * config.fabric.efficiency
         return min(gpus.values()) * lane / kv_bytes
-    nodes = {pool: {cluster.node_of(i) for i in own} for pool, own in pools.items()}
+    nodes = {role: {placed.node for placed in own} for role, own in pools.items()}
     limits = [min(gpus.values()) * config.pcie.bandwidth * config.pcie.efficiency]
     if config.network is not None and not nodes["prefill"] & nodes["decode"]:
         nic = config.num_nics * config.network.bandwidth * config.network.efficiency

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from simcluster.config import Environment
-from simcluster.engine.clock import Clock
 from simcluster.engine.cluster import Cluster
-from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError, DataError
 from simcluster.planner.settings import Kind, RankTable
 from simcluster.roofline.memory import tp_degrees
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
+from simcluster.strategies.base import dry_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +219,4 @@ def build(environment: Environment, strategy: Strategy) -> Cluster:
     slo = environment.slo.strictest()
     targets = dataclasses.replace(slo, ttft_s=slo.ttft_s or 1.0, tpot_s=slo.tpot_s or 1.0)
     environment = dataclasses.replace(environment, slo=targets)
-    cluster = Cluster(Clock(), environment, Recorder())
-    strategy.build(cluster)
-    return cluster
+    return dry_run(environment, strategy)

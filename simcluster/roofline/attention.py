@@ -166,20 +166,29 @@ def decode_ticks_array(terms: DecodeTerms, tokens: FloatArray) -> FloatArray:
     return np.rint(ticks, out=ticks)
 
 
-def decode_ticks_list(terms: DecodeTerms, contexts: Sequence[int]) -> list[float]:
-    """Like `decode_ticks` for rising contexts, in a short list: quicker without NumPy."""
+def decode_steps(
+    terms: DecodeTerms, contexts: Sequence[int], fixed: float, per_tick: float
+) -> list[float]:
+    """Return ``fixed + per_tick x decode_ticks`` for rising contexts: quicker without NumPy."""
     const, linear, root, rate, split, above = terms
     if rate == 0.0 and contexts[-1] <= above:
-        return [(const + linear * context + _TO_WHOLE) - _TO_WHOLE for context in contexts]
+        return [
+            fixed + per_tick * ((const + linear * context + _TO_WHOLE) - _TO_WHOLE)
+            for context in contexts
+        ]
     square = root * root
     return [
-        (
-            const
-            + linear * context
-            + sqrt((rate * context) * (rate * context) + square)
-            + (split if context > above else 0.0)
-            + _TO_WHOLE
+        fixed
+        + per_tick
+        * (
+            (
+                const
+                + linear * context
+                + sqrt((rate * context) * (rate * context) + square)
+                + (split if context > above else 0.0)
+                + _TO_WHOLE
+            )
+            - _TO_WHOLE
         )
-        - _TO_WHOLE
         for context in contexts
     ]

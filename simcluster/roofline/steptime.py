@@ -12,9 +12,9 @@ from simcluster.config import ModelConfig
 from simcluster.errors import InvariantError
 from simcluster.roofline.attention import (
     StepAttention,
+    decode_steps,
     decode_ticks,
     decode_ticks_array,
-    decode_ticks_list,
 )
 from simcluster.roofline.base import KernelRun, KernelSchedule, StepShape, ends_of
 from simcluster.roofline.bounded import remember
@@ -179,7 +179,7 @@ class RooflineStepTime:
         line, num_full, _ = lines[0]
         fixed_s, layers_s = (line + host) * TICK_S, num_full * TICK_S
         contexts = range(context_tokens, context_tokens + num_steps * num_decodes, num_decodes)
-        times = [fixed_s + layers_s * ticks for ticks in decode_ticks_list(terms, contexts)]
+        times = decode_steps(terms, contexts, fixed_s, layers_s)
         times[0] += start_s
         return list(accumulate(times))
 

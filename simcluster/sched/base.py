@@ -213,12 +213,10 @@ class Scheduler(ABC):
 
     def shape(self, plan: StepPlan, step: int = 0) -> StepShape:
         """Shape of step number `step`, from 0, of `plan`; before the plan is booked."""
-        return plan.shape(self._window_at(plan, step), step)
-
-    def _window_at(self, plan: StepPlan, step: int) -> int | None:
         if self._sliding_window is None or not plan.num_decodes:
-            return None
-        return int(self.batch.window_tokens(step + 1, self._sliding_window)[step])
+            return plan.shape(None, step)
+        window_tokens = self.batch.window_tokens(step + 1, self._sliding_window)[step]
+        return plan.shape(int(window_tokens), step)
 
     def window_tokens(self, num_steps: int) -> IntArray | None:
         """Window-capped sums of the contexts of the next steps, shape ``(num_steps,)``.

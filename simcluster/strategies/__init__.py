@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from simcluster.registry import Registry
-from simcluster.strategies.base import CommonSettings, Strategy
+from simcluster.strategies.base import CommonSettings, Strategy, dry_run
 from simcluster.strategies.fudg import FuDG
 from simcluster.strategies.nodg import NoDG
 from simcluster.strategies.padg import PaDG
@@ -30,4 +30,5 @@ __all__ = [
     "Pool",
     "Routed",
     "Strategy",
+    "dry_run",
 ]

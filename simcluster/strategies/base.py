@@ -7,8 +7,11 @@ from typing import Annotated, ClassVar, Literal, Protocol
 
 from pydantic import ConfigDict, Field
 
-from simcluster.config import SETTINGS_CONFIG
-from simcluster.engine.cluster import Cluster, Deployment, InstanceShape
+from simcluster.config import SETTINGS_CONFIG, Environment
+from simcluster.engine.clock import Clock
+from simcluster.engine.cluster import Cluster, Deployment
+from simcluster.engine.recorder import Recorder
+from simcluster.engine.shape import InstanceShape
 from simcluster.errors import ConfigError
 from simcluster.registry import NameIn
 from simcluster.routing import ROUTERS, PrefixAware, Router
@@ -205,6 +208,19 @@ class RouterSettings(CommonSettings):
         if self.router == "prefix-aware":
             return PrefixAware(self.prefix_weight)
         return ROUTERS[self.router]()
+
+
+def dry_run(environment: Environment, strategy: Strategy, *, resolution: str = "span") -> Cluster:
+    """Return idle machines on which `strategy` has been built, to look at or to be refused.
+
+    Raises
+    ------
+    ConfigError
+        If the deployment does not fit the machines.
+    """
+    cluster = Cluster(Clock(), environment, Recorder(), resolution=resolution)
+    strategy.build(cluster)
+    return cluster
 
 
 def count_that_fits(

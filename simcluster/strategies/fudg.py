@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from simcluster.config import SloConfig
-from simcluster.engine.cluster import Cluster, Deployment, InstanceShape
+from simcluster.engine.cluster import Cluster, Deployment
 from simcluster.engine.front_end import Gateway
 from simcluster.engine.handover import KvHandover
 from simcluster.engine.instance import InstanceLike
 from simcluster.engine.link import Path
+from simcluster.engine.shape import InstanceShape
 from simcluster.errors import ConfigError
 from simcluster.request import Request, RequestStatus
 from simcluster.routing import LeastLoaded, TtftEstimate
@@ -298,7 +299,7 @@ class FuDG(RouterSettings):
     ) -> tuple[Path, ...]:
         """Links that the KV takes, copy by copy; none if the two do not work together."""
         topology = cluster.topology
-        here, there = cluster.gpus_of(source), cluster.gpus_of(destination)
+        here, there = cluster.where(source).home, cluster.where(destination).home
         if self.placement == "intra-node" and here.node != there.node:
             return ()
         pool = self.pool or ("none" if self.placement == "intra-node" else "decode-node")

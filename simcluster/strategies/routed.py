@@ -10,7 +10,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from simcluster.config import SETTINGS_CONFIG
-from simcluster.engine.cluster import Cluster, Deployment, EntryPoint, Machines
+from simcluster.engine.cluster import Cluster, Deployment, EntryPoint
+from simcluster.engine.placement import Machines
+from simcluster.engine.topology import Topology
 from simcluster.errors import ConfigError, nearest
 from simcluster.request import Request
 from simcluster.routing.shares import FixedShares
@@ -168,7 +170,10 @@ class Routed:
         cuts = self.cuts()
         machines, first_node = {}, 0
         for config in cluster.environment.clusters:
-            machines[config.gpu.name] = Machines(config, first_node)
+            machines[config.gpu.name] = (
+                Machines(config, first_node),
+                Topology(config, first_node),
+            )
             first_node += config.num_nodes
         entries: list[list[EntryPoint]] = [[] for _ in self.models]
         weights: list[list[float]] = [[] for _ in self.models]
@@ -178,7 +183,8 @@ class Routed:
             known = [m.spec.name for m in cluster.environment.models]
             _check_name(f"{key}.model", pool.model, [m for m in known if m in self.models])
             _check_name(f"{key}.gpu", pool.gpu, list(machines))
-            part = cluster.part(cluster.environment.part(pool.model, pool.gpu), machines[pool.gpu])
+            environment = cluster.environment.part(pool.model, pool.gpu)
+            part = cluster.part(environment, *machines[pool.gpu])
             before = cluster.num_gpus
             built = pool.serving.build(part)
             model = self.models.index(pool.model)

@@ -10,7 +10,8 @@ from pydantic import ConfigDict, Field
 
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.engine.autoscaler import DISK_BYTES_PER_S, Autoscaler, Group, Signal, Threshold
-from simcluster.engine.cluster import Cluster, InstanceShape
+from simcluster.engine.cluster import Cluster
+from simcluster.engine.shape import InstanceShape
 from simcluster.errors import ConfigError
 from simcluster.units import on_grid
 

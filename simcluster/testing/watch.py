@@ -80,11 +80,11 @@ class Watched:
         self.lanes, self.books = [], []
         self._inside.clear()
         deployment = self._strategy.build(cluster)
-        for instance, pool in zip(cluster.instances, cluster.pools, strict=True):
-            for lane in _lanes(instance):
+        for placed in cluster.placed:
+            for lane in _lanes(placed.instance):
                 self.lanes.append(lane)
                 self.books.append(InstanceBooks())
-                _watch(lane, self.books[-1], counts_blocks=pool == "mixed")
+                _watch(lane, self.books[-1], counts_blocks=placed.role == "mixed")
         return Deployment(_Entry(self, deployment), deployment.on_end)
 
     def entered(self, request: Request) -> None:

@@ -239,7 +239,8 @@ class Instance(InstanceState):
         span = self.span
         steps = span.steps_ended(self.env.now)
         if span.plan is not None and span.num_steps > 1 and steps:
-            self._log.book(span, steps, span.ends[steps - 1], self.step_time, self._wire_share)
+            share = 1.0 if self.wires is None else self.wires.share_in_use
+            self._log.book(span, steps, span.ends[steps - 1], self.step_time, share)
             span.clear()
         self.scheduler.close()
         self._log.write_segments()
@@ -324,7 +325,8 @@ class Instance(InstanceState):
         if self.step_time.overlaps_host:
             gpu_s = self.step_time.gpu_s(self.scheduler.shape(plan, steps - 1))
         # While it is booked nobody may see steps both in the books and under way.
-        outcome = self._log.book(span, steps, now, self.step_time, self._wire_share)
+        share = 1.0 if self.wires is None else self.wires.share_in_use
+        outcome = self._log.book(span, steps, now, self.step_time, share)
         span.clear()
         for request in outcome.prefilled:
             if request.first_token_s == now:
@@ -335,7 +337,3 @@ class Instance(InstanceState):
             owner.finished(self, request)
         span.hidden_s = gpu_s
         owner.boundary(self)
-
-    @property
-    def _wire_share(self) -> float:
-        return 1.0 if self.wires is None else self.wires.share_in_use

@@ -2,33 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from simcluster.engine.instance.span import Span
 from simcluster.engine.recorder import Recorder
 from simcluster.roofline.base import StepTime
 from simcluster.sched import Scheduler, StepOutcome, StepPlan
-
-
-class SpanRow(NamedTuple):
-    """A row of the spans frame; columns, units and order are those of `schema.SPANS`."""
-
-    instance: int
-    lane: int
-    start_s: float
-    end_s: float
-    kind: str
-    num_steps: int
-    num_decodes: int
-    context_tokens: int
-    num_prefills: int
-    prefill_tokens: int
-    cached_tokens: int
-    kv_usage: float
-    num_waiting: int
-    num_running: int
-    hidden_s: float
-    wire_share: float
 
 
 class SpanLog:
@@ -121,26 +98,8 @@ class SpanLog:
         outcome = scheduler.complete(plan, num_steps, end_s)
         self.busy_s += end_s - span.start_s
         self.num_steps += num_steps
-        self._spans.add(
-            SpanRow(
-                self._instance_id,
-                self._lane,
-                start_s,
-                end_s,
-                plan.kind,
-                rows,
-                plan.num_decodes,
-                context,
-                len(plan.chunks),
-                tokens,
-                cached,
-                scheduler.pool.usage,
-                num_waiting,
-                scheduler.num_running,
-                span.hidden_s,
-                share,
-            )
-        )
+        levels = scheduler.pool.usage, num_waiting, scheduler.num_running, span.hidden_s, share
+        self._write(plan, start_s, end_s, rows, context, tokens, cached, levels)
         if scheduler.segments:
             self.write_segments()
         return outcome
@@ -148,34 +107,45 @@ class SpanLog:
     def _write_all_but_the_last(self, span: Span, plan: StepPlan, num_steps: int) -> None:
         """Write a row for each step but the last: nothing but the steps happened in between."""
         scheduler, pool = self._scheduler, self._scheduler.pool
-        row = SpanRow(
-            self._instance_id,
-            self._lane,
-            span.start_s,
-            span.start_s,
-            plan.kind,
-            1,
-            plan.num_decodes,
-            plan.context_tokens,
-            len(plan.chunks),
-            plan.prefill_tokens,
-            plan.cached_tokens,
-            0.0,
-            span.num_waiting,
-            scheduler.num_running,
-            0.0,
-            1.0,
-        )
-        for end_s, blocks in zip(
-            span.ends, scheduler.batch.blocks_by_step(num_steps - 1), strict=False
-        ):
+        start_s, context = span.start_s, plan.context_tokens
+        tokens, cached = plan.prefill_tokens, plan.cached_tokens
+        taken = scheduler.batch.blocks_by_step(num_steps - 1)
+        for end_s, blocks in zip(span.ends, taken, strict=False):
             usage = 1.0 - (pool.free_blocks - blocks) / pool.num_blocks
-            row = row._replace(start_s=row.end_s, end_s=end_s, kv_usage=usage)
-            self._spans.add(row)
-            row = row._replace(
-                context_tokens=row.context_tokens + row.num_decodes,
-                cached_tokens=row.cached_tokens + row.prefill_tokens,
+            levels = usage, span.num_waiting, scheduler.num_running, 0.0, 1.0
+            self._write(plan, start_s, end_s, 1, context, tokens, cached, levels)
+            start_s = end_s
+            context += plan.num_decodes
+            cached += tokens
+
+    def _write(
+        self,
+        plan: StepPlan,
+        start_s: float,
+        end_s: float,
+        num_steps: int,
+        context_tokens: int,
+        prefill_tokens: int,
+        cached_tokens: int,
+        levels: tuple[float, int, int, float, float],
+    ) -> None:
+        """Write a row, in the order of `schema.SPANS`; `levels` are its last five columns."""
+        self._spans.add(
+            (
+                self._instance_id,
+                self._lane,
+                start_s,
+                end_s,
+                plan.kind,
+                num_steps,
+                plan.num_decodes,
+                context_tokens,
+                len(plan.chunks),
+                prefill_tokens,
+                cached_tokens,
+                *levels,
             )
+        )
 
     def write_segments(self) -> None:
         """Write down the stays in the decode batch that have ended."""

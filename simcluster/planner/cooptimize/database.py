@@ -18,15 +18,13 @@ import numpy as np
 from simcluster import catalog
 from simcluster.cell_store import program
 from simcluster.config import ClusterConfig, Environment, RunConfig
-from simcluster.engine.clock import Clock
-from simcluster.engine.cluster import Cluster
-from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError
 from simcluster.metrics import in_window
 from simcluster.planner.cooptimize.settings import CooptimizeTable, Kind
 from simcluster.scenario import Scenario
 from simcluster.simulate import run
 from simcluster.strategies import FuDG, NoDG, PaDG
+from simcluster.strategies.base import dry_run
 from simcluster.units import FloatArray
 from simcluster.workload import WorkloadSettings, build
 
@@ -182,7 +180,7 @@ def _gb_missing(error: ConfigError) -> float:
 def _placed(environment: Environment, unit: Unit, count: int) -> None:
     """Place units on idle machines, so that what does not fit is refused."""
     part = environment.part(unit.model, unit.gpu)
-    unit.serving(count, str(unit)).build(Cluster(Clock(), part, Recorder()))
+    dry_run(part, unit.serving(count, str(unit)))
 
 
 def most_units(cluster: ClusterConfig, unit: Unit) -> int:

@@ -1,0 +1,223 @@
+"""Instances from shapes: schedulers, KV pools, step times, pipelines, put together."""
+
+from __future__ import annotations
+
+import itertools
+from itertools import pairwise
+
+from simcluster.config import Environment
+from simcluster.engine.clock import Clock
+from simcluster.engine.collectives import SHARES, SharedWires
+from simcluster.engine.dispatcher import RankGroup
+from simcluster.engine.instance import Instance, InstanceLike
+from simcluster.engine.link import Link, LinkNetwork
+from simcluster.engine.pipeline import PipelineStages
+from simcluster.engine.pipelined import PipelinedInstance
+from simcluster.engine.placement import GpuGroup
+from simcluster.engine.recorder import Recorder
+from simcluster.engine.shape import HostMemory, InstanceShape, num_kv_blocks, scheduler_limits
+from simcluster.errors import ConfigError
+from simcluster.kvcache import BlockPool, PrefixPool
+from simcluster.roofline import RooflineStepTime, StepTime
+from simcluster.roofline.of_environment import (
+    StepTimeFactory,
+    roofline_stages,
+    roofline_step_time,
+)
+from simcluster.roofline.operators import ACTIVATION_BYTES
+from simcluster.sched import QUEUES, SCHEDULERS
+from simcluster.specs import LinkSpec
+
+
+class InstanceFactory:
+    """Makes the instances of one model on one GPU type; equal ones share their step times.
+
+    Parameters
+    ----------
+    env : Clock
+        The run.
+    environment : Environment
+        Model, machines, engine.
+    recorder : Recorder
+        Where the instances write.
+    resolution : str
+        ``"span"``, ``"step"`` or ``"kernel"``.
+    step_time : callable
+        Makes the step-time model of an instance.
+    has_prefixes : bool
+        Whether requests say which blocks they have in common; where not, none are looked for.
+    lane_numbers : iterator of int
+        Numbers of all lanes of the run: their order in ties.
+    """
+
+    def __init__(
+        self,
+        env: Clock,
+        environment: Environment,
+        recorder: Recorder,
+        *,
+        resolution: str,
+        step_time: StepTimeFactory,
+        has_prefixes: bool,
+        lane_numbers: itertools.count[int],
+    ) -> None:
+        self._env = env
+        self._environment = environment
+        self._recorder = recorder
+        self._resolution = resolution
+        self._make_step_time = step_time
+        self._has_prefixes = has_prefixes
+        self._lane_numbers = lane_numbers
+        self._step_times: dict[int, StepTime] = {}
+        self._step_times_at: dict[tuple[int, int], StepTime] = {}  # by group and share of wires
+        self._stages: dict[tuple[int, int], tuple[RooflineStepTime, ...]] = {}
+
+    def of(self, environment: Environment) -> InstanceFactory:
+        """Return a factory of another model or GPU type in the same run."""
+        return InstanceFactory(
+            self._env,
+            environment,
+            self._recorder,
+            resolution=self._resolution,
+            step_time=self._make_step_time,
+            has_prefixes=self._has_prefixes,
+            lane_numbers=self._lane_numbers,
+        )
+
+    def make(
+        self, number: int, shape: InstanceShape, role: str, groups: tuple[GpuGroup, ...]
+    ) -> InstanceLike:
+        """Return instance `number` of the run, of `shape`, on the GPUs of `groups`.
+
+        Raises
+        ------
+        ConfigError
+            If the model or one longest sequence does not fit its GPUs, or its limits contradict one
+            another.
+        """
+        num_blocks = num_kv_blocks(self._environment, shape)
+        if shape.pp_size == 1:
+            step_time = self._step_times.get(shape.tp_size)
+            if step_time is None:
+                step_time = self._make_step_time(self._environment, shape.tp_size)
+                self._step_times[shape.tp_size] = step_time
+            ranks = self._ranks(number, shape.tp_size, 0) if self._by_kernel else None
+            return self._lane(number, shape, role, num_blocks, step_time, ranks=ranks)
+        pipeline = self._pipeline(number, shape, groups)
+        lanes = [
+            self._lane(
+                number,
+                shape,
+                role,
+                num_blocks // shape.pp_size,
+                pipeline.first,
+                lane=k,
+                pipeline=pipeline,
+            )
+            for k in range(shape.pp_size)
+        ]
+        return PipelinedInstance(lanes, pipeline.prefill_s)
+
+    @property
+    def _by_kernel(self) -> bool:
+        return self._resolution == "kernel" or self._recorder.kernels is not None
+
+    def _ranks(self, number: int, tp_size: int, first_rank: int) -> RankGroup:
+        depth, log = self._environment.engine.queue_depth, self._recorder.kernels
+        return RankGroup(self._env, tp_size, depth, log, number, first_rank=first_rank)
+
+    def _pipeline(
+        self, number: int, shape: InstanceShape, groups: tuple[GpuGroup, ...]
+    ) -> PipelineStages:
+        tp_size, pp_size = shape.tp_size, shape.pp_size
+        stages = self._stages.get((tp_size, pp_size))
+        if stages is None:
+            key = shape.key("pp_size")
+            stages = roofline_stages(self._environment, tp_size, pp_size, key=key)
+            self._stages[(tp_size, pp_size)] = stages
+        links = [
+            self._between_stages(shape, a.node, b.node)
+            for a, b in pairwise(groups[:: len(groups) // pp_size])
+        ]
+        ranks = None
+        if self._by_kernel:
+            ranks = [self._ranks(number, tp_size, k * tp_size) for k in range(pp_size)]
+        ahead = self._resolution == "span"
+        return PipelineStages(self._env, stages, self._environment.model, links, ranks, ahead=ahead)
+
+    def _between_stages(self, shape: InstanceShape, source: int, destination: int) -> LinkSpec:
+        """Link that hands activations from a stage on node `source` to one on `destination`."""
+        cluster = self._environment.cluster
+        if source == destination:
+            return cluster.fabric
+        if cluster.network is None:
+            rule = "the pipeline is larger than a node, and there is no network between nodes"
+            remedy = "Use fewer GPUs per instance, or name cluster.network."
+            raise ConfigError(shape.key("pp_size"), shape.pp_size, rule, remedy)
+        return cluster.network
+
+    def _lane(
+        self,
+        number: int,
+        shape: InstanceShape,
+        role: str,
+        num_blocks: int,
+        step_time: StepTime,
+        *,
+        ranks: RankGroup | None = None,
+        lane: int = 0,
+        pipeline: PipelineStages | None = None,
+    ) -> Instance:
+        environment, engine = self._environment, self._environment.engine
+        prefix_caching = shape.prefix_caching
+        if prefix_caching is None:
+            prefix_caching = engine.prefix_caching
+        pool_type = PrefixPool if prefix_caching and self._has_prefixes else BlockPool
+        host = HostMemory.of(environment, shape) if shape.swap_bytes else None
+        scheduler = SCHEDULERS[shape.scheduler](
+            scheduler_limits(environment, shape),
+            pool_type(num_blocks, engine.block_size, engine.watermark),
+            prefill_only=role == "prefill",
+            host=None if host is None else BlockPool(host.num_blocks, engine.block_size),
+            queue=QUEUES[shape.queue](),
+            sliding_window=environment.model.spec.sliding_window,
+        )
+        return Instance(
+            self._env,
+            number,
+            scheduler,
+            step_time,
+            self._recorder,
+            resolution=self._resolution,
+            ranks=ranks,
+            sliding_window=environment.model.spec.sliding_window,
+            lane=lane,
+            order=next(self._lane_numbers),
+            pipeline=pipeline,
+            copy_s=None if host is None else host.copy_s,
+        )
+
+    def share_wires(
+        self, instance: Instance, tp_size: int, wires: tuple[Link, ...], network: LinkNetwork
+    ) -> None:
+        """Let the collectives of `instance` meet the KV transfers on `wires` of its GPUs."""
+        step_time = instance.step_time
+        if not wires or not isinstance(step_time, RooflineStepTime):
+            return
+
+        def step_time_at(share: int) -> StepTime:
+            if share == SHARES:
+                return step_time
+            known = self._step_times_at.get((tp_size, share))
+            if known is None:
+                known = roofline_step_time(self._environment, tp_size, share / SHARES)
+                self._step_times_at[(tp_size, share)] = known
+            return known
+
+        spec = self._environment.model.spec
+        # Two all-reduces a layer, of which every rank sends 2 (t - 1) / t (see `all_reduce_s`).
+        message = spec.hidden_size * ACTIVATION_BYTES
+        sent = 2 * spec.num_layers * 2 * (tp_size - 1) / tp_size * message
+        instance.wires = SharedWires(
+            self._env, network, wires, tp_size * sent, step_time_at, instance.cut_later
+        )

@@ -1,0 +1,182 @@
+"""Shape of an instance: parallelism, limits of a step, KV blocks, host memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from simcluster.config import Environment, SchedulerConfig
+from simcluster.errors import ConfigError
+from simcluster.roofline.memory import kv_blocks, kv_bytes_per_token_per_gpu
+from simcluster.sched import SCHEDULERS
+from simcluster.units import on_grid
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceShape:
+    """What an instance is made of.
+
+    Attributes
+    ----------
+    strategy : str
+        Name of the strategy, for messages.
+    tp_size : int
+        GPUs of its tensor-parallel group.
+    pp_size : int
+        Stages of its pipeline, each on such a group.
+    scheduler : str
+        A key of `simcluster.sched.SCHEDULERS`.
+    queue : str
+        A key of `simcluster.sched.QUEUES`: the order of waiting requests.
+    max_num_seqs, max_num_batched_tokens : int or None
+        Limits of a step; None for the engine's.
+    instances_per_node : int or None
+        Most instances on a node; None for as many as fit.
+    num_kv_blocks : int or None
+        KV blocks; None for what fits in memory.
+    prefix_caching : bool or None
+        Whether common prefixes share KV blocks; None for the engine's habit.
+    swap_bytes : float
+        Host memory per GPU for the KV of preempted requests (bytes); 0 to recompute it.
+    tp_across_nodes : bool
+        A tensor-parallel group may be larger than a node; it takes whole nodes then.
+    """
+
+    strategy: str
+    tp_size: int
+    pp_size: int = 1
+    scheduler: str = "prefill-priority"
+    queue: str = "first-come"
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    instances_per_node: int | None = None
+    num_kv_blocks: int | None = None
+    prefix_caching: bool | None = None
+    swap_bytes: float = 0.0
+    tp_across_nodes: bool = False
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of an instance."""
+        return self.tp_size * self.pp_size
+
+    def key(self, name: str) -> str:
+        """The scenario key `name` of this strategy."""
+        return f"strategy.{self.strategy}.{name}"
+
+
+def num_kv_blocks(environment: Environment, shape: InstanceShape) -> int:
+    """Return the KV blocks of an instance of `shape`: its own number, or what fits in memory.
+
+    Raises
+    ------
+    ConfigError
+        If they cannot hold one sequence of ``max_model_len``, in each of the batches of a pipeline.
+    """
+    num_blocks = shape.num_kv_blocks
+    key = "num_kv_blocks"
+    if num_blocks is None:
+        key = "pp_size"
+        num_blocks = kv_blocks(
+            environment.model,
+            environment.cluster.gpu,
+            environment.engine,
+            shape.tp_size,
+            shape.pp_size,
+            key=shape.key("tp_size"),
+        )
+    tokens = num_blocks // shape.pp_size * environment.engine.block_size
+    if tokens < environment.model.max_model_len:
+        batches = f" in each of the {shape.pp_size} batches" if shape.pp_size > 1 else ""
+        raise ConfigError(
+            shape.key(key),
+            shape.num_kv_blocks if key == "num_kv_blocks" else shape.pp_size,
+            f"{tokens} tokens{batches} cannot hold one sequence of max_model_len = "
+            f"{environment.model.max_model_len}",
+            "Raise it, or lower engine.max_model_len."
+            if key == "num_kv_blocks"
+            else f"Set engine.max_model_len to at most {tokens}, or use fewer stages.",
+        )
+    return num_blocks
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """Where an instance, or a lane of a pipelined one, keeps the KV of preempted requests.
+
+    Attributes
+    ----------
+    num_blocks : int
+        Blocks that find room, >= 1.
+    block_s : float
+        Time to copy one over the PCIe links of all GPUs of the instance at once (s).
+    latency_s : float
+        Latency of a copy (s).
+    """
+
+    num_blocks: int
+    block_s: float
+    latency_s: float
+
+    @classmethod
+    def of(cls, environment: Environment, shape: InstanceShape) -> HostMemory:
+        """Return the host memory of an instance of `shape`; each lane of it has its share.
+
+        Raises
+        ------
+        ConfigError
+            If it holds no block.
+        """
+        model, pcie = environment.model, environment.cluster.pcie
+        per_token = max(
+            kv_bytes_per_token_per_gpu(model, shape.tp_size, shape.pp_size, stage)
+            for stage in range(shape.pp_size)
+        )
+        block_bytes = per_token * environment.engine.block_size
+        num_blocks = int(shape.swap_bytes / block_bytes) // shape.pp_size
+        if not num_blocks:
+            raise ConfigError(
+                shape.key("swap_bytes"),
+                shape.swap_bytes,
+                f"a GPU's share of a KV block is {math.ceil(block_bytes)} bytes, and "
+                f"{shape.pp_size} must find room",
+                "Raise it.",
+            )
+        return cls(num_blocks, block_bytes / (pcie.bandwidth * pcie.efficiency), pcie.latency_s)
+
+    def copy_s(self, num_blocks: int) -> float:
+        """Time to copy `num_blocks` blocks one way (s), on the grid."""
+        return on_grid(self.latency_s + num_blocks * self.block_s)
+
+
+def scheduler_limits(environment: Environment, shape: InstanceShape) -> SchedulerConfig:
+    """Return the limits of a step: the strategy's, else the engine's defaults.
+
+    Raises
+    ------
+    ConfigError
+        If the longest prompt does not fit into a prefill step, or a full decode batch not into the
+        token budget of a chunked one.
+    """
+    engine, max_model_len = environment.engine, environment.model.max_model_len
+    max_num_seqs = shape.max_num_seqs or engine.max_num_seqs
+    tokens = shape.max_num_batched_tokens
+    if tokens is None:
+        tokens = engine.max_num_batched_tokens or max(max_model_len, 2048)
+    scheduler = SCHEDULERS[shape.scheduler]
+    if scheduler.splits_prompts:
+        if tokens < max_num_seqs:
+            raise ConfigError(
+                shape.key(scheduler.limit_key),
+                tokens,
+                f"a full decode batch of max_num_seqs = {max_num_seqs} would not fit in one step",
+                "Raise it, or lower max_num_seqs.",
+            )
+    elif tokens < max_model_len:
+        raise ConfigError(
+            shape.key(scheduler.limit_key),
+            tokens,
+            f"a prompt of max_model_len = {max_model_len} would not fit in one prefill step",
+            'Raise it, lower engine.max_model_len, or use scheduler = "chunked".',
+        )
+    return SchedulerConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=tokens)

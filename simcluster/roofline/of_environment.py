@@ -1,0 +1,79 @@
+"""Step times of the roofline model for the machines of a scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from simcluster.config import ClusterConfig, Environment
+from simcluster.roofline.base import StepTime
+from simcluster.roofline.collectives import all_reduce_terms
+from simcluster.roofline.memory import check_pp
+from simcluster.roofline.pipeline import pipeline_stages
+from simcluster.roofline.steptime import RooflineStepTime
+from simcluster.specs import LinkSpec
+
+StepTimeFactory = Callable[[Environment, int], StepTime]
+"""From the environment and a tensor-parallel degree to the step times of such an instance."""
+
+
+def roofline_step_time(environment: Environment, tp_size: int, wire_share: float = 1.0) -> StepTime:
+    """Step times of the roofline model on the cluster's GPU and fabric.
+
+    `wire_share` is the share of the fabric that the collectives get.
+    """
+    cluster = environment.cluster
+    fabric = group_fabric(cluster, tp_size)
+    if wire_share < 1.0:
+        fabric = replace(fabric, bandwidth=fabric.bandwidth * wire_share)
+    return RooflineStepTime(environment.model, cluster.gpu, fabric, environment.engine, tp_size)
+
+
+def group_fabric(cluster: ClusterConfig, tp_size: int) -> LinkSpec:
+    """Link over which a tensor-parallel group of `tp_size` GPUs talks.
+
+    The fabric; PCIe if the group is larger than the domain that the fabric joins. A group larger
+    than a node passes the network: its rings go through all NICs of a node side by side, each no
+    faster than the fabric, and every round of an all-reduce waits for the network's latency once
+    per node in both of its halves.
+    """
+    inside = cluster.fabric
+    if cluster.gpus_per_domain is not None and tp_size > cluster.gpus_per_domain:
+        inside = cluster.pcie
+    if tp_size <= cluster.gpus_per_node or cluster.network is None:
+        return inside
+    network = cluster.network
+    latency_s, efficiency = all_reduce_terms(inside, cluster.gpus_per_node)
+    num_nodes = -(-tp_size // cluster.gpus_per_node)
+    bandwidth = min(
+        inside.bandwidth * efficiency, cluster.num_nics * network.bandwidth * network.efficiency
+    )
+    return replace(
+        network,
+        bandwidth=bandwidth,
+        efficiency=1.0,
+        allreduce_efficiency=1.0,
+        allreduce_latency_s=latency_s + 2 * (num_nodes - 1) * network.latency_s,
+        allreduce_terms=(),
+    )
+
+
+def roofline_stages(
+    environment: Environment, tp_size: int, pp_size: int, *, key: str
+) -> tuple[RooflineStepTime, ...]:
+    """Step times of the stages of a pipelined instance.
+
+    Parameters
+    ----------
+    environment : Environment
+        Model, machines, engine.
+    tp_size, pp_size : int
+        GPUs of a stage, and stages.
+    key : str
+        Scenario key of `pp_size`, for messages.
+    """
+    check_pp(environment.model, pp_size, key=key)
+    fabric = group_fabric(environment.cluster, tp_size)
+    return pipeline_stages(
+        environment.model, environment.cluster.gpu, fabric, environment.engine, tp_size, pp_size
+    )
