@@ -188,6 +188,8 @@ def write_files(folder: Path) -> None:
     rows = list(_trace_rows())
     plain = [f"{arrival},{prompt},{output}\n" for arrival, prompt, output in rows]
     (folder / "plain.csv").write_text("arrival_s,prompt_len,output_len\n" + "".join(plain))
+    ties = [f"{k // 6 / 8},{100 + 50 * (k // 6 % 3)},{60 + k // 6 % 2}\n" for k in range(240)]
+    (folder / "ties.csv").write_text("arrival_s,prompt_len,output_len\n" + "".join(ties))
     large = [
         {
             "timestamp": round(1000 * arrival),

@@ -7,12 +7,12 @@ tests/golden/digests.txt``.
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,17 +23,7 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmarks" / "digests.py"
 GOLDEN = Path(__file__).parent / "golden" / "digests.txt"
 
-
-def _benchmark() -> Any:
-    spec = importlib.util.spec_from_file_location("digests_of_runs", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-digests = _benchmark()
+digests = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 KNOWN: dict[str, str] = digests.read(GOLDEN)
 
 
