@@ -441,7 +441,7 @@ def test_schedulers_decide_like_the_slow_ones(
         assert [r.request_id for r in fast.waiting] == [j.number for j in slow.waiting]
         assert fast.num_running == len(slow.running)
         assert [r.request_id for r in fast.swapped] == [j.number for j in slow.swapped]
-        fast.copied_blocks = 0
+        fast.swap.copied_blocks = 0
         assert fast.num_waiting == len(slow.waiting) + len(slow.swapped)
         assert fast.pool.used_blocks == slow.used()
         assert fast.num_preemptions == slow.num_preemptions

@@ -15,7 +15,7 @@ import simpy
 from simcluster.engine.clock import Clock
 from simcluster.engine.gpu import GpuQueue, Kernel, Rendezvous
 from simcluster.engine.recorder import KernelLog, WriteKernel
-from simcluster.roofline.base import KernelSchedule
+from simcluster.roofline.schedule import KernelSchedule
 
 
 class CpuDispatcher:

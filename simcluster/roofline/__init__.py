@@ -1,6 +1,6 @@
 """Step times: operators, kernels, collectives, dispatch, pipelines; what fits in memory."""
 
-from simcluster.roofline.base import KernelRun, KernelSchedule, StepShape, StepTime
+from simcluster.roofline.base import StepShape, StepTime
 from simcluster.roofline.memory import (
     check_pp,
     check_tp,
@@ -12,6 +12,7 @@ from simcluster.roofline.memory import (
 )
 from simcluster.roofline.operators import stage_layers
 from simcluster.roofline.pipeline import Pipeline, handover_s, pipeline_stages
+from simcluster.roofline.schedule import KernelRun, KernelSchedule
 from simcluster.roofline.steptime import RooflineStepTime
 
 __all__ = [

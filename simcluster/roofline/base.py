@@ -1,10 +1,10 @@
-"""What a step-time model is: from the shape of a step to its duration."""
+"""Step-time models: from the shape of a step to its duration."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from simcluster.roofline.schedule import KernelSchedule
 from simcluster.units import FloatArray, IntArray
 
 
@@ -36,41 +36,6 @@ class StepShape(NamedTuple):
     def num_tokens(self) -> int:
         """Tokens that go through the layers: one per decode and those of the chunks."""
         return self.num_decodes + sum(new for new, _ in self.chunks)
-
-
-@dataclass(frozen=True, slots=True)
-class KernelRun:
-    """A run of equal layers, as the kernels of one layer.
-
-    Attributes
-    ----------
-    names : tuple of str
-        Name of each kernel of the layer, length n.
-    issue_s, run_s : tuple of float
-        CPU time to issue it and GPU time to run it (s, on the grid), length n.
-    collective : tuple of bool
-        The kernel starts when the last rank arrives, length n.
-    repeat : int
-        How many such layers follow one another.
-    """
-
-    names: tuple[str, ...]
-    issue_s: tuple[float, ...]
-    run_s: tuple[float, ...]
-    collective: tuple[bool, ...]
-    repeat: int
-
-
-@dataclass(frozen=True, slots=True)
-class KernelSchedule:
-    """A step as the dispatcher sees it: host work, kernels in issue order, host work.
-
-    With a captured graph the first kernel carries the whole issue cost and the others none.
-    """
-
-    host_before_s: float
-    runs: tuple[KernelRun, ...]
-    host_after_s: float
 
 
 def ends_of(start_s: float, durations_s: FloatArray) -> list[float]:

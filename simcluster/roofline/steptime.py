@@ -16,12 +16,13 @@ from simcluster.roofline.attention import (
     decode_ticks,
     decode_ticks_array,
 )
-from simcluster.roofline.base import KernelRun, KernelSchedule, StepShape, ends_of
+from simcluster.roofline.base import StepShape, ends_of
 from simcluster.roofline.bounded import remember
 from simcluster.roofline.dispatch import Line, eager_lines, envelope, graph_line
 from simcluster.roofline.host import HostWork, on_cpu
 from simcluster.roofline.kernels import DecodeTerms, KernelTimer
 from simcluster.roofline.memory import check_pp, check_tp
+from simcluster.roofline.schedule import KernelRun, KernelSchedule
 from simcluster.roofline.step_kernels import StepKernels
 from simcluster.specs import EngineProfile, GPUSpec, LinkSpec
 from simcluster.units import TICK_S, TICKS_PER_S, FloatArray, IntArray

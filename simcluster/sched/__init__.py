@@ -2,8 +2,10 @@
 
 ================== =============================================================================
 `base`             `Scheduler`: queue, KV pool, decode batch, preemption, what a plan books
-`queue`            order in which waiting requests are admitted: a policy is a queue
+`queue`            `RequestQueue`: order in which waiting requests are admitted; first come
+`policies`         queues by shortest prompt and by priority; the registry of queues
 `plan`             `StepPlan`: the tokens that the next steps compute, and their outcome
+`swap`             KV of preempted requests in host memory
 `decode_batch`     decoding sequences, counted together with no work per sequence per step
 `prefill_priority` separate batches, prefill first (vLLM V0)
 `chunked`          hybrid batches with a token budget (Sarathi-Serve, vLLM V1)
@@ -21,15 +23,9 @@ from simcluster.sched.base import Scheduler
 from simcluster.sched.chunked import ChunkedPrefill
 from simcluster.sched.decode_batch import DecodeBatch
 from simcluster.sched.plan import StepOutcome, StepPlan, target
+from simcluster.sched.policies import QUEUES, KeyedQueue, Priority, ShortestFirst
 from simcluster.sched.prefill_priority import PrefillPriority
-from simcluster.sched.queue import (
-    QUEUES,
-    FirstCome,
-    KeyedQueue,
-    Priority,
-    RequestQueue,
-    ShortestFirst,
-)
+from simcluster.sched.queue import FirstCome, RequestQueue
 
 SCHEDULERS: Registry[type[Scheduler]] = Registry(
     "simcluster.schedulers",

@@ -20,6 +20,7 @@ from simcluster.roofline.base import StepShape
 from simcluster.sched.decode_batch import DecodeBatch
 from simcluster.sched.plan import StepOutcome, StepPlan, target
 from simcluster.sched.queue import FirstCome, RequestQueue
+from simcluster.sched.swap import SwapSpace
 from simcluster.units import IntArray
 
 
@@ -58,18 +59,16 @@ class Scheduler(ABC):
         Class attribute: key of a strategy that sets the most tokens of a step.
     waiting : RequestQueue
         Requests that are not admitted.
+    swap : SwapSpace
+        Requests whose KV is in host memory.
     swapped : deque of Request
-        Those whose KV is in host memory. As in vLLM (its V0 scheduler) nobody else is admitted
-        before they are back.
-    copied_blocks : int
-        Blocks copied to or from host memory since the number was last set to 0: the next step waits
-        for these copies.
+        These requests. As in vLLM (its V0 scheduler) nobody else is admitted before they are back.
     queued_tokens : int
         Tokens of the waiting requests, of the swapped ones and of those in prefill.
     waiting_blocks : int
         KV blocks that the waiting and swapped requests take on admission, if they find none.
-    num_preemptions, num_swaps : int
-        Preemptions so far, and those of them by swap.
+    num_preemptions : int
+        Preemptions so far.
     preempted, resumed, joined : list of Request
         Decoding requests preempted, those back from host memory, and those from elsewhere that are
         in the batch now, since the list was last cleared.
@@ -93,7 +92,8 @@ class Scheduler(ABC):
     ) -> None:
         self.config = config
         self.pool = pool
-        self.host = host
+        self.swap = SwapSpace(host)
+        self.swapped = self.swap.requests
         self._shares = pool.shares
         self.prefill_only = prefill_only
         self.waiting: RequestQueue = FirstCome() if queue is None else queue
@@ -102,10 +102,7 @@ class Scheduler(ABC):
         self.queued_tokens = 0
         self.waiting_blocks = 0
         self.num_preemptions = 0
-        self.num_swaps = 0
         self._just_preempted = False  # while the present plan was made
-        self.copied_blocks = 0
-        self.swapped: deque[Request] = deque()
         self.preempted: list[Request] = []
         self.resumed: list[Request] = []
         self.joined: list[Request] = []
@@ -333,12 +330,12 @@ class Scheduler(ABC):
     def _preempt(self, request: Request) -> None:
         """Take the KV of `request` back; it waits again."""
         del self._running[request.request_id]
-        swaps = False
+        swaps, num_blocks = False, 0
         if request in self.batch:
             self.batch.remove(request)
             self._end_segment(request)
             num_blocks = self.pool.blocks_for(request.num_computed_tokens)
-            swaps = self.host is not None and num_blocks <= self.host.free_blocks
+            swaps = self.swap.has_room(num_blocks)
             self.pool.leave(request, num_blocks)
             self.queued_tokens += target(request)
             self.preempted.append(request)
@@ -351,27 +348,17 @@ class Scheduler(ABC):
         self._just_preempted = True
         self.waiting_blocks += self.pool.blocks_for(target(request))
         if swaps:
-            self._swap_out(request)
+            self.swap.put(request, num_blocks)
         else:
             request.num_computed_tokens = 0
             self.waiting.put_back(request)
-
-    def _swap_out(self, request: Request) -> None:
-        """Copy the KV of `request`, which has just lost its blocks, to host memory."""
-        assert self.host is not None
-        num_blocks = self.host.blocks_for(request.num_computed_tokens)
-        self.host.allocate(num_blocks)
-        self.copied_blocks += num_blocks
-        self.num_swaps += 1
-        self.swapped.appendleft(request)
 
     def _swap_in(self) -> None:
         """Copy the KV of swapped requests back, the first come first, as far as it fits.
 
         With it must fit what the coming step takes, or it would be preempted at once.
         """
-        pool, host = self.pool, self.host
-        assert host is not None
+        pool = self.pool
         while self.swapped and len(self._running) < self.config.max_num_seqs:
             request = self.swapped[0]
             tokens = request.num_computed_tokens
@@ -380,10 +367,8 @@ class Scheduler(ABC):
             next_step = pool.blocks_for(tokens + 1) - num_blocks + self.batch.blocks_needed(1)
             if not pool.can_admit(num_blocks - in_use + next_step):
                 return
-            self.swapped.popleft()
+            self.swap.take(num_blocks, found)
             pool.take(request, num_blocks, found)
-            host.release(num_blocks)
-            self.copied_blocks += num_blocks - found
             self.queued_tokens -= target(request)
             self.waiting_blocks -= pool.blocks_for(target(request))
             request.status = RequestStatus.RUNNING
@@ -409,6 +394,6 @@ class Scheduler(ABC):
         # What a preemption has freed may let others in at the next boundary already, whether they
         # wait or were swapped out.
         steps = 1
-        if not self._just_preempted and not self.copied_blocks:
+        if not self._just_preempted and not self.swap.copied_blocks:
             steps = batch.steps_with(self.pool.free_blocks, batch.steps_to_next_end())
         return StepPlan("decode", batch.size, batch.context_tokens, (), steps)

@@ -51,7 +51,7 @@ class ChunkedPrefill(Scheduler):
         request, num_tokens = chunks[0]
         batch = self.batch
         full, rest = divmod(target(request) - request.num_computed_tokens - 1, num_tokens)
-        if len(chunks) > 1 or full == 0 or self.copied_blocks or self._shares:
+        if len(chunks) > 1 or full == 0 or self.swap.copied_blocks or self._shares:
             return 1, 0
         alone = self.waiting.head is None and len(self._prefilling) == 1
         steps = limit = full + alone

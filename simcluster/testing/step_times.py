@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from simcluster.config import Environment
-from simcluster.roofline.base import KernelRun, KernelSchedule, StepShape, StepTime, ends_of
+from simcluster.roofline.base import StepShape, StepTime, ends_of
+from simcluster.roofline.schedule import KernelRun, KernelSchedule
 from simcluster.units import FloatArray, IntArray, on_grid
 
 

@@ -207,6 +207,6 @@ def _check_blocks(scheduler: Scheduler) -> None:
         pool.check()
         used -= pool.num_saved
     require(pool.num_blocks - pool.free_blocks == used, "KV blocks lost or counted twice")
-    if scheduler.host is not None:
+    if scheduler.swap.host is not None:
         copied = sum(-(-r.num_computed_tokens // pool.block_size) for r in scheduler.swapped)
-        require(scheduler.host.used_blocks == copied, "host memory lost or counted twice")
+        require(scheduler.swap.host.used_blocks == copied, "host memory lost or counted twice")

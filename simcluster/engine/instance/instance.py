@@ -11,15 +11,11 @@ from simcluster.engine.clock import SCHEDULING, Clock, Wake
 from simcluster.engine.collectives import SharedWires
 from simcluster.engine.dispatcher import RankGroup
 from simcluster.engine.instance.held_output import HeldOutput
-from simcluster.engine.instance.ports import InstanceOwner, InstanceStats, OnPrefill, StopAt
-from simcluster.engine.instance.runner import (
-    MAX_SPAN_STEPS,
-    AheadRunner,
-    KernelRunner,
-    PipelineRunner,
-    Runner,
-    SpanRunner,
-)
+from simcluster.engine.instance.kernel_runner import KernelRunner
+from simcluster.engine.instance.owner import InstanceOwner
+from simcluster.engine.instance.pipeline_runner import AheadRunner, PipelineRunner
+from simcluster.engine.instance.ports import InstanceStats, OnPrefill, StopAt
+from simcluster.engine.instance.runner import MAX_SPAN_STEPS, Runner, SpanRunner
 from simcluster.engine.instance.span_log import SpanLog
 from simcluster.engine.instance.state import InstanceState
 from simcluster.engine.pipeline import PipelineStages
@@ -229,7 +225,7 @@ class Instance(InstanceState):
             self.num_requests,
             scheduler.num_preemptions,
             pool.peak_used / pool.num_blocks,
-            scheduler.num_swaps,
+            scheduler.swap.num_swaps,
             pool.num_asked,
             pool.num_found,
         )
@@ -291,11 +287,11 @@ class Instance(InstanceState):
 
     def _begin(self, plan: StepPlan) -> None:
         """Begin the span of `plan`, now."""
-        scheduler, copies_s = self.scheduler, 0.0
-        if scheduler.copied_blocks:
+        scheduler, swap, copies_s = self.scheduler, self.scheduler.swap, 0.0
+        if swap.copied_blocks:
             assert self._copy_s is not None, "only with host memory is there anything to copy"
-            copies_s = self._copy_s(scheduler.copied_blocks)
-            scheduler.copied_blocks = 0
+            copies_s = self._copy_s(swap.copied_blocks)
+            swap.copied_blocks = 0
         self.span.begin(plan, self.env.now, copies_s)
         if self.wires is not None:
             self.step_time = self.wires.begin(plan, scheduler.shape(plan))
