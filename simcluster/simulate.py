@@ -18,7 +18,8 @@ from simcluster import arguments
 from simcluster.config import Environment
 from simcluster.engine.clock import ARRIVAL, SCHEDULING, At, Clock
 from simcluster.engine.cluster import Cluster, Deployment
-from simcluster.engine.recorder import KernelLog, Recorder, transfer_columns
+from simcluster.engine.log import KernelLog
+from simcluster.engine.recorder import Recorder, transfer_columns
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.quality import QualityCurve
 from simcluster.request import Request, RequestStatus

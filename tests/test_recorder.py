@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simcluster.engine import recorder
-from simcluster.engine.recorder import Log, RequestLog
+from simcluster.engine import log as logs
+from simcluster.engine import request_log
+from simcluster.engine.log import Log
+from simcluster.engine.request_log import RequestLog
 from simcluster.request import Request, RequestStatus
 from simcluster.schema import REQUESTS, Column
 
@@ -35,7 +37,7 @@ ROWS = st.lists(
 def test_a_log_gives_back_its_rows(rows: list[tuple[int, float, str]], chunk: int) -> None:
     """In order and typed, over the ends of chunks and the growth of arrays; then it is empty."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorder, "_CHUNK", chunk)
+        patch.setattr(logs, "CHUNK", chunk)
         log = Log(SCHEMA)
         for row in rows:
             log.add(row)
@@ -60,7 +62,7 @@ def test_requests_are_rows_by_id_whenever_they_end(
 ) -> None:
     """Those that ended in any order, and those that did not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorder, "_CHUNK", chunk)
+        patch.setattr(request_log, "CHUNK", chunk)
         log = RequestLog()
         requests = []
         for number, _ in enumerate(fates):

@@ -14,7 +14,7 @@ import simpy
 
 from simcluster.engine.clock import Clock
 from simcluster.engine.gpu import GpuQueue, Kernel, Rendezvous
-from simcluster.engine.recorder import KernelLog, WriteKernel
+from simcluster.engine.log import KernelLog, WriteKernel
 from simcluster.roofline.schedule import KernelSchedule
 
 

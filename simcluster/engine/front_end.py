@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Generator, Sequence
-from math import floor
 from typing import Any
 
 import simpy
 
-from simcluster.engine.clock import ROUTING, At, Clock, Wake
+from simcluster.engine.clock import ROUTING, Clock, Wake
 from simcluster.engine.instance import InstanceLike, InstanceOwner, at_the_next_boundary
+from simcluster.engine.reports import ReportClock
 from simcluster.request import Request, RequestStatus
 from simcluster.routing.base import InstanceView, Router
 from simcluster.routing.status import Status
 from simcluster.sched import FirstCome, RequestQueue
-from simcluster.units import on_grid
 
 
 class FrontEnd(InstanceOwner):
@@ -163,12 +162,11 @@ class Gateway(FrontEnd):
     ) -> None:
         super().__init__(env, instances, on_finish, pending=pending)
         self._router = router
-        self._interval_s = status_interval_s
         self._statuses = [Status(instance) for instance in self.instances]
         self._views: Sequence[InstanceView] = (
             self._statuses if status_interval_s else self.instances
         )
-        self._reporting = False
+        self._clock = ReportClock(env, status_interval_s, self._report)
 
     def add(self, instance: InstanceLike) -> None:
         """Put `instance` into service; it reports at once."""
@@ -197,23 +195,14 @@ class Gateway(FrontEnd):
         index = self._router.choose(request, self._views, self._env.now)
         if index is None:
             return False
-        if self._interval_s:
+        if self._clock.interval_s:
             self._statuses[index].sent(request)
-            if not self._reporting:
-                self._reporting = True
-                self._report_next()
+            self._clock.start()
         self.instances[index].submit(request)
         return True
 
-    def _report_next(self) -> None:
-        now, interval_s = self._env.now, self._interval_s
-        due_s = on_grid((floor(now / interval_s) + 1) * interval_s)
-        At(self._env, max(due_s, now), ROUTING).callbacks.append(lambda _: self._report())
-
-    def _report(self) -> None:
+    def _report(self) -> bool:
         """All instances report. Idle ones have nothing new to say until the next request."""
         for status in self._statuses:
             status.update()
-        self._reporting = any(instance.has_unfinished for instance in self.instances)
-        if self._reporting:
-            self._report_next()
+        return any(instance.has_unfinished for instance in self.instances)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import simpy
 
 from simcluster.engine.clock import Clock
-from simcluster.engine.recorder import WriteKernel
+from simcluster.engine.log import WriteKernel
 
 
 class Kernel(NamedTuple):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from math import floor, inf, nan
+from math import inf, nan
 
 import numpy as np
 
 from simcluster.engine.clock import ROUTING, At, Clock
 from simcluster.engine.front_end import FrontEnd
 from simcluster.engine.instance import InstanceLike
-from simcluster.engine.recorder import Log
+from simcluster.engine.log import Log
+from simcluster.engine.reports import ReportClock
 from simcluster.request import Request
 from simcluster.routing.rolling_activation import (
     PaperActivation,
@@ -18,45 +19,8 @@ from simcluster.routing.rolling_activation import (
     RollingActivation,
     RollingView,
 )
+from simcluster.routing.status import RollingStatus
 from simcluster.sched import RequestQueue
-from simcluster.units import on_grid
-
-
-class Report:
-    """An instance as it reported itself last; what was routed to it since is added.
-
-    Parameters
-    ----------
-    instance : InstanceLike
-        Who reports.
-    """
-
-    def __init__(self, instance: InstanceLike) -> None:
-        self._instance = instance
-        self.num_lanes = instance.num_lanes
-        self.blocks_for = instance.blocks_for
-        self.update()
-
-    def update(self) -> None:
-        """Report now."""
-        instance = self._instance
-        self._steps = [instance.decode_step_of(lane) for lane in range(self.num_lanes)]
-        self.free_blocks = instance.free_blocks
-        self.waiting_blocks = instance.waiting_blocks
-        self.has_unfinished = instance.has_unfinished
-
-    def routed(self, request: Request) -> None:
-        """Know of `request`, which has just been given to the instance."""
-        self.waiting_blocks += self.blocks_for(request.prompt_len)
-        self.has_unfinished = True
-
-    def decode_step_of(self, lane: int) -> int:
-        """Decode steps of `lane` at the last report."""
-        return self._steps[lane]
-
-    def free_blocks_after(self, num_steps: int) -> int:
-        """Free KV blocks: those of the last report."""
-        return self.free_blocks
 
 
 class MacroInstance(FrontEnd):
@@ -115,10 +79,9 @@ class MacroInstance(FrontEnd):
         self._predict_s = predict_s
         self._hold_output = hold_output
         self._windows = windows
-        self._interval_s = status_interval_s
-        self._reports: list[Report] = []
+        self._clock = ReportClock(env, status_interval_s, self._report)
+        self._reports: list[RollingStatus] = []
         self._news: list[Callable[[], None]] = []  # not reported yet
-        self._reporting = False
         self._index: dict[int, int] = {}
         self._renumber()
         self._open: InstanceLike | None = None  # whose window is open
@@ -129,10 +92,7 @@ class MacroInstance(FrontEnd):
     def submit(self, request: Request) -> None:
         """Route `request`, or let it wait behind those that wait already."""
         self.num_unfinished += 1
-        if self._interval_s and not self._reporting:
-            # All was idle and stayed so: the next report falls due at a multiple of the interval.
-            self._reporting = True
-            self._report_next()
+        self._clock.start()
         super().submit(request)
 
     def reject(self, request: Request) -> None:
@@ -162,7 +122,7 @@ class MacroInstance(FrontEnd):
         num_blocks = instance.blocks_for(request.prompt_len + 1)
         activation.accept(index, request, predicted_s, now, opens=opens, num_blocks=num_blocks)
         if self._reports:
-            self._reports[index].routed(request)
+            self._reports[index].sent(request)
         instance.submit(request)
         return True
 
@@ -170,12 +130,12 @@ class MacroInstance(FrontEnd):
 
     def boundary(self, instance: InstanceLike) -> None:
         """Offer the head of the queue again, unless the state is reported by the clock."""
-        if not self._interval_s:
+        if not self._clock.interval_s:
             super().boundary(instance)
 
     def _head_waits(self, request: Request) -> None:
         # It may pass at any boundary, so none at which it passes may be skipped.
-        if not self._interval_s:
+        if not self._clock.interval_s:
             for instance in self.instances:
                 instance.watch(self._stop_at)
 
@@ -198,12 +158,7 @@ class MacroInstance(FrontEnd):
         )
         return len(ends) if passed is None else passed
 
-    def _report_next(self) -> None:
-        now, interval_s = self._env.now, self._interval_s
-        due_s = on_grid((floor(now / interval_s) + 1) * interval_s)
-        At(self._env, max(due_s, now), ROUTING).callbacks.append(lambda _: self._report())
-
-    def _report(self) -> None:
+    def _report(self) -> bool:
         """All instances report; the head of the queue is offered again."""
         for change in self._news:
             change()
@@ -211,9 +166,7 @@ class MacroInstance(FrontEnd):
         for report in self._reports:
             report.update()
         self._offer_to_all()
-        self._reporting = bool(self.num_unfinished)
-        if self._reporting:
-            self._report_next()
+        return self.num_unfinished > 0
 
     def _offer_to_all(self) -> None:
         """Offer the head of the queue to every instance once more."""
@@ -271,7 +224,7 @@ class MacroInstance(FrontEnd):
         if instance.decodes(request):
             index = self._index[instance.instance_id]
             lane, key = instance.lane_of(request), self.activation.key_of(request)
-            if self._interval_s:
+            if self._clock.interval_s:
                 self._news.append(lambda: self.activation.joined(index, request, lane, key))
             else:
                 self.activation.joined(index, request, lane, key)
@@ -296,7 +249,7 @@ class MacroInstance(FrontEnd):
 
     def _left(self, instance: InstanceLike, request: Request, *, finished: bool) -> None:
         index = self._index[instance.instance_id]
-        if self._interval_s:
+        if self._clock.interval_s:
             self._news.append(lambda: self.activation.left(index, request, finished=finished))
         else:
             self.activation.left(index, request, finished=finished)
@@ -349,5 +302,5 @@ class MacroInstance(FrontEnd):
 
     def _renumber(self) -> None:
         self._index = {i.instance_id: k for k, i in enumerate(self.instances)}
-        if self._interval_s:
-            self._reports = [Report(instance) for instance in self.instances]
+        if self._clock.interval_s:
+            self._reports = [RollingStatus(instance) for instance in self.instances]

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 from simcluster.engine.clock import Clock
 from simcluster.engine.instance import InstanceLike, InstanceOwner
+from simcluster.engine.log import Log
 from simcluster.engine.macro_instance import MacroInstance
-from simcluster.engine.recorder import Log
 from simcluster.request import Request, RequestStatus
 
 MakeMacro = Callable[[Sequence[InstanceLike]], MacroInstance]

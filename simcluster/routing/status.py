@@ -1,16 +1,17 @@
-"""What a router knows of an instance that reports its load from time to time only."""
+"""Views of instances that report their state from time to time only."""
 
 from __future__ import annotations
 
 from simcluster.request import Request
 from simcluster.routing.base import InstanceView
+from simcluster.routing.rolling_activation import RollingView
 
 
 class Status:
-    """An instance with the load it reported last; what was sent to it since is added.
+    """View that a router has of an instance between reports.
 
-    Whether it has room, and which prefixes it has cached, is always of now: the first is asked by
-    instances that fetch their work, the second read from a shared index.
+    It is the load last reported plus what was routed since. Room and cached prefixes are always
+    current, because instances pull work and the prefix index is shared.
 
     Parameters
     ----------
@@ -46,3 +47,42 @@ class Status:
     def cached_tokens(self, request: Request) -> int:
         """Tokens of `request` in its cache, now."""
         return self._instance.cached_tokens(request)
+
+
+class RollingStatus:
+    """View that rolling activation has of an instance between reports.
+
+    It is the state last reported; the requests routed since count as waiting.
+
+    Parameters
+    ----------
+    instance : RollingView
+        Who reports.
+    """
+
+    def __init__(self, instance: RollingView) -> None:
+        self._instance = instance
+        self.num_lanes = instance.num_lanes
+        self.blocks_for = instance.blocks_for
+        self.update()
+
+    def update(self) -> None:
+        """Report now."""
+        instance = self._instance
+        self._steps = [instance.decode_step_of(lane) for lane in range(self.num_lanes)]
+        self.free_blocks = instance.free_blocks
+        self.waiting_blocks = instance.waiting_blocks
+        self.has_unfinished = instance.has_unfinished
+
+    def sent(self, request: Request) -> None:
+        """Know of `request`, which has just been given to the instance."""
+        self.waiting_blocks += self.blocks_for(request.prompt_len)
+        self.has_unfinished = True
+
+    def decode_step_of(self, lane: int) -> int:
+        """Decode steps of `lane` at the last report."""
+        return self._steps[lane]
+
+    def free_blocks_after(self, num_steps: int) -> int:
+        """Free KV blocks: those of the last report."""
+        return self.free_blocks

@@ -2,93 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from simcluster.config import SloConfig
 from simcluster.engine.cluster import Cluster, Deployment
-from simcluster.engine.front_end import Gateway
 from simcluster.engine.handover import KvHandover
 from simcluster.engine.instance import InstanceLike
 from simcluster.engine.link import Path
+from simcluster.engine.prefill_gateway import Conductor, PrefillGateway
 from simcluster.engine.shape import InstanceShape
 from simcluster.errors import ConfigError
-from simcluster.request import Request, RequestStatus
-from simcluster.routing import LeastLoaded, TtftEstimate
+from simcluster.request import Request
+from simcluster.routing import LeastLoaded
 from simcluster.strategies.base import RouterSettings, count_that_fits
 from simcluster.strategies.scaling import ThresholdSettings, scale_by_load
 from simcluster.units import on_grid
-
-
-class PrefillGateway(Gateway):
-    """The front end of a prefill pool: what has been prefilled is handed over."""
-
-    handover: KvHandover
-    num_layers: int | None = None
-
-    def follow_prefills(self, num_layers: int) -> None:
-        """Let the KV cache follow the prefills layer by layer, also of instances to come."""
-        self.num_layers = num_layers
-        for instance in self.instances:
-            instance.follow_prefills(self.handover.stream, num_layers)
-
-    def add(self, instance: InstanceLike) -> None:
-        """Put `instance` into service."""
-        super().add(instance)
-        if self.num_layers is not None:
-            instance.follow_prefills(self.handover.stream, self.num_layers)
-
-    def is_drained(self, instance: InstanceLike) -> bool:
-        """Whether it has prefilled everything, and all the KV has left."""
-        return super().is_drained(instance) and not self.handover.holds(instance)
-
-    def prefilled(self, instance: InstanceLike, request: Request) -> None:
-        """Send the request on, unless its one token ended it."""
-        if request.status is RequestStatus.TRANSFERRING:
-            self.handover.hand_over(instance, request)
-
-
-class Conductor(PrefillGateway):
-    """A front end that estimates TTFT and time between tokens (MoonCake, Algorithm 1).
-
-    Attributes
-    ----------
-    estimate : TtftEstimate
-        Which prefill instance gets a request, and what to expect there.
-    targets : SloConfig or None
-        A request that is expected to miss those of its class is turned away; None: nobody is.
-    """
-
-    estimate: TtftEstimate
-    targets: SloConfig | None = None
-
-    def _place(self, request: Request, among: Collection[InstanceLike] | None = None) -> bool:
-        index, ttft_s, prefill_s = self.estimate.choose(request, self.instances, self._env.now)
-        instance = self.instances[index]
-        targets = self.targets.of(request.slo_class) if self.targets is not None else None
-        if targets is not None and self._misses(targets, instance, request, ttft_s):
-            self.reject(request)
-            return True
-        self.estimate.sent(instance, request, prefill_s)
-        instance.submit(request)
-        return True
-
-    def _misses(
-        self, targets: SloConfig, instance: InstanceLike, request: Request, ttft_s: float
-    ) -> bool:
-        if targets.ttft_s is not None and ttft_s > targets.ttft_s:
-            return True
-        if targets.tpot_s is None:
-            return False
-        return self.handover.predicted_tbt_s(instance, request) > targets.tpot_s
-
-    def prefilled(self, instance: InstanceLike, request: Request) -> None:
-        """Keep the books of the estimate, and send the request on."""
-        self.estimate.prefilled(instance, request)
-        super().prefilled(instance, request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,16 +151,7 @@ class FuDG(RouterSettings):
         for instance in decode:
             paths(prefill[0], instance)  # what is refused is refused before the run
         num_layers = cluster.environment.model.spec.num_layers
-        gateway_type = PrefillGateway if self.prefill_choice == "router" else Conductor
-        gateway = gateway_type(
-            cluster.env,
-            prefill,
-            self.make_router(),
-            finished,
-            on_grid(self.status_interval_s),
-            pending=self.make_queue(),
-        )
-        gateway.handover = KvHandover(
+        handover = KvHandover(
             cluster.env,
             cluster.network,
             decode,
@@ -241,11 +162,28 @@ class FuDG(RouterSettings):
             num_layers=num_layers,
             waiting_block_share=self.waiting_block_share,
         )
-        if isinstance(gateway, Conductor):
-            gateway.estimate = TtftEstimate()
-            gateway.targets = cluster.environment.slo if self.early_rejection else None
-        if self.transfer == "layerwise":
-            gateway.follow_prefills(num_layers)
+        follow_layers = num_layers if self.transfer == "layerwise" else None
+        gateway: PrefillGateway
+        if self.prefill_choice == "router":
+            gateway = PrefillGateway(
+                cluster.env,
+                prefill,
+                self.make_router(),
+                finished,
+                on_grid(self.status_interval_s),
+                pending=self.make_queue(),
+                handover=handover,
+                follow_layers=follow_layers,
+            )
+        else:
+            gateway = Conductor(
+                cluster.env,
+                prefill,
+                finished,
+                handover=handover,
+                follow_layers=follow_layers,
+                targets=cluster.environment.slo if self.early_rejection else None,
+            )
         if self.prefill_autoscale is not None:
             scale_by_load(
                 self.prefill_autoscale,
@@ -256,8 +194,9 @@ class FuDG(RouterSettings):
                 lambda: len(gateway.pending),
             )
         if self.decode_autoscale is not None:
-            group = gateway.handover
-            scale_by_load(self.decode_autoscale, cluster, shape, "decode", group, group.num_coming)
+            scale_by_load(
+                self.decode_autoscale, cluster, shape, "decode", handover, handover.num_coming
+            )
         return Deployment(gateway)
 
     def _check_conductor(self, cluster: Cluster, shape: InstanceShape) -> None:

@@ -12,7 +12,7 @@ from simcluster.engine.clock import Wake
 from simcluster.engine.dispatcher import RankGroup
 from simcluster.engine.instance.runner import SpanRunner
 from simcluster.engine.instance.span import Span
-from simcluster.engine.recorder import KernelLog
+from simcluster.engine.log import KernelLog
 from simcluster.sched import StepPlan
 
 if TYPE_CHECKING:

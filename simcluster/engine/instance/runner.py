@@ -11,7 +11,7 @@ import simpy
 
 from simcluster.engine.clock import STEP_END, Wake
 from simcluster.engine.instance.span import Span
-from simcluster.engine.recorder import KernelLog
+from simcluster.engine.log import KernelLog
 from simcluster.sched import StepPlan
 from simcluster.units import IntArray
 
