@@ -17,7 +17,8 @@ from simcluster import catalog
 from simcluster.errors import ConfigError, DataError
 from simcluster.executor import outcomes
 from simcluster.goodput_search import arguments
-from simcluster.goodput_search.estimate import Compared, compare
+from simcluster.goodput_search.estimate import Compared
+from simcluster.goodput_search.pairs import compare_all
 from simcluster.goodput_search.search import (
     Located,
     Outcome,
@@ -88,37 +89,8 @@ class Found:
     verdicts: dict[str, Verdict]
 
     def comparisons(self) -> list[Compared]:
-        """Every pair of strategies that have a goodput, the best first.
-
-        A pair is compared on the last replications that both have met.
-        """
-        known = [n for n, v in self.verdicts.items() if v.estimate is not None]
-        return sorted(
-            (
-                self._compare(first, second)
-                for i, first in enumerate(known)
-                for second in known[i + 1 :]
-            ),
-            key=lambda pair: (-self._log_rate(pair.first), -self._log_rate(pair.second)),
-        )
-
-    def _compare(self, first: str, second: str) -> Compared:
-        one, other = self.verdicts[first].stages, self.verdicts[second].stages
-        shared = [
-            (a, b)
-            for a in one
-            for b in other
-            if a.is_final and b.is_final and a.replications == b.replications
-        ]
-        a, b = shared[-1] if shared else (one[-1], other[-1])
-        assert a.estimate is not None, "a verdict keeps the stages that have an estimate"
-        assert b.estimate is not None, "a verdict keeps the stages that have an estimate"
-        return compare(first, a.estimate, second, b.estimate, paired=bool(shared))
-
-    def _log_rate(self, name: str) -> float:
-        estimate = self.verdicts[name].estimate
-        assert estimate is not None, "only strategies with a goodput are compared"
-        return estimate.log_rate
+        """Every pair of strategies that have a goodput, the best first (`compare_verdicts`)."""
+        return compare_all(self.verdicts)
 
 
 def find(

@@ -18,7 +18,7 @@ import numpy as np
 from simcluster.goodput_search import student
 from simcluster.goodput_search.estimate import CONFIDENCE, Counts, Estimate, cross, logit
 
-Status = Literal["found", "wide", "unlimited", "unattainable"]
+Status = Literal["found", "wide", "not settled", "unlimited", "unattainable"]
 
 RESIDENCES: Final = 20.0
 """Mean residence times in a run of a replication, at least: long answers stay much longer."""
@@ -249,14 +249,16 @@ class Verdict:
     Attributes
     ----------
     status : str
-        ``"found"``; ``"wide"``: the longest runs leave the interval wider than asked, or show no
-        crossing; ``"unlimited"``: the targets are met at any rate; ``"unattainable"``: at none.
+        ``"found"``; ``"wide"``: the longest runs leave the interval wider than asked, or queues
+        still build up in them; ``"not settled"``: no final stage has the crossing between its two
+        rates; ``"unlimited"``: the targets are met at any rate; ``"unattainable"``: at none.
     estimate : Estimate or None
-        The goodput, where there is one: that of the last stage alone.
+        The goodput, if it is found or wide: that of the last stage alone, a final one. What pilots
+        estimate is none: of many pilots some look far better than they are.
     probes : tuple of Probe
         Every run, in the order of the search.
     stages : tuple of Stage
-        The replications that estimates rest on, in order.
+        The replications that show attainment fall between their two rates, in order; pilots too.
     alone : Probe or None
         Of ``"unattainable"``: requests that meet no other.
     """
@@ -386,7 +388,7 @@ def _settle(located: Located, settings: Settings, probes: list[Probe]) -> Search
     tolerance, target = settings.tolerance, settings.target
     root = math.sqrt(tolerance)
     least = 0.0
-    is_final = False
+    is_final = holds = False
     for _ in range(_MOST_STAGES):
         # A pilot's slope is that of single short runs, often too steep: its rates stay apart.
         apart = (_SPREAD[0] if is_final else _PILOT_SPREAD) * tolerance
@@ -396,6 +398,7 @@ def _settle(located: Located, settings: Settings, probes: list[Probe]) -> Search
         probes += [stage.low, stage.high]
         estimate = stage.estimate
         longest = stage.is_final and num >= settings.max_requests
+        holds = False  # the crossing between the rates of a final stage
         if estimate is None:
             # Not to be told apart: further apart, for longer.
             least = 2 * gap
@@ -427,27 +430,28 @@ def _settle(located: Located, settings: Settings, probes: list[Probe]) -> Search
             elif is_final and grown <= 1.5 * num and estimate.half_width <= tolerance:
                 return _verdict("found", probes, stages)
             else:
+                holds = stage.is_final
                 degrees = 2 * settings.replications - 4  # some are lost to unequal spread
                 width = math.sqrt(estimate.variance * stage.size / settings.replications)
                 width *= student.quantile(0.5 + CONFIDENCE / 2, degrees)
                 factor = (width / (_AIM * tolerance)) ** 2
                 factor = min(max(factor, _GROWTH[0] if is_final else 0.0), _GROWTH[1])
                 grown = max(grown, num * factor)
-                is_final = factor < _GROWTH[1]
+                # Where runs cannot be longer a further pilot would say no more.
+                is_final = factor < _GROWTH[1] or num >= settings.max_requests
             rate *= math.exp(off)
         if longest:
             break
         num = min(math.ceil(grown), settings.max_requests)
-    return _verdict("wide", probes, stages)
+    return _verdict("wide" if holds else "not settled", probes, stages)
 
 
 def _verdict(status: Status, probes: list[Probe], stages: list[Stage]) -> Verdict:
-    known = [stage for stage in stages if stage.estimate is not None]
     return Verdict(
         status=status,
-        estimate=known[-1].estimate if known else None,
+        estimate=None if status == "not settled" else stages[-1].estimate,
         probes=tuple(probes),
-        stages=tuple(known),
+        stages=tuple(stage for stage in stages if stage.estimate is not None),
     )
 
 

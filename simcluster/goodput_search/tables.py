@@ -17,28 +17,39 @@ from simcluster.goodput import three_digits
 from simcluster.goodput_search.by_rate import ByRate
 from simcluster.goodput_search.estimate import Interval, logit
 from simcluster.goodput_search.runs import TARGETS, Found, best_achievable, replication_seed
-from simcluster.goodput_search.search import Probe, Stage, Verdict
+from simcluster.goodput_search.search import Probe, Settings, Stage, Status, Verdict
 from simcluster.report import aligned, heading
 from simcluster.toml_writer import to_toml
 
 LEVELS: Final = (0.5, 0.9, 0.99)
 """Attainments whose rates are bounded by the runs of the search."""
+_WITHOUT: Final[dict[Status, str]] = {
+    "not settled": "not settled",
+    "unlimited": "no limit",
+    "unattainable": "none",
+}
+"""In place of the goodput of a strategy that has none."""
 
 
-def as_json(found: Found, by_rate: Sequence[ByRate] | None = None) -> dict[str, Any]:
-    """Return the results as plain values for ``json.dumps``: NaN as None."""
+def as_json(
+    found: Found, by_rate: Sequence[ByRate] | None = None, *, compared: bool = True
+) -> dict[str, Any]:
+    """Return the results as plain values for ``json.dumps``: NaN as None.
+
+    Parameters
+    ----------
+    found : Found
+        Goodputs.
+    by_rate : sequence of ByRate, optional
+        Comparisons at common rates.
+    compared : bool
+        With the comparisons of the goodputs; else None stands there.
+    """
     settings, environment = found.settings, found.scenario.environment
     gpu = environment.cluster.gpu
     result: dict[str, Any] = {
         "goodput": [_row(found, name, verdict) for name, verdict in found.verdicts.items()],
-        "comparisons": [
-            {
-                "text": str(pair),
-                "decided": pair.decided,
-                **dataclasses.asdict(pair),
-            }
-            for pair in found.comparisons()
-        ],
+        "comparisons": _comparisons(found) if compared else None,
         "confidence": 0.95,
         "settings": dataclasses.asdict(settings),
         "seed": found.seed,
@@ -51,6 +62,13 @@ def as_json(found: Found, by_rate: Sequence[ByRate] | None = None) -> dict[str, 
         result["by_rate"] = [{"text": str(p), **dataclasses.asdict(p)} for p in by_rate]
     plain: dict[str, Any] = _plain(result)
     return plain
+
+
+def _comparisons(found: Found) -> list[dict[str, Any]]:
+    return [
+        {"text": str(pair), "decided": pair.decided, **dataclasses.asdict(pair)}
+        for pair in found.comparisons()
+    ]
 
 
 def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
@@ -74,6 +92,8 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
             f"{key}_s": {f"p{p}": at.mean(f"{key}_s_p{p}") for p in (50, 90, 99)} for key in TARGETS
         }
     if verdict.estimate is None:
+        bounds = near(verdict, found.settings.target)
+        row["between"] = {key: bounds[key] for key in ("low_rps", "high_rps")}
         return row
     stage = verdict.stages[-1]
     goodput = verdict.estimate.interval
@@ -97,12 +117,17 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
         tokens = stage.low.mean("output_tokens")
         row["cost_per_million_output_tokens"] = dataclasses.asdict(
             Interval(
-                value=1e6 / (goodput.value * per_cost * tokens),
-                low=1e6 / (goodput.high * per_cost * tokens),
-                high=1e6 / (goodput.low * per_cost * tokens),
+                value=_cost_of_million(goodput.value * per_cost * tokens),
+                low=_cost_of_million(goodput.high * per_cost * tokens),
+                high=_cost_of_million(goodput.low * per_cost * tokens),
             )
         )
     return row
+
+
+def _cost_of_million(tokens_per_cost: float) -> float:
+    """Return the cost of a million tokens; infinite where an interval reaches down to none."""
+    return 1e6 / tokens_per_cost if tokens_per_cost else math.inf
 
 
 def _place_of(stage: Stage, target: float) -> float:
@@ -192,13 +217,23 @@ def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
         _classes(found, rows),
         "\n".join(_remarks(found)),
     ]
-    pairs = found.comparisons()
-    if pairs:
-        parts.append("\n".join(["On the same requests:", *(f"  {pair}" for pair in pairs)]))
+    parts.append(_pairs(found))
     if by_rate:
         title = "Attainment at all of these rates, on the same requests (p < 0.05):"
         parts.append("\n".join([title, *(f"  {pair}" for pair in by_rate)]))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _pairs(found: Found) -> str:
+    """Return the comparison of every two strategies, and which take part in none."""
+    pairs = found.comparisons()
+    lines = [f"  {pair}" for pair in pairs]
+    if pairs:
+        lines.insert(0, "On the same requests, where not said otherwise:")
+    without = [name for name, verdict in found.verdicts.items() if verdict.estimate is None]
+    if without and len(found.verdicts) > 1:
+        lines.append(f"Not compared, without a goodput: {', '.join(without)}.")
+    return "\n".join(lines)
 
 
 def _classes(found: Found, rows: Sequence[dict[str, Any]]) -> str:
@@ -226,7 +261,7 @@ def _cells(row: dict[str, Any], width: int) -> list[str]:
     first = [row["strategy"][:16], str(row["num_gpus"])]
     last = f"{row['num_requests']:,}"
     if row["goodput_rps"] is None:
-        return [*first, "none", *["-"] * (width - 4), last]
+        return [*first, _WITHOUT[row["status"]], *["-"] * (width - 4), last]
     goodput = row["goodput_rps"]
     span = f"{three_digits(goodput['low'])}-{three_digits(goodput['high'])}"
     values = [three_digits(goodput["value"]), span]
@@ -241,31 +276,86 @@ def _cells(row: dict[str, Any], width: int) -> list[str]:
 def _remarks(found: Found) -> list[str]:
     """Return what a reader of the table must know of single strategies, a line each."""
     lines = []
+    remedies = {
+        "unlimited": "set slo.ttft_s or slo.e2el_s, or tighten them",
+        "wide": f"raise --max-requests ({found.settings.max_requests:,})",
+        "not settled": f"raise --max-requests ({found.settings.max_requests:,}) or --tolerance",
+    }
     for name, verdict in found.verdicts.items():
-        if verdict.status == "unattainable":
-            lines.append(f"{name}: misses the targets even alone: {best_achievable(verdict)}.")
-        elif verdict.status == "unlimited":
-            lines.append(
-                f"{name}: meets the targets at every rate tried, though its queue may grow without "
-                "bound: set slo.ttft_s or slo.e2el_s, or tighten them."
-            )
-        elif verdict.status == "wide":
-            lines.append(f"{name}: the longest runs leave the interval wider than asked.")
+        if words := ending(verdict, found.settings):
+            remedy = remedies.get(verdict.status)
+            lines.append(f"{name}: {words}{f': {remedy}' if remedy else ''}.")
         if verdict.stages and verdict.stages[-1].high.saturated:
             rate = three_digits(verdict.stages[-1].high.rate_rps)
             lines.append(f"{name}: saturated at {rate} req/s: its queue grows without bound.")
     return lines
 
 
-def write(found: Found, folder: Path, by_rate: Sequence[ByRate] | None = None) -> list[Path]:
+def ending(verdict: Verdict, settings: Settings) -> str:
+    """Return how a search ended, in words: what is known of its goodput; nothing if it is found.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        How it ended.
+    settings : Settings
+        What was asked for.
+    """
+    match verdict.status:
+        case "unattainable":
+            return f"misses the targets even alone: {best_achievable(verdict)}"
+        case "unlimited":
+            return "meets the targets at every rate tried, though its queue may grow without bound"
+        case "not settled":
+            return f"not settled: {_between(verdict, settings.target)}"
+        case "wide" if verdict.estimate and verdict.estimate.half_width <= settings.tolerance:
+            return "attainment still falls in its longest runs, so longer ones would carry less"
+        case "wide":
+            return "the longest runs leave the interval wider than asked"
+    return ""
+
+
+def _between(verdict: Verdict, target: float) -> str:
+    """Return the rates between which the runs of a search put its goodput, in words."""
+    bounds, share = near(verdict, target), f"{100 * target:g} %"
+    low, high = bounds["low_rps"], bounds["high_rps"]
+    if low is not None and high is not None:
+        places = f"falls below {share} between {three_digits(low)} and {three_digits(high)} req/s"
+    elif low is not None:
+        places = f"is at least {share} up to {three_digits(low)} req/s"
+    elif high is not None:
+        places = f"is below {share} from {three_digits(high)} req/s on"
+    else:
+        return "there are no runs"
+    return f"attainment {places} in the runs there are; no interval is known"
+
+
+def write(
+    found: Found,
+    folder: Path,
+    by_rate: Sequence[ByRate] | None = None,
+    *,
+    compared: bool = True,
+) -> list[Path]:
     """Write ``goodput.json``, ``probes.csv`` (a row per run) and ``scenario.toml``.
+
+    Parameters
+    ----------
+    found : Found
+        Goodputs.
+    folder : Path
+        Where to write.
+    by_rate : sequence of ByRate, optional
+        Comparisons at common rates.
+    compared : bool
+        As in `as_json`: what was found can be written before it is compared.
 
     Raises
     ------
     DataError
         If `folder` cannot be written.
     """
-    result = {"version": __version__, **as_json(found, by_rate)}
+    result = {"version": __version__, **as_json(found, by_rate, compared=compared)}
     texts = {
         "goodput.json": json.dumps(result, indent=2) + "\n",
         "probes.csv": _probes(found),

@@ -32,7 +32,7 @@ class Candidate:
     stage : str
         How far it came: ``"bound"`` (the roofline alone says that it cannot win; its goodput is
         what others of its family make of theirs), ``"screen"`` (one draw of few requests),
-        ``"race"`` (several draws) or ``"final"`` (settled to the tolerance).
+        ``"race"`` (several draws) or ``"final"`` (settled in the longest runs).
     cost_per_hour : float or None
         Price of its GPUs; None where no price is known.
     bottleneck : str
@@ -87,6 +87,9 @@ class Ranking:
         By goodput, falling.
     removed : Counter of str
         Number of candidates that rules removed before any run.
+    unsettled : dict of str to str
+        What the finals say of each finalist that they did not settle, in words; the goodput of
+        such a candidate is that of the last round.
     undecided : tuple of str
         Pairs of finalists that the runs do not tell apart, in words.
     decided : tuple of str
@@ -101,6 +104,7 @@ class Ranking:
     table: RankTable
     candidates: tuple[Candidate, ...]
     removed: Counter[str]
+    unsettled: dict[str, str]
     undecided: tuple[str, ...]
     decided: tuple[str, ...]
     latency_rate_rps: float

@@ -31,6 +31,7 @@ def as_text(ranking: Ranking, *, shown: int = _SHOWN) -> str:
     parts = [heading(ranking.scenario), _counts(ranking), _table(ranking, candidates[:shown])]
     if len(candidates) > shown:
         parts[-1] += f"\n... and {len(candidates) - shown} more (--all, --json or -o DIR)"
+    parts.append(_unsettled(ranking))
     parts.append(_told_apart(ranking))
     parts.append(_why(candidates[: min(shown, 8)]))
     parts.append(_fronts(ranking))
@@ -81,10 +82,23 @@ def _interval(candidate: Candidate) -> str:
     return f"{three_digits(candidate.low_rps)} to {high}"
 
 
+def _unsettled(ranking: Ranking) -> str:
+    """Return which finalists have no settled goodput, and what is known of theirs."""
+    if not ranking.unsettled:
+        return ""
+    title = "Finalists without a settled goodput; what the table has is from the last round:"
+    if not any(candidate.stage == "final" for candidate in ranking.candidates):
+        title = (
+            "No finalist has a settled goodput: all goodputs are from rounds of short runs, which "
+            "flatter.\nRaise rank.tolerance."
+        )
+    return "\n".join([title, *(f"  {n}: {words}" for n, words in ranking.unsettled.items())])
+
+
 def _told_apart(ranking: Ranking) -> str:
     if not ranking.decided and not ranking.undecided:
         return ""
-    lines = ["Finalists, pair by pair on the same requests (95 % each):"]
+    lines = ["Finalists, pair by pair on the same requests where not said otherwise (95 % each):"]
     lines += [f"  {text}" for text in (*ranking.decided, *ranking.undecided)]
     return "\n".join(lines)
 
@@ -131,6 +145,7 @@ def as_json(ranking: Ranking) -> dict[str, Any]:
             }
             for number, c in enumerate(ranking.candidates, 1)
         ],
+        "unsettled": dict(ranking.unsettled),
         "undecided": list(ranking.undecided),
         "decided": list(ranking.decided),
         "removed": dict(ranking.removed),
@@ -181,6 +196,8 @@ def refuse_strangers(out: Path) -> None:
 def write(ranking: Ranking, out: Path) -> list[Path]:
     """Write the ranking into the folder `out`: rows as CSV and JSON, a picture of each front.
 
+    The rows are there before the pictures are drawn.
+
     Returns
     -------
     list of Path
@@ -192,7 +209,7 @@ def write(ranking: Ranking, out: Path) -> list[Path]:
         If `out` cannot be written or holds something else.
     """
     refuse_strangers(out)
-    with output.together(out) as folder:
+    with output.together(out) as folder:  # before the pictures: a ranking takes long
         plain = as_json(ranking)
         text = json.dumps(plain, indent=1) + "\n"
         (folder / "ranking.json").write_text(text, encoding="utf-8")
@@ -200,6 +217,7 @@ def write(ranking: Ranking, out: Path) -> list[Path]:
             writer = csv.DictWriter(file, fieldnames=[*plain["candidates"][0]])
             writer.writeheader()
             writer.writerows(plain["candidates"])
+    with output.together(out) as folder:
         pictures = []
         for name, plot in (("cost_front", plot_cost_front), ("latency_front", plot_latency_front)):
             figure = new_figure(width=8.0, height=4.4)
