@@ -207,8 +207,8 @@ def check(scenario: Scenario) -> None:
     Raises
     ------
     ConfigError
-        If there are no targets, a strategy routes between models, or the arrivals cannot be drawn
-        anew at any rate.
+        If there are no targets or all requests must meet them, a strategy routes between models,
+        or the arrivals cannot be drawn at any rate.
     """
     slo = scenario.environment.slo
     if not slo.has_targets:

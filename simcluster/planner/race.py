@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from simcluster import catalog
-from simcluster.errors import ConfigError
 from simcluster.metrics import attainments, request_metrics, window
 from simcluster.scenario import Scenario
 from simcluster.simulate import Result, run
@@ -254,26 +253,3 @@ def _between(low: Probe, high: Probe, target: float, num_requests: int, *, margi
     share = (above - target) / (above - below) if above > below else 0.5
     share = min(max(share, margin), 1 - margin)
     return low.rate_rps * math.exp(share * math.log(high.rate_rps / low.rate_rps))
-
-
-def refuse_unrankable(scenario: Scenario) -> None:
-    """Refuse what has no goodput to rank by.
-
-    Raises
-    ------
-    ConfigError
-        If there are no targets, or the arrivals cannot be drawn at any rate.
-    """
-    slo, workload = scenario.environment.slo, scenario.workload
-    if not slo.has_targets:
-        remedy = "Add slo.ttft_s, slo.tpot_s or slo.e2el_s."
-        raise ConfigError("slo", None, "a ranking needs at least one latency target", remedy)
-    process: Any = workload.arrival_process
-    fixed = process.has_lengths or getattr(process, "own_rate_rps", None) is not None
-    if fixed or workload.length_distribution is None or process.kind == "closed-loop":
-        raise ConfigError(
-            "workload.arrivals",
-            getattr(process, "kind", None),
-            "a ranking needs arrivals that can be drawn at any rate",
-            "Use poisson, gamma, constant or on-off, with lengths of their own.",
-        )

@@ -19,9 +19,10 @@ from pydantic import TypeAdapter
 from simcluster import arguments
 from simcluster.errors import ConfigError, DataError
 from simcluster.executor import outcomes
+from simcluster.goodput_search.runs import check
 from simcluster.planner import bestserve
 from simcluster.planner.explain import explain_bound, family
-from simcluster.planner.race import only, refuse_unrankable
+from simcluster.planner.race import only
 from simcluster.planner.ranking import Candidate, Ranking
 from simcluster.planner.rounds import Progress, Rounds
 from simcluster.planner.screen import Bound, Lengths, Screen
@@ -103,8 +104,8 @@ def rank(
     Raises
     ------
     ConfigError
-        If there are no targets, the arrivals cannot be drawn at any rate, or an argument cannot be
-        meant.
+        If there are no targets, a strategy routes between models, the arrivals cannot be drawn at
+        any rate, or an argument cannot be meant.
     DataError
         If no candidate is left, or none meets the targets at any rate.
     """
@@ -113,7 +114,7 @@ def rank(
     remedy = "planner.rank.load reads one from a file."
     arguments.of_type("table", table, RankTable, "a RankTable", remedy)
     table = validated(TypeAdapter(RankTable), dataclasses.asdict(table))
-    refuse_unrankable(scenario)
+    check(scenario)
     environment = scenario.environment
     if table.mode == "bestserve" and environment.slo.classes:
         rule = "BestServe's estimator knows one set of targets, the workload has classes"
