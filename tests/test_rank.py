@@ -66,6 +66,7 @@ def settle_quickly(scenario: Scenario, names: list[str], *, seed: int, **_: Any)
     best = max(values, key=lambda name: values[name])
     return finals.Finals(
         intervals={n: Interval(value=v, low=0.97 * v, high=1.03 * v) for n, v in values.items()},
+        mean_gpus=dict.fromkeys(names, math.nan),
         unsettled={},
         decided=tuple(f"{best} beats {n}" for n in names if n != best),
         undecided=(),

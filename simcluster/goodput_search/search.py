@@ -65,6 +65,8 @@ class Settings:
     least_s : float
         Shortest run (s of arrivals), apart from first scouts: a queue must have the time to build
         up beyond the targets.
+    scout_s : float
+        Shortest scout (s of arrivals): instances that are yet to start must have the time.
     """
 
     target: float
@@ -72,6 +74,11 @@ class Settings:
     replications: int = 5
     max_requests: int = 200_000
     least_s: float = 0.0
+    scout_s: float = 0.0
+
+    def num_scout_requests(self, rate_rps: float) -> int:
+        """Requests of a first run at a rate (requests/s)."""
+        return min(max(_SCOUT_REQUESTS, math.ceil(rate_rps * self.scout_s)), self.max_requests)
 
 
 class Wanted(NamedTuple):
@@ -170,7 +177,7 @@ class Probe:
 
     def mean(self, name: str) -> float:
         """Mean of a statistic over the runs that have it, NaN if none has."""
-        values = [o.statistics[name] for o in self.outcomes]
+        values = [o.statistics.get(name, math.nan) for o in self.outcomes]
         known = [v for v in values if not math.isnan(v)]
         return sum(known) / len(known) if known else math.nan
 
@@ -225,6 +232,28 @@ class Stage:
     def fall(self) -> float:
         """Fall of the log odds of attainment from the lower rate to the higher one."""
         return self.low.log_odds - self.high.log_odds
+
+    def place_of(self, target: float) -> float:
+        """Return where between the two rates its runs cross `target`: 0 to 1, or a little beyond.
+
+        In log odds. That is the goodput but for what the estimate takes off for chance in the
+        arrivals and lengths of these runs, so that shares there agree with one another.
+        """
+        place = (self.low.log_odds - logit(target)) / self.fall if self.fall > 0 else 0.5
+        return min(max(place, -1.0), 2.0)
+
+    def mean_at(self, place: float, name: str) -> float:
+        """Mean of a statistic at a place: linear between the two rates, and no further."""
+        low, high = self.low.mean(name), self.high.mean(name)
+        return low + min(max(place, 0.0), 1.0) * (high - low)
+
+    def share_at(self, place: float, name: str) -> float:
+        """Share of the requests at a place: its log odds are linear in the place."""
+        low, high = self.low.mean(name), self.high.mean(name)
+        if not (0 < low < 1 and 0 < high < 1):
+            return self.mean_at(place, name)
+        odds = logit(low) + place * (logit(high) - logit(low))
+        return 1 / (1 + math.exp(-odds))
 
     def start_bias(self, target: float, chance: float) -> float:
         """By how much the runs' empty start raises the logarithm of the goodput.
@@ -324,7 +353,7 @@ def _locate(
     high: Probe | None = None
     rate = guess_rps
     while True:
-        probe = yield from _single(rate, _SCOUT_REQUESTS, probes)
+        probe = yield from _single(rate, settings.num_scout_requests(rate), probes)
         if probe.log_odds > target - _HOPELESS:
             needed = probe.least_requests(settings, _SCOUT_RESIDENCES)
             while needed > 1.5 * probe.num_requests and probe.log_odds > target - _HOPELESS:
@@ -393,6 +422,7 @@ def _settle(located: Located, settings: Settings, probes: list[Probe]) -> Search
         # A pilot's slope is that of single short runs, often too steep: its rates stay apart.
         apart = (_SPREAD[0] if is_final else _PILOT_SPREAD) * tolerance
         gap = max(min(_FALL / slope, _SPREAD[1]) * root, apart, least)
+        num = max(num, settings.num_scout_requests(rate * math.exp(gap / 2)))
         stage = yield from _stage(_Plan(rate, gap, num, is_final), stages, settings)
         stages.append(stage)
         probes += [stage.low, stage.high]

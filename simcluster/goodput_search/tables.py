@@ -16,9 +16,15 @@ from simcluster._version import __version__
 from simcluster.goodput import three_digits
 from simcluster.goodput_search.by_rate import ByRate
 from simcluster.goodput_search.estimate import Interval, logit
-from simcluster.goodput_search.runs import TARGETS, Found, best_achievable, replication_seed
+from simcluster.goodput_search.runs import (
+    TARGETS,
+    WARMUP,
+    Found,
+    best_achievable,
+    replication_seed,
+)
 from simcluster.goodput_search.search import Probe, Settings, Stage, Status, Verdict
-from simcluster.report import aligned, heading
+from simcluster.report import aligned, gpus_caption, gpus_text, heading
 from simcluster.toml_writer import to_toml
 
 LEVELS: Final = (0.5, 0.9, 0.99)
@@ -72,10 +78,10 @@ def _comparisons(found: Found) -> list[dict[str, Any]]:
 
 
 def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
-    gpus = found.num_gpus[name]
     row: dict[str, Any] = {
         "strategy": name,
-        "num_gpus": gpus,
+        "num_gpus": found.num_gpus[name],
+        "mean_gpus": None,
         "status": verdict.status,
         "goodput_rps": None,
         "goodput_rps_per_gpu": None,
@@ -98,19 +104,30 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
     stage = verdict.stages[-1]
     goodput = verdict.estimate.interval
     row["goodput_rps"] = dataclasses.asdict(goodput)
-    row["goodput_rps_per_gpu"] = dataclasses.asdict(_scaled(goodput, 1 / gpus))
     row["saturated"] = stage.high.saturated
     slo = found.scenario.environment.slo
-    place = _place_of(stage, slo.attainment)
-    row["attainment"] = {key: _share(stage, f"{key}_attainment", place) for key in TARGETS}
+    place = stage.place_of(slo.attainment)
+    row["attainment"] = {key: stage.share_at(place, f"{key}_attainment") for key in TARGETS}
     if slo.classes:
         row["classes"] = {
             name: {
-                key: _share(stage, f"{name}.{key}_attainment", place) for key in (*TARGETS, "joint")
+                key: stage.share_at(place, f"{name}.{key}_attainment")
+                for key in (*TARGETS, "joint")
             }
             for name in slo.classes
         }
-    price = found.scenario.environment.cluster.price_per_gpu_hour
+    gpus = found.mean_gpus(name)
+    if gpus > 0:  # not where runs do not say how many were held
+        row |= _per_gpu(goodput, gpus, stage, found.scenario.environment.cluster.price_per_gpu_hour)
+    return row
+
+
+def _per_gpu(goodput: Interval, gpus: float, stage: Stage, price: float | None) -> dict[str, Any]:
+    """Return what a goodput is per GPU held and, with a price per hour, per cost of those."""
+    row: dict[str, Any] = {
+        "mean_gpus": gpus,
+        "goodput_rps_per_gpu": dataclasses.asdict(_scaled(goodput, 1 / gpus)),
+    }
     if price is not None:
         per_cost = 3600 / (gpus * price)
         row["requests_per_cost"] = dataclasses.asdict(_scaled(goodput, per_cost))
@@ -128,25 +145,6 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
 def _cost_of_million(tokens_per_cost: float) -> float:
     """Return the cost of a million tokens; infinite where an interval reaches down to none."""
     return 1e6 / tokens_per_cost if tokens_per_cost else math.inf
-
-
-def _place_of(stage: Stage, target: float) -> float:
-    """Return where between the two rates of a stage its runs cross `target`: 0 to 1, or beyond.
-
-    In log odds. That is the goodput but for what the estimate takes off for chance in the arrivals
-    and lengths of these runs, so that shares there agree with one another.
-    """
-    place = (stage.low.log_odds - logit(target)) / stage.fall if stage.fall > 0 else 0.5
-    return min(max(place, -1.0), 2.0)
-
-
-def _share(stage: Stage, name: str, place: float) -> float:
-    """Return a share of the requests at a place: its log odds are linear between the two rates."""
-    low, high = stage.low.mean(name), stage.high.mean(name)
-    if not (0 < low < 1 and 0 < high < 1):
-        return low + min(max(place, 0.0), 1.0) * (high - low)
-    odds = logit(low) + place * (logit(high) - logit(low))
-    return 1 / (1 + math.exp(-odds))
 
 
 def near(verdict: Verdict, level: float) -> dict[str, float | None]:
@@ -214,6 +212,7 @@ def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
         f"requests meet the targets, with its 95 %\ninterval; "
         "per GPU: req/s; M tokens: a million output tokens; ok: % within\nthat target at the "
         "goodput; requests: simulated in all.",
+        _autoscaled(found, rows),
         _classes(found, rows),
         "\n".join(_remarks(found)),
     ]
@@ -258,19 +257,37 @@ def _classes(found: Found, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _cells(row: dict[str, Any], width: int) -> list[str]:
-    first = [row["strategy"][:16], str(row["num_gpus"])]
+    gpus = row["num_gpus"] if row["mean_gpus"] is None else row["mean_gpus"]
+    first = [row["strategy"][:16], gpus_text(gpus, row["num_gpus"])]
     last = f"{row['num_requests']:,}"
     if row["goodput_rps"] is None:
         return [*first, _WITHOUT[row["status"]], *["-"] * (width - 4), last]
     goodput = row["goodput_rps"]
     span = f"{three_digits(goodput['low'])}-{three_digits(goodput['high'])}"
     values = [three_digits(goodput["value"]), span]
-    values.append(three_digits(row["goodput_rps_per_gpu"]["value"]))
-    if row["requests_per_cost"] is not None:
-        values.append(three_digits(row["requests_per_cost"]["value"]))
-        values.append(three_digits(row["cost_per_million_output_tokens"]["value"]))
+    figures = ("goodput_rps_per_gpu", "requests_per_cost", "cost_per_million_output_tokens")
+    known = [row[key] for key in figures[: width - 7]]  # without a price there is but the first
+    values += ["-" if one is None else three_digits(one["value"]) for one in known]
     values += [f"{100 * row['attainment'][key]:.1f}" for key in ("ttft", "tpot")]
     return [*first, *values, last]
+
+
+def _autoscaled(found: Found, rows: Sequence[dict[str, Any]]) -> str:
+    """Return what GPU counts of strategies mean whose instances come and go; nothing of others."""
+    lines = []
+    if any(row["mean_gpus"] not in (None, row["num_gpus"]) for row in rows):
+        lines.append(gpus_caption("at the goodput", "those of the most instances in service"))
+    for name, ramp_s in found.ramps_s.items():
+        stages = found.verdicts[name].stages
+        at = stages[-1].low if stages else found.verdicts[name].probes[-1]
+        warmup_s = WARMUP * at.num_requests / at.rate_rps
+        if warmup_s < ramp_s:
+            lines.append(
+                f"{name}: what is counted begins {warmup_s:.0f} s into its runs; all instances "
+                f"take {ramp_s:.0f} s to start at least,\nso it may carry more: raise "
+                f"--max-requests ({found.settings.max_requests:,})."
+            )
+    return "\n".join(lines)
 
 
 def _remarks(found: Found) -> list[str]:

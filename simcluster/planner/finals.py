@@ -23,6 +23,8 @@ class Finals:
     ----------
     intervals : dict of str to Interval
         Goodput (requests/s) and its 95 % interval of each finalist that has one.
+    mean_gpus : dict of str to float
+        GPUs that each of those holds at its goodput, mean over time.
     unsettled : dict of str to str
         What is known of the goodput of each of the others, in words.
     decided, undecided : tuple of str
@@ -32,6 +34,7 @@ class Finals:
     """
 
     intervals: dict[str, Interval]
+    mean_gpus: dict[str, float]
     unsettled: dict[str, str]
     decided: tuple[str, ...]
     undecided: tuple[str, ...]
@@ -81,6 +84,11 @@ def settle(
     return Finals(
         intervals={
             name: verdict.estimate.interval
+            for name, verdict in found.verdicts.items()
+            if verdict.estimate is not None
+        },
+        mean_gpus={
+            name: found.mean_gpus(name)
             for name, verdict in found.verdicts.items()
             if verdict.estimate is not None
         },

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from simcluster import catalog
-from simcluster.metrics import attainments, request_metrics, window
+from simcluster.metrics import attainments, mean_gpus, request_metrics, window
 from simcluster.scenario import Scenario
 from simcluster.simulate import Result, run
 from simcluster.units import FloatArray
@@ -46,6 +46,8 @@ class Probe:
         Largest share of KV blocks in use in any instance that decodes, 0 to 1.
     num_preemptions : int
         Preemptions.
+    mean_gpus : float
+        GPUs held, mean over what is counted; NaN where nobody counted them.
     """
 
     rate_rps: float
@@ -57,6 +59,7 @@ class Probe:
     stay_s: float
     peak_kv_usage: float
     num_preemptions: int
+    mean_gpus: float = math.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,12 @@ class Crossing:
         odds = {p.rate_rps: _log_odds(p.attainment, per_run) for p in ends}
         fall = odds[self.low_rps] - odds[self.high_rps]
         return fall / math.log(self.high_rps / self.low_rps) if fall > 0 else math.nan
+
+    @property
+    def mean_gpus(self) -> float:
+        """GPUs held in the run at the highest rate that reached the target; NaN if none did."""
+        reached = [p.mean_gpus for p in self.probes if p.rate_rps == self.low_rps]
+        return reached[0] if reached else math.nan
 
     @property
     def beyond(self) -> Probe | None:
@@ -140,7 +149,8 @@ def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> 
 def _seen(scenario: Scenario, result: Result, rate_rps: float) -> Probe:
     slo = scenario.environment.slo
     requests, instances = result.columns["requests"], result.columns["instances"]
-    counted = window(requests, WARMUP * float(requests["arrival_s"][-1]), 0.0)
+    end_s = float(requests["arrival_s"][-1])
+    counted = window(requests, WARMUP * end_s, 0.0)
     met = attainments(requests, slo, counted)
     latency = request_metrics(requests, slo.metric)
     decodes = instances["pool"] != "prefill"
@@ -165,6 +175,7 @@ def _seen(scenario: Scenario, result: Result, rate_rps: float) -> Probe:
         stay_s=float(stays.mean()) if stays.size else math.nan,
         peak_kv_usage=float(instances["peak_kv_usage"][decodes].max()),
         num_preemptions=int(instances["num_preemptions"].sum()),
+        mean_gpus=mean_gpus(instances, WARMUP * end_s, end_s),
     )
 
 

@@ -163,6 +163,7 @@ def rank(
         unsettled=final.unsettled,
         undecided=final.undecided,
         decided=final.decided,
+        notes=race.notes(candidates),
         latency_rate_rps=rate,
         num_requests=race.num_requests,
     )
@@ -189,7 +190,8 @@ def _estimated(
     if not known:
         raise DataError(
             "BestServe's estimator knows none of the candidates: collocated instances that prefill "
-            'first and disaggregated pools, without pipelines. Use rank.mode = "simulate".'
+            "first and disaggregated pools, without pipelines or autoscaling. Use "
+            'rank.mode = "simulate".'
         )
     calls = [(only(scenario, strategy.name),) for strategy in known]
     values: dict[str, float] = {}
@@ -197,7 +199,6 @@ def _estimated(
         values[name] = value
         if progress:
             progress(len(values), len(calls), len(values) / len(calls))
-    price = environment.cluster.price_per_gpu_hour
     candidates = []
     for name, value in sorted(values.items(), key=lambda item: -item[1]):
         bottleneck, why = explain_bound(bounds[name])
@@ -206,11 +207,12 @@ def _estimated(
                 name=name,
                 strategy=family(scenario.strategy(name)),
                 num_gpus=bounds[name].num_gpus,
+                mean_gpus=float(bounds[name].num_gpus),
                 goodput_rps=value,
                 low_rps=math.nan,
                 high_rps=math.nan,
                 stage="bound",
-                cost_per_hour=None if price is None else price * bounds[name].num_gpus,
+                price_per_gpu_hour=environment.cluster.price_per_gpu_hour,
                 bottleneck=bottleneck,
                 why=why,
                 ttft_s=math.nan,
@@ -226,6 +228,7 @@ def _estimated(
         unsettled={},
         undecided=(),
         decided=(),
+        notes=(),
         latency_rate_rps=math.nan,
         num_requests=0,
     )

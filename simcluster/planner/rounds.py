@@ -14,10 +14,11 @@ import numpy as np
 from simcluster.errors import DataError
 from simcluster.executor import outcomes
 from simcluster.goodput_search import Interval, Located, student
+from simcluster.goodput_search.runs import WARMUP as FINAL_WARMUP
 from simcluster.goodput_search.search import RESIDENCES
 from simcluster.planner.explain import explain, family
 from simcluster.planner.finals import LONGEST, Finals, settle
-from simcluster.planner.race import Crossing, Probe, cross, only, probe
+from simcluster.planner.race import WARMUP, Crossing, Probe, cross, only, probe
 from simcluster.planner.ranking import Candidate, Stage
 from simcluster.planner.screen import Bound
 from simcluster.scenario import Scenario
@@ -80,7 +81,7 @@ class Rounds:
         calls = [(name, share * self._bounds[name].total_rps, 0.0) for name in scouts]
         self._find(calls, 0, len(order))
         rest = [name for name in order if name not in self._first]
-        per_gpu = max(self._value(c) / self._bounds[n].num_gpus for n, c in self._first.items())
+        per_gpu = max(self._value(c) / self._held(c) for c in self._first.values())
         calls = []
         for name in rest:
             known = [
@@ -168,6 +169,12 @@ class Rounds:
         """Return a goodput (requests/s), not above its bound, as short runs may put it."""
         return min(crossing.goodput_rps, self._bounds[crossing.name].total_rps)
 
+    def _held(self, crossing: Crossing) -> float:
+        """Return the GPUs that a candidate holds about where its attainment crosses the target."""
+        bound = self._bounds[crossing.name]
+        known = bound.ramp_s is not None and crossing.mean_gpus > 0
+        return crossing.mean_gpus if known else float(bound.num_gpus)
+
     def _close(self, crossings: Mapping[str, Crossing], number: int) -> list[str]:
         """Candidates near the best of all, or of their number of GPUs, and the best of a family."""
         values = {name: self._value(c) for name, c in crossings.items() if c.goodput_rps > 0}
@@ -248,13 +255,33 @@ class Rounds:
         self.num_requests += sum(job[-1] for job in jobs)
         return dict(outcomes(_probe, jobs, jobs=self._jobs, dask=self._dask))
 
+    def notes(self, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+        """Return which candidates' runs are too short for all of their instances to start."""
+        lines = []
+        for c in candidates:
+            ramp_s = self._bounds[c.name].ramp_s
+            if ramp_s is None or c.stage == "bound" or not c.goodput_rps:
+                continue
+            share = FINAL_WARMUP if c.stage == "final" else WARMUP
+            most_s = share * LONGEST / c.goodput_rps
+            if most_s < ramp_s:
+                lines.append(
+                    f"{c.name}: what is counted begins {most_s:.0f} s into its longest runs; all "
+                    f"instances take {ramp_s:.0f} s to start at least, so it may carry more."
+                )
+        return tuple(lines)
+
     def _length(self, name: str, rate_rps: float, times: float) -> int:
-        """Return the requests of a run at about `rate_rps`: queues must have time to build up."""
+        """Return the requests of a run at about `rate_rps`: queues must have time to build up.
+
+        And instances to start, in what is not counted, but for no more requests than `LONGEST`.
+        """
         slo, bound = self._scenario.environment.slo.strictest(), self._bounds[name]
         target_s = max(slo.ttft_s or 0.0, slo.e2el_s or 0.0)
         long_s = times * max(target_s, bound.stay_s / 2)
         rate_rps = min(rate_rps, bound.total_rps)
-        return max(_LEAST_REQUESTS, math.ceil(long_s * rate_rps))
+        ramp = min((bound.ramp_s or 0.0) / WARMUP * rate_rps, LONGEST)
+        return max(_LEAST_REQUESTS, math.ceil(max(long_s * rate_rps, ramp)))
 
     def _seed(self, draw: int) -> int:
         return 1000 * self._scenario.run.seeds[0] + draw
@@ -310,7 +337,8 @@ class Rounds:
         ranked = []
         for name in self._first:
             if name in final.intervals:
-                ranked.append(self._candidate(name, "final", final.intervals[name]))
+                one = self._candidate(name, "final", final.intervals[name])
+                ranked.append(one.holding(final.mean_gpus[name]))
             elif name == winner:
                 ranked.append(self._candidate(name, "race", own))
             elif name in self._third:
@@ -372,18 +400,18 @@ class Rounds:
 
     def _candidate(self, name: str, stage: Stage, goodput: Interval) -> Candidate:
         bound = self._bounds[name]
-        price = self._scenario.environment.cluster.price_per_gpu_hour
         crossing = self._last(name)
         bottleneck, why = explain(self._strategies[name], bound, crossing)
         return Candidate(
             name=name,
             strategy=family(self._strategies[name]),
             num_gpus=bound.num_gpus,
+            mean_gpus=float(bound.num_gpus) if crossing is None else self._held(crossing),
             goodput_rps=goodput.value,
             low_rps=goodput.low,
             high_rps=goodput.high,
             stage=stage,
-            cost_per_hour=None if price is None else price * bound.num_gpus,
+            price_per_gpu_hour=self._scenario.environment.cluster.price_per_gpu_hour,
             bottleneck=bottleneck,
             why=why,
             ttft_s=math.nan,
