@@ -426,7 +426,12 @@ def gpu_hours(instances: Frame, end_s: float, start_s: float = 0.0) -> float:
 
 
 def mean_gpus(instances: Frame, start_s: float, end_s: float) -> float:
-    """Return the mean over time of the GPUs that instances hold.
+    """Return the mean over time of the GPUs that instances hold, all together (`held_gpus`)."""
+    return float(held_gpus(instances, start_s, end_s).sum())
+
+
+def held_gpus(instances: Frame, start_s: float, end_s: float) -> FloatArray:
+    """Return the mean over time of the GPUs that each instance holds.
 
     Parameters
     ----------
@@ -434,13 +439,17 @@ def mean_gpus(instances: Frame, start_s: float, end_s: float) -> float:
         The instances frame.
     start_s, end_s : float
         From when to when (s); of one moment the GPUs held then.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(num_instances,)``.
     """
     num_gpus = _floats(instances, "num_gpus")
     if end_s > start_s:
-        return float((_held_s(instances, start_s, end_s) / (end_s - start_s) * num_gpus).sum())
-    freed = _floats(instances, "freed_s")
-    held = (_floats(instances, "taken_s") <= start_s) & ~(freed <= start_s)
-    return float(num_gpus[held].sum())
+        return _held_s(instances, start_s, end_s) / (end_s - start_s) * num_gpus
+    gone = _floats(instances, "freed_s") <= start_s
+    return num_gpus * ((_floats(instances, "taken_s") <= start_s) & ~gone)
 
 
 def _held_s(instances: Frame, start_s: float, end_s: float) -> FloatArray:

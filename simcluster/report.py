@@ -113,7 +113,7 @@ def _pools(comparison: Comparison, scenario: Scenario) -> list[str]:
         [
             row.model,
             _short(row.gpu),
-            f"{row.num_gpus}",
+            f"{row.mean_gpus:.4g}",
             _number(row.cost_per_hour),
             _percent(row.share),
             "-" if math.isnan(row.quality) else f"{row.quality:.4f}",
