@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -110,6 +111,8 @@ def ranked(
     *,
     falls: bool = True,
     stay_s: float = 1.0,
+    scenario: Scenario = SCENARIO,
+    table: RankTable = TABLE,
 ) -> Ranking:
     """Rank candidates whose searches end like this."""
     count = dict.fromkeys(NAMES, 0)
@@ -137,7 +140,7 @@ def ranked(
         patch.setattr(rounds, "cross", cross)
         patch.setattr(rounds, "probe", probe)
         patch.setattr(finals, "find", find)
-        return rank(SCENARIO, TABLE, jobs=1)
+        return rank(scenario, table, jobs=1)
 
 
 GOODPUTS = st.one_of(
@@ -222,6 +225,20 @@ def test_rankings_are_written_however_the_finals_end(case: str, tmp_path: Path) 
     assert all(picture.stat().st_size > 0 for picture in pictures)
     rows = json.loads((tmp_path / "out" / "ranking.json").read_text())["candidates"]
     assert len(rows) == len(NAMES)
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_single_candidate_is_ranked_however_it_ends(status: Status, tmp_path: Path) -> None:
+    """Nothing to compare it with."""
+    alone = dataclasses.replace(SCENARIO, strategies=())
+    table = RankTable(num_gpus=(2,), strategies=("nodg",), tp_sizes=(1,))
+    ends: dict[str, tuple[Status, float]] = {"2m-tp1": (status, 20.0)}
+    ranking = ranked(FIVE, ends, scenario=alone, table=table)
+    (only,) = ranking.candidates
+    assert only.stage == ("final" if status in ("found", "wide") else "race")
+    assert (ranking.decided, ranking.undecided) == ((), ())
+    assert report.write(ranking, tmp_path / "out")
+    assert report.as_text(ranking)
 
 
 def test_what_no_final_settled_is_called_raced() -> None:
