@@ -140,6 +140,7 @@ def test_searches_that_end_in_any_two_ways_end_in_a_table(
     known = [kind in ("found", "wide") for kind in kinds]
     assert len(plain["comparisons"]) == len(by_rate) == all(known)
     assert ("Not compared" in text) == (not all(known))
+    assert max(map(len, text.splitlines())) <= 110
     for row, kind, has in zip(plain["goodput"], kinds, known, strict=True):
         assert row["status"] == kind
         assert (row["goodput_rps"] is not None) == has

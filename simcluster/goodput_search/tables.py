@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,7 @@ from simcluster.toml_writer import to_toml
 
 LEVELS: Final = (0.5, 0.9, 0.99)
 """Attainments whose rates are bounded by the runs of the search."""
+_WIDTH: Final = 100
 _WITHOUT: Final[dict[Status, str]] = {
     "not settled": "not settled",
     "unlimited": "no limit",
@@ -231,7 +233,7 @@ def _pairs(found: Found) -> str:
         lines.insert(0, "On the same requests, where not said otherwise:")
     without = [name for name, verdict in found.verdicts.items() if verdict.estimate is None]
     if without and len(found.verdicts) > 1:
-        lines.append(f"Not compared, without a goodput: {', '.join(without)}.")
+        lines.append(_filled(f"Not compared, without a goodput: {', '.join(without)}."))
     return "\n".join(lines)
 
 
@@ -283,11 +285,18 @@ def _autoscaled(found: Found, rows: Sequence[dict[str, Any]]) -> str:
         warmup_s = WARMUP * at.num_requests / at.rate_rps
         if warmup_s < ramp_s:
             lines.append(
-                f"{name}: what is counted begins {warmup_s:.0f} s into its runs; all instances "
-                f"take {ramp_s:.0f} s to start at least,\nso it may carry more: raise "
-                f"--max-requests ({found.settings.max_requests:,})."
+                _filled(
+                    f"{name}: what is counted begins {warmup_s:.0f} s into its runs; all instances "
+                    f"take {ramp_s:.0f} s to start at least, so it may carry more: raise "
+                    f"--max-requests ({found.settings.max_requests:,})."
+                )
             )
     return "\n".join(lines)
+
+
+def _filled(line: str) -> str:
+    """Return a line in lines that a terminal shows whole."""
+    return textwrap.fill(line, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _remarks(found: Found) -> list[str]:
@@ -301,7 +310,7 @@ def _remarks(found: Found) -> list[str]:
     for name, verdict in found.verdicts.items():
         if words := ending(verdict, found.settings):
             remedy = remedies.get(verdict.status)
-            lines.append(f"{name}: {words}{f': {remedy}' if remedy else ''}.")
+            lines.append(_filled(f"{name}: {words}{f': {remedy}' if remedy else ''}."))
         if verdict.stages and verdict.stages[-1].high.saturated:
             rate = three_digits(verdict.stages[-1].high.rate_rps)
             lines.append(f"{name}: saturated at {rate} req/s: its queue grows without bound.")
