@@ -7,6 +7,7 @@ From a grid of rates and their attainments. The definition is that of DistServe 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -55,13 +56,13 @@ class Goodput:
         sign = {None: "", "above": "≥ ", "below": "< "}[self.censored]
         return sign + three_digits(self.value)
 
-    def per_gpu(self, num_gpus: int) -> float:
-        """Return requests per second and GPU."""
-        return self.value / num_gpus
+    def per_gpu(self, gpus: float) -> float:
+        """Return requests per second and GPU, with so many GPUs held."""
+        return self.value / gpus
 
-    def per_cost(self, num_gpus: int, price_per_gpu_hour: float) -> float:
+    def per_cost(self, gpus: float, price_per_gpu_hour: float) -> float:
         """Return requests per unit of currency, with GPUs rented at `price_per_gpu_hour`."""
-        return self.value * 3600.0 / (num_gpus * price_per_gpu_hour)
+        return self.value * 3600.0 / (gpus * price_per_gpu_hour)
 
 
 def mean_attainment(
@@ -96,9 +97,15 @@ def mean_attainment(
             f"no request arrived in the measured window at {rate:g} requests/s: "
             "lower run.warmup_s or run.cooldown_s, or simulate more requests"
         )
-    unique, where = np.unique(rates, return_inverse=True)
-    means = np.bincount(where, weights=shares) / np.bincount(where)
-    return unique, means
+    return _means(rates, shares)
+
+
+def _means(
+    rates_rps: npt.NDArray[Any], values: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the distinct rates, rising, and the mean of the values at each."""
+    unique, where = np.unique(rates_rps, return_inverse=True)
+    return unique, np.bincount(where, weights=values) / np.bincount(where)
 
 
 def goodput_rps(rates_rps: npt.ArrayLike, attainments: npt.ArrayLike, target: float) -> Goodput:
@@ -172,32 +179,34 @@ def goodput_table(
     Returns
     -------
     dict of str to ndarray
-        Columns, one entry per strategy in the order of the sweep: ``strategy``; ``num_gpus``;
-        ``goodput_rps`` (requests/s, or the bound where censored); ``censored`` (``""``,
-        ``"below"`` or ``"above"``); ``goodput_rps_min`` and ``goodput_rps_max``, the smallest and
-        largest of the goodputs of single seeds (bounds where those are censored);
-        ``goodput_rps_per_gpu``; and ``requests_per_cost`` (requests per unit of the price's
-        currency), NaN without a price.
+        Columns, one entry per strategy in the order of the sweep: ``strategy``; ``num_gpus``, the
+        most GPUs held at a time in any run; ``mean_gpus``, the GPUs held at the goodput, mean over
+        time, which differ from it where instances come and go; ``goodput_rps`` (requests/s, or the
+        bound where censored); ``censored`` (``""``, ``"below"`` or ``"above"``);
+        ``goodput_rps_min`` and ``goodput_rps_max``, the smallest and largest of the goodputs of
+        single seeds (bounds where those are censored); ``goodput_rps_per_gpu``, of the GPUs held;
+        and ``requests_per_cost`` (requests per unit of the price's currency, for the GPU-hours
+        held), NaN without a price.
 
     Raises
     ------
     DataError
-        If a strategy was run on different numbers of GPUs, or a run has no attainment.
+        If a strategy has two runs at one rate with one seed, or a run has no attainment.
+
+    Notes
+    -----
+    Between two rates of the grid the GPUs held are taken as linear in the rate, as attainment is.
     """
     names = np.asarray(sweep["strategy"], dtype=object)
     rates = np.asarray(sweep["rate_rps"], dtype=np.float64)
     shares = np.asarray(sweep["slo_attainment"], dtype=np.float64)
     seeds, gpus = np.asarray(sweep["seed"]), np.asarray(sweep["num_gpus"])
+    held = np.asarray(sweep["mean_gpus"], dtype=np.float64)
     order = strategies(sweep)
-    goodputs, by_seed, num_gpus = [], [], []
+    goodputs, by_seed, num_gpus, mean_gpus = [], [], [], []
     for name in order:
         own = names == name
-        counts = np.unique(gpus[own])
-        if counts.size > 1:
-            raise DataError(
-                f"strategy {name!r} ran on {' and '.join(map(str, counts))} GPUs: "
-                "give the variants different names"
-            )
+        _refuse_twice(name, rates[own], seeds[own])
         goodputs.append(goodput_rps(rates[own], shares[own], target))
         by_seed.append(
             [
@@ -205,22 +214,42 @@ def goodput_table(
                 for s in np.unique(seeds[own])
             ]
         )
-        num_gpus.append(int(counts[0]))
+        num_gpus.append(int(gpus[own].max()))
+        mean_gpus.append(_at(goodputs[-1].value, rates[own], held[own]))
     price = np.nan if price_per_gpu_hour is None else price_per_gpu_hour
     return {
         "strategy": np.array(order, dtype=object),
         "num_gpus": np.array(num_gpus, dtype=np.int64),
+        "mean_gpus": np.array(mean_gpus, dtype=np.float64),
         "goodput_rps": np.array([g.value for g in goodputs]),
         "censored": np.array([g.censored or "" for g in goodputs], dtype=object),
         "goodput_rps_min": np.array([min(values) for values in by_seed]),
         "goodput_rps_max": np.array([max(values) for values in by_seed]),
         "goodput_rps_per_gpu": np.array(
-            [g.per_gpu(n) for g, n in zip(goodputs, num_gpus, strict=True)]
+            [g.per_gpu(n) for g, n in zip(goodputs, mean_gpus, strict=True)]
         ),
         "requests_per_cost": np.array(
-            [g.per_cost(n, price) for g, n in zip(goodputs, num_gpus, strict=True)]
+            [g.per_cost(n, price) for g, n in zip(goodputs, mean_gpus, strict=True)]
         ),
     }
+
+
+def _refuse_twice(name: str, rates_rps: npt.NDArray[Any], seeds: npt.NDArray[Any]) -> None:
+    """Refuse two runs of a strategy that may only be variants under one name."""
+    runs = Counter(zip(rates_rps.tolist(), seeds.tolist(), strict=True))
+    (rate, seed), count = runs.most_common(1)[0]
+    if count > 1:
+        raise DataError(
+            f"strategy {name!r} has {count} runs at {rate:g} requests/s with seed {seed}: "
+            "give the variants different names"
+        )
+
+
+def _at(rate_rps: float, rates_rps: npt.NDArray[Any], values: npt.NDArray[Any]) -> float:
+    """Return a quantity of runs at a rate, linear between those of the grid, seeds averaged."""
+    if np.isnan(rate_rps):
+        return float(values.mean())
+    return float(np.interp(rate_rps, *_means(rates_rps, values)))
 
 
 def representative_rate(sweep: Frame, target: float) -> float:

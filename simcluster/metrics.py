@@ -303,6 +303,7 @@ def summarise(
     rate_rps: float,
     seed: int,
     num_gpus: int,
+    instances: Frame | None = None,
 ) -> SweepRow:
     """Return the sweep row of one run.
 
@@ -316,6 +317,8 @@ def summarise(
         Its warm-up and cool-down cut the window.
     strategy, rate_rps, seed, num_gpus : str, float, int, int
         What the run was; copied into the row.
+    instances : mapping or pandas.DataFrame, optional
+        The instances frame, which says how many GPUs were held; without it `num_gpus` all the time.
 
     Returns
     -------
@@ -356,6 +359,7 @@ def summarise(
         "rate_rps": float(rate_rps),
         "seed": int(seed),
         "num_gpus": int(num_gpus),
+        "mean_gpus": num_gpus if instances is None else mean_gpus(instances, start, end),
         "num_requests": int(counted.sum()),
         "num_finished": int((counted & finished).sum()),
         "num_rejected": int((counted & rejected).sum()),
@@ -406,7 +410,7 @@ def cached_block_share(instances: Frame) -> float:
     return float(_floats(instances, "cached_blocks").sum()) / asked if asked else 0.0
 
 
-def gpu_hours(instances: Frame, end_s: float) -> float:
+def gpu_hours(instances: Frame, end_s: float, start_s: float = 0.0) -> float:
     """Return the GPU time that instances hold, from the start of their start-up on (hours).
 
     Parameters
@@ -414,11 +418,46 @@ def gpu_hours(instances: Frame, end_s: float) -> float:
     instances : mapping or pandas.DataFrame
         The instances frame.
     end_s : float
-        When the run ends (s): instances that were not freed hold their GPUs until then.
+        Until when (s): instances that were not freed hold their GPUs to the end of the run.
+    start_s : float
+        From when on (s).
     """
+    return float((_held_s(instances, start_s, end_s) * _floats(instances, "num_gpus")).sum() / 3600)
+
+
+def mean_gpus(instances: Frame, start_s: float, end_s: float) -> float:
+    """Return the mean over time of the GPUs that instances hold, all together (`held_gpus`)."""
+    return float(held_gpus(instances, start_s, end_s).sum())
+
+
+def held_gpus(instances: Frame, start_s: float, end_s: float) -> FloatArray:
+    """Return the mean over time of the GPUs that each instance holds.
+
+    Parameters
+    ----------
+    instances : mapping or pandas.DataFrame
+        The instances frame.
+    start_s, end_s : float
+        From when to when (s); of one moment the GPUs held then.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(num_instances,)``.
+    """
+    num_gpus = _floats(instances, "num_gpus")
+    if end_s > start_s:
+        return _held_s(instances, start_s, end_s) / (end_s - start_s) * num_gpus
+    gone = _floats(instances, "freed_s") <= start_s
+    return num_gpus * ((_floats(instances, "taken_s") <= start_s) & ~gone)
+
+
+def _held_s(instances: Frame, start_s: float, end_s: float) -> FloatArray:
+    """Return how long each instance holds its GPUs between two times (s)."""
     freed = _floats(instances, "freed_s")
-    held_s = np.where(np.isnan(freed), end_s, freed) - _floats(instances, "taken_s")
-    return float((held_s * _floats(instances, "num_gpus")).sum() / 3600.0)
+    last = np.minimum(np.where(np.isnan(freed), end_s, freed), end_s)
+    held: FloatArray = np.maximum(last - np.maximum(_floats(instances, "taken_s"), start_s), 0.0)
+    return held
 
 
 def ecdf(values: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:

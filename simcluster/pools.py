@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simcluster.config import Environment, RunConfig
-from simcluster.metrics import in_window
+from simcluster.metrics import held_gpus, in_window, window_bounds
 from simcluster.schema import Columns
 from simcluster.units import FloatArray
 
@@ -21,8 +21,8 @@ class PoolSummary:
     ----------
     model, gpu : str
         What; ``"all"`` and empty for the whole deployment.
-    num_gpus : int
-        GPUs of its instances.
+    mean_gpus : float
+        GPUs that its instances hold, mean over the window.
     cost_per_hour : float
         Their price; NaN where one is not known.
     num_requests : int
@@ -37,7 +37,7 @@ class PoolSummary:
 
     model: str
     gpu: str
-    num_gpus: int
+    mean_gpus: float
     cost_per_hour: float
     num_requests: int
     share: float
@@ -70,13 +70,13 @@ def pool_summaries(
     none and counts in the last row alone.
     """
     requests, instances = in_window(frames["requests"], run), frames["instances"]
+    gpus = held_gpus(instances, *window_bounds(frames["requests"], run.warmup_s, run.cooldown_s))
     prices = {
         c.gpu.name: np.nan if c.price_per_gpu_hour is None else c.price_per_gpu_hour
         for c in environment.clusters
     }
     kinds = list(zip(np.asarray(instances["model"]), np.asarray(instances["gpu"]), strict=True))
-    num_gpus = np.asarray(instances["num_gpus"])
-    costs = num_gpus * np.array([prices[gpu] for _, gpu in kinds])
+    costs = gpus * np.array([prices[gpu] for _, gpu in kinds])
     at = np.asarray(requests["prefill_instance"])
     everyone = np.ones(len(at), dtype=bool)
     rows = []
@@ -84,14 +84,14 @@ def pool_summaries(
         here = np.array([kind == (model, gpu) for kind in kinds])
         mine = np.isin(at, np.flatnonzero(here))
         rows.append(
-            _row(model, gpu, int(num_gpus[here].sum()), float(costs[here].sum()), requests, mine)
+            _row(model, gpu, float(gpus[here].sum()), float(costs[here].sum()), requests, mine)
         )
-    rows.append(_row("all", "", int(num_gpus.sum()), float(costs.sum()), requests, everyone))
+    rows.append(_row("all", "", float(gpus.sum()), float(costs.sum()), requests, everyone))
     return rows
 
 
 def _row(
-    model: str, gpu: str, num_gpus: int, cost: float, requests: Columns, mine: np.ndarray
+    model: str, gpu: str, mean_gpus: float, cost: float, requests: Columns, mine: np.ndarray
 ) -> PoolSummary:
     finished = mine & (np.asarray(requests["status"]) == "finished")
 
@@ -104,7 +104,7 @@ def _row(
     return PoolSummary(
         model=model,
         gpu=gpu,
-        num_gpus=num_gpus,
+        mean_gpus=mean_gpus,
         cost_per_hour=cost,
         num_requests=int(mine.sum()),
         share=float(mine.mean()) if len(mine) else np.nan,

@@ -73,7 +73,10 @@ def run_text(comparison: Comparison) -> str:
         ["finished requests/s", _number(row["throughput_rps"])],
         ["output tokens/s", _number(row["output_tokens_per_s"])],
     ]
-    title = f"{row['strategy']} on {row['num_gpus']} GPUs{rate}, seed {row['seed']}"
+    gpus = f"{row['num_gpus']} GPUs"
+    if row["mean_gpus"] != row["num_gpus"]:
+        gpus = f"{_number(row['mean_gpus'])} GPUs (held, mean over the window; at most {gpus})"
+    title = f"{row['strategy']} on {gpus}{rate}, seed {row['seed']}"
     parts = [
         heading(scenario),
         title,
@@ -110,7 +113,7 @@ def _pools(comparison: Comparison, scenario: Scenario) -> list[str]:
         [
             row.model,
             _short(row.gpu),
-            f"{row.num_gpus}",
+            f"{row.mean_gpus:.4g}",
             _number(row.cost_per_hour),
             _percent(row.share),
             "-" if math.isnan(row.quality) else f"{row.quality:.4f}",
@@ -235,10 +238,10 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
         values = [at_rate.get(name, {}).get(key, math.nan) / scale for name in names]
         return [*heads, *(_percent(v) if heads[2] == "%" else _number(v) for v in values)]
 
-    gpus = dict(zip(sweep["strategy"], sweep["num_gpus"], strict=True))
+    gpus = _gpus(comparison, means, names, swept=swept)
     columns = [
         ["", "", "strategy", *map(_short, names)],
-        ["", "", "GPUs", *(str(gpus[name]) for name in names)],
+        ["", "", "GPUs", *gpus],
     ]
     if swept:
         columns += _goodput_columns(comparison, scenario)
@@ -251,7 +254,53 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
     for name, key, scale, unit in _LATENCIES:
         columns += [column([name, f"P{p}", unit], f"{key}_p{p}", scale) for p in (50, 90, 99)]
     table = aligned(list(zip(*columns, strict=True)), heads=3)
-    return table + "\n\n" + _caption(sweep, slo, rate) + _class_table(names, at_rate, slo)
+    caption = _caption(sweep, slo, rate)
+    if any(" of " in cell for cell in gpus):
+        where = "at the goodput" if swept else ""
+        caption += "\n" + gpus_caption(where, "the most at a time in any run")
+    return table + "\n\n" + caption + _class_table(names, at_rate, slo)
+
+
+def _gpus(
+    comparison: Comparison, means: pd.DataFrame, names: list[str], *, swept: bool
+) -> _TextColumn:
+    """Return the GPUs of each strategy: held at the goodput, or in the runs there are."""
+    sweep = comparison.sweep
+    if swept:
+        rows = comparison.goodput
+        held = dict(zip(rows["strategy"], rows["mean_gpus"], strict=True))
+    else:
+        held = {name: float(means["mean_gpus"].loc[name]) for name in names}
+    most = sweep.groupby("strategy")["num_gpus"].max().to_dict()
+    return [gpus_text(held[name], int(most[name])) for name in names]
+
+
+def gpus_text(held: float, most: int) -> str:
+    """Return the GPUs of a strategy: a number, or the mean held of the most where they change.
+
+    >>> gpus_text(8.0, 8), gpus_text(5.333, 8)
+    ('8', '5.33 of 8')
+    """
+    if held == most:
+        return str(most)
+    return f"{_number(held)} of {most}"
+
+
+def gpus_caption(where: str, most: str) -> str:
+    """Return what the GPU counts mean where instances come and go.
+
+    Parameters
+    ----------
+    where : str
+        At which rate the GPUs held are counted; empty for that of the run.
+    most : str
+        What the larger number is.
+    """
+    return textwrap.fill(
+        f"GPUs x of y: instances come and go; x: held{where and ' '}{where}, mean over the "
+        f"measured window; y: {most}. Figures per GPU and per cost count the GPU-hours held.",
+        _WIDTH,
+    )
 
 
 def _class_table(names: list[str], at_rate: dict[str, dict[str, Any]], slo: SloConfig) -> str:

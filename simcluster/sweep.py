@@ -74,6 +74,7 @@ def summary(scenario: Scenario, result: Result) -> SweepRow:
         rate_rps=result.rate_rps,
         seed=result.seed,
         num_gpus=result.num_gpus,
+        instances=result.columns["instances"],
     )
 
 

@@ -103,6 +103,7 @@ SWEEP = {
     "rate_rps": np.array([2.0, 4.0, 2.0, 4.0, 2.0, 4.0, 2.0, 4.0]),
     "seed": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
     "num_gpus": np.array([8] * 4 + [4] * 4),
+    "mean_gpus": np.array([8.0] * 4 + [4.0] * 4),
     # means over the seeds: wide 1.0 and 0.8, small 0.6 and 0.15
     "slo_attainment": np.array([1.0, 0.7, 1.0, 0.9, 0.5, 0.1, 0.7, 0.2]),
 }
@@ -127,13 +128,6 @@ def test_table_gives_goodput_per_gpu_and_per_cost(as_frame: bool) -> None:
 def test_table_without_a_price_has_no_cost() -> None:
     """An unknown price gives NaN, not a made-up one."""
     assert np.isnan(goodput_table(SWEEP, 0.9)["requests_per_cost"]).all()
-
-
-def test_one_strategy_on_two_sizes_is_refused() -> None:
-    """Per-GPU numbers of a mixture would mean nothing."""
-    mixed = SWEEP | {"num_gpus": np.array([8, 8, 8, 4, 4, 4, 4, 4])}
-    with pytest.raises(DataError, match="'wide' ran on 4 and 8 GPUs"):
-        goodput_table(mixed, 0.9)
 
 
 def test_representative_rate_is_the_highest_that_a_strategy_carries() -> None:

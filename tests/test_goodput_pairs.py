@@ -12,6 +12,7 @@ import pytest
 from simcluster.goodput_search import Cell, Found, Outcome, Settings, Verdict, find
 from simcluster.goodput_search.by_rate import compare_by_rate
 from simcluster.goodput_search.estimate import cross, logit
+from simcluster.goodput_search.pairs import compare_verdicts
 from simcluster.goodput_search.search import Probe, Stage
 from simcluster.rng import stream
 from simcluster.scenario import Scenario
@@ -134,3 +135,22 @@ def test_a_pair_is_compared_on_replications_that_both_have_met() -> None:
     (pair,) = dataclasses.replace(found, verdicts=verdicts).comparisons()
     assert (pair.first, pair.paired) == ("one", False)
     assert math.log(pair.ratio.high / pair.ratio.low) > 0.05, "noise of both is in it"
+
+
+def test_a_pair_is_not_compared_on_pilots() -> None:
+    """Both have met those, but of many pilots some look far better than they are."""
+    pilots, first, second = range(1_000_001, 1_000_007), range(1, 11), range(11, 21)
+
+    def verdict(name: str, goodput: float, numbers: Sequence[int]) -> Verdict:
+        pilot = dataclasses.replace(stage(name, 1.5 * goodput, pilots), is_final=False)
+        final = stage(name, goodput, numbers)
+        return Verdict(status="found", estimate=final.estimate, probes=(), stages=(pilot, final))
+
+    one, two = verdict("one", 100.0, first), verdict("two", 105.0, second)
+    pair = compare_verdicts("one", one, "two", two)
+    assert pair is not None
+    assert (pair.first, pair.paired) == ("two", False)
+    assert pair.ratio.value == pytest.approx(1.05, rel=0.1)
+    same = compare_verdicts("one", verdict("one", 100.0, second), "two", two)
+    assert same is not None
+    assert same.paired

@@ -66,6 +66,8 @@ def settle_quickly(scenario: Scenario, names: list[str], *, seed: int, **_: Any)
     best = max(values, key=lambda name: values[name])
     return finals.Finals(
         intervals={n: Interval(value=v, low=0.97 * v, high=1.03 * v) for n, v in values.items()},
+        mean_gpus=dict.fromkeys(names, math.nan),
+        unsettled={},
         decided=tuple(f"{best} beats {n}" for n in names if n != best),
         undecided=(),
         num_requests=0,
@@ -158,6 +160,7 @@ def test_targets_that_nothing_meets_say_the_best_there_is(file: Path) -> None:
     ("changes", "key"),
     [
         ({"slo.ttft_s": None, "slo.tpot_s": None}, "slo"),
+        ({"slo.attainment": 1.0}, "slo.attainment"),
         ({"workload.arrivals": {"kind": "closed-loop", "concurrency": 3}}, "workload.arrivals"),
         ({"rank.tp_sizes": []}, "rank.tp_sizes"),
         ({"rank.strategies": ["vllm"]}, "rank.strategies"),
@@ -168,6 +171,12 @@ def test_what_cannot_be_ranked_is_refused(changes: dict[str, Any], key: str, fil
     with pytest.raises(ConfigError) as caught:
         rank(*load(file, changes))
     assert caught.value.key.startswith(key)
+
+
+def test_strategies_of_several_models_are_not_ranked() -> None:
+    """They have no goodput of one model; refused before any run."""
+    with pytest.raises(ConfigError, match="one model on one type of GPU"):
+        rank(*load(SHIPPED.with_name("boute.toml")))
 
 
 # Bounds -----------------------------------------------------------------------------------------

@@ -253,8 +253,16 @@ def test_pools_of_a_model_share_its_requests_by_weight() -> None:
     scenario_run = RunConfig()
     a100, h100_, whole = pool_summaries(result.columns, where, scenario_run)
     assert (a100.num_requests, h100_.num_requests, whole.num_requests) == (30, 10, 40)
-    assert (a100.num_gpus, h100_.num_gpus, whole.num_gpus) == (1, 2, 3)
+    assert (a100.mean_gpus, h100_.mean_gpus, whole.mean_gpus) == (1, 2, 3)
     assert (a100.cost_per_hour, h100_.cost_per_hour, whole.cost_per_hour) == (1.5, 6.0, 7.5)
+    # An instance that is there for the second half of the time costs half.
+    requests, instances = result.columns["requests"], dict(result.columns["instances"])
+    arrival = requests["arrival_s"]
+    instances["taken_s"] = np.array([0.0, 0.0, arrival[-1] / 2])
+    frames = {"requests": requests, "instances": instances}
+    _, h100_, whole = pool_summaries(frames, where, scenario_run)
+    assert (h100_.mean_gpus, whole.mean_gpus) == pytest.approx((1.5, 2.5))
+    assert (h100_.cost_per_hour, whole.cost_per_hour) == pytest.approx((4.5, 6.0))
     assert whole.quality == pytest.approx(0.7)
 
 

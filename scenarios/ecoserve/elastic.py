@@ -143,10 +143,7 @@ def one(
         if table["kind"] != "fudg"  # its pools count for themselves
     ]
     end_s = float(requests["arrival_s"].max())
-    instances = result.columns["instances"]
-    kept = instances["taken_s"] < end_s
-    held = {k: np.minimum(v, end_s) if k == "freed_s" else v for k, v in instances.items()}
-    hours = gpu_hours({k: v[kept] for k, v in held.items()}, end_s)
+    hours = gpu_hours(result.columns["instances"], end_s)
     price = scenario.environment.cluster.price_per_gpu_hour
     summary = {
         "policy": name,

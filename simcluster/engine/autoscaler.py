@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
+from math import ceil, inf
 from typing import Final, Protocol
 
 from simcluster.engine.clock import ROUTING, At
-from simcluster.engine.cluster import Cluster
+from simcluster.engine.cluster import Cluster, ScaledPool
 from simcluster.engine.instance import InstanceLike
 from simcluster.engine.overall import OverallScheduler
 from simcluster.engine.shape import InstanceShape
@@ -170,7 +170,19 @@ class Autoscaler:
         self._changed_s = -inf
         self._starting = 0
         self._draining: list[InstanceLike] = []
+        cluster.scaled.append(self._limits())
         self._next_look()
+
+    def _limits(self) -> ScaledPool:
+        """Return the instances that there are and may be, and the time between the two."""
+        first = len(self._group.instances)
+        room = len(self._cluster.placed) + self._cluster.num_that_fit(self._shape)
+        most = max(first, min(self._most, room))
+        ramp_s = 0.0
+        if most > first:
+            looks = max(1, ceil(self._cooldown_s / self._interval_s))  # from a change to the next
+            ramp_s = (1 + (most - first - 1) * looks) * self._interval_s + self._start_up_s
+        return ScaledPool(self._pool, first, most, ramp_s)
 
     def _next_look(self) -> None:
         look = At(self._env, self._env.now + self._interval_s, ROUTING + 1)

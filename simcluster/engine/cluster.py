@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from math import nan
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from simcluster.config import Environment
 from simcluster.engine.clock import Clock
@@ -99,6 +100,25 @@ class Placed:
         return GpuGroup(first.owner, first.node, gpus)
 
 
+class ScaledPool(NamedTuple):
+    """Instances that come and go with the load.
+
+    Attributes
+    ----------
+    role : str
+        ``"mixed"``, ``"prefill"`` or ``"decode"``.
+    first, most : int
+        Instances at the start, and the most in service or starting up.
+    ramp_s : float
+        Shortest time from the start of a run until the most could serve (s); 0 if they do at once.
+    """
+
+    role: str
+    first: int
+    most: int
+    ramp_s: float
+
+
 class Cluster:
     """GPUs on nodes, links between them, and the instances placed so far.
 
@@ -123,6 +143,8 @@ class Cluster:
     ----------
     placed : list of Placed
         Every instance of the run, also those removed, by its number.
+    scaled : list of ScaledPool
+        What the autoscalers of the run may do.
     macro_ids : iterator of int
         Numbers for the macro instances of the run.
     network : LinkNetwork
@@ -152,6 +174,7 @@ class Cluster:
         self.seed = seed
         self.recorder = recorder
         self.placed: list[Placed] = []
+        self.scaled: list[ScaledPool] = []
         self.network = LinkNetwork(env, recorder)
         self.moves_kv = False
         self.on_finish: Callable[[Request], None] = lambda _: None
@@ -180,6 +203,7 @@ class Cluster:
         """
         view = Cluster(self.env, environment, self.recorder, seed=self.seed)
         view.placed, view.network, view.macro_ids = self.placed, self.network, self.macro_ids
+        view.scaled = self.scaled
         view.on_finish = lambda request: self.on_finish(request)
         view.topology = topology
         view._factory = self._factory.of(environment)
@@ -201,6 +225,21 @@ class Cluster:
         changes = [(one.taken_s, one.num_gpus) for one in self.placed]
         changes += [(one.freed_s, -one.num_gpus) for one in self.placed if one.freed_s >= 0.0]
         return max(accumulate(n for _, n in sorted(changes)), default=0)
+
+    @property
+    def most_instances(self) -> dict[str, int]:
+        """Instances of each role, where they come and go the most in service; of one model."""
+        most = Counter(placed.role for placed in self.placed)
+        for scaled in self.scaled:
+            most[scaled.role] = max(most[scaled.role], scaled.most)
+        return dict(most)
+
+    @property
+    def most_gpus(self) -> int:
+        """GPUs of the most instances in service, as far as there are machines; of one model."""
+        each = {placed.role: placed.num_gpus for placed in self.placed}
+        wanted = sum(count * each[role] for role, count in self.most_instances.items())
+        return min(wanted, self.environment.cluster.num_gpus)
 
     # --- placement ----------------------------------------------------------------------------
 

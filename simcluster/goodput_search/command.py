@@ -49,6 +49,8 @@ def run(
                 simulate=simulate,
                 progress=progress if shown else None,
             )
+            if out is not None:  # before it is compared: whatever happens then, it is not lost
+                tables.write(found, simulate.folder, compared=False)
             pairs = compare_by_rate(found, simulate) if by_rate else None
             if out is not None:
                 tables.write(found, simulate.folder, pairs)

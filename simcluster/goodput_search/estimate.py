@@ -116,7 +116,7 @@ class Estimate:
     @property
     def half_width(self) -> float:
         """Half the width of the 95 % interval of `log_rate`."""
-        return half_width(self.influence, self.degrees)
+        return half_width(math.sqrt(self.variance), self.degrees)
 
     @property
     def interval(self) -> Interval:
@@ -124,9 +124,8 @@ class Estimate:
         return _exp(self.log_rate, self.half_width)
 
 
-def half_width(influence: FloatArray, degrees: int) -> float:
-    """Return half the width of the 95 % interval of an estimate with this influence."""
-    error = math.sqrt(float((influence**2).sum()))
+def half_width(error: float, degrees: int) -> float:
+    """Return half the width of the 95 % interval of an estimate with this standard error."""
     return student.quantile(0.5 + CONFIDENCE / 2, degrees) * error
 
 
@@ -263,13 +262,15 @@ class Compared:
         gain, low, high = (
             100 * (x - 1) for x in (self.ratio.value, self.ratio.low, self.ratio.high)
         )
+        apart = "" if self.paired else ", on different requests"
         if self.decided:
             return (
-                f"{self.first} beats {self.second} by {gain:.3g} % (95 %: {low:.3g} to {high:.3g})"
+                f"{self.first} beats {self.second} by {gain:.3g} % "
+                f"(95 %: {low:.3g} to {high:.3g}){apart}"
             )
         return (
             f"{self.first} and {self.second}: undecided, {gain:+.2g} % "
-            f"(95 %: {low:+.2g} to {high:+.2g})"
+            f"(95 %: {low:+.2g} to {high:+.2g}){apart}"
         )
 
 
@@ -285,29 +286,52 @@ def compare(
     one, other : Estimate
         Their goodputs.
     paired : bool
-        They come from the same replications and are compared pair by pair; else as independent.
+        They come from the same replications and are compared pair by pair; else they are
+        independent, and may rest on different numbers of replications.
+
+    Raises
+    ------
+    ValueError
+        If they are paired and do not rest on equally many replications.
     """
+    if paired and one.influence.shape != other.influence.shape:
+        sizes = f"{one.influence.size} and {other.influence.size}"
+        raise ValueError(f"paired goodputs rest on the same replications, not on {sizes}")
     if one.log_rate < other.log_rate:
         first, one, second, other = second, other, first, one
-    degrees = min(one.degrees, other.degrees)
-
-    def difference(factor: float, other_factor: float) -> FloatArray:
-        ours, theirs = factor * one.influence, other_factor * other.influence
-        return ours - theirs if paired else np.hypot(ours, theirs)
-
     ratio = one.log_rate - other.log_rate
-    rates = math.exp(one.log_rate), math.exp(other.log_rate)
-    error = math.sqrt(float((difference(1.0, 1.0) ** 2).sum()))
+    error, degrees = _error_of_difference(one, other, (1.0, 1.0), paired=paired)
     p_value = 0.0 if ratio else 1.0
     if error > 0:
         p_value = 2 * (1 - student.cdf(ratio / error, degrees))
+    rates = math.exp(one.log_rate), math.exp(other.log_rate)
     gap = rates[0] - rates[1]
-    half = half_width(difference(*rates), degrees)
+    half = half_width(*_error_of_difference(one, other, rates, paired=paired))
     return Compared(
         first=first,
         second=second,
-        ratio=_exp(ratio, half_width(difference(1.0, 1.0), degrees)),
+        ratio=_exp(ratio, half_width(error, degrees)),
         difference_rps=Interval(value=gap, low=gap - half, high=gap + half),
         p_value=p_value,
         paired=paired,
     )
+
+
+def _error_of_difference(
+    one: Estimate, other: Estimate, factors: tuple[float, float], *, paired: bool
+) -> tuple[float, int]:
+    """Return standard error and degrees of freedom of ``factors[0] * one - factors[1] * other``.
+
+    Paired, the noise of each replication is subtracted before it is squared. Independent, the
+    variances add up, with the degrees of freedom of Welch and Satterthwaite.
+    """
+    if paired:
+        noise = factors[0] * one.influence - factors[1] * other.influence
+        return math.sqrt(float((noise**2).sum())), min(one.degrees, other.degrees)
+    parts = factors[0] ** 2 * one.variance, factors[1] ** 2 * other.variance
+    total = sum(parts)
+    if not total > 0:
+        return 0.0, min(one.degrees, other.degrees)
+    shares = parts[0] / total, parts[1] / total  # squares of the variances could underflow
+    degrees = 1 / (shares[0] ** 2 / one.degrees + shares[1] ** 2 / other.degrees)
+    return math.sqrt(total), max(1, round(degrees))

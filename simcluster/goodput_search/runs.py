@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -17,7 +18,8 @@ from simcluster import catalog
 from simcluster.errors import ConfigError, DataError
 from simcluster.executor import outcomes
 from simcluster.goodput_search import arguments
-from simcluster.goodput_search.estimate import Compared, compare
+from simcluster.goodput_search.estimate import Compared
+from simcluster.goodput_search.pairs import compare_all
 from simcluster.goodput_search.search import (
     Located,
     Outcome,
@@ -27,7 +29,7 @@ from simcluster.goodput_search.search import (
     Wanted,
     search,
 )
-from simcluster.metrics import members_of, met_targets, request_metrics, window
+from simcluster.metrics import mean_gpus, members_of, met_targets, request_metrics, window
 from simcluster.rng import stream
 from simcluster.roofline.base import StepShape
 from simcluster.scenario import Scenario
@@ -76,9 +78,11 @@ class Found:
     seed : int
         What the seeds of the replications follow from.
     num_gpus : dict of str to int
-        GPUs of each strategy.
+        GPUs of each strategy; of an autoscaled one those of its most instances in service.
     verdicts : dict of str to Verdict
         By strategy, in the order of the scenario.
+    ramps_s : dict of str to float
+        Of the autoscaled strategies: the least time until all instances can serve (s).
     """
 
     scenario: Scenario
@@ -86,39 +90,24 @@ class Found:
     seed: int
     num_gpus: dict[str, int]
     verdicts: dict[str, Verdict]
+    ramps_s: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def comparisons(self) -> list[Compared]:
-        """Every pair of strategies that have a goodput, the best first.
+        """Every pair of strategies that have a goodput, the best first (`compare_verdicts`)."""
+        return compare_all(self.verdicts)
 
-        A pair is compared on the last replications that both have met.
+    def mean_gpus(self, name: str) -> float:
+        """GPUs that a strategy holds at its goodput, mean over what is counted of its runs.
+
+        NaN if it is autoscaled and has no goodput, or if its runs do not say.
         """
-        known = [n for n, v in self.verdicts.items() if v.estimate is not None]
-        return sorted(
-            (
-                self._compare(first, second)
-                for i, first in enumerate(known)
-                for second in known[i + 1 :]
-            ),
-            key=lambda pair: (-self._log_rate(pair.first), -self._log_rate(pair.second)),
-        )
-
-    def _compare(self, first: str, second: str) -> Compared:
-        one, other = self.verdicts[first].stages, self.verdicts[second].stages
-        shared = [
-            (a, b)
-            for a in one
-            for b in other
-            if a.is_final and b.is_final and a.replications == b.replications
-        ]
-        a, b = shared[-1] if shared else (one[-1], other[-1])
-        assert a.estimate is not None, "a verdict keeps the stages that have an estimate"
-        assert b.estimate is not None, "a verdict keeps the stages that have an estimate"
-        return compare(first, a.estimate, second, b.estimate, paired=bool(shared))
-
-    def _log_rate(self, name: str) -> float:
-        estimate = self.verdicts[name].estimate
-        assert estimate is not None, "only strategies with a goodput are compared"
-        return estimate.log_rate
+        if name not in self.ramps_s:
+            return float(self.num_gpus[name])
+        verdict = self.verdicts[name]
+        if verdict.estimate is None:
+            return math.nan
+        stage = verdict.stages[-1]
+        return stage.mean_at(stage.place_of(self.settings.target), "mean_gpus")
 
 
 def find(
@@ -197,7 +186,10 @@ def find(
     rounds = _Rounds(scenario, seed, simulate, progress)
     known = starts or {}
     verdicts = rounds.answer(
-        {name: search(known.get(name, rate), settings) for name, (rate, _) in guesses.items()}
+        {
+            name: search(known.get(name, own.rate_rps), _with_ramp(settings, own.ramp_s))
+            for name, own in guesses.items()
+        }
     )
     if all(v.status == "unattainable" for v in verdicts.values()):
         best = "; ".join(f"{name} {best_achievable(v)}" for name, v in verdicts.items())
@@ -210,9 +202,19 @@ def find(
         scenario=scenario,
         settings=settings,
         seed=seed,
-        num_gpus={name: gpus for name, (_, gpus) in guesses.items()},
+        num_gpus={name: own.num_gpus for name, own in guesses.items()},
         verdicts=verdicts,
+        ramps_s={n: own.ramp_s for n, own in guesses.items() if own.ramp_s is not None},
     )
+
+
+def _with_ramp(settings: Settings, ramp_s: float | None) -> Settings:
+    """Return settings whose runs count nothing before all instances could have started."""
+    if not ramp_s:
+        return settings
+    whole_s = ramp_s / WARMUP
+    least_s = max(settings.least_s, whole_s)
+    return dataclasses.replace(settings, least_s=least_s, scout_s=whole_s)
 
 
 def best_achievable(verdict: Verdict) -> str:
@@ -235,8 +237,8 @@ def check(scenario: Scenario) -> None:
     Raises
     ------
     ConfigError
-        If there are no targets, a strategy routes between models, or the arrivals cannot be drawn
-        anew at any rate.
+        If there are no targets or all requests must meet them, a strategy routes between models,
+        or the arrivals cannot be drawn at any rate.
     """
     slo = scenario.environment.slo
     if not slo.has_targets:
@@ -263,11 +265,30 @@ def check(scenario: Scenario) -> None:
 # Where to start ---------------------------------------------------------------------------------
 
 
-def guess(scenario: Scenario, strategy: Strategy) -> tuple[float, int]:
+class Guess(NamedTuple):
+    """Where the search for a goodput starts.
+
+    Attributes
+    ----------
+    rate_rps : float
+        About the most that the strategy can carry (requests/s).
+    num_gpus : int
+        Its GPUs; of an autoscaled strategy those of its most instances in service.
+    ramp_s : float or None
+        Of an autoscaled strategy: the least time until all instances can serve (s).
+    """
+
+    rate_rps: float
+    num_gpus: int
+    ramp_s: float | None
+
+
+def guess(scenario: Scenario, strategy: Strategy) -> Guess:
     """Return a rate (requests/s) near the most that `strategy` can carry, and its GPUs.
 
     Each instance prefills prompts one at a time and decodes in the largest batch that its memory,
-    its sequence limit and the TPOT target allow, with lengths at their means.
+    its sequence limit and the TPOT target allow, with lengths at their means. Where instances come
+    and go the most in service are meant.
     """
     environment = scenario.environment
     cluster = dry_run(environment, strategy)
@@ -279,6 +300,8 @@ def guess(scenario: Scenario, strategy: Strategy) -> tuple[float, int]:
     output = float(np.minimum(outputs, longest).mean())
     context = prompt + int(output / 2)
     rates = {"prefill": 0.0, "decode": 0.0, "mixed": 0.0}
+    count = Counter(placed.role for placed in cluster.placed)
+    growth = {role: most / count[role] for role, most in cluster.most_instances.items()}
     for placed in cluster.placed:
         instance, pool = placed.instance, placed.role
         lane: Any = getattr(instance, "lanes", [instance])[0]
@@ -291,9 +314,13 @@ def guess(scenario: Scenario, strategy: Strategy) -> tuple[float, int]:
         decode_s = (output - 1) * _decode_s(lane, batch, context) / batch
         prefill_s = instance.prefill_s(max(1, prompt))
         busy_s = {"prefill": prefill_s, "decode": decode_s, "mixed": prefill_s + decode_s}[pool]
-        rates[pool] += 1 / max(busy_s, 1e-9)
+        rates[pool] += growth[pool] / max(busy_s, 1e-9)
     split = [rates[pool] for pool in ("prefill", "decode") if rates[pool]]
-    return rates["mixed"] + (min(split) if split else 0.0), cluster.num_gpus
+    return Guess(
+        rate_rps=rates["mixed"] + (min(split) if split else 0.0),
+        num_gpus=cluster.most_gpus,
+        ramp_s=max((scaled.ramp_s for scaled in cluster.scaled), default=None),
+    )
 
 
 def _decode_s(lane: Any, batch: int, context: int) -> float:
@@ -406,7 +433,10 @@ def simulate_cell(scenario: Scenario, cell: Cell) -> Outcome:
         max_model_len=environment.model.max_model_len,
     )
     result = run(environment, scenario.strategy(cell.strategy), workload, seed=cell.seed)
-    return outcome(result.columns["requests"], scenario, cell.rate_rps)
+    end = float(workload.arrival_s[-1])
+    one = outcome(result.columns["requests"], scenario, cell.rate_rps)
+    held = mean_gpus(result.columns["instances"], WARMUP * end, end)
+    return dataclasses.replace(one, statistics={**one.statistics, "mean_gpus": held})
 
 
 def simulate_cells(

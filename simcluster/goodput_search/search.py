@@ -18,7 +18,7 @@ import numpy as np
 from simcluster.goodput_search import student
 from simcluster.goodput_search.estimate import CONFIDENCE, Counts, Estimate, cross, logit
 
-Status = Literal["found", "wide", "unlimited", "unattainable"]
+Status = Literal["found", "wide", "not settled", "unlimited", "unattainable"]
 
 RESIDENCES: Final = 20.0
 """Mean residence times in a run of a replication, at least: long answers stay much longer."""
@@ -65,6 +65,8 @@ class Settings:
     least_s : float
         Shortest run (s of arrivals), apart from first scouts: a queue must have the time to build
         up beyond the targets.
+    scout_s : float
+        Shortest scout (s of arrivals): instances that are yet to start must have the time.
     """
 
     target: float
@@ -72,6 +74,11 @@ class Settings:
     replications: int = 5
     max_requests: int = 200_000
     least_s: float = 0.0
+    scout_s: float = 0.0
+
+    def num_scout_requests(self, rate_rps: float) -> int:
+        """Requests of a first run at a rate (requests/s)."""
+        return min(max(_SCOUT_REQUESTS, math.ceil(rate_rps * self.scout_s)), self.max_requests)
 
 
 class Wanted(NamedTuple):
@@ -170,7 +177,7 @@ class Probe:
 
     def mean(self, name: str) -> float:
         """Mean of a statistic over the runs that have it, NaN if none has."""
-        values = [o.statistics[name] for o in self.outcomes]
+        values = [o.statistics.get(name, math.nan) for o in self.outcomes]
         known = [v for v in values if not math.isnan(v)]
         return sum(known) / len(known) if known else math.nan
 
@@ -226,6 +233,28 @@ class Stage:
         """Fall of the log odds of attainment from the lower rate to the higher one."""
         return self.low.log_odds - self.high.log_odds
 
+    def place_of(self, target: float) -> float:
+        """Return where between the two rates its runs cross `target`: 0 to 1, or a little beyond.
+
+        In log odds. That is the goodput but for what the estimate takes off for chance in the
+        arrivals and lengths of these runs, so that shares there agree with one another.
+        """
+        place = (self.low.log_odds - logit(target)) / self.fall if self.fall > 0 else 0.5
+        return min(max(place, -1.0), 2.0)
+
+    def mean_at(self, place: float, name: str) -> float:
+        """Mean of a statistic at a place: linear between the two rates, and no further."""
+        low, high = self.low.mean(name), self.high.mean(name)
+        return low + min(max(place, 0.0), 1.0) * (high - low)
+
+    def share_at(self, place: float, name: str) -> float:
+        """Share of the requests at a place: its log odds are linear in the place."""
+        low, high = self.low.mean(name), self.high.mean(name)
+        if not (0 < low < 1 and 0 < high < 1):
+            return self.mean_at(place, name)
+        odds = logit(low) + place * (logit(high) - logit(low))
+        return 1 / (1 + math.exp(-odds))
+
     def start_bias(self, target: float, chance: float) -> float:
         """By how much the runs' empty start raises the logarithm of the goodput.
 
@@ -249,14 +278,16 @@ class Verdict:
     Attributes
     ----------
     status : str
-        ``"found"``; ``"wide"``: the longest runs leave the interval wider than asked, or show no
-        crossing; ``"unlimited"``: the targets are met at any rate; ``"unattainable"``: at none.
+        ``"found"``; ``"wide"``: the longest runs leave the interval wider than asked, or queues
+        still build up in them; ``"not settled"``: no final stage has the crossing between its two
+        rates; ``"unlimited"``: the targets are met at any rate; ``"unattainable"``: at none.
     estimate : Estimate or None
-        The goodput, where there is one: that of the last stage alone.
+        The goodput, if it is found or wide: that of the last stage alone, a final one. What pilots
+        estimate is none: of many pilots some look far better than they are.
     probes : tuple of Probe
         Every run, in the order of the search.
     stages : tuple of Stage
-        The replications that estimates rest on, in order.
+        The replications that show attainment fall between their two rates, in order; pilots too.
     alone : Probe or None
         Of ``"unattainable"``: requests that meet no other.
     """
@@ -322,7 +353,7 @@ def _locate(
     high: Probe | None = None
     rate = guess_rps
     while True:
-        probe = yield from _single(rate, _SCOUT_REQUESTS, probes)
+        probe = yield from _single(rate, settings.num_scout_requests(rate), probes)
         if probe.log_odds > target - _HOPELESS:
             needed = probe.least_requests(settings, _SCOUT_RESIDENCES)
             while needed > 1.5 * probe.num_requests and probe.log_odds > target - _HOPELESS:
@@ -386,16 +417,18 @@ def _settle(located: Located, settings: Settings, probes: list[Probe]) -> Search
     tolerance, target = settings.tolerance, settings.target
     root = math.sqrt(tolerance)
     least = 0.0
-    is_final = False
+    is_final = holds = False
     for _ in range(_MOST_STAGES):
         # A pilot's slope is that of single short runs, often too steep: its rates stay apart.
         apart = (_SPREAD[0] if is_final else _PILOT_SPREAD) * tolerance
         gap = max(min(_FALL / slope, _SPREAD[1]) * root, apart, least)
+        num = max(num, settings.num_scout_requests(rate * math.exp(gap / 2)))
         stage = yield from _stage(_Plan(rate, gap, num, is_final), stages, settings)
         stages.append(stage)
         probes += [stage.low, stage.high]
         estimate = stage.estimate
         longest = stage.is_final and num >= settings.max_requests
+        holds = False  # the crossing between the rates of a final stage
         if estimate is None:
             # Not to be told apart: further apart, for longer.
             least = 2 * gap
@@ -427,27 +460,28 @@ def _settle(located: Located, settings: Settings, probes: list[Probe]) -> Search
             elif is_final and grown <= 1.5 * num and estimate.half_width <= tolerance:
                 return _verdict("found", probes, stages)
             else:
+                holds = stage.is_final
                 degrees = 2 * settings.replications - 4  # some are lost to unequal spread
                 width = math.sqrt(estimate.variance * stage.size / settings.replications)
                 width *= student.quantile(0.5 + CONFIDENCE / 2, degrees)
                 factor = (width / (_AIM * tolerance)) ** 2
                 factor = min(max(factor, _GROWTH[0] if is_final else 0.0), _GROWTH[1])
                 grown = max(grown, num * factor)
-                is_final = factor < _GROWTH[1]
+                # Where runs cannot be longer a further pilot would say no more.
+                is_final = factor < _GROWTH[1] or num >= settings.max_requests
             rate *= math.exp(off)
         if longest:
             break
         num = min(math.ceil(grown), settings.max_requests)
-    return _verdict("wide", probes, stages)
+    return _verdict("wide" if holds else "not settled", probes, stages)
 
 
 def _verdict(status: Status, probes: list[Probe], stages: list[Stage]) -> Verdict:
-    known = [stage for stage in stages if stage.estimate is not None]
     return Verdict(
         status=status,
-        estimate=known[-1].estimate if known else None,
+        estimate=None if status == "not settled" else stages[-1].estimate,
         probes=tuple(probes),
-        stages=tuple(known),
+        stages=tuple(stage for stage in stages if stage.estimate is not None),
     )
 
 

@@ -3,7 +3,8 @@
 A result folder holds ``goodput.json``, ``probes.csv``, ``scenario.toml``, and in ``runs`` a file
 per run, named by a digest of all that decides it. As long as a search is under way it is a hidden
 sibling; whatever ends the search, its runs stay there, and the next one into the same folder goes
-on from them.
+on from them. Once its goodputs are written the folder takes its place, even if comparing them
+fails.
 """
 
 from __future__ import annotations
@@ -167,6 +168,9 @@ def writing(
 ) -> Iterator[Kept]:
     """Write a result folder of a search: refused before any work, complete or absent after it.
 
+    If the block fails before ``goodput.json`` is there, the runs are kept beside `out`; if it fails
+    after that, the folder takes its place all the same.
+
     Runs that are there already, in `out` or from a search that was interrupted, are used again if
     they are whole and the same program made them; a warning is logged about others.
 
@@ -200,9 +204,15 @@ def writing(
         if not replace:
             _refuse_loss(out, scenario, found)
         (partial / _RUNS).mkdir(parents=True, exist_ok=True)
-        yield Kept(partial, scenario, _begin(partial, scenario, found), jobs=jobs, dask=dask)
-        output.put_in_place(out, partial)
-        done = True
+        kept = Kept(partial, scenario, _begin(partial, scenario, found), jobs=jobs, dask=dask)
+        ended = False
+        try:
+            yield kept
+            ended = True
+        finally:
+            if ended or (partial / FILES[0]).exists():
+                output.put_in_place(out, partial)
+                done = True
     except OSError as error:
         raise output.unwritable(out, error) from None
     finally:
@@ -247,6 +257,8 @@ def _begin(partial: Path, scenario: Scenario, found: Sequence[Run]) -> list[Run]
             faults["made by another version"] += 1
         elif run.scope in makers:
             sound.setdefault(run.path.name, run)
+    for name in FILES:
+        (partial / name).unlink(missing_ok=True)
     for path in (partial / _RUNS).iterdir():
         if path.name not in sound or sound[path.name].path != path:
             path.unlink()

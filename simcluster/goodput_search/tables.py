@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,29 +17,47 @@ from simcluster._version import __version__
 from simcluster.goodput import three_digits
 from simcluster.goodput_search.by_rate import ByRate
 from simcluster.goodput_search.estimate import Interval, logit
-from simcluster.goodput_search.runs import TARGETS, Found, best_achievable, replication_seed
-from simcluster.goodput_search.search import Probe, Stage, Verdict
-from simcluster.report import aligned, heading
+from simcluster.goodput_search.runs import (
+    TARGETS,
+    WARMUP,
+    Found,
+    best_achievable,
+    replication_seed,
+)
+from simcluster.goodput_search.search import Probe, Settings, Stage, Status, Verdict
+from simcluster.report import aligned, gpus_caption, gpus_text, heading
 from simcluster.toml_writer import to_toml
 
 LEVELS: Final = (0.5, 0.9, 0.99)
 """Attainments whose rates are bounded by the runs of the search."""
+_WIDTH: Final = 100
+_WITHOUT: Final[dict[Status, str]] = {
+    "not settled": "not settled",
+    "unlimited": "no limit",
+    "unattainable": "none",
+}
+"""In place of the goodput of a strategy that has none."""
 
 
-def as_json(found: Found, by_rate: Sequence[ByRate] | None = None) -> dict[str, Any]:
-    """Return the results as plain values for ``json.dumps``: NaN as None."""
+def as_json(
+    found: Found, by_rate: Sequence[ByRate] | None = None, *, compared: bool = True
+) -> dict[str, Any]:
+    """Return the results as plain values for ``json.dumps``: NaN as None.
+
+    Parameters
+    ----------
+    found : Found
+        Goodputs.
+    by_rate : sequence of ByRate, optional
+        Comparisons at common rates.
+    compared : bool
+        With the comparisons of the goodputs; else None stands there.
+    """
     settings, environment = found.settings, found.scenario.environment
     gpu = environment.cluster.gpu
     result: dict[str, Any] = {
         "goodput": [_row(found, name, verdict) for name, verdict in found.verdicts.items()],
-        "comparisons": [
-            {
-                "text": str(pair),
-                "decided": pair.decided,
-                **dataclasses.asdict(pair),
-            }
-            for pair in found.comparisons()
-        ],
+        "comparisons": _comparisons(found) if compared else None,
         "confidence": 0.95,
         "settings": dataclasses.asdict(settings),
         "seed": found.seed,
@@ -53,11 +72,18 @@ def as_json(found: Found, by_rate: Sequence[ByRate] | None = None) -> dict[str, 
     return plain
 
 
+def _comparisons(found: Found) -> list[dict[str, Any]]:
+    return [
+        {"text": str(pair), "decided": pair.decided, **dataclasses.asdict(pair)}
+        for pair in found.comparisons()
+    ]
+
+
 def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
-    gpus = found.num_gpus[name]
     row: dict[str, Any] = {
         "strategy": name,
-        "num_gpus": gpus,
+        "num_gpus": found.num_gpus[name],
+        "mean_gpus": None,
         "status": verdict.status,
         "goodput_rps": None,
         "goodput_rps_per_gpu": None,
@@ -74,54 +100,53 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
             f"{key}_s": {f"p{p}": at.mean(f"{key}_s_p{p}") for p in (50, 90, 99)} for key in TARGETS
         }
     if verdict.estimate is None:
+        bounds = near(verdict, found.settings.target)
+        row["between"] = {key: bounds[key] for key in ("low_rps", "high_rps")}
         return row
     stage = verdict.stages[-1]
     goodput = verdict.estimate.interval
     row["goodput_rps"] = dataclasses.asdict(goodput)
-    row["goodput_rps_per_gpu"] = dataclasses.asdict(_scaled(goodput, 1 / gpus))
     row["saturated"] = stage.high.saturated
     slo = found.scenario.environment.slo
-    place = _place_of(stage, slo.attainment)
-    row["attainment"] = {key: _share(stage, f"{key}_attainment", place) for key in TARGETS}
+    place = stage.place_of(slo.attainment)
+    row["attainment"] = {key: stage.share_at(place, f"{key}_attainment") for key in TARGETS}
     if slo.classes:
         row["classes"] = {
             name: {
-                key: _share(stage, f"{name}.{key}_attainment", place) for key in (*TARGETS, "joint")
+                key: stage.share_at(place, f"{name}.{key}_attainment")
+                for key in (*TARGETS, "joint")
             }
             for name in slo.classes
         }
-    price = found.scenario.environment.cluster.price_per_gpu_hour
+    gpus = found.mean_gpus(name)
+    if gpus > 0:  # not where runs do not say how many were held
+        row |= _per_gpu(goodput, gpus, stage, found.scenario.environment.cluster.price_per_gpu_hour)
+    return row
+
+
+def _per_gpu(goodput: Interval, gpus: float, stage: Stage, price: float | None) -> dict[str, Any]:
+    """Return what a goodput is per GPU held and, with a price per hour, per cost of those."""
+    row: dict[str, Any] = {
+        "mean_gpus": gpus,
+        "goodput_rps_per_gpu": dataclasses.asdict(_scaled(goodput, 1 / gpus)),
+    }
     if price is not None:
         per_cost = 3600 / (gpus * price)
         row["requests_per_cost"] = dataclasses.asdict(_scaled(goodput, per_cost))
         tokens = stage.low.mean("output_tokens")
         row["cost_per_million_output_tokens"] = dataclasses.asdict(
             Interval(
-                value=1e6 / (goodput.value * per_cost * tokens),
-                low=1e6 / (goodput.high * per_cost * tokens),
-                high=1e6 / (goodput.low * per_cost * tokens),
+                value=_cost_of_million(goodput.value * per_cost * tokens),
+                low=_cost_of_million(goodput.high * per_cost * tokens),
+                high=_cost_of_million(goodput.low * per_cost * tokens),
             )
         )
     return row
 
 
-def _place_of(stage: Stage, target: float) -> float:
-    """Return where between the two rates of a stage its runs cross `target`: 0 to 1, or beyond.
-
-    In log odds. That is the goodput but for what the estimate takes off for chance in the arrivals
-    and lengths of these runs, so that shares there agree with one another.
-    """
-    place = (stage.low.log_odds - logit(target)) / stage.fall if stage.fall > 0 else 0.5
-    return min(max(place, -1.0), 2.0)
-
-
-def _share(stage: Stage, name: str, place: float) -> float:
-    """Return a share of the requests at a place: its log odds are linear between the two rates."""
-    low, high = stage.low.mean(name), stage.high.mean(name)
-    if not (0 < low < 1 and 0 < high < 1):
-        return low + min(max(place, 0.0), 1.0) * (high - low)
-    odds = logit(low) + place * (logit(high) - logit(low))
-    return 1 / (1 + math.exp(-odds))
+def _cost_of_million(tokens_per_cost: float) -> float:
+    """Return the cost of a million tokens; infinite where an interval reaches down to none."""
+    return 1e6 / tokens_per_cost if tokens_per_cost else math.inf
 
 
 def near(verdict: Verdict, level: float) -> dict[str, float | None]:
@@ -189,16 +214,27 @@ def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
         f"requests meet the targets, with its 95 %\ninterval; "
         "per GPU: req/s; M tokens: a million output tokens; ok: % within\nthat target at the "
         "goodput; requests: simulated in all.",
+        _autoscaled(found, rows),
         _classes(found, rows),
         "\n".join(_remarks(found)),
     ]
-    pairs = found.comparisons()
-    if pairs:
-        parts.append("\n".join(["On the same requests:", *(f"  {pair}" for pair in pairs)]))
+    parts.append(_pairs(found))
     if by_rate:
         title = "Attainment at all of these rates, on the same requests (p < 0.05):"
         parts.append("\n".join([title, *(f"  {pair}" for pair in by_rate)]))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _pairs(found: Found) -> str:
+    """Return the comparison of every two strategies, and which take part in none."""
+    pairs = found.comparisons()
+    lines = [f"  {pair}" for pair in pairs]
+    if pairs:
+        lines.insert(0, "On the same requests, where not said otherwise:")
+    without = [name for name, verdict in found.verdicts.items() if verdict.estimate is None]
+    if without and len(found.verdicts) > 1:
+        lines.append(_filled(f"Not compared, without a goodput: {', '.join(without)}."))
+    return "\n".join(lines)
 
 
 def _classes(found: Found, rows: Sequence[dict[str, Any]]) -> str:
@@ -223,49 +259,129 @@ def _classes(found: Found, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _cells(row: dict[str, Any], width: int) -> list[str]:
-    first = [row["strategy"][:16], str(row["num_gpus"])]
+    gpus = row["num_gpus"] if row["mean_gpus"] is None else row["mean_gpus"]
+    first = [row["strategy"][:16], gpus_text(gpus, row["num_gpus"])]
     last = f"{row['num_requests']:,}"
     if row["goodput_rps"] is None:
-        return [*first, "none", *["-"] * (width - 4), last]
+        return [*first, _WITHOUT[row["status"]], *["-"] * (width - 4), last]
     goodput = row["goodput_rps"]
     span = f"{three_digits(goodput['low'])}-{three_digits(goodput['high'])}"
     values = [three_digits(goodput["value"]), span]
-    values.append(three_digits(row["goodput_rps_per_gpu"]["value"]))
-    if row["requests_per_cost"] is not None:
-        values.append(three_digits(row["requests_per_cost"]["value"]))
-        values.append(three_digits(row["cost_per_million_output_tokens"]["value"]))
+    figures = ("goodput_rps_per_gpu", "requests_per_cost", "cost_per_million_output_tokens")
+    known = [row[key] for key in figures[: width - 7]]  # without a price there is but the first
+    values += ["-" if one is None else three_digits(one["value"]) for one in known]
     values += [f"{100 * row['attainment'][key]:.1f}" for key in ("ttft", "tpot")]
     return [*first, *values, last]
+
+
+def _autoscaled(found: Found, rows: Sequence[dict[str, Any]]) -> str:
+    """Return what GPU counts of strategies mean whose instances come and go; nothing of others."""
+    lines = []
+    if any(row["mean_gpus"] not in (None, row["num_gpus"]) for row in rows):
+        lines.append(gpus_caption("at the goodput", "those of the most instances in service"))
+    for name, ramp_s in found.ramps_s.items():
+        stages = found.verdicts[name].stages
+        at = stages[-1].low if stages else found.verdicts[name].probes[-1]
+        warmup_s = WARMUP * at.num_requests / at.rate_rps
+        if warmup_s < ramp_s:
+            lines.append(
+                _filled(
+                    f"{name}: what is counted begins {warmup_s:.0f} s into its runs; all instances "
+                    f"take {ramp_s:.0f} s to start at least, so it may carry more: raise "
+                    f"--max-requests ({found.settings.max_requests:,})."
+                )
+            )
+    return "\n".join(lines)
+
+
+def _filled(line: str) -> str:
+    """Return a line in lines that a terminal shows whole."""
+    return textwrap.fill(line, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _remarks(found: Found) -> list[str]:
     """Return what a reader of the table must know of single strategies, a line each."""
     lines = []
+    remedies = {
+        "unlimited": "set slo.ttft_s or slo.e2el_s, or tighten them",
+        "wide": f"raise --max-requests ({found.settings.max_requests:,})",
+        "not settled": f"raise --max-requests ({found.settings.max_requests:,}) or --tolerance",
+    }
     for name, verdict in found.verdicts.items():
-        if verdict.status == "unattainable":
-            lines.append(f"{name}: misses the targets even alone: {best_achievable(verdict)}.")
-        elif verdict.status == "unlimited":
-            lines.append(
-                f"{name}: meets the targets at every rate tried, though its queue may grow without "
-                "bound: set slo.ttft_s or slo.e2el_s, or tighten them."
-            )
-        elif verdict.status == "wide":
-            lines.append(f"{name}: the longest runs leave the interval wider than asked.")
+        if words := ending(verdict, found.settings):
+            remedy = remedies.get(verdict.status)
+            lines.append(_filled(f"{name}: {words}{f': {remedy}' if remedy else ''}."))
         if verdict.stages and verdict.stages[-1].high.saturated:
             rate = three_digits(verdict.stages[-1].high.rate_rps)
             lines.append(f"{name}: saturated at {rate} req/s: its queue grows without bound.")
     return lines
 
 
-def write(found: Found, folder: Path, by_rate: Sequence[ByRate] | None = None) -> list[Path]:
+def ending(verdict: Verdict, settings: Settings) -> str:
+    """Return how a search ended, in words: what is known of its goodput; nothing if it is found.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        How it ended.
+    settings : Settings
+        What was asked for.
+    """
+    match verdict.status:
+        case "unattainable":
+            return f"misses the targets even alone: {best_achievable(verdict)}"
+        case "unlimited":
+            return "meets the targets at every rate tried, though its queue may grow without bound"
+        case "not settled":
+            return f"not settled: {_between(verdict, settings.target)}"
+        case "wide" if verdict.estimate and verdict.estimate.half_width <= settings.tolerance:
+            return "attainment still falls in its longest runs, so longer ones would carry less"
+        case "wide":
+            return "the longest runs leave the interval wider than asked"
+    return ""
+
+
+def _between(verdict: Verdict, target: float) -> str:
+    """Return the rates between which the runs of a search put its goodput, in words."""
+    bounds, share = near(verdict, target), f"{100 * target:g} %"
+    low, high = bounds["low_rps"], bounds["high_rps"]
+    if low is not None and high is not None:
+        places = f"falls below {share} between {three_digits(low)} and {three_digits(high)} req/s"
+    elif low is not None:
+        places = f"is at least {share} up to {three_digits(low)} req/s"
+    elif high is not None:
+        places = f"is below {share} from {three_digits(high)} req/s on"
+    else:
+        return "there are no runs"
+    return f"attainment {places} in the runs there are; no interval is known"
+
+
+def write(
+    found: Found,
+    folder: Path,
+    by_rate: Sequence[ByRate] | None = None,
+    *,
+    compared: bool = True,
+) -> list[Path]:
     """Write ``goodput.json``, ``probes.csv`` (a row per run) and ``scenario.toml``.
+
+    Parameters
+    ----------
+    found : Found
+        Goodputs.
+    folder : Path
+        Where to write.
+    by_rate : sequence of ByRate, optional
+        Comparisons at common rates.
+    compared : bool
+        As in `as_json`: what was found can be written before it is compared.
 
     Raises
     ------
     DataError
         If `folder` cannot be written.
     """
-    result = {"version": __version__, **as_json(found, by_rate)}
+    result = {"version": __version__, **as_json(found, by_rate, compared=compared)}
     texts = {
         "goodput.json": json.dumps(result, indent=2) + "\n",
         "probes.csv": _probes(found),

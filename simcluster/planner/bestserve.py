@@ -414,9 +414,16 @@ def _left(pool: list[_Slots], first_s: FloatArray) -> FloatArray:
 
 
 def knows(strategy: Strategy) -> bool:
-    """Tell whether BestServe has such a strategy: prefill first, or pools; without pipelines."""
-    collocated = isinstance(strategy, NoDG) and strategy.scheduler == "prefill-priority"
-    return (collocated or isinstance(strategy, FuDG)) and getattr(strategy, "pp_size", 1) == 1
+    """Tell whether BestServe has such a strategy: prefill first, or pools; always the same GPUs.
+
+    Pipelines it has not.
+    """
+    match strategy:
+        case NoDG(scheduler="prefill-priority", pp_size=1, autoscale=None):
+            return True
+        case FuDG(pp_size=1, prefill_autoscale=None, decode_autoscale=None):
+            return True
+    return False
 
 
 def deployment(environment: Environment, strategy: Strategy) -> Deployment:
@@ -432,7 +439,7 @@ def deployment(environment: Environment, strategy: Strategy) -> Deployment:
             f"strategy.{strategy.name}.kind",
             strategy.kind,
             "BestServe knows collocated instances that prefill first and disaggregated pools, "
-            "without pipelines",
+            "without pipelines or autoscaling",
             'Use rank.mode = "simulate".',
         )
     cluster = build(environment, strategy)

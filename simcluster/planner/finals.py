@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from simcluster.goodput_search import Interval, Located, find
+from simcluster.goodput_search.tables import ending
 from simcluster.scenario import Scenario
 
 LONGEST: Final = 20_000
@@ -22,6 +23,10 @@ class Finals:
     ----------
     intervals : dict of str to Interval
         Goodput (requests/s) and its 95 % interval of each finalist that has one.
+    mean_gpus : dict of str to float
+        GPUs that each of those holds at its goodput, mean over time.
+    unsettled : dict of str to str
+        What is known of the goodput of each of the others, in words.
     decided, undecided : tuple of str
         Pairs that are told apart at 95 % and those that are not, in words.
     num_requests : int
@@ -29,6 +34,8 @@ class Finals:
     """
 
     intervals: dict[str, Interval]
+    mean_gpus: dict[str, float]
+    unsettled: dict[str, str]
     decided: tuple[str, ...]
     undecided: tuple[str, ...]
     num_requests: int
@@ -74,13 +81,22 @@ def settle(
         starts=starts,
     )
     pairs = found.comparisons()
-    intervals = {
-        name: verdict.estimate.interval
-        for name, verdict in found.verdicts.items()
-        if verdict.estimate is not None
-    }
     return Finals(
-        intervals=intervals,
+        intervals={
+            name: verdict.estimate.interval
+            for name, verdict in found.verdicts.items()
+            if verdict.estimate is not None
+        },
+        mean_gpus={
+            name: found.mean_gpus(name)
+            for name, verdict in found.verdicts.items()
+            if verdict.estimate is not None
+        },
+        unsettled={
+            name: ending(verdict, found.settings)
+            for name, verdict in found.verdicts.items()
+            if verdict.estimate is None
+        },
         decided=tuple(str(pair) for pair in pairs if pair.decided),
         undecided=tuple(str(pair) for pair in pairs if not pair.decided),
         num_requests=sum(verdict.num_requests for verdict in found.verdicts.values()),

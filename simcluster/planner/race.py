@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from simcluster import catalog
-from simcluster.errors import ConfigError
-from simcluster.metrics import attainments, request_metrics, window
+from simcluster.metrics import attainments, mean_gpus, request_metrics, window
 from simcluster.scenario import Scenario
 from simcluster.simulate import Result, run
 from simcluster.units import FloatArray
@@ -47,6 +46,8 @@ class Probe:
         Largest share of KV blocks in use in any instance that decodes, 0 to 1.
     num_preemptions : int
         Preemptions.
+    mean_gpus : float
+        GPUs held, mean over what is counted; NaN where nobody counted them.
     """
 
     rate_rps: float
@@ -58,6 +59,7 @@ class Probe:
     stay_s: float
     peak_kv_usage: float
     num_preemptions: int
+    mean_gpus: float = math.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,12 @@ class Crossing:
         odds = {p.rate_rps: _log_odds(p.attainment, per_run) for p in ends}
         fall = odds[self.low_rps] - odds[self.high_rps]
         return fall / math.log(self.high_rps / self.low_rps) if fall > 0 else math.nan
+
+    @property
+    def mean_gpus(self) -> float:
+        """GPUs held in the run at the highest rate that reached the target; NaN if none did."""
+        reached = [p.mean_gpus for p in self.probes if p.rate_rps == self.low_rps]
+        return reached[0] if reached else math.nan
 
     @property
     def beyond(self) -> Probe | None:
@@ -141,7 +149,8 @@ def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> 
 def _seen(scenario: Scenario, result: Result, rate_rps: float) -> Probe:
     slo = scenario.environment.slo
     requests, instances = result.columns["requests"], result.columns["instances"]
-    counted = window(requests, WARMUP * float(requests["arrival_s"][-1]), 0.0)
+    end_s = float(requests["arrival_s"][-1])
+    counted = window(requests, WARMUP * end_s, 0.0)
     met = attainments(requests, slo, counted)
     latency = request_metrics(requests, slo.metric)
     decodes = instances["pool"] != "prefill"
@@ -166,6 +175,7 @@ def _seen(scenario: Scenario, result: Result, rate_rps: float) -> Probe:
         stay_s=float(stays.mean()) if stays.size else math.nan,
         peak_kv_usage=float(instances["peak_kv_usage"][decodes].max()),
         num_preemptions=int(instances["num_preemptions"].sum()),
+        mean_gpus=mean_gpus(instances, WARMUP * end_s, end_s),
     )
 
 
@@ -254,26 +264,3 @@ def _between(low: Probe, high: Probe, target: float, num_requests: int, *, margi
     share = (above - target) / (above - below) if above > below else 0.5
     share = min(max(share, margin), 1 - margin)
     return low.rate_rps * math.exp(share * math.log(high.rate_rps / low.rate_rps))
-
-
-def refuse_unrankable(scenario: Scenario) -> None:
-    """Refuse what has no goodput to rank by.
-
-    Raises
-    ------
-    ConfigError
-        If there are no targets, or the arrivals cannot be drawn at any rate.
-    """
-    slo, workload = scenario.environment.slo, scenario.workload
-    if not slo.has_targets:
-        remedy = "Add slo.ttft_s, slo.tpot_s or slo.e2el_s."
-        raise ConfigError("slo", None, "a ranking needs at least one latency target", remedy)
-    process: Any = workload.arrival_process
-    fixed = process.has_lengths or getattr(process, "own_rate_rps", None) is not None
-    if fixed or workload.length_distribution is None or process.kind == "closed-loop":
-        raise ConfigError(
-            "workload.arrivals",
-            getattr(process, "kind", None),
-            "a ranking needs arrivals that can be drawn at any rate",
-            "Use poisson, gamma, constant or on-off, with lengths of their own.",
-        )

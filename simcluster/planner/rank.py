@@ -19,9 +19,10 @@ from pydantic import TypeAdapter
 from simcluster import arguments
 from simcluster.errors import ConfigError, DataError
 from simcluster.executor import outcomes
+from simcluster.goodput_search.runs import check
 from simcluster.planner import bestserve
 from simcluster.planner.explain import explain_bound, family
-from simcluster.planner.race import only, refuse_unrankable
+from simcluster.planner.race import only
 from simcluster.planner.ranking import Candidate, Ranking
 from simcluster.planner.rounds import Progress, Rounds
 from simcluster.planner.screen import Bound, Lengths, Screen
@@ -103,8 +104,8 @@ def rank(
     Raises
     ------
     ConfigError
-        If there are no targets, the arrivals cannot be drawn at any rate, or an argument cannot be
-        meant.
+        If there are no targets, a strategy routes between models, the arrivals cannot be drawn at
+        any rate, or an argument cannot be meant.
     DataError
         If no candidate is left, or none meets the targets at any rate.
     """
@@ -113,7 +114,7 @@ def rank(
     remedy = "planner.rank.load reads one from a file."
     arguments.of_type("table", table, RankTable, "a RankTable", remedy)
     table = validated(TypeAdapter(RankTable), dataclasses.asdict(table))
-    refuse_unrankable(scenario)
+    check(scenario)
     environment = scenario.environment
     if table.mode == "bestserve" and environment.slo.classes:
         rule = "BestServe's estimator knows one set of targets, the workload has classes"
@@ -159,8 +160,10 @@ def rank(
         table=table,
         candidates=candidates,
         removed=found.removed,
+        unsettled=final.unsettled,
         undecided=final.undecided,
         decided=final.decided,
+        notes=race.notes(candidates),
         latency_rate_rps=rate,
         num_requests=race.num_requests,
     )
@@ -187,7 +190,8 @@ def _estimated(
     if not known:
         raise DataError(
             "BestServe's estimator knows none of the candidates: collocated instances that prefill "
-            'first and disaggregated pools, without pipelines. Use rank.mode = "simulate".'
+            "first and disaggregated pools, without pipelines or autoscaling. Use "
+            'rank.mode = "simulate".'
         )
     calls = [(only(scenario, strategy.name),) for strategy in known]
     values: dict[str, float] = {}
@@ -195,7 +199,6 @@ def _estimated(
         values[name] = value
         if progress:
             progress(len(values), len(calls), len(values) / len(calls))
-    price = environment.cluster.price_per_gpu_hour
     candidates = []
     for name, value in sorted(values.items(), key=lambda item: -item[1]):
         bottleneck, why = explain_bound(bounds[name])
@@ -204,11 +207,12 @@ def _estimated(
                 name=name,
                 strategy=family(scenario.strategy(name)),
                 num_gpus=bounds[name].num_gpus,
+                mean_gpus=float(bounds[name].num_gpus),
                 goodput_rps=value,
                 low_rps=math.nan,
                 high_rps=math.nan,
                 stage="bound",
-                cost_per_hour=None if price is None else price * bounds[name].num_gpus,
+                price_per_gpu_hour=environment.cluster.price_per_gpu_hour,
                 bottleneck=bottleneck,
                 why=why,
                 ttft_s=math.nan,
@@ -221,8 +225,10 @@ def _estimated(
         table=table,
         candidates=tuple(candidates),
         removed=removed,
+        unsettled={},
         undecided=(),
         decided=(),
+        notes=(),
         latency_rate_rps=math.nan,
         num_requests=0,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from simcluster.planner.explain import Bottleneck
@@ -26,15 +26,17 @@ class Candidate:
     strategy : str
         Family: ``"NoDG"``, ``"NoDG chunked"``, ``"PaDG"``, ``"FuDG intra-node"``, ...
     num_gpus : int
-        GPUs it takes.
+        GPUs it takes; where instances come and go, those of the most in service.
+    mean_gpus : float
+        GPUs that it holds about its goodput, mean over time.
     goodput_rps, low_rps, high_rps : float
         Goodput and its 95 % interval (requests/s).
     stage : str
         How far it came: ``"bound"`` (the roofline alone says that it cannot win; its goodput is
         what others of its family make of theirs), ``"screen"`` (one draw of few requests),
-        ``"race"`` (several draws) or ``"final"`` (settled to the tolerance).
-    cost_per_hour : float or None
-        Price of its GPUs; None where no price is known.
+        ``"race"`` (several draws) or ``"final"`` (settled in the longest runs).
+    price_per_gpu_hour : float or None
+        Price of one GPU; None where no price is known.
     bottleneck : str
         What keeps it from carrying more.
     why : str
@@ -49,11 +51,12 @@ class Candidate:
     name: str
     strategy: str
     num_gpus: int
+    mean_gpus: float
     goodput_rps: float
     low_rps: float
     high_rps: float
     stage: Stage
-    cost_per_hour: float | None
+    price_per_gpu_hour: float | None
     bottleneck: Bottleneck
     why: str
     ttft_s: float
@@ -62,8 +65,17 @@ class Candidate:
 
     @property
     def per_gpu_rps(self) -> float:
-        """Goodput per GPU (requests/s)."""
-        return self.goodput_rps / self.num_gpus
+        """Goodput per GPU held (requests/s)."""
+        return self.goodput_rps / self.mean_gpus
+
+    @property
+    def cost_per_hour(self) -> float | None:
+        """Price of the GPUs held; None where no price is known."""
+        return None if self.price_per_gpu_hour is None else self.price_per_gpu_hour * self.mean_gpus
+
+    def holding(self, mean_gpus: float) -> Candidate:
+        """Return the candidate with another count of the GPUs held, if it is known."""
+        return replace(self, mean_gpus=mean_gpus) if mean_gpus > 0 else self
 
     @property
     def per_cost(self) -> float:
@@ -87,10 +99,15 @@ class Ranking:
         By goodput, falling.
     removed : Counter of str
         Number of candidates that rules removed before any run.
+    unsettled : dict of str to str
+        What the finals say of each finalist that they did not settle, in words; the goodput of
+        such a candidate is that of the last round.
     undecided : tuple of str
         Pairs of finalists that the runs do not tell apart, in words.
     decided : tuple of str
         Pairs that they do.
+    notes : tuple of str
+        What else a reader must know of single candidates.
     latency_rate_rps : float
         Offered rate at which latencies are compared (requests/s).
     num_requests : int
@@ -101,17 +118,19 @@ class Ranking:
     table: RankTable
     candidates: tuple[Candidate, ...]
     removed: Counter[str]
+    unsettled: dict[str, str]
     undecided: tuple[str, ...]
     decided: tuple[str, ...]
+    notes: tuple[str, ...]
     latency_rate_rps: float
     num_requests: int
 
     def cost_front(self) -> tuple[Candidate, ...]:
         """Candidates that no other beats in goodput at no more cost, the cheapest first.
 
-        Cost is that of the GPUs per hour, and so their number.
+        Cost is that of the GPUs held per hour, and so their number.
         """
-        return _front(self.candidates, lambda c: (c.num_gpus, -c.goodput_rps))
+        return _front(self.candidates, lambda c: (c.mean_gpus, -c.goodput_rps))
 
     def latency_front(self) -> tuple[Candidate, ...]:
         """Candidates that no other beats in both TTFT and TPOT, the lowest TTFT first."""

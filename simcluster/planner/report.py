@@ -14,7 +14,7 @@ from simcluster._version import __version__
 from simcluster.goodput import three_digits
 from simcluster.planner.ranking import Candidate, Ranking
 from simcluster.plot import new_figure, palette
-from simcluster.report import aligned, heading
+from simcluster.report import aligned, gpus_caption, gpus_text, heading
 from simcluster.units import MS
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def as_text(ranking: Ranking, *, shown: int = _SHOWN) -> str:
     parts = [heading(ranking.scenario), _counts(ranking), _table(ranking, candidates[:shown])]
     if len(candidates) > shown:
         parts[-1] += f"\n... and {len(candidates) - shown} more (--all, --json or -o DIR)"
+    parts.append("\n".join(ranking.notes))
+    parts.append(_unsettled(ranking))
     parts.append(_told_apart(ranking))
     parts.append(_why(candidates[: min(shown, 8)]))
     parts.append(_fronts(ranking))
@@ -63,7 +65,7 @@ def _table(ranking: Ranking, candidates: tuple[Candidate, ...]) -> str:
         row = [
             f"{number:3d} {c.name}",
             c.strategy,
-            f"{c.num_gpus}",
+            gpus_text(c.mean_gpus, c.num_gpus),
             three_digits(c.goodput_rps),
             _interval(c),
             three_digits(c.per_gpu_rps),
@@ -71,6 +73,9 @@ def _table(ranking: Ranking, candidates: tuple[Candidate, ...]) -> str:
         if priced:
             row.append(three_digits(c.per_cost))
         rows.append([*row, c.bottleneck])
+    if any(c.mean_gpus != c.num_gpus for c in candidates):
+        caption = gpus_caption("about the goodput", "those of the most instances in service")
+        return f"{aligned(rows)}\n\n{caption}"
     return aligned(rows)
 
 
@@ -81,10 +86,23 @@ def _interval(candidate: Candidate) -> str:
     return f"{three_digits(candidate.low_rps)} to {high}"
 
 
+def _unsettled(ranking: Ranking) -> str:
+    """Return which finalists have no settled goodput, and what is known of theirs."""
+    if not ranking.unsettled:
+        return ""
+    title = "Finalists without a settled goodput; what the table has is from the last round:"
+    if not any(candidate.stage == "final" for candidate in ranking.candidates):
+        title = (
+            "No finalist has a settled goodput: all goodputs are from rounds of short runs, which "
+            "flatter.\nRaise rank.tolerance."
+        )
+    return "\n".join([title, *(f"  {n}: {words}" for n, words in ranking.unsettled.items())])
+
+
 def _told_apart(ranking: Ranking) -> str:
     if not ranking.decided and not ranking.undecided:
         return ""
-    lines = ["Finalists, pair by pair on the same requests (95 % each):"]
+    lines = ["Finalists, pair by pair on the same requests where not said otherwise (95 % each):"]
     lines += [f"  {text}" for text in (*ranking.decided, *ranking.undecided)]
     return "\n".join(lines)
 
@@ -97,7 +115,7 @@ def _why(candidates: tuple[Candidate, ...]) -> str:
 
 def _fronts(ranking: Ranking) -> str:
     cost = [
-        f"{c.name} ({c.num_gpus} GPUs, {three_digits(c.goodput_rps)} req/s)"
+        f"{c.name} ({gpus_text(c.mean_gpus, c.num_gpus)} GPUs, {three_digits(c.goodput_rps)} req/s)"
         for c in ranking.cost_front()
     ]
     parts = [f"Best goodput for its cost: {'; '.join(cost)}"]
@@ -131,6 +149,8 @@ def as_json(ranking: Ranking) -> dict[str, Any]:
             }
             for number, c in enumerate(ranking.candidates, 1)
         ],
+        "notes": list(ranking.notes),
+        "unsettled": dict(ranking.unsettled),
         "undecided": list(ranking.undecided),
         "decided": list(ranking.decided),
         "removed": dict(ranking.removed),
@@ -149,6 +169,7 @@ def row(candidate: Candidate) -> dict[str, Any]:
         "name": candidate.name,
         "strategy": candidate.strategy,
         "num_gpus": candidate.num_gpus,
+        "mean_gpus": candidate.mean_gpus,
         "goodput_rps": candidate.goodput_rps,
         "interval_rps": [_finite(candidate.low_rps), _finite(candidate.high_rps)],
         "goodput_rps_per_gpu": candidate.per_gpu_rps,
@@ -181,6 +202,8 @@ def refuse_strangers(out: Path) -> None:
 def write(ranking: Ranking, out: Path) -> list[Path]:
     """Write the ranking into the folder `out`: rows as CSV and JSON, a picture of each front.
 
+    The rows are there before the pictures are drawn.
+
     Returns
     -------
     list of Path
@@ -192,7 +215,7 @@ def write(ranking: Ranking, out: Path) -> list[Path]:
         If `out` cannot be written or holds something else.
     """
     refuse_strangers(out)
-    with output.together(out) as folder:
+    with output.together(out) as folder:  # before the pictures: a ranking takes long
         plain = as_json(ranking)
         text = json.dumps(plain, indent=1) + "\n"
         (folder / "ranking.json").write_text(text, encoding="utf-8")
@@ -200,6 +223,7 @@ def write(ranking: Ranking, out: Path) -> list[Path]:
             writer = csv.DictWriter(file, fieldnames=[*plain["candidates"][0]])
             writer.writeheader()
             writer.writerows(plain["candidates"])
+    with output.together(out) as folder:
         pictures = []
         for name, plot in (("cost_front", plot_cost_front), ("latency_front", plot_latency_front)):
             figure = new_figure(width=8.0, height=4.4)
@@ -213,7 +237,7 @@ def write(ranking: Ranking, out: Path) -> list[Path]:
 
 
 def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
-    """Draw goodput against the cost of the GPUs, with intervals, and the Pareto front.
+    """Draw goodput against the cost of the GPUs held, with intervals, and the Pareto front.
 
     Candidates of equal cost stand side by side, by family.
     """
@@ -222,12 +246,13 @@ def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
     scale = environment.cluster.price_per_gpu_hour or 1.0
     families = _families(ranking.candidates)
     sizes = sorted({c.num_gpus for c in ranking.candidates})
+    held = [c.mean_gpus for c in ranking.candidates]
     gap = min((b - a for a, b in itertools.pairwise(sizes)), default=sizes[0]) * scale
     middle = (len(families) - 1) / 2
     places = {name: (number - middle) * 0.11 * gap for number, name in enumerate(families)}
 
     def x(candidate: Candidate) -> float:
-        return candidate.num_gpus * scale + places[candidate.strategy]
+        return candidate.mean_gpus * scale + places[candidate.strategy]
 
     for name, colour in families.items():
         own = [c for c in ranking.candidates if c.strategy == name]
@@ -270,7 +295,8 @@ def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
     ax.set_xlabel(f"cost of the GPUs ({currency} per hour)" if priced else "GPUs")
     ax.set_ylabel("goodput (requests/s)")
     ax.set_ylim(0, 1.2 * max(c.goodput_rps for c in ranking.candidates))
-    ax.set_xlim(sizes[0] * scale - 0.8 * gap, sizes[-1] * scale + 0.6 * gap)
+    ends = min(*held, sizes[0]) * scale, max(*held, sizes[-1]) * scale
+    ax.set_xlim(ends[0] - 0.8 * gap, ends[1] + 0.6 * gap)
     _finish(ax)
     return ax
 

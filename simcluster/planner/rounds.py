@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -15,10 +14,11 @@ import numpy as np
 from simcluster.errors import DataError
 from simcluster.executor import outcomes
 from simcluster.goodput_search import Interval, Located, student
+from simcluster.goodput_search.runs import WARMUP as FINAL_WARMUP
 from simcluster.goodput_search.search import RESIDENCES
 from simcluster.planner.explain import explain, family
 from simcluster.planner.finals import LONGEST, Finals, settle
-from simcluster.planner.race import Crossing, Probe, cross, only, probe
+from simcluster.planner.race import WARMUP, Crossing, Probe, cross, only, probe
 from simcluster.planner.ranking import Candidate, Stage
 from simcluster.planner.screen import Bound
 from simcluster.scenario import Scenario
@@ -41,6 +41,7 @@ _BIAS: Final = (0.2, 0.1, 0.08)  # by which runs of a round may flatter one more
 _FAR_BEHIND: Final = 0.5  # of what the best carries per GPU: a bound below it needs no run
 _MOST: Final = (32, 8)  # candidates that go on, of one number of GPUs
 _MOST_SMALLER: Final = (4, 2)  # the same of each smaller number of GPUs
+_MOST_LOG: Final = 700.0  # logarithm of what is still a number
 _SLOPE: Final = 15.0  # of the log odds of attainment over the log rate, where no run shows it
 
 
@@ -80,7 +81,7 @@ class Rounds:
         calls = [(name, share * self._bounds[name].total_rps, 0.0) for name in scouts]
         self._find(calls, 0, len(order))
         rest = [name for name in order if name not in self._first]
-        per_gpu = max(self._value(c) / self._bounds[n].num_gpus for n, c in self._first.items())
+        per_gpu = max(self._value(c) / self._held(c) for c in self._first.values())
         calls = []
         for name in rest:
             known = [
@@ -168,6 +169,12 @@ class Rounds:
         """Return a goodput (requests/s), not above its bound, as short runs may put it."""
         return min(crossing.goodput_rps, self._bounds[crossing.name].total_rps)
 
+    def _held(self, crossing: Crossing) -> float:
+        """Return the GPUs that a candidate holds about where its attainment crosses the target."""
+        bound = self._bounds[crossing.name]
+        known = bound.ramp_s is not None and crossing.mean_gpus > 0
+        return crossing.mean_gpus if known else float(bound.num_gpus)
+
     def _close(self, crossings: Mapping[str, Crossing], number: int) -> list[str]:
         """Candidates near the best of all, or of their number of GPUs, and the best of a family."""
         values = {name: self._value(c) for name, c in crossings.items() if c.goodput_rps > 0}
@@ -187,7 +194,13 @@ class Rounds:
         return list(dict.fromkeys(close))
 
     def final_round(self, names: Sequence[str], tolerance: float) -> Finals:
-        """Settle the goodputs of `names` to the tolerance."""
+        """Settle the goodputs of `names` to the tolerance.
+
+        Raises
+        ------
+        DataError
+            If none of them is settled and none of the third round met the targets on each draw.
+        """
         final = settle(
             self._scenario,
             {name: self._start(name) for name in names},
@@ -197,9 +210,14 @@ class Rounds:
             dask=self._dask,
         )
         self.num_requests += final.num_requests
-        if final.intervals:
-            return final
-        return dataclasses.replace(final, intervals={names[0]: self._own_interval(names[0])})
+        if not final.intervals and not self._sound():
+            raise DataError(
+                f"none of the {len(self._third)} best candidates meets the targets on each of "
+                f"{REPLICATIONS} draws of requests, at any rate, and no finalist is settled: even "
+                "single requests hardly meet them. Loosen slo.ttft_s, slo.tpot_s, slo.e2el_s or "
+                "slo.attainment."
+            )
+        return final
 
     def _start(self, name: str) -> float | Located:
         """Return what the third round says of where the attainment of a candidate crosses.
@@ -207,10 +225,11 @@ class Rounds:
         Its bound alone if on some draw it met the targets at no rate.
         """
         own = self._third[name]
-        if not all(c.goodput_rps for c in own):
+        if name not in self._sound():
             return self._bounds[name].total_rps
-        slopes = [c.slope for c in own if not math.isnan(c.slope)]
+        slopes = [c.slope for c in own if math.isfinite(c.slope)]
         stays = [p.stay_s for c in own for p in c.probes if p.rate_rps == c.low_rps]
+        stays = [stay_s for stay_s in stays if math.isfinite(stay_s)]
         rate = math.exp(self._mean_log(name))
         stay_s = sum(stays) / len(stays) if stays else self._bounds[name].stay_s
         return Located(
@@ -221,11 +240,11 @@ class Rounds:
 
     def _own_interval(self, name: str) -> Interval:
         """Return the goodput of a candidate by the third round alone."""
-        logs = [math.log(max(c.goodput_rps, 1e-9)) for c in self._third[name]]
+        logs = [math.log(c.goodput_rps) for c in self._third[name]]
         error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
-        half = student.quantile(0.975, len(logs) - 1) * error
-        low, value, high = (math.exp(self._mean_log(name) + x) for x in (-half, 0.0, half))
-        return Interval(value=value, low=low, high=high)
+        half = student.quantile(0.975, len(logs) - 1) * error + _BIAS[2]
+        value = math.exp(self._mean_log(name))
+        return Interval(value=value, low=value * _exp(-half), high=value * _exp(half))
 
     def latencies(self, names: Sequence[str], rate_rps: float) -> dict[str, Probe]:
         """Return the run of each candidate at a rate that all of them carry."""
@@ -236,13 +255,33 @@ class Rounds:
         self.num_requests += sum(job[-1] for job in jobs)
         return dict(outcomes(_probe, jobs, jobs=self._jobs, dask=self._dask))
 
+    def notes(self, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+        """Return which candidates' runs are too short for all of their instances to start."""
+        lines = []
+        for c in candidates:
+            ramp_s = self._bounds[c.name].ramp_s
+            if ramp_s is None or c.stage == "bound" or not c.goodput_rps:
+                continue
+            share = FINAL_WARMUP if c.stage == "final" else WARMUP
+            most_s = share * LONGEST / c.goodput_rps
+            if most_s < ramp_s:
+                lines.append(
+                    f"{c.name}: what is counted begins {most_s:.0f} s into its longest runs; all "
+                    f"instances take {ramp_s:.0f} s to start at least, so it may carry more."
+                )
+        return tuple(lines)
+
     def _length(self, name: str, rate_rps: float, times: float) -> int:
-        """Return the requests of a run at about `rate_rps`: queues must have time to build up."""
+        """Return the requests of a run at about `rate_rps`: queues must have time to build up.
+
+        And instances to start, in what is not counted, but for no more requests than `LONGEST`.
+        """
         slo, bound = self._scenario.environment.slo.strictest(), self._bounds[name]
         target_s = max(slo.ttft_s or 0.0, slo.e2el_s or 0.0)
         long_s = times * max(target_s, bound.stay_s / 2)
         rate_rps = min(rate_rps, bound.total_rps)
-        return max(_LEAST_REQUESTS, math.ceil(long_s * rate_rps))
+        ramp = min((bound.ramp_s or 0.0) / WARMUP * rate_rps, LONGEST)
+        return max(_LEAST_REQUESTS, math.ceil(max(long_s * rate_rps, ramp)))
 
     def _seed(self, draw: int) -> int:
         return 1000 * self._scenario.run.seeds[0] + draw
@@ -253,14 +292,22 @@ class Rounds:
 
     # --- what the rounds say ------------------------------------------------------------------
 
+    def _sound(self) -> list[str]:
+        """Candidates of the third round that met the targets at some rate on each draw."""
+        return [n for n, own in self._third.items() if all(c.goodput_rps > 0 for c in own)]
+
     def _mean_log(self, name: str) -> float:
-        return float(np.mean([math.log(max(c.goodput_rps, 1e-9)) for c in self._third[name]]))
+        """Mean over the draws of the log goodput; minus infinity if one of them has none."""
+        values = [c.goodput_rps for c in self._third[name]]
+        return float(np.mean([math.log(value) if value > 0 else -math.inf for value in values]))
 
     def _spread(self) -> tuple[float, int]:
         """Standard deviation between draws of a log goodput less that of the others, and its df."""
         logs = np.array(
-            [[math.log(max(c.goodput_rps, 1e-9)) for c in own] for own in self._third.values()]
+            [[math.log(c.goodput_rps) for c in self._third[name]] for name in self._sound()]
         )
+        if not len(logs):
+            return math.inf, 1  # nothing says how much
         if len(logs) < 2:
             own = logs - logs.mean(axis=1, keepdims=True)
             return float(np.sqrt((own**2).sum() / (logs.shape[1] - 1))), logs.shape[1] - 1
@@ -282,39 +329,68 @@ class Rounds:
         """Return all candidates, the best first.
 
         Who was settled has its own interval. Everybody else has the winner's goodput times the
-        ratio to it on the same requests: what short runs do to all alike falls out of that.
+        ratio to it on the same requests: what short runs do to all alike falls out of that. If
+        nobody was settled, the winner's goodput is that of the third round.
         """
-        winner = max(final.intervals, key=lambda name: final.intervals[name].value)
-        settled = final.intervals[winner]
-        own_half = math.log(settled.high / settled.value)
-        spread, degrees = self._spread()
-        wide = student.quantile(0.975, degrees) * spread
+        winner = self._winner(final)
+        own = final.intervals.get(winner) or self._own_interval(winner)
         ranked = []
         for name in self._first:
-            stage: Stage = "screen"
             if name in final.intervals:
-                one = final.intervals[name]
-                value, low, high, stage = one.value, one.low, one.high, "final"
+                one = self._candidate(name, "final", final.intervals[name])
+                ranked.append(one.holding(final.mean_gpus[name]))
+            elif name == winner:
+                ranked.append(self._candidate(name, "race", own))
             elif name in self._third:
-                log = self._mean_log(name) - self._mean_log(winner)
-                half = math.hypot(own_half, wide * math.sqrt(2 / REPLICATIONS)) + _BIAS[2]
-                value = settled.value * math.exp(log)
-                low, high, stage = value * math.exp(-half), value * math.exp(half), "race"
+                ranked.append(self._candidate(name, "race", self._raced(name, winner, own)))
             else:
-                last = self._second if name in self._second else self._first
-                length, bias = (SECOND, _BIAS[1]) if last is self._second else (FIRST, _BIAS[0])
-                scale = settled.value / self._value(last[winner])
-                half = math.hypot(own_half, wide * math.sqrt(2 * THIRD / length)) + bias
-                value = scale * self._value(last[name])
-                low = scale * last[name].low_rps * math.exp(-half)
-                high = scale * last[name].high_rps * math.exp(half)
-                high = max(min(high, self._bounds[name].total_rps), value)
-            ranked.append(self._candidate(name, stage, value, low, high))
-        scale = settled.value / self._value(self._first[winner])
+                ranked.append(self._candidate(name, "screen", self._screened(name, winner, own)))
+        scale = own.value / self._value(self._first[winner])
         for name, guess in self._guessed.items():
-            value = scale * guess
-            ranked.append(self._candidate(name, "bound", value, 0.0, self._bounds[name].total_rps))
+            most = self._bounds[name].total_rps
+            guessed = Interval(value=min(scale * guess, most), low=0.0, high=most)
+            ranked.append(self._candidate(name, "bound", guessed))
         return sorted(ranked, key=lambda candidate: -candidate.goodput_rps)
+
+    def _winner(self, final: Finals) -> str:
+        """Return whose goodput says what that of others is.
+
+        The best of the settled, but of those that met the targets on each draw of the third round
+        if there are any, for the others' ratios to it are taken there.
+        """
+        sound = self._sound()
+        settled = [name for name in final.intervals if name in sound]
+        if sound and not settled:
+            return max(sound, key=self._mean_log)
+        return max(settled or final.intervals, key=lambda name: final.intervals[name].value)
+
+    def _raced(self, name: str, winner: str, own: Interval) -> Interval:
+        """Return a goodput from that of the winner and the ratio to it in the third round.
+
+        It is 0, with an interval up to the bound, if on some draw the targets were met at no rate.
+        """
+        if name not in self._sound():
+            return Interval(value=0.0, low=0.0, high=self._bounds[name].total_rps)
+        spread, degrees = self._spread()
+        wide = student.quantile(0.975, degrees) * spread * math.sqrt(2 / REPLICATIONS)
+        half = math.hypot(math.log(own.high / own.value), wide) + _BIAS[2]
+        value = own.value * math.exp(self._mean_log(name) - self._mean_log(winner))
+        return Interval(value=value, low=value * _exp(-half), high=value * _exp(half))
+
+    def _screened(self, name: str, winner: str, own: Interval) -> Interval:
+        """Return a goodput from that of the winner and the ratio to it in an earlier round."""
+        last = self._second if name in self._second else self._first
+        length, bias = (SECOND, _BIAS[1]) if last is self._second else (FIRST, _BIAS[0])
+        spread, degrees = self._spread()
+        wide = student.quantile(0.975, degrees) * spread * math.sqrt(2 * THIRD / length)
+        half = math.hypot(math.log(own.high / own.value), wide) + bias
+        scale = own.value / self._value(last[winner])
+        value, most = scale * self._value(last[name]), self._bounds[name].total_rps
+        return Interval(
+            value=value,
+            low=min(scale * last[name].low_rps * _exp(-half), value),
+            high=max(min(scale * last[name].high_rps * _exp(half), most), value),
+        )
 
     def _last(self, name: str) -> Crossing | None:
         """Return the longest search for the goodput of a candidate, if there was any."""
@@ -322,28 +398,31 @@ class Rounds:
             return self._third[name][0]
         return self._second.get(name) or self._first.get(name)
 
-    def _candidate(
-        self, name: str, stage: Stage, value: float, low: float, high: float
-    ) -> Candidate:
+    def _candidate(self, name: str, stage: Stage, goodput: Interval) -> Candidate:
         bound = self._bounds[name]
-        price = self._scenario.environment.cluster.price_per_gpu_hour
         crossing = self._last(name)
         bottleneck, why = explain(self._strategies[name], bound, crossing)
         return Candidate(
             name=name,
             strategy=family(self._strategies[name]),
             num_gpus=bound.num_gpus,
-            goodput_rps=value,
-            low_rps=low,
-            high_rps=high,
+            mean_gpus=float(bound.num_gpus) if crossing is None else self._held(crossing),
+            goodput_rps=goodput.value,
+            low_rps=goodput.low,
+            high_rps=goodput.high,
             stage=stage,
-            cost_per_hour=None if price is None else price * bound.num_gpus,
+            price_per_gpu_hour=self._scenario.environment.cluster.price_per_gpu_hour,
             bottleneck=bottleneck,
             why=why,
             ttft_s=math.nan,
             tpot_s=math.nan,
             bound_rps=bound.total_rps,
         )
+
+
+def _exp(x: float) -> float:
+    """Return e to the power of `x`; infinity where that is no number."""
+    return math.exp(x) if x < _MOST_LOG else math.inf
 
 
 def _cross(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -92,7 +91,9 @@ class Bound:
     stay_s : float
         Mean stay of a request that never waits, in that batch (s).
     num_gpus : int
-        GPUs it takes.
+        GPUs it takes; where instances come and go, those of the most in service.
+    ramp_s : float or None
+        Where instances come and go: the least time until all can serve (s).
     """
 
     total_rps: float
@@ -107,6 +108,7 @@ class Bound:
     alone_tpot_s: float
     stay_s: float
     num_gpus: int
+    ramp_s: float | None = None
 
 
 class Screen:
@@ -126,7 +128,10 @@ class Screen:
         self._alone: dict[tuple[int, int], FloatArray] = {}
 
     def bound(self, strategy: Strategy) -> Bound:
-        """Return what `strategy`, a candidate that fits, carries at most."""
+        """Return what `strategy`, a candidate that fits, carries at most.
+
+        Where instances come and go, with the most that may be in service.
+        """
         environment, lengths = self._environment, self._lengths
         slo = environment.slo.loosest()
         cluster = build(environment, strategy)
@@ -140,11 +145,11 @@ class Screen:
         limit = getattr(strategy, "max_num_seqs", None) or environment.engine.max_num_seqs
         most = max(1, min(limit * stages, memory_batch))
         batch = _largest_batch(times, most, lengths.context, slo.tpot_s)
-        count = Counter(placed.role for placed in cluster.placed)
+        count = cluster.most_instances
         prefill_s = times.prefill_s(lengths, _prefill_tokens(environment, strategy))
         decode_s = lengths.steps * times.decode_s(batch, lengths.context) / batch
         link_rps = math.inf
-        if count["mixed"]:
+        if "mixed" in count:
             prefill_rps = count["mixed"] / prefill_s
             decode_rps = count["mixed"] / decode_s if decode_s > 0 else math.inf
             chunked = isinstance(strategy, NoDG) and strategy.scheduler == "chunked"
@@ -156,6 +161,10 @@ class Screen:
             decode_rps = count["decode"] / decode_s if decode_s > 0 else math.inf
             link_rps = _link_rps(environment, strategy, cluster, lengths)
             total = min(prefill_rps, decode_rps, link_rps)
+            if cluster.scaled:  # both pools at their most may be more than there are machines
+                each = prefill_rps / count["prefill"], decode_rps / count["decode"]
+                room = environment.cluster.num_gpus / first.num_gpus
+                total = min(total, room / sum(1 / rps for rps in each))
         tpot_s = times.decode_s(1, lengths.context)
         alone = prefills <= (slo.ttft_s or math.inf)
         if slo.tpot_s is not None and tpot_s > slo.tpot_s:
@@ -172,7 +181,8 @@ class Screen:
             alone_ttft_s=float(np.quantile(prefills, slo.attainment)),
             alone_tpot_s=tpot_s,
             stay_s=float(prefills.mean()) + decode_s * batch,
-            num_gpus=cluster.num_gpus,
+            num_gpus=cluster.most_gpus,
+            ramp_s=max((scaled.ramp_s for scaled in cluster.scaled), default=None),
         )
 
     def _times_of(self, cluster: Cluster, tp_size: int, stages: int) -> tuple[_Times, FloatArray]:
@@ -270,7 +280,10 @@ def _largest_batch(times: _Times, most: int, context: float, tpot_s: float | Non
 def _link_rps(
     environment: Environment, strategy: Strategy, cluster: Cluster, lengths: Lengths
 ) -> float:
-    """Requests/s whose KV cache the links carry, all senders or all receivers together."""
+    """Requests/s whose KV cache the links carry, all senders or all receivers together.
+
+    Where instances come and go nobody knows on which nodes: then NICs do not limit the bound.
+    """
     assert isinstance(strategy, FuDG), "only FuDG has pools"
     config = environment.cluster
     kv_bytes = environment.model.kv_bytes_per_token * lengths.prompt
@@ -278,13 +291,15 @@ def _link_rps(
         role: [placed for placed in cluster.placed if placed.role == role]
         for role in ("prefill", "decode")
     }
-    gpus = {role: sum(placed.num_gpus for placed in own) for role, own in pools.items()}
+    most = cluster.most_instances
+    gpus = {role: most[role] * own[0].num_gpus for role, own in pools.items()}
     if strategy.placement == "intra-node":
         lane = config.fabric.bandwidth * config.fabric.efficiency
         return min(gpus.values()) * lane / kv_bytes
     nodes = {role: {placed.node for placed in own} for role, own in pools.items()}
     limits = [min(gpus.values()) * config.pcie.bandwidth * config.pcie.efficiency]
-    if config.network is not None and not nodes["prefill"] & nodes["decode"]:
+    apart = not nodes["prefill"] & nodes["decode"] and not cluster.scaled
+    if config.network is not None and apart:
         nic = config.num_nics * config.network.bandwidth * config.network.efficiency
         limits.append(min(len(own) for own in nodes.values()) * nic)
     return min(limits) / kv_bytes
