@@ -53,7 +53,7 @@ def cpu_gain(duration_s: float) -> float:
     for jobs in (1, 2):
         with tempfile.TemporaryDirectory() as name:
             start = time.process_time()
-            with store.writing(Path(name) / "out", scenario.document, cells) as folder:
+            with store.writing(Path(name) / "out", scenario, cells) as folder:
                 calls = [(scenario, cell, folder) for cell in cells]
                 busy: dict[int, float] = {}
                 for pid, cpu_s in outcomes(_timed, calls, jobs=jobs):

@@ -15,12 +15,14 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from simcluster._version import __version__
+from simcluster.config import Environment
 from simcluster.output import link
+from simcluster.scenario import Scenario
 from simcluster.strategies import STRATEGIES
 
 MANIFEST: Final = "cell.json"
@@ -50,16 +52,18 @@ class Cell(NamedTuple):
     seed: int
 
 
-def identity(document: Mapping[str, Any], cell: Cell) -> str:
+def identity(scenario: Scenario, cell: Cell) -> str:
     """Return a digest of all that decides the outcome of one run, but the program.
 
-    Prices, the other strategies, rates and seeds, and the wanted attainment are not in it: the run
-    is the same whatever they are. Files count by their contents, wherever they lie.
+    Entries of the catalogue count by what they hold, whatever file they come from, and other
+    entries do not count; files count by their contents, wherever they lie. Prices, the other
+    strategies, rates and seeds, and the wanted attainment are not in it: the run is the same
+    whatever they are.
 
     Parameters
     ----------
-    document : mapping
-        The scenario with all defaults filled in.
+    scenario : Scenario
+        What is simulated.
     cell : Cell
         The run.
 
@@ -68,41 +72,43 @@ def identity(document: Mapping[str, Any], cell: Cell) -> str:
     OSError
         If a file that the scenario names cannot be read.
     """
-    workload = dict(document["workload"])
+    workload = scenario.workload
     if cell.rate_rps is not None:
-        workload.pop("rate_rps", None)
-    parts = {
-        "model": document["model"],
-        "cluster": _without(document["cluster"], "price_per_gpu_hour", "currency"),
-        "engine": document["engine"],
-        "workload": workload,
-        "slo": _without(document["slo"], "attainment"),
-        "run": _without(document["run"], "seeds"),
-        "strategy": next(s for s in document["strategy"] if s["name"] == cell.strategy),
-        "catalog": document.get("catalog", []),
-        "rate_rps": cell.rate_rps,
-        "seed": cell.seed,
-    }
-    # What only scenarios of several models have; the identities of others stay what they were.
-    parts |= {key: document[key] for key in ("extra_model", "quality") if key in document}
-    if "extra_cluster" in document:
-        parts["extra_cluster"] = [
-            _without(cluster, "price_per_gpu_hour", "currency")
-            for cluster in document["extra_cluster"]
-        ]
-    text = json.dumps(_with_contents(parts), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:_ID_LEN]
+        workload = replace(workload, rate_rps=None)
+    environment = without_prices(scenario.environment)
+    parts = [
+        replace(environment, slo=replace(environment.slo, attainment=1.0)),
+        workload,
+        scenario.quality,
+        replace(scenario.run, seeds=(cell.seed,)),
+        scenario.strategy(cell.strategy),
+        cell.rate_rps,
+    ]
+    return digest_of(parts)[:_ID_LEN]
 
 
-def _without(table: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in table.items() if key not in keys}
+def without_prices(environment: Environment) -> Environment:
+    """Return `environment` with machines that cost nothing that is known."""
+    first, *others = (
+        replace(c, gpu=replace(c.gpu, prices=()), price_per_gpu_hour=None, currency="")
+        for c in environment.clusters
+    )
+    return replace(environment, cluster=first, extra_clusters=tuple(others))
+
+
+def digest_of(value: object) -> str:
+    """Return the SHA-256 of settings and plain values, of files by what is in them."""
+    text = json.dumps(_with_contents(value), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _with_contents(value: Any) -> Any:
-    """Return `value` with the digest of its contents in place of the path of a file."""
-    if isinstance(value, dict):
-        return {key: _with_contents(inner) for key, inner in value.items()}
-    if isinstance(value, list):
+    """Return plain values, with the digest of its contents in place of the path of a file."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _with_contents(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _with_contents(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
         return [_with_contents(inner) for inner in value]
     return digest(Path(value)) if _is_file(value) else value
 

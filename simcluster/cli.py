@@ -164,9 +164,7 @@ def run(
     cell = sweep.choose(scenario, strategy, rate)
     with contextlib.ExitStack() as stack:
         if out:
-            folder = stack.enter_context(
-                store.writing(out, scenario.document, [cell], fmt, replace=replace)
-            )
+            folder = stack.enter_context(store.writing(out, scenario, [cell], fmt, replace=replace))
         comparison = sweep.run(scenario, cell)
         if out:
             folder.write(cell, comparison.frames(comparison.cells()[0]), comparison.rows[0])

@@ -18,7 +18,6 @@ from simcluster.goodput import representative_rate, strategies
 from simcluster.metrics import cached_block_share
 from simcluster.pools import pool_summaries
 from simcluster.scenario import Scenario
-from simcluster.scenario_file import resolve
 from simcluster.schema import CLASS_ATTAINMENT
 from simcluster.specs import ModelSpec
 from simcluster.store import Comparison, rows_of
@@ -41,7 +40,7 @@ _ACCURACY: Final = {
 
 def comparison_text(comparison: Comparison) -> str:
     """Return the tables of a comparison: what was compared, goodput, attainment by rate."""
-    scenario = resolve(comparison.document)
+    scenario = comparison.scenario
     parts = [heading(scenario), _main_table(comparison, scenario)]
     if _is_swept(comparison.sweep):
         parts.append(_attainment_tables(comparison.sweep))
@@ -50,7 +49,7 @@ def comparison_text(comparison: Comparison) -> str:
 
 def run_text(comparison: Comparison) -> str:
     """Return the table of a single run."""
-    scenario = resolve(comparison.document)
+    scenario = comparison.scenario
     row = comparison.sweep.iloc[0]
     statistics = ("mean", "p50", "p90", "p99")
     latencies = [
@@ -460,7 +459,7 @@ def write_figures(
     from simcluster.plot import render_comparison
     from simcluster.plot_links import figure_of_links
 
-    scenario = resolve(comparison.document)
+    scenario = comparison.scenario
     slo = scenario.environment.slo
     if rate_rps is None and not comparison.sweep["rate_rps"].isna().all():
         rate_rps = representative_rate(comparison.sweep, slo.attainment)
@@ -559,11 +558,11 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
             }
         rest = {k: v for k, v in row.items() if k not in plain and not k.startswith(tuple(plain))}
         rows.append(_plain({**plain, **rest}))
-    gpu = resolve(comparison.document).environment.cluster.gpu
+    gpu = comparison.scenario.environment.cluster.gpu
     step_times = {"gpu": gpu.name, "accuracy": gpu.constants.accuracy}
     result: dict[str, Any] = {"rows": rows, "step_times": step_times}
     if "extra_model" in comparison.document and len(rows) == 1:
-        scenario = resolve(comparison.document)
+        scenario = comparison.scenario
         frames = comparison.frames(comparison.cells()[0])
         pools = pool_summaries(frames, scenario.environment, scenario.run)
         result["pools"] = [_plain(dataclasses.asdict(pool)) for pool in pools]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from simcluster import arguments
+from simcluster.catalog import PACKAGED, Catalog
 from simcluster.config import Environment, RunConfig
 from simcluster.errors import ConfigError, nearest
-from simcluster.quality import Quality
+from simcluster.quality import CommonQuality
 from simcluster.strategies.base import Strategy
 from simcluster.workload import WorkloadSettings
 
@@ -35,8 +36,10 @@ class Scenario:
         Seeds, window, resolution.
     document : mapping
         The scenario file with all defaults filled in.
-    quality : Quality or None
+    quality : CommonQuality or None
         How good answers are by the router's score, for strategies of several models.
+    catalog : Catalog
+        The entries that the scenario could name; those that it does name stand above.
     """
 
     environment: Environment
@@ -45,7 +48,8 @@ class Scenario:
     strategies: tuple[Strategy, ...]
     run: RunConfig
     document: Mapping[str, Any]
-    quality: Quality | None = None
+    quality: CommonQuality | None = None
+    catalog: Catalog = PACKAGED
 
     def strategy(self, name: str | None = None) -> Strategy:
         """Return the strategy called `name`, the first by default.

@@ -14,14 +14,15 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, TypeVar, Union
 
 from pydantic import Field, TypeAdapter
 
-from simcluster import arguments, catalog
-from simcluster.catalog import config_json
+from simcluster import arguments
+from simcluster.catalog import Catalog, config_json, default_price
 from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
 from simcluster.errors import ConfigError, DataError, nearest
+from simcluster.quality import CommonQuality
 from simcluster.scenario import Scenario
 from simcluster.scenario_tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
 from simcluster.specs import EngineProfile, LinkSpec
@@ -31,6 +32,8 @@ from simcluster.workload import WorkloadSettings
 
 Document = dict[str, Any]
 """Tables and values as ``tomllib`` gives them."""
+
+T = TypeVar("T")
 
 _BYTES = {"bf16": 2.0, "fp8": 1.0}
 _DEFAULT_GPUS_PER_NODE = 8
@@ -92,10 +95,9 @@ def resolve(
     overrides: Mapping[str, object] | None = None,
     *,
     folder: Path | None = None,
+    catalog: Catalog | None = None,
 ) -> Scenario:
     """Return the scenario that a parsed `document` describes.
-
-    Its catalogue files are added to the catalogue of this process.
 
     Parameters
     ----------
@@ -105,6 +107,9 @@ def resolve(
         As in `load`.
     folder : Path, optional
         Relative paths in the document start here; default: the working directory.
+    catalog : Catalog, optional
+        The entries that the document can name (`Scenario.catalog`); default: the packaged ones and
+        those of the document's catalogue files, which are read.
 
     Returns
     -------
@@ -115,6 +120,8 @@ def resolve(
     ------
     ConfigError
         As in `load`.
+    DataError
+        If a catalogue file cannot be read.
     """
     arguments.mapping("document", document, "Give the tables of a scenario file.")
     if overrides is not None:
@@ -130,36 +137,25 @@ def resolve(
     file = validated(adapter(), tables)
     file = dataclasses.replace(file, workload=_workload(file.workload, folder))
     if file.quality is not None:
-        quality: Any = file.quality.with_base((folder or Path()).absolute())
-        file = dataclasses.replace(file, quality=quality)
+        based: Any = file.quality.with_base((folder or Path()).absolute())
+        file = dataclasses.replace(file, quality=based)
     _check_lists(file)
     file = dataclasses.replace(file, slo=_slo(file))
-    for name in file.catalog:
-        catalog.add_file(name)
-    engine = _engine(file.engine)
-    environment = Environment(
-        model=_model(file.model, file.engine),
-        cluster=_cluster(file.cluster),
-        engine=engine,
-        slo=file.slo,
-        extra_models=tuple(
-            _model(table, file.engine, f"extra_model[{i}].name")
-            for i, table in enumerate(file.extra_model)
-        ),
-        extra_clusters=tuple(
-            _cluster(table, f"extra_cluster[{i}]") for i, table in enumerate(file.extra_cluster)
-        ),
-    )
-    environment = _with_common_context(environment, file.engine)
-    file = dataclasses.replace(file, strategy=_routed(file, environment))
+    if catalog is None:
+        catalog = functools.reduce(Catalog.with_file, dict.fromkeys(file.catalog), Catalog())
+    environment = _with_common_context(_environment(file, catalog), file.engine)
+    settings: Any = file.quality
+    quality = None if settings is None else settings.with_entries(catalog)
+    file = dataclasses.replace(file, strategy=_routed(file, environment, quality, catalog))
     return Scenario(
         environment=environment,
-        workload=file.workload,
+        workload=file.workload.with_entries(catalog),
         rates_rps=file.sweep.rates_rps or _own_rate(file),
         strategies=file.strategy,
         run=file.run,
         document=_filled_in(file, environment),
-        quality=file.quality,
+        quality=quality,
+        catalog=catalog,
     )
 
 
@@ -337,11 +333,35 @@ def _own_rate(file: ScenarioTables) -> tuple[float, ...]:
 # The catalogue ----------------------------------------------------------------------------------
 
 
-def _model(table: ModelTable, engine: EngineTable, key: str = "model.name") -> ModelConfig:
+def _environment(file: ScenarioTables, catalog: Catalog) -> Environment:
+    models = [
+        _model(table, file.engine, key, catalog)
+        for key, table in _numbered("model", file.model, file.extra_model)
+    ]
+    clusters = [
+        _cluster(table, key, catalog)
+        for key, table in _numbered("cluster", file.cluster, file.extra_cluster)
+    ]
+    return Environment(
+        model=models[0],
+        cluster=clusters[0],
+        engine=_engine(file.engine, catalog),
+        slo=file.slo,
+        extra_models=tuple(models[1:]),
+        extra_clusters=tuple(clusters[1:]),
+    )
+
+
+def _numbered(name: str, first: T, extra: tuple[T, ...]) -> list[tuple[str, T]]:
+    """Return tables with the names that error lines call them by."""
+    return [(name, first), *((f"extra_{name}[{i}]", table) for i, table in enumerate(extra))]
+
+
+def _model(table: ModelTable, engine: EngineTable, where: str, catalog: Catalog) -> ModelConfig:
     if _is_file(table.name):
         spec = config_json.model(table.name)
     else:
-        spec = catalog.model(table.name, key=key)
+        spec = catalog.model(table.name, key=f"{where}.name")
     longest = engine.max_model_len or spec.max_position
     if longest > spec.max_position:
         raise ConfigError(
@@ -358,7 +378,7 @@ def _model(table: ModelTable, engine: EngineTable, key: str = "model.name") -> M
     )
 
 
-def _cluster(table: ClusterTable, where: str = "cluster") -> ClusterConfig:
+def _cluster(table: ClusterTable, where: str, catalog: Catalog) -> ClusterConfig:
     shape = catalog.node(table.node, key=f"{where}.node") if table.node else None
     name = table.gpu or (shape.gpu if shape else None)
     if name is None:
@@ -373,7 +393,7 @@ def _cluster(table: ClusterTable, where: str = "cluster") -> ClusterConfig:
             rule = "is given without a price"
             remedy = f"Add {where}.price_per_gpu_hour or leave the currency out."
             raise ConfigError(f"{where}.currency", table.currency, rule, remedy)
-        if known := catalog.default_price(gpu):
+        if known := default_price(gpu):
             price, currency = known.per_gpu_hour, known.currency
     if table.oversubscription > 1 and table.nodes_per_switch is None:
         raise ConfigError(
@@ -387,8 +407,10 @@ def _cluster(table: ClusterTable, where: str = "cluster") -> ClusterConfig:
         num_nodes=table.nodes,
         gpus_per_node=table.gpus_per_node
         or (shape.gpus_per_node if shape else _DEFAULT_GPUS_PER_NODE),
-        fabric=_link(fabric, f"{where}.fabric", "fabric"),
-        network=None if network == _NO_NETWORK else _link(network, f"{where}.network", "network"),
+        fabric=_link(fabric, f"{where}.fabric", "fabric", catalog),
+        network=None
+        if network == _NO_NETWORK
+        else _link(network, f"{where}.network", "network", catalog),
         num_nics=table.nics or (shape.num_nics if shape else 1),
         pcie=catalog.link(gpu.pcie, key=f"{where}.gpu"),
         price_per_gpu_hour=price,
@@ -422,7 +444,9 @@ def _with_common_context(environment: Environment, engine: EngineTable) -> Envir
     return dataclasses.replace(environment, model=models[0], extra_models=tuple(models[1:]))
 
 
-def _routed(file: ScenarioTables, environment: Environment) -> tuple[Any, ...]:
+def _routed(
+    file: ScenarioTables, environment: Environment, quality: CommonQuality | None, catalog: Catalog
+) -> tuple[Any, ...]:
     """Return the strategies, those of several models with the catalogue's full names.
 
     Raises
@@ -442,7 +466,7 @@ def _routed(file: ScenarioTables, environment: Environment) -> tuple[Any, ...]:
                 dataclasses.replace(
                     pool,
                     model=models.get(pool.model, pool.model),
-                    gpu=_full_gpu(pool.gpu, f"strategy.{strategy.name}.pool[{i}].gpu"),
+                    gpu=catalog.gpu(pool.gpu, f"strategy.{strategy.name}.pool[{i}].gpu").name,
                 )
                 for i, pool in enumerate(strategy.pool)
             )
@@ -457,8 +481,8 @@ def _routed(file: ScenarioTables, environment: Environment) -> tuple[Any, ...]:
                     )
             strategy = dataclasses.replace(strategy, pool=pools, models=names)
             strategy.cuts()
-            if file.quality is not None:
-                known = file.quality.curve().num_models
+            if quality is not None:
+                known = quality.curve().num_models
                 if known != len(names):
                     raise ConfigError(
                         f"strategy.{strategy.name}.models",
@@ -471,11 +495,7 @@ def _routed(file: ScenarioTables, environment: Environment) -> tuple[Any, ...]:
     return tuple(strategies)
 
 
-def _full_gpu(name: str, key: str) -> str:
-    return catalog.gpu(name, key=key).name
-
-
-def _link(name: str, key: str, kind: str) -> LinkSpec:
+def _link(name: str, key: str, kind: str, catalog: Catalog) -> LinkSpec:
     link = catalog.link(name, key=key)
     if link.kind != kind:
         where = {"fabric": "inside a node", "network": "between nodes"}
@@ -484,7 +504,7 @@ def _link(name: str, key: str, kind: str) -> LinkSpec:
     return link
 
 
-def _engine(table: EngineTable) -> EngineProfile:
+def _engine(table: EngineTable, catalog: Catalog) -> EngineProfile:
     profile = catalog.engine(table.profile, key="engine.profile")
     return dataclasses.replace(profile, **_overridden(table))
 

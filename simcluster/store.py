@@ -46,6 +46,8 @@ from simcluster.errors import DataError, nearest
 from simcluster.goodput import goodput_table
 from simcluster.metrics import SweepRow
 from simcluster.output import put_in_place, refuse_strangers, unwritable
+from simcluster.scenario import Scenario
+from simcluster.scenario_file import resolve
 from simcluster.schema import Columns, frame, schema_of, table
 from simcluster.simulate import FRAMES
 from simcluster.toml_writer import to_toml
@@ -226,7 +228,7 @@ class Unfinished:
 @contextlib.contextmanager
 def writing(
     out: str | Path,
-    document: Mapping[str, Any],
+    scenario: Scenario,
     cells: Sequence[Cell],
     fmt: Format = "parquet",
     *,
@@ -242,8 +244,8 @@ def writing(
     out : str or Path
         The folder. If it holds results, these must be runs of the same comparison, or of an
         earlier state of it.
-    document : mapping
-        The scenario with all defaults filled in.
+    scenario : Scenario
+        What is simulated.
     cells : sequence of Cell
         The runs. The frames of a single one lie at the top of the folder.
     fmt : str
@@ -267,13 +269,13 @@ def writing(
     arguments.one_of("fmt", fmt, FORMATS, "a format of frames")
     _refuse_strangers(out)
     partial = out.with_name(f".{out.name}.partial")
-    labels, names = _labels(document, cells)
-    text = to_toml(document)
+    labels, names = _labels(scenario, cells)
+    text = to_toml(scenario.document)
     meta = {
         "simcluster": __version__,
         "format": fmt,
         "seeds": sorted({c.seed for c in cells}),
-        "inputs": inputs(document),
+        "inputs": inputs(scenario.document),
         "cells": list(names.values()),
     }
     done = False
@@ -300,12 +302,11 @@ def writing(
 
 
 def _labels(
-    document: Mapping[str, Any], cells: Sequence[Cell]
+    scenario: Scenario, cells: Sequence[Cell]
 ) -> tuple[dict[Cell, tuple[str, str, str]], dict[Cell, str]]:
     """Return name, identity and maker of each cell, and its path in the folder."""
-    kinds = {s["name"]: str(s["kind"]) for s in document["strategy"]}
     labels = {
-        cell: (name, identity(document, cell), made_by(kinds[cell.strategy]))
+        cell: (name, identity(scenario, cell), made_by(scenario.strategy(cell.strategy).kind))
         for cell, name in cell_names(cells).items()
     }
     if len(cells) == 1:
@@ -405,10 +406,25 @@ class Comparison:
     document: dict[str, Any]
     rows: Sequence[SweepRow]
     _cells: Mapping[Cell, Path | Mapping[str, Columns]]
+    _scenario: Scenario | None = None
 
     def __repr__(self) -> str:
         names = dict.fromkeys(str(row["strategy"]) for row in self.rows)
         return f"Comparison({len(self.rows)} runs of {', '.join(names)})"
+
+    @cached_property
+    def scenario(self) -> Scenario:
+        """The scenario of the runs.
+
+        Results that were read from a folder have that of the document, with the entries that its
+        catalogue files hold now.
+
+        Raises
+        ------
+        ConfigError, DataError
+            If the document names what is no longer there.
+        """
+        return self._scenario or resolve(self.document)
 
     @cached_property
     def sweep(self) -> pd.DataFrame:
@@ -526,7 +542,7 @@ def save(
         If `out` cannot be written or holds something else.
     """
     cells, rows = comparison.cells(), comparison.rows
-    with writing(out, comparison.document, cells, fmt, replace=replace) as folder:
+    with writing(out, comparison.scenario, cells, fmt, replace=replace) as folder:
         for cell, row in zip(cells, rows, strict=True):
             folder.write(cell, comparison.frames(cell), row)
         folder.write_sweep(rows)

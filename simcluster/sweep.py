@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from simcluster import arguments, catalog
+from simcluster import arguments
 from simcluster.cell_store import Cell
 from simcluster.errors import ConfigError
 from simcluster.executor import outcomes
@@ -134,9 +135,7 @@ def compare(
     todo = cells(scenario)
     with contextlib.ExitStack() as stack:
         folder = (
-            stack.enter_context(writing(out, scenario.document, todo, fmt, replace=replace))
-            if out
-            else None
+            stack.enter_context(writing(out, scenario, todo, fmt, replace=replace)) if out else None
         )
         rows: dict[Cell, SweepRow] = {}
         frames: dict[Cell, Mapping[str, Columns]] = {}
@@ -153,15 +152,15 @@ def compare(
         if folder:
             folder.write_sweep(in_order)
     if out:
-        return read(out)
+        return dataclasses.replace(read(out), _scenario=scenario)
     kept = dict(zip(cells_of(in_order), (frames[cell] for cell in todo), strict=True))
-    return Comparison(dict(scenario.document), in_order, kept)
+    return Comparison(dict(scenario.document), in_order, kept, scenario)
 
 
 def run(scenario: Scenario, cell: Cell) -> Comparison:
     """Run one cell; the result is a comparison of one."""
     _, row, columns = _run(scenario, cell, None)
-    return Comparison(dict(scenario.document), [row], {cells_of([row])[0]: columns})
+    return Comparison(dict(scenario.document), [row], {cells_of([row])[0]: columns}, scenario)
 
 
 def check(scenario: Scenario) -> None:
@@ -251,8 +250,6 @@ def _run_all(
 
 def _run(scenario: Scenario, cell: Cell, folder: Unfinished | None) -> _Outcome:
     """Run one cell; its frames go into `folder` if there is one, else back to the caller."""
-    for name in scenario.document.get("catalog", ()):  # this process may not be the reader's
-        catalog.add_file(name)
     if scenario.run.resolution == "kernel":
         _refuse_too_many_kernels(scenario, cell)
     result = simulate(scenario, strategy=cell.strategy, rate_rps=cell.rate_rps, seed=cell.seed)

@@ -13,7 +13,7 @@ All functions take the frames of a run as columns, those of a result in hand or 
 
     comparison = simcluster.read("results/quickstart")
     frames = comparison.frames(comparison.cells()[0])
-    log = steps(frames, simcluster.scenario_file.resolve(comparison.document).environment)
+    log = steps(frames, comparison.scenario.environment)
 """
 
 from __future__ import annotations

@@ -168,7 +168,8 @@ def replayed(trace: pd.DataFrame, num_requests: int) -> tuple[FloatArray, IntArr
 
 
 @lru_cache(maxsize=32)
-def _table(path: Path) -> pd.DataFrame:
+def _table(path: Path, written_ns: int) -> pd.DataFrame:
+    """Return the CSV file at `path` as it was written at `written_ns`."""
     import pandas as pd
 
     try:
@@ -189,7 +190,7 @@ def table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """
     if not path.is_file():
         raise FileNotFoundError(path)
-    frame = _table(path)
+    frame = _table(path, path.stat().st_mtime_ns)
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise DataError(f"{path}: column {', '.join(missing)} is missing")

@@ -15,7 +15,6 @@ from simcluster.calibration.fit import LEAST_ROWS, fit, fit_link, held_out
 from simcluster.calibration.readers import KERNELS, LINKS, plain_csv, splitwise_perf
 from simcluster.calibration.report import error_lines, from_memory, kernels_row, rounded, timed
 from simcluster.calibration.samples import Samples, joined
-from simcluster.catalog import store
 from simcluster.errors import DataError, nearest
 from simcluster.specs import GPUSpec, KernelConstants
 from simcluster.toml_writer import to_toml
@@ -175,7 +174,8 @@ def calibrated(
             {
                 "name": gpu.name,
                 "like": gpu.name,
-                "aliases": list(_aliases(gpu.name)),
+                # An entry in its place must repeat the short forms.
+                "aliases": catalog.PACKAGED.table("gpu").rows[gpu.name].get("aliases", []),
                 "kernels": name,
                 "older_kernels": [],
                 "source": gpu.source,
@@ -271,13 +271,6 @@ def _fitted(
         source += f". Taken over: {', '.join(same)} ({start.source})"
     found = replace(constants, accuracy="measured", generation="", source=source)
     return found, errors, note
-
-
-def _aliases(name: str) -> Sequence[str]:
-    """Return the short forms of a GPU's name, which an entry in its place must repeat."""
-    found = store.entries("gpu").rows[name].get("aliases", ())
-    assert isinstance(found, list | tuple)
-    return found
 
 
 def _values(constants: KernelConstants) -> KernelConstants:

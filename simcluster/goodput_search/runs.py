@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simcluster import catalog
+from simcluster.cell_store import digest_of
 from simcluster.errors import ConfigError, DataError
 from simcluster.executor import outcomes
 from simcluster.goodput_search import arguments
@@ -402,7 +402,10 @@ def _drift(met: npt.NDArray[np.bool_], all_: npt.NDArray[np.bool_], late: Any) -
 
 
 @functools.lru_cache(maxsize=16)
-def _mean_lengths(settings: WorkloadSettings, max_model_len: int) -> tuple[float, float]:
+def _mean_lengths(
+    settings: WorkloadSettings, max_model_len: int, contents: str
+) -> tuple[float, float]:
+    """Return the means of `settings`, for as long as its files have the same `contents`."""
     lengths = settings.length_distribution
     assert lengths is not None, "endless arrivals have a length distribution"
     drawn = lengths.draw(_MANY, stream(0, "mean lengths"))
@@ -415,13 +418,12 @@ def mean_lengths(scenario: Scenario) -> tuple[float, float]:
 
     From half a million draws: to 0.3 % where the standard deviation is twice the mean.
     """
-    return _mean_lengths(scenario.workload, scenario.environment.model.max_model_len)
+    longest = scenario.environment.model.max_model_len
+    return _mean_lengths(scenario.workload, longest, digest_of(scenario.workload))
 
 
 def simulate_cell(scenario: Scenario, cell: Cell) -> Outcome:
     """Simulate one run of a search: that of `simulate` with as many requests."""
-    for name in scenario.document.get("catalog", ()):  # this process may not be the reader's
-        catalog.add_file(name)
     settings = dataclasses.replace(
         scenario.workload, num_requests=cell.num_requests, duration_s=None
     )

@@ -65,10 +65,9 @@ def scope_of(scenario: Scenario, strategy: str) -> str:
 
     As `cell_store.identity`: prices and the wanted attainment are not in it.
     """
-    document = dict(scenario.document)
-    length = ("num_requests", "duration_s")
-    document["workload"] = {k: v for k, v in document["workload"].items() if k not in length}
-    return cell_store.identity(document, cell_store.Cell(strategy, 0.0, 0))
+    workload = dataclasses.replace(scenario.workload, num_requests=None, duration_s=None)
+    scenario = dataclasses.replace(scenario, workload=workload)
+    return cell_store.identity(scenario, cell_store.Cell(strategy, 0.0, 0))
 
 
 def identity(scope: str, cell: Cell) -> str:

@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 
-from simcluster import catalog
 from simcluster.metrics import attainments, mean_gpus, request_metrics, window
 from simcluster.scenario import Scenario
 from simcluster.simulate import Result, run
@@ -116,8 +115,7 @@ class Crossing:
 
 def only(scenario: Scenario, name: str) -> Scenario:
     """Return `scenario` with one strategy: what a worker needs."""
-    document = {"catalog": scenario.document.get("catalog", [])}
-    return replace(scenario, strategies=(scenario.strategy(name),), document=document)
+    return replace(scenario, strategies=(scenario.strategy(name),), document={})
 
 
 def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> Probe:
@@ -212,8 +210,6 @@ def cross(
     On one draw the attainment is a function of the rate, nearly monotone. Its log odds are taken
     as straight in the logarithm of the rate, between the closest two rates around the target.
     """
-    for name in scenario.document.get("catalog", ()):  # this process may not be the reader's
-        catalog.add_file(name)
     target = _log_odds(scenario.environment.slo.attainment, num_requests)
     probes: list[Probe] = []
     low: Probe | None = None

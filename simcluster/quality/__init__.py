@@ -5,6 +5,6 @@ Add a kind: a settings class with a ``curve`` in `simcluster.quality.settings` a
 """
 
 from simcluster.quality.curve import QualityCurve, chosen_models, thresholds
-from simcluster.quality.settings import Quality
+from simcluster.quality.settings import CommonQuality, Quality
 
-__all__ = ["Quality", "QualityCurve", "chosen_models", "thresholds"]
+__all__ = ["CommonQuality", "Quality", "QualityCurve", "chosen_models", "thresholds"]

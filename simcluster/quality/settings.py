@@ -14,12 +14,13 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from simcluster import catalog
+from simcluster.catalog import PACKAGED, Catalog
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError, DataError
 from simcluster.quality import curve
 from simcluster.quality.curve import QualityCurve
 from simcluster.rng import stream
+from simcluster.specs import QualityCounts
 from simcluster.units import FloatArray, IntArray
 
 COLUMNS = ("score", "weak_correct", "strong_correct")
@@ -50,6 +51,10 @@ class CommonQuality(ABC):
         """Return the same with paths that start at `folder`."""
         return self
 
+    def with_entries(self, catalog: Catalog) -> CommonQuality:
+        """Return the same with the counts of `catalog` in the place of their name."""
+        return self
+
     def draw(self, prompt_len: IntArray, output_len: IntArray, seed: int) -> FloatArray:
         """Return the difficulty scores of the requests of a run, from the stream ``"scores"``.
 
@@ -77,6 +82,9 @@ class CommonQuality(ABC):
         return curve.normal_cdf(rho * length + math.sqrt(1 - rho**2) * noise)
 
 
+Router = Literal["noisy", "oracle", "random"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredQuality(CommonQuality):
     """Counts of who answered right, of a weak and a strong model, and a router."""
@@ -87,7 +95,7 @@ class MeasuredQuality(CommonQuality):
         Field(min_length=1, description="Counts of the catalogue, such as gsm8k-routellm."),
     ]
     router: Annotated[
-        Literal["noisy", "oracle", "random"],
+        Router,
         Field(
             description="noisy: sees who gains under Gaussian noise; oracle: knows who gains; "
             "random: knows nothing."
@@ -104,8 +112,38 @@ class MeasuredQuality(CommonQuality):
     ] = None
 
     def curve(self) -> QualityCurve:
+        """Return expected quality against the score, of the packaged counts of this name."""
+        return self.with_entries(PACKAGED).curve()
+
+    def with_entries(self, catalog: Catalog) -> CountedQuality:
+        """Return the quality of the counts themselves."""
+        return CountedQuality(
+            length_correlation=self.length_correlation,
+            measured=catalog.quality(self.benchmark),
+            router=self.router,
+            separation=self.separation,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedQuality(CommonQuality):
+    """What `MeasuredQuality` is in a scenario: the counts in the place of their name.
+
+    Attributes
+    ----------
+    measured : QualityCounts
+        Who answered right, and the operating point of a published router.
+    router, separation
+        As in `MeasuredQuality`.
+    """
+
+    measured: QualityCounts
+    router: Router
+    separation: float | None
+
+    def curve(self) -> QualityCurve:
         """Return expected quality against the score."""
-        measured = catalog.quality(self.benchmark)
+        measured = self.measured
         counts = measured.counts
         if self.router == "oracle":
             return curve.oracle(*counts)

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from simcluster import catalog
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError
+from simcluster.specs import LengthTable
 from simcluster.units import FloatArray, IntArray
 from simcluster.workload.base import MAX_TOKENS
 
@@ -175,7 +176,7 @@ class QuantileLengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableLengths:
-    """A measured table of the catalogue; outputs depend on prompts as far as it knows."""
+    """The name of a table of the catalogue; in a scenario `MeasuredLengths` takes its place."""
 
     __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
 
@@ -183,16 +184,34 @@ class TableLengths:
     name: Annotated[str, Field(min_length=1, description="Length table of the catalogue.")]
 
     def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """Return prompt and output lengths (tokens).
-
-        A request's place among the prompts says from which slice its output is drawn.
+        """Return prompt and output lengths (tokens) of the packaged table of this name.
 
         Raises
         ------
         ConfigError
-            If the catalogue has no table of this name.
+            If the package has no table of this name.
         """
-        table = catalog.lengths(self.name, key="workload.lengths")
+        return MeasuredLengths(catalog.lengths(self.name)).draw(num_requests, rng)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredLengths:
+    """Lengths drawn from a table; outputs depend on prompts as far as the table knows.
+
+    Attributes
+    ----------
+    table : LengthTable
+        The quantiles.
+    """
+
+    table: LengthTable
+
+    def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Return prompt and output lengths (tokens).
+
+        The place of a request among the prompts selects the slice that its output is drawn from.
+        """
+        table = self.table
         levels = np.array(table.levels)
         shares = rng.random((num_requests, 2))
         prompt = Quantiles(levels, np.array(table.prompt)).at(shares[:, 0])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Type
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
+from simcluster.catalog import Catalog
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError, nearest
 from simcluster.workload.base import (
@@ -24,6 +25,7 @@ from simcluster.workload.closed_loop import ClosedLoopArrivals
 from simcluster.workload.lengths import (
     FixedLengths,
     LognormalLengths,
+    MeasuredLengths,
     QuantileLengths,
     TableLengths,
 )
@@ -283,9 +285,32 @@ class WorkloadSettings:
             and tuple(replace(c, lengths=_moved(c.lengths, folder)) for c in self.classes),
         )
 
+    def with_entries(self, catalog: Catalog) -> WorkloadSettings:
+        """Return these settings with the length tables of `catalog` in the place of their names.
+
+        Raises
+        ------
+        ConfigError
+            If the catalogue has no table of a name.
+        """
+        classes = self.classes and tuple(
+            replace(c, lengths=_entry(c.lengths, catalog, f"workload.classes[{i}].lengths"))
+            for i, c in enumerate(self.classes)
+        )
+        lengths = _entry(self.lengths, catalog, "workload.lengths")
+        return replace(self, lengths=lengths, classes=classes)
+
 
 def _distribution(lengths: LengthSettings | None) -> LengthDistribution | None:
     return TableLengths(name=lengths) if isinstance(lengths, str) else lengths
+
+
+def _entry(lengths: LengthSettings | None, catalog: Catalog, key: str) -> LengthSettings | None:
+    """Return `lengths`, the table itself where they are the name of one."""
+    named = _distribution(lengths)
+    if isinstance(named, TableLengths):
+        return MeasuredLengths(catalog.lengths(named.name, key=key))
+    return lengths
 
 
 def _joined(folder: Path, path: str) -> str:

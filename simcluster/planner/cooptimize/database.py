@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -15,8 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simcluster import catalog
-from simcluster.cell_store import program
+from simcluster.cell_store import digest_of, program, without_prices
 from simcluster.config import ClusterConfig, Environment, RunConfig
 from simcluster.errors import ConfigError
 from simcluster.metrics import in_window
@@ -232,13 +230,12 @@ def build_database(
             found[unit] = entry
     # Small units serve most requests and take longest.
     left.sort(key=lambda unit: unit.num_gpus)
-    files = scenario.document.get("catalog", ())
-    calls = (joblib.delayed(_measured)(scenario, table, unit, cache, files) for unit in left)
+    calls = (joblib.delayed(_measured)(scenario, table, unit, cache) for unit in left)
     parallel = joblib.Parallel(n_jobs=jobs or -1, return_as="generator_unordered")
     outcomes = (
         parallel(calls)
         if len(left) > 1 and jobs != 1
-        else (_measured(scenario, table, unit, cache, files) for unit in left)
+        else (_measured(scenario, table, unit, cache) for unit in left)
     )
     for entry in outcomes:
         found[entry.unit] = entry
@@ -247,15 +244,7 @@ def build_database(
     return {unit: found[unit] for unit in units}
 
 
-def _measured(
-    scenario: Scenario,
-    table: CooptimizeTable,
-    unit: Unit,
-    cache: Path | None,
-    files: Sequence[str],
-) -> Entry:
-    for name in files:  # this process may not be the reader's
-        catalog.add_file(name)
+def _measured(scenario: Scenario, table: CooptimizeTable, unit: Unit, cache: Path | None) -> Entry:
     entry = _simulated(scenario, table, unit)
     if cache is not None:
         _write(_file(cache, scenario, table, unit), entry)
@@ -370,24 +359,10 @@ def default_cache() -> Path:
     return Path(base) / "simcluster"
 
 
-def digest_of(parts: Any) -> str:
-    """Return a digest of plain values and settings."""
-    text = json.dumps(parts, sort_keys=True, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return str(value)
-
-
 def _file(cache: Path, scenario: Scenario, table: CooptimizeTable, unit: Unit) -> Path:
-    part = scenario.environment.part(unit.model, unit.gpu)
-    cluster = dataclasses.replace(part.cluster, price_per_gpu_hour=None)
     parts = [
         program(),
-        dataclasses.replace(part, cluster=cluster),
+        without_prices(scenario.environment.part(unit.model, unit.gpu)),
         unit,
         scenario.workload,
         scenario.run.warmup_s,
@@ -395,7 +370,7 @@ def _file(cache: Path, scenario: Scenario, table: CooptimizeTable, unit: Unit) -
         table.loads,
         table.seeds[0],
     ]
-    return cache / "units" / f"{digest_of(parts)}.json"
+    return cache / "units" / f"{digest_of(parts)[:32]}.json"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,10 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from simcluster import catalog
-from simcluster.cell_store import program
+from simcluster.cell_store import Cell, digest_of, identity, program
 from simcluster.errors import ConfigError
-from simcluster.planner.cooptimize.database import Database, digest_of, write_json
+from simcluster.planner.cooptimize.database import Database, write_json
 from simcluster.planner.cooptimize.fleets import LATENCY_GRID, Fleet, Stock, tail_shares
 from simcluster.planner.cooptimize.settings import CooptimizeTable
 from simcluster.quality import QualityCurve
@@ -211,19 +210,17 @@ class Judge:
         ConfigError
             If the instances cannot be placed on the nodes.
         """
-        document = self.document(plan)
+        scenario = resolve(self.document(plan), catalog=self.scenario.catalog)
         path = None
         if cache is not None:
-            parts = [program(), document, seed, self.metric, self.table.percentile]
-            path = cache / "plans" / f"{digest_of(parts)}.json"
+            run = identity(scenario, Cell(NAME, self.rate_rps, seed))
+            parts = [program(), run, self.metric, self.table.percentile]
+            path = cache / "plans" / f"{digest_of(parts)[:32]}.json"
             try:
                 kept = json.loads(path.read_text(encoding="utf-8"))
                 return float(kept["latency_s"]), float(kept["quality"])
             except (OSError, ValueError, KeyError):
                 pass
-        for name in document.get("catalog", ()):
-            catalog.add_file(name)
-        scenario = resolve(document)
         requests = simulate(scenario, rate_rps=self.rate_rps, seed=seed).columns["requests"]
         inside = requests["arrival_s"] >= scenario.run.warmup_s
         last = requests["arrival_s"].max() - scenario.run.cooldown_s
