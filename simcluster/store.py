@@ -407,6 +407,7 @@ class Comparison:
     rows: Sequence[SweepRow]
     _cells: Mapping[Cell, Path | Mapping[str, Columns]]
     _scenario: Scenario | None = None
+    _inputs: Mapping[str, str] | None = None
 
     def __repr__(self) -> str:
         names = dict.fromkeys(str(row["strategy"]) for row in self.rows)
@@ -416,15 +417,26 @@ class Comparison:
     def scenario(self) -> Scenario:
         """The scenario of the runs.
 
-        Results that were read from a folder have that of the document, with the entries that its
-        catalogue files hold now.
+        For results read from a folder it is made again from the document. A warning is logged for
+        each file of machines or models that has changed since the runs.
 
         Raises
         ------
         ConfigError, DataError
             If the document names what is no longer there.
         """
-        return self._scenario or resolve(self.document)
+        if self._scenario is not None:
+            return self._scenario
+        scenario = resolve(self.document)
+        now = inputs({key: self.document.get(key) for key in ("catalog", "model", "extra_model")})
+        for path, digest in now.items():
+            if (self._inputs or {}).get(path, digest) != digest:
+                _log.warning(
+                    "%s has changed since these runs: what is computed from it now, such as step "
+                    "times, need not be theirs",
+                    path,
+                )
+        return scenario
 
     @cached_property
     def sweep(self) -> pd.DataFrame:
@@ -566,9 +578,8 @@ def read(folder: str | Path) -> Comparison:
             f"{folder}: is not a result folder. Give one that `simcluster compare -o` wrote."
         ) from None
     rows = rows_of(read_frame("sweep", folder))
-    return Comparison(
-        document, rows, dict(zip(cells_of(rows), map(folder.joinpath, names), strict=True))
-    )
+    cells = dict(zip(cells_of(rows), map(folder.joinpath, names), strict=True))
+    return Comparison(document, rows, cells, _inputs=meta.get("inputs"))
 
 
 def cells_of(rows: Sequence[SweepRow]) -> list[Cell]:

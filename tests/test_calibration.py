@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from simcluster.calibration.law import layer_sums
 from simcluster.calibration.readers import KERNELS, plain_csv, vidur
 from simcluster.calibration.report import kernels_row, rounded
 from simcluster.calibration.samples import NEEDS, Samples
+from simcluster.catalog import Catalog
 from simcluster.cli import main
 from simcluster.config import ModelConfig
 from simcluster.errors import DataError, InvariantError
@@ -48,12 +48,6 @@ def measured(name: str) -> Path:
     if not (DATA / name).is_dir():
         pytest.skip(f"measured set {name} is not here (SIMCLUSTER_DATA)")
     return DATA / name
-
-
-@pytest.fixture(autouse=True)
-def _no_added_files() -> Iterator[None]:
-    yield
-    catalog.clear_added()
 
 
 def finer() -> KernelConstants:
@@ -581,11 +575,11 @@ def test_the_command_writes_a_catalogue_file(tmp_path: Path) -> None:
     assert {row["operator"] for row in report["errors"]} >= {"gemm", "norm", "attention_decode"}
     assert all(row["held_out"] is not None for row in report["errors"])
     assert any("data sheet" in note for note in report["notes"])  # H200 had no measured constants
-    catalog.add_file(out)
-    part = catalog.gpu("H200")
+    mine = Catalog().with_file(out)
+    part = mine.gpu("H200")
     assert part.constants.accuracy == "measured"
     assert part.memory_bandwidth == 4800e9
-    assert catalog.link("nvlink4 (measured)").allreduce_terms[0].tp_size == 4
+    assert mine.link("nvlink4 (measured)").allreduce_terms[0].tp_size == 4
     text = CliRunner().invoke(main, arguments[:-1]).stdout
     assert "held out" in text
 
@@ -785,12 +779,12 @@ def test_host_times_and_collectives_are_read(name: str, tmp_path: Path) -> None:
     arguments = ["calibrate", str(DATA / name), "--gpu", "A100", "-o", str(out)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    catalog.add_file(out)
+    mine = Catalog().with_file(out)
     if name == "vidur_network":
-        sizes = [t.tp_size for t in catalog.link("nvlink3 (measured)").allreduce_terms]
+        sizes = [t.tp_size for t in mine.link("nvlink3 (measured)").allreduce_terms]
         assert sizes == [2, 4, 8]
     else:
-        assert catalog.engine("vllm-0.19 (measured)").host_before_s >= 0.0
+        assert mine.engine("vllm-0.19 (measured)").host_before_s >= 0.0
 
 
 # --- small parts ------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterator
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from scipy.stats import truncnorm
 
 from simcluster import catalog
-from simcluster.catalog import derive, store, tables
+from simcluster.catalog import Catalog, derive, store, tables
 from simcluster.errors import ConfigError, DataError
 from simcluster.specs import ModelSpec, Price
 
@@ -53,12 +54,6 @@ def texts(row: tables.Row, key: str) -> list[str]:
     value = row.get(key, [])
     assert isinstance(value, list)
     return value
-
-
-@pytest.fixture(autouse=True)
-def _no_added_files() -> Iterator[None]:
-    yield
-    catalog.clear_added()
 
 
 def count_params(m: ModelSpec) -> int:
@@ -287,8 +282,7 @@ def test_search_finds_words_in_any_order() -> None:
 def test_only_the_files_that_are_needed_are_read() -> None:
     """The length tables are most of the bytes, and few runs ask for the catalogue's."""
     store.packaged.cache_clear()
-    store.forget()
-    catalog.clear_added()
+    store.packaged_table.cache_clear()
     catalog.gpu("H100")
     catalog.link("nvlink4")
     assert store.packaged.cache_info().currsize == 4  # gpu, kernels, price, link
@@ -453,7 +447,7 @@ def write(tmp_path: Path, text: str, name: str = "mine.toml") -> Path:
 
 def test_a_users_gpu_model_and_price_are_found(tmp_path: Path) -> None:
     """What docs/catalogue.md tells users to write works."""
-    catalog.add_file(
+    mine = Catalog().with_file(
         write(
             tmp_path,
             """
@@ -492,34 +486,54 @@ def test_a_users_gpu_model_and_price_are_found(tmp_path: Path) -> None:
             """,
         )
     )
-    gpu = catalog.gpu("nvl")
+    gpu = mine.gpu("nvl")
     assert (gpu.name, gpu.memory_bytes, gpu.num_sms) == ("H100 NVL", 95830 * 2**20, 132)
     assert gpu.constants.accuracy == "data-sheet"
     price = catalog.default_price(gpu)
     assert price is not None
     assert price.per_gpu_hour == 2.5
-    tiny = catalog.model("tiny")
+    tiny = mine.model("tiny")
     assert tiny.num_params == count_params(tiny) + tiny.hidden_size  # and the last norm
     assert tiny.kv_bytes_per_token == 2 * 2 * 2 * 2 * 16
     assert tiny.num_dense_layers == 2
 
 
-def test_a_users_entry_replaces_the_packaged_one_and_clearing_brings_it_back(
+def slower_link(tmp_path: Path, efficiency: float) -> Path:
+    """Write a file whose ``pcie4`` reaches this share of its bandwidth."""
+    text = f'[[link]]\nname = "PCIe4"\nlike = "pcie4"\nefficiency = {efficiency}\nsource = "us"\n'
+    return write(tmp_path, text, f"{efficiency}.toml")
+
+
+def test_a_users_entry_replaces_the_packaged_one_in_its_own_catalogue_alone(
     tmp_path: Path,
 ) -> None:
-    """A calibration of one's own wins, until it is taken away."""
+    """A calibration of one's own wins where it is named, and nobody else sees it."""
     before = catalog.link("pcie4")
-    text = '[[link]]\nname = "pcie4"\nlike = "pcie4"\nefficiency = {}\nsource = "measured here"\n'
-    catalog.add_file(write(tmp_path, text.format(0.5)))
-    catalog.add_file(write(tmp_path, text.format(0.6)))
-    assert catalog.link("pcie4") == replace(before, efficiency=0.6, source="measured here")
-    catalog.clear_added()
-    assert catalog.link("pcie4") == before
+    half, most = (Catalog().with_file(slower_link(tmp_path, share)) for share in (0.5, 0.9))
+    assert half.link("pcie4") == replace(before, name="PCIe4", efficiency=0.5, source="us")
+    assert most.link("pcie4").efficiency == 0.9
+    assert half.link("pcie4").efficiency == 0.5
+    assert catalog.link("pcie4") == Catalog().link("pcie4") == before
+    assert len(half.names("link")) == len(catalog.names("link"))
+    # The later of two files wins, whichever it is.
+    assert half.with_file(slower_link(tmp_path, 0.9)).link("pcie4").efficiency == 0.9
+    assert most.with_file(slower_link(tmp_path, 0.5)).link("pcie4").efficiency == 0.5
+
+
+def test_a_catalogue_travels_to_other_processes_without_the_packaged_entries(
+    tmp_path: Path,
+) -> None:
+    """Every run of a comparison takes it along: 100 kB of length tables would be too much."""
+    mine = Catalog().with_file(slower_link(tmp_path, 0.5))
+    mine.lengths("sharegpt-etalon")  # what was looked up stays behind
+    sent = pickle.dumps(mine)
+    assert pickle.loads(sent) == mine
+    assert len(sent) < 2000
 
 
 def test_like_does_not_take_over_what_the_entry_contradicts(tmp_path: Path) -> None:
     """More memory is not the driver's old total, more layers are not the old parameters."""
-    catalog.add_file(
+    mine = Catalog().with_file(
         write(
             tmp_path,
             """
@@ -537,10 +551,28 @@ def test_like_does_not_take_over_what_the_entry_contradicts(tmp_path: Path) -> N
             """,
         )
     )
-    assert catalog.gpu("H100 with more").memory_bytes == 96e9
-    half, whole = catalog.model("half"), catalog.model("llama-2-7b")
+    assert mine.gpu("H100 with more").memory_bytes == 96e9
+    half, whole = mine.model("half"), catalog.model("llama-2-7b")
     assert half.num_params == pytest.approx(count_params(half), rel=1e-4)
     assert half.kv_bytes_per_token == whole.kv_bytes_per_token / 2
+
+
+NAMED = sorted(table for table, keys in tables.TABLES.items() if "like" in keys)
+
+
+@pytest.mark.parametrize("table", NAMED)
+def test_an_entry_like_another_needs_a_name_of_its_own(table: str, tmp_path: Path) -> None:
+    """Else it would take the place of the other one, and nobody asked for that."""
+    name = str(store.packaged(table)[0]["name"])
+    text = f'[[{table}]]\nlike = "{name}"\nsource = "us"\n'
+    with pytest.raises(ConfigError) as caught:
+        Catalog().with_file(write(tmp_path, text))
+    assert str(caught.value) == (
+        f"mine.toml: {table}[0].name: the key is missing. Add name: name in the catalogue."
+    )
+    named = Catalog().with_file(write(tmp_path, text + 'name = "ours"\n'))
+    assert "ours" in named.table(table).rows
+    assert name in named.table(table).rows
 
 
 GPU_TEXT = '[[gpu]]\nname = "x"\nlike = "L4"\nsource = "y"\n'
@@ -550,6 +582,10 @@ GPU_TEXT = '[[gpu]]\nname = "x"\nlike = "L4"\nsource = "y"\n'
     ("text", "words"),
     [
         ('[[gpu]]\nname = "x"\nsource = "y"', "gpu[0].vendor: the key is missing"),
+        (
+            GPU_TEXT + GPU_TEXT.replace('"x"', '"X"'),
+            "gpu[1].name = 'X': is also the name of gpu[0]. Rename one of them.",
+        ),
         (GPU_TEXT + 'memory_gb = "many"', "gpu[0].memory_gb = 'many': must be a number"),
         (GPU_TEXT + "num_sms = 1.5", "gpu[0].num_sms = 1.5: must be a whole number"),
         (GPU_TEXT + "tflops = 3", "gpu[0].tflops = 3: gpu has no such key"),
@@ -574,22 +610,20 @@ GPU_TEXT = '[[gpu]]\nname = "x"\nlike = "L4"\nsource = "y"\n'
 def test_a_users_mistake_is_one_line_that_names_the_key(
     tmp_path: Path, text: str, words: str
 ) -> None:
-    """Key, value, rule, remedy; and nothing of the file is kept."""
+    """Key, value, rule, remedy."""
     with pytest.raises(ConfigError) as caught:
-        catalog.add_file(write(tmp_path, text))
+        Catalog().with_file(write(tmp_path, text))
     assert words in str(caught.value)
     assert "mine.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError):
-        catalog.gpu("x")
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     """No traceback for a wrong path or a slip in the TOML."""
     with pytest.raises(DataError, match="cannot be read"):
-        catalog.add_file(tmp_path / "absent.toml")
+        Catalog().with_file(tmp_path / "absent.toml")
     with pytest.raises(DataError, match="is not TOML"):
-        catalog.add_file(write(tmp_path, "gpu = = 1"))
+        Catalog().with_file(write(tmp_path, "gpu = = 1"))
 
 
 # against the measured sets

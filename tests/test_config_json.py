@@ -509,7 +509,6 @@ def test_a_catalogue_file_grows_and_serves(tmp_path: Path) -> None:
     document = {"catalog": ["mine.toml"], "model": {"name": "my-qwen3-8b"}, **SCENARIO}
     scenario.write_text(to_toml(document))
     assert load(scenario).environment.model.kv_bytes_per_token == 147_456
-    catalog.clear_added()
     before = mine.read_bytes()
     again = call("catalog", "add-model", config, "-o", mine, "--name", "my-qwen3-8b")
     assert again.exit_code == 1
@@ -582,5 +581,5 @@ def test_entries_written_by_hand_are_held_to_the_same(
     row = {"name": "mine", "like": "llama-2-7b", "source": "test", **change}
     path.write_text(to_toml({"model": [row]}))
     with pytest.raises(ConfigError, match=r"mine\.toml: model\[0\]") as caught:
-        catalog.add_file(path)
+        catalog.Catalog().with_file(path)
     assert part in str(caught.value)

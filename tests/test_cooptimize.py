@@ -35,6 +35,7 @@ from simcluster.planner.cooptimize.run import (
 )
 from simcluster.planner.cooptimize.sampling import promising, sampled, spread
 from simcluster.planner.cooptimize.search import Space, exhaustive, pareto
+from simcluster.scenario import Scenario
 from simcluster.toml_writer import to_toml
 
 WEAK, STRONG, CHEAP, DEAR = "llama-3.1-8b", "llama-3.1-70b", "RTX 5090", "H100 SXM"
@@ -508,6 +509,58 @@ def test_an_interrupted_search_goes_on(
         for metric in METRICS:
             assert np.array_equal(entry.quantiles[metric], again.database[unit].quantiles[metric])
     assert not list(tmp_path.rglob("*.part"))
+
+
+def with_own(tmp_path: Path, output_len: int, **others: Any) -> Scenario:
+    """The tables with a length table of one's own, in a file that is written over each time."""
+    row = {"name": "sharegpt-etalon", "like": "sharegpt-etalon", "source": "us", "levels": [0, 1]}
+    row |= {"prompt": [150, 150], "output_by_prompt": [[output_len, output_len]]}
+    (tmp_path / "mine.toml").write_text(to_toml({"lengths": [row], **others}))
+    workload = {**TABLES["workload"], "lengths": "sharegpt-etalon"}
+    catalog = [str(tmp_path / "mine.toml")]
+    return simcluster.resolve({**TABLES, "workload": workload, "catalog": catalog})
+
+
+def test_what_is_kept_serves_the_same_entries_of_the_catalogue_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Units and plans are simulated again for an edited entry, not for one that nobody uses."""
+    unit = Unit(WEAK, CHEAP, "nodg", 1, 1)
+    plan = ranked(judge(), exhaustive(Space.of(judge())).front)[0]
+    calls: list[str] = []
+
+    def stands_in(scenario: Any, table: Any, unit: Unit) -> Entry:
+        calls.append("unit")
+        return made_up(unit, 8.0, 2.0)
+
+    def simulates(*arguments: Any, **options: Any) -> Any:
+        calls.append("plan")
+        return original(*arguments, **options)
+
+    original = judging.simulate
+    monkeypatch.setattr(offline, "_simulated", stands_in)
+    monkeypatch.setattr(judging, "simulate", simulates)
+
+    def called(scenario: Scenario) -> tuple[list[str], float]:
+        calls.clear()
+        offline.build_database(scenario, table_of(scenario), [unit], cache=tmp_path, jobs=1)
+        where = dataclasses.replace(judge(), scenario=scenario)
+        latency_s, _ = where.simulated(plan, 0, tmp_path)
+        return list(calls), latency_s
+
+    both = ["unit", "plan"]
+    first, short_s = called(with_own(tmp_path, 20))
+    assert first == both
+    price = {"gpu": CHEAP, "per_gpu_hour": 9.0, "currency": "USD", "tier": "on-demand"}
+    price |= {"provider": "us", "date": "2026-10", "source": "us"}
+    slow = {"name": "slow", "like": "nvlink3", "efficiency": 0.1, "source": "us"}
+    assert called(with_own(tmp_path, 20, price=[price], link=[slow])) == ([], short_s)
+    again, long_s = called(with_own(tmp_path, 80))
+    assert again == both
+    assert long_s > 2 * short_s
+    part = {"name": CHEAP, "like": CHEAP, "bandwidth_gb_s": 1000, "source": "us"}
+    assert called(with_own(tmp_path, 20, gpu=[part]))[0] == both
+    assert called(with_own(tmp_path, 20)) == ([], short_s)
 
 
 def test_a_search_by_simulations_goes_on_after_an_interrupt(

@@ -161,6 +161,39 @@ def test_rate_seed_and_length_are_in_the_identity() -> None:
         assert store.scope_of(changed, "one") == scope
 
 
+def test_runs_of_a_search_count_the_entries_that_are_used(tmp_path: Path) -> None:
+    """By what they hold: not those that nobody names, nor what a file without them is called."""
+    row = {"name": "nvlink3", "like": "nvlink3", "efficiency": 0.5, "source": "us"}
+    scopes = []
+    for name, rows in (
+        ("a.toml", [row]),
+        ("b.toml", [row, {**row, "name": "another"}]),
+        ("b.toml", [{**row, "efficiency": 0.4}]),
+    ):
+        (tmp_path / name).write_text(to_toml({"link": rows}))
+        scenario = resolve({**DOCUMENT, "catalog": [str(tmp_path / name)]})
+        scopes.append(store.scope_of(scenario, "two"))
+    assert scopes[0] == scopes[1] != scopes[2]
+    assert store.scope_of(resolve(DOCUMENT), "two") not in scopes
+
+
+def test_mean_lengths_are_those_of_the_table_and_not_of_its_name(tmp_path: Path) -> None:
+    """In one process, for tables of equal names and for a trace that was written anew."""
+    path, means = tmp_path / "mine.toml", []
+    for prompt in (100, 300):
+        row = {"name": "sharegpt-etalon", "like": "sharegpt-etalon", "source": "us"}
+        row |= {"levels": [0, 1], "prompt": [prompt] * 2, "output_by_prompt": [[5, 5]]}
+        path.write_text(to_toml({"lengths": [row]}))
+        tables = {**DOCUMENT, "workload": {"lengths": "sharegpt-etalon"}, "catalog": [str(path)]}
+        means.append(runs.mean_lengths(resolve(tables)))
+    trace = tmp_path / "trace.csv"
+    for prompt in (100, 300):
+        trace.write_text(f"arrival_s,prompt_len,output_len\n0,{prompt},5\n1,{prompt},5\n")
+        lengths = {"kind": "trace", "path": str(trace), "order": "sampled"}
+        means.append(runs.mean_lengths(resolve({**DOCUMENT, "workload": {"lengths": lengths}})))
+    assert means == [(100, 5), (300, 5)] * 2
+
+
 def cut_in_half(path: Path) -> None:
     """Truncate the file."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner
 
 import simcluster
-from simcluster import cell_store, executor, sweep
+from simcluster import cell_store, executor, report, sweep
 from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError, WorkerError
 from simcluster.executor import outcomes
@@ -122,7 +122,7 @@ def test_what_does_not_touch_a_run_does_not_run_it_again(
 def test_what_decides_a_run_is_in_its_identity(changes: dict[str, object]) -> None:
     """Each makes it another run."""
     cell = cell_store.Cell("vLLM", 2.0, 0)
-    one, other = resolve(DOCUMENT).document, resolve(DOCUMENT, changes).document
+    one, other = resolve(DOCUMENT), resolve(DOCUMENT, changes)
     assert cell_store.identity(one, cell) != cell_store.identity(other, cell)
 
 
@@ -133,9 +133,115 @@ def test_files_count_by_their_contents(tmp_path: Path) -> None:
     for name, row in (("a.csv", "1,10,5"), ("b.csv", "1,10,5"), ("c.csv", "2,10,5")):
         (tmp_path / name).write_text(f"arrival_s,prompt_len,output_len\n0,10,5\n{row}\n")
         workload = {"trace": str(tmp_path / name)}
-        document = resolve({**DOCUMENT, "workload": workload, "sweep": {}}).document
-        found.add(cell_store.identity(document, cell))
+        scenario = resolve({**DOCUMENT, "workload": workload, "sweep": {}})
+        found.add(cell_store.identity(scenario, cell))
     assert len(found) == 2
+
+
+def with_own(tmp_path: Path, entries: dict[str, list[dict[str, Any]]]) -> Any:
+    """Return the scenario with entries of its own, from a file that is written over each time."""
+    path = tmp_path / "mine.toml"
+    path.write_text(to_toml(entries))
+    return resolve({**DOCUMENT, "workload": SHAREGPT, "catalog": [str(path)]})
+
+
+SHAREGPT = {"num_requests": 30, "lengths": "sharegpt-etalon"}
+USED = {
+    "gpu": {"name": "A100-80GB SXM", "like": "A100", "aliases": ["A100"], "num_sms": 100},
+    "kernels": {"name": "ampere-ga100", "like": "ampere-ga100", "mfu_gemm": 0.5},
+    "link": {"name": "nvlink3", "like": "nvlink3", "efficiency": 0.5},
+    "model": {"name": "llama-2-7b", "like": "llama-2-7b", "num_layers": 16},
+    "engine": {"name": "vllm-0.7", "like": "vllm-0.7", "issue_us": 30},
+    "lengths": {"name": "sharegpt-etalon", "like": "sharegpt-etalon", "prompt_mean": 8.0},
+}
+"""Entries that take the place of those that the scenario of `with_own` names."""
+
+
+@pytest.mark.parametrize("table", USED)
+def test_an_entry_counts_where_it_is_used_and_by_what_it_holds(table: str, tmp_path: Path) -> None:
+    """Whatever else is in its file, wherever the file lies; edited it makes another run."""
+    row = {**USED[table], "source": "us"}
+    key, value = list(row.items())[-2]
+    cell = cell_store.Cell("vLLM", 2.0, 0)
+
+    def found(*rows: dict[str, Any], **others: list[dict[str, Any]]) -> str:
+        return cell_store.identity(with_own(tmp_path, {table: list(rows), **others}), cell)
+
+    own = found(row)
+    assert own != found()
+    assert own != found({**row, key: value * 1.5 if isinstance(value, float) else value + 1})
+    unused = {**row, "name": "another", "aliases": []}
+    assert own == found(row, unused) == found(unused, row)
+    price = {"gpu": "A100", "per_gpu_hour": 9.0, "currency": "USD", "tier": "on-demand"}
+    price |= {"provider": "us", "date": "2026-10", "source": "us"}
+    assert own == found(row, price=[price])
+    (tmp_path / "elsewhere").mkdir()
+    scenario = with_own(tmp_path / "elsewhere", {table: [row]})
+    assert own == cell_store.identity(scenario, cell)
+
+
+def fixed(prompt_len: int) -> dict[str, Any]:
+    """Return a length table in the place of a packaged one, with prompts of one length."""
+    row = {"name": "sharegpt-etalon", "like": "sharegpt-etalon", "source": "us"}
+    row |= {"levels": [0, 1], "prompt": [prompt_len] * 2, "output_by_prompt": [[5, 5]]}
+    return {"lengths": [row]}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_entries_of_one_comparison_do_not_reach_the_next(jobs: int, tmp_path: Path) -> None:
+    """In the same processes, one after the other: each draws its prompts from its own table."""
+    packaged = resolve({**DOCUMENT, "workload": SHAREGPT})
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one, two = with_own(tmp_path / "a", fixed(33)), with_own(tmp_path / "b", fixed(77))
+    for scenario, prompts in ((one, {33}), (two, {77}), (one, {33}), (packaged, None)):
+        comparison = sweep.compare(scenario, jobs=jobs)
+        for cell in comparison.cells():
+            seen = set(comparison.requests(*cell)["prompt_len"].tolist())
+            assert seen == prompts if prompts else len(seen) > 20
+
+
+def test_recorded_runs_are_used_again_for_the_same_entries_alone(tmp_path: Path) -> None:
+    """An edited entry is another scenario; one that is not used changes nothing."""
+    out = tmp_path / "out"
+    sweep.compare(with_own(tmp_path, fixed(33)), jobs=1, out=out)
+    before = written(out)
+    entries = fixed(33)
+    entries["lengths"].append({**entries["lengths"][0], "name": "another"})
+    sweep.compare(with_own(tmp_path, entries), jobs=1, out=out)
+    assert written(out) == before
+    edited = with_own(tmp_path, fixed(77))
+    with pytest.raises(DataError, match="holds 6 runs of another scenario that would be lost"):
+        sweep.compare(edited, jobs=1, out=out)
+    comparison = sweep.compare(edited, jobs=1, out=out, replace=True)
+    for cell in comparison.cells():
+        assert set(comparison.requests(*cell)["prompt_len"].tolist()) == {77}
+
+
+def test_a_workers_scenario_needs_no_file(tmp_path: Path) -> None:
+    """What was read travels: the file may be gone, as it is on another machine."""
+    scenario = with_own(tmp_path, fixed(33))
+    (tmp_path / "mine.toml").unlink()
+    comparison = sweep.compare(scenario, jobs=2)
+    assert set(comparison.requests(*comparison.cells()[0])["prompt_len"].tolist()) == {33}
+    assert "A100" in report.comparison_text(comparison)
+
+
+def test_a_catalogue_file_that_changed_since_the_runs_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is computed from old results now, such as step times, is of the file as it is now."""
+    gpu = {**USED["gpu"], "source": "us"}
+    sweep.compare(with_own(tmp_path, {"gpu": [gpu]}), jobs=1, out=tmp_path / "out")
+    assert simcluster.read(tmp_path / "out").scenario.environment.cluster.gpu.num_sms == 100
+    assert not caplog.records
+    with_own(tmp_path, {"gpu": [{**gpu, "num_sms": 90}]})
+    comparison = simcluster.read(tmp_path / "out")
+    assert len(comparison.sweep) == 6
+    assert not caplog.records
+    assert comparison.scenario.environment.cluster.gpu.num_sms == 90
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path / 'mine.toml'} has changed since these runs")
 
 
 def cut_in_half(folder: Path) -> None:

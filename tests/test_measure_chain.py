@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from simcluster import catalog
 from simcluster.calibration.readers import plain_csv
+from simcluster.catalog import Catalog
 from simcluster.cli import main
 from simcluster.config import ModelConfig
 from simcluster.measure import plan, session
@@ -151,13 +152,10 @@ def test_every_measured_call_is_read_back(measured: Path) -> None:
 def test_the_constants_that_made_the_times_come_out(calibrated: tuple[Path, Any]) -> None:
     """Within a few percent, though times have an error and the law has finer terms to spend."""
     out, report = calibrated
-    catalog.add_file(out)
-    try:
-        found = catalog.gpu(GPU).constants
-        links = {t.tp_size: t for t in catalog.link("pcie4 (measured)").allreduce_terms}
-        engine = catalog.engine("vllm-0.19 (measured)")
-    finally:
-        catalog.clear_added()
+    mine = Catalog().with_file(out)
+    found = mine.gpu(GPU).constants
+    links = {t.tp_size: t for t in mine.link("pcie4 (measured)").allreduce_terms}
+    engine = mine.engine("vllm-0.19 (measured)")
     assert found.accuracy == "measured"
     assert found.mfu_gemm == pytest.approx(MFU, rel=0.03)
     assert found.mbu_gemm == pytest.approx(MBU, rel=0.03)
@@ -222,7 +220,6 @@ def test_a_scenario_runs_on_the_measured_gpu(calibrated: tuple[Path, Any], tmp_p
     ):
         scenario.write_text("\n".join([*first, *lines]) + "\n", encoding="utf-8")
         result = CliRunner().invoke(main, ["run", str(scenario), "--json"])
-        catalog.clear_added()
         assert result.exit_code == 0, result.output
         found[name] = json.loads(result.stdout)
     assert found["ours"]["step_times"]["accuracy"] == "fitted"
@@ -234,12 +231,9 @@ def test_steps_of_the_measured_gpu_are_the_sum_of_its_kernels(
 ) -> None:
     """A decode step of Llama-3.1-8B, kernel by kernel by the machine's own formulas."""
     out, _ = calibrated
-    catalog.add_file(out)
-    try:
-        part = catalog.gpu(GPU)
-        link = catalog.link(part.fabric)
-    finally:
-        catalog.clear_added()
+    mine = Catalog().with_file(out)
+    part = mine.gpu(GPU)
+    link = mine.link(part.fabric)
     spec = catalog.model("llama-3.1-8b")
     model = ModelConfig(spec=spec, max_model_len=8192)
     step = RooflineStepTime(model, part, link, catalog.engine("ideal"), 1)

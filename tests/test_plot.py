@@ -34,6 +34,7 @@ from simcluster.plot import (
     plot_waiting_over_time,
     render_comparison,
 )
+from simcluster.scenario_file import resolve
 from simcluster.schema import INSTANCES, REQUESTS, SCHEMAS, SPANS, SWEEP, checked, frame
 from simcluster.simulate import FRAMES
 from simcluster.store import Cell, writing
@@ -441,18 +442,17 @@ def test_a_comparison_is_drawn_into_its_files(tmp_path: Path, with_rates: bool) 
 def result_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A result folder of made-up runs."""
     document = {
-        "model": {},
-        "engine": {},
-        "workload": {},
+        "model": {"name": "llama-2-7b"},
+        "workload": {"lengths": {"kind": "fixed", "prompt_len": 100, "output_len": 20}},
         "strategy": [{"name": name, "kind": "nodg"} for name in NAMES],
         "slo": {"ttft_s": 2.0, "tpot_s": 0.1, "attainment": 0.9},
         "run": {"seeds": [0], "warmup_s": 1.0, "cooldown_s": 0.0},
-        "cluster": {"price_per_gpu_hour": 1.5, "currency": "EUR"},
+        "cluster": {"gpu": "A100", "price_per_gpu_hour": 1.5, "currency": "EUR"},
     }
     cells = [Cell(name, rate, 0) for name in NAMES for rate in RATES]
     empty = {n: checked({c: np.array([]) for c in SCHEMAS[n]}, SCHEMAS[n]) for n in FRAMES}
     out = tmp_path_factory.mktemp("results") / "comparison"
-    with writing(out, document, cells) as folder:
+    with writing(out, resolve(document), cells) as folder:
         rows = []
         for name, rate, _ in cells:
             assert rate is not None

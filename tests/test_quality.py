@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcluster import catalog
+from simcluster.catalog import Catalog, store
 from simcluster.errors import ConfigError, DataError
 from simcluster.quality import QualityCurve, chosen_models, curve
 from simcluster.quality.settings import (
@@ -170,6 +171,17 @@ def test_the_best_thresholds_are_those_of_trying_all() -> None:
     best, fractions = where.best()
     assert best == pytest.approx(max(tries))
     assert float(where.quality(fractions)) == pytest.approx(best)
+
+
+def test_counts_of_ones_own_are_those_of_the_catalogue_they_are_looked_up_in() -> None:
+    """Under the name of packaged ones, which stay what they are elsewhere."""
+    (row,) = (r for r in store.packaged("quality") if r["name"] == "gsm8k-routellm")
+    counts = {"both_correct": 3, "only_strong_correct": 5, "only_weak_correct": 1}
+    mine = Catalog((("quality", {**row, **counts, "neither_correct": 1}),))
+    named = MeasuredQuality(benchmark="gsm8k-routellm", router="oracle")
+    packaged = list(named.curve().alone)
+    assert list(named.with_entries(mine).curve().alone) == pytest.approx([0.4, 0.8])
+    assert list(named.curve().alone) == packaged != pytest.approx([0.4, 0.8])
 
 
 def write(path: Path, text: str) -> str:

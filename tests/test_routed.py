@@ -316,7 +316,7 @@ def test_a_file_with_two_models_runs_and_keeps_what_the_router_knew() -> None:
 
 def test_a_stored_run_is_not_taken_for_that_of_other_models_or_qualities() -> None:
     """Further models, machines and the quality are part of what a run is; prices are not."""
-    first = simcluster.resolve(TABLES).document
+    first = simcluster.resolve(TABLES)
     cell = Cell("routed", 20.0, 0)
     for key, value, same in (
         ("extra_model.0.weight_dtype", "fp8", False),
@@ -324,7 +324,7 @@ def test_a_stored_run_is_not_taken_for_that_of_other_models_or_qualities() -> No
         ("extra_cluster.0.price_per_gpu_hour", 0.5, True),
         ("quality.router", "oracle", False),
     ):
-        other = simcluster.resolve(TABLES, {key: value}).document
+        other = simcluster.resolve(TABLES, {key: value})
         assert (identity(other, cell) == identity(first, cell)) == same, key
 
 

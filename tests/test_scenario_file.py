@@ -281,13 +281,74 @@ def test_a_catalogue_of_ones_own(tmp_path: Path) -> None:
         '[[gpu]]\nname = "L20-96GB"\nlike = "L20"\nmemory_gb = 96\nsource = "made up"\n'
     )
     tables = {**SMALL, "catalog": ["mine.toml"], "cluster": {"gpu": "L20-96GB"}}
-    try:
-        scenario = resolve(tables, folder=tmp_path)
-        assert scenario.environment.cluster.gpu.memory_bytes == 96e9
-        catalog.clear_added()
-        assert again(dict(scenario.document)) == scenario
-    finally:
-        catalog.clear_added()
+    scenario = resolve(tables, folder=tmp_path)
+    assert scenario.environment.cluster.gpu.memory_bytes == 96e9
+    assert again(dict(scenario.document)) == scenario
+
+
+OWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpu": ("A100-80GB SXM", {"aliases": ["A100"], "memory_gb": 60}),
+    "kernels": ("ampere-ga100", {"mfu_gemm": 0.125}),
+    "price": ("", {"gpu": "A100", "per_gpu_hour": 0.125}),
+    "link": ("nvlink3", {"efficiency": 0.125}),
+    "model": ("llama-2-7b", {"num_layers": 16}),
+    "engine": ("vllm-0.7", {"block_size": 48}),
+    "lengths": ("sharegpt-etalon", {"prompt_mean": 7.0}),
+    "quality": ("gsm8k-routellm", {"both_correct": 1}),
+}
+"""An entry of each table that `NAMING` uses: its name, and a number of one's own for it."""
+
+NAMING: dict[str, Any] = {
+    **SMALL,
+    "engine": {"profile": "vllm-0.7"},
+    "workload": {"lengths": "sharegpt-etalon"},
+    "quality": {"kind": "measured", "benchmark": "gsm8k-routellm"},
+}
+
+
+def own_file(path: Path, table: str, **changes: object) -> str:
+    """Write a catalogue file with one's own entry of `table` and return its path."""
+    name, row = OWN[table]
+    terms = {"currency": "USD", "tier": "on-demand", "provider": "us", "date": "2026-10"}
+    named = {"name": name, "like": name} if name else terms
+    path.write_text(to_toml({table: [{**named, "source": "us", **row, **changes}]}))
+    return str(path)
+
+
+@pytest.mark.parametrize("table", OWN)
+def test_a_scenario_sees_the_packaged_entries_and_its_own_files_alone(
+    table: str, tmp_path: Path
+) -> None:
+    """One that was read before, in the same process, with files of its own, leaves no trace."""
+    packaged = resolve(NAMING)
+    key, value = list(OWN[table][1].items())[-1]
+    half = {key: value // 2 if isinstance(value, int) else value / 2}
+    mine = {**NAMING, "catalog": [own_file(tmp_path / "mine.toml", table)]}
+    other = {**NAMING, "catalog": [own_file(tmp_path / "other.toml", table, **half)]}
+    first, second = resolve(mine), resolve(other)
+    assert resolve(NAMING) == packaged
+    seen = {str((s.environment, s.workload, s.quality)) for s in (packaged, first, second)}
+    assert len(seen) == 3
+    assert resolve(mine) == first
+    assert resolve(other) == second
+    assert resolve(NAMING).environment == packaged.environment
+
+
+def test_a_later_file_of_a_scenario_wins_and_can_build_on_an_earlier_one(tmp_path: Path) -> None:
+    """In the order of the list; what an entry is like may stand in the file before."""
+    own_file(tmp_path / "first.toml", "link", name="ours")
+    (tmp_path / "then.toml").write_text(
+        '[[gpu]]\nname = "mine"\nlike = "A100"\nfabric = "slow"\nsource = "us"\n'
+        '[[link]]\nname = "slow"\nlike = "ours"\nlatency_us = 99\nsource = "us"\n'
+    )
+    tables = {**SMALL, "catalog": ["first.toml", "then.toml"], "cluster": {"gpu": "mine"}}
+    fabric = resolve(tables, folder=tmp_path).environment.cluster.fabric
+    assert (fabric.efficiency, fabric.latency_s) == (0.125, 99e-6)
+    own_file(tmp_path / "last.toml", "link", name="SLOW", efficiency=0.5)
+    tables["catalog"] = ["first.toml", "then.toml", "last.toml"]
+    assert resolve(tables, folder=tmp_path).environment.cluster.fabric.efficiency == 0.5
+    with pytest.raises(ConfigError, match=r"then\.toml: link\[0\]\.like = 'ours'"):
+        resolve({**tables, "catalog": ["then.toml", "first.toml"]}, folder=tmp_path)
 
 
 def test_a_currency_needs_a_price() -> None:

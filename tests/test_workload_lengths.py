@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-import simcluster.catalog
-from simcluster.errors import ConfigError, nearest
+from simcluster import catalog
+from simcluster.catalog import Catalog
+from simcluster.errors import ConfigError
 from simcluster.rng import stream
-from simcluster.specs import LengthTable
 from simcluster.units import IntArray
 from simcluster.workload import LENGTHS, LengthDistribution, WorkloadSettings, build
 from simcluster.workload.base import MAX_TOKENS
@@ -23,10 +23,12 @@ from simcluster.workload.build import fit
 from simcluster.workload.lengths import (
     FixedLengths,
     LognormalLengths,
+    MeasuredLengths,
     QuantileLengths,
     Quantiles,
     TableLengths,
 )
+from simcluster.workload.settings import RequestClass
 from simcluster.workload.traces import read_trace
 
 DATA = Path(
@@ -34,34 +36,29 @@ DATA = Path(
 )
 
 
-def made_table() -> LengthTable:
-    """Prompts uniform on 1..1001; outputs uniform on 1..101 after short ones, 201..401 else."""
-    levels = tuple(np.linspace(0, 1, 21))
-    return LengthTable(
-        name="made",
-        levels=levels,
-        prompt=tuple(np.linspace(1, 1001, 21)),
-        output_by_prompt=(tuple(np.linspace(1, 101, 21)), tuple(np.linspace(201, 401, 21))),
-        num_measured=1000,
-        prompt_mean=501.0,
-        output_mean=(51 + 301) / 2,
-        source="made for the test",
-        licence="none",
+MINE = Catalog(
+    (
+        (
+            "lengths",
+            {
+                "name": "made",
+                "levels": np.linspace(0, 1, 21).tolist(),
+                "prompt": np.linspace(1, 1001, 21).tolist(),
+                "output_by_prompt": [
+                    np.linspace(1, 101, 21).tolist(),
+                    np.linspace(201, 401, 21).tolist(),
+                ],
+                "num_measured": 1000,
+                "prompt_mean": 501.0,
+                "output_mean": (51 + 301) / 2,
+                "source": "made for the test",
+                "licence": "none",
+            },
+        ),
     )
-
-
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> LengthTable:
-    """A catalogue with one length table."""
-    table = made_table()
-
-    def lengths(name: str, key: str) -> LengthTable:
-        if name != "made":
-            raise ConfigError(key, name, "no such length table", nearest(name, ["made"]))
-        return table
-
-    monkeypatch.setattr(simcluster.catalog, "lengths", lengths)
-    return table
+)
+"""Prompts uniform on 1..1001; outputs uniform on 1..101 after short ones, 201..401 else."""
+MADE = MINE.lengths("made")
 
 
 def draw(
@@ -151,17 +148,16 @@ def test_quantile_lengths_have_their_quantiles() -> None:
     assert abs(np.corrcoef(prompt, output)[0, 1]) < 4 / np.sqrt(len(prompt))
 
 
-def test_a_table_of_the_catalogue_gives_its_means(made: LengthTable) -> None:
+def test_a_table_of_the_catalogue_gives_its_means() -> None:
     """Draws match the means of the measured set within 2 %."""
-    prompt, output = draw(TableLengths(name="made"))
-    assert prompt.mean() == pytest.approx(made.prompt_mean, rel=0.02)
-    assert output.mean() == pytest.approx(made.output_mean, rel=0.02)
+    prompt, output = draw(MeasuredLengths(MADE))
+    assert prompt.mean() == pytest.approx(MADE.prompt_mean, rel=0.02)
+    assert output.mean() == pytest.approx(MADE.output_mean, rel=0.02)
 
 
-@pytest.mark.usefixtures("made")
 def test_the_place_of_the_prompt_selects_the_slice_of_the_output() -> None:
     """Short prompts get the outputs of the first slice, long ones those of the second."""
-    prompt, output = draw(TableLengths(name="made"))
+    prompt, output = draw(MeasuredLengths(MADE))
     short = prompt < 500
     assert output[short].max() <= 101
     assert output[prompt > 502].min() >= 201
@@ -169,29 +165,44 @@ def test_the_place_of_the_prompt_selects_the_slice_of_the_output() -> None:
     assert output[~short].mean() == pytest.approx(301, rel=0.02)
 
 
-@pytest.mark.usefixtures("made")
-def test_a_name_stands_for_a_table_of_the_catalogue() -> None:
-    """``lengths = "made"`` is ``lengths = { kind = "table", name = "made" }``."""
-    by_name, by_table = (
-        build(
-            WorkloadSettings(lengths=lengths, rate_rps=1.0),
-            seed=4,
-            rate_rps=None,
-            max_model_len=9999,
-        )
-        for lengths in ("made", TableLengths(name="made"))
+def test_a_name_stands_for_a_table_of_the_catalogue_it_is_looked_up_in() -> None:
+    """``lengths = "made"`` is ``lengths = { kind = "table", name = "made" }``, also of a class."""
+    classes = (
+        RequestClass(name="a", share=0.5, lengths="made"),
+        RequestClass(name="b", share=0.5),
     )
-    assert (by_name.prompt_len == by_table.prompt_len).all()
-    assert (by_name.output_len == by_table.output_len).all()
+    for lengths in ("made", TableLengths(name="made")):
+        found = WorkloadSettings(lengths=lengths, classes=classes).with_entries(MINE)
+        assert found.lengths == MeasuredLengths(MADE)
+        assert found.classes is not None
+        assert [c.lengths for c in found.classes] == [MeasuredLengths(MADE), None]
 
 
-@pytest.mark.usefixtures("made")
+def test_a_table_of_ones_own_is_drawn_from_and_not_the_packaged_one_of_its_name() -> None:
+    """A scenario's lengths are those of its own files, and elsewhere the packaged ones stay."""
+    row = {**MINE.added[0][1], "name": "sharegpt-etalon", "prompt": [7] * 21}
+    own = Catalog((("lengths", row),))
+    settings = WorkloadSettings(lengths="sharegpt-etalon", rate_rps=1.0)
+    mine, packaged = (
+        build(found, seed=4, rate_rps=None, max_model_len=9999)
+        for found in (settings.with_entries(own), settings)
+    )
+    assert set(mine.prompt_len.tolist()) == {7}
+    assert len(set(packaged.prompt_len.tolist())) > 100
+
+
 def test_an_unknown_table_is_refused_with_the_nearest_name() -> None:
     """The message names the key and what exists."""
-    settings = WorkloadSettings(lengths="maid", rate_rps=1.0)
-    with pytest.raises(ConfigError, match=r"workload\.lengths = 'maid': .*made") as caught:
-        build(settings, seed=0, rate_rps=None, max_model_len=4096)
-    assert "\n" not in str(caught.value)
+    other = RequestClass(name="a", share=1.0, lengths="maid")
+    for found, key in (
+        (WorkloadSettings(lengths="maid"), r"workload\.lengths"),
+        (WorkloadSettings(lengths="made", classes=(other,)), r"workload\.classes\[0\]\.lengths"),
+    ):
+        with pytest.raises(ConfigError, match=key + " = 'maid': .*made") as caught:
+            found.with_entries(MINE)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"workload\.lengths = 'made': no such lengths"):
+        draw(TableLengths(name="made"))
 
 
 def test_geometric_quantiles_meet_in_the_geometric_middle() -> None:
@@ -295,7 +306,7 @@ def test_every_distribution_is_in_the_registry_under_its_kind() -> None:
             FixedLengths(prompt_len=3, output_len=4),
             LognormalLengths(prompt_median=9, prompt_sigma=2, output_median=3, output_sigma=2),
             QuantileLengths(levels=(0, 0.3, 1), prompt=(1, 5, 90), output=(2, 2, 7)),
-            TableLengths(name="made"),
+            MeasuredLengths(MADE),
         ]
     ),
 )
@@ -304,19 +315,17 @@ def test_a_longer_draw_begins_with_the_shorter_one(
     num_requests: int, more: int, lengths: LengthDistribution
 ) -> None:
     """So a longer run or a higher rate meets the same requests first."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simcluster.catalog, "lengths", lambda name, key: made_table())
-        short = draw(lengths, num_requests)
-        long = draw(lengths, num_requests + more)
+    short = draw(lengths, num_requests)
+    long = draw(lengths, num_requests + more)
     for a, b in zip(short, long, strict=True):
         assert (a == b[:num_requests]).all()
         assert b.min() >= 1
 
 
-@pytest.mark.parametrize("name", simcluster.catalog.names("lengths"))
+@pytest.mark.parametrize("name", catalog.names("lengths"))
 def test_draws_from_the_catalogue_have_the_means_of_the_measured_sets(name: str) -> None:
     """Means of 200,000 draws within 2 % of those stated beside each table."""
-    table = simcluster.catalog.lengths(name)
+    table = catalog.lengths(name)
     prompt, output = draw(TableLengths(name=name), 200_000)
     assert prompt.mean() == pytest.approx(table.prompt_mean, rel=0.02)
     assert output.mean() == pytest.approx(table.output_mean, rel=0.02)
