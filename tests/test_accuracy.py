@@ -218,6 +218,17 @@ def test_a_broken_gzip_file_is_one_line(tmp_path: Path) -> None:
         harness.table(path, ("a",))
 
 
+def test_a_table_that_was_written_again_is_read_again(tmp_path: Path) -> None:
+    """It is kept while it is as it was: many checks read the same file."""
+    path = tmp_path / "rows.csv"
+    path.write_text("a\n1\n")
+    os.utime(path, ns=(1, 1))
+    first = harness.table(path, ("a",))
+    assert harness.table(path, ("a",)) is first
+    path.write_text("a\n2\n")
+    assert harness.table(path, ("a",))["a"].tolist() == [2]
+
+
 # The harness ------------------------------------------------------------------------------------
 
 

@@ -23,10 +23,10 @@ from simcluster.workload.build import fit
 from simcluster.workload.lengths import (
     FixedLengths,
     LognormalLengths,
-    MeasuredLengths,
     QuantileLengths,
     Quantiles,
     TableLengths,
+    TabulatedLengths,
 )
 from simcluster.workload.settings import RequestClass
 from simcluster.workload.traces import read_trace
@@ -150,14 +150,14 @@ def test_quantile_lengths_have_their_quantiles() -> None:
 
 def test_a_table_of_the_catalogue_gives_its_means() -> None:
     """Draws match the means of the measured set within 2 %."""
-    prompt, output = draw(MeasuredLengths(MADE))
+    prompt, output = draw(TabulatedLengths(MADE))
     assert prompt.mean() == pytest.approx(MADE.prompt_mean, rel=0.02)
     assert output.mean() == pytest.approx(MADE.output_mean, rel=0.02)
 
 
 def test_the_place_of_the_prompt_selects_the_slice_of_the_output() -> None:
     """Short prompts get the outputs of the first slice, long ones those of the second."""
-    prompt, output = draw(MeasuredLengths(MADE))
+    prompt, output = draw(TabulatedLengths(MADE))
     short = prompt < 500
     assert output[short].max() <= 101
     assert output[prompt > 502].min() >= 201
@@ -173,9 +173,9 @@ def test_a_name_stands_for_a_table_of_the_catalogue_it_is_looked_up_in() -> None
     )
     for lengths in ("made", TableLengths(name="made")):
         found = WorkloadSettings(lengths=lengths, classes=classes).with_entries(MINE)
-        assert found.lengths == MeasuredLengths(MADE)
+        assert found.lengths == TabulatedLengths(MADE)
         assert found.classes is not None
-        assert [c.lengths for c in found.classes] == [MeasuredLengths(MADE), None]
+        assert [c.lengths for c in found.classes] == [TabulatedLengths(MADE), None]
 
 
 def test_a_table_of_ones_own_is_drawn_from_and_not_the_packaged_one_of_its_name() -> None:
@@ -306,7 +306,7 @@ def test_every_distribution_is_in_the_registry_under_its_kind() -> None:
             FixedLengths(prompt_len=3, output_len=4),
             LognormalLengths(prompt_median=9, prompt_sigma=2, output_median=3, output_sigma=2),
             QuantileLengths(levels=(0, 0.3, 1), prompt=(1, 5, 90), output=(2, 2, 7)),
-            MeasuredLengths(MADE),
+            TabulatedLengths(MADE),
         ]
     ),
 )

@@ -176,7 +176,7 @@ class QuantileLengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableLengths:
-    """The name of a table of the catalogue; in a scenario `MeasuredLengths` takes its place."""
+    """The name of a table of the catalogue; in a scenario `TabulatedLengths` takes its place."""
 
     __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
 
@@ -191,11 +191,11 @@ class TableLengths:
         ConfigError
             If the package has no table of this name.
         """
-        return MeasuredLengths(catalog.lengths(self.name)).draw(num_requests, rng)
+        return TabulatedLengths(catalog.lengths(self.name)).draw(num_requests, rng)
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredLengths:
+class TabulatedLengths:
     """Lengths drawn from a table; outputs depend on prompts as far as the table knows.
 
     Attributes

@@ -25,9 +25,9 @@ from simcluster.workload.closed_loop import ClosedLoopArrivals
 from simcluster.workload.lengths import (
     FixedLengths,
     LognormalLengths,
-    MeasuredLengths,
     QuantileLengths,
     TableLengths,
+    TabulatedLengths,
 )
 from simcluster.workload.profiles import OnOffArrivals, ScheduleArrivals
 from simcluster.workload.renewal import ConstantArrivals, GammaArrivals, PoissonArrivals
@@ -309,7 +309,7 @@ def _entry(lengths: LengthSettings | None, catalog: Catalog, key: str) -> Length
     """Return `lengths`, the table itself where they are the name of one."""
     named = _distribution(lengths)
     if isinstance(named, TableLengths):
-        return MeasuredLengths(catalog.lengths(named.name, key=key))
+        return TabulatedLengths(catalog.lengths(named.name, key=key))
     return lengths
 
 
