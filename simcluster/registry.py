@@ -28,11 +28,18 @@ class Registry(MutableMapping[str, T], Generic[T]):
         Group of entry points, such as ``"simcluster.schedulers"``.
     own : mapping of str to T
         Those of this package.
+
+    Attributes
+    ----------
+    added : dict of str to T
+        Those that were assigned since.
     """
 
     def __init__(self, group: str, own: Mapping[str, T]) -> None:
         self.group = group
         self._own: dict[str, T] = dict(own)
+        self.added: dict[str, T] = {}
+        _REGISTRIES.setdefault(group, self)
         self._points: dict[str, EntryPoint] | None = None
         self._loaded: dict[str, T] = {}
 
@@ -59,10 +66,11 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return self._loaded[name]
 
     def __setitem__(self, name: str, implementation: T) -> None:
-        self._own[name] = implementation
+        self._own[name] = self.added[name] = implementation
 
     def __delitem__(self, name: str) -> None:
         del self._own[name]
+        self.added.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
         yield from self._own
@@ -73,6 +81,27 @@ class Registry(MutableMapping[str, T], Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._own or name in self._others()
+
+
+Added = dict[str, dict[str, Any]]
+"""Entries by group and name."""
+_REGISTRIES: dict[str, Registry[Any]] = {}
+
+
+def groups() -> tuple[str, ...]:
+    """Return the groups of entry points of all extension points."""
+    return tuple(_REGISTRIES)
+
+
+def added() -> Added:
+    """Return what this process has registered by assignment, to be registered in others."""
+    return {group: dict(one.added) for group, one in _REGISTRIES.items() if one.added}
+
+
+def add(entries: Added) -> None:
+    """Register `entries`, which another process has registered."""
+    for group, implementations in entries.items():
+        _REGISTRIES[group].update(implementations)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

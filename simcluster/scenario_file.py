@@ -149,6 +149,7 @@ def resolve(
         extra_clusters=tuple(
             _cluster(table, f"extra_cluster[{i}]") for i, table in enumerate(file.extra_cluster)
         ),
+        step_times=file.engine.step_times,
     )
     environment = _with_common_context(environment, file.engine)
     file = dataclasses.replace(file, strategy=_routed(file, environment))

@@ -303,9 +303,9 @@ def _labels(
     document: Mapping[str, Any], cells: Sequence[Cell]
 ) -> tuple[dict[Cell, tuple[str, str, str]], dict[Cell, str]]:
     """Return name, identity and maker of each cell, and its path in the folder."""
-    kinds = {s["name"]: str(s["kind"]) for s in document["strategy"]}
+    makers = {s["name"]: made_by(document, s["name"]) for s in document["strategy"]}
     labels = {
-        cell: (name, identity(document, cell), made_by(kinds[cell.strategy]))
+        cell: (name, identity(document, cell), makers[cell.strategy])
         for cell, name in cell_names(cells).items()
     }
     if len(cells) == 1:

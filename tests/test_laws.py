@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from simcluster.config import Environment, SloConfig
 from simcluster.rng import stream
-from simcluster.roofline.of_environment import StepTimeFactory
+from simcluster.roofline.sources import StepTimeFactory
 from simcluster.simulate import Result, run
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.testing import specs

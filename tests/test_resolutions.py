@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from simcluster import unroll
 from simcluster.config import Environment, SloConfig
-from simcluster.engine import factory
 from simcluster.engine.instance.span import Span
 from simcluster.engine.instance.span_log import SpanLog
 from simcluster.engine.pipeline import BatchesInFlight
 from simcluster.errors import InvariantError
-from simcluster.roofline.base import StepShape
+from simcluster.roofline import StepShape, StepTimeSource
 from simcluster.routing import ROUTERS
 from simcluster.sched import QUEUES, SCHEDULERS, DecodeBatch, StepPlan, target
 from simcluster.sched.chunked import ChunkedPrefill
@@ -32,7 +31,7 @@ from simcluster.testing.specs import (
     pcie4,
     vllm_engine,
 )
-from simcluster.testing.step_times import ConstantStepTime, same_for_all
+from simcluster.testing.step_times import ConstantStepTime
 from simcluster.testing.toy import (
     DEEP,
     ENGINES,
@@ -278,6 +277,43 @@ def with_coarse_links(where: Environment) -> Environment:
 
 
 TICK = 2.0**-6
+
+
+@dataclasses.dataclass(frozen=True)
+class TickStage:
+    """A stage that takes two coarse ticks whatever it does; host work before and after in ticks."""
+
+    host_ticks: tuple[int, int]
+    overlaps_host = False
+
+    def host_s(self, shape: StepShape) -> tuple[float, float]:
+        """Before and after."""
+        return self.host_ticks[0] * TICK, self.host_ticks[1] * TICK
+
+    def gpu_s(self, shape: StepShape) -> float:
+        """Two ticks."""
+        return 2 * TICK
+
+    def decode_gpu_s(self, size: int, context: int, num_steps: int, window: Any) -> Any:
+        """Two ticks each."""
+        return np.full(num_steps, 2 * TICK)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ticks(StepTimeSource):
+    """Every step takes two coarse ticks; in a pipeline it takes them in each stage."""
+
+    host_ticks: tuple[int, int] = (0, 0)
+
+    def __call__(self, environment: Environment, tp_size: int) -> ConstantStepTime:
+        """Two ticks."""
+        return ConstantStepTime(2 * TICK)
+
+    def stages(self, environment: Environment, tp_size: int, pp_size: int, *, key: str) -> Any:
+        """Equal stages."""
+        return tuple(TickStage(self.host_ticks) for _ in range(pp_size))
+
+
 TIES = {
     "handover": FuDG(name="s", prefill_instances=1, decode_instances=2),
     "handover between nodes": FuDG(
@@ -334,9 +370,8 @@ def test_span_equals_step_where_everything_ties(
     """Every step takes two coarse ticks: arrivals, transfers and steps of all instances tie."""
     where = toy_environment(ideal_engine(), SloConfig(ttft_s=ttft_s, tpot_s=2 * TICK))
     where, load = with_coarse_links(where), toy_workload(requests)
-    ticks = same_for_all(ConstantStepTime(2 * TICK))
     span, step = (
-        run(where, TIES[name], load, resolution=resolution, step_time=ticks)
+        run(where, TIES[name], load, resolution=resolution, step_time=Ticks())
         for resolution in ("span", "step")
     )
     assert_same(span, step)
@@ -595,26 +630,6 @@ def test_pipelines_computed_ahead_equal_steps(
         assert_same_steps(span, other)
 
 
-@dataclasses.dataclass(frozen=True)
-class TickStage:
-    """A stage that takes two coarse ticks whatever it does; host work before and after in ticks."""
-
-    host_ticks: tuple[int, int]
-    overlaps_host = False
-
-    def host_s(self, shape: StepShape) -> tuple[float, float]:
-        """Before and after."""
-        return self.host_ticks[0] * TICK, self.host_ticks[1] * TICK
-
-    def gpu_s(self, shape: StepShape) -> float:
-        """Two ticks."""
-        return 2 * TICK
-
-    def decode_gpu_s(self, size: int, context: int, num_steps: int, window: Any) -> Any:
-        """Two ticks each."""
-        return np.full(num_steps, 2 * TICK)
-
-
 @pytest.mark.parametrize("host_ticks", [(0, 0), (1, 0), (2, 1)])
 @settings(max_examples=100, deadline=None)
 @given(
@@ -636,12 +651,11 @@ def test_pipelines_equal_steps_where_everything_ties(
     slo = SloConfig(ttft_s=64 * TICK, tpot_s=2 * TICK)
     where = with_coarse_links(toy_environment(ideal_engine(), slo, DEEP))
     load = toy_workload(requests)
-    stages = tuple(TickStage(host_ticks) for _ in range(strategy.pp_size))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(factory, "roofline_stages", lambda *_, key: stages)
-        span, step = (
-            run(where, strategy, load, resolution=resolution) for resolution in ("span", "step")
-        )
+    ticks = Ticks(host_ticks)
+    span, step = (
+        run(where, strategy, load, resolution=resolution, step_time=ticks)
+        for resolution in ("span", "step")
+    )
     assert_same(span, step)
     assert_same_steps(span, step)
 

@@ -19,6 +19,7 @@ from simcluster import catalog
 from simcluster.cell_store import program
 from simcluster.config import ClusterConfig, Environment, RunConfig
 from simcluster.errors import ConfigError
+from simcluster.executor import with_registered
 from simcluster.metrics import in_window
 from simcluster.planner.cooptimize.settings import CooptimizeTable, Kind
 from simcluster.scenario import Scenario
@@ -233,7 +234,8 @@ def build_database(
     # Small units serve most requests and take longest.
     left.sort(key=lambda unit: unit.num_gpus)
     files = scenario.document.get("catalog", ())
-    calls = (joblib.delayed(_measured)(scenario, table, unit, cache, files) for unit in left)
+    measured = with_registered(_measured)
+    calls = (joblib.delayed(measured)(scenario, table, unit, cache, files) for unit in left)
     parallel = joblib.Parallel(n_jobs=jobs or -1, return_as="generator_unordered")
     outcomes = (
         parallel(calls)
