@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from hypothesis import HealthCheck, settings
@@ -58,6 +58,7 @@ def laws(max_examples: int) -> settings:
         max_examples=max_examples,
         deadline=None,
         derandomize=True,
+        report_multiple_bugs=False,
         suppress_health_check=[
             HealthCheck.function_scoped_fixture,
             HealthCheck.differing_executors,
@@ -278,6 +279,17 @@ ASKS: st.SearchStrategy[list[Ask]] = st.lists(
 """Requests for a scheduler or a queue without a clock, in order of arrival."""
 OTHER_OUTPUTS: st.SearchStrategy[list[int]] = st.lists(st.integers(1, 50), min_size=14, max_size=14)
 """Other answers for them (tokens)."""
+
+
+CROWD: Final = [Ask(k // 3, 5 + 37 * k % 90, 12 + 23 * k % 39, 7 * k % 3) for k in range(14)]
+"""Three requests a step, of all lengths: a case that is tried before hypothesis draws others."""
+OTHERWISE: Final = [12 + 31 * k % 39 for k in range(14)]
+"""Other answers for them (tokens)."""
+
+
+def turned(number: int) -> int:
+    """Return a hash for `number` under which a set gives small numbers in the other order."""
+    return 63 - number
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simcluster.config import SchedulerConfig
@@ -16,7 +16,9 @@ from simcluster.simulate import run
 from simcluster.strategies import NoDG, PaDG
 from simcluster.testing.contracts.base import (
     ASKS,
+    CROWD,
     OTHER_OUTPUTS,
+    OTHERWISE,
     PREFIXES,
     REQUESTS,
     Ask,
@@ -25,6 +27,7 @@ from simcluster.testing.contracts.base import (
     crowd,
     laws,
     registered,
+    turned,
 )
 from simcluster.testing.laws import require
 from simcluster.testing.toy import (
@@ -87,6 +90,10 @@ LIMITS: st.SearchStrategy[Limits] = st.builds(
     st.deferred(lambda: st.sampled_from(list(QUEUES))),
 )
 """Much room, or little, so that requests are preempted."""
+TIGHT: Final = Limits(3, 33, 13, 0, "first-come")
+"""Little room."""
+ROOMY: Final = Limits(8, 33, 64, 0, "first-come")
+"""Room for most of a crowd."""
 
 Step = tuple[int, str, int, int, tuple[tuple[int, int], ...]]
 
@@ -218,7 +225,7 @@ class SchedulerContract:
         """Heads of the queue that do not fit, newcomers before them, under every queue."""
         for queue in QUEUES:
             keys: dict[str, Any] = {"queue": queue, "num_kv_blocks": num_kv_blocks}
-            keys |= {"name": "contract", "max_num_seqs": 8}
+            keys |= {"name": "contract", "instances": 1, "max_num_seqs": 8}
             with registered(SCHEDULERS, scheduler) as name:
                 strategy = strategy_with(scheduler, name, ("nodg", keys, 32))
                 agreeing_run(toy_environment(), strategy, crowd(60))
@@ -248,6 +255,7 @@ class SchedulerContract:
 
     @laws(80)
     @given(asks=ASKS, limits=LIMITS)
+    @example(asks=CROWD, limits=TIGHT)
     def test_nothing_is_lost_and_no_work_that_fits_waits(
         self, scheduler: type[Scheduler], asks: list[Ask], limits: Limits
     ) -> None:
@@ -261,6 +269,8 @@ class SchedulerContract:
 
     @laws(80)
     @given(asks=ASKS, limits=LIMITS, outputs=OTHER_OUTPUTS)
+    @example(asks=CROWD, limits=TIGHT, outputs=OTHERWISE)
+    @example(asks=CROWD, limits=ROOMY, outputs=OTHERWISE)
     def test_decisions_do_not_depend_on_how_long_an_answer_will_be(
         self, scheduler: type[Scheduler], asks: list[Ask], limits: Limits, outputs: list[int]
     ) -> None:
@@ -278,16 +288,18 @@ class SchedulerContract:
 
     @laws(40)
     @given(asks=ASKS, limits=LIMITS)
+    @example(asks=CROWD, limits=TIGHT)
     def test_decisions_do_not_depend_on_the_order_of_a_set(
         self, scheduler: type[Scheduler], asks: list[Ask], limits: Limits
     ) -> None:
         """Requests that hash to other numbers are scheduled the same."""
         one = Driven(limits.make(scheduler), asks).to_the_end()
-        other = Driven(limits.make(scheduler), asks, lambda k: -3 * k).to_the_end()
+        other = Driven(limits.make(scheduler), asks, turned).to_the_end()
         require(one.steps == other.steps, "the hash of a request decides")
 
     @laws(40)
     @given(asks=ASKS, others=ASKS, limits=LIMITS)
+    @example(asks=CROWD, others=CROWD[5:], limits=TIGHT)
     def test_two_of_them_share_nothing(
         self, scheduler: type[Scheduler], asks: list[Ask], others: list[Ask], limits: Limits
     ) -> None:
@@ -326,7 +338,7 @@ class SchedulerContract:
 
     def test_the_same_run_gives_the_same_result(self, scheduler: type[Scheduler]) -> None:
         """Nothing is kept from one run to the next."""
-        keys = {"name": "contract", "num_kv_blocks": 13, "max_num_seqs": 8}
+        keys = {"name": "contract", "instances": 1, "num_kv_blocks": 13, "max_num_seqs": 8}
         with registered(SCHEDULERS, scheduler) as name:
             strategy = strategy_with(scheduler, name, ("nodg", keys, 32))
             first, second = (run(toy_environment(), strategy, crowd(60)) for _ in range(2))
