@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -22,8 +23,13 @@ from typing import Any, Final, Literal, NamedTuple
 from simcluster._version import __version__
 from simcluster.config import Environment
 from simcluster.output import link
+from simcluster.registry import Registry
+from simcluster.roofline import STEP_TIMES
+from simcluster.routing import ROUTERS
 from simcluster.scenario import Scenario
+from simcluster.sched import QUEUES, SCHEDULERS
 from simcluster.strategies import STRATEGIES
+from simcluster.workload import ARRIVALS, LENGTHS
 
 MANIFEST: Final = "cell.json"
 """File of a run's folder that says what the run is and what belongs to it."""
@@ -153,16 +159,69 @@ def program() -> str:
     return f"{__version__}+{total.hexdigest()[:12]}"
 
 
-def made_by(kind: str) -> str:
-    """Return `program`, and for a strategy from elsewhere a digest of its source file with it."""
-    strategy = STRATEGIES[kind]
-    if strategy.__module__.split(".")[0] == __name__.split(".")[0]:
+_REGISTRIES: Final[tuple[Registry[Any], ...]] = (
+    STRATEGIES,
+    SCHEDULERS,
+    QUEUES,
+    ROUTERS,
+    ARRIVALS,
+    LENGTHS,
+    STEP_TIMES,
+)
+
+
+def made_by(document: Mapping[str, Any], strategy: str) -> str:
+    """Return `program`, with a digest of code from elsewhere that a run may use.
+
+    Parameters
+    ----------
+    document : mapping
+        The scenario with all defaults filled in.
+    strategy : str
+        Name of the run's strategy. Its code counts if it is not ours, and so does the code of every
+        scheduler, queue, router, arrival process, length distribution and source of step times
+        that the scenario names.
+    """
+    own = next(s for s in document["strategy"] if s["name"] == strategy)
+    words = set(_words([own, document["workload"], document["engine"]]))
+    sources = {
+        _source(registry[name])
+        for registry in _REGISTRIES
+        for name in registry
+        if name in words and _root(registry[name]) != _root(made_by)
+    }
+    if not sources:
         return program()
+    return f"{program()}+{hashlib.sha256(''.join(sorted(sources)).encode()).hexdigest()[:12]}"
+
+
+def _words(value: Any) -> Iterator[str]:
+    """All texts in `value`, a name of a registry among them."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _words(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def _root(implementation: Any) -> str:
+    """Name of the package that an implementation comes from."""
+    return str(getattr(implementation, "__module__", "")).split(".")[0]
+
+
+def _source(implementation: Any) -> str:
+    """Digest of the package that an implementation comes from, or of its file."""
+    package = sys.modules.get(_root(implementation))
+    if package is not None and package.__file__ and hasattr(package, "__path__"):
+        files = sorted(Path(package.__file__).parent.rglob("*.py"))
+        return "".join(map(digest, files))
+    has_code = inspect.isclass(implementation) or inspect.isroutine(implementation)
     try:
-        source = digest(Path(inspect.getfile(strategy)))
+        return digest(Path(inspect.getfile(implementation if has_code else type(implementation))))
     except (OSError, TypeError):  # defined where no file is, as in a notebook
-        source = repr(strategy)
-    return f"{program()}+{source[:12]}"
+        return repr(implementation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,6 +252,8 @@ class Environment:
         Further models that strategies of several models serve.
     extra_clusters : tuple of ClusterConfig
         Further machines, each of another GPU type.
+    step_times : str
+        Source of the step times, a key of `simcluster.roofline.STEP_TIMES`.
     """
 
     model: ModelConfig
@@ -260,6 +262,7 @@ class Environment:
     slo: SloConfig = field(default_factory=SloConfig)
     extra_models: tuple[ModelConfig, ...] = ()
     extra_clusters: tuple[ClusterConfig, ...] = ()
+    step_times: str = "roofline"
 
     @property
     def models(self) -> tuple[ModelConfig, ...]:
@@ -270,6 +273,13 @@ class Environment:
     def clusters(self) -> tuple[ClusterConfig, ...]:
         """Machines of all GPU types, `cluster` first."""
         return (self.cluster, *self.extra_clusters)
+
+    def accuracy_of(self, cluster: ClusterConfig) -> str:
+        """Return what the step times on `cluster` rest on: ``"measured"``, ...; or ``"unknown"``.
+
+        Unknown are those of another source than the roofline.
+        """
+        return cluster.gpu.constants.accuracy if self.step_times == "roofline" else "unknown"
 
     def part(self, model: str, gpu: str) -> Environment:
         """Return the environment of one model on the machines of one GPU type, by their names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import queue
 import re
@@ -11,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any, Final, TypeVar
 
-from simcluster import arguments
+from simcluster import arguments, registry
 from simcluster.cell_store import program
 from simcluster.errors import DataError, WorkerError
 
@@ -62,6 +63,7 @@ def outcomes(
     that have are killed on this machine; a Dask worker finishes its own and drops the result.
     The calls of a Dask worker that is lost go to the others: that is no error.
     """
+    function = with_registered(function)
     if jobs is not None:
         remedy = "Leave it out for one process per core."
         arguments.whole("jobs", jobs, least=1, remedy=remedy)
@@ -75,6 +77,21 @@ def outcomes(
         yield from (function(*call) for call in calls)
     else:
         yield from _on_cores(function, calls, jobs)
+
+
+def with_registered(function: Callable[..., T]) -> Callable[..., T]:
+    """Return `function` for other processes: what this script has registered goes with it.
+
+    Entries of installed packages are there in any case.
+    """
+    added = registry.added()
+    return functools.partial(_with, added, function) if added else function
+
+
+def _with(added: registry.Added, function: Callable[..., T], *call: Any) -> T:
+    """Register `added` in this process, then call `function`."""
+    registry.add(added)
+    return function(*call)
 
 
 def _on_cores(

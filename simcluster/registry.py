@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, Union
 
-from simcluster.errors import DataError
+from pydantic import Discriminator, Field, Tag
+
+from simcluster.errors import ConfigError, DataError, nearest
 
 T = TypeVar("T")
 
@@ -26,11 +28,18 @@ class Registry(MutableMapping[str, T], Generic[T]):
         Group of entry points, such as ``"simcluster.schedulers"``.
     own : mapping of str to T
         Those of this package.
+
+    Attributes
+    ----------
+    added : dict of str to T
+        Those that were assigned since.
     """
 
     def __init__(self, group: str, own: Mapping[str, T]) -> None:
         self.group = group
         self._own: dict[str, T] = dict(own)
+        self.added: dict[str, T] = {}
+        _REGISTRIES.setdefault(group, self)
         self._points: dict[str, EntryPoint] | None = None
         self._loaded: dict[str, T] = {}
 
@@ -57,10 +66,11 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return self._loaded[name]
 
     def __setitem__(self, name: str, implementation: T) -> None:
-        self._own[name] = implementation
+        self._own[name] = self.added[name] = implementation
 
     def __delitem__(self, name: str) -> None:
         del self._own[name]
+        self.added.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
         yield from self._own
@@ -73,7 +83,28 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return name in self._own or name in self._others()
 
 
-@dataclass(frozen=True, slots=True)
+Added = dict[str, dict[str, Any]]
+"""Entries by group and name."""
+_REGISTRIES: dict[str, Registry[Any]] = {}
+
+
+def groups() -> tuple[str, ...]:
+    """Return the groups of entry points of all extension points."""
+    return tuple(_REGISTRIES)
+
+
+def added() -> Added:
+    """Return what this process has registered by assignment, to be registered in others."""
+    return {group: dict(one.added) for group, one in _REGISTRIES.items() if one.added}
+
+
+def add(entries: Added) -> None:
+    """Register `entries`, which another process has registered."""
+    for group, implementations in entries.items():
+        _REGISTRIES[group].update(implementations)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class NameIn:
     """Annotation of a setting that names an entry of a registry, as it is when a file is read."""
 
@@ -91,3 +122,40 @@ class NameIn:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
         return {**handler(schema), "enum": list(self.registry)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KindIn:
+    """Annotation of a setting: a name, or a table whose ``kind`` is an entry of a registry.
+
+    What counts is the registry as it is when the validator is made.
+
+    Attributes
+    ----------
+    registry : Registry
+        Settings classes by their ``kind``.
+    key : str
+        The key as written in the scenario file, such as ``workload.arrivals``.
+    """
+
+    registry: Registry[Any]
+    key: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        classes = dict(self.registry)
+
+        def tag(value: Any) -> str:
+            if isinstance(value, str):
+                return "name"
+            kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+            if isinstance(kind, str) and kind in classes:
+                return kind
+            if isinstance(kind, str):
+                rule = "no such kind"
+                raise ConfigError(f"{self.key}.kind", kind, rule, nearest(kind, classes))
+            rule = "a name, or a table with its kind is needed"
+            raise ConfigError(f"{self.key}.kind", kind, rule, nearest("", classes))
+
+        name = Annotated[str, Field(min_length=1), Tag("name")]
+        members = [name, *(Annotated[c, Tag(k)] for k, c in classes.items())]
+        return handler.generate_schema(Annotated[Union[tuple(members)], Discriminator(tag)])  # noqa: UP007 - made at run time

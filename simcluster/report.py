@@ -126,8 +126,6 @@ def _pools(comparison: Comparison, scenario: Scenario) -> list[str]:
 def heading(scenario: Scenario) -> str:
     """Return what is served on what, the targets, and what the step times rest on."""
     environment, document = scenario.environment, scenario.document
-    gpu = environment.cluster.gpu
-    accuracy = gpu.constants.accuracy
     return "\n".join(
         [
             f"{environment.model.spec.name} on {_machines(environment.cluster)}, "
@@ -135,7 +133,7 @@ def heading(scenario: Scenario) -> str:
             *_extras(environment),
             f"Requests: {_requests(document['workload'])}",
             f"Targets:  {targets(environment.slo)}",
-            f"Step times of {gpu.name}: {accuracy} ({_ACCURACY.get(accuracy, 'see its source')})",
+            _step_times(environment),
             f"Price:    {_price(environment.cluster)}",
         ]
     )
@@ -149,8 +147,25 @@ def _extras(environment: Environment) -> list[str]:
         lines.append(f"Models:   {names}")
     for cluster in environment.extra_clusters:
         lines.append(f"Also:     {_machines(cluster)}")
-        lines.append(f"          {_price(cluster)}; step times {cluster.gpu.constants.accuracy}")
+        lines.append(f"          {_price(cluster)}; step times {environment.accuracy_of(cluster)}")
     return lines
+
+
+def _step_times(environment: Environment) -> str:
+    """Return what the step times rest on."""
+    cluster, source = environment.cluster, environment.step_times
+    accuracy = environment.accuracy_of(cluster)
+    about = _ACCURACY.get(accuracy, "see its source")
+    if source != "roofline":
+        about = f"they come from {source!r}"
+    return f"Step times of {cluster.gpu.name}: {accuracy} ({about})"
+
+
+def step_times_of(environment: Environment) -> dict[str, str]:
+    """Return what a program should know of the step times: GPU, accuracy, a source not ours."""
+    cluster, source = environment.cluster, environment.step_times
+    known = {"gpu": cluster.gpu.name, "accuracy": environment.accuracy_of(cluster)}
+    return known if source == "roofline" else {**known, "source": source}
 
 
 def _price(cluster: ClusterConfig) -> str:
@@ -558,8 +573,7 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
             }
         rest = {k: v for k, v in row.items() if k not in plain and not k.startswith(tuple(plain))}
         rows.append(_plain({**plain, **rest}))
-    gpu = comparison.scenario.environment.cluster.gpu
-    step_times = {"gpu": gpu.name, "accuracy": gpu.constants.accuracy}
+    step_times = step_times_of(comparison.scenario.environment)
     result: dict[str, Any] = {"rows": rows, "step_times": step_times}
     if "extra_model" in comparison.document and len(rows) == 1:
         scenario = comparison.scenario

@@ -28,7 +28,7 @@ from simcluster.scenario_tables import ClusterTable, EngineTable, ModelTable, Sc
 from simcluster.specs import EngineProfile, LinkSpec
 from simcluster.strategies import STRATEGIES, Routed
 from simcluster.validation import JsonSchema, markdown, shown, validated
-from simcluster.workload import WorkloadSettings
+from simcluster.workload import ARRIVALS, LENGTHS, WorkloadSettings
 
 Document = dict[str, Any]
 """Tables and values as ``tomllib`` gives them."""
@@ -160,7 +160,13 @@ def resolve(
 
 
 @functools.cache
-def _adapter(kinds: tuple[type, ...]) -> TypeAdapter[ScenarioTables]:
+def _adapter(
+    kinds: tuple[type, ...], workload_kinds: tuple[tuple[str, type], ...]
+) -> TypeAdapter[ScenarioTables]:
+    """Return the validator for these strategies, and for the arrivals and lengths of now.
+
+    `workload_kinds` are those arrivals and lengths: the validator is made again when they change.
+    """
     one = Annotated[Union[kinds], Field(discriminator="kind")]  # type: ignore[valid-type]  # noqa: UP007 - a union made at run time
     many = Annotated[
         tuple[one, ...], Field(min_length=1, description="One table per serving strategy.")
@@ -172,8 +178,8 @@ def _adapter(kinds: tuple[type, ...]) -> TypeAdapter[ScenarioTables]:
 
 
 def adapter() -> TypeAdapter[ScenarioTables]:
-    """Return the validator of scenario files for the strategies that are registered now."""
-    return _adapter(tuple(STRATEGIES.values()))
+    """Return the validator of scenario files for all that is registered now."""
+    return _adapter(tuple(STRATEGIES.values()), (*ARRIVALS.items(), *LENGTHS.items()))
 
 
 def _plain(value: object) -> object:
@@ -349,6 +355,7 @@ def _environment(file: ScenarioTables, catalog: Catalog) -> Environment:
         slo=file.slo,
         extra_models=tuple(models[1:]),
         extra_clusters=tuple(clusters[1:]),
+        step_times=file.engine.step_times,
     )
 
 

@@ -15,6 +15,8 @@ from simcluster.config import SETTINGS_CONFIG, RunConfig, SloConfig
 from simcluster.planner.cooptimize.settings import CooptimizeTable
 from simcluster.planner.settings import RankTable
 from simcluster.quality import Quality
+from simcluster.registry import NameIn
+from simcluster.roofline import STEP_TIMES
 from simcluster.strategies.base import Strategy
 from simcluster.workload import WorkloadSettings
 
@@ -194,6 +196,9 @@ class EngineTable:
         bool | None,
         Field(description="Requests with a common prefix share its KV blocks."),
     ] = None
+    step_times: Annotated[
+        str, NameIn(STEP_TIMES), Field(description="What says how long a step takes.")
+    ] = "roofline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

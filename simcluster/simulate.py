@@ -24,7 +24,7 @@ from simcluster.errors import ConfigError, InvariantError
 from simcluster.quality import QualityCurve
 from simcluster.request import Request, RequestStatus
 from simcluster.rng import stream
-from simcluster.roofline.of_environment import StepTimeFactory, roofline_step_time
+from simcluster.roofline.sources import StepTimeFactory
 from simcluster.scenario import Scenario, refuse_other
 from simcluster.schema import (
     INSTANCES,
@@ -240,7 +240,7 @@ def run(
     seed: int = 0,
     resolution: str = "span",
     max_time_s: float | None = None,
-    step_time: StepTimeFactory = roofline_step_time,
+    step_time: StepTimeFactory | None = None,
     kernels_in: tuple[float, float] | None = None,
     quality: QualityCurve | None = None,
 ) -> Result:
@@ -262,7 +262,7 @@ def run(
         Stop the clock here (s); what happens at this very time still counts, steps that would start
         then do not.
     step_time : callable, optional
-        Makes the step-time model of an instance; the roofline by default.
+        Makes the step-time model of an instance; default: the source that `environment` names.
     kernels_in : tuple of float, optional
         Start and end (s) of a stretch of time: the steps that reach into it, and no others, are run
         kernel by kernel (of a pipeline all steps), and the kernels in the stretch are in the frame

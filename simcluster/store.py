@@ -305,8 +305,9 @@ def _labels(
     scenario: Scenario, cells: Sequence[Cell]
 ) -> tuple[dict[Cell, tuple[str, str, str]], dict[Cell, str]]:
     """Return name, identity and maker of each cell, and its path in the folder."""
+    makers = {s.name: made_by(scenario.document, s.name) for s in scenario.strategies}
     labels = {
-        cell: (name, identity(scenario, cell), made_by(scenario.strategy(cell.strategy).kind))
+        cell: (name, identity(scenario, cell), makers[cell.strategy])
         for cell, name in cell_names(cells).items()
     }
     if len(cells) == 1:

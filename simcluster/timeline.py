@@ -23,7 +23,7 @@ from simcluster._version import __version__
 from simcluster.config import Environment
 from simcluster.errors import ConfigError, DataError
 from simcluster.roofline import StepShape
-from simcluster.roofline.of_environment import roofline_step_time
+from simcluster.roofline.sources import source_of
 from simcluster.scenario import Scenario
 from simcluster.schema import Columns
 from simcluster.simulate import simulate
@@ -556,7 +556,8 @@ def num_kernel_events(frames: Frames, log: Columns, view: View, environment: Env
 
 def events_per_step(environment: Environment, kind: InstanceKind) -> int:
     """Return the events of a step of such an instance, run kernel by kernel."""
-    times = roofline_step_time(environment.part(kind.model, kind.gpu), kind.tp_size)
+    part = environment.part(kind.model, kind.gpu)
+    times = source_of(part)(part, kind.tp_size)
     schedule = times.kernels(StepShape(1, 1, (), 1, 1))
     num_kernels = sum(len(run.names) * run.repeat for run in schedule.runs)
     return kind.tp_size * num_kernels * EVENTS_PER_KERNEL

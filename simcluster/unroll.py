@@ -29,7 +29,7 @@ from simcluster.config import Environment
 from simcluster.errors import InvariantError
 from simcluster.roofline import StepTime
 from simcluster.roofline.base import StepShape
-from simcluster.roofline.of_environment import StepTimeFactory, roofline_step_time
+from simcluster.roofline.sources import StepTimeFactory, StepTimeSource, source_of
 from simcluster.schema import STEPS, Columns, checked
 from simcluster.units import FloatArray, IntArray
 
@@ -85,7 +85,7 @@ def kinds_of(instances: Columns) -> list[InstanceKind]:
 
 
 def steps(
-    frames: Frames, environment: Environment, *, step_time: StepTimeFactory = roofline_step_time
+    frames: Frames, environment: Environment, *, step_time: StepTimeFactory | None = None
 ) -> dict[str, npt.NDArray[Any]]:
     """Return one row per step of a run.
 
@@ -97,7 +97,7 @@ def steps(
     environment : Environment
         That of the run.
     step_time : callable, optional
-        What made the step times of the run; the roofline by default.
+        What made the step times of the run; default: the source that `environment` names.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def steps(
 
     ends = np.empty(total)
     ends[first] = stops
-    _fill_longer_spans(ends, first, frames, environment, step_time)
+    _fill_longer_spans(ends, first, frames, environment, source_of(environment, step_time))
     wrong = np.flatnonzero(ends[first + num_steps - 1] != stops)
     if len(wrong):
         span = int(wrong[0])
@@ -145,7 +145,7 @@ def _fill_longer_spans(
     first: IntArray,
     frames: Frames,
     environment: Environment,
-    step_time: StepTimeFactory,
+    source: StepTimeSource,
 ) -> None:
     """Write the end times of the steps of all spans of more than one step.
 
@@ -160,7 +160,7 @@ def _fill_longer_spans(
     windows: dict[InstanceKind, tuple[IntArray, IntArray]] = {}
     for kind in dict.fromkeys(kinds.values()):
         part = environment.part(kind.model, kind.gpu)
-        models[kind] = step_time(part, kind.tp_size)
+        models[kind] = source(part, kind.tp_size)
         if (window := part.model.spec.sliding_window) is not None:
             windows[kind] = _window_tokens(frames, window)
     names = ["instance", "num_steps", "num_decodes", "context_tokens", "hidden_s", "start_s"]
@@ -188,7 +188,9 @@ def _fill_longer_spans(
             shared = beside_transfers.get((kind, wire_share))
             if shared is None:
                 part = environment.part(kind.model, kind.gpu)
-                shared = roofline_step_time(part, kind.tp_size, wire_share)
+                shared = source.beside_transfers(part, kind.tp_size, wire_share)
+                if shared is None:
+                    raise InvariantError("these are not the step times of the run")
                 beside_transfers[(kind, wire_share)] = shared
             model = shared
         if new:

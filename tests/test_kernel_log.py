@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,40 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simcluster.config import Environment, ModelConfig, SloConfig
 from simcluster.roofline import StepShape
 from simcluster.roofline.of_environment import roofline_step_time
 from simcluster.schema import KERNELS, checked
-from simcluster.simulate import Result, run
+from simcluster.simulate import run
 from simcluster.specs import EngineProfile
 from simcluster.strategies import FuDG, NoDG, PaDG
-from simcluster.testing.specs import (
-    eager_engine,
-    environment,
-    ideal_engine,
-    llama_2_7b,
-    vllm_engine,
-)
+from simcluster.testing.specs import eager_engine, vllm_engine
+from simcluster.testing.toy import ENGINES, STRICT, assert_same, toy_environment
 from simcluster.testing.workloads import workload_of
 from simcluster.unroll import steps
 from simcluster.workload import Workload
 
-TOY = dataclasses.replace(
-    llama_2_7b(),
-    name="toy",
-    num_layers=2,
-    hidden_size=512,
-    num_heads=8,
-    num_kv_heads=4,
-    head_dim=64,
-    ffn_dim=1024,
-    vocab_size=1000,
-    num_dense_layers=2,
-    num_params=7_000_000,
-    kv_bytes_per_token=2 * 2 * 2 * 4 * 64,
-)
-OVERLAPPING = dataclasses.replace(vllm_engine(), name="overlapping", overlaps_host=True)
-ENGINES = (ideal_engine(), vllm_engine(), eager_engine(), OVERLAPPING)
 STRATEGIES: dict[str, Any] = {
     "vllm": NoDG(name="vllm", instances=2, tp_size=2),
     "tight": NoDG(name="tight", instances=1, num_kv_blocks=13),
@@ -55,14 +32,6 @@ STRATEGIES: dict[str, Any] = {
 }
 
 
-def toy_environment(engine: EngineProfile) -> Environment:
-    """Two nodes of four GPUs that serve a model of two layers."""
-    machines = environment(
-        engine=engine, slo=SloConfig(ttft_s=0.02, tpot_s=0.003), num_nodes=2, gpus_per_node=4
-    )
-    return dataclasses.replace(machines, model=ModelConfig(spec=TOY, max_model_len=160))
-
-
 @pytest.fixture(scope="module")
 def busy() -> Workload:
     """Two dozen requests, one on the heels of the other."""
@@ -70,15 +39,6 @@ def busy() -> Workload:
     return workload_of(
         np.cumsum(rng.exponential(0.002, 24)), rng.integers(1, 90, 24), rng.integers(1, 40, 24)
     )
-
-
-def assert_same(one: Result, other: Result) -> None:
-    """Every frame that is free of the resolution is the same, bit by bit."""
-    for name in ("requests", "segments", "transfers", "windows", "instances"):
-        for column, values in one.columns[name].items():
-            theirs = other.columns[name][column]
-            assert values.tobytes() == theirs.tobytes() or list(values) == list(theirs), name
-    assert one.end_s == other.end_s
 
 
 @settings(max_examples=80, deadline=None)
@@ -98,7 +58,7 @@ def test_looking_inside_changes_nothing(
     busy: Workload,
 ) -> None:
     """A run that goes through kernels for a while gives the frames of one that does not."""
-    where = toy_environment(engine)
+    where = toy_environment(engine, STRICT)
     inside = run(
         where, strategy, busy, resolution=resolution, kernels_in=(start_s, start_s + length_s)
     )
@@ -111,7 +71,7 @@ def test_kernels_are_those_of_the_steps_in_the_stretch(
     name: str, engine: EngineProfile, busy: Workload
 ) -> None:
     """On every rank: as many as the model says, in order, from the issue to the end of the step."""
-    where, strategy = toy_environment(engine), STRATEGIES[name]
+    where, strategy = toy_environment(engine, STRICT), STRATEGIES[name]
     start_s, end_s = 0.02, 0.05
     result = run(where, strategy, busy, kernels_in=(start_s, end_s))
     log = steps(result.columns, where)
@@ -156,7 +116,9 @@ def test_a_captured_graph_is_issued_once(busy: Workload) -> None:
     """A decode step costs one issue on the CPU where graphs are captured, else one per kernel."""
     counts = {}
     for engine in (vllm_engine(), eager_engine()):
-        result = run(toy_environment(engine), STRATEGIES["tight"], busy, kernels_in=(0.0, 1.0))
+        result = run(
+            toy_environment(engine, STRICT), STRATEGIES["tight"], busy, kernels_in=(0.0, 1.0)
+        )
         kernels = result.columns["kernels"]
         issued = (kernels["unit"] == "cpu") & (kernels["name"] != "host work")
         counts[engine.name] = issued.sum() / (kernels["unit"] == "gpu").sum()
@@ -166,7 +128,7 @@ def test_a_captured_graph_is_issued_once(busy: Workload) -> None:
 
 def test_kernels_are_recorded_on_demand_alone(busy: Workload) -> None:
     """No frame of kernels unless it is asked for, also at resolution kernel."""
-    where = toy_environment(vllm_engine())
+    where = toy_environment(vllm_engine(), STRICT)
     for resolution in ("span", "kernel"):
         result = run(where, STRATEGIES["tight"], busy, resolution=resolution)
         assert "kernels" not in result.columns

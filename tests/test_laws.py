@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from simcluster.config import Environment, SloConfig
 from simcluster.rng import stream
-from simcluster.roofline.of_environment import StepTimeFactory
+from simcluster.roofline.sources import StepTimeFactory
 from simcluster.simulate import Result, run
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.testing import specs
@@ -329,7 +329,7 @@ def assert_empty(watched: Watched) -> None:
         assert not lane.scheduler.has_unfinished
         assert lane.scheduler.num_tokens == lane.scheduler.queued_tokens == lane.load_tokens == 0
         assert lane.scheduler.waiting_blocks == 0
-        host = lane.scheduler.host
+        host = lane.scheduler.swap.host
         assert host is None or host.free_blocks == host.num_blocks
 
 

@@ -402,7 +402,8 @@ def loses_nothing(folder: Path, stderr: str, known: dict[str, int]) -> None:
     assert known.items() <= written(partial).items()
     document = resolve(DOCUMENT).document
     for run in cell_store.recorded(partial):
-        assert run.fault(cell_store.made_by(document["strategy"][0]["kind"]), "parquet") is None
+        maker = cell_store.made_by(document, document["strategy"][0]["name"])
+        assert run.fault(maker, "parquet") is None
 
 
 @needs_proc

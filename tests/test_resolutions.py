@@ -11,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcluster import unroll
-from simcluster.config import Environment, ModelConfig, SloConfig
-from simcluster.engine import factory
+from simcluster.config import Environment, SloConfig
 from simcluster.engine.instance.span import Span
 from simcluster.engine.instance.span_log import SpanLog
 from simcluster.engine.pipeline import BatchesInFlight
 from simcluster.errors import InvariantError
-from simcluster.roofline.base import StepShape
+from simcluster.roofline import StepShape, StepTimeSource
 from simcluster.routing import ROUTERS
 from simcluster.sched import QUEUES, SCHEDULERS, DecodeBatch, StepPlan, target
 from simcluster.sched.chunked import ChunkedPrefill
@@ -26,82 +25,26 @@ from simcluster.specs import EngineProfile, ModelSpec
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.strategies.scaling import MitosisSettings, ThresholdSettings
 from simcluster.testing.specs import (
-    eager_engine,
     environment,
     ideal_engine,
     llama_2_7b,
     pcie4,
     vllm_engine,
 )
-from simcluster.testing.step_times import ConstantStepTime, same_for_all
-from simcluster.testing.workloads import shared_prefixes
-from simcluster.units import grid_array
-from simcluster.workload import Workload
-
-TOY = dataclasses.replace(
-    llama_2_7b(),
-    name="toy",
-    num_layers=2,
-    hidden_size=512,
-    num_heads=8,
-    num_kv_heads=4,
-    head_dim=64,
-    ffn_dim=1024,
-    vocab_size=1000,
-    num_dense_layers=2,
-    num_params=7_000_000,
-    kv_bytes_per_token=2 * 2 * 2 * 4 * 64,
+from simcluster.testing.step_times import ConstantStepTime
+from simcluster.testing.toy import (
+    DEEP,
+    ENGINES,
+    LOOSE,
+    MAX_MODEL_LEN,
+    OVERLAPPING,
+    STRICT,
+    TOY,
+    WINDOWED,
+    assert_same,
+    toy_environment,
+    toy_workload,
 )
-WINDOWED = dataclasses.replace(TOY, name="toy-window", sliding_window=24, num_sliding_layers=1)
-OVERLAPPING = dataclasses.replace(vllm_engine(), name="overlapping", overlaps_host=True)
-ENGINES = (ideal_engine(), vllm_engine(), eager_engine(), OVERLAPPING)
-MAX_MODEL_LEN = 160
-
-
-def toy_environment(engine: EngineProfile, slo: SloConfig, model: ModelSpec = TOY) -> Environment:
-    """Two nodes of eight GPUs that serve a model of two layers."""
-    machines = environment(engine=engine, slo=slo, num_nodes=2, gpus_per_node=8)
-    return dataclasses.replace(machines, model=ModelConfig(spec=model, max_model_len=MAX_MODEL_LEN))
-
-
-def workload(
-    requests: list[tuple[float, int, int]],
-    concurrency: int | None = None,
-    prefixes: list[tuple[int, int]] | None = None,
-) -> Workload:
-    """Gaps (s), prompts and outputs as a workload; with groups and shared tokens of each."""
-    gaps, prompts, outputs = zip(*requests, strict=True)
-    hashes = None
-    priority = np.arange(len(gaps)) * 7 % 3
-    if prefixes is not None:
-        groups, shared = zip(*(prefixes[k % len(prefixes)] for k in range(len(gaps))), strict=True)
-        # Every other answer may be shared too, as in a conversation.
-        known = [p + o * (k % 2) for k, (p, o) in enumerate(zip(prompts, outputs, strict=True))]
-        hashes = shared_prefixes(
-            groups, shared, known, tokens_per_id=(8, 16, 32)[len(prefixes) % 3]
-        )
-    arrivals = np.zeros(len(gaps)) if concurrency else grid_array(np.cumsum(gaps))
-    return Workload(
-        arrival_s=arrivals,
-        prompt_len=np.array(prompts),
-        output_len=np.array(outputs),
-        rejected=np.zeros(len(gaps), bool),
-        concurrency=concurrency,
-        hashes=hashes,
-        priority=priority,
-    )
-
-
-def assert_same(one: Result, other: Result) -> None:
-    """Every column of every frame that is free of the resolution is the same, bit by bit."""
-    for name in ("requests", "segments", "transfers", "links", "windows", "scaling", "instances"):
-        for column, values in one.columns[name].items():
-            theirs = other.columns[name][column]
-            assert values.tobytes() == theirs.tobytes() or list(values) == list(theirs), (
-                f"{name}.{column}: {values} against {theirs}"
-            )
-    assert one.end_s == other.end_s
-
 
 GAPS = st.one_of(
     st.just(0.0),
@@ -249,8 +192,8 @@ def by_load(draw: st.DrawFn) -> ThresholdSettings | None:
 
 SLOS = st.sampled_from(
     [
-        SloConfig(ttft_s=5.0, tpot_s=0.1),
-        SloConfig(ttft_s=0.02, tpot_s=0.003),
+        LOOSE,
+        STRICT,
         SloConfig(ttft_s=0.004, tpot_s=0.002),
     ]
 )
@@ -277,7 +220,7 @@ def test_span_equals_step(
 ) -> None:
     """Skipping over step ends changes no float of any frame."""
     where = toy_environment(engine, slo, model)
-    load = workload(requests, concurrency, prefixes)
+    load = toy_workload(requests, concurrency, prefixes)
     assert_same(
         run(where, strategy, load, resolution="span"), run(where, strategy, load, resolution="step")
     )
@@ -293,8 +236,8 @@ def test_room_that_a_swap_makes_is_seen_at_once() -> None:
         num_kv_blocks=10,
         max_num_seqs=3,
     )
-    where = toy_environment(ENGINES[0], SloConfig(ttft_s=5.0, tpot_s=0.1), TOY)
-    load = workload([(0.0, 85, 29), (0.0, 85, 31), (0.0, 5, 29), (0.0, 65, 1)])
+    where = toy_environment(ENGINES[0], LOOSE, TOY)
+    load = toy_workload([(0.0, 85, 29), (0.0, 85, 31), (0.0, 5, 29), (0.0, 65, 1)])
     span = run(where, strategy, load, resolution="span")
     assert span.columns["instances"]["num_swaps"].sum() > 0
     assert_same(span, run(where, strategy, load, resolution="step"))
@@ -316,7 +259,7 @@ def test_step_equals_kernel(
     prefixes: list[tuple[int, int]] | None,
 ) -> None:
     """The closed form of a step is what dispatchers and GPUs do event by event."""
-    where, load = toy_environment(engine, slo), workload(requests, prefixes=prefixes)
+    where, load = toy_environment(engine, slo), toy_workload(requests, prefixes=prefixes)
     assert_same(
         run(where, strategy, load, resolution="step"),
         run(where, strategy, load, resolution="kernel"),
@@ -334,6 +277,43 @@ def with_coarse_links(where: Environment) -> Environment:
 
 
 TICK = 2.0**-6
+
+
+@dataclasses.dataclass(frozen=True)
+class TickStage:
+    """A stage that takes two coarse ticks whatever it does; host work before and after in ticks."""
+
+    host_ticks: tuple[int, int]
+    overlaps_host = False
+
+    def host_s(self, shape: StepShape) -> tuple[float, float]:
+        """Before and after."""
+        return self.host_ticks[0] * TICK, self.host_ticks[1] * TICK
+
+    def gpu_s(self, shape: StepShape) -> float:
+        """Two ticks."""
+        return 2 * TICK
+
+    def decode_gpu_s(self, size: int, context: int, num_steps: int, window: Any) -> Any:
+        """Two ticks each."""
+        return np.full(num_steps, 2 * TICK)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ticks(StepTimeSource):
+    """Every step takes two coarse ticks; in a pipeline it takes them in each stage."""
+
+    host_ticks: tuple[int, int] = (0, 0)
+
+    def __call__(self, environment: Environment, tp_size: int) -> ConstantStepTime:
+        """Two ticks."""
+        return ConstantStepTime(2 * TICK)
+
+    def stages(self, environment: Environment, tp_size: int, pp_size: int, *, key: str) -> Any:
+        """Equal stages."""
+        return tuple(TickStage(self.host_ticks) for _ in range(pp_size))
+
+
 TIES = {
     "handover": FuDG(name="s", prefill_instances=1, decode_instances=2),
     "handover between nodes": FuDG(
@@ -389,10 +369,9 @@ def test_span_equals_step_where_everything_ties(
 ) -> None:
     """Every step takes two coarse ticks: arrivals, transfers and steps of all instances tie."""
     where = toy_environment(ideal_engine(), SloConfig(ttft_s=ttft_s, tpot_s=2 * TICK))
-    where, load = with_coarse_links(where), workload(requests)
-    ticks = same_for_all(ConstantStepTime(2 * TICK))
+    where, load = with_coarse_links(where), toy_workload(requests)
     span, step = (
-        run(where, TIES[name], load, resolution=resolution, step_time=ticks)
+        run(where, TIES[name], load, resolution=resolution, step_time=Ticks())
         for resolution in ("span", "step")
     )
     assert_same(span, step)
@@ -430,7 +409,7 @@ def test_spans_with_little_host_memory_equal_steps(
         preemption="swap",
         swap_bytes=float(host_blocks * block_bytes),
     )
-    load = workload(requests)
+    load = toy_workload(requests)
     span = run(where, strategy, load, resolution="span")
     assert_same(span, run(where, strategy, load, resolution="step"))
 
@@ -441,7 +420,7 @@ def test_chunked_prefill_with_full_host_memory_is_the_same_at_span_and_step() ->
     strategy = NoDG(
         name="s", scheduler="chunked", preemption="swap", swap_bytes=2e8, num_kv_blocks=63
     )
-    load = workload([(0.05 * k, 300, 400) for k in range(4)])
+    load = toy_workload([(0.05 * k, 300, 400) for k in range(4)])
     span = run(where, strategy, load, resolution="span")
     instances = span.columns["instances"]
     assert 0 < instances["num_swaps"].sum() < instances["num_preemptions"].sum()
@@ -456,7 +435,7 @@ def test_a_queue_behind_a_full_pool_is_the_same_at_span_and_step(queue: str) -> 
     prompts = rng.lognormal(6.0, 1.0, 300).clip(16, 3000).astype(int).tolist()
     outputs = rng.integers(20, 400, 300).tolist()
     gaps = rng.exponential(1 / 4, 300).tolist()
-    load = workload(list(zip(gaps, prompts, outputs, strict=True)))
+    load = toy_workload(list(zip(gaps, prompts, outputs, strict=True)))
     strategy = NoDG(name="s", num_kv_blocks=300, queue=queue)
     span = run(where, strategy, load, resolution="span")
     waited = span.columns["requests"]["queue_s"]
@@ -504,7 +483,7 @@ def test_runs_of_chunks_equal_steps(
         instances=instances,
         router=router,
     )
-    load = workload(requests)
+    load = toy_workload(requests)
     span = run(where, strategy, load, resolution="span")
     assert_same(span, run(where, strategy, load, resolution="step"))
     if len(requests) <= 4:
@@ -545,7 +524,7 @@ def test_runs_of_chunks_are_cut_in_every_way(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(ChunkedPrefill, "schedule", seen_schedule)
     monkeypatch.setattr(SpanLog, "book", seen_book)
-    where, load = toy_environment(vllm_engine(), SloConfig()), workload(CROWD)
+    where, load = toy_environment(vllm_engine(), SloConfig()), toy_workload(CROWD)
     result = run(where, TIGHT_CHUNKS, load)
     assert result.columns["requests"]["num_preemptions"].sum() > 0
     assert ends == {"a decode ends", "the pool runs dry", "an arrival", "the prompt ends"}
@@ -556,7 +535,7 @@ def test_the_agreement_test_notices_a_chunk_that_leaves_a_newcomer_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The last chunk of a prompt leaves room: whoever arrives before it must share its step."""
-    where, load = toy_environment(vllm_engine(), SloConfig()), workload(CROWD)
+    where, load = toy_environment(vllm_engine(), SloConfig()), toy_workload(CROWD)
     strategy = NoDG(**LONG, instances=1, chunk_size=9)
     step = run(where, strategy, load, resolution="step")
     assert_same(run(where, strategy, load), step)
@@ -565,7 +544,6 @@ def test_the_agreement_test_notices_a_chunk_that_leaves_a_newcomer_out(
         assert_same(run(where, strategy, load), step)
 
 
-DEEP = dataclasses.replace(TOY, name="deep", num_layers=4, num_dense_layers=4)
 DEEP_WINDOWED = dataclasses.replace(
     DEEP, name="deep-window", sliding_window=24, num_sliding_layers=2
 )
@@ -639,7 +617,7 @@ def test_pipelines_computed_ahead_equal_steps(
     max_time_s: float | None,
 ) -> None:
     """Batches in flight, taken back when one of them changes; also where the run is cut."""
-    where, load = toy_environment(engine, slo, model), workload(requests, concurrency)
+    where, load = toy_environment(engine, slo, model), toy_workload(requests, concurrency)
     resolutions = ["span", "step"]
     if sum(output for _, _, output in requests) < 100 and max_time_s is None:
         resolutions.append("kernel")
@@ -650,26 +628,6 @@ def test_pipelines_computed_ahead_equal_steps(
     for other in others:
         assert_same(span, other)
         assert_same_steps(span, other)
-
-
-@dataclasses.dataclass(frozen=True)
-class TickStage:
-    """A stage that takes two coarse ticks whatever it does; host work before and after in ticks."""
-
-    host_ticks: tuple[int, int]
-    overlaps_host = False
-
-    def host_s(self, shape: StepShape) -> tuple[float, float]:
-        """Before and after."""
-        return self.host_ticks[0] * TICK, self.host_ticks[1] * TICK
-
-    def gpu_s(self, shape: StepShape) -> float:
-        """Two ticks."""
-        return 2 * TICK
-
-    def decode_gpu_s(self, size: int, context: int, num_steps: int, window: Any) -> Any:
-        """Two ticks each."""
-        return np.full(num_steps, 2 * TICK)
 
 
 @pytest.mark.parametrize("host_ticks", [(0, 0), (1, 0), (2, 1)])
@@ -692,13 +650,12 @@ def test_pipelines_equal_steps_where_everything_ties(
     """Batches are ready at the same time, and when others end, arrive and are handed over."""
     slo = SloConfig(ttft_s=64 * TICK, tpot_s=2 * TICK)
     where = with_coarse_links(toy_environment(ideal_engine(), slo, DEEP))
-    load = workload(requests)
-    stages = tuple(TickStage(host_ticks) for _ in range(strategy.pp_size))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(factory, "roofline_stages", lambda *_, key: stages)
-        span, step = (
-            run(where, strategy, load, resolution=resolution) for resolution in ("span", "step")
-        )
+    load = toy_workload(requests)
+    ticks = Ticks(host_ticks)
+    span, step = (
+        run(where, strategy, load, resolution=resolution, step_time=ticks)
+        for resolution in ("span", "step")
+    )
     assert_same(span, step)
     assert_same_steps(span, step)
 
@@ -706,7 +663,7 @@ def test_pipelines_equal_steps_where_everything_ties(
 def test_pipelines_take_fewer_events_than_steps() -> None:
     """Most steps of batches in flight are no events, or the cases above would say little."""
     where = toy_environment(vllm_engine(), SloConfig(), DEEP)
-    load = workload([(0.0, 50, 60), (0.02, 50, 60), (0.03, 20, 60), (0.0, 90, 50)])
+    load = toy_workload([(0.0, 50, 60), (0.02, 50, 60), (0.03, 20, 60), (0.0, 90, 50)])
     strategy = NoDG(name="s", instances=1, pp_size=2, num_kv_blocks=40)
     span, step = (run(where, strategy, load, resolution=name) for name in ("span", "step"))
     assert_same_steps(span, step, without=())
@@ -719,7 +676,7 @@ def test_the_agreement_test_notices_steps_that_are_not_taken_back(
 ) -> None:
     """A batch that comes before others that were computed ahead delays them."""
     where = toy_environment(vllm_engine(), SloConfig(), DEEP)
-    load = workload([(0.0, 50, 60), (0.02, 50, 60), (0.03, 20, 60)])
+    load = toy_workload([(0.0, 50, 60), (0.02, 50, 60), (0.03, 20, 60)])
     strategy = NoDG(name="s", instances=1, pp_size=2)
     step = run(where, strategy, load, resolution="step")
     assert_same(run(where, strategy, load), step)
@@ -731,7 +688,7 @@ def test_the_agreement_test_notices_steps_that_are_not_taken_back(
 def test_the_agreement_test_notices_one_step_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """A span that runs over the arrival that should cut it is seen."""
     where = toy_environment(vllm_engine(), SloConfig())
-    load = workload([(0.0, 50, 60), (0.02, 50, 60), (0.03, 20, 60)])
+    load = toy_workload([(0.0, 50, 60), (0.02, 50, 60), (0.03, 20, 60)])
     strategy = NoDG(name="s", instances=1)
     step = run(where, strategy, load, resolution="step")
     assert_same(run(where, strategy, load, resolution="span"), step)
@@ -744,7 +701,7 @@ def test_the_agreement_test_notices_one_step_too_many(monkeypatch: pytest.Monkey
 def test_prefixes_are_found_and_swaps_happen_in_the_agreement_cases() -> None:
     """With the workloads drawn above, or the property would say little."""
     where = toy_environment(vllm_engine(), SloConfig())
-    load = workload([(0.001, 60, 60)] * 12, prefixes=[(0, 48), (1, 64)])
+    load = toy_workload([(0.001, 60, 60)] * 12, prefixes=[(0, 48), (1, 64)])
     strategy = NoDG(
         name="s",
         instances=1,
@@ -762,7 +719,7 @@ def test_prefixes_are_found_and_swaps_happen_in_the_agreement_cases() -> None:
 def test_preemption_happens_in_the_agreement_cases() -> None:
     """The pools drawn above are small enough to preempt, or the property would say little."""
     where = toy_environment(vllm_engine(), SloConfig())
-    load = workload([(0.001, 60, 60)] * 12)
+    load = toy_workload([(0.001, 60, 60)] * 12)
     result = run(where, NoDG(name="s", instances=1, num_kv_blocks=13), load)
     assert result.columns["requests"]["num_preemptions"].sum() > 3
 
@@ -809,7 +766,7 @@ def test_collectives_beside_transfers_are_the_same_at_all_resolutions(
         transfer=transfer,
         num_kv_blocks=num_kv_blocks,
     )
-    load = workload(requests)
+    load = toy_workload(requests)
     span = run(where, strategy, load, resolution="span")
     assert_same(span, run(where, strategy, load, resolution="step"))
     if len(requests) <= 6:
@@ -819,7 +776,7 @@ def test_collectives_beside_transfers_are_the_same_at_all_resolutions(
 def test_collectives_and_transfers_slow_each_other_down() -> None:
     """The case above is not empty: steps beside transfers are longer, and so are the transfers."""
     strategy = FuDG(name="s", tp_size=4, prefill_instances=1, decode_instances=1)
-    load = workload([(0.0, 90, 50), (0.0, 90, 50), (0.01, 90, 30), (0.01, 90, 30)])
+    load = toy_workload([(0.0, 90, 50), (0.0, 90, 50), (0.01, 90, 30), (0.01, 90, 30)])
     shared = on_one_wire(toy_environment(ideal_engine(), SloConfig()), 2e7)
     # The same speeds, on wires that are told apart.
     pcie = dataclasses.replace(shared.cluster.pcie, name="pcie of its own")

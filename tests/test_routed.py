@@ -13,50 +13,35 @@ from hypothesis import strategies as st
 
 import simcluster
 from simcluster.cell_store import Cell, identity
-from simcluster.config import ClusterConfig, Environment, ModelConfig, RunConfig, SloConfig
+from simcluster.config import ClusterConfig, Environment, ModelConfig, RunConfig
 from simcluster.errors import ConfigError
 from simcluster.pools import pool_summaries
 from simcluster.quality import curve
 from simcluster.routing.shares import FixedShares
-from simcluster.simulate import Result, run
-from simcluster.specs import ModelSpec
+from simcluster.simulate import run
 from simcluster.strategies import FuDG, NoDG, PaDG, Pool, Routed
 from simcluster.testing.laws import check_laws
 from simcluster.testing.specs import (
     environment,
     h100,
-    llama_2_7b,
     nvlink3,
     vllm_engine,
 )
+from simcluster.testing.toy import MAX_MODEL_LEN, STRICT, TOY, assert_same
 from simcluster.units import grid_array
 from simcluster.unroll import steps
 from simcluster.workload import Workload
 
-TOY: ModelSpec = dataclasses.replace(
-    llama_2_7b(),
-    name="small",
-    num_layers=2,
-    hidden_size=512,
-    num_heads=8,
-    num_kv_heads=4,
-    head_dim=64,
-    ffn_dim=1024,
-    vocab_size=1000,
-    num_dense_layers=2,
-    num_params=7_000_000,
-    kv_bytes_per_token=2 * 2 * 2 * 4 * 64,
-)
+SMALL = dataclasses.replace(TOY, name="small")
 LARGE = dataclasses.replace(
     TOY, name="large", num_layers=5, num_dense_layers=5, sliding_window=24, num_sliding_layers=2
 )
 A100, H100 = "A100-80GB SXM", "H100-80GB SXM"
-MAX_MODEL_LEN = 160
 
 
 def two_models() -> Environment:
     """Two models and two GPU types: two nodes of eight A100, one of four H100."""
-    machines = environment(engine=vllm_engine(), slo=SloConfig(ttft_s=0.02, tpot_s=0.003))
+    machines = environment(engine=vllm_engine(), slo=STRICT)
     more: ClusterConfig = dataclasses.replace(
         machines.cluster,
         gpu=h100(),
@@ -68,7 +53,7 @@ def two_models() -> Environment:
     return dataclasses.replace(
         machines,
         model=ModelConfig(spec=LARGE, max_model_len=MAX_MODEL_LEN),
-        extra_models=(ModelConfig(spec=TOY, max_model_len=MAX_MODEL_LEN),),
+        extra_models=(ModelConfig(spec=SMALL, max_model_len=MAX_MODEL_LEN),),
         extra_clusters=(more,),
     )
 
@@ -135,17 +120,6 @@ def deployments(draw: st.DrawFn) -> Routed:
     return Routed(
         name="routed", models=("small", "large"), fractions=(weak, 1 - weak), pool=tuple(pools)
     )
-
-
-def assert_same(one: Result, other: Result) -> None:
-    """Every column that is free of the resolution is the same, bit by bit."""
-    for name in ("requests", "segments", "transfers", "windows", "instances"):
-        for column, values in one.columns[name].items():
-            theirs = other.columns[name][column]
-            assert values.tobytes() == theirs.tobytes() or list(values) == list(theirs), (
-                f"{name}.{column}: {values} against {theirs}"
-            )
-    assert one.end_s == other.end_s
 
 
 @settings(max_examples=120, deadline=None)

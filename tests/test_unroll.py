@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcluster import load, read, sweep
-from simcluster.config import Environment, ModelConfig, SloConfig
+from simcluster.config import Environment
 from simcluster.engine.cluster import Cluster, Deployment
 from simcluster.engine.instance import Instance
 from simcluster.errors import InvariantError
@@ -24,13 +23,8 @@ from simcluster.sched import StepOutcome, StepPlan
 from simcluster.simulate import Result, run, simulate
 from simcluster.specs import EngineProfile, ModelSpec
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
-from simcluster.testing.specs import (
-    eager_engine,
-    environment,
-    ideal_engine,
-    llama_2_7b,
-    vllm_engine,
-)
+from simcluster.testing.specs import eager_engine, vllm_engine
+from simcluster.testing.toy import ENGINES, STRICT, TOY, WINDOWED, toy_environment
 from simcluster.testing.workloads import workload_of
 from simcluster.unroll import (
     PerRequest,
@@ -44,26 +38,6 @@ from simcluster.unroll import (
 from simcluster.workload import Workload
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
-
-TOY = dataclasses.replace(
-    llama_2_7b(),
-    name="toy",
-    num_layers=2,
-    hidden_size=512,
-    num_heads=8,
-    num_kv_heads=4,
-    head_dim=64,
-    ffn_dim=1024,
-    vocab_size=1000,
-    num_dense_layers=2,
-    num_params=7_000_000,
-    kv_bytes_per_token=2 * 2 * 2 * 4 * 64,
-)
-WINDOWED = dataclasses.replace(TOY, name="toy-window", sliding_window=24, num_sliding_layers=1)
-OVERLAPPING = dataclasses.replace(vllm_engine(), name="overlapping", overlaps_host=True)
-ENGINES = (ideal_engine(), vllm_engine(), eager_engine(), OVERLAPPING)
-# Targets that the toy model can just meet, so that windows of rolling activation come and go.
-STRICT = SloConfig(ttft_s=0.02, tpot_s=0.003)
 
 STRATEGIES: dict[str, Any] = {
     "vllm": NoDG(name="vllm", instances=2),
@@ -98,14 +72,6 @@ STRATEGIES: dict[str, Any] = {
     "ecoserve-piped": PaDG(name="ecoserve-piped", instances=2, pp_size=2),
     "ecoserve-open": PaDG(name="ecoserve-open", instances=2, hold_output=False),
 }
-
-
-def toy_environment(
-    engine: EngineProfile | None = None, slo: SloConfig = STRICT, model: ModelSpec = TOY
-) -> Environment:
-    """Two nodes of four GPUs that serve a model of two layers."""
-    machines = environment(engine=engine, slo=slo, num_nodes=2, gpus_per_node=4)
-    return dataclasses.replace(machines, model=ModelConfig(spec=model, max_model_len=160))
 
 
 def unrolled(result: Result, where: Environment) -> tuple[dict[str, Any], PerRequest, PerRequest]:
@@ -191,7 +157,7 @@ def test_every_token_is_where_a_witness_saw_it(
     name: str, model: ModelSpec, engine: EngineProfile, busy: Workload
 ) -> None:
     """Computed and released times of all tokens, from a span run against watching a step run."""
-    where = toy_environment(engine, model=model)
+    where = toy_environment(engine, STRICT, model)
     witness = Witness(STRATEGIES[name])
     run(where, witness, busy, resolution="step")
     result = run(where, STRATEGIES[name], busy)
@@ -203,7 +169,7 @@ def test_every_token_is_where_a_witness_saw_it(
 
 def test_the_cases_hold_output_preempt_and_share_steps(busy: Workload) -> None:
     """The runs above contain what is hard to unroll, or they would say little."""
-    where = toy_environment()
+    where = toy_environment(slo=STRICT)
     for name in ("tight", "sarathi", "distserve", "ecoserve-tight"):
         columns = run(where, STRATEGIES[name], busy).columns
         assert columns["requests"]["num_preemptions"].sum() > 0, name
@@ -244,7 +210,7 @@ def test_span_run_and_step_run_agree_on_every_step_and_token(
     """Also when the clock stops early, in the middle of spans, windows and transfers."""
     gaps, prompts, outputs = zip(*requests, strict=True)
     load = workload_of(np.cumsum(gaps), prompts, outputs, concurrency=concurrency)
-    where = toy_environment(engine, model=model)
+    where = toy_environment(engine, STRICT, model)
     results = [
         run(where, strategy, load, resolution=resolution, max_time_s=max_time_s)
         for resolution in ("span", "step")
@@ -288,8 +254,8 @@ def assert_laws(result: Result, computed: PerRequest, released: PerRequest) -> N
 def test_tpot_is_the_mean_gap_of_released_tokens(busy: Workload) -> None:
     """The TPOT of the requests frame is the mean ITL, for every strategy."""
     for strategy in STRATEGIES.values():
-        result = run(toy_environment(), strategy, busy)
-        *_, released = unrolled(result, toy_environment())
+        result = run(toy_environment(slo=STRICT), strategy, busy)
+        *_, released = unrolled(result, toy_environment(slo=STRICT))
         tpot_s = result.columns["requests"]["tpot_s"]
         gaps = inter_token_latencies(released)
         for number in np.flatnonzero(gaps.counts):
@@ -298,7 +264,7 @@ def test_tpot_is_the_mean_gap_of_released_tokens(busy: Workload) -> None:
 
 def test_one_request_alone_decodes_at_the_pace_of_its_step_times() -> None:
     """The gaps are the durations that the model gives for one sequence of growing context."""
-    where = toy_environment(vllm_engine())
+    where = toy_environment(vllm_engine(), STRICT)
     result = run(where, NoDG(name="s", instances=1), workload_of([0.0], [40], [12]))
     _, computed, _ = unrolled(result, where)
     model = roofline_step_time(where, 1)
@@ -330,14 +296,14 @@ def test_a_result_folder_is_enough(tmp_path: Path, fmt: Any) -> None:
 
 def test_another_environment_is_noticed(busy: Workload) -> None:
     """Step times that are not those of the run end its spans at other times."""
-    result = run(toy_environment(vllm_engine()), STRATEGIES["vllm"], busy)
+    result = run(toy_environment(vllm_engine(), STRICT), STRATEGIES["vllm"], busy)
     with pytest.raises(InvariantError, match="not those of the run"):
-        steps(result.columns, toy_environment(eager_engine()))
+        steps(result.columns, toy_environment(eager_engine(), STRICT))
 
 
 def test_frames_of_different_runs_are_noticed(busy: Workload) -> None:
     """Tokens cannot be read from the steps of another run, or with other requests."""
-    where = toy_environment()
+    where = toy_environment(slo=STRICT)
     one = run(where, STRATEGIES["vllm"], busy)
     two = run(where, STRATEGIES["tight"], busy)
     log = steps(one.columns, where)
@@ -373,7 +339,7 @@ def test_no_tokens_have_no_gaps() -> None:
     empty = PerRequest(np.zeros(1, np.int64), np.empty(0))
     assert len(longest_stall_s(empty)) == 0
     assert np.isnan(itl_quantiles_s(empty)).all()
-    where = toy_environment()
+    where = toy_environment(slo=STRICT)
     result = run(where, STRATEGIES["vllm"], workload_of([0.0, 0.1], [5, 5], [1, 1]))
     _, computed, _ = unrolled(result, where)
     assert list(computed.counts) == [1, 1]
@@ -382,7 +348,7 @@ def test_no_tokens_have_no_gaps() -> None:
 
 def test_a_held_request_stalls_its_user_but_not_the_engine(busy: Workload) -> None:
     """Hold-back makes somebody wait longer between tokens than the engine took for them."""
-    where = toy_environment()
+    where = toy_environment(slo=STRICT)
     held = run(where, STRATEGIES["ecoserve-tight"], busy)
     _, computed, released = unrolled(held, where)
     stalls, shown = longest_stall_s(computed), longest_stall_s(released)
@@ -391,7 +357,7 @@ def test_a_held_request_stalls_its_user_but_not_the_engine(busy: Workload) -> No
 
 def test_rejected_requests_have_no_tokens() -> None:
     """They keep their row, empty."""
-    where = toy_environment()
+    where = toy_environment(slo=STRICT)
     load = workload_of([0.0, 0.0], [5, 5], [3, 3], rejected=[True, False])
     _, computed, _ = unrolled(run(where, STRATEGIES["vllm"], load), where)
     assert list(computed.counts) == [0, 3]
@@ -399,7 +365,7 @@ def test_rejected_requests_have_no_tokens() -> None:
 
 def test_requests_hold_their_counters_after_a_run_that_was_cut() -> None:
     """A run cut in the middle of a span knows how far its requests are."""
-    where = toy_environment(vllm_engine())
+    where = toy_environment(vllm_engine(), STRICT)
     load = workload_of([0.0, 0.02], [50, 50], [60, 60])
     result = run(where, NoDG(name="s", instances=1), load, max_time_s=0.05)
     requests = result.columns["requests"]

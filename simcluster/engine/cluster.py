@@ -21,7 +21,7 @@ from simcluster.engine.shape import InstanceShape
 from simcluster.engine.topology import Topology
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.request import Request
-from simcluster.roofline.of_environment import StepTimeFactory, roofline_step_time
+from simcluster.roofline.sources import StepTimeFactory, source_of
 
 
 class EntryPoint(Protocol):
@@ -132,8 +132,8 @@ class Cluster:
         Where everything is written down.
     resolution : str
         ``"span"``, ``"step"`` or ``"kernel"``.
-    step_time : callable
-        Makes the step-time model of an instance.
+    step_time : callable, optional
+        Makes the step-time model of an instance; default: the source that `environment` names.
     seed : int
         Seed of the run, for strategies that draw.
     has_prefixes : bool
@@ -165,7 +165,7 @@ class Cluster:
         recorder: Recorder,
         *,
         resolution: str = "span",
-        step_time: StepTimeFactory = roofline_step_time,
+        step_time: StepTimeFactory | None = None,
         seed: int = 0,
         has_prefixes: bool = False,
     ) -> None:
@@ -184,7 +184,7 @@ class Cluster:
             environment,
             recorder,
             resolution=resolution,
-            step_time=step_time,
+            step_times=source_of(environment, step_time),
             has_prefixes=has_prefixes,
             lane_numbers=itertools.count(),
         )

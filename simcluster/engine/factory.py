@@ -18,13 +18,9 @@ from simcluster.engine.recorder import Recorder
 from simcluster.engine.shape import HostMemory, InstanceShape, num_kv_blocks, scheduler_limits
 from simcluster.errors import ConfigError
 from simcluster.kvcache import BlockPool, PrefixPool
-from simcluster.roofline import RooflineStepTime, StepTime
-from simcluster.roofline.of_environment import (
-    StepTimeFactory,
-    roofline_stages,
-    roofline_step_time,
-)
+from simcluster.roofline import StageTime, StepTime
 from simcluster.roofline.operators import ACTIVATION_BYTES
+from simcluster.roofline.sources import StepTimeSource
 from simcluster.sched import QUEUES, SCHEDULERS
 from simcluster.specs import LinkSpec
 
@@ -42,7 +38,7 @@ class InstanceFactory:
         Where the instances write.
     resolution : str
         ``"span"``, ``"step"`` or ``"kernel"``.
-    step_time : callable
+    step_times : StepTimeSource
         Makes the step-time model of an instance.
     has_prefixes : bool
         Whether requests say which blocks they have in common; where not, none are looked for.
@@ -57,7 +53,7 @@ class InstanceFactory:
         recorder: Recorder,
         *,
         resolution: str,
-        step_time: StepTimeFactory,
+        step_times: StepTimeSource,
         has_prefixes: bool,
         lane_numbers: itertools.count[int],
     ) -> None:
@@ -65,12 +61,12 @@ class InstanceFactory:
         self._environment = environment
         self._recorder = recorder
         self._resolution = resolution
-        self._make_step_time = step_time
+        self._source = step_times
         self._has_prefixes = has_prefixes
         self._lane_numbers = lane_numbers
         self._step_times: dict[int, StepTime] = {}
         self._step_times_at: dict[tuple[int, int], StepTime] = {}  # by group and share of wires
-        self._stages: dict[tuple[int, int], tuple[RooflineStepTime, ...]] = {}
+        self._stages: dict[tuple[int, int], tuple[StageTime, ...]] = {}
 
     def of(self, environment: Environment) -> InstanceFactory:
         """Return a factory of another model or GPU type in the same run."""
@@ -79,7 +75,7 @@ class InstanceFactory:
             environment,
             self._recorder,
             resolution=self._resolution,
-            step_time=self._make_step_time,
+            step_times=self._source,
             has_prefixes=self._has_prefixes,
             lane_numbers=self._lane_numbers,
         )
@@ -99,7 +95,7 @@ class InstanceFactory:
         if shape.pp_size == 1:
             step_time = self._step_times.get(shape.tp_size)
             if step_time is None:
-                step_time = self._make_step_time(self._environment, shape.tp_size)
+                step_time = self._source(self._environment, shape.tp_size)
                 self._step_times[shape.tp_size] = step_time
             ranks = self._ranks(number, shape.tp_size, 0) if self._by_kernel else None
             return self._lane(number, shape, role, num_blocks, step_time, ranks=ranks)
@@ -130,11 +126,7 @@ class InstanceFactory:
         self, number: int, shape: InstanceShape, groups: tuple[GpuGroup, ...]
     ) -> PipelineStages:
         tp_size, pp_size = shape.tp_size, shape.pp_size
-        stages = self._stages.get((tp_size, pp_size))
-        if stages is None:
-            key = shape.key("pp_size")
-            stages = roofline_stages(self._environment, tp_size, pp_size, key=key)
-            self._stages[(tp_size, pp_size)] = stages
+        stages = self._stages_of(shape)
         links = [
             self._between_stages(shape, a.node, b.node)
             for a, b in pairwise(groups[:: len(groups) // pp_size])
@@ -144,6 +136,20 @@ class InstanceFactory:
             ranks = [self._ranks(number, tp_size, k * tp_size) for k in range(pp_size)]
         ahead = self._resolution == "span"
         return PipelineStages(self._env, stages, self._environment.model, links, ranks, ahead=ahead)
+
+    def _stages_of(self, shape: InstanceShape) -> tuple[StageTime, ...]:
+        """Step times of the stages of a pipelined instance of `shape`."""
+        tp_size, pp_size = shape.tp_size, shape.pp_size
+        stages = self._stages.get((tp_size, pp_size))
+        if stages is None:
+            key = shape.key("pp_size")
+            stages = self._source.stages(self._environment, tp_size, pp_size, key=key)
+            if stages is None:
+                rule = "the source of step times knows no stages of a pipeline"
+                remedy = 'Use pp_size = 1, or engine.step_times = "roofline".'
+                raise ConfigError(key, pp_size, rule, remedy)
+            self._stages[(tp_size, pp_size)] = stages
+        return stages
 
     def _between_stages(self, shape: InstanceShape, source: int, destination: int) -> LinkSpec:
         """Link that hands activations from a stage on node `source` to one on `destination`."""
@@ -201,19 +207,14 @@ class InstanceFactory:
         self, instance: Instance, tp_size: int, wires: tuple[Link, ...], network: LinkNetwork
     ) -> None:
         """Let the collectives of `instance` meet the KV transfers on `wires` of its GPUs."""
-        step_time = instance.step_time
-        if not wires or not isinstance(step_time, RooflineStepTime):
+        if not wires:
             return
+        step_time = instance.step_time
 
         def step_time_at(share: int) -> StepTime:
-            if share == SHARES:
-                return step_time
-            known = self._step_times_at.get((tp_size, share))
-            if known is None:
-                known = roofline_step_time(self._environment, tp_size, share / SHARES)
-                self._step_times_at[(tp_size, share)] = known
-            return known
+            return step_time if share == SHARES else self._beside_transfers(tp_size, share)
 
+        self._beside_transfers(tp_size, SHARES // 2)  # a source knows all shares or none
         spec = self._environment.model.spec
         # Two all-reduces a layer, of which every rank sends 2 (t - 1) / t (see `all_reduce_s`).
         message = spec.hidden_size * ACTIVATION_BYTES
@@ -221,3 +222,18 @@ class InstanceFactory:
         instance.wires = SharedWires(
             self._env, network, wires, tp_size * sent, step_time_at, instance.cut_later
         )
+
+    def _beside_transfers(self, tp_size: int, share: int) -> StepTime:
+        """Step times where collectives get `share` of the parts of their wires."""
+        known = self._step_times_at.get((tp_size, share))
+        if known is None:
+            known = self._source.beside_transfers(self._environment, tp_size, share / SHARES)
+            if known is None:
+                rule = (
+                    "KV transfers and collectives use the same wires here, and this source does "
+                    "not know how long a step takes beside transfers"
+                )
+                remedy = 'Use "roofline", tp_size = 1, or a fabric that is not the GPUs\' PCIe.'
+                raise ConfigError("engine.step_times", None, rule, remedy)
+            self._step_times_at[(tp_size, share)] = known
+        return known

@@ -13,7 +13,7 @@ import simpy
 from simcluster.config import ModelConfig
 from simcluster.engine.clock import TRANSFER_END, At, Clock, Wake
 from simcluster.engine.dispatcher import RankGroup
-from simcluster.roofline import Pipeline, RooflineStepTime, handover_s
+from simcluster.roofline import Pipeline, StageTime, handover_s
 from simcluster.roofline.base import StepShape
 from simcluster.sched import StepPlan
 from simcluster.specs import LinkSpec
@@ -184,7 +184,7 @@ class PipelineStages:
     ----------
     env : Clock
         The run.
-    stages : sequence of RooflineStepTime
+    stages : sequence of StageTime
         Step times of each stage.
     model : ModelConfig
         Whose activations go from stage to stage.
@@ -207,7 +207,7 @@ class PipelineStages:
     def __init__(
         self,
         env: Clock,
-        stages: Sequence[RooflineStepTime],
+        stages: Sequence[StageTime],
         model: ModelConfig,
         links: Sequence[LinkSpec],
         ranks: Sequence[RankGroup] | None = None,

@@ -125,7 +125,7 @@ class Kept:
         self._jobs, self._dask = jobs, dask
         self._known = {run.path.stem: run.outcome for run in runs}
         self._scopes = {s.name: scope_of(scenario, s.name) for s in scenario.strategies}
-        self._makers = {s.name: cell_store.made_by(s.kind) for s in scenario.strategies}
+        self._makers = _makers(scenario)
 
     def __call__(self, scenario: Scenario, cells: Sequence[Cell]) -> list[Outcome]:
         """Return the outcomes of `cells`, in their order."""
@@ -244,9 +244,15 @@ def _refuse_loss(out: Path, scenario: Scenario, found: Sequence[Run]) -> None:
         )
 
 
+def _makers(scenario: Scenario) -> dict[str, str]:
+    """Return what would make the runs of each strategy now."""
+    document = scenario.document
+    return {s.name: cell_store.made_by(document, s.name) for s in scenario.strategies}
+
+
 def _begin(partial: Path, scenario: Scenario, found: Sequence[Run]) -> list[Run]:
     """Put the runs that can be used again into the folder, and leave no others in it."""
-    makers = {scope_of(scenario, s.name): cell_store.made_by(s.kind) for s in scenario.strategies}
+    makers = {scope_of(scenario, name): maker for name, maker in _makers(scenario).items()}
     sound: dict[str, Run] = {}
     faults: Counter[str] = Counter()
     for run in found:

@@ -25,7 +25,7 @@ from simcluster.goodput_search.runs import (
     replication_seed,
 )
 from simcluster.goodput_search.search import Probe, Settings, Stage, Status, Verdict
-from simcluster.report import aligned, gpus_caption, gpus_text, heading
+from simcluster.report import aligned, gpus_caption, gpus_text, heading, step_times_of
 from simcluster.toml_writer import to_toml
 
 LEVELS: Final = (0.5, 0.9, 0.99)
@@ -54,7 +54,6 @@ def as_json(
         With the comparisons of the goodputs; else None stands there.
     """
     settings, environment = found.settings, found.scenario.environment
-    gpu = environment.cluster.gpu
     result: dict[str, Any] = {
         "goodput": [_row(found, name, verdict) for name, verdict in found.verdicts.items()],
         "comparisons": _comparisons(found) if compared else None,
@@ -62,7 +61,7 @@ def as_json(
         "settings": dataclasses.asdict(settings),
         "seed": found.seed,
         "criterion": environment.slo.criterion,
-        "step_times": {"gpu": gpu.name, "accuracy": gpu.constants.accuracy},
+        "step_times": step_times_of(environment),
         "currency": environment.cluster.currency,
         "price_per_gpu_hour": environment.cluster.price_per_gpu_hour,
     }

@@ -26,11 +26,11 @@ import numpy as np
 from simcluster.config import Environment
 from simcluster.errors import ConfigError
 from simcluster.planner.space import build
-from simcluster.roofline import RooflineStepTime
 from simcluster.roofline.base import StepShape
 from simcluster.roofline.collectives import all_reduce_s
 from simcluster.roofline.dispatch import TickRun, eager_lines, graph_line
 from simcluster.roofline.of_environment import group_fabric
+from simcluster.roofline.sources import source_of
 from simcluster.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, Strategy
 from simcluster.units import TICK_S, TICKS_PER_S, FloatArray
@@ -177,11 +177,7 @@ class StepTimes:
     """Batch times by simcluster's own step times: shows what the heuristics alone get wrong."""
 
     def __init__(self, environment: Environment, tp_size: int) -> None:
-        cluster = environment.cluster
-        fabric = group_fabric(cluster, tp_size)
-        self.times = RooflineStepTime(
-            environment.model, cluster.gpu, fabric, environment.engine, tp_size
-        )
+        self.times = source_of(environment)(environment, tp_size)
 
     def prefill_s(self, batch: int, prompt_len: int) -> float:
         """Time to prefill `batch` prompts of `prompt_len` tokens (s)."""

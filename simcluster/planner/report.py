@@ -14,7 +14,7 @@ from simcluster._version import __version__
 from simcluster.goodput import three_digits
 from simcluster.planner.ranking import Candidate, Ranking
 from simcluster.plot import new_figure, palette
-from simcluster.report import aligned, gpus_caption, gpus_text, heading
+from simcluster.report import aligned, gpus_caption, gpus_text, heading, step_times_of
 from simcluster.units import MS
 
 if TYPE_CHECKING:
@@ -156,10 +156,7 @@ def as_json(ranking: Ranking) -> dict[str, Any]:
         "removed": dict(ranking.removed),
         "latency_rate_rps": _finite(ranking.latency_rate_rps),
         "currency": environment.cluster.currency,
-        "step_times": {
-            "gpu": environment.cluster.gpu.name,
-            "accuracy": environment.cluster.gpu.constants.accuracy,
-        },
+        "step_times": step_times_of(environment),
     }
 
 

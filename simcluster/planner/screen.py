@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,9 +18,9 @@ from simcluster.config import Environment
 from simcluster.engine.cluster import Cluster
 from simcluster.planner.space import build
 from simcluster.rng import stream
-from simcluster.roofline import RooflineStepTime
+from simcluster.roofline import StepTime
 from simcluster.roofline.base import StepShape
-from simcluster.roofline.of_environment import group_fabric
+from simcluster.roofline.sources import source_of
 from simcluster.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, Strategy
 from simcluster.units import FloatArray, IntArray
@@ -199,19 +200,13 @@ class _Times:
     """Step times of an instance, with all its stages."""
 
     def __init__(self, environment: Environment, tp_size: int, stages: int) -> None:
-        def all_stages(env: Environment) -> list[RooflineStepTime]:
-            return [
-                RooflineStepTime(
-                    env.model,
-                    env.cluster.gpu,
-                    group_fabric(env.cluster, tp_size),
-                    env.engine,
-                    tp_size,
-                    stages,
-                    stage,
-                )
-                for stage in range(stages)
-            ]
+        def all_stages(env: Environment) -> Sequence[StepTime]:
+            source = source_of(env)
+            if stages == 1:
+                return [source(env, tp_size)]
+            of_each = source.stages(env, tp_size, stages, key="rank.pp_sizes")
+            assert of_each is not None, "a pipeline that was placed has stages"
+            return of_each
 
         engine = dataclasses.replace(
             environment.engine,
@@ -230,7 +225,7 @@ class _Times:
         """Return the time of a decode step of `batch` sequences in all (s)."""
         return self._decode_s(self._stages, batch, context)
 
-    def _decode_s(self, stages: list[RooflineStepTime], batch: int, context: float) -> float:
+    def _decode_s(self, stages: Sequence[StepTime], batch: int, context: float) -> float:
         # Each stage works on its own share of the sequences; a step passes all stages.
         own = max(1, batch // len(stages))
         tokens = round(own * context)

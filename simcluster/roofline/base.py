@@ -129,3 +129,28 @@ class StepTime(Protocol):
     def kernels(self, shape: StepShape) -> KernelSchedule:
         """The kernels of the step, for simulation one by one."""
         ...
+
+
+class StageTime(StepTime, Protocol):
+    """Durations of what one stage of a pipeline does of a step (s, on the time grid).
+
+    The host work before a step is with the first stage, the one after it with the last; stages do
+    not overlap it with the work of the GPU.
+    """
+
+    def host_s(self, shape: StepShape) -> tuple[float, float]:
+        """Host work of the stage before and after its kernels (s)."""
+        ...
+
+    def decode_gpu_s(
+        self,
+        num_decodes: int,
+        context_tokens: int,
+        num_steps: int,
+        window_tokens: IntArray | None = None,
+    ) -> FloatArray:
+        """Durations of consecutive pure decode steps without their host work (s).
+
+        Parameters and shape are those of `decode_steps_s`.
+        """
+        ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from simcluster.config import ClusterConfig, Environment
@@ -12,9 +11,6 @@ from simcluster.roofline.memory import check_pp
 from simcluster.roofline.pipeline import pipeline_stages
 from simcluster.roofline.steptime import RooflineStepTime
 from simcluster.specs import LinkSpec
-
-StepTimeFactory = Callable[[Environment, int], StepTime]
-"""From the environment and a tensor-parallel degree to the step times of such an instance."""
 
 
 def roofline_step_time(environment: Environment, tp_size: int, wire_share: float = 1.0) -> StepTime:

@@ -40,10 +40,10 @@ class InstanceBooks:
 class Watched:
     """A strategy whose deployment is watched; use it where the strategy would go.
 
-    It counts requests in the system on its own, and after each plan and each step it checks the
-    scheduler: limits of a step, KV blocks in use against the sum over sequences (pools of the role
-    ``mixed``, where nothing is reserved for transfers), and that it does not stop while the head of
-    its queue fits.
+    It counts requests in the system on its own, and refuses one that ends twice. After each plan
+    and each step it checks the scheduler: limits of a step, the counts that routers see, KV blocks
+    in use against the sum over sequences (pools of the role ``mixed``, where nothing is reserved
+    for transfers), and that it does not stop while the head of its queue fits.
 
     Parameters
     ----------
@@ -72,6 +72,7 @@ class Watched:
         self.lanes: list[Instance] = []
         self.books: list[InstanceBooks] = []
         self._inside: set[int] = set()
+        self._gone: set[int] = set()
 
     def build(self, cluster: Cluster) -> Deployment:
         """Build the strategy's deployment and attach the books to it."""
@@ -79,13 +80,14 @@ class Watched:
         self.levels = [(0.0, 0)]
         self.lanes, self.books = [], []
         self._inside.clear()
+        self._gone.clear()
         deployment = self._strategy.build(cluster)
         for placed in cluster.placed:
             for lane in _lanes(placed.instance):
                 self.lanes.append(lane)
                 self.books.append(InstanceBooks())
                 _watch(lane, self.books[-1], counts_blocks=placed.role == "mixed")
-        return Deployment(_Entry(self, deployment), deployment.on_end)
+        return Deployment(_Entry(self, deployment), deployment.on_end, deployment.models)
 
     def entered(self, request: Request) -> None:
         """Book that `request` is in the system."""
@@ -94,9 +96,24 @@ class Watched:
 
     def left(self, request: Request) -> None:
         """Book that `request` is out of the system."""
+        require(request.request_id not in self._gone, "a request ends twice")
+        self._gone.add(request.request_id)
         if request.request_id in self._inside:
             self._inside.discard(request.request_id)
             self.levels.append((self.cluster.env.now, len(self._inside)))
+
+    def check_end(self) -> None:
+        """Check that nothing is left in the instances: no request, no count, no KV block.
+
+        For runs in which every request has ended.
+        """
+        for lane in self.lanes:
+            scheduler = lane.scheduler
+            require(not scheduler.has_unfinished, "requests are left in an instance")
+            require(scheduler.num_waiting + scheduler.num_running == 0, "requests are left")
+            require(scheduler.num_tokens == 0, "tokens of requests that have ended are left")
+            used = scheduler.pool.num_blocks - scheduler.pool.free_blocks
+            require(used == 0, f"{used} KV blocks of requests that have ended are left")
 
 
 class _Entry:
@@ -137,11 +154,12 @@ def _watch(instance: Instance, books: InstanceBooks, *, counts_blocks: bool) -> 
     def watched_schedule(now: float) -> StepPlan | None:
         plan = schedule(now)
         if plan is None:
-            _check_stop(scheduler)
+            check_stop(scheduler)
         else:
-            _check_plan(scheduler, plan)
+            check_plan(scheduler, plan)
+        check_counts(scheduler)
         if counts_blocks:
-            _check_blocks(scheduler)
+            check_blocks(scheduler)
         return plan
 
     def watched_admit(request: Request, num_blocks: int, num_found: int, now: float) -> None:
@@ -154,8 +172,9 @@ def _watch(instance: Instance, books: InstanceBooks, *, counts_blocks: bool) -> 
         books.num_prefilled += len(outcome.prefilled)
         books.prefill_tokens += num_steps * plan.prefill_tokens
         books.decode_tokens += num_steps * plan.num_decodes
+        check_counts(scheduler)
         if counts_blocks:
-            _check_blocks(scheduler)
+            check_blocks(scheduler)
         return outcome
 
     scheduler.schedule = watched_schedule  # type: ignore[method-assign]  # watching is that
@@ -163,7 +182,8 @@ def _watch(instance: Instance, books: InstanceBooks, *, counts_blocks: bool) -> 
     scheduler._admit = watched_admit  # type: ignore[method-assign]  # watching is that
 
 
-def _check_plan(scheduler: Scheduler, plan: StepPlan) -> None:
+def check_plan(scheduler: Scheduler, plan: StepPlan) -> None:
+    """A plan is not empty, and within the limits of a step."""
     limits = scheduler.config
     require(plan.num_decodes + len(plan.chunks) > 0, "an empty plan")
     require(plan.max_steps >= 1, "steps of a plan")
@@ -179,7 +199,7 @@ def _check_plan(scheduler: Scheduler, plan: StepPlan) -> None:
         require(tokens <= limits.max_num_batched_tokens, "more than max_num_batched_tokens")
 
 
-def _check_stop(scheduler: Scheduler) -> None:
+def check_stop(scheduler: Scheduler) -> None:
     """An instance that stops has nothing in its queue that fits."""
     require(not scheduler.batch.size, "stopped with sequences to decode")
     if scheduler.waiting.head is not None:
@@ -194,7 +214,18 @@ def _check_stop(scheduler: Scheduler) -> None:
         require(not fits, "stopped while the first swapped request fits")
 
 
-def _check_blocks(scheduler: Scheduler) -> None:
+def check_counts(scheduler: Scheduler) -> None:
+    """The tokens and blocks that routers see are those of the requests that wait or prefill."""
+    waiting = [*scheduler.waiting, *scheduler.swapped]
+    tokens = [target(r) for r in (*waiting, *scheduler._joining, *scheduler._prefilling.values())]
+    require(scheduler.queued_tokens == sum(tokens), "queued_tokens is not the sum of its requests")
+    blocks = [scheduler.pool.blocks_for(target(request)) for request in waiting]
+    require(
+        scheduler.waiting_blocks == sum(blocks), "waiting_blocks is not the sum of its requests"
+    )
+
+
+def check_blocks(scheduler: Scheduler) -> None:
     """Blocks in use are those of the running sequences, each rounded up, a shared one once."""
     pool, used = scheduler.pool, 0
     for request in scheduler._running.values():

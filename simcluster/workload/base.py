@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, ClassVar, Final, Protocol, TypeVar, Union
+from pathlib import Path
+from typing import ClassVar, Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict
 
 from simcluster.config import SETTINGS_CONFIG
-from simcluster.errors import ConfigError, nearest
+from simcluster.errors import ConfigError
 from simcluster.units import FloatArray, IntArray
 from simcluster.workload.hashes import BlockHashes
 
@@ -139,7 +140,9 @@ class ArrivalTimes:
 class ArrivalProcess(Protocol):
     """Settings of an arrival process: a frozen dataclass, one field per key of its table.
 
-    The pattern of a seed must not depend on the rate: two rates meet the same requests.
+    The pattern of a seed must not depend on the rate: two rates meet the same requests. A process
+    that reads a file also has a method ``with_base(folder)``, which returns it with its relative
+    path taken from the folder of the scenario file.
     """
 
     has_lengths: ClassVar[bool]
@@ -251,37 +254,9 @@ def arrivals_before(
     )
 
 
-def kind_of(classes: Mapping[str, type], key: str) -> Any:
-    """Return the type of a setting that is a name or a table with ``kind``, for pydantic.
-
-    Parameters
-    ----------
-    classes : mapping of str to type
-        Settings dataclasses by their ``kind``.
-    key : str
-        The key as written in the scenario file, such as ``workload.arrivals``.
-
-    Returns
-    -------
-    type
-        ``str`` or one of `classes`; an unknown or missing kind raises ``ConfigError``.
-    """
-
-    def tag(value: Any) -> str:
-        if isinstance(value, str):
-            return "name"
-        kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-        if isinstance(kind, str) and kind in classes:
-            return kind
-        if isinstance(kind, str):
-            raise ConfigError(f"{key}.kind", kind, "no such kind", nearest(kind, classes))
-        raise ConfigError(
-            f"{key}.kind", kind, "a name, or a table with its kind is needed", nearest("", classes)
-        )
-
-    name = Annotated[str, Field(min_length=1), Tag("name")]
-    members = [name, *(Annotated[c, Tag(k)] for k, c in classes.items())]
-    return Annotated[Union[tuple(members)], Discriminator(tag)]  # noqa: UP007 - built at run time
+def joined(folder: Path, path: str) -> str:
+    """Return `path`, if it is relative taken from `folder`; a leading ``~`` is the home folder."""
+    return str(folder / Path(path).expanduser())
 
 
 def with_defaults(cls: type[T], name: str, key: str) -> T:

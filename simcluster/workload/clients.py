@@ -12,7 +12,7 @@ rate is its mean over the measured days), the dependence of output on prompt wit
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -28,6 +28,7 @@ from simcluster.workload.base import (
     ArrivalTimes,
     Offer,
     arrivals_before,
+    joined,
 )
 from simcluster.workload.lengths import Quantiles
 from simcluster.workload.traces import Table, read_csv
@@ -187,6 +188,10 @@ class ClientArrivals:
     num_clients: Annotated[
         int | None, Field(ge=1, description="Only so many clients, the busiest; default: all.")
     ] = None
+
+    def with_base(self, folder: Path) -> ClientArrivals:
+        """Return the same with a relative path taken from `folder`."""
+        return replace(self, path=joined(folder, self.path))
 
     @property
     def file(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError, DataError
 from simcluster.units import IntArray
-from simcluster.workload.base import ArrivalTimes, Offer
+from simcluster.workload.base import ArrivalTimes, Offer, joined
 from simcluster.workload.traces import Trace, TraceFormat, read_trace
 
 
@@ -49,6 +49,10 @@ class TraceFile:
                 f"must be after start_s ({self.start_s:g})",
                 "Raise the first or lower the second.",
             )
+
+    def with_base(self, folder: Path) -> Self:
+        """Return the same with a relative path taken from `folder`."""
+        return replace(self, path=joined(folder, self.path))
 
     def read(self, *, arrivals: bool = True) -> Trace:
         """Read the file and cut it to the window; arrivals count from its first request.

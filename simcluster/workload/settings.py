@@ -12,11 +12,12 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from simcluster.catalog import Catalog
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError, nearest
+from simcluster.registry import KindIn, Registry
 from simcluster.workload.base import (
     MAX_NUM_REQUESTS,
     ArrivalProcess,
     LengthDistribution,
-    kind_of,
+    joined,
     with_defaults,
 )
 from simcluster.workload.classes import MixedLengths
@@ -34,34 +35,40 @@ from simcluster.workload.renewal import ConstantArrivals, GammaArrivals, Poisson
 from simcluster.workload.replay import TraceArrivals, TraceFile, TraceLengths, TraceReplay
 from simcluster.workload.sessions import SessionArrivals
 
-ARRIVALS: Final[dict[str, type[ArrivalProcess]]] = {
-    "poisson": PoissonArrivals,
-    "gamma": GammaArrivals,
-    "constant": ConstantArrivals,
-    "on-off": OnOffArrivals,
-    "schedule": ScheduleArrivals,
-    "closed-loop": ClosedLoopArrivals,
-    "trace": TraceArrivals,
-    "clients": ClientArrivals,
-    "sessions": SessionArrivals,
-}
+ARRIVALS: Final[Registry[type[ArrivalProcess]]] = Registry(
+    "simcluster.arrivals",
+    {
+        "poisson": PoissonArrivals,
+        "gamma": GammaArrivals,
+        "constant": ConstantArrivals,
+        "on-off": OnOffArrivals,
+        "schedule": ScheduleArrivals,
+        "closed-loop": ClosedLoopArrivals,
+        "trace": TraceArrivals,
+        "clients": ClientArrivals,
+        "sessions": SessionArrivals,
+    },
+)
 """Arrival processes by the ``kind`` of their table ``workload.arrivals``."""
 
-LENGTHS: Final[dict[str, type[LengthDistribution]]] = {
-    "fixed": FixedLengths,
-    "lognormal": LognormalLengths,
-    "quantiles": QuantileLengths,
-    "table": TableLengths,
-    "trace": TraceLengths,
-}
+LENGTHS: Final[Registry[type[LengthDistribution]]] = Registry(
+    "simcluster.lengths",
+    {
+        "fixed": FixedLengths,
+        "lognormal": LognormalLengths,
+        "quantiles": QuantileLengths,
+        "table": TableLengths,
+        "trace": TraceLengths,
+    },
+)
 """Length distributions by the ``kind`` of their table ``workload.lengths``."""
 
 if TYPE_CHECKING:
     ArrivalSettings = str | ArrivalProcess
     LengthSettings = str | LengthDistribution
 else:
-    ArrivalSettings = kind_of(ARRIVALS, "workload.arrivals")
-    LengthSettings = kind_of(LENGTHS, "workload.lengths")
+    ArrivalSettings = Annotated[Any, KindIn(ARRIVALS, "workload.arrivals")]
+    LengthSettings = Annotated[Any, KindIn(LENGTHS, "workload.lengths")]
 
 TraceSettings = Annotated[
     Annotated[str, Field(min_length=1), Tag("path")] | Annotated[TraceFile, Tag("TraceFile")],
@@ -278,7 +285,7 @@ class WorkloadSettings:
         trace = self.trace
         return replace(
             self,
-            trace=_joined(folder, trace) if isinstance(trace, str) else _moved(trace, folder),
+            trace=joined(folder, trace) if isinstance(trace, str) else _moved(trace, folder),
             arrivals=_moved(self.arrivals, folder),
             lengths=_moved(self.lengths, folder),
             classes=self.classes
@@ -313,14 +320,7 @@ def _entry(lengths: LengthSettings | None, catalog: Catalog, key: str) -> Length
     return lengths
 
 
-def _joined(folder: Path, path: str) -> str:
-    """Return `path` from `folder`; an absolute one stays as it is."""
-    return str(folder / Path(path).expanduser())
-
-
 def _moved(settings: S, folder: Path) -> S:
     """Return `settings` with its path, where it has one, taken from `folder`."""
-    if isinstance(settings, (TraceFile, ClientArrivals)):
-        moved: Any = replace(settings, path=_joined(folder, settings.path))
-        return moved  # type: ignore[no-any-return]  # replace keeps the type
-    return settings
+    with_base = getattr(settings, "with_base", None)
+    return settings if with_base is None else with_base(folder)

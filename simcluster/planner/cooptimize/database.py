@@ -17,6 +17,7 @@ import numpy as np
 from simcluster.cell_store import digest_of, program, without_prices
 from simcluster.config import ClusterConfig, Environment, RunConfig
 from simcluster.errors import ConfigError
+from simcluster.executor import with_registered
 from simcluster.metrics import in_window
 from simcluster.planner.cooptimize.settings import CooptimizeTable, Kind
 from simcluster.scenario import Scenario
@@ -230,7 +231,8 @@ def build_database(
             found[unit] = entry
     # Small units serve most requests and take longest.
     left.sort(key=lambda unit: unit.num_gpus)
-    calls = (joblib.delayed(_measured)(scenario, table, unit, cache) for unit in left)
+    measured = with_registered(_measured)
+    calls = (joblib.delayed(measured)(scenario, table, unit, cache) for unit in left)
     parallel = joblib.Parallel(n_jobs=jobs or -1, return_as="generator_unordered")
     outcomes = (
         parallel(calls)

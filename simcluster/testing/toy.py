@@ -1,0 +1,145 @@
+"""A toy cluster: a model of two layers on A100 nodes, small requests, and frames compared.
+
+Runs take milliseconds, and pools of a dozen KV blocks are full at once, so that queues, preemptions
+and ties are common. The contracts and the tests of the three resolutions run on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from simcluster.config import Environment, ModelConfig, SloConfig
+from simcluster.simulate import Result
+from simcluster.specs import EngineProfile, ModelSpec
+from simcluster.testing.laws import require
+from simcluster.testing.specs import (
+    eager_engine,
+    environment,
+    ideal_engine,
+    llama_2_7b,
+    vllm_engine,
+)
+from simcluster.testing.workloads import shared_prefixes
+from simcluster.units import grid_array
+from simcluster.workload import Workload
+
+TOY: Final[ModelSpec] = dataclasses.replace(
+    llama_2_7b(),
+    name="toy",
+    num_layers=2,
+    hidden_size=512,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=64,
+    ffn_dim=1024,
+    vocab_size=1000,
+    num_dense_layers=2,
+    num_params=7_000_000,
+    kv_bytes_per_token=2 * 2 * 2 * 4 * 64,
+)
+"""A model of two layers, of no meaning but quick to simulate."""
+WINDOWED: Final[ModelSpec] = dataclasses.replace(
+    TOY, name="toy-window", sliding_window=24, num_sliding_layers=1
+)
+"""The same with a sliding window in one layer."""
+DEEP: Final[ModelSpec] = dataclasses.replace(TOY, name="deep", num_layers=4, num_dense_layers=4)
+"""The same with four layers, for pipelines of up to four stages."""
+OVERLAPPING: Final[EngineProfile] = dataclasses.replace(
+    vllm_engine(), name="overlapping", overlaps_host=True
+)
+"""An engine that does the host work of a step while the GPU works on the step before."""
+ENGINES: Final = (ideal_engine(), vllm_engine(), eager_engine(), OVERLAPPING)
+"""Engines without host work, with some, with kernels issued one by one, and overlapping."""
+MAX_MODEL_LEN: Final = 160
+"""Longest prompt plus output of the toy cluster (tokens): ten KV blocks."""
+LOOSE: Final = SloConfig(ttft_s=5.0, tpot_s=0.1)
+"""Targets that the toy cluster meets."""
+STRICT: Final = SloConfig(ttft_s=0.02, tpot_s=0.003)
+"""Targets that it can just meet, so that windows of rolling activation come and go."""
+COMPARED: Final = (
+    "requests",
+    "segments",
+    "transfers",
+    "links",
+    "windows",
+    "scaling",
+    "instances",
+)
+"""Frames that do not depend on the resolution; spans do."""
+
+
+def toy_environment(
+    engine: EngineProfile | None = None,
+    slo: SloConfig = LOOSE,
+    model: ModelSpec = TOY,
+) -> Environment:
+    """Return two nodes of eight GPUs that serve a toy model, by default with host work of 1 ms."""
+    machines = environment(engine=engine, slo=slo, num_nodes=2, gpus_per_node=8)
+    return dataclasses.replace(machines, model=ModelConfig(spec=model, max_model_len=MAX_MODEL_LEN))
+
+
+def toy_workload(
+    requests: Sequence[tuple[float, int, int]],
+    concurrency: int | None = None,
+    prefixes: Sequence[tuple[int, int]] | None = None,
+) -> Workload:
+    """Return a workload of `requests`, with three priorities and a score for each.
+
+    Parameters
+    ----------
+    requests : sequence of (float, int, int)
+        Gap before the request (s), prompt and output (tokens).
+    concurrency : int, optional
+        Requests in the system at once, for a closed loop; the gaps count for nothing then.
+    prefixes : sequence of (int, int), optional
+        Group and shared tokens of each request, repeated as often as needed: requests of a group
+        begin alike. Every other answer can be shared too, as in a conversation.
+    """
+    gaps, prompts, outputs = (np.array(column) for column in zip(*requests, strict=True))
+    count = len(requests)
+    hashes = None
+    if prefixes is not None:
+        groups, shared = zip(*(prefixes[k % len(prefixes)] for k in range(count)), strict=True)
+        known = (prompts + outputs * (np.arange(count) % 2)).tolist()
+        hashes = shared_prefixes(
+            groups, shared, known, tokens_per_id=(8, 16, 32)[len(prefixes) % 3]
+        )
+    return Workload(
+        arrival_s=np.zeros(count) if concurrency else grid_array(np.cumsum(gaps)),
+        prompt_len=prompts,
+        output_len=outputs,
+        rejected=np.zeros(count, bool),
+        concurrency=concurrency,
+        hashes=hashes,
+        priority=np.arange(count) * 7 % 3,
+        score=np.arange(count) * 13 % 32 / 32,
+    )
+
+
+def assert_same(one: Result, other: Result, frames: Sequence[str] = COMPARED) -> None:
+    """Require that the frames of two runs are the same, bit by bit.
+
+    Parameters
+    ----------
+    one, other : Result
+        Two runs, such as one by spans and one by steps.
+    frames : sequence of str
+        Names of the frames; by default those that do not depend on the resolution.
+
+    Raises
+    ------
+    AssertionError
+        With the first column that differs, and both its values.
+    """
+    for name in frames:
+        for column, values in one.columns[name].items():
+            theirs = other.columns[name][column]
+            require(
+                values.tobytes() == theirs.tobytes() or list(values) == list(theirs),
+                f"{name}.{column}: {values} against {theirs}",
+            )
+    require(one.end_s == other.end_s, f"the runs end at {one.end_s} s and {other.end_s} s")
