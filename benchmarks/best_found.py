@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from simcluster.errors import SimclusterError
-from simcluster.executor import outcomes
-from simcluster.planner.race import Crossing, cross, only
-from simcluster.planner.rank import rank
-from simcluster.planner.ranking import Ranking
-from simcluster.planner.settings import RankTable
-from simcluster.scenario import Scenario
-from simcluster.scenario_file import resolve
+from simcluster.runs.executor import outcomes
+from simcluster.scenario.file import resolve
+from simcluster.scenario.rank_table import RankTable
+from simcluster.scenario.scenario import Scenario
+from simcluster.studies.rank.race import Crossing, cross, only
+from simcluster.studies.rank.rank import rank
+from simcluster.studies.rank.ranking import Ranking
 
 MODELS = {"llama-2-13b": [1, 2], "codellama-34b": [2, 4], "llama-2-70b": [4]}
 GPUS = ["A100", "L20", "H100", "A800"]

@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from simcluster import catalog
+from simcluster.catalog.specs import LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.roofline import RooflineStepTime
 from simcluster.roofline.base import StepShape
 from simcluster.roofline.collectives import all_reduce_terms
 from simcluster.roofline.operators import ACTIVATION_BYTES
-from simcluster.specs import LinkSpec
 
 CASES = [
     (gpu, model, tp_size, shape)

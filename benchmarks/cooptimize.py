@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 
 import simcluster
-from simcluster.planner.cooptimize.choices import Choices
-from simcluster.planner.cooptimize.database import Unit
-from simcluster.planner.cooptimize.fleets import Fleet
-from simcluster.planner.cooptimize.front import hypervolume, undominated
-from simcluster.planner.cooptimize.judge import TOLERANCE, Judge, Plan
-from simcluster.planner.cooptimize.run import cooptimize, prepared
-from simcluster.planner.cooptimize.sampling import sampled
-from simcluster.planner.cooptimize.search import Space, exhaustive, objective_values
+from simcluster.studies.cooptimize.choices import Choices
+from simcluster.studies.cooptimize.database import Unit
+from simcluster.studies.cooptimize.fleets import Fleet
+from simcluster.studies.cooptimize.front import hypervolume, undominated
+from simcluster.studies.cooptimize.judge import TOLERANCE, Judge, Plan
+from simcluster.studies.cooptimize.run import cooptimize, prepared
+from simcluster.studies.cooptimize.sampling import sampled
+from simcluster.studies.cooptimize.search import Space, exhaustive, objective_values
 from simcluster.units import FloatArray
 
 SCENARIO = Path(__file__).parents[1] / "scenarios" / "boute.toml"

@@ -16,8 +16,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from simcluster.goodput_search.runs import TARGETS_PER_RUN, WARMUP, replication_seed
-from simcluster.goodput_search.search import Outcome, Settings, Verdict, Wanted, search
+from simcluster.studies.goodput.runs import TARGETS_PER_RUN, WARMUP, replication_seed
+from simcluster.studies.goodput.search import Outcome, Settings, Verdict, Wanted, search
 from simcluster.units import FloatArray
 from simcluster.workload.renewal import PoissonArrivals
 

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 import simcluster
-from simcluster import store, sweep
-from simcluster.executor import outcomes
+from simcluster.runs import compare as sweep
+from simcluster.runs import folder as store
+from simcluster.runs.executor import outcomes
 
 SCENARIO = Path(__file__).parents[1] / "scenarios" / "quickstart.toml"
 

@@ -41,12 +41,14 @@ from typing import Any
 
 PACKAGE = "simcluster"
 NODG_RUN = {
-    "": ("request", "simulate"),
-    "engine": ("clock", "front_end", "cluster", "recorder"),
+    "": ("request",),
+    "engine": ("clock", "cluster", "recorder"),
+    "engine/groups": ("front_end",),
     "engine/instance": ("instance", "ports", "runner", "span", "span_log", "state", "held_output"),
     "kvcache": ("pool",),
     "roofline": ("base",),
     "routing": ("base", "least_loaded"),
+    "runs": ("simulate",),
     "sched": ("base", "plan", "queue", "decode_batch", "prefill_priority", "chunked"),
     "strategies": ("base", "nodg"),
 }

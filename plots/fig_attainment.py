@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from simcluster.plot import legend_beside, new_figure, plot_attainment
-from simcluster.store import read
+from simcluster.runs.folder import read
+from simcluster.show.plot import legend_beside, new_figure, plot_attainment
 
 
 @click.command(help=__doc__)

@@ -10,7 +10,7 @@ import click
 import numpy as np
 import pandas as pd
 
-from simcluster.plot import new_figure, palette
+from simcluster.show.plot import new_figure, palette
 
 BY_FOURS, BEST = "routing, 4 + 8 or 8 + 4 H100", "routing, best split of 12 H100"
 

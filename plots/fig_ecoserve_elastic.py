@@ -9,7 +9,7 @@ import click
 import numpy as np
 import pandas as pd
 
-from simcluster.plot import legend_beside, new_figure, palette
+from simcluster.show.plot import legend_beside, new_figure, palette
 
 
 @click.command(help=__doc__)

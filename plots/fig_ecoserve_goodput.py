@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pandas as pd
 
-from simcluster.plot import legend_beside, new_figure, palette
+from simcluster.show.plot import legend_beside, new_figure, palette
 
 NOT_LABELS = ("system", "user_ttft_s", "name")
 LABEL_WIDTH = 13

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from simcluster.goodput import goodput_table
-from simcluster.plot import new_figure, plot_goodput_bars
-from simcluster.store import read
+from simcluster.frames.goodput import goodput_table
+from simcluster.runs.folder import read
+from simcluster.show.plot import new_figure, plot_goodput_bars
 
 COLUMNS = {"cluster": "goodput_rps", "gpu": "goodput_rps_per_gpu", "cost": "requests_per_cost"}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pandas as pd
 
-from simcluster.plot import COLOURS, new_figure
+from simcluster.show.plot import COLOURS, new_figure
 
 
 @click.command(help=__doc__)

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from simcluster.config import RunConfig, SloConfig
-from simcluster.goodput import representative_rate, strategies
-from simcluster.metrics import in_window
-from simcluster.plot import (
+from simcluster.frames.goodput import representative_rate, strategies
+from simcluster.frames.metrics import in_window
+from simcluster.runs.folder import read
+from simcluster.show.plot import (
     legend_beside,
     new_figure,
     overlay,
@@ -18,7 +19,6 @@ from simcluster.plot import (
     plot_tpot_ecdf,
     plot_ttft_ecdf,
 )
-from simcluster.store import read
 
 
 @click.command(help=__doc__)

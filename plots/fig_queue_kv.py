@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from simcluster.goodput import representative_rate, strategies
-from simcluster.plot import (
+from simcluster.frames.goodput import representative_rate, strategies
+from simcluster.runs.folder import read
+from simcluster.show.plot import (
     legend_beside,
     new_figure,
     overlay,
@@ -17,7 +18,6 @@ from simcluster.plot import (
     plot_queue_over_time,
     plot_waiting_over_time,
 )
-from simcluster.store import read
 
 
 @click.command(help=__doc__)

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from simcluster.errors import DataError
-from simcluster.goodput import representative_rate, strategies
-from simcluster.plot import new_figure
-from simcluster.plot_timeline import legend_of_turns, plot_rolling_activation
-from simcluster.store import read
+from simcluster.frames.goodput import representative_rate, strategies
+from simcluster.runs.folder import read
+from simcluster.show.plot import new_figure
+from simcluster.show.plot_timeline import legend_of_turns, plot_rolling_activation
 
 LENGTH_S = 25.0
 """What is drawn by default (s), from the middle of the arrivals on."""

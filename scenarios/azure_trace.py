@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 import simcluster
-from simcluster import report
+from simcluster.show import text as report
 from simcluster.workload import build
 
 SCENARIO = Path(__file__).with_name("quickstart.toml")

@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from simcluster.executor import outcomes
-from simcluster.planner import bestserve
-from simcluster.planner.race import cross, only
-from simcluster.planner.settings import RankTable
-from simcluster.planner.space import space
 from simcluster.roofline.base import StepShape
-from simcluster.scenario import Scenario
-from simcluster.scenario_file import resolve
+from simcluster.runs.executor import outcomes
+from simcluster.scenario.file import resolve
+from simcluster.scenario.rank_table import RankTable
+from simcluster.scenario.scenario import Scenario
+from simcluster.studies import bestserve
+from simcluster.studies.rank.race import cross, only
+from simcluster.studies.space import space
 
 OPERATING = {
     "OP1 short in, short out": (256, 64),

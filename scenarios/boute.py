@@ -20,10 +20,11 @@ from pathlib import Path
 
 import simcluster
 from simcluster.errors import ConfigError
-from simcluster.planner.cooptimize.database import Unit, throughput_rps
-from simcluster.planner.cooptimize.fleets import NO_FLEET, Fleet
-from simcluster.planner.cooptimize.judge import Confirmed, Judge, Plan
-from simcluster.planner.cooptimize.run import (
+from simcluster.scenario.file import parse_override
+from simcluster.studies.cooptimize.database import Unit, throughput_rps
+from simcluster.studies.cooptimize.fleets import NO_FLEET, Fleet
+from simcluster.studies.cooptimize.judge import Confirmed, Judge, Plan
+from simcluster.studies.cooptimize.run import (
     BASELINES,
     described,
     prepared,
@@ -32,8 +33,7 @@ from simcluster.planner.cooptimize.run import (
     rules,
     table_of,
 )
-from simcluster.planner.cooptimize.search import Space, exhaustive
-from simcluster.scenario_file import parse_override
+from simcluster.studies.cooptimize.search import Space, exhaustive
 
 HERE = Path(__file__).parent
 H100, RTX_5090, RTX_PRO = "H100 SXM", "RTX 5090", "RTX PRO 6000 Blackwell Server"

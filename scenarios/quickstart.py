@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import simcluster
-from simcluster import report
+from simcluster.show import text as report
 
 SCENARIO = Path(__file__).with_name("quickstart.toml")
 

@@ -1,10 +1,41 @@
-"""simcluster: which serving strategy, on which GPUs, carries the most requests within targets."""
+"""simcluster: which serving strategy, on which GPUs, carries the most requests within targets.
+
+A folder imports only from those above it here; `tests/test_imports.py` holds the order.
+
+==========  ===================================================================
+name        idea
+==========  ===================================================================
+errors      one line that says key, value, rule and remedy
+units       seconds and bytes, conversions, the time grid
+rng         named random streams
+request     a request: lengths, progress, time stamps
+registry    extension points: implementations by the name that files use
+catalog     what is known of GPUs, links, servers, models, engines and prices
+config      resolved settings, as they travel inside the package
+workload    which requests arrive, and when
+quality     how good routed answers are
+roofline    how long a step takes, and what fits in memory
+frames      what comes out of a run: columns, and the numbers made of them
+kvcache     the KV cache of an instance
+routing     which instance gets a request
+sched       what an instance runs next
+engine      where simulated time passes: instances, links, groups of instances
+strategies  NoDG, FuDG, PaDG, routed: instances, routing and links put together
+scenario    what is asked: the scenario file and its tables
+runs        one run, many runs, and the folders that keep them
+show        results as text, pictures and timelines
+studies     questions asked of many runs: goodput, rank, cooptimize
+fidelity    how far to trust it: measure, calibrate, validate
+testing     specifications, laws and witnesses for tests
+cli         the command line
+==========  ===================================================================
+"""
 
 from simcluster._version import __version__
-from simcluster.scenario import Scenario
-from simcluster.scenario_file import load, resolve
-from simcluster.simulate import simulate
-from simcluster.store import read
-from simcluster.sweep import compare
+from simcluster.runs.compare import compare
+from simcluster.runs.folder import read
+from simcluster.runs.simulate import simulate
+from simcluster.scenario.file import load, resolve
+from simcluster.scenario.scenario import Scenario
 
 __all__ = ["Scenario", "__version__", "compare", "load", "read", "resolve", "simulate"]

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import click
 
 from simcluster._version import __version__
-from simcluster.accuracy.command import validate
-from simcluster.calibration.command import calibrate
 from simcluster.errors import ConfigError, DataError, SimclusterError, nearest
-from simcluster.measure.command import measure
-from simcluster.planner.cooptimize.command import cooptimize
+from simcluster.fidelity.calibrate.command import calibrate
+from simcluster.fidelity.measure.command import measure
+from simcluster.fidelity.validate.command import validate
+from simcluster.studies.cooptimize.command import cooptimize
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,7 +34,7 @@ class _Override(click.ParamType):  # type: ignore[type-arg]  # generic since cli
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, object]:
-        from simcluster.scenario_file import parse_override
+        from simcluster.scenario.file import parse_override
 
         try:
             return parse_override(str(value))
@@ -158,7 +158,9 @@ def run(
     **common: Any,
 ) -> None:
     """Simulate one strategy of scenario FILE at one rate."""
-    from simcluster import report, store, sweep
+    from simcluster.runs import compare as sweep
+    from simcluster.runs import folder as store
+    from simcluster.show import text as report
 
     scenario = _load(**common)
     cell = sweep.choose(scenario, strategy, rate)
@@ -193,7 +195,8 @@ def compare(
     Into a folder it goes on from the runs that are there: after a kill nothing is lost or done
     twice, after a change of one strategy only its runs are done.
     """
-    from simcluster import report, sweep
+    from simcluster.runs import compare as sweep
+    from simcluster.show import text as report
 
     scenario = _load(**common)
     try:
@@ -237,7 +240,7 @@ def rank(
     The table [rank] of FILE says the space: families, parallelism, GPUs, splits, limits. Its
     strategies, if it has any, are candidates too.
     """
-    from simcluster.planner import command
+    from simcluster.studies.rank import command
 
     changes = dict(overrides)
     if seed is not None:
@@ -285,7 +288,7 @@ def goodput(
     Into a folder it goes on from the runs that are there: after a kill nothing is lost or done
     twice, after a change of one strategy only its runs are done.
     """
-    from simcluster.goodput_search import command
+    from simcluster.studies.goodput import command
 
     command.run(
         _load(**common),
@@ -307,7 +310,8 @@ def goodput(
 @click.option("--seed", type=int, help="Seed of the latency curves.")
 def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -> None:
     """Draw the results in FOLDER: latencies, attainment, goodput, queues, KV usage, links."""
-    from simcluster import report, store
+    from simcluster.runs import folder as store
+    from simcluster.show import text as report
 
     comparison = store.read(folder)
     for path in report.write_figures(comparison, out or folder / store.FIGURES, rate, seed):
@@ -336,8 +340,8 @@ def timeline(
     Instances show their steps; with --resolution span runs of equal steps, with --resolution kernel
     also every kernel, of a short stretch.
     """
-    from simcluster import sweep
-    from simcluster.timeline import write_timeline
+    from simcluster.runs import compare as sweep
+    from simcluster.show.timeline import write_timeline
 
     scenario = _load(**common, resolution=None)
     cell = sweep.choose(scenario, strategy, rate)
@@ -373,7 +377,7 @@ def catalog() -> None:
 def catalog_list(words: Sequence[str], kind: str | None, as_json: bool) -> None:
     """List the entries whose name or summary contains all WORDS (the default)."""
     from simcluster import catalog as entries
-    from simcluster.report import catalog_text
+    from simcluster.show.text import catalog_text
 
     text = " ".join(words)
     found = entries.search(text, kind)
@@ -394,8 +398,8 @@ def catalog_list(words: Sequence[str], kind: str | None, as_json: bool) -> None:
 def catalog_add_model(config: Path, out: Path | None, name: str | None) -> None:
     """Read a model's config.json (Hugging Face style) as an entry."""
     from simcluster.catalog import build, config_json
-    from simcluster.catalog_file import add_entry, entry_text
-    from simcluster.report import model_text
+    from simcluster.catalog.own_file import add_entry, entry_text
+    from simcluster.show.text import model_text
 
     row = config_json.read(config, name)
     lines = model_text(build.model(row), config_json.stored_as(config))
@@ -412,7 +416,7 @@ def catalog_add_model(config: Path, out: Path | None, name: str | None) -> None:
 @_with(_COMMON)
 def show(**common: Any) -> None:
     """Print scenario FILE with all defaults filled in, as TOML."""
-    from simcluster.toml_writer import to_toml
+    from simcluster.catalog.toml_writer import to_toml
 
     click.echo(to_toml(_load(**common).document), nl=False)
 
@@ -421,7 +425,7 @@ def show(**common: Any) -> None:
 @click.option("--markdown", is_flag=True, help="Print the table of keys of the documentation.")
 def schema(markdown: bool) -> None:
     """Print the JSON Schema of scenario files."""
-    from simcluster import scenario_file
+    from simcluster.scenario import file as scenario_file
 
     if markdown:
         click.echo(scenario_file.markdown_keys(), nl=False)
@@ -443,7 +447,7 @@ def _load(
     resolution: str | None,
 ) -> Any:
     """Return the scenario of the common options."""
-    from simcluster.scenario_file import load
+    from simcluster.scenario.file import load
 
     changes: dict[str, object] = {}
     if trace is not None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from simcluster.specs import EngineProfile, GPUSpec, LinkSpec, ModelSpec
+from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec, ModelSpec
 
 SETTINGS_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """pydantic configuration of settings: unknown keys, wrong types, nan and inf are refused."""

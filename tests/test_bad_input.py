@@ -20,14 +20,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 import simcluster
-from simcluster import output
+from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError
-from simcluster.goodput_search import find, runs
-from simcluster.planner import rounds
-from simcluster.planner.rank import rank
-from simcluster.planner.settings import RankTable
-from simcluster.toml_writer import to_toml
+from simcluster.runs import output
+from simcluster.scenario.rank_table import RankTable
+from simcluster.studies.goodput import find, runs
+from simcluster.studies.rank import rounds
+from simcluster.studies.rank.rank import rank
 
 SCENARIO: dict[str, Any] = {
     "model": {"name": "codellama-34b"},

@@ -14,10 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 import simcluster
-from simcluster import catalog, report, sweep
+from simcluster import catalog
+from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
-from simcluster.scenario_file import json_schema, load, resolve
-from simcluster.toml_writer import to_toml
+from simcluster.runs import compare as sweep
+from simcluster.scenario.file import json_schema, load, resolve
+from simcluster.show import text as report
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "scenarios").glob("*.py"))

@@ -28,8 +28,8 @@ from simcluster.engine.clock import (
     Clock,
     Wake,
 )
-from simcluster.scenario import Scenario
-from simcluster.simulate import Result, run, simulate
+from simcluster.runs.simulate import Result, run, simulate
+from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.testing import specs
 from simcluster.testing.step_times import ConstantStepTime, LinearStepTime, same_for_all

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from simcluster.goodput_search import Outcome
+from simcluster.studies.goodput import Outcome
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "scenarios" / "ecoserve"
@@ -207,7 +207,7 @@ def test_the_best_option_at_p90_is_taken(
 
 def test_every_row_of_every_study_is_a_scenario(modules: dict[str, ModuleType]) -> None:
     """All of them are accepted and fit their machines, every option of them."""
-    from simcluster.sweep import check
+    from simcluster.runs.compare import check
 
     count = 0
     for study in modules["studies"].STUDIES.values():

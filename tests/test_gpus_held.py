@@ -17,20 +17,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import simcluster
+from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import DataError
-from simcluster.goodput import goodput_table
-from simcluster.goodput_search import Cell, find, runs, simulate_cell, tables
-from simcluster.goodput_search.search import Settings
-from simcluster.metrics import gpu_hours, mean_gpus
-from simcluster.planner import bestserve, finals, race, report, rounds, screen
-from simcluster.planner.rank import rank
-from simcluster.planner.settings import RankTable
-from simcluster.scenario import Scenario
-from simcluster.scenario_file import resolve
+from simcluster.frames.goodput import goodput_table
+from simcluster.frames.metrics import gpu_hours, mean_gpus
+from simcluster.scenario.file import resolve
+from simcluster.scenario.rank_table import RankTable
+from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.strategies.scaling import MitosisSettings, ThresholdSettings
-from simcluster.toml_writer import to_toml
+from simcluster.studies import bestserve
+from simcluster.studies.goodput import Cell, find, runs, simulate_cell, tables
+from simcluster.studies.goodput.search import Settings
+from simcluster.studies.rank import finals, race, report, rounds, screen
+from simcluster.studies.rank.rank import rank
 
 PRICE = 2.0
 ALWAYS_UP = {"up": 1e-6, "down": 0.0, "interval_s": 0.5, "cooldown_s": 0.5, "start_up_s": 0.25}

@@ -1,11 +1,12 @@
-"""The layers of the design: a module imports from its own layer or a lower one."""
+"""The order of the folders: a module imports only from folders that stand before its own."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,130 +15,270 @@ import simcluster
 
 PACKAGE = Path(simcluster.__file__).parent
 
-LAYERS = {
-    0: {"_version", "arguments", "errors", "units", "rng", "schema"},
-    1: {"specs", "config", "request", "registry"},
-    2: {"catalog", "roofline", "workload", "kvcache", "sched", "routing", "quality"},
-    3: {"engine", "strategies", "scenario", "simulate"},
-    4: {
-        "catalog_file",
-        "accuracy",
-        "calibration",
-        "cell_store",
-        "executor",
-        "goodput",
-        "goodput_search",
-        "measure",
-        "metrics",
-        "output",
-        "planner",
-        "plot",
-        "plot_links",
-        "plot_timeline",
-        "pools",
-        "report",
-        "scenario_file",
-        "scenario_tables",
-        "store",
-        "sweep",
-        "timeline",
-        "toml_writer",
-        "unroll",
-        "validation",
-    },
-    5: {"cli", "__main__", "testing", ""},
-}
-"""Modules and subpackages by layer; ``""`` is the package's own ``__init__``."""
+ORDER = (
+    "_version",
+    "errors",
+    "units",
+    "rng",
+    "request",
+    "registry",
+    "catalog",
+    "config",
+    "workload",
+    "quality",
+    "roofline",
+    "frames",
+    "kvcache",
+    "routing",
+    "sched",
+    "engine",
+    "strategies",
+    "scenario",
+    "runs",
+    "show",
+    "studies",
+    "fidelity",
+    "testing",
+    "",
+    "cli",
+    "__main__",
+)
+"""Modules and folders at the top of the package; ``""`` is its own ``__init__``.
 
-LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
-FAMILIES = {
+Each may import from those before it, wherever the import stands.
+"""
+
+INSIDE = {
+    "engine": (
+        "clock",
+        "log",
+        "request_log",
+        "recorder",
+        "shape",
+        "placement",
+        "links",
+        "instance",
+        "factory",
+        "cluster",
+        "groups",
+    ),
+    "studies": ("prefix_reuse", "space", "bestserve", "goodput", "rank", "cooptimize"),
+    "fidelity": ("measure", "calibrate", "validate"),
+}
+"""The order inside folders that have folders."""
+
+KNOWN = {
     "catalog": set(),
-    "roofline": {"catalog"},
     "workload": {"catalog"},
     "quality": {"catalog"},
+    "roofline": {"catalog"},
+    "frames": {"roofline"},
+    "kvcache": set(),
+    "routing": set(),
+    "sched": {"kvcache", "roofline"},
 }
-"""Of layer 2, what these may import of layer 2."""
-SIMPY = {"engine", "simulate"}
+"""Folders that may import from fewer folders than stand before them."""
+
+SIMPY = ("engine.", "runs.simulate")
 """Where time passes: the only importers of SimPy."""
 LATE = {"pandas", "pyarrow", "joblib", "scipy", "torch", "optuna", "distributed"}
 """Packages that are imported inside the functions that need them."""
 
+Arrow = tuple[str, str]
+"""From a module to what it imports, both without ``simcluster.``."""
 
-def modules() -> list[tuple[str, Path]]:
-    """Return the top-level name (module or subpackage) and the file of every module."""
-    found = []
+
+def modules() -> dict[str, Path]:
+    """Return the file of every module by its name, which is empty for the package itself."""
+    found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        found.append(("" if first == "__init__" else first, path))
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
-def imports(path: Path, *, top_only: bool = False) -> Iterator[str]:
-    """Give the dotted names that a file imports, those for type checkers left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
+MODULES = modules()
+
+
+def without_types(tree: ast.Module) -> ast.Module:
+    """Return a module without what it imports for type checkers alone."""
+    body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    ]
+    return ast.Module(body, [])
+
+
+def imports(tree: ast.Module, *, top_only: bool = False) -> Iterator[str]:
+    """Give the dotted names that a module imports, by a statement or by `importlib`.
+
+    ``from a import b`` gives ``a.b``, which may be a module or a name in one. All of them count:
+    inside functions, for type checkers, with a literal in ``importlib.import_module``.
+    """
     for node in tree.body if top_only else ast.walk(tree):
-        if id(node) in typing_only:
+        match node:
+            case ast.Import():
+                yield from (alias.name for alias in node.names)
+            case ast.ImportFrom(level=0, module=str(module)):
+                yield from (f"{module}.{alias.name}" for alias in node.names)
+            case ast.ImportFrom():
+                pytest.fail("relative import")
+            case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]):
+                if ast.unparse(function).rpartition(".")[2] in ("import_module", "__import__"):
+                    yield name
+
+
+def own_imports(tree: ast.Module, known: Sequence[str] = tuple(MODULES)) -> set[str]:
+    """Return the modules of simcluster that a module imports; ``""`` for the package's face."""
+    found = set()
+    for name in imports(tree):
+        first, *parts = name.split(".")
+        if first != "simcluster":
             continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            module = node.module or ""
-            if module == "simcluster":
-                yield from (f"simcluster.{alias.name}" for alias in node.names)
-            else:
-                yield module
+        while parts and ".".join(parts) not in known:
+            parts.pop()
+        found.add(".".join(parts))
+    return found
 
 
-def own_imports(path: Path) -> set[str]:
-    """Top-level names of simcluster that a file imports."""
-    return {name.split(".")[1] for name in imports(path) if name.startswith("simcluster.")}
+def place(name: str) -> tuple[int, int]:
+    """Return where a module stands in the order: of the top, and inside its folder."""
+    top, _, rest = name.partition(".")
+    inside = INSIDE.get(top)
+    if inside is None or not rest:
+        return ORDER.index(top), -1
+    return ORDER.index(top), inside.index(rest.partition(".")[0])
 
 
-def test_every_module_has_a_layer() -> None:
-    """A new module is placed on purpose."""
-    assert {name for name, _ in modules()} <= set(LAYER)
+def wrong(arrows: Sequence[Arrow]) -> list[Arrow]:
+    """Return the arrows that lead to what stands later in the order."""
+    return [(source, target) for source, target in arrows if place(target) > place(source)]
 
 
-@pytest.mark.parametrize(("name", "path"), modules(), ids=[str(p.name) for _, p in modules()])
-def test_imports_point_down(name: str, path: Path) -> None:
-    """A module imports from its own or a lower layer only."""
-    above = {other for other in own_imports(path) if LAYER[other] > LAYER[name]}
-    assert not above
-    if name in FAMILIES:
-        beside = {other for other in own_imports(path) if LAYER[other] == LAYER[name]}
-        assert beside - {name} <= FAMILIES[name]
+def trees() -> dict[str, ast.Module]:
+    """Return the syntax tree of every module."""
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+TREES = trees()
+
+
+def test_every_module_has_a_place() -> None:
+    """A new folder or module at the top is placed on purpose, and none is listed that is gone."""
+    top = {name.partition(".")[0] for name in MODULES}
+    assert top == set(ORDER)
+    assert len(ORDER) == len(set(ORDER)) <= 26
+    for folder, inside in INSIDE.items():
+        there = {name.split(".")[1] for name in MODULES if name.startswith(f"{folder}.")}
+        assert there <= set(inside)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_from_what_stands_before_it(name: str) -> None:
+    """Its own folder is free; test_no_modules_import_each_other_in_a_circle looks inside."""
+    assert not wrong([(name, target) for target in own_imports(TREES[name])])
+
+
+@pytest.mark.parametrize("folder", KNOWN)
+def test_some_folders_know_few_others(folder: str) -> None:
+    """Decisions and formulas can be read, and tested, without the rest."""
+    folders = {name.partition(".")[0] for name in MODULES if "." in name}
+    known = {
+        target.partition(".")[0]
+        for name, tree in TREES.items()
+        if name.partition(".")[0] == folder
+        for target in own_imports(tree)
+    }
+    assert (known & folders) - {folder} <= KNOWN[folder]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from simcluster.engine.clock import Clock",
+        "from simcluster.engine import clock",
+        "import simcluster.engine.clock",
+        "def f():\n    from simcluster.engine.clock import Clock",
+        "if TYPE_CHECKING:\n    from simcluster.engine.clock import Clock",
+        'importlib.import_module("simcluster.engine.clock")',
+        '__import__("simcluster.engine.clock")',
+    ],
+)
+def test_an_import_of_what_stands_later_is_seen_wherever_it_is_written(source: str) -> None:
+    """The test above would fail for each of them in a scheduler, and for none in a strategy."""
+    targets = own_imports(ast.parse(source))
+    assert targets == {"engine.clock"}
+    assert wrong([("sched.base", target) for target in targets]) == [("sched.base", "engine.clock")]
+    assert not wrong([("strategies.nodg", target) for target in targets])
+
+
+def test_the_face_of_the_package_is_for_users_alone() -> None:
+    """Code inside that imports it would import nearly everything."""
+    targets = own_imports(ast.parse("from simcluster import simulate"))
+    assert wrong([("runs.compare", target) for target in targets])
+
+
+def test_an_order_inside_a_folder_is_kept() -> None:
+    """Instances know links, links no instances."""
+    assert wrong([("engine.links.link", "engine.instance.instance")])
+    assert not wrong([("engine.instance.instance", "engine.links.link")])
+
+
+def cycle(arrows: Sequence[Arrow]) -> list[str]:
+    """Return modules that import each other in a circle; none if there is no such circle."""
+    graph: dict[str, set[str]] = {}
+    for source, target in arrows:
+        if source != target:
+            graph.setdefault(source, set()).add(target)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Also not inside a folder, where the order says nothing; types may refer to each other there.
+
+    A package's ``__init__`` counts for the names that it takes from its modules.
+    """
+    assert cycle([("a", "b"), ("b", "c"), ("c", "a")])
+    assert not cycle([("a", "b"), ("b", "c"), ("a", "c")])
+    loaded = {name: without_types(tree) for name, tree in TREES.items()}
+    assert not cycle([(name, t) for name, tree in loaded.items() for t in own_imports(tree)])
 
 
 def test_simpy_is_imported_where_time_passes() -> None:
     """Everything else can be tested without a clock."""
-    found = {
-        name for name, path in modules() if "simpy" in {m.split(".")[0] for m in imports(path)}
-    }
-    assert found <= SIMPY
+    found = [
+        name
+        for name, tree in TREES.items()
+        if "simpy" in {imported.split(".")[0] for imported in imports(tree)}
+    ]
+    assert found
+    assert not [name for name in found if not name.startswith(SIMPY)]
 
 
 def test_heavy_packages_are_imported_late() -> None:
     """Importing the package stays fast: no module imports them when it is loaded."""
     early = {
-        name: {m.split(".")[0] for m in imports(path, top_only=True)} for name, path in modules()
+        name: {imported.split(".")[0] for imported in imports(tree, top_only=True)}
+        for name, tree in TREES.items()
     }
     assert not [name for name, packages in early.items() if packages & LATE]
-    pictures = [name for name, packages in early.items() if "matplotlib" in packages]
-    assert pictures == ["plot", "plot_links", "plot_timeline"]
+    pictures = {name for name, packages in early.items() if "matplotlib" in packages}
+    assert pictures
+    assert all(name.startswith("show.plot") for name in pictures)
 
 
-def test_frames_are_known_by_their_schema_alone() -> None:
-    """Numbers and pictures can be made of any frame, from wherever it comes."""
-    for name in ("metrics", "goodput", "plot", "plot_links", "plot_timeline"):
-        known = own_imports(PACKAGE / f"{name}.py")
-        assert not known & {"simulate", "engine", "strategies", "store", "sweep", "scenario_file"}
+def test_pictures_know_frames_by_their_schema_alone() -> None:
+    """They can be made of any frame, from wherever it comes."""
+    drawers = [name for name in MODULES if name.startswith("show.plot")]
+    assert drawers
+    for name in drawers:
+        known = {target.partition(".")[0] for target in own_imports(TREES[name])}
+        assert known <= {"errors", "units", "config", "frames", "show"}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -146,3 +287,17 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("folder", [name for name, p in MODULES.items() if p.stem == "__init__"])
+def test_the_docstring_of_a_package_names_its_modules(folder: str) -> None:
+    """One line each; who comes from outside finds the way by it."""
+    docstring = ast.get_docstring(TREES[folder]) or ""
+    depth = folder.count(".") + 1 if folder else 0
+    inside = {
+        name.split(".")[depth]
+        for name in MODULES
+        if (name.startswith(f"{folder}.") if folder else name)
+    }
+    named = {line.split()[0].strip("`") for line in docstring.splitlines() if line.strip()}
+    assert inside - {"__main__", "_version"} <= named

@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 
 import simcluster
-from simcluster import cell_store, registry
+from simcluster import registry
 from simcluster.config import Environment
 from simcluster.errors import ConfigError, DataError
 from simcluster.registry import Registry
-from simcluster.report import heading
 from simcluster.roofline import STEP_TIMES, RooflineSource, StepTime
 from simcluster.roofline.of_environment import roofline_step_time
-from simcluster.scenario_file import json_schema
-from simcluster.simulate import run
+from simcluster.runs import recorded
+from simcluster.runs.simulate import run
+from simcluster.scenario.file import json_schema
+from simcluster.show.text import heading
 from simcluster.strategies import FuDG, NoDG
 from simcluster.testing.specs import pcie4
 from simcluster.testing.step_times import ConstantStepTime
@@ -304,8 +305,8 @@ def test_a_package_that_cannot_be_imported_is_one_line(
 def test_recorded_runs_count_the_code_of_plug_ins_as_their_maker() -> None:
     """After a change of a plug-in its runs are made again, those of others are not."""
     plain = simcluster.resolve(SCENARIO)
-    assert cell_store.made_by(plain.document, "one") == cell_store.program()
+    assert recorded.made_by(plain.document, "one") == recorded.program()
     own = simcluster.resolve(with_workload(arrivals="pairs"))
-    maker = cell_store.made_by(own.document, "one")
-    assert maker != cell_store.program()
-    assert maker.startswith(cell_store.program())
+    maker = recorded.made_by(own.document, "one")
+    assert maker != recorded.program()
+    assert maker.startswith(recorded.program())

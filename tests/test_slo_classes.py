@@ -17,22 +17,22 @@ import pytest
 from click.testing import CliRunner
 
 from simcluster import compare, read, resolve, simulate
+from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.config import SloConfig, SloTargets
 from simcluster.errors import ConfigError
-from simcluster.goodput_search import runs
-from simcluster.goodput_search.search import Outcome, Verdict
-from simcluster.metrics import attainments, class_attainments, met_targets
-from simcluster.planner import race
+from simcluster.frames.metrics import attainments, class_attainments, met_targets
+from simcluster.frames.schema import Columns
 from simcluster.rng import stream
-from simcluster.scenario import Scenario
-from simcluster.schema import Columns
-from simcluster.simulate import run
+from simcluster.runs.simulate import run
+from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG
+from simcluster.studies.goodput import runs
+from simcluster.studies.goodput.search import Outcome, Verdict
+from simcluster.studies.rank import race
 from simcluster.testing import specs
 from simcluster.testing.step_times import ConstantStepTime, same_for_all
 from simcluster.testing.workloads import workload_of
-from simcluster.toml_writer import to_toml
 from simcluster.workload import Workload, build
 
 ROOT = Path(__file__).parent.parent

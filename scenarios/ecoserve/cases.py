@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from simcluster.scenario import Scenario
-from simcluster.scenario_file import resolve
+from simcluster.scenario.file import resolve
+from simcluster.scenario.scenario import Scenario
 
 CLUSTERS: dict[str, dict[str, Any]] = {
     # Eight nodes with one instance each, "to mitigate MoonCake's bandwidth limits".

@@ -18,11 +18,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from run import write_csv
 
-from simcluster import cell_store
-from simcluster.executor import outcomes
-from simcluster.metrics import gpu_hours, met_targets
-from simcluster.scenario_file import resolve
-from simcluster.simulate import simulate
+from simcluster.frames.metrics import gpu_hours, met_targets
+from simcluster.runs import recorded
+from simcluster.runs.executor import outcomes
+from simcluster.runs.simulate import simulate
+from simcluster.scenario.file import resolve
 
 BIN_S = 30.0
 """Attainment is sampled every so often (s), as in the paper."""
@@ -172,7 +172,7 @@ def end_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def kept(folder: Path, *call: Any) -> tuple[str, int, Any, Any, Any]:
     """Return what `one` returns for `call`, from `folder` if it was run before."""
-    digest = sha256(json.dumps([cell_store.program(), *call]).encode()).hexdigest()
+    digest = sha256(json.dumps([recorded.program(), *call]).encode()).hexdigest()
     path = folder / f"elastic-{digest[:20]}.json"
     if not path.exists():
         partial = path.with_suffix(".partial")

@@ -3,7 +3,7 @@
 Runs have one length (``cases.RUN_S``), so that goodputs of all rows mean the same. The rates are
 powers of ``GRID``. Single runs on one seed find between which two the attainment falls below the
 level; replications there, on seeds of their own, give the estimate and its interval
-(`simcluster.goodput_search.estimate.cross`). Systems meet the same requests at the same rate.
+(`simcluster.studies.goodput.estimate.cross`). Systems meet the same requests at the same rate.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any
 from cases import Case
 from readings import READINGS, met_by_reading
 
-from simcluster import cell_store
-from simcluster.goodput_search import Outcome
-from simcluster.goodput_search.estimate import Estimate, cross
-from simcluster.goodput_search.runs import WARMUP, guess, outcome, replication_seed
-from simcluster.goodput_search.search import Probe
-from simcluster.simulate import simulate
+from simcluster.runs import recorded
+from simcluster.runs.simulate import simulate
+from simcluster.studies.goodput import Outcome
+from simcluster.studies.goodput.estimate import Estimate, cross
+from simcluster.studies.goodput.runs import WARMUP, guess, outcome, replication_seed
+from simcluster.studies.goodput.search import Probe
 
 GRID = 1.06
 """Ratio of neighbouring rates."""
@@ -100,7 +100,7 @@ class Runs:
         self._scenario = case.scenario([table])
         self._metrics = (*METRICS, *READINGS) if tokens else METRICS
         document = json.dumps([self._scenario.document, self._metrics], sort_keys=True)
-        digest = sha256(f"{cell_store.program()} {document}".encode()).hexdigest()
+        digest = sha256(f"{recorded.program()} {document}".encode()).hexdigest()
         self._path = folder / f"{digest[:20]}.jsonl"
         self._known: dict[tuple[int, int], dict[str, Outcome]] = {}
         if self._path.exists():

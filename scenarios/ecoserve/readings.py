@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from simcluster import unroll
 from simcluster.config import Environment, SloConfig
-from simcluster.schema import Columns
-from simcluster.unroll import Frames, PerRequest
+from simcluster.frames import unroll
+from simcluster.frames.schema import Columns
+from simcluster.frames.unroll import Frames, PerRequest
 
 Mask = npt.NDArray[np.bool_]
 

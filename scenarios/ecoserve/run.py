@@ -26,7 +26,7 @@ from goodputs import Found, find
 from rows import Row
 from studies import STUDIES
 
-from simcluster.executor import outcomes
+from simcluster.runs.executor import outcomes
 
 QUICK_ROWS = 2
 QUICK_S = 3.0

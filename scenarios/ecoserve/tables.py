@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from simcluster.accuracy import ecoserve_prefill
+from simcluster.fidelity.validate import ecoserve_prefill
 
 Row = dict[str, str]
 

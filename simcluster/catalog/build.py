@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from simcluster.catalog.tables import Row
-from simcluster.specs import (
+from simcluster.catalog.specs import (
     AllReduceTerms,
     EngineProfile,
     GPUSpec,
@@ -18,6 +17,7 @@ from simcluster.specs import (
     Price,
     QualityCounts,
 )
+from simcluster.catalog.tables import Row
 from simcluster.units import GB, MB, MS, NS, US
 
 _MIB: Final = 2.0**20

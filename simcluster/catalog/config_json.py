@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from simcluster.catalog import build
+from simcluster.catalog.specs import ModelSpec
 from simcluster.catalog.tables import Row, check
 from simcluster.errors import ConfigError, DataError, nearest
-from simcluster.specs import ModelSpec
 
 Numbers = dict[str, object]
 """Keys of an entry of the table of models."""

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from simcluster.catalog import build
-from simcluster.catalog.tables import TABLES, Row, check
-from simcluster.errors import ConfigError, DataError, nearest
-from simcluster.specs import (
+from simcluster.catalog.specs import (
     EngineProfile,
     GPUSpec,
     LengthTable,
@@ -27,6 +25,8 @@ from simcluster.specs import (
     Price,
     QualityCounts,
 )
+from simcluster.catalog.tables import TABLES, Row, check
+from simcluster.errors import ConfigError, DataError, nearest
 
 KINDS: Final = ("gpu", "model", "link", "node", "engine", "lengths", "quality")
 """What the catalogue holds by name. Prices belong to GPUs; `listing.search` lists them."""

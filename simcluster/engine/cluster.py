@@ -14,11 +14,11 @@ from simcluster.config import Environment
 from simcluster.engine.clock import Clock
 from simcluster.engine.factory import InstanceFactory
 from simcluster.engine.instance import Instance, InstanceLike
-from simcluster.engine.link import LinkNetwork
+from simcluster.engine.links.link import LinkNetwork
+from simcluster.engine.links.topology import Topology
 from simcluster.engine.placement import GpuGroup, Machines, Placement
 from simcluster.engine.recorder import Recorder
 from simcluster.engine.shape import InstanceShape
-from simcluster.engine.topology import Topology
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.request import Request
 from simcluster.roofline.sources import StepTimeFactory, source_of

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 from itertools import pairwise
 
+from simcluster.catalog.specs import LinkSpec
 from simcluster.config import Environment
 from simcluster.engine.clock import Clock
-from simcluster.engine.collectives import SHARES, SharedWires
-from simcluster.engine.dispatcher import RankGroup
 from simcluster.engine.instance import Instance, InstanceLike
-from simcluster.engine.link import Link, LinkNetwork
-from simcluster.engine.pipeline import PipelineStages
-from simcluster.engine.pipelined import PipelinedInstance
+from simcluster.engine.instance.dispatcher import RankGroup
+from simcluster.engine.instance.pipeline import PipelineStages
+from simcluster.engine.instance.pipelined import PipelinedInstance
+from simcluster.engine.links.link import Link, LinkNetwork
+from simcluster.engine.links.wires import SHARES, SharedWires
 from simcluster.engine.placement import GpuGroup
 from simcluster.engine.recorder import Recorder
 from simcluster.engine.shape import HostMemory, InstanceShape, num_kv_blocks, scheduler_limits
@@ -22,7 +23,6 @@ from simcluster.roofline import StageTime, StepTime
 from simcluster.roofline.operators import ACTIVATION_BYTES
 from simcluster.roofline.sources import StepTimeSource
 from simcluster.sched import QUEUES, SCHEDULERS
-from simcluster.specs import LinkSpec
 
 
 class InstanceFactory:

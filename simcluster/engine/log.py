@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from simcluster.schema import KERNELS, Schema
+from simcluster.frames.schema import KERNELS, Schema
 from simcluster.units import IntArray
 
 CHUNK: Final = 1 << 12

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from simcluster.engine.log import KernelLog, Log
 from simcluster.engine.request_log import RequestLog
-from simcluster.schema import INSTANCES, SCALING, SEGMENTS, SPANS, TRANSFERS, WINDOWS
+from simcluster.frames.schema import INSTANCES, SCALING, SEGMENTS, SPANS, TRANSFERS, WINDOWS
 
 _TRANSFER_STAMPS: Final = (
     "request_id",
@@ -35,7 +35,7 @@ class Recorder:
     requests : RequestLog
         The requests.
     spans, segments, transfers, windows, scaling, instances : Log
-        Rows in the order of the columns of `simcluster.schema`.
+        Rows in the order of the columns of `simcluster.frames.schema`.
     """
 
     def __init__(self, kernels: KernelLog | None = None) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from simcluster.engine.log import CHUNK, Columns
+from simcluster.frames.schema import REQUESTS
 from simcluster.request import Request, RequestStatus
-from simcluster.schema import REQUESTS
 from simcluster.units import FloatArray
 
 _STAMPS: Final = (

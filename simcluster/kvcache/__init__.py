@@ -1,7 +1,14 @@
-"""The KV cache of an instance: a pool of equal blocks, counted, and reuse of common prefixes."""
+"""The KV cache of an instance: a pool of equal blocks, counted, and reuse of common prefixes.
+
+======  =====================================================
+module  idea
+======  =====================================================
+pool    equal blocks, counted in integers
+prefix  the same pool, with blocks that common prefixes share
+======  =====================================================
+"""
 
 from simcluster.kvcache.pool import BlockPool
 from simcluster.kvcache.prefix import PrefixPool
-from simcluster.kvcache.replay import PrefixReuse, replay
 
-__all__ = ["BlockPool", "PrefixPool", "PrefixReuse", "replay"]
+__all__ = ["BlockPool", "PrefixPool"]

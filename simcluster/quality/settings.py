@@ -15,12 +15,12 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from simcluster.catalog import PACKAGED, Catalog
+from simcluster.catalog.specs import QualityCounts
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError, DataError
 from simcluster.quality import curve
 from simcluster.quality.curve import QualityCurve
 from simcluster.rng import stream
-from simcluster.specs import QualityCounts
 from simcluster.units import FloatArray, IntArray
 
 COLUMNS = ("score", "weak_correct", "strong_correct")

@@ -1,4 +1,25 @@
-"""Step times: operators, kernels, collectives, dispatch, pipelines; what fits in memory."""
+"""Step times: operators, kernels, collectives, dispatch, pipelines; what fits in memory.
+
+==============  =====================================================================
+module          idea
+==============  =====================================================================
+base            the contract: shape of a step -> duration
+operators       FLOPs and bytes of a forward pass on one rank
+kernels         time of one kernel: a smooth roofline plus a latency
+collectives     time of an all-reduce or all-gather
+dispatch        CPU issue and GPU execution as a two-machine flow shop
+memory          weights, and the KV blocks that are left
+attention       attention of one layer in a step, without and with the sliding window
+host            host work of a step, before and after its kernels
+step_kernels    the kernels of a step in issue order, with their times
+schedule        a step as the dispatcher sees it: kernels in issue order
+steptime        step times from all of these
+sources         sources of step times, by name
+bounded         caches that do not fill the memory
+pipeline        stages of a pipeline, and the batches that pass them
+of_environment  step times on the GPUs and fabric of an environment
+==============  =====================================================================
+"""
 
 from simcluster.roofline.base import StageTime, StepShape, StepTime
 from simcluster.roofline.memory import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simcluster.specs import LinkSpec
+from simcluster.catalog.specs import LinkSpec
 
 
 def all_reduce_terms(link: LinkSpec, tp_size: int) -> tuple[float, float]:

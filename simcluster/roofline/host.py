@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from simcluster.catalog.specs import EngineProfile
 from simcluster.roofline.bounded import remember
-from simcluster.specs import EngineProfile
 from simcluster.units import TICKS_PER_S
 
 _CPU_TIMES: Final = (

@@ -12,8 +12,8 @@ from __future__ import annotations
 from math import ceil, inf
 from typing import Final, NamedTuple
 
+from simcluster.catalog.specs import GPUSpec, KernelConstants
 from simcluster.roofline.operators import AttentionWork, Operator
-from simcluster.specs import GPUSpec, KernelConstants
 
 GEMM_TILES: Final = ((128.0, 256.0), (128.0, 128.0), (64.0, 128.0), (64.0, 64.0))
 """Rows and columns of the result that one block computes; the fastest of them counts."""

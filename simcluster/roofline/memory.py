@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from itertools import islice, product
 
+from simcluster.catalog.specs import EngineProfile, GPUSpec, ModelSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import ConfigError
 from simcluster.roofline.operators import (
@@ -17,7 +18,6 @@ from simcluster.roofline.operators import (
     layer_runs,
     stage_layers,
 )
-from simcluster.specs import EngineProfile, GPUSpec, ModelSpec
 from simcluster.units import GB
 
 

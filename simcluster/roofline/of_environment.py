@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from simcluster.catalog.specs import LinkSpec
 from simcluster.config import ClusterConfig, Environment
 from simcluster.roofline.base import StepTime
 from simcluster.roofline.collectives import all_reduce_terms
 from simcluster.roofline.memory import check_pp
 from simcluster.roofline.pipeline import pipeline_stages
 from simcluster.roofline.steptime import RooflineStepTime
-from simcluster.specs import LinkSpec
 
 
 def roofline_step_time(environment: Environment, tp_size: int, wire_share: float = 1.0) -> StepTime:

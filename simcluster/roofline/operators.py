@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, Literal, NamedTuple
 
+from simcluster.catalog.specs import ModelSpec
 from simcluster.config import ModelConfig
-from simcluster.specs import ModelSpec
 
 Kind = Literal["gemm", "elementwise", "attention", "all_reduce", "all_gather"]
 

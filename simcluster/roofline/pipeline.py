@@ -13,13 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import InvariantError
 from simcluster.roofline.base import StepShape, StepTime
 from simcluster.roofline.memory import check_pp
 from simcluster.roofline.operators import ACTIVATION_BYTES
 from simcluster.roofline.steptime import RooflineStepTime
-from simcluster.specs import EngineProfile, GPUSpec, LinkSpec
 from simcluster.units import on_grid
 
 

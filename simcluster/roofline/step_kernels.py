@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simcluster.catalog.specs import LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.roofline.bounded import remember
 from simcluster.roofline.collectives import all_gather_s, all_reduce_s
@@ -14,7 +15,6 @@ from simcluster.roofline.operators import (
     layer_operators,
     layer_runs,
 )
-from simcluster.specs import LinkSpec
 from simcluster.units import TICKS_PER_S
 
 

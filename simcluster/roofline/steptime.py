@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import InvariantError
 from simcluster.roofline.attention import (
@@ -24,7 +25,6 @@ from simcluster.roofline.kernels import DecodeTerms, KernelTimer
 from simcluster.roofline.memory import check_pp, check_tp
 from simcluster.roofline.schedule import KernelRun, KernelSchedule
 from simcluster.roofline.step_kernels import StepKernels
-from simcluster.specs import EngineProfile, GPUSpec, LinkSpec
 from simcluster.units import TICK_S, TICKS_PER_S, FloatArray, IntArray
 
 _SHORT_RUN: Final = 64

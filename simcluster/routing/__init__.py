@@ -3,6 +3,21 @@
 Add one: a file with a class that meets `Router` and a line in ``ROUTERS``. Rolling activation
 (`simcluster.routing.rolling_activation`) needs targets and a prefill predictor and is built by its
 strategy.
+
+==================  =========================================================
+module              idea
+==================  =========================================================
+base                the contract of a router, and what it sees of an instance
+status              the load that instances reported last
+round_robin         one after the other
+least_loaded        the fewest tokens left
+shared_queue        one queue in front of all instances
+prefix_aware        the longest cached prefix, within a limit of load
+ttft_estimate       the earliest estimated first token
+rolling_activation  EcoServe's turns of prefill windows, with its constraints
+prefill_predictor   the prefill time that rolling activation expects
+shares              fixed shares between groups of instances
+==================  =========================================================
 """
 
 from __future__ import annotations

@@ -2,12 +2,27 @@
 
 Add one: a file with a settings class that meets `Strategy` and a line in ``STRATEGIES``; or, from
 another package, an entry point in the group ``simcluster.strategies``.
+
+Authors find `Cluster`, `Deployment` and `Gateway` here too: this is their one door.
+
+=======  ===============================================================
+module   idea
+=======  ===============================================================
+base     the contract, and the settings that all share
+nodg     every instance prefills and decodes (vLLM, Sarathi-Serve)
+fudg     prefill and decode on different instances (DistServe, MoonCake)
+padg     prefill and decode on the same instances, in turns (EcoServe)
+routed   several models behind a router by difficulty (BOute)
+scaling  settings of instances that come and go
+=======  ===============================================================
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from simcluster.engine.cluster import Cluster, Deployment
+from simcluster.engine.groups.front_end import Gateway
 from simcluster.registry import Registry
 from simcluster.strategies.base import CommonSettings, Strategy, dry_run
 from simcluster.strategies.fudg import FuDG
@@ -23,8 +38,11 @@ STRATEGIES: Registry[type[Any]] = Registry(
 
 __all__ = [
     "STRATEGIES",
+    "Cluster",
     "CommonSettings",
+    "Deployment",
     "FuDG",
+    "Gateway",
     "NoDG",
     "PaDG",
     "Pool",

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from simcluster.engine.cluster import Cluster, Deployment
-from simcluster.engine.handover import KvHandover
+from simcluster.engine.groups.handover import KvHandover
+from simcluster.engine.groups.prefill_gateway import Conductor, PrefillGateway
 from simcluster.engine.instance import InstanceLike
-from simcluster.engine.link import Path
-from simcluster.engine.prefill_gateway import Conductor, PrefillGateway
+from simcluster.engine.links.link import Path
 from simcluster.engine.shape import InstanceShape
 from simcluster.errors import ConfigError
 from simcluster.request import Request

@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from simcluster.engine.autoscaler import Mitosis
 from simcluster.engine.cluster import Cluster, Deployment
+from simcluster.engine.groups.autoscaler import Mitosis
+from simcluster.engine.groups.macro_instance import MacroInstance
+from simcluster.engine.groups.overall import OverallScheduler
 from simcluster.engine.instance import InstanceLike
-from simcluster.engine.macro_instance import MacroInstance
-from simcluster.engine.overall import OverallScheduler
 from simcluster.errors import ConfigError
 from simcluster.rng import stream
 from simcluster.routing.prefill_predictor import PrefillPredictor, from_profile

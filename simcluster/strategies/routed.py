@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field
 
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.engine.cluster import Cluster, Deployment, EntryPoint
+from simcluster.engine.links.topology import Topology
 from simcluster.engine.placement import Machines
-from simcluster.engine.topology import Topology
 from simcluster.errors import ConfigError, nearest
 from simcluster.request import Request
 from simcluster.routing.shares import FixedShares

@@ -9,8 +9,14 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 
 from simcluster.config import SETTINGS_CONFIG
-from simcluster.engine.autoscaler import DISK_BYTES_PER_S, Autoscaler, Group, Signal, Threshold
 from simcluster.engine.cluster import Cluster
+from simcluster.engine.groups.autoscaler import (
+    DISK_BYTES_PER_S,
+    Autoscaler,
+    Group,
+    Signal,
+    Threshold,
+)
 from simcluster.engine.shape import InstanceShape
 from simcluster.errors import ConfigError
 from simcluster.units import on_grid

@@ -1,6 +1,6 @@
 """Laws that the frames of any run obey, whatever the strategy: conservation, order, no idling.
 
-For tests, ours and a stranger's: call `check_laws` on a `simcluster.simulate.Result`.
+For tests, ours and a stranger's: call `check_laws` on a `simcluster.runs.simulate.Result`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simcluster.simulate import Result
+from simcluster.runs.simulate import Result
 from simcluster.units import FloatArray
 
 Columns = dict[str, npt.NDArray[Any]]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from simcluster.catalog.specs import EngineProfile, GPUSpec, KernelConstants, LinkSpec, ModelSpec
 from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
-from simcluster.specs import EngineProfile, GPUSpec, KernelConstants, LinkSpec, ModelSpec
 
 _SOURCE = "round numbers for tests"
 

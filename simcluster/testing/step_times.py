@@ -117,5 +117,5 @@ class ConstantStepTime(LinearStepTime):
 
 
 def same_for_all(step_time: StepTime) -> Callable[[Environment, int], StepTime]:
-    """Return a factory for `simcluster.simulate.run` that gives every instance `step_time`."""
+    """Return a factory for `simcluster.runs.simulate.run` that gives every instance `step_time`."""
     return lambda environment, tp_size: step_time

@@ -12,9 +12,9 @@ from typing import Final
 
 import numpy as np
 
+from simcluster.catalog.specs import EngineProfile, ModelSpec
 from simcluster.config import Environment, ModelConfig, SloConfig
-from simcluster.simulate import Result
-from simcluster.specs import EngineProfile, ModelSpec
+from simcluster.runs.simulate import Result
 from simcluster.testing.laws import require
 from simcluster.testing.specs import (
     eager_engine,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from simcluster.engine.cluster import Cluster, Deployment
 from simcluster.engine.instance import Instance, InstanceLike
-from simcluster.engine.pipelined import PipelinedInstance
+from simcluster.engine.instance.pipelined import PipelinedInstance
 from simcluster.kvcache import PrefixPool
 from simcluster.request import Request
 from simcluster.sched import Scheduler, StepOutcome, StepPlan, target

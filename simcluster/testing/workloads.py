@@ -42,7 +42,7 @@ def workload_of(
     Returns
     -------
     Workload
-        Ready for `simcluster.simulate.run`.
+        Ready for `simcluster.runs.simulate.run`.
     """
     arrivals = grid_array(np.asarray(arrival_s, np.float64))
     if concurrency is not None:

@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from simcluster import catalog
+from simcluster.catalog.specs import LengthTable
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError
-from simcluster.specs import LengthTable
 from simcluster.units import FloatArray, IntArray
 from simcluster.workload.base import MAX_TOKENS
 

@@ -1,6 +1,6 @@
 """One copy of the model: the process, its span, how steps pass, what others see of it.
 
-================= ==============================================================================
+================= =========================================================================
 `instance`        `Instance`: schedule, let the steps pass, book what they did, again
 `span`            the steps under way, as one object
 `runner`          how the steps of a span pass, as one event
@@ -11,7 +11,11 @@
 `held_output`     tokens that are computed and not yet released
 `owner`           `InstanceOwner`, who hears what happens in an instance
 `ports`           `InstanceLike`, what others may ask of an instance, pipelined or not
-================= ==============================================================================
+`dispatcher`      CPU threads that issue kernels ahead of the GPU
+`gpu`             in-order kernel queues, and collectives that wait for all ranks
+`pipeline`        the stages, as the batches in flight meet them
+`pipelined`       an instance with a pipeline: several lanes behind one face
+================= =========================================================================
 """
 
 from __future__ import annotations

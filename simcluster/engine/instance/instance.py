@@ -8,17 +8,17 @@ from typing import Any
 import simpy
 
 from simcluster.engine.clock import SCHEDULING, Clock, Wake
-from simcluster.engine.collectives import SharedWires
-from simcluster.engine.dispatcher import RankGroup
+from simcluster.engine.instance.dispatcher import RankGroup
 from simcluster.engine.instance.held_output import HeldOutput
 from simcluster.engine.instance.kernel_runner import KernelRunner
 from simcluster.engine.instance.owner import InstanceOwner
+from simcluster.engine.instance.pipeline import PipelineStages
 from simcluster.engine.instance.pipeline_runner import AheadRunner, PipelineRunner
 from simcluster.engine.instance.ports import InstanceStats, OnPrefill, StopAt
 from simcluster.engine.instance.runner import MAX_SPAN_STEPS, Runner, SpanRunner
 from simcluster.engine.instance.span_log import SpanLog
 from simcluster.engine.instance.state import InstanceState
-from simcluster.engine.pipeline import PipelineStages
+from simcluster.engine.links.wires import SharedWires
 from simcluster.engine.recorder import Recorder
 from simcluster.request import Request
 from simcluster.roofline.base import StepTime

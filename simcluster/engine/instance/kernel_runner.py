@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import simpy
 
 from simcluster.engine.clock import Wake
-from simcluster.engine.dispatcher import RankGroup
+from simcluster.engine.instance.dispatcher import RankGroup
 from simcluster.engine.instance.runner import SpanRunner
 from simcluster.engine.instance.span import Span
 from simcluster.engine.log import KernelLog

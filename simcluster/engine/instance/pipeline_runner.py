@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import simpy
 
 from simcluster.engine.clock import Wake
+from simcluster.engine.instance.pipeline import BatchesInFlight, BatchRun, PipelineStages
 from simcluster.engine.instance.runner import Runner
 from simcluster.engine.instance.span import Span
-from simcluster.engine.pipeline import BatchesInFlight, BatchRun, PipelineStages
 from simcluster.sched import StepPlan
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from simcluster.config import Environment
 from simcluster.registry import Registry
 from simcluster.request import Request
 from simcluster.roofline.sources import StepTimeFactory
-from simcluster.simulate import Result, run
+from simcluster.runs.simulate import Result, run
 from simcluster.strategies.base import Strategy
 from simcluster.testing.laws import check_laws, require
 from simcluster.testing.toy import assert_same, toy_workload
@@ -107,7 +107,7 @@ def watched_run(
     Parameters
     ----------
     environment, strategy, workload, resolution, step_time, max_time_s
-        Those of `simcluster.simulate.run`.
+        Those of `simcluster.runs.simulate.run`.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def agreeing_run(
     Parameters
     ----------
     environment, strategy, workload, step_time
-        Those of `simcluster.simulate.run`.
+        Those of `simcluster.runs.simulate.run`.
 
     Returns
     -------

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from simcluster.config import SchedulerConfig
 from simcluster.kvcache import BlockPool
+from simcluster.runs.simulate import run
 from simcluster.sched import QUEUES, SCHEDULERS, Scheduler
-from simcluster.simulate import run
 from simcluster.strategies import NoDG, PaDG
 from simcluster.testing.contracts.base import (
     ASKS,

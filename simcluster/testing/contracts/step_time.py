@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simcluster import unroll
 from simcluster.config import Environment
 from simcluster.errors import ConfigError
+from simcluster.frames import unroll
 from simcluster.roofline import StepShape, StepTime
 from simcluster.roofline.sources import StepTimeFactory
-from simcluster.simulate import run
+from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG, Strategy
 from simcluster.testing.contracts.base import agreeing_run, crowd, laws
 from simcluster.testing.laws import require

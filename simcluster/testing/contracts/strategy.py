@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from simcluster.config import Environment
 from simcluster.errors import ConfigError
-from simcluster.simulate import run
+from simcluster.runs.simulate import run
 from simcluster.strategies import STRATEGIES, Strategy
 from simcluster.testing.contracts.base import (
     OTHER_OUTPUTS,

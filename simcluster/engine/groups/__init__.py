@@ -1,0 +1,14 @@
+"""Groups of instances: a door for requests, a ring that takes turns, a hand-over of KV.
+
+===============  ==============================================================
+module           idea
+===============  ==============================================================
+reports          loads that instances report from time to time
+front_end        a door: requests are routed, or wait to be
+prefill_gateway  doors of prefill groups, whose requests are handed over
+handover         prefill group to decode group: choose, reserve, transfer, join
+macro_instance   a ring: instances that take turns in prefilling (EcoServe)
+overall          several rings that grow, split, shrink and merge (mitosis)
+autoscaler       instances that come and go by a threshold
+===============  ==============================================================
+"""

@@ -1,0 +1,22 @@
+"""Constants of the kernel law from measured kernels.
+
+=========  ===============================================
+module     idea
+=========  ===============================================
+samples    measured kernels of any source in one table
+readers    formats of measured kernels
+law        the kernel law for arrays of measured kernels
+fit        constants by least squares on relative errors
+host       host times of an engine
+report     constants as a catalogue table, errors as lines
+calibrate  measured kernels -> a catalogue file
+derive     the fitted sets of the packaged catalogue
+command    the command line
+=========  ===============================================
+"""
+
+from simcluster.fidelity.calibrate.fit import fit, fit_link, held_out
+from simcluster.fidelity.calibrate.law import kernel_s
+from simcluster.fidelity.calibrate.samples import Samples, joined, samples
+
+__all__ = ["Samples", "fit", "fit_link", "held_out", "joined", "kernel_s", "samples"]

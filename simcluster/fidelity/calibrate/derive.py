@@ -1,0 +1,306 @@
+"""The fitted sets of the catalogue's ``kernels.toml``, anew from the published measured sets.
+
+``python -m simcluster.fidelity.calibrate.derive DATA_DIR`` prints them; the same data give the same
+text. Sets that are derived from others, not fitted, stand in the file alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from simcluster import catalog
+from simcluster.catalog.specs import GPUSpec, KernelConstants
+from simcluster.catalog.toml_writer import to_toml
+from simcluster.fidelity.calibrate.fit import fit
+from simcluster.fidelity.calibrate.readers import KERNELS
+from simcluster.fidelity.calibrate.readers.vidur import TRAINED
+from simcluster.fidelity.calibrate.report import kernels_row
+from simcluster.fidelity.calibrate.samples import Samples, joined
+
+_ATTENTION: Final = ("attention_prefill", "attention_decode", "attention_mixed")
+_DENSE: Final = (
+    "gemm",
+    "norm",
+    "norm_only",
+    "rope",
+    "activation",
+    "add",
+    "embedding",
+    "kv_write",
+    "sampler",
+)
+_OLD: Final = "2024"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of one published set that a fit takes.
+
+    Attributes
+    ----------
+    folder : str
+        Name of the set.
+    operators : tuple of str
+        Which of its operators; empty for all.
+    gpu : str
+        GPU they were measured on; empty for that of the fit.
+    groups : tuple of str
+        Groups that the fit sees; empty for all.
+    """
+
+    folder: str
+    operators: tuple[str, ...] = ()
+    gpu: str = ""
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FittedSet:
+    """One fitted entry of ``kernels.toml``.
+
+    Attributes
+    ----------
+    name, arch : str
+        Of the entry.
+    gpu : str
+        GPU whose data sheet the shares are of.
+    parts : tuple of Part
+        Fitted together, one after another where they are of different GPUs.
+    start : str
+        Fitted set whose constants stand where there are no rows, by its name; empty for none.
+    holds_for : tuple of str
+        GPUs with the same die.
+    generation : str
+        Software.
+    source : str
+        What is fitted to what.
+    """
+
+    name: str
+    arch: str
+    gpu: str
+    parts: tuple[Part, ...]
+    start: str
+    holds_for: tuple[str, ...]
+    generation: str
+    source: str
+
+
+_GA100: Final = (
+    "A100-80GB SXM",
+    "A100-80GB PCIe",
+    "A100-40GB SXM",
+    "A800-80GB SXM",
+    "A800-80GB PCIe",
+)
+SETS: Final = (
+    FittedSet(
+        "ada-rtx4090",
+        "Ada (AD102), GeForce",
+        "RTX 4090",
+        (Part("llmservingsim_ops"),),
+        "",
+        ("RTX 4090",),
+        "",
+        "Least squares on relative errors of vLLM 0.19 operators of Llama-3.1-8B on RTX 4090 "
+        "(LLMServingSim); shares near 1 because it clocks above the data sheet, elementwise "
+        "kernels run out of L2",
+    ),
+    FittedSet(
+        "ampere-ga100-2024",
+        "Ampere (GA100), software of 2024",
+        "A100-80GB SXM",
+        (Part("vidur_mlp", groups=TRAINED), Part("aic_ops", _ATTENTION)),
+        "",
+        _GA100,
+        _OLD,
+        "Multiplications, elementwise kernels, p: Vidur's profiled layers of Llama-2-7B and "
+        "CodeLlama-34B on A100 80 GB; attention: aiconfigurator's on A100 SXM with this p "
+        "(FlashAttention-2 in both); mixed_* carried over from ada-rtx4090",
+    ),
+    FittedSet(
+        "ampere-ga100-2023",
+        "Ampere (GA100), software of 2023",
+        "A100-80GB SXM",
+        (Part("vidur_attention_a100"),),
+        "ampere-ga100-2024",
+        _GA100,
+        "2023",
+        "As ampere-ga100-2024, with the attention of Vidur's early profile (32 query and 4 KV "
+        "heads), whose prefill kernel does not skip the masked half",
+    ),
+    FittedSet(
+        "ampere-ga100",
+        "Ampere (GA100)",
+        "A100-80GB SXM",
+        (Part("aic_ops"),),
+        "ampere-ga100-2024",
+        _GA100,
+        "",
+        "Multiplications, attention, experts, p: aiconfigurator's vLLM 0.14 kernels on A100 SXM; "
+        "elementwise kernels carried over from ampere-ga100-2024, norms, row_* and "
+        "mixed_* from ada-rtx4090",
+    ),
+    FittedSet(
+        "ampere-ga102",
+        "Ampere (GA102)",
+        "A40",
+        (
+            Part("vidur_mlp", groups=TRAINED),
+            Part("aic_ops", _ATTENTION, "A100-80GB SXM"),
+        ),
+        "ampere-ga100-2024",
+        ("A40", "RTX A6000"),
+        "",
+        "Multiplications, elementwise kernels, p: Vidur's profiled layers of Llama-2-7B and "
+        "CodeLlama-34B on A40; attention: aiconfigurator's on A100 SXM with this p (the same "
+        "kernels, no measurement on this die)",
+    ),
+    FittedSet(
+        "hopper-2024",
+        "Hopper (GH100), software of 2024",
+        "H100 SXM",
+        (Part("vidur_mlp", groups=TRAINED), Part("aic_ops", _ATTENTION)),
+        "ampere-ga100-2024",
+        ("H100 SXM", "H800 SXM"),
+        _OLD,
+        "Multiplications, elementwise kernels, p: Vidur's profiled layers of Llama-2-7B and "
+        "CodeLlama-34B on H100 80 GB; attention: aiconfigurator's vLLM 0.14 kernels with this p "
+        "(no older measurement); mixed_* carried over from ada-rtx4090",
+    ),
+    FittedSet(
+        "hopper",
+        "Hopper (GH100)",
+        "H100 SXM",
+        (Part("aic_ops"),),
+        "hopper-2024",
+        ("H100 SXM", "H800 SXM"),
+        "",
+        "Multiplications, attention, experts, p: aiconfigurator's vLLM 0.14 kernels on H100 SXM; "
+        "elementwise kernels carried over from hopper-2024, norms, row_* and "
+        "mixed_* from ada-rtx4090",
+    ),
+    FittedSet(
+        "ada",
+        "Ada (AD102)",
+        "L40S",
+        (Part("aic_ops"),),
+        "ada-rtx4090",
+        ("L40S",),
+        "",
+        "Multiplications (weights beyond L2), attention, experts, p: aiconfigurator's vLLM 0.14 "
+        "kernels on L40S; elementwise kernels and mixed_* carried over from ada-rtx4090 (same "
+        "die)",
+    ),
+    FittedSet(
+        "blackwell",
+        "Blackwell (GB100)",
+        "B200 SXM",
+        (Part("aic_ops"),),
+        "hopper",
+        ("B200 SXM",),
+        "",
+        "Multiplications, attention, experts, p: aiconfigurator's vLLM 0.19 kernels on B200; "
+        "elementwise kernels carried over from hopper, mixed_* from ada-rtx4090",
+    ),
+    FittedSet(
+        "blackwell-gb202",
+        "Blackwell (GB202)",
+        "RTX PRO 6000 Blackwell Server",
+        (
+            Part("llmservingsim_ops"),
+            Part("aic_ops", ("moe",)),
+        ),
+        "ada-rtx4090",
+        ("RTX PRO 6000 Blackwell Server",),
+        "",
+        "Least squares on relative errors of vLLM 0.19 operators of Llama-3.1-8B at TP 1 and 2 "
+        "(LLMServingSim), experts of aiconfigurator's (vLLM 0.19), on RTX PRO 6000; "
+        "aiconfigurator's attention, 3 to 5 % faster where it does not come out of L2, is left out",
+    ),
+)
+"""In the order in which they are fitted: a set starts from one before it."""
+
+_PLAIN: Final = KernelConstants(
+    mfu_gemm=0.7,
+    mbu_gemm=0.8,
+    mfu_attention=0.5,
+    mbu_attention=0.8,
+    mbu_elementwise=0.8,
+    smooth_p=2.0,
+    fixed_s=4e-6,
+    attention_block_s=3e-6,
+    mixed_mbu=0.5,
+    accuracy="fitted",
+    source="first guesses",
+)
+
+
+def fitted_sets(data: Path) -> dict[str, KernelConstants]:
+    """Fit every set of `SETS`; norms and rows of current software are those of vLLM 0.19."""
+    found: dict[str, KernelConstants] = {}
+    for fitted in SETS:
+        start = found[fitted.start] if fitted.start else _PLAIN
+        if fitted.name != "ada-rtx4090":
+            inside = found["ada-rtx4090"]
+            start = replace(
+                start,
+                mixed_mbu=inside.mixed_mbu,
+                mixed_block_s=inside.mixed_block_s,
+                mixed_context_s=inside.mixed_context_s,
+            )
+        if not fitted.generation and fitted.start.endswith(_OLD) and fitted.gpu != "A40":
+            inside = found["ada-rtx4090"]
+            start = replace(
+                start,
+                norm_fixed_s=inside.norm_fixed_s,
+                row_chain_s=inside.row_chain_s,
+                row_s=inside.row_s,
+                mbu_norm=start.mbu_add,
+                cached_norm=start.cached_add,
+            )
+        constants = start
+        for rows, gpu in _tables(fitted, data):
+            constants = fit(rows, gpu, constants)
+        found[fitted.name] = replace(
+            constants, accuracy="fitted", source=fitted.source, generation=fitted.generation
+        )
+    return found
+
+
+def _tables(fitted: FittedSet, data: Path) -> list[tuple[Samples, GPUSpec]]:
+    """Rows of the set by the GPU they were measured on, in the order of its parts."""
+    tables: dict[str, list[Samples]] = {}
+    for part in fitted.parts:
+        name = part.gpu or fitted.gpu
+        rows = KERNELS[part.folder](data / part.folder, name)
+        if part.operators:
+            rows = rows.of(*part.operators)
+        if part.groups:
+            rows = rows.take(np.isin(rows.group, part.groups))
+        tables.setdefault(name, []).append(rows)
+    return [(joined(parts), catalog.gpu(name)) for name, parts in tables.items()]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the fitted sets for the folder of measured sets in `arguments`."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m simcluster.fidelity.calibrate.derive DATA_DIR\n")
+        return 2
+    constants = fitted_sets(Path(arguments[0]))
+    rows = [
+        kernels_row(fitted.name, fitted.arch, constants[fitted.name], fitted.holds_for)
+        for fitted in SETS
+    ]
+    sys.stdout.write(to_toml({"kernels": rows}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

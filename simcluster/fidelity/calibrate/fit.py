@@ -1,0 +1,379 @@
+"""Constants of the kernel law from measured kernels, by least squares on relative errors.
+
+Three fits one after another, since each needs what the one before found: matrix multiplications
+(with whole layers, where they are known), elementwise kernels, attention. Experts and 8-bit
+weights then take shares of their own. Outliers beyond 10 % count less than squared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from simcluster.catalog.specs import GPUSpec, KernelConstants, LinkSpec
+from simcluster.errors import DataError
+from simcluster.fidelity.calibrate.law import kernel_s, layer_sums
+from simcluster.fidelity.calibrate.samples import ELEMENTWISE, Mask, Samples, joined
+from simcluster.units import NS, US, FloatArray
+
+_FORGIVEN: Final = 0.1
+_MOST_ROWS: Final = 4000
+"""Rows of one fit; of more every n-th is taken."""
+_FEW_ROWS: Final = 800
+"""Rows that tell whether a kernel skips the masked half."""
+_LAYER_WEIGHT: Final = 3.0
+"""Weight of a whole layer against that of one of its kernels."""
+_IN_CACHE: Final = 1.2
+_SMALL: Final = 0.125
+"""Decode attention that reads between 0.125 and 1.2 of the second-level cache is left out."""
+_LARGE_CACHE: Final = 64e6
+"""From this size on (bytes) a cache keeps weights from one timed call to the next."""
+_MOST_CACHED: Final = 2.0**18
+"""Tokens of context of the decodes in a mixed call. With more, kernels that do not share keys and
+values between query heads fall behind by a factor of four at once: the law has no term for it."""
+_MATTER: Final = 2.0
+"""Mixed calls that take so many times as long as their chunk alone tell what decodes cost."""
+_CACHED: Final = 3.0
+"""Largest share of bandwidth of elementwise kernels, out of the second-level cache."""
+_GAIN: Final = 8.0
+"""Largest gain of a second-level cache over memory."""
+_HBM_BANDWIDTH: Final = 4e12
+"""Parts with more (bytes/s) read small weights from memory nearly as fast as from the cache."""
+LEAST_ROWS: Final = 8
+"""Kernels of one class that a fit needs."""
+_SMALLEST_MESSAGE: Final = 4096.0
+_LARGEST_MESSAGE: Final = 2.0**26
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One constant of a fit: where it starts and the range it may take, in its natural unit.
+
+    Attributes
+    ----------
+    name : str
+        Field of `KernelConstants`.
+    start, low, high : float
+        First guess and range, in units of `scale`.
+    scale : float
+        Times this is the field's value.
+    """
+
+    name: str
+    start: float
+    low: float
+    high: float
+    scale: float = 1.0
+
+
+GEMM_TERMS: Final = (
+    Term("mfu_gemm", 0.7, 0.1, 1.0),
+    Term("mbu_gemm", 0.8, 0.1, 1.0),
+    Term("smooth_p", 2.0, 1.0, 4.0),
+    Term("fixed_s", 4.0, 0.0, 30.0, US),
+    Term("gemm_waves", 0.3, 0.0, 1.0),
+    Term("gemm_tile_loss", 0.1, 0.0, 2.0),
+)
+ELEMENTWISE_TERMS: Final = (
+    Term("elementwise_fixed_s", 2.5, 0.1, 30.0, US),
+    Term("row_chain_s", 30.0, 0.0, 1000.0, NS),
+    Term("row_s", 0.1, 0.0, 10.0, US),
+)
+ATTENTION_TERMS: Final = (Term("attention_fixed_s", 10.0, 0.0, 60.0, US),)
+PREFILL_TERMS: Final = (
+    Term("mfu_attention", 0.5, 0.05, 1.0),
+    Term("mbu_prefill", 0.5, 0.05, 1.0),
+    Term("prefill_waves", 0.5, 0.0, 1.0),
+    Term("prefill_p", 1.5, 1.0, 4.0),
+)
+DECODE_TERMS: Final = (
+    Term("mbu_attention", 0.8, 0.1, 1.0),
+    Term("attention_block_s", 2.0, 0.0, 20.0, US),
+    Term("attention_context_s", 0.5, 0.0, 10.0, 1e-9),
+    Term("decode_waves", 0.3, 0.0, 1.0),
+    Term("attention_split_s", 2.0, 0.0, 30.0, US),
+    Term("decode_overlap", 0.5, 0.0, 1.0),
+)
+EIGHT_BIT_CACHE_TERMS: Final = (Term("mbu_attention_8bit", 0.8, 0.05, 1.0),)
+MIXED_TERMS: Final = (
+    Term("mixed_mbu", 0.5, 0.05, 1.0),
+    Term("mixed_block_s", 5.0, 0.0, 60.0, US),
+    Term("mixed_context_s", 2.0, 0.0, 60.0, 1e-9),
+)
+EIGHT_BIT_TERMS: Final = (
+    Term("mfu_gemm_8bit", 0.6, 0.05, 1.0),
+    Term("quantise_s", 3.0, 0.0, 30.0, US),
+    Term("mbu_quantise", 0.3, 0.01, 1.0),
+)
+GROUPED_TERMS: Final = (
+    Term("mfu_grouped", 0.5, 0.02, 1.0),
+    Term("mbu_grouped", 0.7, 0.02, 1.0),
+)
+
+
+def fit(rows: Samples, gpu: GPUSpec, start: KernelConstants) -> KernelConstants:
+    """Fit what `rows` can tell; the other constants stay as in `start`.
+
+    Parameters
+    ----------
+    rows : Samples
+        Measured kernels of one GPU and one generation of software.
+    gpu : GPUSpec
+        Its data sheet.
+    start : KernelConstants
+        Constants that are kept where there are no rows for them.
+
+    Returns
+    -------
+    KernelConstants
+
+    Raises
+    ------
+    DataError
+        If SciPy is not installed.
+    """
+    constants = start
+    gemms = rows.of("gemm")
+    gemms = gemms.take(gemms_from_memory(gemms, gpu))
+    wide = gemms.take(gemms.bytes >= 2.0)
+    if len(wide) >= LEAST_ROWS:
+        with_tiles = replace(constants, gemm_waves=0.0)
+        constants = _fit(wide, gpu, with_tiles, GEMM_TERMS)
+    constants = _fit_elementwise(rows, gpu, constants)
+    constants = _fit_attention(rows, gpu, constants)
+    eight_bit = gemms.take(gemms.bytes == 1.0)
+    if len(eight_bit) >= LEAST_ROWS and gpu.flops_8bit is not None:
+        filled = replace(constants, quantise_s=1.0 * US)
+        constants = _fit(eight_bit, gpu, filled, EIGHT_BIT_TERMS)
+    experts = rows.of("grouped_gemm", "moe")
+    if len(experts) >= LEAST_ROWS:
+        constants = _fit(experts, gpu, constants, GROUPED_TERMS)
+    return constants
+
+
+def gemms_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
+    """Which multiplications are timed as a served model meets them.
+
+    A benchmark that repeats one multiplication finds its weights in a large second-level cache. A
+    model never does: it reads all its weights in turn. With caches of 64 MB and more beside GDDR
+    memory those whose weights fit 1.5 times are left out, up to 2048 rows (then arithmetic rules),
+    unless they were measured as parts of a layer or are known to be cold.
+    """
+    weights = rows.bytes * rows["n"] * rows["k"]
+    everything = gpu.l2_bytes < _LARGE_CACHE or gpu.memory_bandwidth > _HBM_BANDWIDTH
+    keep = (weights > 1.5 * gpu.l2_bytes) | (rows["m"] >= 2048)
+    return np.asarray(keep | (rows.layer >= 0) | rows.cold | everything, dtype=np.bool_)
+
+
+def decodes_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
+    """Which calls of attention do not find their keys and values in the second-level cache.
+
+    As `gemms_from_memory`. Where there are so few that the latency rules, it does not matter.
+    """
+    read = 2.0 * rows.bytes * rows["num_kv_heads"] * rows["head_dim"]
+    read = read * rows["batch"] * rows["context"]
+    prefill = rows.operator == "attention_prefill"
+    everything = gpu.l2_bytes < _LARGE_CACHE
+    keep = (read > _IN_CACHE * gpu.l2_bytes) | (read < _SMALL * gpu.l2_bytes)
+    return np.asarray(prefill | keep | rows.cold | everything, dtype=np.bool_)
+
+
+def _fit_elementwise(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> KernelConstants:
+    kernels = rows.of(*ELEMENTWISE)
+    if len(kernels) < LEAST_ROWS:
+        return constants
+    found = {ELEMENTWISE[name][0] for name in kernels.operators}
+    terms = list(ELEMENTWISE_TERMS)
+    filled = replace(constants, elementwise_fixed_s=constants.elementwise_fixed_s or 2.5 * US)
+    if "norm" in found:
+        terms.append(Term("norm_fixed_s", 3.0, 0.1, 30.0, US))
+        filled = replace(filled, norm_fixed_s=3.0 * US)
+    for family in sorted(found - {"other"}):
+        terms.append(Term(f"mbu_{family}", 0.6, 0.05, _CACHED))
+        terms.append(Term(f"cached_{family}", 1.3, 1.0, _GAIN))
+        share: dict[str, Any] = {f"mbu_{family}": 0.6}
+        filled = replace(filled, **share)
+    if "other" in found:
+        terms.append(Term("mbu_elementwise", 0.6, 0.05, 1.0))
+    return _fit(kernels, gpu, filled, terms)
+
+
+def _fit_attention(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> KernelConstants:
+    terms: list[Term] = []
+    calls = rows.of("attention_prefill", "attention_decode")
+    calls = calls.take(decodes_from_memory(calls, gpu))
+    eight_bit = calls.take((calls.bytes == 1.0) & (calls.operator == "attention_decode"))
+    calls = calls.take(calls.bytes >= 2.0)
+    operators = calls.operators
+    for name, those in (
+        ("attention_prefill", PREFILL_TERMS),
+        ("attention_decode", DECODE_TERMS),
+    ):
+        if name in operators:
+            terms += those
+    if len(calls) >= LEAST_ROWS:
+        constants = _fit_wide_attention(calls, gpu, constants, terms)
+    if len(eight_bit) >= LEAST_ROWS:
+        constants = _fit(eight_bit, gpu, constants, EIGHT_BIT_CACHE_TERMS)
+    mixed = rows.of("attention_mixed")
+    mixed = mixed.take(mixed["batch"] * mixed["context"] < _MOST_CACHED)
+    if len(mixed) < LEAST_ROWS:
+        return constants
+    filled = replace(constants, mixed_block_s=constants.attention_block_s, mixed_context_s=1e-8)
+    times = [kernel_s(mixed, gpu, filled), kernel_s(_chunks(mixed), gpu, filled)]
+    matter = times[0] > _MATTER * times[1]
+    return _fit(mixed.take(matter) if matter.any() else mixed, gpu, filled, MIXED_TERMS)
+
+
+def _fit_wide_attention(
+    calls: Samples, gpu: GPUSpec, constants: KernelConstants, terms: Sequence[Term]
+) -> KernelConstants:
+    """Fit attention over a cache of 16 bits, with or without skipping the masked half."""
+    filled = replace(
+        constants,
+        attention_fixed_s=constants.attention_fixed_s or constants.fixed_s,
+        mbu_prefill=constants.mbu_prefill or constants.mbu_attention,
+    )
+    few = _thinned(calls, _FEW_ROWS)
+    prefill = "attention_prefill" in calls.operators
+    causal = (1.0, 0.0) if prefill else (constants.attention_causal,)
+    fits = [
+        _fit(few, gpu, replace(filled, attention_causal=share), (*ATTENTION_TERMS, *terms))
+        for share in causal
+    ]
+    best = min(fits, key=lambda found: _spread(kernel_s(few, gpu, found), few))
+    best = replace(filled, attention_causal=best.attention_causal)
+    return _fit(calls, gpu, best, (*ATTENTION_TERMS, *terms))
+
+
+def _chunks(mixed: Samples) -> Samples:
+    """Return the chunks of mixed calls without their decodes."""
+    numbers = dict(mixed.numbers)
+    ones = np.ones(len(mixed))
+    return replace(
+        mixed,
+        operator=np.full(len(mixed), "attention_prefill"),
+        numbers=numbers | {"batch": ones, "context": 0.0 * ones},
+    )
+
+
+def held_out(
+    rows: Samples, gpu: GPUSpec, start: KernelConstants, folds: int = 3
+) -> tuple[Samples, FloatArray]:
+    """Predict every row by a fit that has not seen its group.
+
+    Groups take turns in `folds` parts, by order of size where their names are numbers. Operators
+    with all their rows in one part are not predicted: nothing would be known of them.
+
+    Returns
+    -------
+    Samples, float array
+        The rows in the order of the folds, and their predicted times (s).
+    """
+    names = sorted(set(rows.group.tolist()), key=lambda name: (len(name), name))
+    parts: list[Samples] = []
+    times: list[FloatArray] = []
+    for fold in range(min(folds, len(names))):
+        out = np.isin(rows.group, names[fold::folds])
+        if out.all():
+            continue
+        test = rows.take(out & np.isin(rows.operator, rows.operator[~out]))
+        constants = fit(rows.take(~out), gpu, start)
+        parts.append(test)
+        times.append(kernel_s(test, gpu, constants))
+    if not parts:
+        return rows.take(np.zeros(len(rows), dtype=np.bool_)), np.empty(0)
+    return joined(parts), np.concatenate(times)
+
+
+def fit_link(rows: Samples, link: LinkSpec) -> list[tuple[int, float, float]]:
+    """Fit latency (s) and share of bandwidth of all-reduces, by world size."""
+    found = []
+    for size in np.unique(rows["tp"]):
+        some = rows.take(rows["tp"] == size)
+        message = some.bytes * some["m"] * some["n"]
+        some = some.take((message >= _SMALLEST_MESSAGE) & (message <= _LARGEST_MESSAGE))
+        if len(some) < 3:
+            continue
+        message = some.bytes * some["m"] * some["n"]
+        sent = 2.0 * (size - 1.0) / size * message / link.bandwidth
+        time = some.time_s
+
+        def residuals(
+            x: FloatArray, sent: FloatArray = sent, time: FloatArray = time
+        ) -> FloatArray:
+            return np.asarray(np.log((x[1] * US + sent / x[0]) / time))
+
+        x = _least_squares(residuals, [0.5, 10.0], [0.001, 0.1], [1.0, 500.0])
+        found.append((int(size), float(x[1]) * US, float(x[0])))
+    return found
+
+
+def _fit(
+    rows: Samples, gpu: GPUSpec, constants: KernelConstants, terms: Sequence[Term]
+) -> KernelConstants:
+    """Fit the constants named by `terms` to `rows`."""
+    known = _thinned(rows)
+    whole = bool((known.layer >= 0).any())
+
+    def filled(x: FloatArray) -> KernelConstants:
+        values: dict[str, Any] = {
+            term.name: float(value) * term.scale for term, value in zip(terms, x, strict=True)
+        }
+        return replace(constants, **values)
+
+    def residuals(x: FloatArray) -> FloatArray:
+        times = kernel_s(known, gpu, filled(x))
+        each: FloatArray = np.log(times / known.time_s)
+        if not whole:
+            return each
+        measured, simulated = layer_sums(known, times)
+        return np.concatenate([each, _LAYER_WEIGHT * np.log(simulated / measured)])
+
+    x = _least_squares(
+        residuals,
+        [term.start for term in terms],
+        [term.low for term in terms],
+        [term.high for term in terms],
+    )
+    return filled(x)
+
+
+def _thinned(rows: Samples, most: int = _MOST_ROWS) -> Samples:
+    """At most `most` rows, evenly: every n-th, or every n-th layer."""
+    step = -(-len(rows) // most)
+    if step <= 1:
+        return rows
+    number = np.where(rows.layer >= 0, rows.layer, np.arange(len(rows)))
+    return rows.take(number % step == 0)
+
+
+def _spread(times: FloatArray, rows: Samples) -> float:
+    return float(np.mean(np.abs(times / rows.time_s - 1.0)))
+
+
+def _least_squares(
+    residuals: Callable[[FloatArray], FloatArray],
+    start: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+) -> FloatArray:
+    try:
+        from scipy.optimize import least_squares
+    except ImportError:
+        raise DataError(
+            "calibration needs SciPy, which is not installed: pip install 'simcluster[calibrate]'"
+        ) from None
+    found = least_squares(
+        residuals,
+        start,
+        bounds=(low, high),
+        loss="soft_l1",
+        f_scale=_FORGIVEN,
+        x_scale=[max(abs(value), 0.05) for value in start],
+        diff_step=1e-3,
+    )
+    return np.asarray(found.x, dtype=np.float64)

@@ -1,0 +1,239 @@
+"""The kernel law of `simcluster.roofline.kernels` for whole arrays of measured kernels.
+
+A test holds the two to equal times; this one exists because a fit asks for a hundred thousand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from simcluster.catalog.specs import GPUSpec, KernelConstants
+from simcluster.fidelity.calibrate.samples import ELEMENTWISE, Mask, Samples
+from simcluster.roofline.kernels import (
+    GEMM_TILES,
+    PREFILL_TILE,
+    QUANTISE_BYTES,
+    ROW_BYTES,
+    SPLIT_BLOCKS,
+    SPLIT_TOKENS,
+    wave_share,
+)
+from simcluster.units import FloatArray
+
+_ACTIVATION_BYTES = 2.0
+
+
+def kernel_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
+    """Times of GEMMs, elementwise kernels and attention (s), shape ``(n,)``; NaN for others."""
+    times = np.full(len(rows), np.nan)
+    gemm = np.isin(rows.operator, ("gemm", "grouped_gemm"))
+    if gemm.any():
+        times[gemm] = gemm_s(rows.take(gemm), gpu, constants)
+    moe = rows.operator == "moe"
+    if moe.any():
+        times[moe] = moe_s(rows.take(moe), gpu, constants)
+    elementwise = np.isin(rows.operator, tuple(ELEMENTWISE))
+    if elementwise.any():
+        times[elementwise] = elementwise_s(rows.take(elementwise), gpu, constants)
+    attention = np.char.startswith(rows.operator, "attention")
+    if attention.any():
+        times[attention] = attention_s(rows.take(attention), gpu, constants)
+    return times
+
+
+def smooth_max(a: FloatArray, b: FloatArray, p: float) -> FloatArray:
+    """``(a^p + b^p)^(1/p)`` without overflow; both >= 0 and at least one > 0."""
+    high = np.maximum(a, b)
+    low: FloatArray = np.minimum(a, b) / high
+    result: FloatArray = high * (1.0 + low**p) ** (1.0 / p)
+    return result
+
+
+def gemm_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
+    """Times of plain and grouped multiplications (s)."""
+    grouped = np.isin(rows.operator, ("grouped_gemm", "moe"))
+    top_k, experts = _one_if_nan(rows["top_k"]), _one_if_nan(rows["num_experts"])
+    m, n, k = rows["m"], rows["n"], rows["k"]
+    routed = m * top_k
+    groups = np.where(grouped, experts * (1.0 - (1.0 - top_k / experts) ** m), 1.0)
+    flops = 2.0 * routed * n * k
+    moved = rows.bytes * groups * n * k + _ACTIVATION_BYTES * routed * (n + k)
+    mfu_8bit = constants.mfu_gemm if constants.mfu_gemm_8bit is None else constants.mfu_gemm_8bit
+    peak = np.full(len(rows), constants.mfu_gemm * gpu.flops_16bit)
+    if gpu.flops_8bit is not None:
+        peak[rows.bytes == 1.0] = mfu_8bit * gpu.flops_8bit
+    bandwidth = np.full(len(rows), constants.mbu_gemm * gpu.memory_bandwidth)
+    several = groups > 1.0
+    if constants.mfu_grouped is not None:
+        peak[several] *= constants.mfu_grouped / constants.mfu_gemm
+    if constants.mbu_grouped is not None:
+        bandwidth[several] *= constants.mbu_grouped / constants.mbu_gemm
+    if constants.gemm_waves is not None:
+        flops = _tiled_flops(routed / groups, n, k, groups, gpu, constants)
+    law = smooth_max(flops / peak, moved / bandwidth, constants.smooth_p) + constants.fixed_s
+    if constants.quantise_s is not None and gpu.flops_8bit is not None:
+        mbu = constants.mbu_quantise or constants.mbu_elementwise
+        law += np.where(
+            rows.bytes == 1.0,
+            constants.quantise_s + QUANTISE_BYTES * routed * k / (mbu * gpu.memory_bandwidth),
+            0.0,
+        )
+    return law
+
+
+def moe_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
+    """Times of a gated MLP of experts (s): two grouped multiplications and the activation."""
+    numbers = dict(rows.numbers)
+    hidden, width = numbers["k"], numbers["n"]
+    up = gemm_s(replace(rows, numbers=numbers | {"n": 2.0 * width}), gpu, constants)
+    down = gemm_s(replace(rows, numbers=numbers | {"n": hidden, "k": width}), gpu, constants)
+    routed = numbers["m"] * numbers["top_k"]
+    activation = replace(
+        rows,
+        operator=np.full(len(rows), "activation"),
+        numbers=numbers | {"m": routed},
+    )
+    return up + down + elementwise_s(activation, gpu, constants)
+
+
+def _tiled_flops(
+    rows: FloatArray,
+    cols: FloatArray,
+    inner: FloatArray,
+    groups: FloatArray,
+    gpu: GPUSpec,
+    constants: KernelConstants,
+) -> FloatArray:
+    waves = constants.gemm_waves or 0.0
+    best = np.full(len(rows), np.inf)
+    for tile_rows, tile_cols in GEMM_TILES:
+        tiles = np.ceil(rows / tile_rows) * np.ceil(cols / tile_cols) * groups / gpu.num_sms
+        tiles += waves * (np.ceil(tiles) - tiles)
+        slower = 128.0 / tile_rows + 128.0 / tile_cols - 1.5
+        padded = tiles * gpu.num_sms * tile_rows * tile_cols * 2.0 * inner
+        padded *= 1.0 + 0.5 * constants.gemm_tile_loss * slower
+        np.minimum(best, padded, out=best)
+    return best
+
+
+def elementwise_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
+    """Times of elementwise kernels (s)."""
+    moved = np.empty(len(rows))
+    chain = np.zeros(len(rows))
+    mbu = np.full(len(rows), constants.mbu_elementwise)
+    gain = np.ones(len(rows))
+    least = np.full(len(rows), constants.elementwise_fixed_s or 0.0)
+    for name, (family, numbers) in ELEMENTWISE.items():
+        here = rows.operator == name
+        row = _ACTIVATION_BYTES * numbers * rows["n"][here]
+        moved[here] = row * rows["m"][here]
+        if family != "add":
+            chain[here] = constants.row_chain_s * row / ROW_BYTES
+        own = None if family == "other" else getattr(constants, f"mbu_{family}")
+        if own is not None:
+            mbu[here] = own
+        if family != "other":
+            gain[here] = getattr(constants, f"cached_{family}")
+        if family == "norm" and constants.norm_fixed_s is not None:
+            least[here] = constants.norm_fixed_s
+    cached = np.minimum(moved, gpu.l2_bytes)
+    memory = (moved - cached + cached / gain) / (mbu * gpu.memory_bandwidth)
+    memory += constants.row_s * rows["m"] / gpu.num_sms
+    if constants.elementwise_fixed_s is None:
+        return memory + constants.fixed_s
+    return smooth_max(memory, least + chain, constants.smooth_p)
+
+
+def attention_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
+    """Times of attention kernels (s): prefill, decode, or one chunk and decodes in one call."""
+    prefill = rows.operator == "attention_prefill"
+    mixed = rows.operator == "attention_mixed"
+    fixed = constants.fixed_s
+    if constants.attention_fixed_s is not None:
+        fixed = constants.attention_fixed_s
+    sequences = np.where(mixed, 1.0, rows["batch"])
+    cached = np.where(mixed, 0.0, rows["context"])
+    times = np.full(len(rows), fixed)
+    some = prefill | mixed
+    if some.any():
+        times[some] += _prefill_s(rows.take(some), sequences[some], cached[some], gpu, constants)
+    if not prefill.all():
+        times[~prefill] += _decode_s(rows.take(~prefill), mixed[~prefill], gpu, constants)
+    return times
+
+
+def _prefill_s(
+    rows: Samples,
+    sequences: FloatArray,
+    cached: FloatArray,
+    gpu: GPUSpec,
+    constants: KernelConstants,
+) -> FloatArray:
+    new, heads, width = rows["m"], rows["num_heads"], rows["head_dim"]
+    seen = 2.0 * (cached + new) - constants.attention_causal * (new - 1.0)
+    flops = 2.0 * sequences * new * seen * heads * width
+    tiles = np.ceil(new / PREFILL_TILE)
+    waves = sequences * tiles * heads / gpu.num_sms
+    padded = flops * (tiles * PREFILL_TILE / new) * np.ceil(waves) / waves
+    flops = flops + constants.prefill_waves * (padded - flops)
+    moved = _ACTIVATION_BYTES * 2.0 * sequences * new * heads * width
+    moved += rows.bytes * 2.0 * sequences * (cached + new) * rows["num_kv_heads"] * width
+    mbu = constants.mbu_attention if constants.mbu_prefill is None else constants.mbu_prefill
+    return smooth_max(
+        flops / (constants.mfu_attention * gpu.flops_16bit),
+        moved / (mbu * gpu.memory_bandwidth),
+        constants.smooth_p if constants.prefill_p is None else constants.prefill_p,
+    )
+
+
+def _decode_s(rows: Samples, mixed: Mask, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
+    batch, heads, kv_heads = rows["batch"], rows["num_heads"], rows["num_kv_heads"]
+    width, tokens = rows["head_dim"], batch * (rows["context"] + 1.0)
+    bandwidth = constants.mbu_attention * gpu.memory_bandwidth
+    mbu_8bit = constants.mbu_attention_8bit or constants.mbu_attention
+    reading = np.where(rows.bytes == 1.0, mbu_8bit * gpu.memory_bandwidth, bandwidth)
+    blocks = batch * kv_heads / gpu.num_sms
+    per_token = smooth_max(
+        4.0 * heads * width / (constants.mfu_attention * gpu.flops_16bit),
+        rows.bytes * 2.0 * kv_heads * width / reading,
+        constants.smooth_p,
+    )
+    moved_s = batch * _ACTIVATION_BYTES * 2.0 * heads * width / bandwidth
+    begin = constants.attention_block_s * blocks + moved_s
+    stretch = np.ones(len(rows))
+    if constants.decode_waves:
+        distinct, index = np.unique(blocks, return_inverse=True)
+        stretch = np.array([wave_share(float(one)) for one in distinct])[index]
+        stretch = 1.0 + constants.decode_waves * (stretch - 1.0)
+    read = tokens * per_token * stretch
+    overlap = constants.decode_overlap
+    alone = (1.0 - overlap) * (begin + read) + overlap * np.hypot(begin, read)
+    alone += tokens / batch * constants.attention_context_s
+    splits = (blocks < SPLIT_BLOCKS) & (tokens > SPLIT_TOKENS * batch)
+    alone += np.where(splits, constants.attention_split_s, 0.0)
+    if not mixed.any():
+        return alone
+    block, chain = constants.mixed_block_s, constants.mixed_context_s
+    beside = (constants.attention_block_s if block is None else block) * blocks + moved_s
+    beside += tokens * smooth_max(
+        per_token / constants.mixed_mbu,
+        (constants.attention_context_s if chain is None else chain) / batch,
+        constants.smooth_p,
+    )
+    return np.where(mixed, beside, alone)
+
+
+def layer_sums(rows: Samples, times: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return measured and simulated times of whole layers (s), summed over their kernels."""
+    members = rows.layer >= 0
+    number = rows.layer[members]
+    measured: FloatArray = np.bincount(number, rows.time_s[members]).astype(np.float64)
+    simulated: FloatArray = np.bincount(number, times[members]).astype(np.float64)
+    some = measured > 0.0
+    return measured[some], simulated[some]
+
+
+def _one_if_nan(values: FloatArray) -> FloatArray:
+    return np.where(np.isnan(values), 1.0, values)

@@ -1,0 +1,27 @@
+"""How far simulated times are from measured ones, stated per data set, GPU, model and regime.
+
+==================  =============================================================
+module              idea
+==================  =============================================================
+base                a check: errors of one quantity in one regime, and its limits
+harness             a measured row -> a simulated run
+kernel_checks       single kernels against the operator-level sets
+aic_e2e             InferenceMAX
+apex_e2e            APEX
+distserve_fits      DistServe's fits of forward passes
+ecoserve_prefill    EcoServe's table 3
+llmservingsim_vllm  LLMServingSim's replays
+published_anchors   published numbers of vLLM and of KV transfers
+sarathi_iter        Sarathi-Serve's iteration times
+splitwise_perf      Splitwise's fixed batches
+host_time           host times of engine profiles, derived from runs held apart
+run                 all checks on a folder of measured sets
+report              a validation as text, rows, Markdown and pictures
+document            the tables and pictures of docs/accuracy.md
+command             the command line
+==================  =============================================================
+"""
+
+from simcluster.fidelity.validate.base import Check, check
+
+__all__ = ["Check", "check"]

@@ -1,0 +1,130 @@
+"""InferenceMAX: closed loops of Llama-3.1-70B in 8 bits, vLLM and TensorRT-LLM, autumn 2025."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from simcluster.catalog.specs import EngineProfile
+from simcluster.fidelity.validate.base import Check, check
+from simcluster.fidelity.validate.harness import environment, records, serve, table
+from simcluster.rng import stream
+from simcluster.roofline.memory import kv_blocks
+from simcluster.units import FloatArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DATA_SET: Final = "aic_e2e"
+MODEL: Final = "llama-3.1-70b"
+GPUS: Final = {"h100_sxm": "H100", "b200_sxm": "B200"}
+MODELS: Final = {"meta-llama/Llama-3.1-70B": MODEL}
+"""Dense models of the set, by their names in it."""
+ENGINES: Final = {"vllm": "vllm-0.11", "trtllm": "trtllm-1"}
+TOKEN_BUDGET: Final = {"vllm": 8192, "trtllm": 16384}
+"""Tokens of a step in InferenceMAX's scripts (``70b_fp8_*.sh``: max-num-batched-tokens,
+max_num_tokens); KV cache in 8 bits, no prefix caching, 0.9 of the memory."""
+SHORTEST: Final = 0.8
+"""Lengths are uniform from this share of the nominal length to it (RANDOM_RANGE_RATIO)."""
+ROUNDS: Final = 10
+"""Requests per client (num-prompts = 10 x concurrency)."""
+_COLUMNS: Final = (
+    "backend",
+    "model_path",
+    "precision",
+    "mode",
+    "isl",
+    "osl",
+    "batch_size",
+    "tp_size",
+    "silicon_ttft_ms",
+    "silicon_tpot_ms",
+    "source_tag",
+)
+
+
+def checks(data_dir: Path) -> list[Check]:
+    """Run the closed loop of every dense row in 16 or 8 bits and compare mean TPOT and TTFT."""
+    found = []
+    for system, must, aim in (("h100_sxm", 0.16, 0.10), ("b200_sxm", 0.12, 0.08)):
+        frame = rows(data_dir, system)
+        gpu = GPUS[system]
+        ttft, tpot = simulated(gpu, frame)
+        about = partial(check, unit="ms", data_set=DATA_SET, gpu=gpu, model=MODEL)
+        truth = frame["silicon_tpot_ms"].to_numpy()
+        found.append(about(truth, tpot, regime="all", quantity="TPOT", must=must, aim=aim))
+        backend = frame["backend"].to_numpy()
+        lengths = (
+            frame["isl"].astype(str) + " in, " + frame["osl"].astype(str) + " out"
+        ).to_numpy()
+        degree = frame["tp_size"].to_numpy()
+        parts = [(ENGINES[name], backend == name) for name in np.unique(backend)]
+        parts += [(name, lengths == name) for name in np.unique(lengths)]
+        parts += [(f"TP {tp:.0f}", degree == tp) for tp in np.unique(degree)]
+        found += [
+            about(truth[part], tpot[part], regime=name, quantity="TPOT") for name, part in parts
+        ]
+        truth = frame["silicon_ttft_ms"].to_numpy()
+        found.append(about(truth, ttft, regime="all", quantity="TTFT"))
+    return found
+
+
+def rows(data_dir: Path, system: str) -> pd.DataFrame:
+    """Return the closed-loop runs of dense models in 16 or 8 bits of a system."""
+    frame = table(data_dir / DATA_SET / f"{system}.csv.gz", _COLUMNS)
+    tag = frame["source_tag"].astype(str)
+    keep = tag.str.startswith("2026-") | tag.str.startswith("db-dump/")
+    keep &= (frame["mode"] == "agg") & frame["precision"].isin(["bf16", "fp8"])
+    keep &= frame["model_path"].isin(list(MODELS)) & frame["backend"].isin(list(ENGINES))
+    return frame[keep]
+
+
+def simulated(
+    gpu: str, frame: pd.DataFrame, rounds: int = ROUNDS, vllm: EngineProfile | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return mean TTFT and TPOT (ms) of the runs of `frame`, each of shape ``(n,)``.
+
+    vLLM's runs take the profile `vllm` where it is given, the catalogue's otherwise.
+    """
+    ttft, tpot = [], []
+    for row in records(frame):
+        clients = int(row["batch_size"])
+        rng = stream(0, DATA_SET)
+        prompts, outputs = (
+            rng.integers(int(SHORTEST * longest), int(longest) + 1, rounds * clients)
+            for longest in (row["isl"], row["osl"])
+        )
+        weight_bytes = 1.0 if row["precision"] == "fp8" else 2.0
+        where = environment(
+            gpu,
+            MODELS[row["model_path"]],
+            vllm if vllm and row["backend"] == "vllm" else ENGINES[row["backend"]],
+            num_gpus=8,
+            max_model_len=int(row["isl"] + row["osl"]),
+            weight_bytes=weight_bytes,
+            kv_bytes=1.0,
+            changes={"max_num_seqs": clients},
+        )
+        tp_size = int(row["tp_size"])
+        running = clients
+        if row["backend"] == "trtllm":
+            # GUARANTEED_NO_EVICT: a request is admitted when its whole output has room.
+            engine = where.engine
+            blocks = kv_blocks(where.model, where.cluster.gpu, engine, tp_size, key="tp_size")
+            mean = float(prompts.mean() + outputs.mean())
+            running = min(clients, int(blocks * engine.block_size / mean))
+        requests = serve(
+            where,
+            prompts,
+            outputs,
+            tp_size=tp_size,
+            concurrency=clients,
+            chunk_size=TOKEN_BUDGET[row["backend"]],
+            max_num_seqs=running,
+        )
+        ttft.append(1e3 * requests["ttft_s"].mean())
+        tpot.append(1e3 * requests["tpot_s"].mean())
+    return np.array(ttft), np.array(tpot)

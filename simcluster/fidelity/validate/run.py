@@ -1,0 +1,109 @@
+"""All checks on a folder of measured sets, and what is absent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from simcluster.errors import DataError, nearest
+from simcluster.fidelity.validate import (
+    aic_e2e,
+    apex_e2e,
+    distserve_fits,
+    ecoserve_prefill,
+    kernel_checks,
+    llmservingsim_vllm,
+    published_anchors,
+    sarathi_iter,
+    splitwise_perf,
+)
+from simcluster.fidelity.validate.base import Check
+
+CheckFunction = Callable[[Path], list[Check]]
+"""From the folder of measured sets to checks; a missing file raises ``FileNotFoundError``."""
+
+END_TO_END: Final[dict[str, CheckFunction]] = {
+    splitwise_perf.DATA_SET: splitwise_perf.checks,
+    apex_e2e.DATA_SET: apex_e2e.checks,
+    aic_e2e.DATA_SET: aic_e2e.checks,
+    llmservingsim_vllm.DATA_SET: llmservingsim_vllm.checks,
+    sarathi_iter.DATA_SET: sarathi_iter.checks,
+    distserve_fits.DATA_SET: distserve_fits.checks,
+    published_anchors.DATA_SET: published_anchors.checks,
+    ecoserve_prefill.DATA_SET: ecoserve_prefill.checks,
+}
+"""Checks of whole steps and served requests, by data set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A check that could not be made.
+
+    Attributes
+    ----------
+    data_set : str
+        Its name.
+    reason : str
+        What is missing.
+    """
+
+    data_set: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What `validate` found.
+
+    Attributes
+    ----------
+    checks : tuple of Check
+        In the order of the report.
+    absent : tuple of Absent
+        Checks whose data are missing.
+    seconds : float
+        How long it took (s).
+    """
+
+    checks: tuple[Check, ...]
+    absent: tuple[Absent, ...]
+    seconds: float
+
+
+def validate(data_dir: Path, only: Sequence[str] = ()) -> Validation:
+    """Run all checks on the folder `data_dir` of measured sets, kernels first.
+
+    Parameters
+    ----------
+    data_dir : Path
+        One folder per data set.
+    only : sequence of str
+        Names of data sets; all by default.
+
+    Raises
+    ------
+    DataError
+        If the folder is not there, a file in it cannot be used, or a name is none of a check.
+    """
+    if not data_dir.is_dir():
+        raise DataError(f"{data_dir}: no such folder of measured sets")
+    functions = {"kernels": kernel_checks.checks, **END_TO_END}
+    for name in only:
+        if name not in functions:
+            raise DataError(f"{name!r}: no check of this name. {nearest(name, functions)}")
+    start = time.perf_counter()
+    checks: list[Check] = []
+    absent: list[Absent] = []
+    for name, function in functions.items():
+        if only and name not in only:
+            continue
+        try:
+            checks += function(data_dir)
+        except FileNotFoundError as error:
+            missing = Path(str(error.filename or error))
+            shown = missing.relative_to(data_dir) if missing.is_relative_to(data_dir) else missing
+            absent.append(Absent(name, f"{shown} is missing"))
+    return Validation(tuple(checks), tuple(absent), time.perf_counter() - start)

@@ -1,0 +1,287 @@
+"""Goodput: the highest offered rate that a strategy carries within its targets.
+
+From a grid of rates and their attainments. The definition is that of DistServe (Zhong et al., OSDI
+2024), EcoServe and BestServe; what vLLM's benchmark calls request goodput is ``good_rps`` here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from simcluster.errors import DataError
+
+if TYPE_CHECKING:
+    from simcluster.frames.metrics import Frame
+
+Censored = Literal["below", "above"]
+
+_ROUNDING: Final = 1e-12
+"""An attainment this far below the target reaches it: a mean over seeds is not exact."""
+
+
+def three_digits(value: float) -> str:
+    """Return `value` with at least three digits, never as a power of ten.
+
+    >>> three_digits(3.14159), three_digits(16.0), three_digits(10800.4), three_digits(0.0)
+    ('3.14', '16.0', '10,800', '0')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goodput:
+    """A goodput, or the bound that the grid of rates gives.
+
+    Attributes
+    ----------
+    value : float
+        Goodput (requests/s). Where censored, the bound: the highest rate of the grid (the goodput
+        is at least that) or the lowest (it is less). NaN where runs have no offered rate.
+    censored : str or None
+        ``"above"`` if no rate of the grid is too high, ``"below"`` if every rate is, else None.
+    """
+
+    value: float
+    censored: Censored | None = None
+
+    def __str__(self) -> str:
+        sign = {None: "", "above": "≥ ", "below": "< "}[self.censored]
+        return sign + three_digits(self.value)
+
+    def per_gpu(self, gpus: float) -> float:
+        """Return requests per second and GPU, with so many GPUs held."""
+        return self.value / gpus
+
+    def per_cost(self, gpus: float, price_per_gpu_hour: float) -> float:
+        """Return requests per unit of currency, with GPUs rented at `price_per_gpu_hour`."""
+        return self.value * 3600.0 / (gpus * price_per_gpu_hour)
+
+
+def mean_attainment(
+    rates_rps: npt.ArrayLike, attainments: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the distinct rates, rising, and the mean attainment (over seeds) at each.
+
+    Parameters
+    ----------
+    rates_rps, attainments : array_like
+        Offered rate (requests/s) and attainment (0 to 1) of each run, in any order.
+
+    Returns
+    -------
+    rates_rps, means : ndarray
+        Shape ``(num_rates,)``.
+
+    Raises
+    ------
+    DataError
+        If there is no run, or a run has no attainment.
+    """
+    rates = np.asarray(rates_rps, dtype=np.float64)
+    shares = np.asarray(attainments, dtype=np.float64)
+    if rates.shape != shares.shape or rates.ndim != 1:
+        raise ValueError(f"rates {rates.shape} and attainments {shares.shape} must pair up")
+    if rates.size == 0:
+        raise DataError("no runs to take a goodput from")
+    if np.isnan(shares).any():
+        rate = rates[np.isnan(shares)][0]
+        raise DataError(
+            f"no request arrived in the measured window at {rate:g} requests/s: "
+            "lower run.warmup_s or run.cooldown_s, or simulate more requests"
+        )
+    return _means(rates, shares)
+
+
+def _means(
+    rates_rps: npt.NDArray[Any], values: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the distinct rates, rising, and the mean of the values at each."""
+    unique, where = np.unique(rates_rps, return_inverse=True)
+    return unique, np.bincount(where, weights=values) / np.bincount(where)
+
+
+def goodput_rps(rates_rps: npt.ArrayLike, attainments: npt.ArrayLike, target: float) -> Goodput:
+    """Return the rate at which attainment falls below `target`.
+
+    Runs at the same rate (seeds) are averaged first. Between the rates of the grid attainment is
+    taken as linear; the first downward crossing counts, so that a lucky point above it does not.
+
+    Parameters
+    ----------
+    rates_rps, attainments : array_like
+        Offered rate (requests/s; NaN in a closed loop, which has no goodput) and attainment (0 to
+        1) of each run, in any order.
+    target : float
+        Attainment that a rate must reach to count as carried, 0 to 1.
+
+    Returns
+    -------
+    Goodput
+        Censored where the grid holds no downward crossing: ``"above"`` if its highest rate
+        reaches the target, ``"below"`` if no rate does.
+
+    Raises
+    ------
+    DataError
+        If there is no run, or a run has no attainment.
+
+    Examples
+    --------
+    >>> goodput_rps([1, 2, 4], [1.0, 1.0, 0.5], target=0.75)
+    Goodput(value=3.0, censored=None)
+    >>> str(goodput_rps([1, 2], [1.0, 0.95], target=0.9))
+    '≥ 2.00'
+    """
+    rates, means = mean_attainment(rates_rps, attainments)
+    if np.isnan(rates).any():
+        return Goodput(value=np.nan)
+    reaches = means >= target - _ROUNDING
+    crossings = np.flatnonzero(reaches[:-1] & ~reaches[1:])
+    if crossings.size == 0:
+        if reaches[-1]:
+            return Goodput(value=float(rates[-1]), censored="above")
+        return Goodput(value=float(rates[0]), censored="below")
+    i = int(crossings[0])
+    share = max(0.0, (means[i] - target) / (means[i] - means[i + 1]))
+    return Goodput(value=float(rates[i] + share * (rates[i + 1] - rates[i])))
+
+
+def strategies(sweep: Frame) -> list[str]:
+    """Return the strategies of a sweep in the order of their first row."""
+    return list(dict.fromkeys(str(name) for name in np.asarray(sweep["strategy"], dtype=object)))
+
+
+def goodput_table(
+    sweep: Frame,
+    target: float,
+    *,
+    price_per_gpu_hour: float | None = None,
+) -> dict[str, npt.NDArray[Any]]:
+    """Return one row per strategy: its goodput, per GPU and per cost.
+
+    Parameters
+    ----------
+    sweep : mapping or pandas.DataFrame
+        The sweep frame (`schema.SWEEP`).
+    target : float
+        Attainment that a rate must reach to count as carried, 0 to 1.
+    price_per_gpu_hour : float, optional
+        Price of one GPU for one hour; all strategies run on the same type.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Columns, one entry per strategy in the order of the sweep: ``strategy``; ``num_gpus``, the
+        most GPUs held at a time in any run; ``mean_gpus``, the GPUs held at the goodput, mean over
+        time, which differ from it where instances come and go; ``goodput_rps`` (requests/s, or the
+        bound where censored); ``censored`` (``""``, ``"below"`` or ``"above"``);
+        ``goodput_rps_min`` and ``goodput_rps_max``, the smallest and largest of the goodputs of
+        single seeds (bounds where those are censored); ``goodput_rps_per_gpu``, of the GPUs held;
+        and ``requests_per_cost`` (requests per unit of the price's currency, for the GPU-hours
+        held), NaN without a price.
+
+    Raises
+    ------
+    DataError
+        If a strategy has two runs at one rate with one seed, or a run has no attainment.
+
+    Notes
+    -----
+    Between two rates of the grid the GPUs held are taken as linear in the rate, as attainment is.
+    """
+    names = np.asarray(sweep["strategy"], dtype=object)
+    rates = np.asarray(sweep["rate_rps"], dtype=np.float64)
+    shares = np.asarray(sweep["slo_attainment"], dtype=np.float64)
+    seeds, gpus = np.asarray(sweep["seed"]), np.asarray(sweep["num_gpus"])
+    held = np.asarray(sweep["mean_gpus"], dtype=np.float64)
+    order = strategies(sweep)
+    goodputs, by_seed, num_gpus, mean_gpus = [], [], [], []
+    for name in order:
+        own = names == name
+        _refuse_twice(name, rates[own], seeds[own])
+        goodputs.append(goodput_rps(rates[own], shares[own], target))
+        by_seed.append(
+            [
+                goodput_rps(rates[own & (seeds == s)], shares[own & (seeds == s)], target).value
+                for s in np.unique(seeds[own])
+            ]
+        )
+        num_gpus.append(int(gpus[own].max()))
+        mean_gpus.append(_at(goodputs[-1].value, rates[own], held[own]))
+    price = np.nan if price_per_gpu_hour is None else price_per_gpu_hour
+    return {
+        "strategy": np.array(order, dtype=object),
+        "num_gpus": np.array(num_gpus, dtype=np.int64),
+        "mean_gpus": np.array(mean_gpus, dtype=np.float64),
+        "goodput_rps": np.array([g.value for g in goodputs]),
+        "censored": np.array([g.censored or "" for g in goodputs], dtype=object),
+        "goodput_rps_min": np.array([min(values) for values in by_seed]),
+        "goodput_rps_max": np.array([max(values) for values in by_seed]),
+        "goodput_rps_per_gpu": np.array(
+            [g.per_gpu(n) for g, n in zip(goodputs, mean_gpus, strict=True)]
+        ),
+        "requests_per_cost": np.array(
+            [g.per_cost(n, price) for g, n in zip(goodputs, mean_gpus, strict=True)]
+        ),
+    }
+
+
+def _refuse_twice(name: str, rates_rps: npt.NDArray[Any], seeds: npt.NDArray[Any]) -> None:
+    """Refuse two runs of a strategy that may only be variants under one name."""
+    runs = Counter(zip(rates_rps.tolist(), seeds.tolist(), strict=True))
+    (rate, seed), count = runs.most_common(1)[0]
+    if count > 1:
+        raise DataError(
+            f"strategy {name!r} has {count} runs at {rate:g} requests/s with seed {seed}: "
+            "give the variants different names"
+        )
+
+
+def _at(rate_rps: float, rates_rps: npt.NDArray[Any], values: npt.NDArray[Any]) -> float:
+    """Return a quantity of runs at a rate, linear between those of the grid, seeds averaged."""
+    if np.isnan(rate_rps):
+        return float(values.mean())
+    return float(np.interp(rate_rps, *_means(rates_rps, values)))
+
+
+def representative_rate(sweep: Frame, target: float) -> float:
+    """Return the rate to show distributions at: the highest that some strategy still carries.
+
+    Parameters
+    ----------
+    sweep : mapping or pandas.DataFrame
+        The sweep frame.
+    target : float
+        Attainment that a rate must reach to count as carried, 0 to 1.
+
+    Returns
+    -------
+    float
+        An offered rate of the sweep (requests/s) that every strategy was run at where there is
+        one; the lowest if no strategy carries any; NaN if runs have no offered rate.
+    """
+    names = np.asarray(sweep["strategy"], dtype=object)
+    rates = np.asarray(sweep["rate_rps"], dtype=np.float64)
+    shares = np.asarray(sweep["slo_attainment"], dtype=np.float64)
+    order = strategies(sweep)
+    if not order:
+        raise DataError("no runs in the sweep")
+    if np.isnan(rates).any():
+        return np.nan
+    curves = [mean_attainment(rates[names == name], shares[names == name]) for name in order]
+    shared = set.intersection(*(set(r.tolist()) for r, _ in curves)) or set(rates.tolist())
+    carried = [
+        rate
+        for r, means in curves
+        for rate, mean in zip(r.tolist(), means.tolist(), strict=True)
+        if rate in shared and mean >= target - _ROUNDING
+    ]
+    return float(max(carried) if carried else min(shared))

@@ -1,0 +1,678 @@
+"""Numbers out of frames: latencies, targets met, levels over time, one sweep row per run.
+
+Every function takes a frame as columns (name to array) or as a pandas frame and reads the columns
+of `simcluster.frames.schema` alone; nothing is sorted or written in place. Tallies (TTFT) are
+averaged over requests, levels (queue length, KV usage) over time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from simcluster.config import RunConfig, SloConfig
+from simcluster.errors import ConfigError, nearest
+from simcluster.frames.schema import CLASS_ATTAINMENT, SLO_CLASS, Columns, schema_of
+from simcluster.units import FloatArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Frame: TypeAlias = Columns | pd.DataFrame
+
+BoolArray = npt.NDArray[np.bool_]
+SweepRow = dict[str, str | int | float | bool]
+"""One row of the sweep frame: the columns of `schema.SWEEP`."""
+
+METRICS: Final = ("user", "ecoserve")
+"""The two ways to count latency; see `request_metrics`."""
+LATENCIES: Final = ("ttft_s", "tpot_s", "e2el_s")
+RESIDENCES_PER_WINDOW: Final = 10.0
+"""A window shorter than so many median residence times is transient."""
+
+_SHARES: Final = frozenset({"kv_usage"})
+_LEVELS: Final = frozenset({"kv_usage", "num_waiting", "num_running"})
+
+
+def _floats(columns: Frame, name: str) -> FloatArray:
+    return np.asarray(columns[name], dtype=np.float64)
+
+
+def _has_status(columns: Frame, status: str) -> BoolArray:
+    return np.asarray(np.asarray(columns["status"], dtype=object) == status, dtype=np.bool_)
+
+
+def request_metrics(columns: Frame, metric: str = "user") -> dict[str, FloatArray]:
+    """Return TTFT, TPOT and end-to-end latency of every request.
+
+    Parameters
+    ----------
+    columns : mapping or pandas.DataFrame
+        The requests frame.
+    metric : str
+        ``"user"``: TTFT = first output - arrival, TPOT = (last output - first output) /
+        (output_len - 1). ``"ecoserve"``: TTFT = decode start - arrival, TPOT = (last token -
+        decode start) / (output_len - 1).
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``ttft_s``, ``tpot_s`` and ``e2el_s`` (s), each of shape ``(num_requests,)``; NaN where the
+        moment never came, and for the TPOT of a one-token answer. ``e2el_s`` is last output -
+        arrival in both.
+
+    Raises
+    ------
+    ConfigError
+        If `metric` is neither.
+
+    Notes
+    -----
+    ``"ecoserve"`` is the definition of the EcoServe paper (arXiv 2504.18154), which books the
+    wait for the phase switch, or for the KV transfer, under TTFT and starts the TPOT after it. Two
+    systems may only be compared by the same metric.
+    """
+    if metric == "user":
+        first, last = _floats(columns, "first_output_s"), _floats(columns, "last_output_s")
+    elif metric == "ecoserve":
+        first, last = _floats(columns, "decode_start_s"), _floats(columns, "last_token_s")
+    else:
+        raise ConfigError(
+            "slo.metric", metric, "not a way to count latency", nearest(metric, METRICS)
+        )
+    arrival = _floats(columns, "arrival_s")
+    gaps = _floats(columns, "output_len") - 1
+    tpot = np.full(arrival.shape, np.nan)
+    np.divide(last - first, gaps, out=tpot, where=gaps > 0)
+    return {
+        "ttft_s": first - arrival,
+        "tpot_s": tpot,
+        "e2el_s": _floats(columns, "last_output_s") - arrival,
+    }
+
+
+def met_targets(columns: Frame, slo: SloConfig) -> dict[str, BoolArray]:
+    """Return which requests met which target.
+
+    A request that was rejected or did not finish misses every target, set or not. A finished
+    one-token answer has no TPOT and cannot miss that target. A latency equal to its target meets
+    it. With classes each request is judged by the targets of its own.
+
+    Parameters
+    ----------
+    columns : mapping or pandas.DataFrame
+        The requests frame.
+    slo : SloConfig
+        The targets, and the metric they are counted by.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``ttft``, ``tpot``, ``e2el`` and ``joint`` (all of them), bool, shape ``(num_requests,)``.
+    """
+    latency = request_metrics(columns, slo.metric)
+    finished = _has_status(columns, "finished")
+    one_token = _floats(columns, "output_len") <= 1
+
+    members = members_of(columns, slo)
+
+    def met(name: str) -> BoolArray:
+        target_s: float | None = getattr(slo, name)
+        limit_s = np.full(finished.shape, np.inf if target_s is None else target_s)
+        for own, requests in members.items():
+            target_s = getattr(slo.of(own), name)
+            limit_s[requests] = np.inf if target_s is None else target_s
+        return np.asarray(finished & ((latency[name] <= limit_s) | (limit_s == np.inf)), np.bool_)
+
+    ttft, e2el = met("ttft_s"), met("e2el_s")
+    tpot = met("tpot_s") | (finished & one_token)
+    return {"ttft": ttft, "tpot": tpot, "e2el": e2el, "joint": ttft & tpot & e2el}
+
+
+def members_of(columns: Frame, slo: SloConfig) -> dict[str, BoolArray]:
+    """Return which requests are of each class of `slo`, bool, shape ``(num_requests,)``.
+
+    Empty where `slo` has no classes.
+    """
+    if not slo.classes:
+        return {}
+    of = np.asarray(columns[SLO_CLASS], dtype=object)
+    return {name: np.asarray(of == name, dtype=np.bool_) for name in slo.classes}
+
+
+def window_bounds(columns: Frame, warmup_s: float, cooldown_s: float) -> tuple[float, float]:
+    """Return start and end (s) of the measured window: warm-up to last arrival less cool-down.
+
+    The end lies at or before the start when the cuts leave nothing, and at the start when there
+    are no requests.
+    """
+    arrival = _floats(columns, "arrival_s")
+    if arrival.size == 0:
+        return warmup_s, warmup_s
+    return warmup_s, float(arrival.max()) - cooldown_s
+
+
+def window(columns: Frame, warmup_s: float, cooldown_s: float) -> BoolArray:
+    """Return which requests are counted: those that arrive in the measured window.
+
+    Parameters
+    ----------
+    columns : mapping or pandas.DataFrame
+        The requests frame.
+    warmup_s, cooldown_s : float
+        Requests that arrive before `warmup_s` (s), or in the last `cooldown_s` (s) of the
+        arrivals, are not counted. Both edges of what is left belong to the window.
+
+    Returns
+    -------
+    ndarray
+        bool, shape ``(num_requests,)``.
+    """
+    start, end = window_bounds(columns, warmup_s, cooldown_s)
+    arrival = _floats(columns, "arrival_s")
+    return np.asarray((arrival >= start) & (arrival <= end), dtype=np.bool_)
+
+
+def in_window(columns: Frame, run: RunConfig) -> Columns:
+    """Return the counted requests alone: those that arrive in the window of `run`."""
+    kept = window(columns, run.warmup_s, run.cooldown_s)
+    return {name: np.asarray(columns[name])[kept] for name in schema_of("requests", columns)}
+
+
+def attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str, float]:
+    """Return the shares of the counted requests that met the targets.
+
+    Parameters
+    ----------
+    columns : mapping or pandas.DataFrame
+        The requests frame.
+    slo : SloConfig
+        The targets; its criterion decides the entry ``slo``.
+    counted : ndarray
+        Which requests count (`window`), bool, shape ``(num_requests,)``.
+
+    Returns
+    -------
+    dict of str to float
+        ``ttft``, ``tpot``, ``e2el``, ``joint``, and ``slo``: the joint share, or the smallest of
+        the separate ones under ``criterion = "marginal"``; with classes that of the class where it
+        is least. 0 to 1; NaN if no request counts.
+    """
+    met = met_targets(columns, slo)
+    shares = _shares(met, slo, counted)
+    if slo.classes:
+        each = _by_class(met, columns, slo, counted).values()
+        shares["slo"] = min((share for share in each if share == share), default=np.nan)
+    return shares
+
+
+def class_attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str, float]:
+    """Return the share of the counted requests of each class that met its targets.
+
+    Parameters
+    ----------
+    columns, slo, counted
+        As in `attainments`.
+
+    Returns
+    -------
+    dict of str to float
+        By class, counted by the criterion of `slo`; NaN for a class without counted requests.
+        Empty without classes.
+    """
+    return _by_class(met_targets(columns, slo), columns, slo, counted)
+
+
+def _by_class(
+    met: dict[str, BoolArray], columns: Frame, slo: SloConfig, counted: BoolArray
+) -> dict[str, float]:
+    members = members_of(columns, slo)
+    return {name: _shares(met, slo, counted & own)["slo"] for name, own in members.items()}
+
+
+def _shares(met: dict[str, BoolArray], slo: SloConfig, counted: BoolArray) -> dict[str, float]:
+    """Return the shares of `attainments` over the counted requests, whatever their class."""
+    shares = {
+        name: float(np.mean(flags[counted])) if counted.any() else np.nan
+        for name, flags in met.items()
+    }
+    if slo.criterion == "marginal":
+        shares["slo"] = min(shares["ttft"], shares["tpot"], shares["e2el"])
+    elif slo.criterion == "joint":
+        shares["slo"] = shares["joint"]
+    else:
+        raise ConfigError(
+            "slo.criterion",
+            slo.criterion,
+            "not a way to count attainment",
+            nearest(slo.criterion, ("joint", "marginal")),
+        )
+    return shares
+
+
+def _statistics(name: str, values: FloatArray) -> dict[str, float]:
+    known = values[~np.isnan(values)]
+    if known.size == 0:
+        return {f"{name}_{stat}": np.nan for stat in ("mean", "p50", "p90", "p99")}
+    p50, p90, p99 = np.quantile(known, [0.5, 0.9, 0.99])
+    return {
+        f"{name}_mean": float(known.mean()),
+        f"{name}_p50": float(p50),
+        f"{name}_p90": float(p90),
+        f"{name}_p99": float(p99),
+    }
+
+
+def _is_transient(e2el_s: FloatArray, window_s: float) -> bool:
+    """Tell whether the window is too short for the median residence; the unfinished stay for ever.
+
+    `e2el_s` holds the admitted requests alone, with NaN for the unfinished.
+    """
+    if e2el_s.size == 0:
+        return True
+    median_s = float(np.median(np.where(np.isnan(e2el_s), np.inf, e2el_s)))
+    return window_s < RESIDENCES_PER_WINDOW * median_s
+
+
+def _tokens_released(columns: Frame, start_s: float, end_s: float) -> float:
+    """Count the output tokens that finished requests release between two times (s).
+
+    Those after the first are taken as evenly spaced from first to last output; for the last of
+    them that the end cuts this gives a fraction.
+    """
+    finished = _has_status(columns, "finished")
+    first = _floats(columns, "first_output_s")[finished]
+    last = _floats(columns, "last_output_s")[finished]
+    gaps = _floats(columns, "num_output_tokens")[finished] - 1
+    starts_inside = (first >= start_s) & (first <= end_s)
+    inside = np.minimum(last, end_s) - np.maximum(first, start_s)
+    share = starts_inside.astype(np.float64)  # of an answer released all at once
+    np.divide(np.maximum(inside, 0.0), last - first, out=share, where=last > first)
+    return float(starts_inside.sum() + (gaps * share).sum())
+
+
+def summarise(
+    columns: Frame,
+    *,
+    slo: SloConfig,
+    run: RunConfig,
+    strategy: str,
+    rate_rps: float,
+    seed: int,
+    num_gpus: int,
+    instances: Frame | None = None,
+) -> SweepRow:
+    """Return the sweep row of one run.
+
+    Parameters
+    ----------
+    columns : mapping or pandas.DataFrame
+        The requests frame of the run, all requests, warm-up included.
+    slo : SloConfig
+        Targets, criterion and metric.
+    run : RunConfig
+        Its warm-up and cool-down cut the window.
+    strategy, rate_rps, seed, num_gpus : str, float, int, int
+        What the run was; copied into the row.
+    instances : mapping or pandas.DataFrame, optional
+        The instances frame, which says how many GPUs were held; without it `num_gpus` all the time.
+
+    Returns
+    -------
+    dict
+        The columns of `schema.SWEEP`, and with classes the attainment of each.
+
+    Notes
+    -----
+    Attainment and `good_rps` count the requests that arrived in the window: the rejected and the
+    unfinished missed. Latency statistics are over the finished of them, percentiles by linear
+    interpolation between order statistics (NumPy's default).
+
+    Throughput counts the requests that finish between start and end of the window, whenever they
+    arrived, and the output tokens that finished requests release in it (taken as evenly spaced):
+    in an overloaded cluster what it carries, not what was offered. In a transient run `good_rps`,
+    which counts by arrival, can exceed it.
+
+    Where the window has no length (all requests arrive at once, as in an offline batch), rates are
+    per second until the last output.
+    """
+    counted = window(columns, run.warmup_s, run.cooldown_s)
+    start, end = window_bounds(columns, run.warmup_s, run.cooldown_s)
+    finished = _has_status(columns, "finished")
+    last_output = _floats(columns, "last_output_s")
+    if end == start and (counted & finished).any():
+        end = float(last_output[counted & finished].max())
+    window_s = end - start
+
+    def per_second(amount: float) -> float:
+        return amount / window_s if window_s > 0 else np.nan
+
+    leaves = finished & (last_output >= start) & (last_output <= end)
+    rejected = _has_status(columns, "rejected")
+    latency = request_metrics(columns, slo.metric)
+    shares = attainments(columns, slo, counted)
+    row: SweepRow = {
+        "strategy": strategy,
+        "rate_rps": float(rate_rps),
+        "seed": int(seed),
+        "num_gpus": int(num_gpus),
+        "mean_gpus": num_gpus if instances is None else mean_gpus(instances, start, end),
+        "num_requests": int(counted.sum()),
+        "num_finished": int((counted & finished).sum()),
+        "num_rejected": int((counted & rejected).sum()),
+        "slo_attainment": shares["slo"],
+        "ttft_attainment": shares["ttft"],
+        "tpot_attainment": shares["tpot"],
+        "good_rps": per_second(float(met_targets(columns, slo)["joint"][counted].sum())),
+        "throughput_rps": per_second(float(leaves.sum())),
+        "output_tokens_per_s": per_second(_tokens_released(columns, start, end)),
+        "num_preemptions": int(_floats(columns, "num_preemptions")[counted].sum()),
+        "cached_token_share": cached_token_share(columns, counted),
+        "transient": _is_transient(latency["e2el_s"][counted & ~rejected], window_s),
+    }
+    for name in LATENCIES:
+        row.update(_statistics(name, latency[name][counted & finished]))
+    by_class = class_attainments(columns, slo, counted)
+    row.update({CLASS_ATTAINMENT + name: share for name, share in by_class.items()})
+    return row
+
+
+def cached_token_share(columns: Frame, counted: BoolArray | None = None) -> float:
+    """Return the share of the prompt tokens that requests found in a KV cache, 0 to 1.
+
+    Parameters
+    ----------
+    columns : mapping or pandas.DataFrame
+        The requests frame.
+    counted : ndarray of bool, optional
+        Which requests count, shape ``(num_requests,)``; all by default. Of them those that no
+        instance admitted are left out.
+    """
+    admitted = ~np.isnan(_floats(columns, "scheduled_s"))
+    chosen = admitted if counted is None else admitted & counted
+    prompts = float(_floats(columns, "prompt_len")[chosen].sum())
+    return float(_floats(columns, "num_cached_tokens")[chosen].sum()) / prompts if prompts else 0.0
+
+
+def cached_block_share(instances: Frame) -> float:
+    """Return the share of full KV blocks looked for that were found, 0 to 1.
+
+    Parameters
+    ----------
+    instances : mapping or pandas.DataFrame
+        The instances frame. Requests look for the blocks of their prompts when they come in; behind
+        a prefill instance again at the decode instance, for those of the KV that is to come.
+    """
+    asked = float(_floats(instances, "asked_blocks").sum())
+    return float(_floats(instances, "cached_blocks").sum()) / asked if asked else 0.0
+
+
+def gpu_hours(instances: Frame, end_s: float, start_s: float = 0.0) -> float:
+    """Return the GPU time that instances hold, from the start of their start-up on (hours).
+
+    Parameters
+    ----------
+    instances : mapping or pandas.DataFrame
+        The instances frame.
+    end_s : float
+        Until when (s): instances that were not freed hold their GPUs to the end of the run.
+    start_s : float
+        From when on (s).
+    """
+    return float((_held_s(instances, start_s, end_s) * _floats(instances, "num_gpus")).sum() / 3600)
+
+
+def mean_gpus(instances: Frame, start_s: float, end_s: float) -> float:
+    """Return the mean over time of the GPUs that instances hold, all together (`held_gpus`)."""
+    return float(held_gpus(instances, start_s, end_s).sum())
+
+
+def held_gpus(instances: Frame, start_s: float, end_s: float) -> FloatArray:
+    """Return the mean over time of the GPUs that each instance holds.
+
+    Parameters
+    ----------
+    instances : mapping or pandas.DataFrame
+        The instances frame.
+    start_s, end_s : float
+        From when to when (s); of one moment the GPUs held then.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(num_instances,)``.
+    """
+    num_gpus = _floats(instances, "num_gpus")
+    if end_s > start_s:
+        return _held_s(instances, start_s, end_s) / (end_s - start_s) * num_gpus
+    gone = _floats(instances, "freed_s") <= start_s
+    return num_gpus * ((_floats(instances, "taken_s") <= start_s) & ~gone)
+
+
+def _held_s(instances: Frame, start_s: float, end_s: float) -> FloatArray:
+    """Return how long each instance holds its GPUs between two times (s)."""
+    freed = _floats(instances, "freed_s")
+    last = np.minimum(np.where(np.isnan(freed), end_s, freed), end_s)
+    held: FloatArray = np.maximum(last - np.maximum(_floats(instances, "taken_s"), start_s), 0.0)
+    return held
+
+
+def ecdf(values: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Return the empirical distribution function of `values` at its steps.
+
+    Parameters
+    ----------
+    values : array_like
+        Shape ``(num_values,)``, in any order. NaN means "never": it counts in the share's
+        denominator and has no step, so that the function ends below 1.
+
+    Returns
+    -------
+    x, y : ndarray
+        The distinct values, rising, and the share of all values that is at most x.
+
+    Examples
+    --------
+    >>> x, y = ecdf([3.0, 1.0, float("nan"), 3.0])
+    >>> x.tolist(), y.tolist()
+    ([1.0, 3.0], [0.25, 0.75])
+    """
+    array = np.asarray(values, dtype=np.float64)
+    x, counts = np.unique(array[~np.isnan(array)], return_counts=True)
+    return x, np.cumsum(counts) / max(array.size, 1)
+
+
+def _steps(times_s: FloatArray, changes: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Sum `changes` in the order of time; one entry per distinct time."""
+    order = np.argsort(times_s, kind="stable")
+    times, levels = times_s[order], np.cumsum(changes[order])
+    last = np.ones(times.size, dtype=np.bool_)
+    last[:-1] = times[1:] != times[:-1]
+    return times[last], levels[last]
+
+
+def level_over_time(
+    spans: Frame, column: str, *, instances: Collection[int] | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return a level of the cluster as a step function of time.
+
+    An instance's level is known at the ends of its spans and holds until the next one (no
+    interpolation); it is 0 before the first. So what changes while an instance takes no steps, such
+    as KV freed by the end of a transfer, shows at the end of its next span. Counts are added over
+    the instances, shares (``kv_usage``) averaged.
+
+    Parameters
+    ----------
+    spans : mapping or pandas.DataFrame
+        The spans frame.
+    column : str
+        ``"num_waiting"``, ``"num_running"`` or ``"kv_usage"``.
+    instances : collection of int, optional
+        These alone, and all of these: an instance that never took a step counts as empty. By
+        default the instances that have spans.
+
+    Returns
+    -------
+    times_s, levels : ndarray
+        Times (s), rising, and the level from each until the next; it is 0 before the first.
+
+    Raises
+    ------
+    ValueError
+        If `column` is not a level.
+    """
+    if column not in _LEVELS:
+        raise ValueError(f"{column!r} is not a level; {nearest(column, _LEVELS)}")
+    instance = np.asarray(spans["instance"], dtype=np.int64)
+    end, level = _floats(spans, "end_s"), _floats(spans, column)
+    chosen = np.unique(instance if instances is None else np.asarray(sorted(instances)))
+    kept = np.isin(instance, chosen)
+    instance, end, level = instance[kept], end[kept], level[kept]
+
+    by_instance = np.lexsort((end, instance))
+    instance, end, level = instance[by_instance], end[by_instance], level[by_instance]
+    before = np.zeros_like(level)
+    before[1:] = np.where(instance[1:] == instance[:-1], level[:-1], 0.0)
+    times, total = _steps(end, level - before)
+    if column in _SHARES:
+        # Sums of differences of shares do not cancel exactly; an empty cluster is 0, not -1e-17.
+        return times, np.clip(total / max(chosen.size, 1), 0.0, 1.0)
+    return times, total
+
+
+def count_over_time(
+    starts_s: npt.ArrayLike, ends_s: npt.ArrayLike
+) -> tuple[FloatArray, FloatArray]:
+    """Return how many intervals are open as a step function of time.
+
+    Parameters
+    ----------
+    starts_s, ends_s : array_like
+        Start and end (s) of each interval, shape ``(num,)``; the start is inside, the end is not.
+        A NaN start never opens, a NaN end never closes.
+
+    Returns
+    -------
+    times_s, counts : ndarray
+        Times (s), rising, and the count from each until the next; it is 0 before the first.
+
+    Examples
+    --------
+    >>> times, counts = count_over_time([0.0, 1.0], [2.0, float("nan")])
+    >>> times.tolist(), counts.tolist()
+    ([0.0, 1.0, 2.0], [1.0, 2.0, 1.0])
+    """
+    starts = np.asarray(starts_s, dtype=np.float64)
+    ends = np.asarray(ends_s, dtype=np.float64)
+    opens = ~np.isnan(starts)
+    closes = opens & ~np.isnan(ends)
+    times = np.concatenate([starts[opens], ends[closes]])
+    changes = np.concatenate([np.ones(int(opens.sum())), -np.ones(int(closes.sum()))])
+    return _steps(times, changes)
+
+
+def waiting_over_time(requests: Frame) -> tuple[FloatArray, FloatArray]:
+    """Return how many requests have arrived but have not been in any step yet, over time.
+
+    It counts a request wherever it waits, in a router or in an instance, unlike the spans' column
+    ``num_waiting``, which counts the instances' queues at the ends of spans (and there also
+    requests that were preempted or handed over).
+
+    Parameters
+    ----------
+    requests : mapping or pandas.DataFrame
+        The requests frame; rejected requests never wait.
+
+    Returns
+    -------
+    times_s, counts : ndarray
+        As in `count_over_time`.
+    """
+    arrival = np.where(_has_status(requests, "rejected"), np.nan, _floats(requests, "arrival_s"))
+    return count_over_time(arrival, _floats(requests, "scheduled_s"))
+
+
+def queued_over_time(
+    requests: Frame, *, instances: Collection[int] | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return how many requests an instance holds that have not been in any step yet, over time.
+
+    The part of `waiting_over_time` that no router holds back: from routing to the first step.
+
+    Parameters
+    ----------
+    requests : mapping or pandas.DataFrame
+        The requests frame.
+    instances : collection of int, optional
+        Those of these instances alone; by default of all.
+
+    Returns
+    -------
+    times_s, counts : ndarray
+        As in `count_over_time`.
+    """
+    routed = np.where(_has_status(requests, "rejected"), np.nan, _floats(requests, "routed_s"))
+    scheduled = _floats(requests, "scheduled_s")
+    if instances is not None:
+        own = np.isin(np.asarray(requests["prefill_instance"], np.int64), sorted(instances))
+        routed, scheduled = routed[own], scheduled[own]
+    return count_over_time(routed, scheduled)
+
+
+def binned_average(times_s: FloatArray, levels: FloatArray, edges_s: npt.ArrayLike) -> FloatArray:
+    """Return the averages over time of a step function between consecutive edges.
+
+    Parameters
+    ----------
+    times_s, levels : ndarray
+        The step function, as from `level_over_time`.
+    edges_s : array_like
+        Edges of the bins (s), strictly rising, shape ``(num_bins + 1,)``.
+
+    Returns
+    -------
+    ndarray
+        Exact averages (no sampling), shape ``(num_bins,)``.
+
+    Raises
+    ------
+    ValueError
+        If the edges do not rise.
+    """
+    edges = np.asarray(edges_s, dtype=np.float64)
+    if not np.all(np.diff(edges) > 0):
+        raise ValueError("edges_s must rise")
+    if times_s.size == 0:
+        return np.zeros(edges.size - 1)
+    # The integral of a step function is linear between its times: interpolation is exact.
+    end = max(float(edges[-1]), float(times_s[-1]))
+    knots = np.append(times_s, end)
+    integral = np.concatenate([[0.0], np.cumsum(levels * np.diff(knots))])
+    averages: FloatArray = np.diff(np.interp(edges, knots, integral)) / np.diff(edges)
+    return averages
+
+
+def time_average(times_s: FloatArray, levels: FloatArray, start_s: float, end_s: float) -> float:
+    """Return the average over time of a step function between `start_s` and `end_s` (s).
+
+    Parameters
+    ----------
+    times_s, levels : ndarray
+        The step function, as from `level_over_time`.
+    start_s, end_s : float
+        From when to when (s), ``start_s < end_s``.
+
+    Returns
+    -------
+    float
+        The time-weighted mean.
+
+    Raises
+    ------
+    ValueError
+        If the interval is empty.
+    """
+    return float(binned_average(times_s, levels, [start_s, end_s])[0])

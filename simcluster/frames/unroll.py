@@ -1,0 +1,518 @@
+"""Steps and tokens of a run, unrolled from its spans when somebody asks.
+
+A run records runs of equal steps (``spans``) and stays of requests in decode batches
+(``segments``). That is enough to know when every step and every token ended, to the bit: the
+durations of the steps of a span are computed anew with the step-time model of the run, and a
+decoding request gets one token from every decode step of its stay.
+
+All functions take the frames of a run as columns, those of a result in hand or of a saved one::
+
+    log = steps(result.columns, scenario.environment)
+    computed = token_times(result.columns, log)
+    stalls_s = longest_stall_s(released_times(result.columns, computed))
+
+    comparison = simcluster.read("results/quickstart")
+    frames = comparison.frames(comparison.cells()[0])
+    log = steps(frames, comparison.scenario.environment)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from simcluster.config import Environment
+from simcluster.errors import InvariantError
+from simcluster.frames.schema import STEPS, Columns, checked
+from simcluster.roofline import StepTime
+from simcluster.roofline.base import StepShape
+from simcluster.roofline.sources import StepTimeFactory, StepTimeSource, source_of
+from simcluster.units import FloatArray, IntArray
+
+Frames = Mapping[str, Columns]
+"""The frames of one run as columns, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class PerRequest:
+    """Numbers of every request, in one array because they are of different lengths.
+
+    Attributes
+    ----------
+    offsets : int array, shape ``(num_requests + 1,)``
+        Where the numbers of each request begin; the last entry is their total.
+    values : float array, shape ``(offsets[-1],)``
+        The numbers, request by request.
+    """
+
+    offsets: IntArray
+    values: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, request_id: int) -> FloatArray:
+        """Return the numbers of one request."""
+        request_id = range(len(self))[request_id]
+        return self.values[self.offsets[request_id] : self.offsets[request_id + 1]]
+
+    @property
+    def counts(self) -> IntArray:
+        """How many numbers each request has, shape ``(num_requests,)``."""
+        counts: IntArray = np.diff(self.offsets)
+        return counts
+
+
+class InstanceKind(NamedTuple):
+    """What decides the step times of an instance."""
+
+    tp_size: int
+    model: str
+    gpu: str
+
+
+def kinds_of(instances: Columns) -> list[InstanceKind]:
+    """Return the kind of each row of the instances frame."""
+    columns = (instances["tp_size"].tolist(), instances["model"], instances["gpu"])
+    return [InstanceKind(*row) for row in zip(*columns, strict=True)]
+
+
+# Steps ------------------------------------------------------------------------------------------
+
+
+def steps(
+    frames: Frames, environment: Environment, *, step_time: StepTimeFactory | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """Return one row per step of a run.
+
+    Parameters
+    ----------
+    frames : mapping of str to columns
+        ``spans`` and ``instances`` of the run; of a model with a sliding window also ``requests``
+        and ``segments``.
+    environment : Environment
+        That of the run.
+    step_time : callable, optional
+        What made the step times of the run; default: the source that `environment` names.
+
+    Returns
+    -------
+    dict of str to array
+        The columns of `schema.STEPS`; the steps of each lane of an instance are in order of time.
+
+    Raises
+    ------
+    InvariantError
+        If the steps of a span do not end when the span did: these are not the step times of the
+        run.
+    """
+    spans = frames["spans"]
+    num_steps = np.asarray(spans["num_steps"], dtype=np.int64)
+    starts = np.asarray(spans["start_s"], dtype=np.float64)
+    stops = np.asarray(spans["end_s"], dtype=np.float64)
+    first = np.cumsum(num_steps) - num_steps  # row of the first step of each span
+    total = int(num_steps.sum())
+
+    ends = np.empty(total)
+    ends[first] = stops
+    _fill_longer_spans(ends, first, frames, environment, source_of(environment, step_time))
+    wrong = np.flatnonzero(ends[first + num_steps - 1] != stops)
+    if len(wrong):
+        span = int(wrong[0])
+        raise InvariantError(
+            f"the steps of the span of instance {spans['instance'][span]} at {starts[span]} s end "
+            f"at {ends[first[span] + num_steps[span] - 1]} s, not at {stops[span]} s as they did in"
+            " the run: the step times are not those of the run"
+        )
+    begins = np.empty(total)
+    begins[1:] = ends[:-1]
+    begins[first] = starts
+
+    columns: dict[str, npt.NDArray[Any]] = {"start_s": begins, "end_s": ends}
+    for name in set(STEPS) - set(columns):
+        columns[name] = np.repeat(np.asarray(spans[name]), num_steps)
+    step = np.arange(total) - np.repeat(first, num_steps)
+    columns["context_tokens"] = columns["context_tokens"] + step * columns["num_decodes"]
+    return checked(columns, STEPS)
+
+
+def _fill_longer_spans(
+    ends: FloatArray,
+    first: IntArray,
+    frames: Frames,
+    environment: Environment,
+    source: StepTimeSource,
+) -> None:
+    """Write the end times of the steps of all spans of more than one step.
+
+    They decode, or compute equal chunks of one prompt, or both.
+    """
+    spans, instances = frames["spans"], frames["instances"]
+    longer = np.flatnonzero(np.asarray(spans["num_steps"]) > 1)
+    if not len(longer):
+        return
+    kinds = dict(zip(instances["instance"].tolist(), kinds_of(instances), strict=True))
+    models: dict[InstanceKind, StepTime] = {}
+    windows: dict[InstanceKind, tuple[IntArray, IntArray]] = {}
+    for kind in dict.fromkeys(kinds.values()):
+        part = environment.part(kind.model, kind.gpu)
+        models[kind] = source(part, kind.tp_size)
+        if (window := part.model.spec.sliding_window) is not None:
+            windows[kind] = _window_tokens(frames, window)
+    names = ["instance", "num_steps", "num_decodes", "context_tokens", "hidden_s", "start_s"]
+    names += ["prefill_tokens", "cached_tokens", "wire_share"]
+    columns = [np.asarray(spans[name])[longer].tolist() for name in names]
+    beside_transfers: dict[tuple[InstanceKind, float], StepTime] = {}
+    for (
+        span,
+        instance,
+        count,
+        num_decodes,
+        context_tokens,
+        hidden_s,
+        start_s,
+        new,
+        cached,
+        wire_share,
+    ) in zip(longer.tolist(), *columns, strict=True):
+        kind, window_tokens = kinds[instance], None
+        if kind in windows:
+            windowed, at = windows[kind]
+            window_tokens = windowed[at[span] : at[span] + count]
+        model = models[kind]
+        if wire_share < 1.0:
+            shared = beside_transfers.get((kind, wire_share))
+            if shared is None:
+                part = environment.part(kind.model, kind.gpu)
+                shared = source.beside_transfers(part, kind.tp_size, wire_share)
+                if shared is None:
+                    raise InvariantError("these are not the step times of the run")
+                beside_transfers[(kind, wire_share)] = shared
+            model = shared
+        if new:
+            shape = StepShape(num_decodes, context_tokens, ((new, cached),), num_decodes, 0)
+            durations = _chunk_steps_s(model, shape, count, hidden_s, window_tokens)
+        else:
+            durations = model.decode_steps_s(
+                num_decodes, context_tokens, count, hidden_s, window_tokens
+            )
+        ends[first[span] : first[span] + count] = np.cumsum(durations) + start_s
+
+
+def _chunk_steps_s(
+    model: StepTime, first: StepShape, count: int, hidden_s: float, window: IntArray | None
+) -> FloatArray:
+    """Durations of `count` steps (s), with equal chunks of one prompt, the first as in `first`."""
+    size, ((new, cached),) = first.num_decodes, first.chunks
+    durations = np.empty(count)
+    for step in range(count):
+        context = first.context_tokens + step * size
+        windowed = context if window is None or not size else int(window[step])
+        shape = StepShape(size, context, ((new, cached + step * new),), size, windowed)
+        durations[step] = model.step_s(shape, hidden_s)
+        hidden_s = model.gpu_s(shape) if model.overlaps_host else 0.0
+    return durations
+
+
+# Tokens -----------------------------------------------------------------------------------------
+
+
+class _Layout(NamedTuple):
+    """Where tokens are in a `PerRequest`, and where they come from.
+
+    Arrays of segments are in the order of `order`: by request, then by time.
+    """
+
+    offsets: IntArray  # per request
+    has_first: npt.NDArray[np.bool_]  # per request: a first token
+    has_last: npt.NDArray[np.bool_]  # per request: a last token from a prefill, in no segment
+    order: IntArray  # rows of the segments frame
+    request: IntArray  # per segment
+    before: IntArray  # per segment: tokens of the request before it
+    refilled: npt.NDArray[
+        np.bool_
+    ]  # per segment: the prefill before it made a token, not the first
+    num_steps: IntArray  # per segment
+
+
+def _layout(frames: Frames) -> _Layout:
+    """Find the place of every token from requests and segments alone."""
+    requests, segments = frames["requests"], frames["segments"]
+    counts = np.asarray(requests["num_output_tokens"], dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    first_token_s = np.asarray(requests["first_token_s"], dtype=np.float64)
+    has_first = ~np.isnan(first_token_s)
+    order = np.argsort(segments["request_id"], kind="stable")
+    request = np.asarray(segments["request_id"], dtype=np.int64)[order]
+    start_s = np.asarray(segments["start_s"], dtype=np.float64)[order]
+    refilled = ~np.isnan(start_s) & (start_s != first_token_s[request])
+    num_steps = np.asarray(segments["last_step"] - segments["first_step"], dtype=np.int64)[order]
+    made = num_steps + refilled
+    earlier = np.cumsum(made) - made
+    of_request = np.bincount(request, weights=made, minlength=len(counts)).astype(np.int64)
+    first_of_request = np.cumsum(of_request) - of_request
+    before = earlier - first_of_request[request] + has_first[request]
+    left = counts - of_request - has_first
+    if np.any((left < 0) | (left > 1)):
+        raise InvariantError("the segments of a request are not its output tokens")
+    return _Layout(offsets, has_first, left == 1, order, request, before, refilled, num_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lanes:
+    """Where the decode steps of the lanes are if they stand in a row, one lane after the other.
+
+    Attributes
+    ----------
+    num_lanes : int
+        Lanes of an instance, at most.
+    order : int array
+        Rows of spans or steps that decode, by lane and then as they were.
+    base : int array
+        Decode steps of all lanes before each one, and of all.
+    """
+
+    num_lanes: int
+    order: IntArray
+    base: IntArray
+
+    @classmethod
+    def of(cls, columns: Columns, num_steps: IntArray) -> _Lanes:
+        """Return the lanes of a frame of spans or steps, whose rows stand for `num_steps` steps."""
+        num_lanes = 1 + int(np.max(columns["lane"], initial=0))
+        number = _lane_numbers(columns, num_lanes)
+        decodes = np.flatnonzero(np.asarray(columns["num_decodes"]) > 0)
+        order = decodes[np.argsort(number[decodes], kind="stable")]
+        counts = np.bincount(number[order], weights=num_steps[order]).astype(np.int64)
+        return cls(num_lanes, order, np.concatenate([[0], np.cumsum(counts)]))
+
+    def first_steps(self, segments: Columns, rows: IntArray) -> IntArray:
+        """Return where the decode steps of some segments begin.
+
+        Raises
+        ------
+        InvariantError
+            If a lane has fewer steps than a segment in it.
+        """
+        lane = _lane_numbers(segments, self.num_lanes)[rows]
+        last_step = np.asarray(segments["last_step"], dtype=np.int64)[rows]
+        if np.any(lane >= len(self.base) - 1) or np.any(
+            last_step > self.base[lane + 1] - self.base[lane]
+        ):
+            raise InvariantError("a segment is longer than its lane: not of the same run")
+        first: IntArray = self.base[lane] + segments["first_step"][rows]
+        return first
+
+
+def _lane_numbers(columns: Columns, num_lanes: int) -> IntArray:
+    """Return one number for the instance and the lane of each row."""
+    instance = np.asarray(columns["instance"], dtype=np.int64)
+    number: IntArray = instance * num_lanes + np.asarray(columns["lane"])
+    return number
+
+
+def token_times(frames: Frames, step_log: Columns) -> PerRequest:
+    """Return when every output token of every request was computed.
+
+    Parameters
+    ----------
+    frames : mapping of str to columns
+        ``requests`` and ``segments`` of the run.
+    step_log : mapping of str to array
+        Its `steps`.
+
+    Returns
+    -------
+    PerRequest
+        Times (s), rising within each request; as many as ``num_output_tokens``.
+
+    Raises
+    ------
+    InvariantError
+        If steps and segments are not of the same run.
+    """
+    layout = _layout(frames)
+    requests, segments = frames["requests"], frames["segments"]
+    times = np.empty(layout.offsets[-1])
+    times[layout.offsets[:-1][layout.has_first]] = requests["first_token_s"][layout.has_first]
+    times[layout.offsets[1:][layout.has_last] - 1] = requests["last_token_s"][layout.has_last]
+    place = layout.offsets[layout.request] + layout.before
+    start_s = np.asarray(segments["start_s"], dtype=np.float64)[layout.order]
+    times[place[layout.refilled]] = start_s[layout.refilled]
+
+    lanes = _Lanes.of(step_log, np.ones(len(step_log["end_s"]), np.int64))
+    ends = np.asarray(step_log["end_s"], dtype=np.float64)[lanes.order]
+    decodes = layout.num_steps > 0
+    source = lanes.first_steps(segments, layout.order[decodes])
+    target = (place + layout.refilled)[decodes]
+    num_steps = layout.num_steps[decodes]
+    times[_runs(target, num_steps)] = ends[_runs(source, num_steps)]
+    return PerRequest(layout.offsets, times)
+
+
+def _runs(first: IntArray, length: IntArray) -> IntArray:
+    """Return ``first[0], first[0] + 1, ...`` for ``length[0]`` numbers, then those of the next."""
+    ahead = np.cumsum(length) - length
+    runs: IntArray = np.repeat(first - ahead, length) + np.arange(length.sum())
+    return runs
+
+
+def released_times(frames: Frames, tokens: PerRequest) -> PerRequest:
+    """Return when every output token was released to its user.
+
+    They differ from the computed times where a strategy holds output back: a token computed in an
+    instance whose prefill window holds its output is released when the window says so, or earlier,
+    with the last token of its request, if the instance then had nothing left to do.
+
+    Parameters
+    ----------
+    frames : mapping of str to columns
+        ``requests``, ``segments`` and ``windows`` of the run.
+    tokens : PerRequest
+        Its `token_times`.
+
+    Returns
+    -------
+    PerRequest
+        Times (s), never falling within a request; NaN for tokens held back when the run ended.
+
+    Raises
+    ------
+    InvariantError
+        If the first or last token of a request comes out at another time than in the run.
+    """
+    windows, requests = frames["windows"], frames["requests"]
+    holds = ~np.isnan(windows["released_s"])
+    released = tokens.values.copy()
+    if np.any(holds):
+        layout = _layout(frames)
+        instance = _instances(frames, layout)
+        owner = np.repeat(np.arange(len(tokens)), tokens.counts)
+        last_token_s = np.asarray(requests["last_token_s"])[owner]
+        last_output_s = np.asarray(requests["last_output_s"])[owner]
+        for number in np.unique(windows["instance"][holds]).tolist():
+            own = np.flatnonzero(holds & (windows["instance"] == number))
+            opened_s, until_s = windows["opened_s"][own], windows["released_s"][own]
+            here = np.flatnonzero(instance == number)
+            computed_s = tokens.values[here]
+            # A token computed at the very time of the opening was released before it.
+            window = np.searchsorted(opened_s, computed_s, side="left") - 1
+            held = (window >= 0) & (computed_s <= until_s[window])
+            here, until = here[held], until_s[window[held]]
+            ended = last_token_s[here] <= until
+            until[np.isinf(until)] = np.nan
+            released[here] = np.where(ended, last_output_s[here], until)
+    some = tokens.counts > 0
+    ended = requests["status"] == "finished"
+    for place, rows, name in (
+        (tokens.offsets[:-1], some, "first_output_s"),
+        (tokens.offsets[1:] - 1, ended, "last_output_s"),
+    ):
+        if not np.array_equal(released[place[rows]], requests[name][rows], equal_nan=True):
+            raise InvariantError("the windows do not release output when the run did")
+    return PerRequest(tokens.offsets, released)
+
+
+def _instances(frames: Frames, layout: _Layout) -> IntArray:
+    """Return the instance that computed each token."""
+    requests, segments = frames["requests"], frames["segments"]
+    instance = np.empty(layout.offsets[-1], dtype=np.int64)
+    first, last = layout.offsets[:-1][layout.has_first], layout.offsets[1:][layout.has_last] - 1
+    instance[last] = requests["decode_instance"][layout.has_last]
+    instance[first] = requests["prefill_instance"][layout.has_first]
+    length = layout.num_steps + layout.refilled
+    place = _runs(layout.offsets[layout.request] + layout.before, length)
+    instance[place] = np.repeat(np.asarray(segments["instance"])[layout.order], length)
+    return instance
+
+
+def _window_tokens(frames: Frames, window: int) -> tuple[IntArray, IntArray]:
+    """Sum the contexts of each decode step, each capped at `window` tokens.
+
+    Returns
+    -------
+    sums : int array
+        One for each decode step, lane by lane.
+    at : int array
+        Where in `sums` each span begins.
+
+    Notes
+    -----
+    The context of a sequence rises by one per step until it reaches the window, so what a segment
+    adds is written as a jump, a slope and a jump back: no work per sequence per step.
+    """
+    spans, segments, layout = frames["spans"], frames["segments"], _layout(frames)
+    num_steps = np.asarray(spans["num_steps"], dtype=np.int64)
+    lanes = _Lanes.of(spans, num_steps)
+    at = np.zeros(len(num_steps), np.int64)
+    at[lanes.order] = np.cumsum(num_steps[lanes.order]) - num_steps[lanes.order]
+
+    decodes = layout.num_steps > 0
+    first, length = lanes.first_steps(segments, layout.order[decodes]), layout.num_steps[decodes]
+    prompt_len = np.asarray(frames["requests"]["prompt_len"], dtype=np.int64)
+    context = (prompt_len[layout.request] + layout.before + layout.refilled)[decodes]
+    grows = np.clip(window - context, 0, length - 1)
+    jump = np.zeros(int(lanes.base[-1]) + 2, np.int64)
+    slope = np.zeros_like(jump)
+    np.add.at(jump, first, np.minimum(context, window))
+    np.add.at(jump, first + length, -np.minimum(context + length - 1, window))
+    np.add.at(slope, first + 1, 1)
+    np.add.at(slope, first + 1 + grows, -1)
+    return np.cumsum(jump + np.cumsum(slope)), at
+
+
+# Latencies between tokens -----------------------------------------------------------------------
+
+
+def inter_token_latencies(tokens: PerRequest) -> PerRequest:
+    """Return the gaps (s) between consecutive tokens of each request.
+
+    A request of n tokens has n - 1 gaps. Of released tokens gaps may be 0, where they came
+    together, or NaN, where the run ended before they came.
+    """
+    counts = np.maximum(tokens.counts - 1, 0)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    later = _runs(tokens.offsets[:-1] + 1, counts)
+    return PerRequest(offsets, tokens.values[later] - tokens.values[later - 1])
+
+
+def longest_stall_s(tokens: PerRequest) -> FloatArray:
+    """Return the longest gap between tokens of each request (s).
+
+    Returns
+    -------
+    float array, shape ``(num_requests,)``
+        NaN for requests of fewer than two tokens.
+    """
+    gaps = inter_token_latencies(tokens)
+    longest = np.full(len(gaps), np.nan)
+    some = gaps.counts > 0
+    if np.any(some):
+        longest[some] = np.fmax.reduceat(gaps.values, gaps.offsets[:-1][some])
+    return longest
+
+
+def itl_quantiles_s(tokens: PerRequest, shares: Sequence[float] = (0.5, 0.9, 0.99)) -> FloatArray:
+    """Return quantiles of the gaps between tokens (s), over all gaps of all requests.
+
+    Parameters
+    ----------
+    tokens : PerRequest
+        Token times.
+    shares : sequence of float
+        Which quantiles, 0 to 1.
+
+    Returns
+    -------
+    float array, shape ``(len(shares),)``
+        NaN where no request has two tokens.
+    """
+    gaps = inter_token_latencies(tokens).values
+    gaps = gaps[~np.isnan(gaps)]
+    if not len(gaps):
+        return np.full(len(shares), np.nan)
+    return np.asarray(np.quantile(gaps, shares), dtype=np.float64)

@@ -1,0 +1,595 @@
+"""Result folders: written whole or not at all, read back as frames.
+
+A folder holds ``scenario.toml`` (every default filled in), ``meta.json`` (version, seeds, cells),
+``sweep`` (one row per cell) and the frames of each run (``requests``, ``spans``, ...): of a single
+run beside them, of a comparison in ``cells/NAME``. Nothing in it depends on the clock, so the same
+scenario gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import logging
+import os
+import re
+import shutil
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from simcluster._version import __version__
+from simcluster.catalog.toml_writer import to_toml
+from simcluster.errors import DataError, nearest
+from simcluster.frames.goodput import goodput_table
+from simcluster.frames.metrics import SweepRow
+from simcluster.frames.schema import Columns, frame, schema_of, table
+from simcluster.runs.output import put_in_place, refuse_strangers, unwritable
+from simcluster.runs.recorded import (
+    MANIFEST,
+    Cell,
+    Recorded,
+    adopt,
+    identity,
+    inputs,
+    made_by,
+    publish,
+    recorded,
+    scratch,
+    write_manifest,
+)
+from simcluster.runs.simulate import FRAMES
+from simcluster.scenario import arguments
+from simcluster.scenario.file import resolve
+from simcluster.scenario.scenario import Scenario
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Format = Literal["parquet", "csv"]
+FORMATS: Final[tuple[Format, ...]] = ("parquet", "csv")
+_ROW_GROUP: Final = 1 << 16
+"""Rows that are written to a Parquet file at once."""
+FIGURES: Final = "figures"
+"""Subfolder for pictures of the results."""
+
+_log = logging.getLogger("simcluster")
+
+_META, _SCENARIO, _CELLS = "meta.json", "scenario.toml", "cells"
+_OWN = {_META, _SCENARIO, _CELLS, FIGURES, MANIFEST} | {
+    f"{n}.{f}" for n in (*FRAMES, "sweep") for f in FORMATS
+}
+
+
+def cell_names(cells: Sequence[Cell]) -> dict[Cell, str]:
+    """Return a name for each cell that can be a folder's.
+
+    >>> list(cell_names([Cell("vLLM 0.7", 12.0, 0), Cell("vLLM-0.7", 0.5, 0)]).values())
+    ['vllm-0.7-r12-s0', 'vllm-0.7~2-r0.5-s0']
+    """
+    slugs: dict[str, str] = {}
+    for cell in cells:
+        if cell.strategy not in slugs:
+            slug = re.sub(r"[^a-z0-9.]+", "-", cell.strategy.lower()).strip("-.")[:40] or "strategy"
+            taken = sum(other.split("~")[0] == slug for other in slugs.values())
+            slugs[cell.strategy] = f"{slug}~{taken + 1}" if taken else slug
+    return {
+        cell: slugs[cell.strategy]
+        + ("" if cell.rate_rps is None else f"-r{cell.rate_rps!r}".removesuffix(".0"))
+        + f"-s{cell.seed}"
+        for cell in cells
+    }
+
+
+def sweep_columns(rows: Sequence[SweepRow]) -> dict[str, npt.NDArray[Any]]:
+    """Return sweep rows as the columns of the sweep frame."""
+    return {
+        name: np.array([row[name] for row in rows], dtype=object if c.dtype == "str" else c.dtype)
+        for name, c in schema_of("sweep", rows[0] if rows else ()).items()
+    }
+
+
+def rows_of(sweep: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a frame as dicts by column."""
+    names = [str(name) for name in sweep.columns]
+    return [dict(zip(names, row, strict=True)) for row in sweep.itertuples(index=False)]
+
+
+# Frames on disk ---------------------------------------------------------------------------------
+
+
+def write_frame(columns: Columns, name: str, folder: Path, fmt: Format) -> None:
+    """Write one frame as ``folder/name.fmt``; the same columns give the same bytes."""
+    path, schema = folder / f"{name}.{fmt}", schema_of(name, columns)
+    if fmt == "csv":
+        frame(columns, schema).to_csv(path, index=False, lineterminator="\n")
+    else:
+        import pyarrow.parquet as pq
+
+        # A group at a time: what is being encoded takes as much memory as the rows themselves.
+        num_rows = len(next(iter(columns.values())))
+        groups = (
+            table({n: c[first : first + _ROW_GROUP] for n, c in columns.items()}, schema)
+            for first in range(0, max(num_rows, 1), _ROW_GROUP)
+        )
+        group = next(groups)
+        # Times and counts hardly repeat: looking for repetitions takes longer than it saves.
+        texts = [n for n, column in schema.items() if column.dtype == "str"]
+        with pq.ParquetWriter(
+            path, group.schema, compression="zstd", use_dictionary=texts or False
+        ) as file:
+            for rows in chain([group], groups):
+                file.write_table(rows)
+
+
+def read_frame(name: str, folder: Path) -> pd.DataFrame:
+    """Return one frame of `folder`, typed as in memory.
+
+    Raises
+    ------
+    DataError
+        If the frame is not there or is damaged.
+    """
+    try:
+        if (path := folder / f"{name}.csv").exists():
+            with path.open(encoding="utf-8", newline="") as lines:
+                head, *rows = csv.reader(lines)
+            texts = dict(
+                zip(head, zip(*rows, strict=True) if rows else [()] * len(head), strict=True)
+            )
+            schema = schema_of(name, head)
+            columns = {n: _parsed(texts[n], c.dtype) for n, c in schema.items()}
+        else:
+            import pyarrow.parquet as pq
+
+            path = folder / f"{name}.parquet"
+            arrow = pq.read_table(path)
+            schema = schema_of(name, arrow.column_names)
+            columns = {n: arrow.column(n).to_numpy() for n in schema}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}). Write the folder again with -o."
+        ) from None
+    return frame(columns, schema)
+
+
+def _parsed(texts: Sequence[str], dtype: str) -> npt.NDArray[Any]:
+    """Return one column of a CSV file; Python reads back the very floats that were written."""
+    if dtype == "float64":
+        return np.array([float(text) if text else np.nan for text in texts], dtype=np.float64)
+    if dtype == "bool":
+        return np.array([text == "True" for text in texts], dtype=np.bool_)
+    if dtype == "str":
+        return np.array(texts, dtype=object)
+    return np.array([int(text) for text in texts], dtype=dtype)
+
+
+# Result folders ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A result folder that is being written, a hidden sibling of the final one.
+
+    Attributes
+    ----------
+    folder : Path
+        Where to write.
+    names : dict of Cell to str
+        Path of each cell in `folder`; ``"."`` for a single run.
+    labels : dict of Cell to tuple of str
+        Name, identity (`runs.recorded.identity`) and maker (`runs.recorded.made_by`) of each cell.
+    fmt : str
+        Format of the frames.
+    """
+
+    folder: Path
+    names: dict[Cell, str]
+    labels: dict[Cell, tuple[str, str, str]]
+    fmt: Format
+
+    def write(self, cell: Cell, frames: Mapping[str, Columns], row: SweepRow) -> None:
+        """Write one run: its frames and its row from `metrics.summarise`, all at once."""
+        final = self.folder / self.names[cell]
+        unfinished = scratch(final if final != self.folder else self.folder / "run")
+        for name in FRAMES:
+            write_frame(frames[name], name, unfinished, self.fmt)
+        write_frame(sweep_columns([row]), "sweep", unfinished, self.fmt)
+        name, identity_, maker = self.labels[cell]
+        write_manifest(unfinished, name=name, identity=identity_, maker=maker, fmt=self.fmt)
+        if final == self.folder:
+            for path in sorted(unfinished.iterdir()):
+                path.rename(final / path.name)
+            unfinished.rmdir()
+        else:
+            publish(unfinished, final)
+
+    def row(self, cell: Cell) -> SweepRow | None:
+        """Return the sweep row of a cell that is already there."""
+        folder = self.folder / self.names[cell]
+        if folder == self.folder or not folder.is_dir():
+            return None
+        return rows_of(read_frame("sweep", folder))[0]
+
+    def write_sweep(self, rows: Sequence[SweepRow]) -> None:
+        """Write the sweep frame, in the order of the cells."""
+        write_frame(sweep_columns(rows), "sweep", self.folder, self.fmt)
+
+
+@contextlib.contextmanager
+def writing(
+    out: str | Path,
+    scenario: Scenario,
+    cells: Sequence[Cell],
+    fmt: Format = "parquet",
+    *,
+    replace: bool = False,
+) -> Iterator[Unfinished]:
+    """Write a result folder: refused before any work if it cannot be, complete or absent after it.
+
+    Runs of the comparison that are there already, in `out` or from one that was interrupted, are
+    used again if they are whole and the same program made them; a warning is logged about others.
+
+    Parameters
+    ----------
+    out : str or Path
+        The folder. If it holds results, these must be runs of the same comparison, or of an
+        earlier state of it.
+    scenario : Scenario
+        What is simulated.
+    cells : sequence of Cell
+        The runs. The frames of a single one lie at the top of the folder.
+    fmt : str
+        ``"parquet"`` or ``"csv"``.
+    replace : bool
+        Put these results in the place of any others of ours.
+
+    Yields
+    ------
+    Unfinished
+        Where to write. Whatever ends the block, finished cells of a comparison stay and the next
+        one into the same folder goes on from them.
+
+    Raises
+    ------
+    DataError
+        If `out` cannot be written, holds something else, or runs would be lost that are not of
+        this comparison.
+    """
+    out = Path(os.path.abspath(arguments.path("out", out, "Give the path of a folder.")))
+    arguments.one_of("fmt", fmt, FORMATS, "a format of frames")
+    _refuse_strangers(out)
+    partial = out.with_name(f".{out.name}.partial")
+    labels, names = _labels(scenario, cells)
+    text = to_toml(scenario.document)
+    meta = {
+        "simcluster": __version__,
+        "format": fmt,
+        "seeds": sorted({c.seed for c in cells}),
+        "inputs": inputs(scenario.document),
+        "cells": list(names.values()),
+    }
+    done = False
+    try:
+        found = recorded(partial) + recorded(out)
+        if not replace:
+            _refuse_loss(out, found, labels)
+        unfinished = Unfinished(partial, names, labels, fmt)
+        sound = _begin(unfinished, found)
+        (partial / _SCENARIO).write_text(text, encoding="utf-8")
+        (partial / _META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        there = _same(out, text, meta) and all(out / name in sound for name in names.values())
+        yield unfinished
+        if there:
+            (partial / f"sweep.{fmt}").replace(out / f"sweep.{fmt}")
+        else:
+            put_in_place(out, partial)
+        done = True
+    except OSError as error:
+        raise unwritable(out, error) from None
+    finally:
+        if done or not any((partial / _CELLS).glob("[!.]*")):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _labels(
+    scenario: Scenario, cells: Sequence[Cell]
+) -> tuple[dict[Cell, tuple[str, str, str]], dict[Cell, str]]:
+    """Return name, identity and maker of each cell, and its path in the folder."""
+    makers = {s.name: made_by(scenario.document, s.name) for s in scenario.strategies}
+    labels = {
+        cell: (name, identity(scenario, cell), makers[cell.strategy])
+        for cell, name in cell_names(cells).items()
+    }
+    if len(cells) == 1:
+        return labels, {cells[0]: "."}
+    return labels, {cell: f"{_CELLS}/{name}-{own}" for cell, (name, own, _) in labels.items()}
+
+
+def _refuse_loss(
+    out: Path, found: Sequence[Recorded], labels: Mapping[Cell, tuple[str, str, str]]
+) -> None:
+    """Refuse to put one scenario's results in the place of another's.
+
+    A run may give way to the same strategy, rate and seed after a change of the scenario, as long
+    as other runs show that it is still the same comparison.
+    """
+    names = {name for name, _, _ in labels.values()}
+    lost = [run.name for run in found if run.name not in names]
+    if not lost and not any(own in {r.identity for r in found} for _, own, _ in labels.values()):
+        lost = [run.name for run in found]
+    if lost:
+        raise DataError(
+            f"{out}: holds {len(lost)} runs of another scenario that would be lost ({lost[0]}). "
+            "Give another folder with -o, or --replace to put these results in their place."
+        )
+
+
+def _begin(unfinished: Unfinished, found: Sequence[Recorded]) -> set[Path]:
+    """Fill the folder with the runs that can be used again, and leave nothing else in its cells.
+
+    Returns where sound runs were found.
+    """
+    partial, names = unfinished.folder, unfinished.names
+    single = "." in names.values()
+    if single:
+        shutil.rmtree(partial, ignore_errors=True)
+    (partial if single else partial / _CELLS).mkdir(parents=True, exist_ok=True)
+    if single:
+        return set()
+    faults: Counter[str] = Counter()
+    places: set[Path] = set()
+    for cell, (_, own, maker) in unfinished.labels.items():
+        final = partial / names[cell]
+        candidates = [run for run in found if run.identity == own]
+        reasons = [run.fault(maker, unfinished.fmt) for run in candidates]
+        sound = [run for run, reason in zip(candidates, reasons, strict=True) if reason is None]
+        places.update(run.folder for run in sound)
+        if final not in places:
+            shutil.rmtree(final, ignore_errors=True)
+            if sound:
+                adopt(sound[0], final)
+        if candidates and not sound:
+            faults[reasons[0] or ""] += 1
+    wanted = {Path(name).name for name in names.values()}
+    for path in sorted((partial / _CELLS).iterdir()):
+        if path.name not in wanted:
+            shutil.rmtree(path)
+    for reason, count in faults.items():
+        noun = "run is" if count == 1 else "runs are"
+        _log.warning("%d recorded %s %s: run again", count, noun, reason)
+    return places
+
+
+def _refuse_strangers(out: Path) -> None:
+    """Refuse an existing folder that holds anything but our results."""
+    refuse_strangers(out, _OWN)
+    if out.exists() and any(out.iterdir()) and not (out / _META).exists():
+        advice = "Give another folder with -o."
+        raise DataError(f"{out}: is not a result folder (no {_META}). {advice}")
+
+
+def _same(out: Path, text: str, meta: Mapping[str, Any]) -> bool:
+    """Tell whether `out` is a folder of the same scenario and the same cells."""
+    try:
+        same = (out / _SCENARIO).read_text(encoding="utf-8") == text
+        return same and json.loads((out / _META).read_text(encoding="utf-8")) == meta
+    except (OSError, ValueError):
+        return False
+
+
+# Results in hand --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Runs of one scenario: a row for each, and their frames on demand.
+
+    A single run is a comparison of one cell.
+
+    Attributes
+    ----------
+    document : dict
+        The scenario file with all defaults filled in.
+    rows : sequence of dict
+        One per cell, with the columns of `schema.SWEEP`.
+    """
+
+    document: dict[str, Any]
+    rows: Sequence[SweepRow]
+    _cells: Mapping[Cell, Path | Mapping[str, Columns]]
+    _scenario: Scenario | None = None
+    _inputs: Mapping[str, str] | None = None
+
+    def __repr__(self) -> str:
+        names = dict.fromkeys(str(row["strategy"]) for row in self.rows)
+        return f"Comparison({len(self.rows)} runs of {', '.join(names)})"
+
+    @cached_property
+    def scenario(self) -> Scenario:
+        """The scenario of the runs.
+
+        For results read from a folder it is made again from the document. A warning is logged for
+        each file of machines or models that has changed since the runs.
+
+        Raises
+        ------
+        ConfigError, DataError
+            If the document names what is no longer there.
+        """
+        if self._scenario is not None:
+            return self._scenario
+        scenario = resolve(self.document)
+        now = inputs({key: self.document.get(key) for key in ("catalog", "model", "extra_model")})
+        for path, digest in now.items():
+            if (self._inputs or {}).get(path, digest) != digest:
+                _log.warning(
+                    "%s has changed since these runs: what is computed from it now, such as step "
+                    "times, need not be theirs",
+                    path,
+                )
+        return scenario
+
+    @cached_property
+    def sweep(self) -> pd.DataFrame:
+        """One row per cell (`schema.SWEEP`)."""
+        columns = sweep_columns(self.rows)
+        return frame(columns, schema_of("sweep", columns))
+
+    @property
+    def goodput(self) -> pd.DataFrame:
+        """One row per strategy (`frames.goodput.goodput_table`)."""
+        import pandas as pd
+
+        price = self.document["cluster"].get("price_per_gpu_hour")
+        if "extra_cluster" in self.document:  # GPUs of several prices: no one price is right
+            price = None
+        target = self.document["slo"]["attainment"]
+        return pd.DataFrame(goodput_table(self.sweep, target, price_per_gpu_hour=price))
+
+    def cells(self) -> list[Cell]:
+        """Strategy, rate and seed of every run, in the order of the sweep."""
+        return list(self._cells)
+
+    def requests(
+        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
+    ) -> pd.DataFrame:
+        """Return one row per request (`schema.REQUESTS`) of one run.
+
+        Parameters
+        ----------
+        strategy, rate_rps, seed : str, float, int, optional
+            Which run; what is left out may have only one value.
+
+        Raises
+        ------
+        DataError
+            If no run matches, or several do.
+        """
+        return self.frame("requests", strategy, rate_rps, seed)
+
+    def spans(
+        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
+    ) -> pd.DataFrame:
+        """Return one row per span of equal steps (`schema.SPANS`) of one run."""
+        return self.frame("spans", strategy, rate_rps, seed)
+
+    def transfers(
+        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
+    ) -> pd.DataFrame:
+        """Return one row per KV transfer (`schema.TRANSFERS`) of one run."""
+        return self.frame("transfers", strategy, rate_rps, seed)
+
+    def links(
+        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
+    ) -> pd.DataFrame:
+        """Return bytes and utilisation of every link over time (`schema.LINKS`) of one run."""
+        return self.frame("links", strategy, rate_rps, seed)
+
+    def instances(
+        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
+    ) -> pd.DataFrame:
+        """Return one row per instance (`schema.INSTANCES`) of one run."""
+        return self.frame("instances", strategy, rate_rps, seed)
+
+    def frames(self, cell: Cell) -> dict[str, Columns]:
+        """Return all frames of one run as columns."""
+        place = self._cells[cell]
+        if not isinstance(place, Path):
+            return dict(place)
+        frames = {name: read_frame(name, place) for name in FRAMES}
+        return {n: {c: f[c].to_numpy() for c in f.columns} for n, f in frames.items()}
+
+    def frame(
+        self,
+        name: str,
+        strategy: str | None = None,
+        rate_rps: float | None = None,
+        seed: int | None = None,
+    ) -> pd.DataFrame:
+        """Return the frame called `name`, one of ``simulate.FRAMES``, of one run.
+
+        Parameters and errors as in `requests`.
+        """
+        found = list(self._cells)
+        for field, value in zip(Cell._fields, (strategy, rate_rps, seed), strict=True):
+            known = list(dict.fromkeys(getattr(cell, field) for cell in found))
+            if value is None and len(known) > 1:
+                raise DataError(f"several runs differ in {field}: name one of {_listed(known)}")
+            if value is not None:
+                found = [cell for cell in found if getattr(cell, field) == value]
+            if not found:
+                hint = nearest(str(value), [str(k) for k in known])
+                raise DataError(f"no run has {field} = {value!r}. {hint}")
+        if name not in FRAMES:
+            raise DataError(f"no frame is called {name!r}. {nearest(str(name), FRAMES)}")
+        place = self._cells[found[0]]
+        return (
+            read_frame(name, place)
+            if isinstance(place, Path)
+            else frame(place[name], schema_of(name, place[name]))
+        )
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(repr(v) for v in values)
+
+
+def save(
+    comparison: Comparison, out: str | Path, fmt: Format = "parquet", *, replace: bool = False
+) -> None:
+    """Write `comparison` as the result folder `out`; `replace` as in `writing`.
+
+    Raises
+    ------
+    DataError
+        If `out` cannot be written or holds something else.
+    """
+    cells, rows = comparison.cells(), comparison.rows
+    with writing(out, comparison.scenario, cells, fmt, replace=replace) as folder:
+        for cell, row in zip(cells, rows, strict=True):
+            folder.write(cell, comparison.frames(cell), row)
+        folder.write_sweep(rows)
+
+
+def read(folder: str | Path) -> Comparison:
+    """Return the results in `folder`; frames are read when they are asked for.
+
+    Raises
+    ------
+    DataError
+        If it is not a result folder, or one of another version's layout.
+    """
+    folder = arguments.path("folder", folder, "Give one that `simcluster compare -o` wrote.")
+    try:
+        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
+        document = tomllib.loads((folder / _SCENARIO).read_text(encoding="utf-8"))
+        names = [str(name) for name in meta["cells"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{folder}: is not a result folder. Give one that `simcluster compare -o` wrote."
+        ) from None
+    rows = rows_of(read_frame("sweep", folder))
+    cells = dict(zip(cells_of(rows), map(folder.joinpath, names), strict=True))
+    return Comparison(document, rows, cells, _inputs=meta.get("inputs"))
+
+
+def cells_of(rows: Sequence[SweepRow]) -> list[Cell]:
+    """Return strategy, rate and seed of each sweep row."""
+    return [
+        Cell(
+            str(row["strategy"]),
+            None if np.isnan(row["rate_rps"]) else float(row["rate_rps"]),
+            int(row["seed"]),
+        )
+        for row in rows
+    ]

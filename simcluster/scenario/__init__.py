@@ -1,0 +1,14 @@
+"""What is asked: a scenario file, its tables with every key, and the resolved scenario.
+
+================  =============================================================================
+module            idea
+================  =============================================================================
+scenario          the resolved scenario
+tables            every key, with type, unit, rule, default and meaning
+rank_table        the table [rank]
+cooptimize_table  the table [cooptimize]
+arguments         arguments of the public functions: refused at once where they cannot be meant
+check             pydantic's findings -> error lines, JSON Schema, Markdown
+file              the reader: tables, defaults from the catalogue, overrides
+================  =============================================================================
+"""

@@ -1,0 +1,12 @@
+"""Results for people: text, pictures, timelines. Each module is imported when it is needed.
+
+=============  ==========================================================
+module         idea
+=============  ==========================================================
+text           tables for a terminal, rows for programs
+plot           latencies, attainment, goodput, load, KV
+plot_links     links and transfers
+plot_timeline  the turns of a macro instance
+timeline       instances, links, requests and kernels for ui.perfetto.dev
+=============  ==========================================================
+"""

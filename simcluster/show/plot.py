@@ -1,0 +1,681 @@
+"""Pictures of frames: each function draws into the axes it is given and returns them.
+
+Numbers come from `simcluster.frames.metrics` and `simcluster.frames.goodput`. Nothing here changes
+matplotlib's settings, shows a window, or sorts what it is given; only `render_comparison` writes
+files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+
+from simcluster.config import RunConfig, SloConfig
+from simcluster.errors import DataError
+from simcluster.frames.goodput import Goodput, goodput_table, mean_attainment, strategies
+from simcluster.frames.metrics import (
+    binned_average,
+    ecdf,
+    in_window,
+    level_over_time,
+    queued_over_time,
+    request_metrics,
+    waiting_over_time,
+)
+from simcluster.units import MS, FloatArray
+
+if TYPE_CHECKING:
+    from simcluster.frames.metrics import Frame
+
+Dashes = str | tuple[float, tuple[float, ...]]
+"""A line style of matplotlib: a name, or an offset and the lengths of dashes and gaps."""
+
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette for all kinds of colour vision, without its yellow (pale on white)."""
+_DASHES: Final[tuple[Dashes, ...]] = ("-", (0, (4, 1.5)), (0, (5, 1.2, 1, 1.2)), (0, (1, 0.9)))
+_MARKERS: Final = "osD^vPX"
+_TARGET: Final = "#555555"
+_MOST_LABELLED: Final = 2000.0
+"""A logarithmic axis over at most this factor is labelled at 1, 2, 5, 10..., else at decades."""
+_MOST_POINTS: Final = 2000
+_MOST_BINS: Final = 120
+_LOW_USAGE: Final = 0.4
+"""KV usage that stays below this is drawn on an axis that does not reach 100 %."""
+_LOG_FROM_RATIO: Final = 10.0
+"""A latency axis is logarithmic where its largest value is so many times the smallest."""
+_LOG_FROM_PEAKS: Final = 30.0
+"""An axis of counts is, where the highest peak is so many times the lowest."""
+
+
+class LineStyle(TypedDict):
+    """Keywords of a line that belong to one strategy."""
+
+    color: str
+    linestyle: Dashes
+
+
+def palette(names: Iterable[str]) -> dict[str, LineStyle]:
+    """Return a colour and a line style for each name, by its place.
+
+    Make it once from all strategies of a comparison and hand it to every figure, so that a
+    strategy looks the same in all of them. The first 28 are distinct; the line styles tell the
+    first four apart without colour.
+
+    >>> palette(["vllm", "ecoserve"])["ecoserve"]["color"]
+    '#D55E00'
+    """
+    return {
+        name: LineStyle(color=COLOURS[i % len(COLOURS)], linestyle=_DASHES[i % len(_DASHES)])
+        for i, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def new_figure(*, width: float = 7.0, height: float = 3.8) -> Figure:
+    """Return an empty figure (inches) that makes room for legends beside its axes."""
+    return Figure(figsize=(width, height), layout="constrained", dpi=150)
+
+
+def legend_beside(ax: Axes) -> None:
+    """Put the legend to the right of the axes, where it cannot cover a line; targets last."""
+    handles, labels = ax.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda i: labels[i].startswith("target "))
+    ax.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+        borderaxespad=0.0,
+        handlelength=2.6,
+    )
+
+
+def overlay(
+    plot: Callable[..., Axes],
+    frames: Mapping[str, Frame],
+    *,
+    styles: Mapping[str, LineStyle],
+    ax: Axes,
+    **keywords: Any,
+) -> Axes:
+    """Call `plot` for the frame of each strategy on the same axes, labelled and in its style."""
+    for name, one in frames.items():
+        plot(one, ax=ax, label=name, **{**styles[name], **keywords})
+    return ax
+
+
+def _given_or_current(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot as plt
+
+    return plt.gca()
+
+
+def _tidy(ax: Axes) -> None:
+    ax.grid(visible=True, linewidth=0.4, alpha=0.5)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_target(ax: Axes, value: float, label: str, *, across: bool) -> None:
+    """Draw a target once, however many lines are compared with it."""
+    if any(line.get_gid() == "target" for line in ax.get_lines()):
+        return
+    draw = ax.axhline if across else ax.axvline
+    draw(value, color=_TARGET, linewidth=1.0, label=label, gid="target", zorder=1.5)
+
+
+def _data(ax: Axes) -> list[tuple[FloatArray, FloatArray]]:
+    """Return the points of every line that is not a target and not empty."""
+    points = [
+        (np.asarray(line.get_xdata(), np.float64), np.asarray(line.get_ydata(), np.float64))
+        for line in ax.get_lines()
+        if line.get_gid() != "target"
+    ]
+    return [(x, y) for x, y in points if x.size]
+
+
+def _fit_latency_axis(ax: Axes) -> None:
+    """Fit the x axis to all distributions drawn so far: logarithmic where they span a lot.
+
+    A linear axis starts at zero; both leave out the last half percent of the widest distribution,
+    so that one straggler does not squeeze the rest.
+    """
+
+    def quantile(x: FloatArray, y: FloatArray, share: float) -> float:
+        return float(x[min(np.searchsorted(y, share * y[-1]), x.size - 1)])
+
+    lines = _data(ax)
+    targets = [float(np.max(t.get_xdata())) for t in ax.get_lines() if t.get_gid() == "target"]
+    if not lines:
+        return
+    low = min(quantile(x, y, 0.02) for x, y in lines)
+    high = max(quantile(x, y, 0.98) for x, y in lines)
+    if low > 0 and high / low > _LOG_FROM_RATIO:
+        ends = [quantile(x, y, share) for x, y in lines for share in (0.005, 0.995)] + targets
+        positive = [end for end in ends if end > 0]
+        ax.set_xscale("log")
+        left, right = min(positive) / 1.3, max(positive) * 1.3
+        ax.set_xlim(left, right)
+        few_decades = right / left < _MOST_LABELLED
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few_decades else (1.0,)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        ends = [quantile(x, y, 0.995) for x, y in lines] + targets
+        ax.set_xscale("linear")
+        ax.set_xlim(0.0, 1.08 * max(ends) or 1.0)
+
+
+def _in_percent(ax: Axes, *, top: float = 1.03) -> None:
+    ax.set_ylim(0.0, top)
+    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
+
+
+def _plot_ecdf(
+    values: FloatArray, ax: Axes | None, target: float | None, name: str, unit: str, **keywords: Any
+) -> Axes:
+    axes = _given_or_current(ax)
+    x, y = ecdf(values)
+    if x.size > _MOST_POINTS:  # every drawn point is exact
+        drawn = np.unique(np.linspace(0, x.size - 1, _MOST_POINTS).round().astype(np.int64))
+        x, y = x[drawn], y[drawn]
+    if x.size:
+        x, y = np.concatenate([x[:1], x]), np.concatenate([[0.0], y])
+    axes.step(x, y, where="post", **{"linewidth": 1.6, **keywords})
+    if target is not None:
+        _draw_target(axes, target, f"target {target:g} {unit}", across=False)
+    _fit_latency_axis(axes)
+    axes.set_xlabel(f"{name} ({unit})")
+    axes.set_ylabel("Share of arrived requests")
+    _in_percent(axes)
+    _tidy(axes)
+    return axes
+
+
+def _latency(requests: Frame, name: str, metric: str) -> FloatArray:
+    """Latencies with NaN for every request that did not finish: it counts as never."""
+    finished = np.asarray(requests["status"], dtype=object) == "finished"
+    return np.where(finished, request_metrics(requests, metric)[name], np.nan)
+
+
+def plot_ttft_ecdf(
+    requests: Frame,
+    *,
+    target_s: float | None = None,
+    metric: str = "user",
+    ax: Axes | None = None,
+    **line_kwargs: Any,
+) -> Axes:
+    """Draw the share of requests whose TTFT is at most x.
+
+    The share is of all requests in the frame: a line that ends below 1 had requests that were
+    rejected or did not finish. At the target it reads the TTFT attainment.
+
+    Parameters
+    ----------
+    requests : mapping or pandas.DataFrame
+        The requests frame, cut to its window by the caller.
+    target_s : float, optional
+        Target (s) to mark.
+    metric : str
+        ``"user"`` or ``"ecoserve"`` (`metrics.request_metrics`).
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default pyplot's current axes.
+    **line_kwargs
+        For the line: ``label``, ``color``...
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The same axes.
+    """
+    values = _latency(requests, "ttft_s", metric)
+    return _plot_ecdf(values, ax, target_s, "Time to first token", "s", **line_kwargs)
+
+
+def plot_tpot_ecdf(
+    requests: Frame,
+    *,
+    target_s: float | None = None,
+    metric: str = "user",
+    ax: Axes | None = None,
+    **line_kwargs: Any,
+) -> Axes:
+    """Draw the share of requests whose TPOT is at most x (in ms).
+
+    Requests for one token are left out; otherwise as `plot_ttft_ecdf`.
+    """
+    values = _latency(requests, "tpot_s", metric)[np.asarray(requests["output_len"]) > 1]
+    target = None if target_s is None else target_s / MS
+    axes = _plot_ecdf(values / MS, ax, target, "Time per output token", "ms", **line_kwargs)
+    axes.set_ylabel("Share of arrived requests (≥ 2 tokens)")
+    return axes
+
+
+def plot_e2el_ecdf(
+    requests: Frame,
+    *,
+    target_s: float | None = None,
+    ax: Axes | None = None,
+    **line_kwargs: Any,
+) -> Axes:
+    """Draw the share of requests whose end-to-end latency is at most x; as `plot_ttft_ecdf`."""
+    values = _latency(requests, "e2el_s", "user")
+    return _plot_ecdf(values, ax, target_s, "End-to-end latency", "s", **line_kwargs)
+
+
+def plot_attainment(
+    sweep: Frame,
+    target: float,
+    *,
+    styles: Mapping[str, LineStyle] | None = None,
+    ax: Axes | None = None,
+    **line_kwargs: Any,
+) -> Axes:
+    """Draw SLO attainment against offered rate, one line per strategy, and the target across.
+
+    Lines go through the mean over seeds; whiskers reach from the lowest to the highest seed.
+
+    Parameters
+    ----------
+    sweep : mapping or pandas.DataFrame
+        The sweep frame.
+    target : float
+        Attainment to mark, 0 to 1.
+    styles : mapping, optional
+        Colour and line style of each strategy; by default `palette` of those in the sweep.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default pyplot's current axes.
+    **line_kwargs
+        For the lines.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The same axes.
+
+    Raises
+    ------
+    DataError
+        If runs have no offered rate.
+    """
+    axes = _given_or_current(ax)
+    names = np.asarray(sweep["strategy"], dtype=object)
+    all_rates = np.asarray(sweep["rate_rps"], dtype=np.float64)
+    shares = np.asarray(sweep["slo_attainment"], dtype=np.float64)
+    if not np.isfinite(all_rates).all():
+        raise DataError("runs without an offered rate (a closed loop) have no attainment by rate")
+    order = strategies(sweep)
+    styles = palette(order) if styles is None else styles
+    for i, name in enumerate(order):
+        own = names == name
+        rates, means = mean_attainment(all_rates[own], shares[own])
+        by_rate = [shares[own & (all_rates == rate)] for rate in rates]
+        low = means - [s.min() for s in by_rate]
+        high = [s.max() for s in by_rate] - means
+        marks = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 4.5, "linewidth": 1.6}
+        axes.plot(rates, means, **{"label": name, **marks, **styles[name], **line_kwargs})
+        if np.any(high + low > 0):
+            whiskers = np.maximum([low, high], 0.0)
+            axes.errorbar(
+                rates, means, whiskers, fmt="none", ecolor=styles[name]["color"], capsize=2.5
+            )
+    _draw_target(axes, target, f"target {100 * target:.4g}%", across=True)
+    axes.set_xlabel("Offered rate (requests/s)")
+    axes.set_ylabel("SLO attainment (share of arrived requests)")
+    axes.set_xlim(0.0, 1.05 * max(x.max() for x, _ in _data(axes)))
+    _in_percent(axes)
+    _tidy(axes)
+    return axes
+
+
+_BAR_LABELS: Final = {
+    "goodput_rps": "Goodput (requests/s)",
+    "goodput_rps_per_gpu": "Goodput per GPU (requests/s)",
+    "requests_per_cost": "Requests at goodput per {currency}",
+}
+
+
+def plot_goodput_bars(
+    rows: Frame,
+    *,
+    column: str = "goodput_rps",
+    currency: str = "USD",
+    styles: Mapping[str, LineStyle] | None = None,
+    ax: Axes | None = None,
+    **bar_kwargs: Any,
+) -> Axes:
+    """Draw one bar per strategy: its goodput, per GPU or per cost where `column` says so.
+
+    A bar with hatching is a bound: "≥" where the grid of rates was too low to find the goodput.
+    Where every rate was too high there is no bar, only the bound "<". Whiskers reach from the
+    lowest to the highest goodput of single seeds.
+
+    Parameters
+    ----------
+    rows : mapping or pandas.DataFrame
+        As from `frames.goodput.goodput_table`.
+    column : str
+        ``"goodput_rps"``, ``"goodput_rps_per_gpu"`` or ``"requests_per_cost"``.
+    currency : str
+        Currency of the price, for the label.
+    styles : mapping, optional
+        Colour of each strategy; by default `palette` of those in the rows.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default pyplot's current axes.
+    **bar_kwargs
+        For the bars.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The same axes.
+    """
+    axes = _given_or_current(ax)
+    names = [str(name) for name in np.asarray(rows["strategy"], dtype=object)]
+    styles = palette(names) if styles is None else styles
+    values = np.asarray(rows[column], dtype=np.float64)
+    goodput = np.asarray(rows["goodput_rps"], dtype=np.float64)
+    censored = np.asarray(rows["censored"], dtype=object)
+    spread = np.stack([np.asarray(rows[f"goodput_rps_{end}"]) for end in ("min", "max")])
+    spread = spread * (values / goodput)
+
+    room = float(np.nanmax(spread, initial=0.0)) or 1.0
+    for i, name in enumerate(names):
+        below, above = censored[i] == "below", censored[i] == "above"
+        bar = {"height": 0.62, "color": styles[name]["color"]}
+        if above:
+            bar |= {"hatch": "///", "edgecolor": "white", "linewidth": 0.0}
+        axes.barh(i, 0.0 if below else values[i], **{**bar, **bar_kwargs})
+        low, high = spread[:, i]
+        tip = values[i]
+        if not below and high > low:
+            axes.plot([low, high], [i, i], color="#222222", linewidth=1.2, marker="|", markersize=7)
+            tip = max(tip, high)
+        bound = Goodput(value=float(values[i]), censored=censored[i] or None)
+        start = 0.0 if below else tip
+        axes.annotate(
+            str(bound), (start, i), xytext=(5, 0), textcoords="offset points", va="center"
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0.0, 1.14 * room)
+    axes.set_xlabel(_BAR_LABELS[column].format(currency=currency))
+    _tidy(axes)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    return axes
+
+
+def _fit_level_axes(ax: Axes) -> None:
+    """Fit the axes to all levels drawn so far.
+
+    The y axis is linear up to 10 and logarithmic above where one line's peak dwarfs another's (of
+    at least one, or there is nothing to see of it).
+    """
+    lines = _data(ax)
+    peaks = [float(y.max()) for _, y in lines]
+    ax.set_xlim(0.0, 1.02 * max([float(x.max()) for x, _ in lines], default=0.0) or 1.0)
+    visible = [peak for peak in peaks if peak >= 1.0]
+    if visible and max(visible) > _LOG_FROM_PEAKS * min(visible):
+        ax.set_yscale("symlog", linthresh=10.0)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        ax.set_ylim(0.0, 1.5 * max(peaks))
+    else:
+        ax.set_yscale("linear")
+        ax.set_ylim(0.0, 1.08 * max(peaks, default=0.0) or 1.0)
+
+
+def _plot_level(
+    times: FloatArray, levels: FloatArray, ax: Axes | None, axis_label: str, **line_kwargs: Any
+) -> Axes:
+    """Draw a step function until it is zero for good.
+
+    Averages over equal bins are drawn where it has more steps than can be seen.
+    """
+    axes = _given_or_current(ax)
+    used = int(np.max(np.flatnonzero(levels > 0), initial=-1)) + 2
+    times, levels = times[:used], levels[:used]
+    if times.size > _MOST_BINS:
+        edges = np.linspace(min(0.0, float(times[0])), float(times[-1]), _MOST_BINS + 1)
+        times, levels = edges, np.append(binned_average(times, levels, edges), levels[-1])
+    axes.step(times, levels, where="post", **{"linewidth": 1.3, **line_kwargs})
+    axes.set_xlabel("Time (s)")
+    axes.set_ylabel(axis_label)
+    _fit_level_axes(axes)
+    _tidy(axes)
+    return axes
+
+
+def plot_waiting_over_time(requests: Frame, *, ax: Axes | None = None, **line_kwargs: Any) -> Axes:
+    """Draw how many requests have arrived and wait for their first step, wherever they wait.
+
+    It includes those that a router holds back. Long runs are drawn as averages over equal bins.
+
+    Parameters
+    ----------
+    requests : mapping or pandas.DataFrame
+        The requests frame, not cut.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default pyplot's current axes.
+    **line_kwargs
+        For the line.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The same axes.
+    """
+    times, counts = waiting_over_time(requests)
+    return _plot_level(times, counts, ax, "Requests with no step yet", **line_kwargs)
+
+
+def plot_queue_over_time(
+    requests: Frame,
+    *,
+    instances: Collection[int] | None = None,
+    ax: Axes | None = None,
+    **line_kwargs: Any,
+) -> Axes:
+    """Draw how many requests wait in the queues of the instances for their first step.
+
+    These are the routed requests of `plot_waiting_over_time`; it includes none that a router holds
+    back. Long runs are drawn as averages over equal bins.
+
+    Parameters
+    ----------
+    requests : mapping or pandas.DataFrame
+        The requests frame, not cut.
+    instances : collection of int, optional
+        The queues of these alone; by default of all.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default pyplot's current axes.
+    **line_kwargs
+        For the line.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The same axes.
+    """
+    times, counts = queued_over_time(requests, instances=instances)
+    return _plot_level(times, counts, ax, "of them in instance queues", **line_kwargs)
+
+
+def plot_kv_usage_over_time(
+    spans: Frame,
+    *,
+    instances: Collection[int] | None = None,
+    ax: Axes | None = None,
+    **line_kwargs: Any,
+) -> Axes:
+    """Draw the share of KV blocks in use, the mean over the instances.
+
+    Parameters
+    ----------
+    spans : mapping or pandas.DataFrame
+        The spans frame.
+    instances : collection of int, optional
+        The mean over all of these; by default over those that have spans.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default pyplot's current axes.
+    **line_kwargs
+        For the line.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The same axes.
+    """
+    times, levels = level_over_time(spans, "kv_usage", instances=instances)
+    axes = _plot_level(times, levels, ax, "KV blocks in use", **line_kwargs)
+    peak = max([float(y.max()) for _, y in _data(axes)], default=0.0)
+    _in_percent(axes, top=1.15 * peak if 0.0 < peak < _LOW_USAGE else 1.03)
+    return axes
+
+
+def pools(instances: Frame) -> dict[str, list[int]]:
+    """Return the ids of the instances of each pool, from the instances frame."""
+    ids = np.asarray(instances["instance"], dtype=np.int64).tolist()
+    names = [str(name) for name in np.asarray(instances["pool"], dtype=object)]
+    return {
+        pool: [i for i, name in zip(ids, names, strict=True) if name == pool]
+        for pool in dict.fromkeys(names)
+    }
+
+
+def plot_kv_usage_by_pool(
+    spans: Frame, instances: Frame, *, ax: Axes | None = None, **line_kwargs: Any
+) -> Axes:
+    """Draw the KV usage of each pool; a mean over prefill and decode instances would hide both.
+
+    Parameters
+    ----------
+    spans, instances : mapping or pandas.DataFrame
+        The frames of one run.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default pyplot's current axes.
+    **line_kwargs
+        For the lines; the lines of prefill pools are thinner and paler.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The same axes.
+    """
+    axes = _given_or_current(ax)
+    members = pools(instances)
+    for pool, ids in members.items():
+        own = dict(line_kwargs)
+        if len(members) > 1:
+            own["label"] = f"{line_kwargs.get('label', '')} ({pool})".strip()
+            if pool == "prefill":
+                own |= {"linewidth": 0.9, "alpha": 0.7}
+        plot_kv_usage_over_time(spans, instances=ids, ax=axes, **own)
+    return axes
+
+
+def render_comparison(
+    sweep: Frame,
+    requests_by_strategy: Mapping[str, Frame],
+    spans_by_strategy: Mapping[str, Frame],
+    slo: SloConfig,
+    out_dir: Path,
+    *,
+    instances_by_strategy: Mapping[str, Frame] | None = None,
+    run: RunConfig | None = None,
+    title: str = "",
+) -> list[Path]:
+    """Draw the six figures of a comparison and write them as PNG.
+
+    Parameters
+    ----------
+    sweep : mapping or pandas.DataFrame
+        The sweep frame.
+    requests_by_strategy, spans_by_strategy : mapping of str to frame
+        The frames of one run of each strategy, all at the same rate and seed.
+    slo : SloConfig
+        The targets to mark; its metric is that of the latency figures.
+    out_dir : Path
+        Folder to write to; made where it does not exist.
+    instances_by_strategy : mapping of str to frame, optional
+        The instances frames of the same runs; with them KV usage is drawn per pool.
+    run : RunConfig, optional
+        Its warm-up and cool-down cut the requests of the latency figures; by default all count.
+    title : str
+        Over the figures of single runs, such as ``"12 requests/s"``.
+
+    Returns
+    -------
+    list of Path
+        ``ttft_cdf.png``, ``tpot_cdf.png``, ``attainment.png``, ``goodput.png``, ``queue.png`` and
+        ``kv_usage.png`` in `out_dir`; ``attainment`` and ``goodput`` are left out where runs
+        have no offered rate.
+    """
+    styles = palette([*strategies(sweep), *requests_by_strategy, *spans_by_strategy])
+    run = RunConfig() if run is None else run
+    counted = {name: in_window(one, run) for name, one in requests_by_strategy.items()}
+    out_dir.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    has_rates = bool(np.isfinite(np.asarray(sweep["rate_rps"], dtype=np.float64)).all())
+
+    def save(figure: Figure, name: str) -> None:
+        written.append(out_dir / name)
+        figure.savefig(written[-1])
+
+    for name, plot, target_s in (  # a curve of all classes has no one target
+        ("ttft_cdf.png", plot_ttft_ecdf, None if slo.classes else slo.ttft_s),
+        ("tpot_cdf.png", plot_tpot_ecdf, None if slo.classes else slo.tpot_s),
+    ):
+        figure = new_figure()
+        ax = figure.subplots()
+        overlay(plot, counted, styles=styles, ax=ax, target_s=target_s, metric=slo.metric)
+        ax.set_title(title, loc="left", fontsize="medium")
+        legend_beside(ax)
+        save(figure, name)
+
+    if has_rates:
+        figure = new_figure()
+        legend_beside(plot_attainment(sweep, slo.attainment, styles=styles, ax=figure.subplots()))
+        save(figure, "attainment.png")
+
+        table = goodput_table(sweep, slo.attainment)
+        figure = new_figure(height=1.0 + 0.42 * len(table["strategy"]))
+        ax = plot_goodput_bars(table, styles=styles, ax=figure.subplots())
+        ax.set_title(
+            f"{100 * slo.attainment:.4g}% of requests meet their targets",
+            loc="left",
+            fontsize="medium",
+        )
+        save(figure, "goodput.png")
+
+    figure = new_figure(height=5.2)
+    above, below = figure.subplots(2, 1, sharex=True, sharey=True)
+    overlay(plot_queue_over_time, requests_by_strategy, styles=styles, ax=below)
+    overlay(plot_waiting_over_time, requests_by_strategy, styles=styles, ax=above)
+    above.set_title(title, loc="left", fontsize="medium")
+    above.set_xlabel("")
+    legend_beside(above)
+    save(figure, "queue.png")
+
+    figure = new_figure()
+    ax = figure.subplots()
+    for name, spans in spans_by_strategy.items():
+        if instances_by_strategy is not None and name in instances_by_strategy:
+            plot_kv_usage_by_pool(
+                spans, instances_by_strategy[name], ax=ax, label=name, **styles[name]
+            )
+        else:
+            plot_kv_usage_over_time(spans, ax=ax, label=name, **styles[name])
+    ax.set_title(title, loc="left", fontsize="medium")
+    legend_beside(ax)
+    save(figure, "kv_usage.png")
+    return written

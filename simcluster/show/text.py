@@ -1,0 +1,604 @@
+"""Results as text for a terminal: aligned tables of at most 100 columns, and rows for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from simcluster.catalog import Entry, default_price
+from simcluster.catalog.specs import ModelSpec
+from simcluster.config import ClusterConfig, Environment, SloConfig
+from simcluster.errors import DataError
+from simcluster.frames.by_group import pool_summaries
+from simcluster.frames.goodput import representative_rate, strategies
+from simcluster.frames.metrics import cached_block_share
+from simcluster.frames.schema import CLASS_ATTAINMENT
+from simcluster.runs.folder import Comparison, rows_of
+from simcluster.scenario.scenario import Scenario
+from simcluster.units import MS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_RATES_PER_BLOCK: Final = 12
+_NAME_WIDTH: Final = 16
+_FEW: Final = 3
+_WIDTH: Final = 100
+_LATENCIES: Final = (("TTFT", "ttft_s", 1.0, "s"), ("TPOT", "tpot_s", MS, "ms"))
+_ACCURACY: Final = {
+    "measured": "calibrated on measured kernels",
+    "fitted": "constants fitted here to published measurements of its kernels",
+    "data-sheet": "data sheet with typical efficiencies, not measured",
+}
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Return the tables of a comparison: what was compared, goodput, attainment by rate."""
+    scenario = comparison.scenario
+    parts = [heading(scenario), _main_table(comparison, scenario)]
+    if _is_swept(comparison.sweep):
+        parts.append(_attainment_tables(comparison.sweep))
+    return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
+
+
+def run_text(comparison: Comparison) -> str:
+    """Return the table of a single run."""
+    scenario = comparison.scenario
+    row = comparison.sweep.iloc[0]
+    statistics = ("mean", "p50", "p90", "p99")
+    latencies = [
+        [f"{name} ({unit})", *(_number(row[f"{key}_{stat}"] / scale) for stat in statistics)]
+        for name, key, scale, unit in (*_LATENCIES, ("end to end", "e2el_s", 1.0, "s"))
+    ]
+    rate = "" if math.isnan(row["rate_rps"]) else f" at {row['rate_rps']:g} requests/s"
+    summary = [
+        ["requests counted", f"{row['num_requests']}"],
+        ["of them finished", f"{row['num_finished']}"],
+        ["of them rejected", f"{row['num_rejected']}"],
+        ["preemptions", f"{row['num_preemptions']}"],
+        *_cached(comparison),
+        ["within the targets (%)", _percent(row["slo_attainment"])],
+        *(
+            [f"class {name} (%)", _percent(row[CLASS_ATTAINMENT + name])]
+            for name in scenario.environment.slo.classes or ()
+        ),
+        ["good requests/s", _number(row["good_rps"])],
+        ["finished requests/s", _number(row["throughput_rps"])],
+        ["output tokens/s", _number(row["output_tokens_per_s"])],
+    ]
+    gpus = f"{row['num_gpus']} GPUs"
+    if row["mean_gpus"] != row["num_gpus"]:
+        gpus = f"{_number(row['mean_gpus'])} GPUs (held, mean over the window; at most {gpus})"
+    title = f"{row['strategy']} on {gpus}{rate}, seed {row['seed']}"
+    parts = [
+        heading(scenario),
+        title,
+        aligned(summary),
+        aligned([["latency", "mean", "P50", "P90", "P99"], *latencies]),
+        *_pools(comparison, scenario),
+    ]
+    return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
+
+
+def _cached(comparison: Comparison) -> list[list[str]]:
+    """Return the lines on prefixes found in the KV cache; none where none were looked for."""
+    instances = comparison.frames(comparison.cells()[0])["instances"]
+    if not np.asarray(instances["asked_blocks"]).any():
+        return []
+    share = comparison.sweep["cached_token_share"].iloc[0]
+    return [
+        ["prompt tokens from the cache (%)", _percent(share)],
+        ["KV blocks from the cache (%)", _percent(cached_block_share(instances))],
+    ]
+
+
+def _pools(comparison: Comparison, scenario: Scenario) -> list[str]:
+    """Return the table of pools of a run of several models; nothing for other runs."""
+    environment = scenario.environment
+    if not environment.extra_models and not environment.extra_clusters:
+        return []
+    frames = comparison.frames(comparison.cells()[0])
+    head = [
+        ["", "", "", environment.cluster.currency, "requests", "", "TTFT", "TTFT", "E2E", "E2E"],
+        ["model", "GPU", "GPUs", "per h", "%", "quality", "P50 s", "P95 s", "P50 s", "P95 s"],
+    ]
+    table = [
+        [
+            row.model,
+            _short(row.gpu),
+            f"{row.mean_gpus:.4g}",
+            _number(row.cost_per_hour),
+            _percent(row.share),
+            "-" if math.isnan(row.quality) else f"{row.quality:.4f}",
+            *map(_number, (row.ttft_p50_s, row.ttft_p95_s, row.e2el_p50_s, row.e2el_p95_s)),
+        ]
+        for row in pool_summaries(frames, environment, scenario.run)
+    ]
+    return [aligned([*head, *table], heads=2)]
+
+
+def heading(scenario: Scenario) -> str:
+    """Return what is served on what, the targets, and what the step times rest on."""
+    environment, document = scenario.environment, scenario.document
+    return "\n".join(
+        [
+            f"{environment.model.spec.name} on {_machines(environment.cluster)}, "
+            f"engine {environment.engine.name}",
+            *_extras(environment),
+            f"Requests: {_requests(document['workload'])}",
+            f"Targets:  {targets(environment.slo)}",
+            _step_times(environment),
+            f"Price:    {_price(environment.cluster)}",
+        ]
+    )
+
+
+def _extras(environment: Environment) -> list[str]:
+    """Return lines of the further models and machines."""
+    lines = []
+    if environment.extra_models:
+        names = ", ".join(model.spec.name for model in environment.models)
+        lines.append(f"Models:   {names}")
+    for cluster in environment.extra_clusters:
+        lines.append(f"Also:     {_machines(cluster)}")
+        lines.append(f"          {_price(cluster)}; step times {environment.accuracy_of(cluster)}")
+    return lines
+
+
+def _step_times(environment: Environment) -> str:
+    """Return what the step times rest on."""
+    cluster, source = environment.cluster, environment.step_times
+    accuracy = environment.accuracy_of(cluster)
+    about = _ACCURACY.get(accuracy, "see its source")
+    if source != "roofline":
+        about = f"they come from {source!r}"
+    return f"Step times of {cluster.gpu.name}: {accuracy} ({about})"
+
+
+def step_times_of(environment: Environment) -> dict[str, str]:
+    """Return what a program should know of the step times: GPU, accuracy, a source not ours."""
+    cluster, source = environment.cluster, environment.step_times
+    known = {"gpu": cluster.gpu.name, "accuracy": environment.accuracy_of(cluster)}
+    return known if source == "roofline" else {**known, "source": source}
+
+
+def _price(cluster: ClusterConfig) -> str:
+    """Return the price of a GPU with its provider and date, or how to give one."""
+    gpu, price = cluster.gpu, cluster.price_per_gpu_hour
+    if price is None:
+        return (
+            f"none known in USD; set cluster.price_per_gpu_hour (`simcluster catalog --kind price "
+            f"{gpu.name}`)"
+        )
+    known = default_price(gpu)
+    quoted = known is not None and (known.per_gpu_hour, known.currency) == (price, cluster.currency)
+    origin = f"{known.provider}, {known.date}" if known and quoted else "of the scenario"
+    return f"{price:g} {cluster.currency} per GPU and hour ({origin})"
+
+
+def targets(slo: SloConfig) -> str:
+    """Return the latency targets in words, a line per class where there are classes."""
+    if slo.classes:
+        each = {name: targets(slo.of(name)) for name in slo.classes}
+        width = max(map(len, each))
+        return "\n          ".join(f"{name:<{width}}  {text}" for name, text in each.items())
+    limits = [
+        f"{name} <= {_number(value / scale)} {unit}"
+        for name, value, scale, unit in (
+            ("TTFT", slo.ttft_s, 1.0, "s"),
+            ("TPOT", slo.tpot_s, MS, "ms"),
+            ("end to end", slo.e2el_s, 1.0, "s"),
+        )
+        if value is not None
+    ]
+    if not limits:
+        return "none"
+    metric = "" if slo.metric == "user" else f", latencies by the {slo.metric} definition"
+    return (
+        f"{', '.join(limits)} for {100 * slo.attainment:g} % of the requests "
+        f"({slo.criterion}{metric})"
+    )
+
+
+def _machines(cluster: ClusterConfig) -> str:
+    nodes = f"{cluster.num_nodes} x {cluster.gpus_per_node} {cluster.gpu.name}"
+    network = "none"
+    if cluster.num_nodes > 1 and cluster.network is not None:
+        network = f"{cluster.num_nics} x {cluster.network.name}"
+    return f"{nodes} (in a node {cluster.fabric.name}, between nodes {network})"
+
+
+def _requests(workload: dict[str, Any]) -> str:
+    parts = []
+    for key in ("trace", "lengths", "arrivals"):
+        value = workload.get(key)
+        if isinstance(value, dict):
+            value = value.get("path", value.get("kind"))
+        if value:
+            parts.append(f"{key} {value}")
+    if "num_requests" in workload:
+        parts.append(f"{workload['num_requests']} per run")
+    if "duration_s" in workload:
+        parts.append(f"{workload['duration_s']:g} s per run")
+    return ", ".join(parts)
+
+
+def _is_swept(sweep: pd.DataFrame) -> bool:
+    """Tell whether there are several rates; those of closed loops are not known."""
+    return len(sweep["rate_rps"].dropna().unique()) > 1
+
+
+_TextColumn = list[str]
+"""One column of a table: three lines of heading, then one cell per strategy."""
+
+
+def _main_table(comparison: Comparison, scenario: Scenario) -> str:
+    """One row per strategy: goodput if rates were swept, and latencies at one rate."""
+    sweep, slo = comparison.sweep, scenario.environment.slo
+    swept = _is_swept(sweep)
+    rate = representative_rate(sweep, slo.attainment) if swept else math.nan
+    chosen = sweep[sweep["rate_rps"] == rate] if swept else sweep
+    means = chosen.groupby("strategy", sort=False).mean(numeric_only=True)
+    at_rate = {str(name): row for name, row in zip(means.index, rows_of(means), strict=True)}
+    names = strategies(sweep)
+
+    def column(heads: list[str], key: str, scale: float = 1.0) -> _TextColumn:
+        values = [at_rate.get(name, {}).get(key, math.nan) / scale for name in names]
+        return [*heads, *(_percent(v) if heads[2] == "%" else _number(v) for v in values)]
+
+    gpus = _gpus(comparison, means, names, swept=swept)
+    columns = [
+        ["", "", "strategy", *map(_short, names)],
+        ["", "", "GPUs", *gpus],
+    ]
+    if swept:
+        columns += _goodput_columns(comparison, scenario)
+    else:
+        columns += [column(["finished", "", "req/s"], "throughput_rps")]
+        columns += [column(["good", "", "req/s"], "good_rps")]
+    columns.append(column(["within", "targets", "%"], "slo_attainment"))
+    if sweep["cached_token_share"].any():
+        columns.append(column(["prompt", "cached", "%"], "cached_token_share"))
+    for name, key, scale, unit in _LATENCIES:
+        columns += [column([name, f"P{p}", unit], f"{key}_p{p}", scale) for p in (50, 90, 99)]
+    table = aligned(list(zip(*columns, strict=True)), heads=3)
+    caption = _caption(sweep, slo, rate)
+    if any(" of " in cell for cell in gpus):
+        where = "at the goodput" if swept else ""
+        caption += "\n" + gpus_caption(where, "the most at a time in any run")
+    return table + "\n\n" + caption + _class_table(names, at_rate, slo)
+
+
+def _gpus(
+    comparison: Comparison, means: pd.DataFrame, names: list[str], *, swept: bool
+) -> _TextColumn:
+    """Return the GPUs of each strategy: held at the goodput, or in the runs there are."""
+    sweep = comparison.sweep
+    if swept:
+        rows = comparison.goodput
+        held = dict(zip(rows["strategy"], rows["mean_gpus"], strict=True))
+    else:
+        held = {name: float(means["mean_gpus"].loc[name]) for name in names}
+    most = sweep.groupby("strategy")["num_gpus"].max().to_dict()
+    return [gpus_text(held[name], int(most[name])) for name in names]
+
+
+def gpus_text(held: float, most: int) -> str:
+    """Return the GPUs of a strategy: a number, or the mean held of the most where they change.
+
+    >>> gpus_text(8.0, 8), gpus_text(5.333, 8)
+    ('8', '5.33 of 8')
+    """
+    if held == most:
+        return str(most)
+    return f"{_number(held)} of {most}"
+
+
+def gpus_caption(where: str, most: str) -> str:
+    """Return what the GPU counts mean where instances come and go.
+
+    Parameters
+    ----------
+    where : str
+        At which rate the GPUs held are counted; empty for that of the run.
+    most : str
+        What the larger number is.
+    """
+    return textwrap.fill(
+        f"GPUs x of y: instances come and go; x: held{where and ' '}{where}, mean over the "
+        f"measured window; y: {most}. Figures per GPU and per cost count the GPU-hours held.",
+        _WIDTH,
+    )
+
+
+def _class_table(names: list[str], at_rate: dict[str, dict[str, Any]], slo: SloConfig) -> str:
+    """Return the attainment of each class by strategy; nothing without classes."""
+    if not slo.classes:
+        return ""
+    rows = [
+        [
+            _short(name),
+            *(
+                _percent(at_rate.get(name, {}).get(CLASS_ATTAINMENT + one, math.nan))
+                for one in slo.classes
+            ),
+        ]
+        for name in names
+    ]
+    title = "Requests of each class within its targets (%); the share above is the least of these:"
+    return "\n\n" + title + "\n\n" + aligned([["strategy", *slo.classes], *rows])
+
+
+def _goodput_columns(comparison: Comparison, scenario: Scenario) -> list[_TextColumn]:
+    goodput = comparison.goodput
+    currency = scenario.environment.cluster.currency
+    shown = [(["goodput", "", "req/s"], "goodput_rps", 1.0)]
+    shown += [(["goodput", "per GPU", "req/s"], "goodput_rps_per_gpu", 1.0)]
+    if not goodput["requests_per_cost"].isna().all():
+        shown += [(["goodput", f"per {currency}", "k req"], "requests_per_cost", 1e3)]
+    signs = [{"": "", "above": ">=", "below": "<"}[c] for c in goodput["censored"]]
+    return [
+        heads + [sign + _number(v / scale) for sign, v in zip(signs, goodput[key], strict=True)]
+        for heads, key, scale in shown
+    ]
+
+
+def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:
+    seeds = sweep["seed"].nunique()
+    mean = f" Means over {seeds} seeds." if seeds > 1 else ""
+    if math.isnan(rate):
+        own = float(sweep["rate_rps"].iloc[0])
+        offered = "closed loop" if math.isnan(own) else f"offered {own:.4g} req/s"
+        return f"Good requests finish within their targets; {offered}.{mean}"
+    return (
+        f"Goodput: the highest rate at which {100 * slo.attainment:g} % of the requests meet the "
+        f"targets.{mean}\n"
+        f"Share within the targets and latencies: at {rate:.4g} req/s, the highest rate of the "
+        "sweep that some\nstrategy carries (the lowest if none does)."
+    )
+
+
+def _attainment_tables(sweep: pd.DataFrame) -> str:
+    """Attainment (%) of every strategy at every rate, in blocks of columns."""
+    means = sweep.groupby(["strategy", "rate_rps"])["slo_attainment"].mean().to_dict()
+    rates = sorted(sweep["rate_rps"].unique())
+    blocks = []
+    for start in range(0, len(rates), _RATES_PER_BLOCK):
+        part = rates[start : start + _RATES_PER_BLOCK]
+        head = ["strategy", *(f"{rate:.4g}" for rate in part)]
+        rows = [
+            [_short(name), *(_percent(means.get((name, rate), math.nan)) for rate in part)]
+            for name in strategies(sweep)
+        ]
+        blocks.append(aligned([head, *rows]))
+    title = "Requests within the targets (%) at each offered rate (req/s):"
+    return "\n\n".join([title, *blocks])
+
+
+def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
+    """Return what a reader must know of these numbers, a paragraph each."""
+    notes = []
+    rejected, counted = int(sweep["num_rejected"].sum()), int(sweep["num_requests"].sum())
+    if rejected:
+        longest = scenario.environment.model.max_model_len
+        share = "all" if rejected == counted else f"{rejected} of {counted}"
+        notes.append(
+            f"Rejected: {share} of the requests; prompt and output do not fit in the KV cache or "
+            f"in engine.max_model_len ({longest} tokens). They count as missed."
+        )
+    short = int(sweep["transient"].sum()) if rejected < counted else 0
+    if short:
+        workload = scenario.document["workload"]
+        longer = (
+            "a longer trace"
+            if "trace" in workload and "num_requests" not in workload
+            else " or ".join(
+                f"workload.{key}" for key in ("num_requests", "duration_s") if key in workload
+            )
+            or "workload.duration_s"
+        )
+        runs = "The run is" if len(sweep) == 1 else f"{short} of {len(sweep)} runs are"
+        by_finish = (
+            " Good requests count by arrival, finished ones by finish, so the former can be more."
+            if len(sweep) == 1
+            else ""
+        )
+        notes.append(
+            f"{runs} shorter than ten median residence times, so an overload may not show in full; "
+            f"more: {longer}.{by_finish}"
+        )
+    return [textwrap.fill(note, _WIDTH) for note in notes]
+
+
+def aligned(rows: Sequence[Sequence[str]], heads: int = 1) -> str:
+    """Return `rows` in columns, the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, *others = row
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=False)]
+        lines.append("  ".join(cells).rstrip())
+    if len(rows[0]) > 2:
+        lines.insert(heads, "-" * len(max(lines, key=len)))
+    return "\n".join(lines)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 3] + "..."
+
+
+def _number(value: float) -> str:
+    """Three significant digits, but no more than three decimals; an exponent from a million on."""
+    if math.isnan(value):
+        return "-"
+    if abs(value) >= 1e6:
+        return f"{value:.2e}"
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:.{min(3, max(0, digits))}f}"
+
+
+def _percent(share: float) -> str:
+    """Percent, rounded down so that 89.96 does not read as 90."""
+    return "-" if math.isnan(share) else f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
+
+
+def write_figures(
+    comparison: Comparison, out: Path, rate_rps: float | None = None, seed: int | None = None
+) -> list[Path]:
+    """Draw the figures of a comparison (`plot.render_comparison`) and return their files.
+
+    Where KV moves between instances, ``links.png`` shows links and transfers.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What to draw.
+    out : Path
+        Folder of the pictures.
+    rate_rps, seed : float, int, optional
+        Runs to draw latencies, queues and KV usage of; default: the rate of the table, and the
+        first seed.
+
+    Raises
+    ------
+    DataError
+        If there is no such run, or the folder cannot be written.
+    """
+    from simcluster.show.plot import render_comparison
+    from simcluster.show.plot_links import figure_of_links
+
+    scenario = comparison.scenario
+    slo = scenario.environment.slo
+    if rate_rps is None and not comparison.sweep["rate_rps"].isna().all():
+        rate_rps = representative_rate(comparison.sweep, slo.attainment)
+    seed = comparison.cells()[0].seed if seed is None else seed
+    names = strategies(comparison.sweep)
+    try:
+        written = render_comparison(
+            comparison.sweep,
+            {name: comparison.requests(name, rate_rps, seed) for name in names},
+            {name: comparison.spans(name, rate_rps, seed) for name in names},
+            slo,
+            out,
+            instances_by_strategy={
+                name: comparison.instances(name, rate_rps, seed) for name in names
+            },
+            run=scenario.run,
+            title="" if rate_rps is None else f"{rate_rps:g} requests/s",
+        )
+        transfers = {name: comparison.transfers(name, rate_rps, seed) for name in names}
+        transfers = {name: frame for name, frame in transfers.items() if len(frame)}
+        if transfers:
+            links = {name: comparison.links(name, rate_rps, seed) for name in transfers}
+            written.append(out / "links.png")
+            figure_of_links(links, transfers).savefig(written[-1])
+        return written
+    except OSError as error:
+        raise DataError(
+            f"{out}: cannot be written ({error.strerror or error}). Give another folder with -o."
+        ) from None
+
+
+def catalog_text(entries: Sequence[Entry]) -> str:
+    """Return entries of the catalogue as a list, with their sources if they are few."""
+    width = max(len(entry.name) for entry in entries)
+    lines = []
+    for entry in entries:
+        lines.append(f"{entry.kind:<8}{entry.name:<{width}}  {entry.summary}")
+        if len(entries) <= _FEW:
+            indent = " " * 8
+            source = f"source: {entry.source}"
+            lines += textwrap.wrap(source, _WIDTH, initial_indent=indent, subsequent_indent=indent)
+    return "\n".join(lines) + "\n"
+
+
+def model_text(spec: ModelSpec, stored_as: str | None) -> list[str]:
+    """Return what a model's shape comes to, in lines.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The model.
+    stored_as : str or None
+        How its file says the weights are quantised.
+    """
+    lines = [
+        f"{spec.name}: {spec.num_params / 1e9:.2f} billion parameters "
+        f"({spec.num_params:,} without biases and learned positions)",
+        f"KV cache: {spec.kv_bytes_per_token:,} bytes per token (16 bit, all layers)",
+    ]
+    if stored_as == "fp8":
+        lines.append('Its weights are stored in fp8: model.weight_dtype = "fp8" in a scenario.')
+    elif stored_as is not None:
+        lines.append(f"Its weights are stored as {stored_as}; scenarios know bf16 and fp8.")
+    return lines
+
+
+# Rows for programs ------------------------------------------------------------------------------
+
+
+def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
+    """Return the results as plain values for ``json.dumps``: NaN as None.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        One run or many.
+    swept : bool
+        Rates were swept, so that there is a goodput.
+    """
+    rows = []
+    for row in comparison.rows:
+        plain: dict[str, Any] = {
+            key: row[key]
+            for key in (
+                "strategy",
+                "rate_rps",
+                "seed",
+                "num_requests",
+                "slo_attainment",
+                "good_rps",
+            )
+        }
+        for metric in ("ttft_s", "tpot_s", "e2el_s"):
+            plain[metric] = {
+                stat: row[f"{metric}_{stat}"] for stat in ("mean", "p50", "p90", "p99")
+            }
+        rest = {k: v for k, v in row.items() if k not in plain and not k.startswith(tuple(plain))}
+        rows.append(_plain({**plain, **rest}))
+    step_times = step_times_of(comparison.scenario.environment)
+    result: dict[str, Any] = {"rows": rows, "step_times": step_times}
+    if "extra_model" in comparison.document and len(rows) == 1:
+        scenario = comparison.scenario
+        frames = comparison.frames(comparison.cells()[0])
+        pools = pool_summaries(frames, scenario.environment, scenario.run)
+        result["pools"] = [_plain(dataclasses.asdict(pool)) for pool in pools]
+    if swept:
+        goodput = rows_of(comparison.goodput)
+        currency = comparison.document["cluster"].get("currency")
+        if currency is None:
+            for row in goodput:
+                del row["requests_per_cost"]
+        result["goodput"] = [
+            _plain({**row, "censored": row["censored"] or None}) for row in goodput
+        ]
+        if currency is not None:
+            result["currency"] = currency
+            result["price_per_gpu_hour"] = comparison.document["cluster"]["price_per_gpu_hour"]
+    return result
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON can hold it."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and math.isnan(value) else value

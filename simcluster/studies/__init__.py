@@ -1,0 +1,13 @@
+"""Questions asked of many runs.
+
+============  ============================================================
+module        idea
+============  ============================================================
+prefix_reuse  share of a workload's prompts that a prefix cache would hold
+space         candidates: strategies x parallelism x splits x limits
+bestserve     BestServe's estimator
+goodput       the highest rate within the targets, with its interval
+rank          the best strategies for given GPUs
+cooptimize    routing and deployment of several models together (BOute)
+============  ============================================================
+"""

@@ -1,0 +1,318 @@
+"""How good a plan is: by looking it up in the database, or by simulating it token by token."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from simcluster.errors import ConfigError
+from simcluster.quality import QualityCurve
+from simcluster.runs.recorded import Cell, digest_of, identity, program
+from simcluster.runs.simulate import simulate
+from simcluster.scenario.cooptimize_table import CooptimizeTable
+from simcluster.scenario.file import Document, resolve
+from simcluster.scenario.scenario import Scenario
+from simcluster.studies.cooptimize.database import Database, write_json
+from simcluster.studies.cooptimize.fleets import LATENCY_GRID, Fleet, Stock, tail_shares
+from simcluster.units import FloatArray
+
+TOLERANCE: Final = 1e-9
+"""How much a limit may seem broken by rounding."""
+
+NAME = "co-optimised"
+"""Name of the strategy of a chosen plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Load fractions and fleets of all models, and what they come to.
+
+    Attributes
+    ----------
+    fractions : tuple of float
+        Share of the requests of each model, from the weakest to the strongest.
+    fleets : tuple of Fleet
+        What serves each.
+    cost_per_hour : float
+        Price of all GPUs.
+    latency_s : float
+        The wanted percentile of the wanted latency (s), as it was judged; inf where overloaded.
+    quality : float
+        Mean expected quality, 0 to 1; NaN for one model without.
+    """
+
+    fractions: tuple[float, ...]
+    fleets: tuple[Fleet, ...]
+    cost_per_hour: float
+    latency_s: float
+    quality: float
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A plan and its simulations token by token, all pools together.
+
+    Attributes
+    ----------
+    plan : Plan
+        As the database has it.
+    latencies_s : tuple of float
+        The wanted percentile (s) with each seed.
+    qualities : tuple of float
+        Mean expected quality with each seed.
+    """
+
+    plan: Plan
+    latencies_s: tuple[float, ...]
+    qualities: tuple[float, ...]
+
+    @property
+    def latency_s(self) -> float:
+        """Mean over the seeds (s)."""
+        return float(np.mean(self.latencies_s))
+
+    @property
+    def half_width_s(self) -> float:
+        """Half the 95 % confidence interval of the mean over seeds (s); NaN for one seed."""
+        num = len(self.latencies_s)
+        if num < 2:
+            return math.nan
+        return _student_975(num - 1) * float(np.std(self.latencies_s, ddof=1)) / math.sqrt(num)
+
+    @property
+    def difference(self) -> float:
+        """The database's latency against the simulated one, as a share of the latter."""
+        return self.plan.latency_s / self.latency_s - 1
+
+
+def _student_975(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t (Abramowitz and Stegun, table 26.10)."""
+    table = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+    return table[freedom - 1] if freedom <= len(table) else 1.96 + 2.5 / freedom
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judge:
+    """Everything a plan is judged by.
+
+    Attributes
+    ----------
+    scenario : Scenario
+        Models, machines, workload, targets.
+    table : CooptimizeTable
+        Limits and goal.
+    database : mapping of Unit to Entry
+        The offline stage.
+    stock : Stock
+        GPU types, numbers, prices.
+    curve : QualityCurve or None
+        Quality by load fractions; None for one model.
+    rate_rps : float
+        Offered rate of all requests.
+    """
+
+    scenario: Scenario
+    table: CooptimizeTable
+    database: Database
+    stock: Stock
+    curve: QualityCurve | None
+    rate_rps: float
+
+    @property
+    def metric(self) -> str:
+        """Column of the wanted latency."""
+        return f"{self.table.latency}_s"
+
+    def quality(self, fractions: Sequence[float]) -> float:
+        """Return the mean expected quality; NaN for one model without."""
+        return math.nan if self.curve is None else float(self.curve.quality(list(fractions)))
+
+    def tail(self, fleet: Fleet, rate_rps: float) -> FloatArray:
+        """Return the share of a fleet's requests beyond each of `LATENCY_GRID`."""
+        return tail_shares(self.database, fleet, rate_rps, self.metric, self.table.loads)
+
+    def look_up(self, fractions: Sequence[float], fleets: Sequence[Fleet]) -> Plan:
+        """Judge a plan by the database."""
+        tail = np.zeros(len(LATENCY_GRID))
+        for fraction, fleet in zip(fractions, fleets, strict=True):
+            if fraction > 0:
+                tail += fraction * self.tail(fleet, fraction * self.rate_rps)
+        return Plan(
+            tuple(fractions),
+            tuple(fleets),
+            sum(fleet.cost_per_hour for fleet in fleets),
+            percentile_of(tail, self.table.percentile),
+            self.quality(fractions),
+        )
+
+    def violations(self, plan: Plan) -> tuple[float, ...]:
+        """Return by how much each limit is broken; all at most 0 for a feasible plan."""
+        table = self.table
+        used = [
+            sum(fleet.num_gpus(gpu) for fleet in plan.fleets) - self.stock.cluster(gpu).num_gpus
+            for gpu in self.stock.gpus
+        ]
+        budget = table.budget_per_hour
+        limit = table.latency_at_most_s
+        latency = min(plan.latency_s, LATENCY_GRID[-1])
+        overload = 0.0 if math.isfinite(plan.latency_s) else 1.0
+        return (
+            float(max(used)),
+            0.0 if budget is None else plan.cost_per_hour - budget,
+            0.0 if table.quality_at_least is None else table.quality_at_least - plan.quality,
+            overload if limit is None else max(overload, math.log(latency / limit)),
+        )
+
+    def document(self, plan: Plan, name: str = NAME) -> Document:
+        """Return a plan as a scenario document that ``simcluster run`` takes."""
+        document: Document = copy.deepcopy(dict(self.scenario.document))
+        document.pop("cooptimize", None)
+        document["strategy"] = [self._strategy(plan, name)]
+        document["sweep"] = {}
+        document["workload"]["rate_rps"] = self.rate_rps
+        return document
+
+    def _strategy(self, plan: Plan, name: str) -> dict[str, Any]:
+        pools: list[tuple[int, dict[str, Any]]] = []
+        for model, fleet in zip(self.table.models, plan.fleets, strict=True):
+            for unit, count in fleet.parts:
+                serving = unit.serving(count, f"{model} on {unit.gpu}")
+                pool = {
+                    "model": model,
+                    "gpu": unit.gpu,
+                    "weight": self.database[unit].capacity_rps * count,
+                    "serving": {k: v for k, v in _plain(serving).items() if v is not None},
+                }
+                pools.append((unit.tp_size * unit.pp_size, pool))
+        # Large instances first: what is left of the nodes still holds the small ones.
+        pools.sort(key=lambda entry: -entry[0])
+        return {
+            "name": name,
+            "kind": "routed",
+            "models": list(self.table.models),
+            "fractions": list(plan.fractions),
+            "pool": [pool for _, pool in pools],
+        }
+
+    def simulated(self, plan: Plan, seed: int, cache: Path | None) -> tuple[float, float]:
+        """Return latency (s) and quality of a simulation of all pools together.
+
+        Raises
+        ------
+        ConfigError
+            If the instances cannot be placed on the nodes.
+        """
+        scenario = resolve(self.document(plan), catalog=self.scenario.catalog)
+        path = None
+        if cache is not None:
+            run = identity(scenario, Cell(NAME, self.rate_rps, seed))
+            parts = [program(), run, self.metric, self.table.percentile]
+            path = cache / "plans" / f"{digest_of(parts)[:32]}.json"
+            try:
+                kept = json.loads(path.read_text(encoding="utf-8"))
+                return float(kept["latency_s"]), float(kept["quality"])
+            except (OSError, ValueError, KeyError):
+                pass
+        requests = simulate(scenario, rate_rps=self.rate_rps, seed=seed).columns["requests"]
+        inside = requests["arrival_s"] >= scenario.run.warmup_s
+        last = requests["arrival_s"].max() - scenario.run.cooldown_s
+        inside &= requests["arrival_s"] <= last
+        inside &= requests["status"] != "rejected"  # too long for every plan
+        finished = requests["status"][inside] == "finished"
+        values = np.where(finished, requests[self.metric][inside], math.inf)
+        values = values[~np.isnan(values)]
+        latency = float(np.quantile(values, self.table.percentile / 100, method="higher"))
+        quality = float(np.mean(requests["quality"][inside]))
+        if path is not None:
+            write_json(path, {"latency_s": latency, "quality": quality})
+        return latency, quality
+
+    def confirm(self, plan: Plan, cache: Path | None) -> Confirmed:
+        """Simulate a plan with every seed."""
+        outcomes = [self.simulated(plan, seed, cache) for seed in self.table.seeds]
+        latencies, qualities = zip(*outcomes, strict=True)
+        return Confirmed(plan, tuple(latencies), tuple(qualities))
+
+    def keeps(self, confirmed: Confirmed) -> bool:
+        """Tell whether a plan keeps to the latency limit as simulated, and to the others."""
+        plan = dataclasses.replace(confirmed.plan, latency_s=confirmed.latency_s)
+        return max(self.violations(plan)) <= TOLERANCE
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(settings).items()
+    }
+
+
+def percentile_of(tail: FloatArray, percentile: float) -> float:
+    """Return the latency (s) that a share of the requests is below, by a falling tail.
+
+    Linear in the logarithm of the latency between grid points; inf where the tail never falls so
+    low.
+    """
+    left = 1 - percentile / 100
+    index = int(np.searchsorted(-tail, -left))
+    if index >= len(tail):
+        return math.inf
+    if index == 0:
+        return float(LATENCY_GRID[0])
+    high, low = tail[index - 1], tail[index]
+    part = (high - left) / (high - low) if high > low else 1.0
+    return float(LATENCY_GRID[index - 1] * (LATENCY_GRID[index] / LATENCY_GRID[index - 1]) ** part)
+
+
+def check_limits(table: CooptimizeTable, curve: QualityCurve | None) -> None:
+    """Refuse limits that no plan can keep, whatever it costs.
+
+    Raises
+    ------
+    ConfigError
+        If more models than one come without quality, quality comes with one alone, or the wanted
+        quality is above the highest.
+    """
+    num_models = len(table.models)
+    if len(set(table.models)) < num_models:
+        raise ConfigError(
+            "cooptimize.models", str(list(table.models)), "names a model twice", "Name each once."
+        )
+    if curve is None:
+        if num_models > 1:
+            rule = f"is missing, and {num_models} models are to be routed among"
+            raise ConfigError("quality", None, rule, "Add a table [quality].")
+        if table.quality_at_least is not None:
+            raise ConfigError(
+                "cooptimize.quality_at_least",
+                table.quality_at_least,
+                "needs two models and a table [quality]",
+                "Leave it out, or add them.",
+            )
+        return
+    if num_models != curve.num_models:
+        rule = f"are {num_models} models, and [quality] knows {curve.num_models}"
+        if num_models < 2:
+            rule = f"is one model; routing needs two, and [quality] knows {curve.num_models}"
+        raise ConfigError(
+            "cooptimize.models",
+            str(list(table.models)),
+            rule,
+            "Give the models that the quality is of, from the weakest to the strongest.",
+        )
+    best, _ = curve.best()
+    if table.quality_at_least is not None and table.quality_at_least > best:
+        raise ConfigError(
+            "cooptimize.quality_at_least",
+            table.quality_at_least,
+            f"no load fractions reach it: the highest quality is {best:.4f}, the strongest model's "
+            f"own {curve.alone[-1]:.4f}",
+            f"Ask for at most {math.floor(best * 1e4) / 1e4:g}.",
+        )

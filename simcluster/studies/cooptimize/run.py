@@ -1,0 +1,396 @@
+"""From a scenario with ``[cooptimize]`` to a front of plans and the one to take."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from simcluster.errors import ConfigError
+from simcluster.scenario.check import validated
+from simcluster.scenario.cooptimize_table import CooptimizeTable
+from simcluster.scenario.scenario import Scenario
+from simcluster.studies.cooptimize.database import build_database, candidates
+from simcluster.studies.cooptimize.fleets import Fleet, Stock, preferences
+from simcluster.studies.cooptimize.judge import Confirmed, Judge, Plan, check_limits
+from simcluster.studies.cooptimize.sampling import sampled
+from simcluster.studies.cooptimize.search import Allowed, Found, Space, exhaustive
+from simcluster.units import FloatArray
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage, the number of its steps that are done, and of all."""
+
+BASELINES = (
+    "big model, one GPU type",
+    "big model, mixed GPUs",
+    "routing, uniform split",
+    "co-optimised, one GPU type",
+)
+"""Names of the plans that the chosen one is compared with (BOute, section 3.5)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What a co-optimisation found.
+
+    Attributes
+    ----------
+    judge : Judge
+        Limits, database, stock.
+    found : Found
+        The search and its front.
+    finalists : list of Confirmed
+        Plans simulated token by token, the best first.
+    chosen : Confirmed
+        The first of them that keeps all limits as simulated, else the quickest.
+    kept : bool
+        Whether the chosen one keeps them.
+    baselines : dict of str to Confirmed or None
+        The best plan of each restricted space; None where none keeps the limits.
+    preferences : dict of str to ndarray
+        Thousands of requests per unit of currency by model and GPU type.
+    database_s, search_s, finalists_s : float
+        How long each stage took (s).
+    """
+
+    judge: Judge
+    found: Found
+    finalists: list[Confirmed]
+    chosen: Confirmed
+    kept: bool
+    baselines: Mapping[str, Confirmed | None]
+    preferences: Mapping[str, FloatArray]
+    database_s: float
+    search_s: float
+    finalists_s: float
+
+
+def table_of(scenario: Scenario) -> CooptimizeTable:
+    """Return the table ``[cooptimize]`` of a scenario.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    if "cooptimize" not in scenario.document:
+        raise ConfigError(
+            "cooptimize",
+            None,
+            "the scenario has no such table",
+            "Add [cooptimize] with models = [...] and a budget; docs/boute.md shows one.",
+        )
+    return validated(TypeAdapter(CooptimizeTable), scenario.document["cooptimize"])
+
+
+def cooptimize(
+    scenario: Scenario,
+    *,
+    rate_rps: float | None = None,
+    cache: Path | None = None,
+    jobs: int | None = None,
+    baselines: bool = True,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Search load fractions and fleets together, and confirm the best by simulation.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        From `scenario.file.load`, with a table ``[cooptimize]``.
+    rate_rps : float, optional
+        Offered rate (requests/s); default: the scenario's.
+    cache : Path, optional
+        Folder of simulations, kept as soon as each is done: a killed search goes on from them.
+    jobs : int, optional
+        Processes of the offline stage; default: one per core.
+    baselines : bool
+        Find the restricted plans too.
+    progress : callable, optional
+        Hears of the stages.
+
+    Raises
+    ------
+    ConfigError
+        If a limit cannot be kept, whatever is deployed; says what can.
+    """
+    started = time.perf_counter()
+    judge = prepared(scenario, rate_rps=rate_rps, cache=cache, jobs=jobs, progress=progress)
+    database_s = time.perf_counter() - started
+    space = Space.of(judge)
+    found = _search(space, cache)
+    if not found.front:
+        raise _nothing(space)
+    search_s = time.perf_counter() - started - database_s
+    finalists = _confirmed(judge, found.front, cache, progress)
+    kept = judge.keeps(finalists[0])
+    restricted = _baselines(space, cache) if baselines and len(judge.table.models) == 2 else {}
+    finalists_s = time.perf_counter() - started - database_s - search_s
+    return Outcome(
+        judge,
+        found,
+        finalists,
+        finalists[0],
+        kept,
+        restricted,
+        preferences(judge.database, judge.stock, judge.table.models),
+        database_s,
+        search_s,
+        finalists_s,
+    )
+
+
+def prepared(
+    scenario: Scenario,
+    *,
+    rate_rps: float | None = None,
+    cache: Path | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Judge:
+    """Check the limits and build the database: the offline stage.
+
+    Parameters and errors as in `cooptimize`.
+    """
+    table = table_of(scenario)
+    if scenario.workload.classes:
+        raise ConfigError(
+            "workload.classes",
+            None,
+            "a co-optimisation splits requests by difficulty and knows no classes",
+            "Leave them out, or use `simcluster goodput` with a strategy.",
+        )
+    names = {m.spec.name: m.spec.name for m in scenario.environment.models}
+    names |= _written_names(scenario)
+    for i, name in enumerate(table.models):
+        if name not in names:
+            raise ConfigError(
+                f"cooptimize.models[{i}]",
+                name,
+                "is no model of this scenario",
+                f"It has {', '.join(m.spec.name for m in scenario.environment.models)}; add an "
+                "[[extra_model]].",
+            )
+    table = dataclasses.replace(table, models=tuple(names[name] for name in table.models))
+    curve = None if scenario.quality is None else scenario.quality.curve()
+    check_limits(table, curve)
+    _check_loads(table)
+    rate = rate_rps if rate_rps is not None else scenario.default_rate_rps
+    if rate is None:
+        raise ConfigError(
+            "workload.rate_rps", None, "is missing", "Set the rate that is to be served."
+        )
+    stock = Stock(scenario.environment.clusters)
+    units = candidates(scenario, table)
+    stage: Callable[[int, int], None] | None = None
+    if progress is not None:
+        heard = progress
+
+        def stage(done: int, total: int) -> None:
+            heard("database", done, total)
+
+    database = build_database(scenario, table, units, cache=cache, jobs=jobs, progress=stage)
+    return Judge(scenario, table, database, stock, curve, rate)
+
+
+def _written_names(scenario: Scenario) -> dict[str, str]:
+    """Return models by the names that the document calls them."""
+    tables = [scenario.document["model"], *scenario.document.get("extra_model", ())]
+    models = scenario.environment.models
+    return {
+        str(table["name"]): model.spec.name for table, model in zip(tables, models, strict=True)
+    }
+
+
+def _check_loads(table: CooptimizeTable) -> None:
+    if list(table.loads) != sorted(set(table.loads)):
+        raise ConfigError(
+            "cooptimize.loads",
+            str(list(table.loads)),
+            "must rise, without repeats",
+            f"Write {sorted(set(table.loads))}.",
+        )
+
+
+def _search(space: Space, cache: Path | None) -> Found:
+    table = space.judge.table
+    simulate = table.evaluate == "simulation"
+    sampler = table.sampler
+    if sampler == "auto":
+        sampler = "gp" if simulate else "exhaustive"
+        if len(table.models) > 2:
+            sampler = "gp" if simulate else "nsga2"
+    if sampler == "exhaustive" and simulate:
+        raise ConfigError(
+            "cooptimize.sampler",
+            "exhaustive",
+            "would simulate every combination",
+            'Use evaluate = "database", or the sampler "gp", "nsga2" or "random".',
+        )
+    if sampler == "exhaustive":
+        return exhaustive(space)
+    return sampled(
+        space,
+        sampler,
+        table.evaluations,
+        stable=table.stable,
+        seed=table.seeds[0],
+        cache=cache,
+        simulate=simulate,
+    )
+
+
+def ranked(judge: Judge, plans: Sequence[Plan]) -> list[Plan]:
+    """Return plans in the order of the goal."""
+    keys: dict[str, Callable[[Plan], tuple[float, ...]]] = {
+        "cost": lambda p: (p.cost_per_hour, p.latency_s),
+        "latency": lambda p: (p.latency_s, p.cost_per_hour),
+        "quality": lambda p: (-p.quality, p.cost_per_hour),
+    }
+    return sorted(plans, key=keys[judge.table.goal])
+
+
+def _confirmed(
+    judge: Judge, front: Sequence[Plan], cache: Path | None, progress: Progress | None = None
+) -> list[Confirmed]:
+    """Simulate the best plans until as many as wanted keep the limits; the best one first.
+
+    Where none of three times as many does, the quickest is the best.
+    """
+    wanted, confirmed = judge.table.finalists, []
+    num_kept = 0
+    for plan in ranked(judge, front)[: 3 * wanted]:
+        try:
+            one = judge.confirm(plan, cache)
+        except ConfigError:
+            continue  # its instances cannot be packed on the nodes
+        confirmed.append(one)
+        num_kept += judge.keeps(one)
+        if progress:
+            progress("finalists", len(confirmed), 3 * wanted)
+        if num_kept >= wanted:
+            break
+    if not confirmed:
+        raise ConfigError(
+            "cooptimize",
+            None,
+            "no plan can be packed on the nodes",
+            "Add nodes or smaller tp_sizes.",
+        )
+    keys: dict[str, Callable[[Confirmed], float]] = {
+        "cost": lambda c: c.plan.cost_per_hour,
+        "latency": lambda c: c.latency_s,
+        "quality": lambda c: -c.plan.quality,
+    }
+    by_goal = keys[judge.table.goal]
+    return sorted(
+        confirmed,
+        key=lambda c: (False, by_goal(c)) if judge.keeps(c) else (True, c.latency_s),
+    )
+
+
+def _nothing(space: Space) -> ConfigError:
+    """Return why no plan keeps all limits: the cheapest without a budget, or the quickest with."""
+    judge = space.judge
+    table = judge.table
+
+    def front_of(freer: CooptimizeTable) -> list[Plan]:
+        freer = dataclasses.replace(freer, objectives=("cost", "latency"))
+        other = dataclasses.replace(judge, table=freer)
+        return exhaustive(dataclasses.replace(space, judge=other)).front
+
+    if len(table.models) > 2:
+        return ConfigError(
+            "cooptimize", None, "the search found no plan within all limits", "Loosen one."
+        )
+    if table.budget_per_hour is not None and (
+        plans := front_of(dataclasses.replace(table, budget_per_hour=None))
+    ):
+        cheapest = min(plans, key=lambda p: p.cost_per_hour)
+        return ConfigError(
+            "cooptimize.budget_per_hour",
+            table.budget_per_hour,
+            f"is below the cheapest plan within the other limits: {described(judge, cheapest)}, "
+            f"{cheapest.cost_per_hour:.2f} per hour",
+            f"Raise it to {math.ceil(100 * cheapest.cost_per_hour) / 100:g}, or loosen a limit.",
+        )
+    if table.latency_at_most_s is not None and (
+        plans := front_of(dataclasses.replace(table, latency_at_most_s=None))
+    ):
+        quickest = min(plans, key=lambda p: p.latency_s)
+        return ConfigError(
+            "cooptimize.latency_at_most_s",
+            table.latency_at_most_s,
+            f"is below the least latency within the other limits: {described(judge, quickest)}, "
+            f"{quickest.latency_s:.2f} s",
+            "Raise it, or the budget or stock.",
+        )
+    return ConfigError(
+        "workload.rate_rps",
+        judge.rate_rps,
+        "no plan within budget and stock carries it",
+        "Lower it, or add GPUs or budget.",
+    )
+
+
+def described(judge: Judge, plan: Plan) -> str:
+    """Return a plan in words."""
+    parts = [
+        f"{100 * fraction:.3g} % to {model} on {fleet}"
+        for model, fraction, fleet in zip(
+            judge.table.models, plan.fractions, plan.fleets, strict=True
+        )
+        if fleet.parts
+    ]
+    return "; ".join(parts)
+
+
+# Baselines --------------------------------------------------------------------------------------
+
+
+def _types(fleets: Sequence[Fleet]) -> set[str]:
+    return {unit.gpu for fleet in fleets for unit, _ in fleet.parts}
+
+
+def _only_big(fleets: Sequence[Fleet]) -> bool:
+    return not fleets[0].parts
+
+
+def _uniform(fleets: Sequence[Fleet]) -> bool:
+    """One GPU type, and as many GPUs for one model as for the other."""
+    counts = [sum(unit.num_gpus * n for unit, n in fleet.parts) for fleet in fleets]
+    return min(counts) > 0 and len(_types(fleets)) == 1 and counts[0] == counts[1]
+
+
+def rules() -> dict[str, Allowed]:
+    """Return what each of `BASELINES` allows."""
+    return dict(
+        zip(
+            BASELINES,
+            (
+                lambda fleets: _only_big(fleets) and len(_types(fleets)) == 1,
+                _only_big,
+                _uniform,
+                lambda fleets: len(_types(fleets)) == 1,
+            ),
+            strict=True,
+        )
+    )
+
+
+def restricted(space: Space, allowed: Allowed) -> list[Plan]:
+    """Return the front of the plans that a baseline allows, within the limits."""
+    return exhaustive(space, allowed).front
+
+
+def _baselines(space: Space, cache: Path | None) -> dict[str, Confirmed | None]:
+    found: dict[str, Confirmed | None] = {}
+    for name, allowed in rules().items():
+        front = restricted(space, allowed)
+        found[name] = _confirmed(space.judge, front, cache)[0] if front else None
+    return found

@@ -1,0 +1,67 @@
+"""The command ``simcluster goodput``: thin."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def run(
+    scenario: Any,
+    *,
+    tolerance: float,
+    max_requests: int,
+    by_rate: bool,
+    jobs: int | None,
+    dask: str | None,
+    out: Path | None,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Search, write, print."""
+    from simcluster.studies.goodput import find, simulate_cells, store, tables
+    from simcluster.studies.goodput.by_rate import compare_by_rate
+
+    shown = sys.stderr.isatty()
+    total = len(scenario.strategies)
+
+    def progress(done: int, runs: int) -> None:
+        click.echo(
+            f"\rsearching: {runs} runs, {done} of {total} strategies done", err=True, nl=False
+        )
+
+    try:
+        with contextlib.ExitStack() as stack:
+            simulate: Any = functools.partial(simulate_cells, jobs=jobs, dask=dask)
+            if out is not None:
+                kept = store.writing(out, scenario, jobs=jobs, dask=dask, replace=replace)
+                simulate = stack.enter_context(kept)
+            found = find(
+                scenario,
+                tolerance=tolerance,
+                max_requests=max_requests,
+                simulate=simulate,
+                progress=progress if shown else None,
+            )
+            if out is not None:  # before it is compared: whatever happens then, it is not lost
+                tables.write(found, simulate.folder, compared=False)
+            pairs = compare_by_rate(found, simulate) if by_rate else None
+            if out is not None:
+                tables.write(found, simulate.folder, pairs)
+    except KeyboardInterrupt:
+        if out is not None:
+            click.echo("\nFinished runs are kept; the same command goes on from them.", err=True)
+        raise
+    finally:
+        if shown:
+            click.echo(err=True)
+    if as_json:
+        click.echo(json.dumps(tables.as_json(found, pairs), indent=2))
+    else:
+        click.echo(tables.as_text(found, pairs), nl=False)

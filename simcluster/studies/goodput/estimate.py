@@ -1,0 +1,337 @@
+"""From replications at two rates to a goodput with its interval, and to comparisons."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from simcluster.studies.goodput import student
+from simcluster.units import FloatArray
+
+CONFIDENCE: Final = 0.95
+"""Of every interval here: of each alone, not of all together."""
+_LEAST_DEGREES: Final = 4  # of freedom that controls must leave
+_FARTHEST: Final = math.log(100.0)  # of a crossing from the rates: beyond, it is not one
+_MOST: Final = 700.0  # logarithm of what is still a number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What the replications at one rate gave.
+
+    Attributes
+    ----------
+    rate_rps : float
+        Offered rate (requests/s).
+    counted : ndarray
+        Requests counted in each replication for each criterion, shape ``(num_replications,
+        num_criteria)``: one column if the targets count jointly, else one for each target.
+    met : ndarray
+        Of them those that met it, same shape.
+    arrivals : ndarray
+        Logarithm of the rate at which requests came in each replication over `rate_rps`, shape
+        ``(num_replications,)``.
+    controls : ndarray
+        Logarithms of other sums of what was asked for over their expectations, such as tokens,
+        shape ``(num_replications, num_controls)``.
+    """
+
+    rate_rps: float
+    counted: FloatArray
+    met: FloatArray
+    arrivals: FloatArray
+    controls: FloatArray
+
+    @property
+    def attainments(self) -> FloatArray:
+        """Share over all replications of each criterion, shape ``(num_criteria,)``."""
+        result: FloatArray = self.met.sum(axis=0) / np.maximum(self.counted.sum(axis=0), 1)
+        return result
+
+    @property
+    def attainment(self) -> float:
+        """Share over all replications, of the criterion that is met least."""
+        return float(self.attainments.min())
+
+    def logits(self) -> FloatArray:
+        """Log odds of each criterion in each replication, shape ``(num_criteria, num_repl.)``.
+
+        Their means are those of all replications together, with half a request added to those that
+        met and to those that missed so that none is infinite; around that the log odds of a single
+        replication are linear in its share, so that its noise does not bias them.
+        """
+        counted = self.counted.sum(axis=0)
+        pooled = (self.met.sum(axis=0) + 0.5) / (counted + 1)
+        shares = self.met / np.maximum(self.counted, 1)
+        weights = self.counted / np.maximum(counted / len(self.counted), 1)
+        away = (shares - self.attainments) * weights
+        result: FloatArray = (np.log(pooled / (1 - pooled)) + away / (pooled * (1 - pooled))).T
+        return result
+
+
+def logit(share: float) -> float:
+    """Log odds of `share`, which is above 0 and below 1."""
+    return math.log(share / (1 - share))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """An estimate and its 95 % interval, in one unit."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A goodput from replications at two rates.
+
+    Attributes
+    ----------
+    log_rate : float
+        Logarithm of the goodput (requests/s).
+    slope : float
+        Fall of the log odds of attainment per unit of the logarithm of the rate.
+    influence : ndarray
+        By how much the noise of each replication moves `log_rate`: the squares sum to its
+        variance. Shape ``(2 * num_replications,)``, those of the lower rate first.
+    degrees : int
+        Effective degrees of freedom of that variance.
+    """
+
+    log_rate: float
+    slope: float
+    influence: FloatArray
+    degrees: int
+
+    @property
+    def variance(self) -> float:
+        """Variance of `log_rate`."""
+        return float((self.influence**2).sum())
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the 95 % interval of `log_rate`."""
+        return half_width(math.sqrt(self.variance), self.degrees)
+
+    @property
+    def interval(self) -> Interval:
+        """The goodput (requests/s)."""
+        return _exp(self.log_rate, self.half_width)
+
+
+def half_width(error: float, degrees: int) -> float:
+    """Return half the width of the 95 % interval of an estimate with this standard error."""
+    return student.quantile(0.5 + CONFIDENCE / 2, degrees) * error
+
+
+def cross(low: Counts, high: Counts, target: float) -> Estimate | None:
+    """Return the goodput near two rates, or None where attainment hardly falls between them.
+
+    Parameters
+    ----------
+    low, high : Counts
+        Independent replications at two rates, equally many at each.
+    target : float
+        Attainment wanted, above 0 and below 1: of each criterion.
+
+    Returns
+    -------
+    Estimate or None
+        Of the criterion whose attainment crosses the target first.
+
+    Notes
+    -----
+    Least squares: the log odds of a replication are taken as straight in the logarithm of the rate
+    at which its requests really came, and in the logarithms of its other controls. So a replication
+    that by chance asked for more than its rate says counts as one at a higher load. The controls
+    have known expectations, so unlike conditioning on them this removes their noise without
+    shifting the attainment (Lavenberg and Welch, 1981).
+
+    Residuals are divided by ``sqrt(1 - leverage)``, so that two rates may differ in their noise
+    (MacKinnon and White, 1985, HC2).
+    """
+    found: Estimate | None = None
+    for column, (below, above) in enumerate(zip(low.logits(), high.logits(), strict=True)):
+        estimate = _fit(low, high, np.concatenate([below, above]), target)
+        if estimate is None:
+            worst = min(low.attainments[column], high.attainments[column])
+            if worst >= target:
+                continue  # is met, and does not fall
+            return None
+        if found is None or estimate.log_rate < found.log_rate:
+            found = estimate
+    return found
+
+
+def _fit(low: Counts, high: Counts, log_odds: FloatArray, target: float) -> Estimate | None:
+    size = len(low.arrivals)
+    gap = math.log(high.rate_rps / low.rate_rps)
+    offered = np.repeat([-gap / 2, gap / 2], size)
+    arrivals = np.concatenate([low.arrivals, high.arrivals])
+    columns = [np.ones(2 * size), offered + arrivals]
+    controls = np.concatenate([low.controls, high.controls])
+    for control in controls.T:
+        if control.std() > 0 and 2 * size - len(columns) > _LEAST_DEGREES:
+            columns.append(control)
+    design = np.stack(columns, axis=-1)
+    solve = np.linalg.pinv(design)
+    level, slope = (solve @ log_odds)[:2]
+    if not slope < 0:
+        return None
+    leverage = np.einsum("ik,ki->i", design, solve)
+    residuals = log_odds - design @ (solve @ log_odds)
+    noise = residuals / np.sqrt(np.maximum(1 - leverage, 1e-9))
+    place = (logit(target) - float(level)) / float(slope)
+    if abs(place) > _FARTHEST:
+        return None
+    influence = -(solve[0] + place * solve[1]) / float(slope) * noise
+    degrees = effective_degrees(influence, 2 * size - design.shape[1])
+    middle = (math.log(low.rate_rps) + math.log(high.rate_rps)) / 2
+    return Estimate(
+        log_rate=middle + place,
+        slope=-float(slope),
+        influence=influence,
+        degrees=degrees,
+    )
+
+
+def effective_degrees(influence: FloatArray, most: int) -> int:
+    """Return the degrees of freedom of the variance of an estimate from two groups of runs.
+
+    Parameters
+    ----------
+    influence : ndarray
+        As in `Estimate`.
+    most : int
+        Degrees of freedom if all runs count and vary alike.
+
+    Notes
+    -----
+    Welch and Satterthwaite: where the runs of one group decide, only they count.
+    """
+    groups = (influence**2).reshape(2, -1).sum(axis=1)
+    if not groups.any():
+        return most
+    return max(1, round(most / 2 * float(groups.sum() ** 2 / (groups**2).sum())))
+
+
+def _exp(centre: float, half: float) -> Interval:
+    return Interval(
+        value=math.exp(centre),
+        low=math.exp(centre - half),
+        high=math.exp(centre + half) if centre + half < _MOST else math.inf,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Two strategies.
+
+    Attributes
+    ----------
+    first, second : str
+        Their names; the first has the higher estimate.
+    ratio : Interval
+        Goodput of the first over that of the second.
+    difference_rps : Interval
+        Goodput of the first less that of the second (requests/s).
+    p_value : float
+        Two-sided, of the ratio being 1; of this pair alone.
+    paired : bool
+        Whether they met the same requests.
+    """
+
+    first: str
+    second: str
+    ratio: Interval
+    difference_rps: Interval
+    p_value: float
+    paired: bool
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval of the ratio leaves 1 out."""
+        return self.ratio.low > 1.0
+
+    def __str__(self) -> str:
+        gain, low, high = (
+            100 * (x - 1) for x in (self.ratio.value, self.ratio.low, self.ratio.high)
+        )
+        apart = "" if self.paired else ", on different requests"
+        if self.decided:
+            return (
+                f"{self.first} beats {self.second} by {gain:.3g} % "
+                f"(95 %: {low:.3g} to {high:.3g}){apart}"
+            )
+        return (
+            f"{self.first} and {self.second}: undecided, {gain:+.2g} % "
+            f"(95 %: {low:+.2g} to {high:+.2g}){apart}"
+        )
+
+
+def compare(
+    first: str, one: Estimate, second: str, other: Estimate, *, paired: bool = True
+) -> Compared:
+    """Compare two goodputs.
+
+    Parameters
+    ----------
+    first, second : str
+        Names of the strategies, in any order.
+    one, other : Estimate
+        Their goodputs.
+    paired : bool
+        They come from the same replications and are compared pair by pair; else they are
+        independent, and may rest on different numbers of replications.
+
+    Raises
+    ------
+    ValueError
+        If they are paired and do not rest on equally many replications.
+    """
+    if paired and one.influence.shape != other.influence.shape:
+        sizes = f"{one.influence.size} and {other.influence.size}"
+        raise ValueError(f"paired goodputs rest on the same replications, not on {sizes}")
+    if one.log_rate < other.log_rate:
+        first, one, second, other = second, other, first, one
+    ratio = one.log_rate - other.log_rate
+    error, degrees = _error_of_difference(one, other, (1.0, 1.0), paired=paired)
+    p_value = 0.0 if ratio else 1.0
+    if error > 0:
+        p_value = 2 * (1 - student.cdf(ratio / error, degrees))
+    rates = math.exp(one.log_rate), math.exp(other.log_rate)
+    gap = rates[0] - rates[1]
+    half = half_width(*_error_of_difference(one, other, rates, paired=paired))
+    return Compared(
+        first=first,
+        second=second,
+        ratio=_exp(ratio, half_width(error, degrees)),
+        difference_rps=Interval(value=gap, low=gap - half, high=gap + half),
+        p_value=p_value,
+        paired=paired,
+    )
+
+
+def _error_of_difference(
+    one: Estimate, other: Estimate, factors: tuple[float, float], *, paired: bool
+) -> tuple[float, int]:
+    """Return standard error and degrees of freedom of ``factors[0] * one - factors[1] * other``.
+
+    Paired, the noise of each replication is subtracted before it is squared. Independent, the
+    variances add up, with the degrees of freedom of Welch and Satterthwaite.
+    """
+    if paired:
+        noise = factors[0] * one.influence - factors[1] * other.influence
+        return math.sqrt(float((noise**2).sum())), min(one.degrees, other.degrees)
+    parts = factors[0] ** 2 * one.variance, factors[1] ** 2 * other.variance
+    total = sum(parts)
+    if not total > 0:
+        return 0.0, min(one.degrees, other.degrees)
+    shares = parts[0] / total, parts[1] / total  # squares of the variances could underflow
+    degrees = 1 / (shares[0] ** 2 / one.degrees + shares[1] ** 2 / other.degrees)
+    return math.sqrt(total), max(1, round(degrees))

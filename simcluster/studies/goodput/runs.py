@@ -1,0 +1,508 @@
+"""Goodputs of the strategies of a scenario: the simulator answers their searches, on all cores."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from simcluster.errors import ConfigError, DataError
+from simcluster.frames.metrics import mean_gpus, members_of, met_targets, request_metrics, window
+from simcluster.frames.schema import Columns
+from simcluster.rng import stream
+from simcluster.roofline.base import StepShape
+from simcluster.runs.executor import outcomes
+from simcluster.runs.recorded import digest_of
+from simcluster.runs.simulate import run
+from simcluster.scenario.scenario import Scenario
+from simcluster.strategies import Strategy
+from simcluster.strategies.base import dry_run
+from simcluster.studies.goodput import arguments
+from simcluster.studies.goodput.estimate import Compared
+from simcluster.studies.goodput.pairs import compare_all
+from simcluster.studies.goodput.search import (
+    Located,
+    Outcome,
+    Search,
+    Settings,
+    Verdict,
+    Wanted,
+    search,
+)
+from simcluster.workload import WorkloadSettings, build
+from simcluster.workload.base import EndlessArrivals
+from simcluster.workload.build import fit
+
+_MANY: Final = 500_000
+WARMUP: Final = 0.3
+"""Share of the arrival time that is not counted: about six stays of a request. What the empty start
+still adds to a goodput then is 0 to 2 % (measured: docs/goodput.md)."""
+TARGETS: Final = ("ttft", "tpot", "e2el")
+TARGETS_PER_RUN: Final = 20.0
+"""Shortest run, in targets of the TTFT or the end-to-end latency."""
+Progress = Callable[[int, int], None]
+"""Called with the number of strategies that are done and of all runs so far."""
+
+
+class Cell(NamedTuple):
+    """One run of a search: all that its outcome depends on, beside the scenario."""
+
+    strategy: str
+    rate_rps: float
+    seed: int
+    num_requests: int
+
+
+Simulate = Callable[[Scenario, Sequence[Cell]], Sequence[Outcome]]
+"""Runs cells, in any order and anywhere, and returns their outcomes in the order of the cells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Goodputs of the strategies of a scenario, on the same requests.
+
+    Attributes
+    ----------
+    scenario : Scenario
+        What was searched.
+    settings : Settings
+        How.
+    seed : int
+        What the seeds of the replications follow from.
+    num_gpus : dict of str to int
+        GPUs of each strategy; of an autoscaled one those of its most instances in service.
+    verdicts : dict of str to Verdict
+        By strategy, in the order of the scenario.
+    ramps_s : dict of str to float
+        Of the autoscaled strategies: the least time until all instances can serve (s).
+    """
+
+    scenario: Scenario
+    settings: Settings
+    seed: int
+    num_gpus: dict[str, int]
+    verdicts: dict[str, Verdict]
+    ramps_s: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def comparisons(self) -> list[Compared]:
+        """Every pair of strategies that have a goodput, the best first (`compare_verdicts`)."""
+        return compare_all(self.verdicts)
+
+    def mean_gpus(self, name: str) -> float:
+        """GPUs that a strategy holds at its goodput, mean over what is counted of its runs.
+
+        NaN if it is autoscaled and has no goodput, or if its runs do not say.
+        """
+        if name not in self.ramps_s:
+            return float(self.num_gpus[name])
+        verdict = self.verdicts[name]
+        if verdict.estimate is None:
+            return math.nan
+        stage = verdict.stages[-1]
+        return stage.mean_at(stage.place_of(self.settings.target), "mean_gpus")
+
+
+def find(
+    scenario: Scenario,
+    *,
+    seed: int | None = None,
+    tolerance: float = 0.03,
+    replications: int = 5,
+    max_requests: int = 200_000,
+    jobs: int | None = None,
+    dask: str | None = None,
+    simulate: Simulate | None = None,
+    progress: Progress | None = None,
+    starts: Mapping[str, float | Located] | None = None,
+) -> Found:
+    """Find the goodput of every strategy of `scenario`.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Its rates, run length, seeds but the first, warm-up and cool-down are not used.
+    seed : int, optional
+        The seeds of the replications are drawn from this one; default: the scenario's first.
+    tolerance : float
+        Half width of the 95 % interval over the goodput, > 0.
+    replications : int
+        Runs at each of the two rates that a goodput rests on, >= 3; the same for all strategies.
+    max_requests : int
+        Longest run (requests).
+    jobs : int, optional
+        Processes; default: one per core. 1 runs in this process.
+    dask : str, optional
+        Address of a Dask scheduler, in place of the processes.
+    simulate : callable, optional
+        Runs the cells in place of `simulate_cells`.
+    progress : callable, optional
+        Called after each round of runs.
+    starts : mapping of str to float or Located, optional
+        Where to start with a strategy, if better is known than what the step times say: a rate
+        (requests/s), or about where attainment crosses the target.
+
+    Returns
+    -------
+    Found
+        A verdict per strategy.
+
+    Raises
+    ------
+    ConfigError
+        If there are no targets, the arrivals cannot be drawn anew at any rate, a strategy does not
+        fit the machines, or an argument cannot be meant.
+    DataError
+        If no strategy meets the targets even when requests are alone.
+    """
+    arguments.refuse(
+        scenario,
+        seed=seed,
+        tolerance=tolerance,
+        replications=replications,
+        max_requests=max_requests,
+    )
+    check(scenario)
+    slo, strictest = scenario.environment.slo, scenario.environment.slo.strictest()
+    waits = [t for t in (strictest.ttft_s, strictest.e2el_s) if t is not None]
+    settings = Settings(
+        target=slo.attainment,
+        tolerance=tolerance,
+        replications=replications,
+        max_requests=max_requests,
+        least_s=TARGETS_PER_RUN * min(waits, default=0.0),
+    )
+    seed = scenario.run.seeds[0] if seed is None else seed
+    guesses = {s.name: guess(scenario, s) for s in scenario.strategies}
+    if simulate is None:
+        simulate = functools.partial(simulate_cells, jobs=jobs, dask=dask)
+    rounds = _Rounds(scenario, seed, simulate, progress)
+    known = starts or {}
+    verdicts = rounds.answer(
+        {
+            name: search(known.get(name, own.rate_rps), _with_ramp(settings, own.ramp_s))
+            for name, own in guesses.items()
+        }
+    )
+    if all(v.status == "unattainable" for v in verdicts.values()):
+        best = "; ".join(f"{name} {best_achievable(v)}" for name, v in verdicts.items())
+        share = 100 * slo.attainment
+        raise DataError(
+            f"no strategy meets the targets for {share:g} % of the requests even when they are "
+            f"alone: {best}. Loosen slo.ttft_s, slo.tpot_s or slo.e2el_s."
+        )
+    return Found(
+        scenario=scenario,
+        settings=settings,
+        seed=seed,
+        num_gpus={name: own.num_gpus for name, own in guesses.items()},
+        verdicts=verdicts,
+        ramps_s={n: own.ramp_s for n, own in guesses.items() if own.ramp_s is not None},
+    )
+
+
+def _with_ramp(settings: Settings, ramp_s: float | None) -> Settings:
+    """Return settings whose runs count nothing before all instances could have started."""
+    if not ramp_s:
+        return settings
+    whole_s = ramp_s / WARMUP
+    least_s = max(settings.least_s, whole_s)
+    return dataclasses.replace(settings, least_s=least_s, scout_s=whole_s)
+
+
+def best_achievable(verdict: Verdict) -> str:
+    """Return the latencies of requests that are alone, in words."""
+    probe = verdict.alone
+    if probe is None:
+        return ""
+    parts = [
+        f"{key.upper()} P50 {probe.mean(f'{key}_s_p50'):.3g} s, "
+        f"P90 {probe.mean(f'{key}_s_p90'):.3g} s"
+        for key in TARGETS
+        if not math.isnan(probe.mean(f"{key}_s_p50"))
+    ]
+    return ", ".join(parts) or "finishes no request"
+
+
+def check(scenario: Scenario) -> None:
+    """Refuse what has no goodput to search for.
+
+    Raises
+    ------
+    ConfigError
+        If there are no targets or all requests must meet them, a strategy routes between models,
+        or the arrivals cannot be drawn at any rate.
+    """
+    slo = scenario.environment.slo
+    if not slo.has_targets:
+        remedy = "Add slo.ttft_s, slo.tpot_s or slo.e2el_s."
+        raise ConfigError("slo", None, "a goodput needs at least one latency target", remedy)
+    if slo.attainment >= 1:
+        rule = "no rate keeps every single request of an endless stream within targets"
+        raise ConfigError("slo.attainment", slo.attainment, rule, "Use 0.999 or less.")
+    for strategy in scenario.strategies:
+        if strategy.kind == "routed":
+            rule = "a search takes strategies of one model on one type of GPU"
+            remedy = "Use `simcluster compare` with rates."
+            raise ConfigError(f"strategy.{strategy.name}.kind", strategy.kind, rule, remedy)
+    process = scenario.workload.arrival_process
+    if not isinstance(process, EndlessArrivals) or process.own_rate_rps is not None:
+        raise ConfigError(
+            "workload.arrivals",
+            getattr(process, "kind", "trace"),
+            "a search needs arrivals that can be drawn anew at any rate and length",
+            "Use poisson, gamma, constant or on-off, or `simcluster compare` with rates.",
+        )
+
+
+# Where to start ---------------------------------------------------------------------------------
+
+
+class Guess(NamedTuple):
+    """Where the search for a goodput starts.
+
+    Attributes
+    ----------
+    rate_rps : float
+        About the most that the strategy can carry (requests/s).
+    num_gpus : int
+        Its GPUs; of an autoscaled strategy those of its most instances in service.
+    ramp_s : float or None
+        Of an autoscaled strategy: the least time until all instances can serve (s).
+    """
+
+    rate_rps: float
+    num_gpus: int
+    ramp_s: float | None
+
+
+def guess(scenario: Scenario, strategy: Strategy) -> Guess:
+    """Return a rate (requests/s) near the most that `strategy` can carry, and its GPUs.
+
+    Each instance prefills prompts one at a time and decodes in the largest batch that its memory,
+    its sequence limit and the TPOT target allow, with lengths at their means. Where instances come
+    and go the most in service are meant.
+    """
+    environment = scenario.environment
+    cluster = dry_run(environment, strategy)
+    lengths = scenario.workload.length_distribution
+    assert lengths is not None, "endless arrivals have a length distribution"
+    prompts, outputs = lengths.draw(1000, stream(0, "lengths"))
+    longest = environment.model.max_model_len
+    prompt = int(np.minimum(prompts, longest).mean())
+    output = float(np.minimum(outputs, longest).mean())
+    context = prompt + int(output / 2)
+    rates = {"prefill": 0.0, "decode": 0.0, "mixed": 0.0}
+    count = Counter(placed.role for placed in cluster.placed)
+    growth = {role: most / count[role] for role, most in cluster.most_instances.items()}
+    for placed in cluster.placed:
+        instance, pool = placed.instance, placed.role
+        lane: Any = getattr(instance, "lanes", [instance])[0]
+        seqs = getattr(strategy, "max_num_seqs", None) or environment.engine.max_num_seqs
+        fit = instance.free_blocks // max(1, instance.blocks_for(context))
+        batch = max(1, min(seqs, fit))
+        limit = environment.slo.strictest().tpot_s or math.inf
+        while batch > 1 and _decode_s(lane, batch, context) > limit:
+            batch = batch * 3 // 4
+        decode_s = (output - 1) * _decode_s(lane, batch, context) / batch
+        prefill_s = instance.prefill_s(max(1, prompt))
+        busy_s = {"prefill": prefill_s, "decode": decode_s, "mixed": prefill_s + decode_s}[pool]
+        rates[pool] += growth[pool] / max(busy_s, 1e-9)
+    split = [rates[pool] for pool in ("prefill", "decode") if rates[pool]]
+    return Guess(
+        rate_rps=rates["mixed"] + (min(split) if split else 0.0),
+        num_gpus=cluster.most_gpus,
+        ramp_s=max((scaled.ramp_s for scaled in cluster.scaled), default=None),
+    )
+
+
+def _decode_s(lane: Any, batch: int, context: int) -> float:
+    shape = StepShape(batch, batch * context, (), batch, batch * context)
+    return float(lane.step_time.step_s(shape))
+
+
+# Runs -------------------------------------------------------------------------------------------
+
+
+def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
+    """Return what the search needs of one run.
+
+    Parameters
+    ----------
+    columns : mapping or pandas.DataFrame
+        The requests frame: all requests.
+    scenario : Scenario
+        Its targets, criterion and metric.
+    rate_rps : float
+        Offered rate (requests/s).
+
+    Returns
+    -------
+    Outcome
+        Without the first 30 % of the arrival time. One criterion if the targets count jointly, else
+        one for each target; with classes so many for each class.
+    """
+    slo = scenario.environment.slo
+    arrival = np.asarray(columns["arrival_s"], dtype=np.float64)
+    end = float(arrival[-1])
+    kept = window(columns, WARMUP * end, 0.0)
+    met = met_targets(columns, slo)
+    names = TARGETS if slo.criterion == "marginal" else ("joint",)
+    latency = request_metrics(columns, slo.metric)
+    statistics: dict[str, float] = {}
+    for key in TARGETS:
+        values = latency[f"{key}_s"][kept]
+        values = values[~np.isnan(values)]
+        points = np.quantile(values, (0.5, 0.9, 0.99)) if values.size else [math.nan] * 3
+        for percent, value in zip((50, 90, 99), points, strict=True):
+            statistics[f"{key}_s_p{percent}"] = float(value)
+        statistics[f"{key}_attainment"] = float(met[key][kept].mean())
+    members = members_of(columns, slo)
+    for name, own in members.items():
+        for key in (*TARGETS, "joint"):
+            within = met[key][kept & own]
+            share = float(within.mean()) if within.size else math.nan
+            statistics[f"{name}.{key}_attainment"] = share
+    groups = [kept & own for own in members.values()] or [kept]
+    statistics["output_tokens"] = float(np.asarray(columns["num_output_tokens"])[kept].mean())
+    late = kept & (arrival >= (1 + WARMUP) / 2 * end)
+    counted = int(kept.sum())
+    rejected = np.asarray(columns["status"], dtype=object) == "rejected"
+    stay = latency["e2el_s"][kept]
+    stay = stay[~np.isnan(stay)]
+    left = np.asarray(columns["last_output_s"], dtype=np.float64)
+    came = int(((arrival > end / 2) & ~rejected).sum())
+    went = int(((left > end / 2) & (left <= end)).sum())
+    asked = [np.asarray(columns[name])[kept & ~rejected] for name in ("prompt_len", "output_len")]
+    return Outcome(
+        counted=tuple(int(group.sum()) for group in groups for _ in names),
+        met=tuple(int(met[name][group].sum()) for group in groups for name in names),
+        residence_s=float(stay.mean()) if stay.size else math.nan,
+        arrivals=math.log(counted / ((1 - WARMUP) * end * rate_rps)),
+        controls=tuple(
+            math.log(tokens.sum() / (counted * mean)) if tokens.size else 0.0
+            for tokens, mean in zip(asked, mean_lengths(scenario), strict=True)
+        ),
+        drift=max(_drift(met["joint"], group, group & late) for group in groups),
+        growth=(came - went) / max(came, 1),
+        statistics=statistics,
+    )
+
+
+def _drift(met: npt.NDArray[np.bool_], all_: npt.NDArray[np.bool_], late: Any) -> float:
+    """Return the share of `all_` that met its targets less that of the `late` ones; 0 of none."""
+    return float(met[all_].mean() - met[late].mean()) if late.any() else 0.0
+
+
+@functools.lru_cache(maxsize=16)
+def _mean_lengths(
+    settings: WorkloadSettings, max_model_len: int, contents: str
+) -> tuple[float, float]:
+    """Return the means of `settings`, for as long as its files have the same `contents`."""
+    lengths = settings.length_distribution
+    assert lengths is not None, "endless arrivals have a length distribution"
+    drawn = lengths.draw(_MANY, stream(0, "mean lengths"))
+    prompt, output, rejected = fit(*drawn, max_model_len, settings.on_too_long)
+    return float((prompt * ~rejected).mean()), float((output * ~rejected).mean())
+
+
+def mean_lengths(scenario: Scenario) -> tuple[float, float]:
+    """Return the expected prompt and output (tokens) of a request; those rejected have none.
+
+    From half a million draws: to 0.3 % where the standard deviation is twice the mean.
+    """
+    longest = scenario.environment.model.max_model_len
+    return _mean_lengths(scenario.workload, longest, digest_of(scenario.workload))
+
+
+def simulate_cell(scenario: Scenario, cell: Cell) -> Outcome:
+    """Simulate one run of a search: that of `simulate` with as many requests."""
+    settings = dataclasses.replace(
+        scenario.workload, num_requests=cell.num_requests, duration_s=None
+    )
+    environment = scenario.environment
+    workload = build(
+        settings,
+        seed=cell.seed,
+        rate_rps=cell.rate_rps,
+        max_model_len=environment.model.max_model_len,
+    )
+    result = run(environment, scenario.strategy(cell.strategy), workload, seed=cell.seed)
+    end = float(workload.arrival_s[-1])
+    one = outcome(result.columns["requests"], scenario, cell.rate_rps)
+    held = mean_gpus(result.columns["instances"], WARMUP * end, end)
+    return dataclasses.replace(one, statistics={**one.statistics, "mean_gpus": held})
+
+
+def simulate_cells(
+    scenario: Scenario,
+    cells: Sequence[Cell],
+    *,
+    jobs: int | None = None,
+    dask: str | None = None,
+    done: Callable[[Cell, Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Run `cells` on the cores of this machine or on a Dask cluster (`executor.outcomes`).
+
+    The longest first, so that short ones fill the gaps at the end. `done` is called with each
+    outcome as soon as it is there.
+    """
+    order = sorted(range(len(cells)), key=lambda i: -cells[i].num_requests)
+    calls = [(scenario, cells[i], i) for i in order]
+    by_place: dict[int, Outcome] = {}
+    with contextlib.closing(outcomes(_placed, calls, jobs=jobs, dask=dask)) as came:
+        for place, one in came:
+            by_place[place] = one
+            if done:
+                done(cells[place], one)
+    return [by_place[i] for i in range(len(cells))]
+
+
+def _placed(scenario: Scenario, cell: Cell, place: int) -> tuple[int, Outcome]:
+    return place, simulate_cell(scenario, cell)
+
+
+def replication_seed(seed: int, replication: int) -> int:
+    """Return the seed of the run of a replication: `simulate` with it meets the same requests."""
+    return int(stream(seed, "replications", str(replication)).integers(2**31))
+
+
+class _Rounds:
+    """Lets searches go on in rounds: what all of them want is run at once."""
+
+    def __init__(
+        self, scenario: Scenario, seed: int, simulate: Simulate, progress: Progress | None
+    ) -> None:
+        self._scenario, self._seed = scenario, seed
+        self._simulate, self._progress = simulate, progress
+        self._runs = 0
+
+    def _cell(self, strategy: str, wanted: Wanted) -> Cell:
+        seed = replication_seed(self._seed, wanted.replication)
+        return Cell(strategy, wanted.rate_rps, seed, wanted.num_requests)
+
+    def answer(self, searches: Mapping[str, Search]) -> dict[str, Verdict]:
+        """Return what each search ends with."""
+        ended: dict[str, Verdict] = {}
+        waiting = {name: next(one) for name, one in searches.items()}
+        while waiting:
+            todo = [self._cell(name, one) for name, batch in waiting.items() for one in batch]
+            came = iter(self._simulate(self._scenario, todo))
+            self._runs += len(todo)
+            following: dict[str, list[Wanted]] = {}
+            for name, batch in waiting.items():
+                try:
+                    following[name] = searches[name].send([next(came) for _ in batch])
+                except StopIteration as end:
+                    ended[name] = end.value
+            waiting = following
+            if self._progress:
+                self._progress(len(ended), self._runs)
+        return {name: ended[name] for name in searches}

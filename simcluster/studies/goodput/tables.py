@@ -1,0 +1,417 @@
+"""Goodputs with confidence as text, as rows for programs, and as files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from simcluster._version import __version__
+from simcluster.catalog.toml_writer import to_toml
+from simcluster.frames.goodput import three_digits
+from simcluster.runs import output
+from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
+from simcluster.studies.goodput.by_rate import ByRate
+from simcluster.studies.goodput.estimate import Interval, logit
+from simcluster.studies.goodput.runs import (
+    TARGETS,
+    WARMUP,
+    Found,
+    best_achievable,
+    replication_seed,
+)
+from simcluster.studies.goodput.search import Probe, Settings, Stage, Status, Verdict
+
+LEVELS: Final = (0.5, 0.9, 0.99)
+"""Attainments whose rates are bounded by the runs of the search."""
+_WIDTH: Final = 100
+_WITHOUT: Final[dict[Status, str]] = {
+    "not settled": "not settled",
+    "unlimited": "no limit",
+    "unattainable": "none",
+}
+"""In place of the goodput of a strategy that has none."""
+
+
+def as_json(
+    found: Found, by_rate: Sequence[ByRate] | None = None, *, compared: bool = True
+) -> dict[str, Any]:
+    """Return the results as plain values for ``json.dumps``: NaN as None.
+
+    Parameters
+    ----------
+    found : Found
+        Goodputs.
+    by_rate : sequence of ByRate, optional
+        Comparisons at common rates.
+    compared : bool
+        With the comparisons of the goodputs; else None stands there.
+    """
+    settings, environment = found.settings, found.scenario.environment
+    result: dict[str, Any] = {
+        "goodput": [_row(found, name, verdict) for name, verdict in found.verdicts.items()],
+        "comparisons": _comparisons(found) if compared else None,
+        "confidence": 0.95,
+        "settings": dataclasses.asdict(settings),
+        "seed": found.seed,
+        "criterion": environment.slo.criterion,
+        "step_times": step_times_of(environment),
+        "currency": environment.cluster.currency,
+        "price_per_gpu_hour": environment.cluster.price_per_gpu_hour,
+    }
+    if by_rate is not None:
+        result["by_rate"] = [{"text": str(p), **dataclasses.asdict(p)} for p in by_rate]
+    plain: dict[str, Any] = _plain(result)
+    return plain
+
+
+def _comparisons(found: Found) -> list[dict[str, Any]]:
+    return [
+        {"text": str(pair), "decided": pair.decided, **dataclasses.asdict(pair)}
+        for pair in found.comparisons()
+    ]
+
+
+def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "strategy": name,
+        "num_gpus": found.num_gpus[name],
+        "mean_gpus": None,
+        "status": verdict.status,
+        "goodput_rps": None,
+        "goodput_rps_per_gpu": None,
+        "requests_per_cost": None,
+        "cost_per_million_output_tokens": None,
+        "saturated": None,
+        "num_requests": verdict.num_requests,
+        "near": {f"p{100 * level:g}": near(verdict, level) for level in LEVELS},
+    }
+    at = verdict.stages[-1].low if verdict.stages else verdict.alone
+    if at is not None:
+        row["latency_at_rps"] = at.rate_rps
+        row["latency"] = {
+            f"{key}_s": {f"p{p}": at.mean(f"{key}_s_p{p}") for p in (50, 90, 99)} for key in TARGETS
+        }
+    if verdict.estimate is None:
+        bounds = near(verdict, found.settings.target)
+        row["between"] = {key: bounds[key] for key in ("low_rps", "high_rps")}
+        return row
+    stage = verdict.stages[-1]
+    goodput = verdict.estimate.interval
+    row["goodput_rps"] = dataclasses.asdict(goodput)
+    row["saturated"] = stage.high.saturated
+    slo = found.scenario.environment.slo
+    place = stage.place_of(slo.attainment)
+    row["attainment"] = {key: stage.share_at(place, f"{key}_attainment") for key in TARGETS}
+    if slo.classes:
+        row["classes"] = {
+            name: {
+                key: stage.share_at(place, f"{name}.{key}_attainment")
+                for key in (*TARGETS, "joint")
+            }
+            for name in slo.classes
+        }
+    gpus = found.mean_gpus(name)
+    if gpus > 0:  # not where runs do not say how many were held
+        row |= _per_gpu(goodput, gpus, stage, found.scenario.environment.cluster.price_per_gpu_hour)
+    return row
+
+
+def _per_gpu(goodput: Interval, gpus: float, stage: Stage, price: float | None) -> dict[str, Any]:
+    """Return what a goodput is per GPU held and, with a price per hour, per cost of those."""
+    row: dict[str, Any] = {
+        "mean_gpus": gpus,
+        "goodput_rps_per_gpu": dataclasses.asdict(_scaled(goodput, 1 / gpus)),
+    }
+    if price is not None:
+        per_cost = 3600 / (gpus * price)
+        row["requests_per_cost"] = dataclasses.asdict(_scaled(goodput, per_cost))
+        tokens = stage.low.mean("output_tokens")
+        row["cost_per_million_output_tokens"] = dataclasses.asdict(
+            Interval(
+                value=_cost_of_million(goodput.value * per_cost * tokens),
+                low=_cost_of_million(goodput.high * per_cost * tokens),
+                high=_cost_of_million(goodput.low * per_cost * tokens),
+            )
+        )
+    return row
+
+
+def _cost_of_million(tokens_per_cost: float) -> float:
+    """Return the cost of a million tokens; infinite where an interval reaches down to none."""
+    return 1e6 / tokens_per_cost if tokens_per_cost else math.inf
+
+
+def near(verdict: Verdict, level: float) -> dict[str, float | None]:
+    """Return about where attainment falls below `level`, from the runs there are.
+
+    Returns
+    -------
+    dict of str to float or None
+        ``low_rps`` and ``high_rps``: neighbouring rates on either side, None where no run lies
+        there; ``rps``: between them, the log odds of attainment taken as straight in the logarithm
+        of the rate. Of several runs at a rate the longest, which flatters least.
+    """
+    longest: dict[float, Probe] = {}
+    for probe in verdict.probes:
+        known = longest.get(probe.rate_rps)
+        if known is None or known.num_requests <= probe.num_requests:
+            longest[probe.rate_rps] = probe
+    wanted = logit(level)
+    miss = [p for p in longest.values() if p.log_odds < wanted]
+    high = min(miss, key=lambda p: p.rate_rps, default=None)
+    reach = [
+        p
+        for p in longest.values()
+        if p.log_odds >= wanted and (high is None or p.rate_rps < high.rate_rps)
+    ]
+    low = max(reach, key=lambda p: p.rate_rps, default=None)
+    rate = None
+    if low is not None and high is not None:
+        share = (low.log_odds - wanted) / (low.log_odds - high.log_odds)
+        rate = low.rate_rps * (high.rate_rps / low.rate_rps) ** share
+    return {
+        "rps": rate,
+        "low_rps": None if low is None else low.rate_rps,
+        "high_rps": None if high is None else high.rate_rps,
+    }
+
+
+def _scaled(interval: Interval, factor: float) -> Interval:
+    return Interval(
+        value=interval.value * factor, low=interval.low * factor, high=interval.high * factor
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
+    """Return the tables: goodput of each strategy, latencies there, comparisons."""
+    rows = [_row(found, name, verdict) for name, verdict in found.verdicts.items()]
+    cluster = found.scenario.environment.cluster
+    heads = ["strategy", "GPUs", "goodput", "95 %", "per GPU"]
+    if cluster.price_per_gpu_hour is not None:
+        heads += [f"req/{cluster.currency}", f"{cluster.currency}/M tokens"]
+    heads += ["TTFT ok", "TPOT ok", "requests"]
+    table = [heads, *(_cells(row, len(heads)) for row in rows)]
+    parts = [
+        heading(found.scenario),
+        aligned(table),
+        f"Goodput: the highest rate (req/s) at which {100 * found.settings.target:g} % of the "
+        f"requests meet the targets, with its 95 %\ninterval; "
+        "per GPU: req/s; M tokens: a million output tokens; ok: % within\nthat target at the "
+        "goodput; requests: simulated in all.",
+        _autoscaled(found, rows),
+        _classes(found, rows),
+        "\n".join(_remarks(found)),
+    ]
+    parts.append(_pairs(found))
+    if by_rate:
+        title = "Attainment at all of these rates, on the same requests (p < 0.05):"
+        parts.append("\n".join([title, *(f"  {pair}" for pair in by_rate)]))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _pairs(found: Found) -> str:
+    """Return the comparison of every two strategies, and which take part in none."""
+    pairs = found.comparisons()
+    lines = [f"  {pair}" for pair in pairs]
+    if pairs:
+        lines.insert(0, "On the same requests, where not said otherwise:")
+    without = [name for name, verdict in found.verdicts.items() if verdict.estimate is None]
+    if without and len(found.verdicts) > 1:
+        lines.append(_filled(f"Not compared, without a goodput: {', '.join(without)}."))
+    return "\n".join(lines)
+
+
+def _classes(found: Found, rows: Sequence[dict[str, Any]]) -> str:
+    """Return the table of the attainment of each class; nothing without classes."""
+    slo = found.scenario.environment.slo
+    known = [row for row in rows if row["goodput_rps"] is not None]
+    if not slo.classes or not known:
+        return ""
+    keys = TARGETS if slo.criterion == "marginal" else ("joint",)
+    table = [
+        [
+            row["strategy"][:16],
+            *(f"{100 * min(one[key] for key in keys):.1f}" for one in row["classes"].values()),
+        ]
+        for row in known
+    ]
+    title = (
+        f"Of every class {100 * slo.attainment:g} % must meet its targets; there are at the "
+        "goodput (%):"
+    )
+    return title + "\n" + aligned([["strategy", *slo.classes], *table])
+
+
+def _cells(row: dict[str, Any], width: int) -> list[str]:
+    gpus = row["num_gpus"] if row["mean_gpus"] is None else row["mean_gpus"]
+    first = [row["strategy"][:16], gpus_text(gpus, row["num_gpus"])]
+    last = f"{row['num_requests']:,}"
+    if row["goodput_rps"] is None:
+        return [*first, _WITHOUT[row["status"]], *["-"] * (width - 4), last]
+    goodput = row["goodput_rps"]
+    span = f"{three_digits(goodput['low'])}-{three_digits(goodput['high'])}"
+    values = [three_digits(goodput["value"]), span]
+    figures = ("goodput_rps_per_gpu", "requests_per_cost", "cost_per_million_output_tokens")
+    known = [row[key] for key in figures[: width - 7]]  # without a price there is but the first
+    values += ["-" if one is None else three_digits(one["value"]) for one in known]
+    values += [f"{100 * row['attainment'][key]:.1f}" for key in ("ttft", "tpot")]
+    return [*first, *values, last]
+
+
+def _autoscaled(found: Found, rows: Sequence[dict[str, Any]]) -> str:
+    """Return what GPU counts of strategies mean whose instances come and go; nothing of others."""
+    lines = []
+    if any(row["mean_gpus"] not in (None, row["num_gpus"]) for row in rows):
+        lines.append(gpus_caption("at the goodput", "those of the most instances in service"))
+    for name, ramp_s in found.ramps_s.items():
+        stages = found.verdicts[name].stages
+        at = stages[-1].low if stages else found.verdicts[name].probes[-1]
+        warmup_s = WARMUP * at.num_requests / at.rate_rps
+        if warmup_s < ramp_s:
+            lines.append(
+                _filled(
+                    f"{name}: what is counted begins {warmup_s:.0f} s into its runs; all instances "
+                    f"take {ramp_s:.0f} s to start at least, so it may carry more: raise "
+                    f"--max-requests ({found.settings.max_requests:,})."
+                )
+            )
+    return "\n".join(lines)
+
+
+def _filled(line: str) -> str:
+    """Return a line in lines that a terminal shows whole."""
+    return textwrap.fill(line, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _remarks(found: Found) -> list[str]:
+    """Return what a reader of the table must know of single strategies, a line each."""
+    lines = []
+    remedies = {
+        "unlimited": "set slo.ttft_s or slo.e2el_s, or tighten them",
+        "wide": f"raise --max-requests ({found.settings.max_requests:,})",
+        "not settled": f"raise --max-requests ({found.settings.max_requests:,}) or --tolerance",
+    }
+    for name, verdict in found.verdicts.items():
+        if words := ending(verdict, found.settings):
+            remedy = remedies.get(verdict.status)
+            lines.append(_filled(f"{name}: {words}{f': {remedy}' if remedy else ''}."))
+        if verdict.stages and verdict.stages[-1].high.saturated:
+            rate = three_digits(verdict.stages[-1].high.rate_rps)
+            lines.append(f"{name}: saturated at {rate} req/s: its queue grows without bound.")
+    return lines
+
+
+def ending(verdict: Verdict, settings: Settings) -> str:
+    """Return how a search ended, in words: what is known of its goodput; nothing if it is found.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        How it ended.
+    settings : Settings
+        What was asked for.
+    """
+    match verdict.status:
+        case "unattainable":
+            return f"misses the targets even alone: {best_achievable(verdict)}"
+        case "unlimited":
+            return "meets the targets at every rate tried, though its queue may grow without bound"
+        case "not settled":
+            return f"not settled: {_between(verdict, settings.target)}"
+        case "wide" if verdict.estimate and verdict.estimate.half_width <= settings.tolerance:
+            return "attainment still falls in its longest runs, so longer ones would carry less"
+        case "wide":
+            return "the longest runs leave the interval wider than asked"
+    return ""
+
+
+def _between(verdict: Verdict, target: float) -> str:
+    """Return the rates between which the runs of a search put its goodput, in words."""
+    bounds, share = near(verdict, target), f"{100 * target:g} %"
+    low, high = bounds["low_rps"], bounds["high_rps"]
+    if low is not None and high is not None:
+        places = f"falls below {share} between {three_digits(low)} and {three_digits(high)} req/s"
+    elif low is not None:
+        places = f"is at least {share} up to {three_digits(low)} req/s"
+    elif high is not None:
+        places = f"is below {share} from {three_digits(high)} req/s on"
+    else:
+        return "there are no runs"
+    return f"attainment {places} in the runs there are; no interval is known"
+
+
+def write(
+    found: Found,
+    folder: Path,
+    by_rate: Sequence[ByRate] | None = None,
+    *,
+    compared: bool = True,
+) -> list[Path]:
+    """Write ``goodput.json``, ``probes.csv`` (a row per run) and ``scenario.toml``.
+
+    Parameters
+    ----------
+    found : Found
+        Goodputs.
+    folder : Path
+        Where to write.
+    by_rate : sequence of ByRate, optional
+        Comparisons at common rates.
+    compared : bool
+        As in `as_json`: what was found can be written before it is compared.
+
+    Raises
+    ------
+    DataError
+        If `folder` cannot be written.
+    """
+    result = {"version": __version__, **as_json(found, by_rate, compared=compared)}
+    texts = {
+        "goodput.json": json.dumps(result, indent=2) + "\n",
+        "probes.csv": _probes(found),
+        "scenario.toml": to_toml(found.scenario.document),
+    }
+    with output.together(folder) as hidden:
+        for name, text in texts.items():
+            (hidden / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
+
+
+def _probes(found: Found) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    heads = ["strategy", "rate_rps", "seed", "num_requests", "counted", "met", "growth"]
+    writer.writerow(heads)
+    for name, verdict in found.verdicts.items():
+        for probe in verdict.probes:
+            writer.writerows(_runs(name, probe, found.seed))
+    return file.getvalue()
+
+
+def _runs(name: str, probe: Probe, seed: int) -> list[list[Any]]:
+    return [
+        [
+            name,
+            probe.rate_rps,
+            replication_seed(seed, k),
+            probe.num_requests,
+            *reversed(o.least),
+            o.growth,
+        ]
+        for k, o in zip(probe.replications, probe.outcomes, strict=True)
+    ]

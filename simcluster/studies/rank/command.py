@@ -1,0 +1,42 @@
+"""The command ``simcluster rank``: thin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+
+from simcluster.runs import output
+from simcluster.studies.rank import report
+from simcluster.studies.rank.rank import load, rank
+
+Progress = Callable[[int, int, float], None]
+
+
+def run(
+    file: Path,
+    changes: Mapping[str, object],
+    *,
+    jobs: int | None,
+    dask: str | None,
+    progress: Progress | None,
+    out: Path | None,
+    as_json: bool,
+    show_all: bool,
+) -> None:
+    """Rank, write, print."""
+    scenario, table = load(file, changes)
+    if out is not None:
+        report.refuse_strangers(out)
+    with output.folder(out):
+        ranking = rank(scenario, table, jobs=jobs, dask=dask, progress=progress)
+        pictures = report.write(ranking, out) if out is not None else []
+    if as_json:
+        click.echo(json.dumps(report.as_json(ranking), indent=2))
+        return
+    shown = len(ranking.candidates) if show_all else 20
+    click.echo(report.as_text(ranking, shown=shown), nl=False)
+    for picture in pictures:
+        click.echo(f"picture: {picture}")

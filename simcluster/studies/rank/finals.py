@@ -1,0 +1,103 @@
+"""The finalists: goodputs to the wanted tolerance, and pairs told apart or not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from simcluster.scenario.scenario import Scenario
+from simcluster.studies.goodput import Interval, Located, find
+from simcluster.studies.goodput.tables import ending
+
+LONGEST: Final = 20_000
+"""Requests of the longest run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finals:
+    """What the longest runs say.
+
+    Attributes
+    ----------
+    intervals : dict of str to Interval
+        Goodput (requests/s) and its 95 % interval of each finalist that has one.
+    mean_gpus : dict of str to float
+        GPUs that each of those holds at its goodput, mean over time.
+    unsettled : dict of str to str
+        What is known of the goodput of each of the others, in words.
+    decided, undecided : tuple of str
+        Pairs that are told apart at 95 % and those that are not, in words.
+    num_requests : int
+        Requests simulated.
+    """
+
+    intervals: dict[str, Interval]
+    mean_gpus: dict[str, float]
+    unsettled: dict[str, str]
+    decided: tuple[str, ...]
+    undecided: tuple[str, ...]
+    num_requests: int
+
+
+def settle(
+    scenario: Scenario,
+    starts: Mapping[str, float | Located],
+    *,
+    tolerance: float,
+    seed: int,
+    jobs: int | None = None,
+    dask: str | None = None,
+) -> Finals:
+    """Settle the goodputs of some strategies of `scenario` on the same requests.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        With these strategies among others.
+    starts : mapping of str to float or Located
+        Which, and where their searches start (`studies.goodput.find`).
+    tolerance : float
+        Wanted half width of the 95 % intervals over the goodput.
+    seed : int
+        Decides the requests.
+    jobs, dask : int, str, optional
+        As in `executor.outcomes`.
+
+    Notes
+    -----
+    Runs are no longer than `LONGEST`: at the edge of stability, where a queue may still grow after
+    hours, the interval is left wider than asked, or the race's estimate has to do.
+    """
+    few = dataclasses.replace(scenario, strategies=tuple(map(scenario.strategy, starts)))
+    found = find(
+        few,
+        seed=seed,
+        tolerance=tolerance,
+        max_requests=LONGEST,
+        jobs=jobs,
+        dask=dask,
+        starts=starts,
+    )
+    pairs = found.comparisons()
+    return Finals(
+        intervals={
+            name: verdict.estimate.interval
+            for name, verdict in found.verdicts.items()
+            if verdict.estimate is not None
+        },
+        mean_gpus={
+            name: found.mean_gpus(name)
+            for name, verdict in found.verdicts.items()
+            if verdict.estimate is not None
+        },
+        unsettled={
+            name: ending(verdict, found.settings)
+            for name, verdict in found.verdicts.items()
+            if verdict.estimate is None
+        },
+        decided=tuple(str(pair) for pair in pairs if pair.decided),
+        undecided=tuple(str(pair) for pair in pairs if not pair.decided),
+        num_requests=sum(verdict.num_requests for verdict in found.verdicts.values()),
+    )

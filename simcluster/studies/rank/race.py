@@ -1,0 +1,262 @@
+"""Racing: candidates meet the same requests, in rounds that grow longer while the field shrinks.
+
+In each round a candidate's rate is sought at which attainment crosses the target, on few requests
+first. Whoever is behind by more than chance explains leaves (successive halving, Jamieson and
+Talwalkar, AISTATS 2016). All use the same draws, so that what differs is the candidate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from simcluster.frames.metrics import attainments, mean_gpus, request_metrics, window
+from simcluster.runs.simulate import Result, run
+from simcluster.scenario.scenario import Scenario
+from simcluster.units import FloatArray
+from simcluster.workload import build
+
+WARMUP: Final = 0.1
+"""Share of the arrival time that is not counted."""
+_STEP: Final = 1.35
+_NEAR: Final = 1.1
+_MOST_PROBES: Final = 9
+_HOPELESS: Final = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One run of a candidate.
+
+    Attributes
+    ----------
+    rate_rps : float
+        Offered rate (requests/s).
+    attainment, ttft_attainment, tpot_attainment : float
+        Shares of the counted requests within all targets, and within each, 0 to 1.
+    ttft_s, tpot_s : float
+        Latencies that the wanted share of the finished requests gets (s); NaN if none has any.
+    stay_s : float
+        Mean time in the system of the finished requests (s); NaN if none has finished.
+    peak_kv_usage : float
+        Largest share of KV blocks in use in any instance that decodes, 0 to 1.
+    num_preemptions : int
+        Preemptions.
+    mean_gpus : float
+        GPUs held, mean over what is counted; NaN where nobody counted them.
+    """
+
+    rate_rps: float
+    attainment: float
+    ttft_attainment: float
+    tpot_attainment: float
+    ttft_s: float
+    tpot_s: float
+    stay_s: float
+    peak_kv_usage: float
+    num_preemptions: int
+    mean_gpus: float = math.nan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crossing:
+    """Where attainment crosses the target, on one draw of requests.
+
+    Attributes
+    ----------
+    name : str
+        The candidate.
+    goodput_rps : float
+        Interpolated (requests/s); 0 if the targets are missed at any rate.
+    low_rps, high_rps : float
+        Highest rate seen to reach the target and lowest seen to miss it (requests/s).
+    probes : tuple of Probe
+        The runs, in the order they were made.
+    num_requests : int
+        Requests of all runs.
+    """
+
+    name: str
+    goodput_rps: float
+    low_rps: float
+    high_rps: float
+    probes: tuple[Probe, ...]
+    num_requests: int
+
+    @property
+    def slope(self) -> float:
+        """Fall of the log odds of attainment per unit of the logarithm of the rate, > 0.
+
+        NaN where no run missed the target, or none reached it, or attainment did not fall.
+        """
+        ends = [p for p in self.probes if p.rate_rps in (self.low_rps, self.high_rps)]
+        if len(ends) < 2:
+            return math.nan
+        per_run = self.num_requests // len(self.probes)
+        odds = {p.rate_rps: _log_odds(p.attainment, per_run) for p in ends}
+        fall = odds[self.low_rps] - odds[self.high_rps]
+        return fall / math.log(self.high_rps / self.low_rps) if fall > 0 else math.nan
+
+    @property
+    def mean_gpus(self) -> float:
+        """GPUs held in the run at the highest rate that reached the target; NaN if none did."""
+        reached = [p.mean_gpus for p in self.probes if p.rate_rps == self.low_rps]
+        return reached[0] if reached else math.nan
+
+    @property
+    def beyond(self) -> Probe | None:
+        """The run at the lowest rate that missed the target."""
+        missed = [p for p in self.probes if p.rate_rps == self.high_rps]
+        return missed[0] if missed else None
+
+
+def only(scenario: Scenario, name: str) -> Scenario:
+    """Return `scenario` with one strategy: what a worker needs."""
+    return replace(scenario, strategies=(scenario.strategy(name),), document={})
+
+
+def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> Probe:
+    """Simulate the one strategy of `scenario` at a rate.
+
+    The clock stops when every request that has not finished has missed its targets.
+    """
+    slo = scenario.environment.slo.loosest()
+    workload = build(
+        replace(scenario.workload, num_requests=num_requests, duration_s=None),
+        seed=seed,
+        rate_rps=rate_rps,
+        max_model_len=scenario.environment.model.max_model_len,
+    )
+    end_s = float(workload.arrival_s[-1])
+    patience_s = math.inf
+    if slo.ttft_s is not None and slo.tpot_s is not None:
+        patience_s = slo.ttft_s + slo.tpot_s * float(workload.output_len.max())
+    result = run(
+        scenario.environment,
+        scenario.strategies[0],
+        workload,
+        seed=seed,
+        max_time_s=end_s + patience_s if math.isfinite(patience_s) else None,
+    )
+    return _seen(scenario, result, rate_rps)
+
+
+def _seen(scenario: Scenario, result: Result, rate_rps: float) -> Probe:
+    slo = scenario.environment.slo
+    requests, instances = result.columns["requests"], result.columns["instances"]
+    end_s = float(requests["arrival_s"][-1])
+    counted = window(requests, WARMUP * end_s, 0.0)
+    met = attainments(requests, slo, counted)
+    latency = request_metrics(requests, slo.metric)
+    decodes = instances["pool"] != "prefill"
+
+    def finished(name: str) -> FloatArray:
+        values: FloatArray = latency[name][counted]
+        return values[~np.isnan(values)]
+
+    def level(name: str) -> float:
+        values = finished(name)
+        return float(np.quantile(values, slo.attainment)) if values.size else math.nan
+
+    stays = finished("e2el_s")
+
+    return Probe(
+        rate_rps=rate_rps,
+        attainment=met["slo"],
+        ttft_attainment=met["ttft"],
+        tpot_attainment=met["tpot"],
+        ttft_s=level("ttft_s"),
+        tpot_s=level("tpot_s"),
+        stay_s=float(stays.mean()) if stays.size else math.nan,
+        peak_kv_usage=float(instances["peak_kv_usage"][decodes].max()),
+        num_preemptions=int(instances["num_preemptions"].sum()),
+        mean_gpus=mean_gpus(instances, WARMUP * end_s, end_s),
+    )
+
+
+def cross(
+    scenario: Scenario,
+    *,
+    guess_rps: float,
+    seed: int,
+    num_requests: int,
+    step: float = _STEP,
+    near: float = _NEAR,
+    uninteresting_rps: float = 0.0,
+) -> Crossing:
+    """Find where the attainment of the one strategy of `scenario` crosses the target.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        With one strategy.
+    guess_rps : float
+        Where to start (requests/s), > 0.
+    seed : int
+        Decides the requests, their lengths and, scaled by the rate, their arrivals.
+    num_requests : int
+        Requests of a run.
+    step, near : float
+        Ratio of two rates of a search that knows no bound yet; ratio of the two bounds at which it
+        ends, > 1.
+    uninteresting_rps : float
+        A candidate that is seen to miss the target below this is not looked at more closely.
+
+    Notes
+    -----
+    On one draw the attainment is a function of the rate, nearly monotone. Its log odds are taken
+    as straight in the logarithm of the rate, between the closest two rates around the target.
+    """
+    target = _log_odds(scenario.environment.slo.attainment, num_requests)
+    probes: list[Probe] = []
+    low: Probe | None = None
+    high: Probe | None = None
+    rate = guess_rps
+    while len(probes) < _MOST_PROBES:
+        probes.append(seen := probe(scenario, rate, seed, num_requests))
+        if _log_odds(seen.attainment, num_requests) >= target:
+            low = seen
+        else:
+            high = seen
+        if high is None:
+            rate *= step
+        elif low is None:
+            if rate < _HOPELESS * guess_rps:
+                break
+            far = _log_odds(high.attainment, num_requests) < target - 3.0
+            rate /= step**2 if far else step
+            step *= 1.2
+        else:
+            if high.rate_rps / low.rate_rps <= near or high.rate_rps <= uninteresting_rps:
+                break
+            rate = _between(low, high, target, num_requests, margin=0.15)
+    if low is None or high is None:
+        value = 0.0 if low is None else low.rate_rps
+    else:
+        value = _between(low, high, target, num_requests, margin=0.0)
+    return Crossing(
+        name=scenario.strategies[0].name,
+        goodput_rps=value,
+        low_rps=low.rate_rps if low else 0.0,
+        high_rps=high.rate_rps if high else math.inf,
+        probes=tuple(probes),
+        num_requests=num_requests * len(probes),
+    )
+
+
+def _log_odds(share: float, num_requests: int) -> float:
+    """Log odds of `share`, kept finite as by half a request more that met and that missed."""
+    met, missed = share * num_requests + 0.5, (1 - share) * num_requests + 0.5
+    return math.log(met / missed)
+
+
+def _between(low: Probe, high: Probe, target: float, num_requests: int, *, margin: float) -> float:
+    """Rate between two where a straight line crosses `target`, off the ends by `margin`."""
+    above = _log_odds(low.attainment, num_requests)
+    below = _log_odds(high.attainment, num_requests)
+    share = (above - target) / (above - below) if above > below else 0.5
+    share = min(max(share, margin), 1 - margin)
+    return low.rate_rps * math.exp(share * math.log(high.rate_rps / low.rate_rps))

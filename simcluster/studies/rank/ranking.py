@@ -1,0 +1,149 @@
+"""What a ranking is: candidates with their goodputs and reasons, and the fronts among them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from simcluster.scenario.rank_table import RankTable
+from simcluster.scenario.scenario import Scenario
+from simcluster.studies.rank.explain import Bottleneck
+
+Stage = Literal["bound", "screen", "race", "final"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A ranked candidate.
+
+    Attributes
+    ----------
+    name : str
+        As BestServe writes it (`space`), or that of a strategy of the file.
+    strategy : str
+        Family: ``"NoDG"``, ``"NoDG chunked"``, ``"PaDG"``, ``"FuDG intra-node"``, ...
+    num_gpus : int
+        GPUs it takes; where instances come and go, those of the most in service.
+    mean_gpus : float
+        GPUs that it holds about its goodput, mean over time.
+    goodput_rps, low_rps, high_rps : float
+        Goodput and its 95 % interval (requests/s).
+    stage : str
+        How far it came: ``"bound"`` (the roofline alone says that it cannot win; its goodput is
+        what others of its family make of theirs), ``"screen"`` (one draw of few requests),
+        ``"race"`` (several draws) or ``"final"`` (settled in the longest runs).
+    price_per_gpu_hour : float or None
+        Price of one GPU; None where no price is known.
+    bottleneck : str
+        What keeps it from carrying more.
+    why : str
+        The same in words, with figures.
+    ttft_s, tpot_s : float
+        Latencies that the wanted share of requests gets at the ranking's `latency_rate_rps` (s);
+        NaN if it does not carry that rate.
+    bound_rps : float
+        What its parts carry at most by the roofline (requests/s).
+    """
+
+    name: str
+    strategy: str
+    num_gpus: int
+    mean_gpus: float
+    goodput_rps: float
+    low_rps: float
+    high_rps: float
+    stage: Stage
+    price_per_gpu_hour: float | None
+    bottleneck: Bottleneck
+    why: str
+    ttft_s: float
+    tpot_s: float
+    bound_rps: float
+
+    @property
+    def per_gpu_rps(self) -> float:
+        """Goodput per GPU held (requests/s)."""
+        return self.goodput_rps / self.mean_gpus
+
+    @property
+    def cost_per_hour(self) -> float | None:
+        """Price of the GPUs held; None where no price is known."""
+        return None if self.price_per_gpu_hour is None else self.price_per_gpu_hour * self.mean_gpus
+
+    def holding(self, mean_gpus: float) -> Candidate:
+        """Return the candidate with another count of the GPUs held, if it is known."""
+        return replace(self, mean_gpus=mean_gpus) if mean_gpus > 0 else self
+
+    @property
+    def per_cost(self) -> float:
+        """Requests per unit of currency; NaN where no price is known."""
+        if self.cost_per_hour is None:
+            return math.nan
+        return self.goodput_rps * 3600.0 / self.cost_per_hour
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """All candidates, the best first.
+
+    Attributes
+    ----------
+    scenario : Scenario
+        What was ranked; its strategies are the candidates.
+    table : RankTable
+        The space.
+    candidates : tuple of Candidate
+        By goodput, falling.
+    removed : Counter of str
+        Number of candidates that rules removed before any run.
+    unsettled : dict of str to str
+        What the finals say of each finalist that they did not settle, in words; the goodput of
+        such a candidate is that of the last round.
+    undecided : tuple of str
+        Pairs of finalists that the runs do not tell apart, in words.
+    decided : tuple of str
+        Pairs that they do.
+    notes : tuple of str
+        What else a reader must know of single candidates.
+    latency_rate_rps : float
+        Offered rate at which latencies are compared (requests/s).
+    num_requests : int
+        Requests simulated in all.
+    """
+
+    scenario: Scenario
+    table: RankTable
+    candidates: tuple[Candidate, ...]
+    removed: Counter[str]
+    unsettled: dict[str, str]
+    undecided: tuple[str, ...]
+    decided: tuple[str, ...]
+    notes: tuple[str, ...]
+    latency_rate_rps: float
+    num_requests: int
+
+    def cost_front(self) -> tuple[Candidate, ...]:
+        """Candidates that no other beats in goodput at no more cost, the cheapest first.
+
+        Cost is that of the GPUs held per hour, and so their number.
+        """
+        return _front(self.candidates, lambda c: (c.mean_gpus, -c.goodput_rps))
+
+    def latency_front(self) -> tuple[Candidate, ...]:
+        """Candidates that no other beats in both TTFT and TPOT, the lowest TTFT first."""
+        known = [c for c in self.candidates if not math.isnan(c.ttft_s + c.tpot_s)]
+        return _front(known, lambda c: (c.ttft_s, c.tpot_s))
+
+
+def _front(
+    candidates: Iterable[Candidate], key: Callable[[Candidate], tuple[float, float]]
+) -> tuple[Candidate, ...]:
+    """Return those that lie on the front where both parts of `key` are as low as they can be."""
+    front: list[Candidate] = []
+    for candidate in sorted(candidates, key=key):
+        if not front or key(candidate)[1] < key(front[-1])[1]:
+            front.append(candidate)
+    return tuple(front)

@@ -1,0 +1,362 @@
+"""A ranking as text, as plain values for programs, as files and pictures."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from simcluster._version import __version__
+from simcluster.frames.goodput import three_digits
+from simcluster.runs import output
+from simcluster.show.plot import new_figure, palette
+from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
+from simcluster.studies.rank.ranking import Candidate, Ranking
+from simcluster.units import MS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SHOWN: Final = 20
+_FAMILIES: Final = ("NoDG", "NoDG chunked", "PaDG", "FuDG intra-node", "FuDG inter-node")
+_FILES: Final = ("ranking.csv", "ranking.json", "cost_front.png", "latency_front.png")
+
+
+def as_text(ranking: Ranking, *, shown: int = _SHOWN) -> str:
+    """Return the ranking as tables for a terminal, the best `shown` candidates of it."""
+    candidates = ranking.candidates
+    parts = [heading(ranking.scenario), _counts(ranking), _table(ranking, candidates[:shown])]
+    if len(candidates) > shown:
+        parts[-1] += f"\n... and {len(candidates) - shown} more (--all, --json or -o DIR)"
+    parts.append("\n".join(ranking.notes))
+    parts.append(_unsettled(ranking))
+    parts.append(_told_apart(ranking))
+    parts.append(_why(candidates[: min(shown, 8)]))
+    parts.append(_fronts(ranking))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _counts(ranking: Ranking) -> str:
+    stages = [candidate.stage for candidate in ranking.candidates]
+    text = (
+        f"{len(stages)} candidates: {stages.count('final')} settled, {stages.count('race')} raced, "
+        f"{stages.count('screen')} after short runs, {stages.count('bound')} by their bound alone; "
+        f"{ranking.num_requests:,} requests simulated"
+    )
+    if ranking.table.mode == "bestserve":
+        text = f"{len(stages)} candidates, estimated as BestServe does: no intervals"
+    if ranking.removed:
+        text += f"\n{ranking.removed.total()} candidates removed before any run:"
+        for rule, count in ranking.removed.most_common():
+            text += f"\n  {count:4d}  {rule}"
+    return text
+
+
+def _table(ranking: Ranking, candidates: tuple[Candidate, ...]) -> str:
+    currency = ranking.scenario.environment.cluster.currency
+    priced = candidates[0].cost_per_hour is not None
+    heads = ["candidate, goodput in req/s", "strategy", "GPUs", "goodput", "95 %", "per GPU"]
+    heads += [f"req/{currency}"] if priced else []
+    rows = [[*heads, "short of"]]
+    for number, c in enumerate(candidates, 1):
+        row = [
+            f"{number:3d} {c.name}",
+            c.strategy,
+            gpus_text(c.mean_gpus, c.num_gpus),
+            three_digits(c.goodput_rps),
+            _interval(c),
+            three_digits(c.per_gpu_rps),
+        ]
+        if priced:
+            row.append(three_digits(c.per_cost))
+        rows.append([*row, c.bottleneck])
+    if any(c.mean_gpus != c.num_gpus for c in candidates):
+        caption = gpus_caption("about the goodput", "those of the most instances in service")
+        return f"{aligned(rows)}\n\n{caption}"
+    return aligned(rows)
+
+
+def _interval(candidate: Candidate) -> str:
+    if math.isnan(candidate.low_rps):
+        return "-"
+    high = "" if math.isinf(candidate.high_rps) else three_digits(candidate.high_rps)
+    return f"{three_digits(candidate.low_rps)} to {high}"
+
+
+def _unsettled(ranking: Ranking) -> str:
+    """Return which finalists have no settled goodput, and what is known of theirs."""
+    if not ranking.unsettled:
+        return ""
+    title = "Finalists without a settled goodput; what the table has is from the last round:"
+    if not any(candidate.stage == "final" for candidate in ranking.candidates):
+        title = (
+            "No finalist has a settled goodput: all goodputs are from rounds of short runs, which "
+            "flatter.\nRaise rank.tolerance."
+        )
+    return "\n".join([title, *(f"  {n}: {words}" for n, words in ranking.unsettled.items())])
+
+
+def _told_apart(ranking: Ranking) -> str:
+    if not ranking.decided and not ranking.undecided:
+        return ""
+    lines = ["Finalists, pair by pair on the same requests where not said otherwise (95 % each):"]
+    lines += [f"  {text}" for text in (*ranking.decided, *ranking.undecided)]
+    return "\n".join(lines)
+
+
+def _why(candidates: tuple[Candidate, ...]) -> str:
+    width = max(len(c.name) for c in candidates)
+    lines = [f"  {c.name.ljust(width)}  {c.bottleneck}-bound; {c.why}" for c in candidates]
+    return "\n".join(["What keeps them from carrying more:", *lines])
+
+
+def _fronts(ranking: Ranking) -> str:
+    cost = [
+        f"{c.name} ({gpus_text(c.mean_gpus, c.num_gpus)} GPUs, {three_digits(c.goodput_rps)} req/s)"
+        for c in ranking.cost_front()
+    ]
+    parts = [f"Best goodput for its cost: {'; '.join(cost)}"]
+    latency = [
+        f"{c.name} ({three_digits(c.ttft_s)} s, {three_digits(c.tpot_s / MS)} ms)"
+        for c in ranking.latency_front()
+    ]
+    if latency:
+        share = ranking.scenario.environment.slo.attainment
+        parts.append(
+            f"Best TTFT for its TPOT (P{100 * share:g} at "
+            f"{three_digits(ranking.latency_rate_rps)} req/s): {'; '.join(latency)}"
+        )
+    return "\n".join(parts)
+
+
+def as_json(ranking: Ranking) -> dict[str, Any]:
+    """Return the ranking as plain values for ``json.dumps``: NaN and infinity as None."""
+    environment = ranking.scenario.environment
+    on_cost = {c.name for c in ranking.cost_front()}
+    on_latency = {c.name for c in ranking.latency_front()}
+    return {
+        "simcluster": __version__,
+        "mode": ranking.table.mode,
+        "candidates": [
+            {
+                "rank": number,
+                **row(c),
+                "on_cost_front": c.name in on_cost,
+                "on_latency_front": c.name in on_latency,
+            }
+            for number, c in enumerate(ranking.candidates, 1)
+        ],
+        "notes": list(ranking.notes),
+        "unsettled": dict(ranking.unsettled),
+        "undecided": list(ranking.undecided),
+        "decided": list(ranking.decided),
+        "removed": dict(ranking.removed),
+        "latency_rate_rps": _finite(ranking.latency_rate_rps),
+        "currency": environment.cluster.currency,
+        "step_times": step_times_of(environment),
+    }
+
+
+def row(candidate: Candidate) -> dict[str, Any]:
+    """Return one candidate as plain values."""
+    return {
+        "name": candidate.name,
+        "strategy": candidate.strategy,
+        "num_gpus": candidate.num_gpus,
+        "mean_gpus": candidate.mean_gpus,
+        "goodput_rps": candidate.goodput_rps,
+        "interval_rps": [_finite(candidate.low_rps), _finite(candidate.high_rps)],
+        "goodput_rps_per_gpu": candidate.per_gpu_rps,
+        "requests_per_cost": _finite(candidate.per_cost),
+        "cost_per_hour": candidate.cost_per_hour,
+        "bottleneck": candidate.bottleneck,
+        "why": candidate.why,
+        "stage": candidate.stage,
+        "ttft_s": _finite(candidate.ttft_s),
+        "tpot_s": _finite(candidate.tpot_s),
+        "bound_rps": _finite(candidate.bound_rps),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def refuse_strangers(out: Path) -> None:
+    """Refuse a folder that holds anything but a ranking of ours, or is none.
+
+    Raises
+    ------
+    DataError
+        If so.
+    """
+    output.refuse_strangers(out, _FILES)
+
+
+def write(ranking: Ranking, out: Path) -> list[Path]:
+    """Write the ranking into the folder `out`: rows as CSV and JSON, a picture of each front.
+
+    The rows are there before the pictures are drawn.
+
+    Returns
+    -------
+    list of Path
+        The pictures.
+
+    Raises
+    ------
+    DataError
+        If `out` cannot be written or holds something else.
+    """
+    refuse_strangers(out)
+    with output.together(out) as folder:  # before the pictures: a ranking takes long
+        plain = as_json(ranking)
+        text = json.dumps(plain, indent=1) + "\n"
+        (folder / "ranking.json").write_text(text, encoding="utf-8")
+        with (folder / "ranking.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=[*plain["candidates"][0]])
+            writer.writeheader()
+            writer.writerows(plain["candidates"])
+    with output.together(out) as folder:
+        pictures = []
+        for name, plot in (("cost_front", plot_cost_front), ("latency_front", plot_latency_front)):
+            figure = new_figure(width=8.0, height=4.4)
+            plot(ranking, ax=figure.add_subplot())
+            figure.savefig(folder / f"{name}.png")
+            pictures.append(out / f"{name}.png")
+    return pictures
+
+
+# Pictures ----------------------------------------------------------------------------------------
+
+
+def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
+    """Draw goodput against the cost of the GPUs held, with intervals, and the Pareto front.
+
+    Candidates of equal cost stand side by side, by family.
+    """
+    environment = ranking.scenario.environment
+    priced = environment.cluster.price_per_gpu_hour is not None
+    scale = environment.cluster.price_per_gpu_hour or 1.0
+    families = _families(ranking.candidates)
+    sizes = sorted({c.num_gpus for c in ranking.candidates})
+    held = [c.mean_gpus for c in ranking.candidates]
+    gap = min((b - a for a, b in itertools.pairwise(sizes)), default=sizes[0]) * scale
+    middle = (len(families) - 1) / 2
+    places = {name: (number - middle) * 0.11 * gap for number, name in enumerate(families)}
+
+    def x(candidate: Candidate) -> float:
+        return candidate.mean_gpus * scale + places[candidate.strategy]
+
+    for name, colour in families.items():
+        own = [c for c in ranking.candidates if c.strategy == name]
+        ax.errorbar(
+            [x(c) for c in own],
+            [c.goodput_rps for c in own],
+            yerr=[
+                [max(0.0, c.goodput_rps - c.low_rps) for c in own],
+                [max(0.0, c.high_rps - c.goodput_rps) if _has_high(c) else 0.0 for c in own],
+            ],
+            fmt="o",
+            markersize=3.5,
+            elinewidth=0.6,
+            color=colour,
+            alpha=0.75,
+            label=name,
+        )
+    front = ranking.cost_front()
+    ax.step(
+        [x(c) for c in front],
+        [c.goodput_rps for c in front],
+        where="post",
+        color="black",
+        linewidth=1.2,
+        linestyle="--",
+        zorder=1,
+        label="Pareto front",
+    )
+    for c in front:
+        ax.annotate(
+            c.name,
+            (x(c), c.goodput_rps),
+            xytext=(-6, 5),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+        )
+    ax.set_xticks([size * scale for size in sizes])
+    currency = environment.cluster.currency
+    ax.set_xlabel(f"cost of the GPUs ({currency} per hour)" if priced else "GPUs")
+    ax.set_ylabel("goodput (requests/s)")
+    ax.set_ylim(0, 1.2 * max(c.goodput_rps for c in ranking.candidates))
+    ends = min(*held, sizes[0]) * scale, max(*held, sizes[-1]) * scale
+    ax.set_xlim(ends[0] - 0.8 * gap, ends[1] + 0.6 * gap)
+    _finish(ax)
+    return ax
+
+
+def plot_latency_front(ranking: Ranking, *, ax: Axes) -> Axes:
+    """Draw TTFT against TPOT at a rate that candidates carry, and the Pareto front."""
+    known = [c for c in ranking.candidates if not math.isnan(c.ttft_s + c.tpot_s)]
+    for name, style in _families(known).items():
+        own = [c for c in known if c.strategy == name]
+        ax.plot(
+            [c.tpot_s / MS for c in own],
+            [c.ttft_s for c in own],
+            "o",
+            markersize=4,
+            color=style,
+            alpha=0.75,
+            label=name,
+        )
+    front = ranking.latency_front()
+    ax.step(
+        [c.tpot_s / MS for c in front],
+        [c.ttft_s for c in front],
+        where="pre",
+        color="black",
+        linewidth=1.2,
+        linestyle="--",
+        zorder=1,
+        label="Pareto front",
+    )
+    for number, c in enumerate(front):
+        ax.annotate(
+            c.name,
+            (c.tpot_s / MS, c.ttft_s),
+            xytext=(6, 6 if number % 2 else -10),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    percent = f"P{100 * ranking.scenario.environment.slo.attainment:g}"
+    rate = three_digits(ranking.latency_rate_rps)
+    ax.set_xlabel(f"{percent} TPOT (ms) at {rate} requests/s")
+    ax.set_ylabel(f"{percent} TTFT (s)")
+    if known:
+        ax.set_yscale("log")
+        for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            axis(lambda value, _: f"{value:g}")
+    _finish(ax)
+    return ax
+
+
+def _has_high(candidate: Candidate) -> bool:
+    return math.isfinite(candidate.high_rps)
+
+
+def _families(candidates: tuple[Candidate, ...] | list[Candidate]) -> dict[str, str]:
+    """Return a colour for each family that occurs, the same in every picture."""
+    there = {c.strategy for c in candidates}
+    names = [*_FAMILIES, *sorted(there - set(_FAMILIES))]
+    styles = palette(names)
+    return {name: styles[name]["color"] for name in names if name in there}
+
+
+def _finish(ax: Axes) -> None:
+    ax.grid(visible=True, linewidth=0.4, alpha=0.5)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, borderaxespad=0.0)

@@ -1,0 +1,222 @@
+"""The space of candidates: strategies x parallelism x splits x limits, each with its name.
+
+Names as BestServe (arXiv 2506.05871) writes them: ``8m-tp4`` for eight mixed instances of four
+GPUs, ``4p4d-tp4`` for four prefill and four decode instances; and in the same way ``8e-tp4`` for a
+PaDG ring of eight. Behind them stands what else is not the default: ``-pp2``, ``-chunk512``,
+``-inter`` (FuDG between nodes), ``-seqs128``, ``-tokens8192``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from simcluster.config import Environment
+from simcluster.engine.cluster import Cluster
+from simcluster.errors import ConfigError, DataError
+from simcluster.roofline.memory import tp_degrees
+from simcluster.scenario.rank_table import Kind, RankTable
+from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
+from simcluster.strategies.base import dry_run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A point of the space before it is known to fit.
+
+    Attributes
+    ----------
+    kind : str
+        Family.
+    num_gpus, tp_size, pp_size : int
+        All GPUs, ranks of a group, stages.
+    prefill_share : float or None
+        Share of the instances that prefill; None without disaggregation.
+    chunk_size, max_num_seqs, max_num_batched_tokens : int or None
+        Limits; None for the engine's.
+    """
+
+    kind: Kind
+    num_gpus: int
+    tp_size: int
+    pp_size: int
+    prefill_share: float | None
+    chunk_size: int | None
+    max_num_seqs: int | None
+    max_num_batched_tokens: int | None
+
+    @property
+    def num_instances(self) -> int:
+        """Instances that the GPUs hold."""
+        return self.num_gpus // (self.tp_size * self.pp_size)
+
+    @property
+    def suffix(self) -> str:
+        """What stands behind the instances in the name."""
+        parts = [f"-tp{self.tp_size}"]
+        parts += [f"-pp{self.pp_size}"] if self.pp_size > 1 else []
+        parts += [f"-chunk{self.chunk_size}"] if self.chunk_size else []
+        parts += ["-inter"] if self.kind == "fudg-inter" else []
+        parts += [f"-seqs{self.max_num_seqs}"] if self.max_num_seqs else []
+        parts += [f"-tokens{self.max_num_batched_tokens}"] if self.max_num_batched_tokens else []
+        return "".join(parts)
+
+    def strategy(self) -> Strategy | None:
+        """Return the settings of the candidate; None if it has too few instances for its roles."""
+        count, common = self.num_instances, self._common()
+        match self.kind:
+            case "nodg":
+                return NoDG(name=f"{count}m{self.suffix}", instances=count, **common)
+            case "chunked":
+                return NoDG(
+                    name=f"{count}m{self.suffix}",
+                    instances=count,
+                    scheduler="chunked",
+                    chunk_size=self.chunk_size,
+                    **common,
+                )
+            case "padg":
+                return PaDG(name=f"{count}e{self.suffix}", instances=count, **common)
+        if count < 2:
+            return None
+        assert self.prefill_share is not None, "disaggregated shapes have a share"
+        prefill = min(max(1, round(self.prefill_share * count)), count - 1)
+        return FuDG(
+            name=f"{prefill}p{count - prefill}d{self.suffix}",
+            prefill_instances=prefill,
+            decode_instances=count - prefill,
+            placement="intra-node" if self.kind == "fudg-intra" else "inter-node",
+            **common,
+        )
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            "tp_size": self.tp_size,
+            "pp_size": self.pp_size,
+            "max_num_seqs": self.max_num_seqs,
+            "max_num_batched_tokens": self.max_num_batched_tokens,
+        }
+
+
+def shapes(table: RankTable, environment: Environment) -> Iterator[Shape]:
+    """Give all combinations of the lists of `table`, repeats included."""
+    for kind in table.strategies:
+        chunked = kind == "chunked"
+        chunks = (table.chunk_sizes or (environment.engine.chunk_size,)) if chunked else (None,)
+        for num_gpus, tp_size, pp_size, share, chunk, seqs, tokens in itertools.product(
+            table.num_gpus or (environment.cluster.num_gpus,),
+            table.tp_sizes,
+            table.pp_sizes,
+            table.prefill_shares if kind.startswith("fudg") else (None,),
+            chunks,
+            table.max_num_seqs or (None,),
+            (None,) if chunked else table.max_num_batched_tokens or (None,),
+        ):
+            yield Shape(
+                kind=kind,
+                num_gpus=num_gpus,
+                tp_size=tp_size,
+                pp_size=pp_size,
+                prefill_share=share,
+                chunk_size=chunk,
+                max_num_seqs=seqs,
+                max_num_batched_tokens=tokens,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The candidates that fit, and why the others do not.
+
+    Attributes
+    ----------
+    strategies : dict of str to Strategy
+        By name, in the order of the table.
+    removed : Counter of str
+        Number of removed candidates by the rule that removed them.
+    """
+
+    strategies: dict[str, Strategy]
+    removed: Counter[str]
+
+    def refuse_empty(self) -> None:
+        """Refuse a space of which nothing is left.
+
+        Raises
+        ------
+        DataError
+            With each rule and how many candidates it removed.
+        """
+        if not self.strategies:
+            rules = "; ".join(f"{n} removed: {rule}" for rule, n in self.removed.most_common())
+            raise DataError(
+                f"none of the {self.removed.total()} candidates is left ({rules}). "
+                "Widen the lists of [rank], or take larger GPUs or a smaller engine.max_model_len."
+            )
+
+
+def space(table: RankTable, environment: Environment) -> Space:
+    """Return the candidates of `table` that can be placed on the machines."""
+    found: dict[str, Strategy] = {}
+    removed: Counter[str] = Counter()
+    for shape in shapes(table, environment):
+        strategy = shape.strategy()
+        if strategy is None:
+            removed["fewer than two instances for prefill and decode"] += 1
+        elif strategy.name not in found:
+            rule = misfit(shape, strategy, environment)
+            if rule is None:
+                found[strategy.name] = strategy
+            else:
+                removed[rule] += 1
+    return Space(found, removed)
+
+
+def misfit(shape: Shape, strategy: Strategy, environment: Environment) -> str | None:
+    """Return the rule that keeps a candidate off the machines; None if it can be placed."""
+    cluster, spec = environment.cluster, environment.model.spec
+    if shape.tp_size not in tp_degrees(spec):
+        return "heads cannot be shared out over tp_size GPUs"
+    if shape.pp_size > spec.num_layers:
+        return "more stages than layers"
+    if shape.num_gpus > cluster.num_gpus:
+        return f"more GPUs than the cluster's {cluster.num_gpus}"
+    if shape.num_instances < 1:
+        return "an instance is larger than num_gpus"
+    if shape.num_gpus % (shape.tp_size * shape.pp_size):
+        return "instances leave some of num_gpus idle"
+    try:
+        build(environment, strategy)
+    except ConfigError as error:
+        return _RULES.get(error.key.rpartition(".")[2], error.key.rpartition(".")[2])
+    return None
+
+
+_RULES = {
+    "tp_size": "weights and the longest request do not fit in the GPUs' memory",
+    "pp_size": "a batch of the pipeline cannot hold the longest request",
+    "chunk_size": "chunk_size is below max_num_seqs",
+    "max_num_batched_tokens": "the longest prompt does not fit in a prefill step",
+    "placement": "no node holds a prefill and a decode instance",
+    "prefill_instances": "prefill and decode instances cannot share nodes evenly",
+    "instances": "instances do not fit on the nodes",
+}
+"""What a refused key of a strategy means for a candidate."""
+
+
+def build(environment: Environment, strategy: Strategy) -> Cluster:
+    """Place a candidate on idle machines.
+
+    Raises
+    ------
+    ConfigError
+        If it does not fit.
+    """
+    slo = environment.slo.strictest()
+    targets = dataclasses.replace(slo, ttft_s=slo.ttft_s or 1.0, tpot_s=slo.tpot_s or 1.0)
+    environment = dataclasses.replace(environment, slo=targets)
+    return dry_run(environment, strategy)

@@ -1,0 +1,145 @@
+"""Goodput against cases computed by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simcluster.errors import DataError
+from simcluster.frames.goodput import (
+    Goodput,
+    goodput_rps,
+    goodput_table,
+    mean_attainment,
+    representative_rate,
+    strategies,
+)
+
+
+@pytest.mark.parametrize(
+    ("rates", "attainments", "target", "value", "censored"),
+    [
+        # (0.96 - 0.9) / (0.96 - 0.86) = 0.6 of the way from 2 to 4
+        pytest.param([1, 2, 4], [1.0, 0.96, 0.86], 0.9, 3.2, None, id="between"),
+        pytest.param([4, 1, 2], [0.86, 1.0, 0.96], 0.9, 3.2, None, id="any-order"),
+        pytest.param([1, 2, 4], [1.0, 0.9, 0.5], 0.9, 2.0, None, id="equal-at-a-grid-point"),
+        pytest.param([1, 2, 3, 4], [1.0, 0.9, 0.9, 0.5], 0.9, 3.0, None, id="equal-at-a-plateau"),
+        pytest.param([1, 2, 4], [1.0, 0.95, 0.9], 0.9, 4.0, "above", id="equal-at-the-last"),
+        pytest.param([1, 2, 4], [1.0, 1.0, 0.95], 0.9, 4.0, "above", id="all-above"),
+        pytest.param([2, 3, 4], [0.8, 0.5, 0.2], 0.9, 2.0, "below", id="all-below"),
+        pytest.param([2, 3], [0.9, 0.4], 0.9, 2.0, None, id="equal-at-the-first"),
+        pytest.param([3], [0.95], 0.9, 3.0, "above", id="single-rate-met"),
+        pytest.param([3], [0.85], 0.9, 3.0, "below", id="single-rate-missed"),
+        # a lucky point at 3 after the first crossing, half-way from 1 to 2, does not count
+        pytest.param([1, 2, 3, 4], [1.0, 0.8, 0.95, 0.1], 0.9, 1.5, None, id="non-monotone"),
+        # an unlucky first point: the only downward crossing is half-way from 2 to 3
+        pytest.param([1, 2, 3], [0.85, 1.0, 0.8], 0.9, 2.5, None, id="first-point-below"),
+        pytest.param([1, 2], [0.5, 0.95], 0.9, 2.0, "above", id="rising"),
+        # seeds: means 1.0 and 0.8
+        pytest.param([1, 1, 2, 2], [1.0, 1.0, 0.9, 0.7], 0.9, 1.5, None, id="seeds-averaged-first"),
+        pytest.param([1, 2], [1.0, 0.98], 0.99, 1.5, None, id="p99"),
+    ],
+)
+def test_goodput_is_the_first_downward_crossing(
+    rates: list[float], attainments: list[float], target: float, value: float, censored: str | None
+) -> None:
+    """Expected values are worked out by hand."""
+    result = goodput_rps(rates, attainments, target)
+    assert result.value == pytest.approx(value, rel=1e-12)
+    assert result.censored == censored
+
+
+def test_a_mean_over_seeds_that_misses_by_rounding_reaches_the_target() -> None:
+    """The mean of 0.85 and 0.95 is 0.9 on paper and a little less in doubles."""
+    assert np.mean([0.85, 0.95]) < 0.9
+    assert goodput_rps([5, 5], [0.85, 0.95], 0.9) == Goodput(value=5.0, censored="above")
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 100), min_size=1, max_size=8),
+    st.integers(1, 99),
+)
+def test_goodput_lies_on_the_grid_and_attainment_there_is_the_target(
+    percents: list[int], target_percent: int
+) -> None:
+    """Reading the attainment curve at an uncensored goodput gives the target back."""
+    rates = np.arange(1.0, len(percents) + 1)
+    shares, target = np.array(percents) / 100, target_percent / 100
+    result = goodput_rps(rates, shares, target)
+    assert rates[0] <= result.value <= rates[-1]
+    if result.censored is None:
+        assert np.interp(result.value, rates, shares) == pytest.approx(target, abs=1e-9)
+
+
+def test_goodput_does_not_reorder_what_it_was_given() -> None:
+    """Callers keep their arrays."""
+    rates, shares = np.array([3.0, 1.0, 2.0]), np.array([0.1, 1.0, 0.7])
+    goodput_rps(rates, shares, 0.9)
+    assert rates.tolist() == [3.0, 1.0, 2.0]
+    assert shares.tolist() == [0.1, 1.0, 0.7]
+
+
+def test_runs_without_an_attainment_are_refused() -> None:
+    """A window without requests has no attainment; the message names the rate and the way out."""
+    with pytest.raises(DataError, match=r"at 2 requests/s: lower run\.warmup_s"):
+        goodput_rps([1, 2], [1.0, np.nan], 0.9)
+    with pytest.raises(DataError, match="no runs"):
+        goodput_rps([], [], 0.9)
+    with pytest.raises(ValueError, match="pair up"):
+        goodput_rps([1, 2], [1.0], 0.9)
+
+
+def test_means_over_seeds_are_per_distinct_rate() -> None:
+    """Rates with different numbers of seeds are averaged each by itself."""
+    rates, means = mean_attainment([2, 1, 2, 2], [0.3, 1.0, 0.6, 0.9])
+    assert rates.tolist() == [1.0, 2.0]
+    assert means == pytest.approx([1.0, 0.6])
+
+
+SWEEP = {
+    "strategy": np.array(["wide"] * 4 + ["small"] * 4, dtype=object),
+    "rate_rps": np.array([2.0, 4.0, 2.0, 4.0, 2.0, 4.0, 2.0, 4.0]),
+    "seed": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+    "num_gpus": np.array([8] * 4 + [4] * 4),
+    "mean_gpus": np.array([8.0] * 4 + [4.0] * 4),
+    # means over the seeds: wide 1.0 and 0.8, small 0.6 and 0.15
+    "slo_attainment": np.array([1.0, 0.7, 1.0, 0.9, 0.5, 0.1, 0.7, 0.2]),
+}
+
+
+@pytest.mark.parametrize("as_frame", [False, True])
+def test_table_gives_goodput_per_gpu_and_per_cost(as_frame: bool) -> None:
+    """One row per strategy in the order of the sweep; columns and pandas frames alike."""
+    table = goodput_table(pd.DataFrame(SWEEP) if as_frame else SWEEP, 0.9, price_per_gpu_hour=2.5)
+    assert table["strategy"].tolist() == ["wide", "small"]
+    assert table["num_gpus"].tolist() == [8, 4]
+    # means 1.0 and 0.8: half-way from 2 to 4; by seed a third of the way, and the whole way
+    assert table["goodput_rps"] == pytest.approx([3.0, 2.0])
+    assert table["goodput_rps_min"] == pytest.approx([2 + 2 / 3, 2.0])
+    assert table["goodput_rps_max"] == pytest.approx([4.0, 2.0])
+    assert table["censored"].tolist() == ["", "below"]
+    assert table["goodput_rps_per_gpu"] == pytest.approx([3 / 8, 2 / 4])
+    # 3 requests/s for an hour on 8 GPUs at 2.5 an hour each: 10800 / 20
+    assert table["requests_per_cost"] == pytest.approx([540.0, 720.0])
+
+
+def test_table_without_a_price_has_no_cost() -> None:
+    """An unknown price gives NaN, not a made-up one."""
+    assert np.isnan(goodput_table(SWEEP, 0.9)["requests_per_cost"]).all()
+
+
+def test_representative_rate_is_the_highest_that_a_strategy_carries() -> None:
+    """At that rate the strategies differ: one is just within its targets."""
+    assert representative_rate(SWEEP, 0.9) == 2.0
+    assert representative_rate(SWEEP, 0.75) == 4.0
+    assert representative_rate(SWEEP, 1.01) == 2.0
+    assert strategies(SWEEP) == ["wide", "small"]
+
+
+def test_goodput_shows_its_bound() -> None:
+    """A bound must not be read as a value."""
+    assert str(Goodput(value=2.0, censored="below")) == "< 2.00"
+    assert str(Goodput(value=40.0, censored="above")) == "≥ 40.0"
+    assert str(Goodput(value=3.14159)) == "3.14"

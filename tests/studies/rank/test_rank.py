@@ -1,0 +1,597 @@
+"""Ranking: the space and its names, bounds that hold, races on equal requests, reasons, output."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from simcluster.catalog.toml_writer import to_toml
+from simcluster.cli import main
+from simcluster.errors import ConfigError, DataError
+from simcluster.rng import stream
+from simcluster.scenario.file import resolve
+from simcluster.scenario.rank_table import RankTable
+from simcluster.scenario.scenario import Scenario
+from simcluster.strategies import FuDG, NoDG, PaDG
+from simcluster.studies.goodput import Interval
+from simcluster.studies.rank import finals, race, report, rounds, screen
+from simcluster.studies.rank.explain import explain
+from simcluster.studies.rank.race import Crossing, Probe, cross, only
+from simcluster.studies.rank.rank import load, rank
+from simcluster.studies.rank.ranking import Ranking
+from simcluster.studies.space import shapes, space
+
+SHIPPED = Path(__file__).parents[3] / "scenarios" / "rank_32gpus.toml"
+DOCUMENT: dict[str, Any] = {
+    "model": {"name": "llama-2-7b"},
+    "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 4, "price_per_gpu_hour": 2.0},
+    "engine": {"max_model_len": 2048},
+    "workload": {"lengths": {"kind": "fixed", "prompt_len": 400, "output_len": 20}},
+    "slo": {"ttft_s": 0.3, "tpot_s": 0.05},
+    "strategy": [{"name": "mine", "kind": "nodg", "tp_size": 4}],
+    "rank": {
+        "num_gpus": [2, 4],
+        "strategies": ["nodg", "padg", "fudg-intra"],
+        "tp_sizes": [1, 2],
+        "prefill_shares": [0.5],
+        "finalists": 2,
+        "tolerance": 0.3,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small problem as a file."""
+    path = tmp_path_factory.mktemp("rank") / "small.toml"
+    path.write_text(to_toml(DOCUMENT))
+    return path
+
+
+def settle_quickly(scenario: Scenario, names: list[str], *, seed: int, **_: Any) -> finals.Finals:
+    """Stand in for `finals.settle`: one draw, and intervals of 3 %."""
+    values = {
+        name: cross(
+            only(scenario, name), guess_rps=50.0, seed=seed, num_requests=1000, near=1.05
+        ).goodput_rps
+        for name in names
+    }
+    best = max(values, key=lambda name: values[name])
+    return finals.Finals(
+        intervals={n: Interval(value=v, low=0.97 * v, high=1.03 * v) for n, v in values.items()},
+        mean_gpus=dict.fromkeys(names, math.nan),
+        unsettled={},
+        decided=tuple(f"{best} beats {n}" for n in names if n != best),
+        undecided=(),
+        num_requests=0,
+    )
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settle finalists by `settle_quickly`."""
+    monkeypatch.setattr("simcluster.studies.rank.rounds.settle", settle_quickly)
+
+
+@pytest.fixture(scope="module")
+def ranking(file: Path) -> Ranking:
+    """Return it ranked in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simcluster.studies.rank.rounds.settle", settle_quickly)
+        return rank(*load(file), jobs=1)
+
+
+# The space --------------------------------------------------------------------------------------
+
+
+def test_the_shipped_example_has_over_200_candidates() -> None:
+    """With names as BestServe writes them; what each stands for is what its name says."""
+    scenario, table = load(SHIPPED)
+    found = space(table, scenario.environment).strategies
+    assert len(found) >= 200
+    assert found["8m-tp4"] == NoDG(name="8m-tp4", tp_size=4, instances=8)
+    assert found["8e-tp4"] == PaDG(name="8e-tp4", tp_size=4, instances=8)
+    assert found["3p5d-tp4-inter"] == FuDG(
+        name="3p5d-tp4-inter",
+        tp_size=4,
+        prefill_instances=3,
+        decode_instances=5,
+        placement="inter-node",
+    )
+    chunked = found["4m-tp4-pp2-chunk1024"]
+    assert isinstance(chunked, NoDG)
+    assert (chunked.scheduler, chunked.chunk_size, chunked.pp_size) == ("chunked", 1024, 2)
+    assert [s.name for s in scenario.strategies] == ["EcoServe, slack max"]
+
+
+def test_every_point_is_a_candidate_or_counted(file: Path) -> None:
+    """None gets lost: those that fit, the repeats, and those that a rule removed."""
+    scenario, _ = load(file)
+    table = RankTable(
+        num_gpus=(1, 3, 4, 8), tp_sizes=(1, 3, 8), pp_sizes=(1, 50), prefill_shares=(0.1, 0.2)
+    )
+    points = list(shapes(table, scenario.environment))
+    found = space(table, scenario.environment)
+    names = [s.name for s in (p.strategy() for p in points) if s is not None]
+    repeats = sum(names.count(name) - 1 for name in found.strategies)
+    assert len(found.strategies) + repeats + found.removed.total() == len(points)
+    assert set(found.removed) == {
+        "fewer than two instances for prefill and decode",
+        "heads cannot be shared out over tp_size GPUs",
+        "more stages than layers",
+        "more GPUs than the cluster's 4",
+        "an instance is larger than num_gpus",
+    } & set(found.removed)
+    assert found.removed["more GPUs than the cluster's 4"]
+    assert found.removed["more stages than layers"]
+
+
+def test_an_empty_space_says_which_rule_removed_how_many(tmp_path: Path) -> None:
+    """One line, before any run."""
+    document = {**DOCUMENT, "model": {"name": "llama-2-70b"}}
+    document["rank"] = {**DOCUMENT["rank"], "tp_sizes": [1, 3], "num_gpus": [4]}
+    del document["strategy"]
+    (tmp_path / "s.toml").write_text(to_toml(document))
+    with pytest.raises(DataError) as caught:
+        rank(*load(tmp_path / "s.toml"))
+    assert str(caught.value).startswith("none of the 6 candidates is left (")
+    assert "3 removed: weights and the longest request do not fit in the GPUs' memory" in str(
+        caught.value
+    )
+
+
+def test_targets_that_nothing_meets_say_the_best_there_is(file: Path) -> None:
+    """The best TTFT is that of one prompt on the widest instance."""
+    scenario, table = load(file, {"slo.ttft_s": 0.001})
+    lengths = screen.Lengths.of(scenario)
+    best = screen.Screen(scenario.environment, lengths).bound(scenario.strategies[0])
+    with pytest.raises(DataError, match=rf"best TTFT is {best.alone_ttft_s:.3g} s, the best TPOT"):
+        rank(scenario, table)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"slo.ttft_s": None, "slo.tpot_s": None}, "slo"),
+        ({"slo.attainment": 1.0}, "slo.attainment"),
+        ({"workload.arrivals": {"kind": "closed-loop", "concurrency": 3}}, "workload.arrivals"),
+        ({"rank.tp_sizes": []}, "rank.tp_sizes"),
+        ({"rank.strategies": ["vllm"]}, "rank.strategies"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(changes: dict[str, Any], key: str, file: Path) -> None:
+    """With the key to change."""
+    with pytest.raises(ConfigError) as caught:
+        rank(*load(file, changes))
+    assert caught.value.key.startswith(key)
+
+
+def test_strategies_of_several_models_are_not_ranked() -> None:
+    """They have no goodput of one model; refused before any run."""
+    with pytest.raises(ConfigError, match="one model on one type of GPU"):
+        rank(*load(SHIPPED.with_name("boute.toml")))
+
+
+# Bounds -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        NoDG(name="a", instances=2),
+        NoDG(name="a", instances=1, scheduler="chunked", chunk_size=512, tp_size=2),
+        PaDG(name="a", instances=2),
+        FuDG(name="a", prefill_instances=1, decode_instances=1),
+        FuDG(name="a", prefill_instances=2, decode_instances=1, placement="inter-node"),
+        NoDG(name="a", instances=1, pp_size=2),
+    ],
+    ids=lambda s: f"{s.kind}-{s.pp_size}",
+)
+def test_no_run_carries_more_than_its_bound(strategy: Any) -> None:
+    """At the bound and a tenth more the targets are missed, whatever the strategy."""
+    changes = {"cluster.nodes": 3, "cluster.gpus_per_node": 2, "cluster.network": "10gbe"}
+    scenario = resolve(DOCUMENT, changes)
+    scenario = dataclasses.replace(scenario, strategies=(strategy,))
+    bound = screen.Screen(scenario.environment, screen.Lengths.of(scenario)).bound(strategy)
+    rate = 1.1 * bound.total_rps
+    seen = race.probe(scenario, rate, seed=0, num_requests=math.ceil(30 * rate))
+    assert seen.attainment < 0.9
+
+
+# Crossings --------------------------------------------------------------------------------------
+
+
+def logistic(goodput: float, steepness: float) -> Any:
+    """Return a stand-in for `race.probe` whose attainment is 90 % at `goodput`."""
+
+    def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> Probe:
+        odds = 9.0 * (goodput / rate_rps) ** steepness
+        share = round(num_requests * odds / (1 + odds)) / num_requests
+        return Probe(
+            rate_rps=rate_rps,
+            attainment=share,
+            ttft_attainment=share,
+            tpot_attainment=1.0,
+            ttft_s=1.0,
+            tpot_s=0.1,
+            stay_s=5.0,
+            peak_kv_usage=0.5,
+            num_preemptions=0,
+        )
+
+    return probe
+
+
+@pytest.mark.parametrize("goodput", [0.3, 7.0, 60.0])
+@pytest.mark.parametrize("steepness", [2.0, 20.0])
+def test_a_crossing_is_found_from_far_and_near(
+    goodput: float, steepness: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a guess that is right, and from one that is off by a factor of four."""
+    scenario = resolve(DOCUMENT)
+    monkeypatch.setattr(race, "probe", logistic(goodput, steepness))
+    for factor in (1.0, 0.4, 4.0):
+        found = cross(scenario, guess_rps=factor * goodput, seed=0, num_requests=100_000)
+        assert found.goodput_rps == pytest.approx(goodput, rel=0.01)
+        assert found.low_rps <= goodput <= found.high_rps
+        assert found.beyond is not None
+        assert found.num_requests == 100_000 * len(found.probes)
+    dull = cross(
+        scenario, guess_rps=goodput, seed=0, num_requests=1000, uninteresting_rps=9 * goodput
+    )
+    assert len(dull.probes) == 2
+
+
+def test_candidates_meet_the_same_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two strategies at one rate: equal arrivals and lengths; at another rate only scaled."""
+    seen: list[Any] = []
+    run = race.run
+
+    def spy(environment: Any, strategy: Any, workload: Any, **options: Any) -> Any:
+        seen.append(workload)
+        return run(environment, strategy, workload, **options)
+
+    monkeypatch.setattr(race, "run", spy)
+    scenario = resolve({**DOCUMENT, "strategy": [*DOCUMENT["strategy"], FUDG]})
+    for name, rate in (("mine", 8.0), ("pd", 8.0), ("pd", 16.0)):
+        race.probe(only(scenario, name), rate, seed=3, num_requests=100)
+    np.testing.assert_array_equal(seen[0].arrival_s, seen[1].arrival_s)
+    np.testing.assert_array_equal(seen[0].prompt_len, seen[2].prompt_len)
+    np.testing.assert_allclose(seen[1].arrival_s, 2 * seen[2].arrival_s, atol=1e-9)
+
+
+FUDG = {"name": "pd", "kind": "fudg"}
+RATE = 70.0
+"""Above what four GPUs as one instance carry (requests/s)."""
+
+
+def test_stopping_the_clock_early_changes_no_attainment() -> None:
+    """Who has not finished by then has missed the targets anyway, far above the goodput too."""
+    scenario = resolve(DOCUMENT, {"workload.num_requests": 2000})
+    seen = race.probe(only(scenario, "mine"), RATE, seed=0, num_requests=2000)
+    import simcluster
+    from simcluster.frames.metrics import met_targets, window
+
+    whole = simcluster.simulate(scenario, strategy="mine", rate_rps=RATE, seed=0)
+    requests = whole.columns["requests"]
+    counted = window(requests, race.WARMUP * float(requests["arrival_s"][-1]), 0.0)
+    met = met_targets(requests, scenario.environment.slo)
+    assert 0.0 < seen.attainment < 0.9
+    assert seen.attainment == met["joint"][counted].mean()
+
+
+def test_finalists_are_settled_and_compared() -> None:
+    """With intervals that hold what another long run gives, and a word about the pair."""
+    scenario = resolve({**DOCUMENT, "strategy": [*DOCUMENT["strategy"], FUDG]})
+    found = finals.settle(scenario, {"mine": 10.0, "pd": 10.0}, tolerance=0.3, seed=5, jobs=1)
+    assert len(found.decided) + len(found.undecided) == 1
+    assert found.num_requests > 10_000
+    for name, interval in found.intervals.items():
+        guess = interval.value
+        long = cross(only(scenario, name), guess_rps=guess, seed=9, num_requests=3000, step=1.05)
+        assert 0.9 * interval.low < long.goodput_rps < 1.1 * interval.high
+
+
+# Rounds -----------------------------------------------------------------------------------------
+
+
+BOUND = screen.Bound(
+    total_rps=20.0,
+    prefill_rps=30.0,
+    decode_rps=40.0,
+    link_rps=math.inf,
+    batch=100,
+    memory_batch=150,
+    dispatch_share=0.2,
+    alone_share=1.0,
+    alone_ttft_s=0.1,
+    alone_tpot_s=0.01,
+    stay_s=5.0,
+    num_gpus=4,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Met:
+    """A search for a goodput: whose, on which draw of requests, of how many."""
+
+    name: str
+    seed: int
+    num_requests: int
+
+
+def raced(
+    goodputs: dict[str, float], bounds: dict[str, float], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> tuple[list[str], list[list[Met]]]:
+    """Race candidates whose goodputs are known.
+
+    A draw of requests shifts all of them alike by some 30 %, and each by 1 % of its own. Returns
+    the field that is left, and what was met in each round.
+    """
+    met: list[list[Met]] = []
+
+    def found(scenario: Scenario, *, seed: int, num_requests: int, **_: Any) -> Crossing:
+        (strategy,) = scenario.strategies
+        met[-1].append(Met(strategy.name, seed, num_requests))
+        common, own = stream(seed, "all"), stream(seed, strategy.name)
+        value = goodputs[strategy.name]
+        value *= math.exp(0.3 * common.standard_normal() + 0.01 * own.standard_normal())
+        return Crossing(
+            name=strategy.name,
+            goodput_rps=value,
+            low_rps=0.99 * value,
+            high_rps=1.01 * value,
+            probes=(),
+            num_requests=num_requests,
+        )
+
+    monkeypatch.setattr(rounds, "cross", found)
+    scenario = resolve(DOCUMENT, {"run.seeds": [seed]})
+    candidates = tuple(
+        NoDG(name=n, instances=1, scheduler="chunked" if "chunk" in n else "prefill-priority")
+        for n in goodputs
+    )
+    scenario = dataclasses.replace(scenario, strategies=candidates)
+    known = {n: dataclasses.replace(BOUND, total_rps=rate) for n, rate in bounds.items()}
+    race = rounds.Rounds(scenario, known, 1, None, None)
+    field: list[str] = []
+    for play in (race.first_round, race.second_round, race.third_round):
+        met.append([])
+        field = play() or []
+    return field, met
+
+
+def test_the_best_stays_and_those_behind_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the draws do to all of them: they are the same for all."""
+    goodputs = {"best": 20.0, "near": 19.9, "behind": 17.5, "slow": 14.5}
+    goodputs |= {f"far{k}": 11.0 for k in range(20)} | {f"hopeless{k}": 3.0 for k in range(20)}
+    bounds = {name: 4.0 if name.startswith("hopeless") else 60.0 for name in goodputs}
+    for seed in range(40):
+        field, met = raced(goodputs, bounds, monkeypatch, seed)
+        assert set(field) == {"best", "near"}, seed
+        first, second, third = ({m.name for m in one} for one in met)
+        assert first >= {name for name in goodputs if not name.startswith("hopeless")}
+        assert sum(name.startswith("hopeless") for name in first) <= 1, "a scout may be one"
+        assert second == {"best", "near", "behind", "slow"}
+        assert third == {"best", "near", "behind"}
+        assert [len({m.seed for m in one}) for one in met] == [1, 1, rounds.REPLICATIONS]
+        assert len({m.seed for one in met for m in one}) == 2 + rounds.REPLICATIONS
+        for name in third:
+            draws = [(m.seed, m.num_requests) for m in met[2] if m.name == name]
+            assert draws == [(m.seed, m.num_requests) for m in met[2] if m.name == "best"]
+        lengths = [max(m.num_requests for m in one) for one in met]
+        assert lengths[0] < lengths[2]
+
+
+def test_equals_are_not_told_apart_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight candidates that differ by nothing but the noise of their own are all finalists."""
+    goodputs = {f"c{k}": 20.0 for k in range(8)}
+    left = [
+        len(raced(goodputs, dict.fromkeys(goodputs, 60.0), monkeypatch, seed)[0])
+        for seed in range(40)
+    ]
+    assert np.mean(np.array(left) == 8) > 0.9
+
+
+def test_none_is_taken_to_carry_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short runs put one at four times its bound, twice the best: the best stays all the same."""
+    goodputs, bounds = {"flattered": 60.0, "best": 30.0}, {"flattered": 15.0, "best": 60.0}
+    for seed in range(20):
+        _, met = raced(goodputs, bounds, monkeypatch, seed)
+        assert "best" in {m.name for m in met[2]}
+
+
+def test_the_best_of_each_family_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far behind; others of its family that are as far behind do not."""
+    goodputs = {"best": 20.0, "near": 19.0, "chunked": 6.0, "chunked-slow": 5.0}
+    for seed in range(10):
+        _, met = raced(goodputs, dict.fromkeys(goodputs, 60.0), monkeypatch, seed)
+        assert {m.name for m in met[2]} == {"best", "near", "chunked"}
+
+
+def test_nobody_that_meets_the_targets_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After single requests did: one line, no matter in which round."""
+    with pytest.raises(DataError, match=r"^none of 2 candidates .* at any rate"):
+        raced({"a": 0.0, "b": 0.0}, {"a": 9.0, "b": 9.0}, monkeypatch, 0)
+
+
+# Rankings ---------------------------------------------------------------------------------------
+
+
+def test_the_best_is_the_best_of_long_runs(ranking: Ranking) -> None:
+    """Every candidate by itself on other and longer draws: nobody beats the first by over 5 %."""
+    long = {}
+    for c in ranking.candidates:
+        found = cross(
+            only(ranking.scenario, c.name),
+            guess_rps=c.goodput_rps,
+            seed=99,
+            num_requests=1500,
+            step=1.1,
+            near=1.05,
+        )
+        long[c.name] = found.goodput_rps
+    first = ranking.candidates[0]
+    assert long[first.name] >= 0.95 * max(long.values())
+    for c in ranking.candidates:
+        assert 0.85 * c.low_rps <= long[c.name] <= 1.15 * c.high_rps
+
+
+def test_a_ranking_is_sorted_and_complete(ranking: Ranking) -> None:
+    """With stages, costs, and the strategy of the file among the candidates."""
+    goodputs = [c.goodput_rps for c in ranking.candidates]
+    assert goodputs == sorted(goodputs, reverse=True)
+    assert {c.name for c in ranking.candidates} >= {"mine", "4m-tp1", "2e-tp2", "2p2d-tp1"}
+    assert [c.stage for c in ranking.candidates].count("final") == 2
+    assert len(ranking.decided) + len(ranking.undecided) == 1
+    for c in ranking.candidates:
+        assert c.low_rps <= c.goodput_rps <= c.high_rps
+        assert c.cost_per_hour == 2.0 * c.num_gpus
+        assert c.per_cost == pytest.approx(c.goodput_rps * 3600 / (2.0 * c.num_gpus))
+
+
+def test_fronts_hold_whom_nobody_beats(ranking: Ranking) -> None:
+    """By the definition, pair by pair."""
+    front = ranking.cost_front()
+    for c in ranking.candidates:
+        beaten = any(
+            o.num_gpus <= c.num_gpus and o.goodput_rps > c.goodput_rps for o in ranking.candidates
+        )
+        assert (c in front) == (not beaten)
+    known = [c for c in ranking.candidates if not math.isnan(c.ttft_s)]
+    assert known
+    for c in known:
+        beaten = any(
+            (o.ttft_s <= c.ttft_s and o.tpot_s < c.tpot_s)
+            or (o.ttft_s < c.ttft_s and o.tpot_s <= c.tpot_s)
+            for o in known
+        )
+        assert (c in ranking.latency_front()) == (not beaten)
+
+
+@pytest.mark.usefixtures("quickly")
+def test_a_ranking_does_not_depend_on_the_processes(file: Path) -> None:
+    """Two workers finish in any order; the answer is the same to the last bit."""
+    few = {"rank.strategies": ["nodg"], "rank.num_gpus": [4], "rank.tolerance": 0.5}
+    one, two = (rank(*load(file, few), jobs=jobs) for jobs in (1, 2))
+    assert one.candidates == two.candidates
+    assert (one.decided, one.undecided) == (two.decided, two.undecided)
+
+
+def probe_of(**changes: Any) -> Crossing:
+    """Return a crossing whose run beyond the goodput is this."""
+    base: dict[str, Any] = {
+        "rate_rps": 10.0,
+        "attainment": 0.8,
+        "ttft_attainment": 0.95,
+        "tpot_attainment": 0.8,
+        "ttft_s": 1.0,
+        "tpot_s": 0.1,
+        "stay_s": 5.0,
+        "peak_kv_usage": 0.5,
+        "num_preemptions": 0,
+    }
+    seen = Probe(**{**base, **changes})
+    return Crossing(
+        name="a", goodput_rps=9.0, low_rps=8.0, high_rps=10.0, probes=(seen,), num_requests=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "bound", "expected"),
+    [
+        ({}, {}, "decode"),
+        ({}, {"dispatch_share": 0.6}, "dispatch"),
+        ({"ttft_attainment": 0.7}, {"dispatch_share": 0.6}, "prefill"),
+        ({"ttft_attainment": 0.7}, {"link_rps": 12.0}, "link"),
+        ({"peak_kv_usage": 0.99}, {"link_rps": 12.0}, "memory"),
+        ({"peak_kv_usage": 0.99}, {"memory_batch": 500}, "decode"),
+    ],
+)
+def test_reasons_follow_from_the_run_beyond_the_goodput(
+    seen: dict[str, Any], bound: dict[str, Any], expected: str
+) -> None:
+    """Each of the five, by what it is told from."""
+    strategy = NoDG(name="a")
+    reason, words = explain(strategy, dataclasses.replace(BOUND, **bound), probe_of(**seen))
+    assert reason == expected
+    assert words
+
+
+SLOW_CPU = {"engine.profile": "eager", "engine.issue_s": 1e-3}
+
+
+@pytest.mark.usefixtures("quickly")
+@pytest.mark.parametrize(
+    ("changes", "strategy", "expected"),
+    [
+        ({"cluster.network": "10gbe"}, "fudg-inter", "link"),
+        ({"slo.ttft_s": 0.05, "slo.tpot_s": 0.5}, "fudg-intra", "prefill"),
+        ({**SLOW_CPU, "slo.ttft_s": 5.0, "slo.tpot_s": 0.36}, "nodg", "dispatch"),
+    ],
+)
+def test_losers_lose_for_the_reason_that_was_built_in(
+    changes: dict[str, Any], strategy: str, expected: str
+) -> None:
+    """A slow network, a tight TTFT, a CPU that issues slowly."""
+    scenario = resolve(DOCUMENT, {"cluster.nodes": 2, "cluster.gpus_per_node": 1, **changes})
+    scenario = dataclasses.replace(scenario, strategies=())
+    table = RankTable(strategies=(strategy,), tp_sizes=(1,), prefill_shares=(0.5,), tolerance=0.5)
+    if strategy == "fudg-intra":
+        wider = {"cluster.gpus_per_node": 2, "cluster.nodes": 1, **changes}
+        scenario = dataclasses.replace(resolve(DOCUMENT, wider), strategies=())
+    assert rank(scenario, table, jobs=1).candidates[0].bottleneck == expected
+
+
+# Output -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quickly")
+def test_the_command_prints_tables_and_json(file: Path, tmp_path: Path) -> None:
+    """And writes rows and pictures; results of something else are not replaced."""
+    runner = CliRunner()
+    few = ("rank.strategies=['nodg', 'fudg-intra']", "rank.num_gpus=[4]", "rank.tolerance=0.5")
+    arguments = ["rank", str(file), "--jobs", "1", *(w for v in few for w in ("--set", v))]
+    text = runner.invoke(main, [*arguments, "-o", str(tmp_path / "out")])
+    assert text.exit_code == 0, text.output
+    for words in (
+        "candidates:",
+        "95 %",
+        "per GPU",
+        "req/USD",
+        "-bound",
+        "Best goodput for its cost",
+    ):
+        assert words in text.stdout
+    pictures = [tmp_path / "out" / f"{name}_front.png" for name in ("cost", "latency")]
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
+    rows = json.loads((tmp_path / "out" / "ranking.json").read_text())["candidates"]
+    printed = json.loads(runner.invoke(main, [*arguments, "--json"]).stdout)
+    assert printed["candidates"] == rows
+    needed = {"name", "strategy", "goodput_rps", "interval_rps", "cost_per_hour", "bottleneck"}
+    assert all(needed <= set(row) for row in rows)
+    assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
+    (tmp_path / "out" / "thesis.tex").write_text("")
+    refused = runner.invoke(main, [*arguments, "-o", str(tmp_path / "out")])
+    assert refused.exit_code == 1
+    assert "holds files that are not ours (thesis.tex)" in refused.stderr
+
+
+def test_bestserve_mode_ranks_without_intervals(file: Path) -> None:
+    """What it knows; the others are counted as removed."""
+    found = rank(*load(file, {"rank.mode": "bestserve"}), jobs=1)
+    assert {c.strategy for c in found.candidates} == {"NoDG", "FuDG intra-node"}
+    assert found.removed["BestServe's estimator does not know such a strategy"] == 4
+    rows = report.as_json(found)["candidates"]
+    assert all(row["interval_rps"] == [None, None] for row in rows)
+    assert "no intervals" in report.as_text(found)
+    goodputs = [c.goodput_rps for c in found.candidates]
+    assert goodputs == sorted(goodputs, reverse=True)
+    assert goodputs[0] > 0
