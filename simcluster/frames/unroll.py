@@ -28,6 +28,7 @@ import numpy.typing as npt
 from simcluster.config import Environment
 from simcluster.errors import InvariantError
 from simcluster.frames.schema import STEPS, Columns, checked
+from simcluster.request import tokens_gained
 from simcluster.roofline import StepTime
 from simcluster.roofline.base import StepShape
 from simcluster.roofline.sources import StepTimeFactory, StepTimeSource, source_of
@@ -251,7 +252,7 @@ def _layout(frames: Frames) -> _Layout:
     start_s = np.asarray(segments["start_s"], dtype=np.float64)[order]
     refilled = ~np.isnan(start_s) & (start_s != first_token_s[request])
     num_steps = np.asarray(segments["last_step"] - segments["first_step"], dtype=np.int64)[order]
-    made = num_steps + refilled
+    made = tokens_gained(num_steps) + refilled
     earlier = np.cumsum(made) - made
     of_request = np.bincount(request, weights=made, minlength=len(counts)).astype(np.int64)
     first_of_request = np.cumsum(of_request) - of_request

@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from simcluster.request import Request
+from simcluster.request import Request, tokens_gained
 from simcluster.units import FloatArray
 
 Statistic = Callable[[Collection[float]], float]
@@ -249,7 +249,7 @@ class RollingActivation(ABC):
 
     def key_of(self, request: Request) -> float:
         """Key of `request`, which starts to decode: its first token counts (Algorithm 1)."""
-        tokens = request.num_output_tokens - request.decode_step
+        tokens = request.num_output_tokens - tokens_gained(request.decode_step)
         return self._tpot_s * tokens + request.first_token_s
 
     def joined(self, index: int, request: Request, lane: int, key: float) -> None:
@@ -283,7 +283,10 @@ class RollingActivation(ABC):
     def _credits(self, keys: dict[int, float], ring: Ring, instance: RollingView) -> list[float]:
         """Slack plus now (s) of each of `keys`, whichever lane it is in."""
         steps = [instance.decode_step_of(lane) for lane in range(instance.num_lanes)]
-        return [self._tpot_s * steps[ring.lanes[number]] + key for number, key in keys.items()]
+        return [
+            self._tpot_s * tokens_gained(steps[ring.lanes[number]]) + key
+            for number, key in keys.items()
+        ]
 
     # --- the ring changes -----------------------------------------------------------------------
 
@@ -371,7 +374,8 @@ class PaperActivation(RollingActivation):
         if self._checks_tpot and ring.existing:
             if instance.num_lanes == 1:
                 key = self._judge(ring.existing.values())
-                slack_s = self._tpot_s * instance.decode_step_of(0) - now + key
+                gained = tokens_gained(instance.decode_step_of(0))
+                slack_s = self._tpot_s * gained - now + key
             else:
                 slack_s = self._judge(self._credits(ring.existing, ring, instance)) - now
             if slack_s < total_s:
@@ -417,7 +421,7 @@ class PaperActivation(RollingActivation):
         if self._checks_tpot and ring.existing:
             key = self._judge(ring.existing.values())
             steps = step + np.arange(first + 1, len(ends) + 1)
-            slack = self._tpot_s * steps - ends[first:] + key
+            slack = self._tpot_s * tokens_gained(steps) - ends[first:] + key
             enough = np.flatnonzero(slack >= total_s)
             if not len(enough):
                 return None
@@ -508,12 +512,13 @@ class CodeActivation(RollingActivation):
         if not keys:
             return inf
         if instance.num_lanes == 1:
-            return self._judge(keys.values()) + self._tpot_s * instance.decode_step_of(0) - since_s
+            gained = tokens_gained(instance.decode_step_of(0))
+            return self._judge(keys.values()) + self._tpot_s * gained - since_s
         return self._judge(self._credits(keys, ring, instance)) - since_s
 
     def key_of(self, request: Request) -> float:
         """Key of `request`, which starts to decode, less the time of its first decode step."""
-        return self._tpot_s * (request.num_output_tokens - 1 - request.decode_step)
+        return self._tpot_s * (request.num_output_tokens - 1 - tokens_gained(request.decode_step))
 
     def joined(self, index: int, request: Request, lane: int, key: float) -> None:
         """`request` runs: its clock is known once its first decode step has started."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from simcluster.request import tokens_gained
 from simcluster.runs.simulate import Result
 from simcluster.units import FloatArray
 
@@ -176,7 +177,8 @@ def check_tokens(result: Result) -> None:
     per_instance = result.columns["instances"]["num_preemptions"]
     require(preemptions == per_instance.sum(), "preemptions by request and by instance differ")
     asked = int(requests["output_len"][finished].sum())
-    by_decode = int((spans["num_steps"].astype(np.int64) * spans["num_decodes"]).sum())
+    gained = tokens_gained(spans["num_steps"].astype(np.int64))
+    by_decode = int((gained * spans["num_decodes"]).sum())
     by_prefill = asked - by_decode
     count = int(finished.sum())
     require(count <= by_prefill <= count + preemptions, "tokens produced are not tokens asked for")
@@ -192,7 +194,8 @@ def _check_segments(segments: Columns, requests: Columns, finished: npt.NDArray[
     stays = segments["last_step"] - segments["first_step"]
     require(bool((stays >= 0).all()), "a stay that ends before it begins")
     count = len(finished)
-    by_decode = np.bincount(segments["request_id"], weights=stays, minlength=count)
+    gained = tokens_gained(stays.astype(np.int64))
+    by_decode = np.bincount(segments["request_id"], weights=gained, minlength=count)
     by_prefill = (requests["num_output_tokens"] - by_decode)[finished]
     most = 1 + requests["num_preemptions"][finished]
     require(bool(((by_prefill >= 1) & (by_prefill <= most)).all()), "tokens outside the stays")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import simcluster
 from simcluster.catalog import KINDS, Catalog, search
 from simcluster.config import Environment, ModelConfig
 from simcluster.roofline import StepShape, tp_degrees, weight_bytes_per_gpu
 from simcluster.roofline.of_environment import roofline_step_time
+from simcluster.scenario.file import resolve
 from simcluster.strategies import NoDG
 from simcluster.testing.contracts.base import agreeing_run
 from simcluster.testing.laws import require
@@ -36,7 +36,7 @@ def environment_of(catalog: Catalog, model: str, gpu: str, num_gpus: int = 1) ->
         "workload": {"lengths": {"kind": "fixed", "prompt_len": 1, "output_len": 1}},
         "strategy": [{"name": "contract", "kind": "nodg"}],
     }
-    return simcluster.resolve(document, catalog=catalog).environment
+    return resolve(document, catalog=catalog).environment
 
 
 class CatalogContract:
