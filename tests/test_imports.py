@@ -58,8 +58,6 @@ INSIDE = {
         "placement",
         "links",
         "instance",
-        "factory",
-        "cluster",
         "groups",
     ),
     "studies": ("prefix_reuse", "space", "bestserve", "goodput", "rank", "cooptimize"),

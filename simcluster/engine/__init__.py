@@ -1,6 +1,6 @@
 """Where simulated time passes; with the loop of a run, the only code that imports SimPy.
 
-Read `clock`, then `instance`, `cluster` and `groups.front_end`, then the links.
+Read `clock`, then `instance.instance`, `groups.cluster` and `groups.front_end`, then the links.
 
 ===========  ====================================================================
 module       idea
@@ -13,8 +13,6 @@ shape        what an instance is made of, and its limits
 placement    free GPUs, and where an instance goes
 links        KV transfers and collectives on the wires of the machines
 instance     one copy of a model: its loop, pipeline, and kernels one by one
-factory      instances from shapes: schedulers, KV pools, step times put together
-cluster      the machines of a run, and the instances placed on them
-groups       instances that share a door, a ring or a hand-over
+groups       the machines with their instances; front ends, rings, hand-over
 ===========  ====================================================================
 """

@@ -16,7 +16,7 @@ import simpy
 
 from simcluster.config import Environment
 from simcluster.engine.clock import ARRIVAL, SCHEDULING, At, Clock
-from simcluster.engine.cluster import Cluster, Deployment
+from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.log import KernelLog
 from simcluster.engine.recorder import Recorder, transfer_columns
 from simcluster.errors import ConfigError, InvariantError

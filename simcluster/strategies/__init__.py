@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simcluster.engine.cluster import Cluster, Deployment
+from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.groups.front_end import Gateway
 from simcluster.registry import Registry
 from simcluster.strategies.base import CommonSettings, Strategy, dry_run

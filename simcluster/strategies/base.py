@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from simcluster.config import SETTINGS_CONFIG, Environment
 from simcluster.engine.clock import Clock
-from simcluster.engine.cluster import Cluster, Deployment
+from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.recorder import Recorder
 from simcluster.engine.shape import InstanceShape
 from simcluster.errors import ConfigError

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from simcluster.engine.cluster import Cluster, Deployment
+from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.groups.handover import KvHandover
 from simcluster.engine.groups.prefill_gateway import Conductor, PrefillGateway
 from simcluster.engine.instance import InstanceLike

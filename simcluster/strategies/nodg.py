@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from simcluster.engine.cluster import Cluster, Deployment
+from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.groups.front_end import Gateway
 from simcluster.strategies.base import RouterSettings, SchedulerSettings, count_that_fits
 from simcluster.strategies.scaling import ThresholdSettings, scale_by_load

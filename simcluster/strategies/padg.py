@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from simcluster.engine.cluster import Cluster, Deployment
 from simcluster.engine.groups.autoscaler import Mitosis
+from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.groups.macro_instance import MacroInstance
 from simcluster.engine.groups.overall import OverallScheduler
 from simcluster.engine.instance import InstanceLike

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from simcluster.config import SETTINGS_CONFIG
-from simcluster.engine.cluster import Cluster, Deployment, EntryPoint
+from simcluster.engine.groups.cluster import Cluster, Deployment, EntryPoint
 from simcluster.engine.links.topology import Topology
 from simcluster.engine.placement import Machines
 from simcluster.errors import ConfigError, nearest

@@ -9,7 +9,6 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 
 from simcluster.config import SETTINGS_CONFIG
-from simcluster.engine.cluster import Cluster
 from simcluster.engine.groups.autoscaler import (
     DISK_BYTES_PER_S,
     Autoscaler,
@@ -17,6 +16,7 @@ from simcluster.engine.groups.autoscaler import (
     Signal,
     Threshold,
 )
+from simcluster.engine.groups.cluster import Cluster
 from simcluster.engine.shape import InstanceShape
 from simcluster.errors import ConfigError
 from simcluster.units import on_grid

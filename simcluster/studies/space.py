@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simcluster.config import Environment
-from simcluster.engine.cluster import Cluster
+from simcluster.engine.groups.cluster import Cluster
 from simcluster.errors import ConfigError, DataError
 from simcluster.roofline.memory import tp_degrees
 from simcluster.scenario.rank_table import Kind, RankTable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from simcluster.engine.cluster import Cluster, Deployment
+from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.instance import Instance, InstanceLike
 from simcluster.engine.instance.pipelined import PipelinedInstance
 from simcluster.kvcache import PrefixPool

@@ -10,7 +10,7 @@ import pytest
 
 from simcluster.config import ClusterConfig, Environment
 from simcluster.engine.clock import Clock
-from simcluster.engine.cluster import Cluster
+from simcluster.engine.groups.cluster import Cluster
 from simcluster.engine.links.link import Path
 from simcluster.engine.links.topology import Topology
 from simcluster.engine.placement import GpuGroup

@@ -26,8 +26,8 @@ from simcluster.fidelity.calibrate.derive import SETS, fitted_sets
 from simcluster.fidelity.calibrate.fit import decodes_from_memory, gemms_from_memory
 from simcluster.fidelity.calibrate.law import layer_sums
 from simcluster.fidelity.calibrate.readers import KERNELS, plain_csv, vidur
+from simcluster.fidelity.calibrate.readers.samples import NEEDS, Samples
 from simcluster.fidelity.calibrate.report import kernels_row, rounded
-from simcluster.fidelity.calibrate.samples import NEEDS, Samples
 from simcluster.fidelity.validate.base import Check, check
 from simcluster.fidelity.validate.kernel_checks import checks
 from simcluster.roofline import RooflineStepTime, StepShape

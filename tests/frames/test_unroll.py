@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from simcluster import load, read
 from simcluster.catalog.specs import EngineProfile, ModelSpec
 from simcluster.config import Environment
-from simcluster.engine.cluster import Cluster, Deployment
+from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.instance import Instance
 from simcluster.errors import InvariantError
 from simcluster.frames.unroll import (

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from simcluster.config import SloConfig
 from simcluster.engine.clock import Clock
-from simcluster.engine.cluster import Cluster
 from simcluster.engine.groups.autoscaler import DISK_BYTES_PER_S, Mitosis, Threshold
+from simcluster.engine.groups.cluster import Cluster
 from simcluster.engine.groups.overall import OverallScheduler
 from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError

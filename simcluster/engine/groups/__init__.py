@@ -1,8 +1,9 @@
-"""Groups of instances: a door for requests, a ring that takes turns, a hand-over of KV.
+"""Instances together: on the machines of a run, behind a front end, in a ring, at a hand-over.
 
 ===============  ==============================================================
 module           idea
 ===============  ==============================================================
+cluster          the machines of a run, and the instances placed on them
 reports          loads that instances report from time to time
 front_end        a door: requests are routed, or wait to be
 prefill_gateway  doors of prefill groups, whose requests are handed over

@@ -7,7 +7,7 @@ from math import ceil, inf
 from typing import Final, Protocol
 
 from simcluster.engine.clock import ROUTING, At
-from simcluster.engine.cluster import Cluster, ScaledPool
+from simcluster.engine.groups.cluster import Cluster, ScaledPool
 from simcluster.engine.groups.overall import OverallScheduler
 from simcluster.engine.instance import InstanceLike
 from simcluster.engine.shape import InstanceShape

@@ -2,6 +2,7 @@
 
 ================= =========================================================================
 `instance`        `Instance`: schedule, let the steps pass, book what they did, again
+`factory`         instances from shapes: schedulers, KV pools, step times put together
 `span`            the steps under way, as one object
 `runner`          how the steps of a span pass, as one event
 `kernel_runner`   the same kernel by kernel

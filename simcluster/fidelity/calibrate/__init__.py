@@ -3,7 +3,6 @@
 =========  ===============================================
 module     idea
 =========  ===============================================
-samples    measured kernels of any source in one table
 readers    formats of measured kernels
 law        the kernel law for arrays of measured kernels
 fit        constants by least squares on relative errors
@@ -17,6 +16,6 @@ command    the command line
 
 from simcluster.fidelity.calibrate.fit import fit, fit_link, held_out
 from simcluster.fidelity.calibrate.law import kernel_s
-from simcluster.fidelity.calibrate.samples import Samples, joined, samples
+from simcluster.fidelity.calibrate.readers.samples import Samples, joined, samples
 
 __all__ = ["Samples", "fit", "fit_link", "held_out", "joined", "kernel_s", "samples"]

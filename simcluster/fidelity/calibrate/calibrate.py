@@ -16,6 +16,7 @@ from simcluster.errors import DataError, nearest
 from simcluster.fidelity.calibrate import host
 from simcluster.fidelity.calibrate.fit import LEAST_ROWS, fit, fit_link, held_out
 from simcluster.fidelity.calibrate.readers import KERNELS, LINKS, plain_csv, splitwise_perf
+from simcluster.fidelity.calibrate.readers.samples import Samples, joined
 from simcluster.fidelity.calibrate.report import (
     error_lines,
     from_memory,
@@ -23,7 +24,6 @@ from simcluster.fidelity.calibrate.report import (
     rounded,
     timed,
 )
-from simcluster.fidelity.calibrate.samples import Samples, joined
 from simcluster.units import US
 
 _NEWEST: Final = ("aic_ops", "llmservingsim_ops")

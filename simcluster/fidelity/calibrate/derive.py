@@ -19,9 +19,9 @@ from simcluster.catalog.specs import GPUSpec, KernelConstants
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.fidelity.calibrate.fit import fit
 from simcluster.fidelity.calibrate.readers import KERNELS
+from simcluster.fidelity.calibrate.readers.samples import Samples, joined
 from simcluster.fidelity.calibrate.readers.vidur import TRAINED
 from simcluster.fidelity.calibrate.report import kernels_row
-from simcluster.fidelity.calibrate.samples import Samples, joined
 
 _ATTENTION: Final = ("attention_prefill", "attention_decode", "attention_mixed")
 _DENSE: Final = (

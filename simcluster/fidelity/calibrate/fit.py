@@ -16,7 +16,7 @@ import numpy as np
 from simcluster.catalog.specs import GPUSpec, KernelConstants, LinkSpec
 from simcluster.errors import DataError
 from simcluster.fidelity.calibrate.law import kernel_s, layer_sums
-from simcluster.fidelity.calibrate.samples import ELEMENTWISE, Mask, Samples, joined
+from simcluster.fidelity.calibrate.readers.samples import ELEMENTWISE, Mask, Samples, joined
 from simcluster.units import NS, US, FloatArray
 
 _FORGIVEN: Final = 0.1

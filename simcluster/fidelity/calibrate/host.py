@@ -11,7 +11,7 @@ from simcluster import catalog
 from simcluster.catalog.specs import EngineProfile, GPUSpec
 from simcluster.config import ModelConfig
 from simcluster.fidelity.calibrate.readers import splitwise_perf, vidur
-from simcluster.fidelity.calibrate.samples import Samples
+from simcluster.fidelity.calibrate.readers.samples import Samples
 from simcluster.roofline import RooflineStepTime, StepShape
 from simcluster.units import MS, US
 

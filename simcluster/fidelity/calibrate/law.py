@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from simcluster.catalog.specs import GPUSpec, KernelConstants
-from simcluster.fidelity.calibrate.samples import ELEMENTWISE, Mask, Samples
+from simcluster.fidelity.calibrate.readers.samples import ELEMENTWISE, Mask, Samples
 from simcluster.roofline.kernels import (
     GEMM_TILES,
     PREFILL_TILE,

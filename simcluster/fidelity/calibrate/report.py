@@ -12,7 +12,7 @@ import numpy as np
 from simcluster.catalog.specs import GPUSpec, KernelConstants
 from simcluster.fidelity.calibrate.fit import decodes_from_memory, gemms_from_memory
 from simcluster.fidelity.calibrate.law import kernel_s, layer_sums
-from simcluster.fidelity.calibrate.samples import Samples
+from simcluster.fidelity.calibrate.readers.samples import Samples
 from simcluster.units import NS, US, FloatArray
 
 _DIGITS: Final = 3

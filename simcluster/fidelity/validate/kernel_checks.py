@@ -19,7 +19,7 @@ from simcluster.catalog.specs import GPUSpec, KernelConstants
 from simcluster.fidelity.calibrate.fit import decodes_from_memory, fit, gemms_from_memory, held_out
 from simcluster.fidelity.calibrate.law import kernel_s, layer_sums
 from simcluster.fidelity.calibrate.readers import aic_ops, llmservingsim_ops, vidur
-from simcluster.fidelity.calibrate.samples import ELEMENTWISE, Mask, Samples
+from simcluster.fidelity.calibrate.readers.samples import ELEMENTWISE, Mask, Samples
 from simcluster.fidelity.validate.base import Check, check
 from simcluster.roofline.collectives import all_reduce_s
 from simcluster.units import FloatArray

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from simcluster.config import Environment
-from simcluster.engine.cluster import Cluster
+from simcluster.engine.groups.cluster import Cluster
 from simcluster.rng import stream
 from simcluster.roofline import StepTime
 from simcluster.roofline.base import StepShape

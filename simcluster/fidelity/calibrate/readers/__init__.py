@@ -9,6 +9,7 @@ llmservingsim_ops  LLMServingSim's operators in vLLM 0.19
 splitwise_perf     Splitwise's iteration times
 vidur              Vidur's profiles
 tables             columns of a published table
+samples            measured kernels of any source in one table
 =================  ======================================
 """
 
@@ -25,7 +26,7 @@ from simcluster.fidelity.calibrate.readers import (
     splitwise_perf,
     vidur,
 )
-from simcluster.fidelity.calibrate.samples import Samples
+from simcluster.fidelity.calibrate.readers.samples import Samples
 
 Reader = Callable[[Path, str], Samples]
 

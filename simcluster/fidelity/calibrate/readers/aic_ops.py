@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from simcluster.fidelity.calibrate.readers.samples import Samples, joined, samples
 from simcluster.fidelity.calibrate.readers.tables import column, table
-from simcluster.fidelity.calibrate.samples import Samples, joined, samples
 from simcluster.units import MS
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Final
 
 import numpy as np
 
+from simcluster.fidelity.calibrate.readers.samples import Samples, joined, samples
 from simcluster.fidelity.calibrate.readers.tables import column, table
 from simcluster.fidelity.calibrate.readers.vidur import joined_layers
-from simcluster.fidelity.calibrate.samples import Samples, joined, samples
 from simcluster.units import US
 
 GPUS: Final = {"RTX 4090": "RTX4090", "RTX PRO 6000 Blackwell Server": "RTXPRO6000"}

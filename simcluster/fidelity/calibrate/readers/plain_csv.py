@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from simcluster.errors import DataError, nearest
-from simcluster.fidelity.calibrate.samples import BYTES, NEEDS, NUMBERS, Samples, samples
+from simcluster.fidelity.calibrate.readers.samples import BYTES, NEEDS, NUMBERS, Samples, samples
 
 UNITS: Final = {"time_us": 1e-6, "time_ms": 1e-3, "time_s": 1.0}
 """Time columns and their units (s)."""

@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 
 from simcluster.errors import DataError
+from simcluster.fidelity.calibrate.readers.samples import Samples, Texts, joined, samples
 from simcluster.fidelity.calibrate.readers.tables import column, table
-from simcluster.fidelity.calibrate.samples import Samples, Texts, joined, samples
 from simcluster.units import MS, FloatArray
 
 GPUS: Final = {"A100-80GB SXM": "a100", "H100 SXM": "h100", "A40": "a40"}

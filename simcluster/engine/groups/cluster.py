@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 
 from simcluster.config import Environment
 from simcluster.engine.clock import Clock
-from simcluster.engine.factory import InstanceFactory
 from simcluster.engine.instance import Instance, InstanceLike
+from simcluster.engine.instance.factory import InstanceFactory
 from simcluster.engine.links.link import LinkNetwork
 from simcluster.engine.links.topology import Topology
 from simcluster.engine.placement import GpuGroup, Machines, Placement
