@@ -190,6 +190,7 @@ def engine(row: Row) -> EngineProfile:
         quantises_apart=r.get("quantises_apart", False),
         prefix_caching=r.get("prefix_caching", False),
         overlaps_host=r["overlaps_host"],
+        plans_ahead=r.get("plans_ahead", False),
         graph_max_seqs=r["graph_max_seqs"],
         issue_s=r["issue_us"] * US,
         graph_issue_s=r["graph_issue_us"] * US,

@@ -402,6 +402,10 @@ class EngineProfile:
         were measured on; all of them are divided by it.
     overlaps_host : bool
         The host work of the next step runs while the GPU works on this one.
+    plans_ahead : bool
+        A step is planned while the step before runs (vLLM's asynchronous scheduling, SGLang's
+        overlap scheduler): what comes in during a step is first computed in the step after the
+        next. Not in pipelines. Seats and blocks that a step frees count for the step after it.
     graph_max_seqs : int
         Pure decode steps of at most so many sequences are captured graphs, issued at once; 0 for
         none.
@@ -459,6 +463,7 @@ class EngineProfile:
     cpu_speed: float = 1.0
     kernel_generation: str = ""
     quantises_apart: bool = False
+    plans_ahead: bool = False
     prefix_caching: bool = False
 
 

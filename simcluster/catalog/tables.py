@@ -224,6 +224,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "quantises_apart": Key("flag", "a kernel brings inputs to 8 bits", required=False),
         "prefix_caching": Key("flag", "common prefixes share KV blocks", required=False),
         "overlaps_host": Key("flag", "host work runs while the GPU works"),
+        "plans_ahead": Key("flag", "a step is planned while the one before runs", required=False),
         "graph_max_seqs": _count("largest captured decode batch, 0 for none", low=0),
         "issue_us": Key("number", "CPU cost of issuing one kernel (us)"),
         "graph_issue_us": Key("number", "CPU cost of launching a captured step (us)"),

@@ -188,6 +188,13 @@ class EngineTable:
         str | None,
         Field(description="Software generation of kernels and collectives; empty: the current."),
     ] = None
+    plans_ahead: Annotated[
+        bool | None,
+        Field(
+            description="A step is planned while the one before runs, so a request that comes in "
+            "joins the step after the next (asynchronous scheduling)."
+        ),
+    ] = None
     quantises_apart: Annotated[
         bool | None,
         Field(description="A kernel of its own brings inputs to 8 bits."),

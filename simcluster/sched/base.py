@@ -50,6 +50,8 @@ class Scheduler(ABC):
         Order in which waiting requests are admitted; default: first come, first served.
     sliding_window : int, optional
         The model's sliding window (tokens).
+    plans_ahead : bool
+        Steps are planned while the step before runs: requests that come in wait until `see`.
 
     Attributes
     ----------
@@ -89,6 +91,7 @@ class Scheduler(ABC):
         host: BlockPool | None = None,
         queue: RequestQueue | None = None,
         sliding_window: int | None = None,
+        plans_ahead: bool = False,
     ) -> None:
         self.config = config
         self.pool = pool
@@ -110,6 +113,8 @@ class Scheduler(ABC):
         self._prefilling: dict[int, Request] = {}
         self._running: dict[int, Request] = {}  # in order of admission; prefilling and decoding
         self._joining: deque[Request] = deque()
+        self.plans_ahead = plans_ahead
+        self._unseen: deque[Request] = deque()  # came in while a step ran, in order
         self._prefill_end_s: dict[int, float] = {}  # of the decoding requests
         self._fresh: list[Request] = []  # decoding, first decode step not yet started
 
@@ -121,7 +126,7 @@ class Scheduler(ABC):
     @property
     def num_waiting(self) -> int:
         """Requests not yet admitted."""
-        return len(self.waiting) + len(self._joining) + len(self.swapped)
+        return len(self.waiting) + len(self._joining) + len(self.swapped) + len(self._unseen)
 
     @property
     def num_tokens(self) -> int:
@@ -131,7 +136,8 @@ class Scheduler(ABC):
     @property
     def has_unfinished(self) -> bool:
         """Whether any request waits or runs."""
-        return bool(self._running or self.waiting.head or self._joining or self.swapped)
+        waits = self.waiting.head or self._joining or self.swapped or self._unseen
+        return bool(self._running or waits)
 
     def has_room(self, request: Request, taken_blocks: int = 0) -> bool:
         """Whether sequences and blocks would let `request` in now, behind those that wait already.
@@ -139,11 +145,12 @@ class Scheduler(ABC):
         `taken_blocks` are blocks that steps already begun have taken and `complete` has not booked.
         The token limit of a step can still make it wait for the next one.
         """
-        num_seqs = len(self._running) + len(self._joining) + len(self.waiting)
+        unseen = len(self._unseen)
+        num_seqs = len(self._running) + len(self._joining) + len(self.waiting) + unseen
         if num_seqs >= self.config.max_num_seqs or self.swapped:
             return False
         num_blocks = taken_blocks + self.pool.blocks_for(target(request))
-        if self.waiting.head is not None:
+        if self.waiting.head is not None or unseen:
             needed = num_blocks + self.waiting_blocks + self.pool.watermark_blocks
             return needed <= self.pool.free_blocks
         return self.pool.can_admit(num_blocks - self.pool.find(request, target(request))[1])
@@ -156,7 +163,7 @@ class Scheduler(ABC):
         Preempted requests come first: they were here before. `taken_blocks` as in `has_room`;
         `num_tokens` are the tokens to come, by default those computed so far.
         """
-        if self.waiting.head is not None or self.swapped:
+        if self.waiting.head is not None or self.swapped or self._unseen:
             return False
         tokens = request.num_computed_tokens if num_tokens is None else num_tokens
         needed = self.pool.blocks_for(tokens) + taken_blocks
@@ -184,11 +191,23 @@ class Scheduler(ABC):
         """
         self.queued_tokens += target(request)
         self.waiting_blocks += self.pool.blocks_for(target(request))
+        if self.plans_ahead:
+            self._unseen.append(request)
+            return self.waiting.goes_first(request)
         return self.waiting.push(request)
+
+    def see(self, num_requests: int) -> None:
+        """Let the next plan know of the first `num_requests` that it does not know of yet."""
+        for _ in range(num_requests):
+            request = self._unseen.popleft()
+            if request.status is RequestStatus.TRANSFERRING:
+                self._joining.append(request)
+            else:
+                self.waiting.push(request)
 
     def join(self, request: Request) -> None:
         """Take over `request`, whose KV has arrived in blocks reserved here."""
-        self._joining.append(request)
+        (self._unseen if self.plans_ahead else self._joining).append(request)
         self.queued_tokens += target(request)
 
     def release(self, request: Request) -> None:
@@ -202,7 +221,14 @@ class Scheduler(ABC):
         if plan is None and (self.waiting.head or self._joining or self.swapped):
             # Preempting emptied the batch and made room for others.
             plan = self._plan(now)
+        if self._unseen and plan is not None and any(map(self._counts, self._unseen)):
+            # The plan after the next step knows of them.
+            plan.max_steps, plan.last_tokens = max(plan.closed_steps, 1), 0
         return plan
+
+    def _counts(self, request: Request) -> bool:
+        """Whether `request`, once it is seen, may change a plan."""
+        return request.status is RequestStatus.TRANSFERRING or self.waiting.goes_first(request)
 
     @abstractmethod
     def _plan(self, now: float) -> StepPlan | None:

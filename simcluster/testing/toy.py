@@ -52,8 +52,10 @@ OVERLAPPING: Final[EngineProfile] = dataclasses.replace(
     vllm_engine(), name="overlapping", overlaps_host=True
 )
 """An engine that does the host work of a step while the GPU works on the step before."""
-ENGINES: Final = (ideal_engine(), vllm_engine(), eager_engine(), OVERLAPPING)
-"""Engines without host work, with some, with kernels issued one by one, and overlapping."""
+AHEAD: Final[EngineProfile] = dataclasses.replace(vllm_engine(), name="ahead", plans_ahead=True)
+"""An engine that plans a step while the step before runs."""
+ENGINES: Final = (ideal_engine(), vllm_engine(), eager_engine(), OVERLAPPING, AHEAD)
+"""Engines without host work, with some, with kernels issued one by one, overlapping, ahead."""
 MAX_MODEL_LEN: Final = 160
 """Longest prompt plus output of the toy cluster (tokens): ten KV blocks."""
 LOOSE: Final = SloConfig(ttft_s=5.0, tpot_s=0.1)

@@ -187,6 +187,7 @@ class InstanceFactory:
             host=None if host is None else BlockPool(host.num_blocks, engine.block_size),
             queue=QUEUES[shape.queue](),
             sliding_window=environment.model.spec.sliding_window,
+            plans_ahead=engine.plans_ahead and shape.pp_size == 1,
         )
         return Instance(
             self._env,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator
+from math import inf
 from typing import Any
 
 import simpy
@@ -98,6 +100,8 @@ class Instance(InstanceState):
         self._copy_s = copy_s
         self._wake = Wake(env)
         self._is_idle = False
+        self._arrived: deque[float] = deque()  # when the requests came that no plan knows of yet
+        self._known_s = inf  # the next plan knows of what came up to then (s)
         self._on_prefill: OnPrefill | None = None
         self._num_layers = 1
         self._held = HeldOutput()
@@ -124,11 +128,13 @@ class Instance(InstanceState):
         request.decode_instance = self.instance_id
         may_change_plan = self.scheduler.add(request)
         span = self.span
+        if self.scheduler.plans_ahead:
+            self._arrived.append(self.env.now)
         if self._is_idle or (self._row_per_step and not may_change_plan):
             self.wake()  # where every step has a row, the newcomer shows in the next one
         elif may_change_plan and span.num_steps > 1 and span.plan is not None:
             # Beside a prompt that takes all the budget it can change nothing before the last chunk.
-            begun = span.steps_begun(self.env.now)
+            begun = span.steps_begun(self.env.now) + self.scheduler.plans_ahead
             self._stop_after(max(begun, span.plan.closed_steps))
 
     def join(self, request: Request) -> None:
@@ -136,7 +142,12 @@ class Instance(InstanceState):
         self._take(request)
         request.decode_instance = self.instance_id
         self.scheduler.join(request)
-        self.wake()
+        if self.scheduler.plans_ahead:
+            self._arrived.append(self.env.now)
+        if self._is_idle or not self.scheduler.plans_ahead:
+            self.wake()
+        elif self.span.num_steps > 1:
+            self._stop_after(self.span.steps_begun(self.env.now) + 1)
 
     def _take(self, request: Request) -> None:
         request.routed_s = self.env.now if request.num_output_tokens == 0 else request.routed_s
@@ -249,6 +260,7 @@ class Instance(InstanceState):
             plan = self._schedule()
             if plan is None:
                 self._is_idle = True
+                self._known_s = inf
                 span.hidden_s = 0.0
                 if self.wires is not None:
                     self.wires.idle()
@@ -266,7 +278,13 @@ class Instance(InstanceState):
     def _schedule(self) -> StepPlan | None:
         """Plan the next steps, and tell the owner what came of planning."""
         scheduler = self.scheduler
+        if self._arrived:
+            self._see(self._known_s)
         plan = scheduler.schedule(self.env.now)
+        if plan is None and self._arrived:
+            # Nothing is under way that the next step would have been planned beside.
+            self._see(inf)
+            plan = scheduler.schedule(self.env.now)
         if scheduler.preempted:
             for request in scheduler.preempted:
                 self.owner.preempted(self, request)
@@ -284,6 +302,13 @@ class Instance(InstanceState):
                 self.owner.joined(self, request)
             scheduler.joined.clear()
         return plan
+
+    def _see(self, known_s: float) -> None:
+        """Let the next plan know of the requests that came up to `known_s` (s)."""
+        arrived = self._arrived
+        while arrived and arrived[0] <= known_s:
+            arrived.popleft()
+            self.scheduler.see(1)
 
     def _begin(self, plan: StepPlan) -> None:
         """Begin the span of `plan`, now."""
@@ -318,6 +343,8 @@ class Instance(InstanceState):
         """Book the span of `plan`, which ends now, and pass the news on."""
         span, owner, held, now = self.span, self.owner, self._held, self.env.now
         steps, gpu_s = span.num_steps, 0.0
+        # An engine that plans ahead has planned the step that starts now when this one started.
+        self._known_s = span.ends[steps - 2] if steps > 1 else span.start_s
         if self.step_time.overlaps_host:
             gpu_s = self.step_time.gpu_s(self.scheduler.shape(plan, steps - 1))
         # While it is booked nobody may see steps both in the books and under way.
