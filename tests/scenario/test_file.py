@@ -174,6 +174,7 @@ ENGINE_VALUES: dict[str, object] = {
     "graph_issue_s": 0.25,
     "queue_depth": 7,
     "kernel_generation": "2024",
+    "plans_ahead": True,
     "quantises_apart": True,
     "prefix_caching": True,
 }
