@@ -413,6 +413,18 @@ def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
             f"{runs} shorter than ten median residence times, so an overload may not show in full; "
             f"more: {longer}.{by_finish}"
         )
+    shown = set(sweep["strategy"])
+    for side, what in (
+        ("decode", "when the decode side has the KV cache, as users of vLLM, SGLang and Dynamo do"),
+        ("prefill", "from the prefill side, before the KV cache has moved"),
+    ):
+        names = [
+            strategy.name
+            for strategy in scenario.strategies
+            if strategy.name in shown and getattr(strategy, "first_token", None) == side
+        ]
+        if names:
+            notes.append(f"{', '.join(names)}: users get the first token {what} (first_token).")
     return [textwrap.fill(note, _WIDTH) for note in notes]
 
 

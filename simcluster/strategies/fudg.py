@@ -81,6 +81,13 @@ class FuDG(RouterSettings):
             "max_num_batched_tokens.",
         ),
     ] = None
+    first_token: Annotated[
+        Literal["decode", "prefill"],
+        Field(
+            description="Which side shows the first token: the decode side when it has the KV "
+            "(vLLM, SGLang, Dynamo), or the prefill side (DistServe's evaluation)."
+        ),
+    ] = "decode"
     waiting_block_share: Annotated[
         float | None,
         Field(
@@ -174,6 +181,7 @@ class FuDG(RouterSettings):
                 pending=self.make_queue(),
                 handover=handover,
                 follow_layers=follow_layers,
+                shows_first_token=self.first_token == "prefill",
             )
         else:
             gateway = Conductor(
@@ -182,6 +190,7 @@ class FuDG(RouterSettings):
                 finished,
                 handover=handover,
                 follow_layers=follow_layers,
+                shows_first_token=self.first_token == "prefill",
                 targets=cluster.environment.slo if self.early_rejection else None,
             )
         if self.prefill_autoscale is not None:

@@ -50,7 +50,7 @@ def served(arrivals: list[float], *, ahead: bool, scheduler: str = "chunked") ->
 def test_a_request_joins_the_step_after_the_next(
     arrival_steps: float, first_token_steps: int, scheduler: str
 ) -> None:
-    """The first token waits for the step under way, for the one that is planned, and for its own."""
+    """The first token waits for the step under way, the one that is planned, and its own."""
     result = served([0.0, arrival_steps * STEP_S], ahead=True, scheduler=scheduler)
     first_token_s = result.columns["requests"]["first_token_s"]
     assert first_token_s.tolist() == [STEP_S, first_token_steps * STEP_S]

@@ -159,18 +159,31 @@ def transfer_end_s(start_s: float, num_bytes: int, rate: float, *latencies_s: fl
 
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
 @pytest.mark.parametrize("tp_size", [1, 2])
-def test_kv_moves_once_over_the_fabric_inside_a_node(tp_size: int, resolution: str) -> None:
-    """FuDG inside a node: latency plus bytes over the fabric of the whole group, then decode."""
+@pytest.mark.parametrize("first_token", ["decode", "prefill"])
+def test_kv_moves_once_over_the_fabric_inside_a_node(
+    first_token: Any, tp_size: int, resolution: str
+) -> None:
+    """FuDG inside a node: latency plus bytes over the fabric of the whole group, then decode.
+
+    The user has the first token when the decode side has the KV, or when the prefill has ended.
+    """
     environment = specs.environment()
     fabric = environment.cluster.fabric
-    strategy = FuDG(name="intra", prefill_instances=1, decode_instances=1, tp_size=tp_size)
+    strategy = FuDG(
+        name="intra",
+        prefill_instances=1,
+        decode_instances=1,
+        tp_size=tp_size,
+        first_token=first_token,
+    )
     result = alone(strategy, environment, resolution=resolution)
     row = stamps(result)
     first_token_s = ARRIVAL_S + PROMPT_LEN * PREFILL_TOKEN_S
     num_bytes = PROMPT_LEN * 196_608
     rate = tp_size * fabric.bandwidth * fabric.efficiency
     arrived_s = transfer_end_s(first_token_s, num_bytes, rate, fabric.latency_s)
-    assert row["first_token_s"] == row["first_output_s"] == first_token_s
+    assert row["first_token_s"] == first_token_s
+    assert row["first_output_s"] == (arrived_s if first_token == "decode" else first_token_s)
     assert row["decode_start_s"] == arrived_s
     assert row["transfer_s"] == arrived_s - first_token_s
     assert row["last_token_s"] == row["last_output_s"] == arrived_s + linear_decode_s()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import inf
+from math import inf, isnan
 
 from simcluster.engine.clock import ROUTING, At, Clock
 from simcluster.engine.instance import InstanceLike, InstanceOwner, at_the_next_boundary
@@ -375,6 +375,8 @@ class KvHandover(InstanceOwner):
         """Let others have its share of the waiting blocks, once the planned step has begun."""
         port = self._ports[instance.instance_id]
         port.joined(request)
+        if isnan(request.first_output_s):
+            request.first_output_s = self._env.now  # no prefill instance has shown it
         if port.queue and self._waiting_block_share is not None:
             routing = At(self._env, self._env.now, ROUTING)
             routing.callbacks.append(lambda _: self._start_transfers(port))

@@ -26,6 +26,8 @@ class PrefillGateway(Gateway):
     follow_layers : int, optional
         Layers of the model: the KV cache follows the prefills layer by layer; default: it sets out
         when a prefill has ended.
+    shows_first_token : bool
+        Whether users get the first token from here, or from the decode pool.
     """
 
     def __init__(
@@ -39,21 +41,24 @@ class PrefillGateway(Gateway):
         pending: RequestQueue | None = None,
         handover: KvHandover,
         follow_layers: int | None = None,
+        shows_first_token: bool = False,
     ) -> None:
         super().__init__(env, instances, router, on_finish, status_interval_s, pending=pending)
         self._handover = handover
         self._follow_layers = follow_layers
+        self._shows_first_token = shows_first_token
         for instance in self.instances:
-            self._follow(instance)
+            self._set_up(instance)
 
-    def _follow(self, instance: InstanceLike) -> None:
+    def _set_up(self, instance: InstanceLike) -> None:
+        instance.shows_first_token = self._shows_first_token
         if self._follow_layers is not None:
             instance.follow_prefills(self._handover.stream, self._follow_layers)
 
     def add(self, instance: InstanceLike) -> None:
         """Put `instance` into service."""
         super().add(instance)
-        self._follow(instance)
+        self._set_up(instance)
 
     def is_drained(self, instance: InstanceLike) -> bool:
         """Whether it has prefilled everything, and all the KV has left."""
@@ -70,7 +75,7 @@ class Conductor(PrefillGateway):
 
     Parameters
     ----------
-    env, instances, on_finish, handover, follow_layers
+    env, instances, on_finish, handover, follow_layers, shows_first_token
         As in `PrefillGateway`.
     targets : SloConfig or None
         A request that is expected to miss those of its class is rejected; None: none is.
@@ -84,6 +89,7 @@ class Conductor(PrefillGateway):
         *,
         handover: KvHandover,
         follow_layers: int | None = None,
+        shows_first_token: bool = False,
         targets: SloConfig | None = None,
     ) -> None:
         super().__init__(
@@ -93,6 +99,7 @@ class Conductor(PrefillGateway):
             on_finish,
             handover=handover,
             follow_layers=follow_layers,
+            shows_first_token=shows_first_token,
         )
         self._estimate = TtftEstimate()
         self._targets = targets

@@ -22,7 +22,7 @@ from simcluster.engine.instance.span_log import SpanLog
 from simcluster.engine.instance.state import InstanceState
 from simcluster.engine.links.wires import SharedWires
 from simcluster.engine.recorder import Recorder
-from simcluster.request import Request
+from simcluster.request import Request, RequestStatus
 from simcluster.roofline.base import StepTime
 from simcluster.sched import Scheduler, StepPlan, target
 from simcluster.units import on_grid
@@ -70,6 +70,8 @@ class Instance(InstanceState):
         Where spans must end; see `watch`.
     wires : SharedWires or None
         What its collectives share with KV transfers.
+    shows_first_token : bool
+        Whether the first token of a request that decodes elsewhere reaches its user from here.
     """
 
     owner: InstanceOwner
@@ -97,6 +99,7 @@ class Instance(InstanceState):
         self.num_requests = 0
         self.stop_at: StopAt | None = None
         self.wires: SharedWires | None = None
+        self.shows_first_token = True
         self._copy_s = copy_s
         self._wake = Wake(env)
         self._is_idle = False
@@ -352,7 +355,8 @@ class Instance(InstanceState):
         outcome = self._log.book(span, steps, now, self.step_time, share)
         span.clear()
         for request in outcome.prefilled:
-            if request.first_token_s == now:
+            elsewhere = request.status is RequestStatus.TRANSFERRING and not self.shows_first_token
+            if request.first_token_s == now and not elsewhere:
                 held.first_token(request, now)
             owner.prefilled(self, request)
         for request in outcome.finished:

@@ -57,6 +57,16 @@ class PipelinedInstance(InstanceOwner):
             lane.hold_output = value
 
     @property
+    def shows_first_token(self) -> bool:
+        """Whether the first token of a request that decodes elsewhere is shown from here."""
+        return self.lanes[0].shows_first_token
+
+    @shows_first_token.setter
+    def shows_first_token(self, value: bool) -> None:
+        for lane in self.lanes:
+            lane.shows_first_token = value
+
+    @property
     def load_tokens(self) -> int:
         """Tokens of the waiting and running requests at the last step boundaries."""
         return sum(lane.load_tokens for lane in self.lanes)

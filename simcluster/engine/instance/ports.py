@@ -31,6 +31,7 @@ class InstanceLike(Protocol):
     instance_id: int
     owner: InstanceOwner
     hold_output: bool
+    shows_first_token: bool
     num_requests: int
     num_lanes: int
 
