@@ -345,7 +345,10 @@ def _between(verdict: Verdict, target: float) -> str:
     bounds, share = near(verdict, target), f"{100 * target:g} %"
     low, high = bounds["low_rps"], bounds["high_rps"]
     if low is not None and high is not None:
-        places = f"falls below {share} between {three_digits(low)} and {three_digits(high)} req/s"
+        ends = [three_digits(rate) for rate in (low, high)]
+        if ends[0] == ends[1]:
+            ends = [f"{rate:.5g}" for rate in (low, high)]
+        places = f"falls below {share} between {ends[0]} and {ends[1]} req/s"
     elif low is not None:
         places = f"is at least {share} up to {three_digits(low)} req/s"
     elif high is not None:

@@ -245,6 +245,13 @@ def test_the_order_of_a_pair_does_not_matter(one: Verdict, other: Verdict) -> No
         assert forth == back
 
 
+def test_two_rates_that_look_alike_are_said_with_more_digits() -> None:
+    """Not between 25.1 and 25.1."""
+    probes = tuple(Probe(r, 400, (outcome(odds),), (0,)) for r, odds in ((25.08, 9), (25.12, 0)))
+    ended = Verdict(status="not settled", estimate=None, probes=probes)
+    assert "between 25.08 and 25.12 req/s" in tables.ending(ended, SETTINGS)
+
+
 # Independent goodputs ---------------------------------------------------------------------------
 
 
