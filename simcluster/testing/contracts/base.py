@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -283,8 +284,12 @@ OTHER_OUTPUTS: st.SearchStrategy[list[int]] = st.lists(st.integers(1, 50), min_s
 
 CROWD: Final = [Ask(k // 3, 5 + 37 * k % 90, 12 + 23 * k % 39, 7 * k % 3) for k in range(14)]
 """Three requests a step, of all lengths: a case that is tried before hypothesis draws others."""
-OTHERWISE: Final = [12 + 31 * k % 39 for k in range(14)]
+OTHERWISE: Final = [62 - ask.output_len for ask in CROWD]
 """Other answers for them (tokens)."""
+CROWDED: Final[Asked] = [
+    (0.002 * (k % 3 == 0), a.prompt_len, a.output_len) for k, a in enumerate(CROWD)
+]
+"""The same with a clock."""
 
 
 def turned(number: int) -> int:
@@ -309,3 +314,30 @@ def digest(result: Result) -> str:
             data = repr(values.tolist()).encode() if values.dtype == object else values.tobytes()
             total.update(f"{name}.{column}".encode() + data)
     return total.hexdigest()
+
+
+def notices(contract: type, law: str, message: str, **given: Any) -> None:
+    """Check that a contract notices a wrong program: a test of the contract itself.
+
+    Parameters
+    ----------
+    contract : type
+        The contract.
+    law : str
+        Name of its test, without ``test_``.
+    message : str
+        Regular expression that its failure must contain.
+    **given
+        Its fixtures, the wrong program among them, and its parameters.
+
+    Raises
+    ------
+    AssertionError
+        If the law holds, or fails with other words.
+    """
+    try:
+        getattr(contract(), f"test_{law}")(**given)
+    except AssertionError as error:
+        require(re.search(message, str(error)) is not None, f"it fails, but with: {error}")
+    else:
+        raise AssertionError(f"{contract.__name__}.test_{law} notices nothing")

@@ -39,6 +39,12 @@ def environment_of(catalog: Catalog, model: str, gpu: str, num_gpus: int = 1) ->
     return resolve(document, catalog=catalog).environment
 
 
+def names_in(file: Path) -> dict[str, list[str]]:
+    """Return the names of the entries of a catalogue file, by table."""
+    tables = tomllib.loads(file.read_text("utf-8"))
+    return {kind: [str(row["name"]) for row in tables.get(kind, ())] for kind in KINDS}
+
+
 class CatalogContract:
     """What every GPU and every model of a catalogue file keeps; give it the fixture `file`.
 
@@ -69,10 +75,9 @@ class CatalogContract:
         return Catalog().with_file(file)
 
     @pytest.fixture
-    def names(self, file: Path, catalog: Catalog) -> dict[str, list[str]]:
+    def names(self, file: Path) -> dict[str, list[str]]:
         """Return the names of the file's entries by table."""
-        tables = tomllib.loads(file.read_text("utf-8"))
-        return {kind: [str(row["name"]) for row in tables.get(kind, ())] for kind in KINDS}
+        return names_in(file)
 
     def test_every_entry_is_found_and_says_its_source(
         self, catalog: Catalog, names: dict[str, list[str]]

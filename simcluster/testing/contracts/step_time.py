@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simcluster.config import Environment
@@ -77,6 +77,7 @@ DECODES: st.SearchStrategy[Decodes] = st.builds(
     st.one_of(st.just((0, 0)), st.tuples(st.integers(1, 64), CONTEXTS)),
 )
 """Runs of decode steps, short and long."""
+_RUN: Final = Decodes(3, 50, 20, (2, 30))
 
 
 @st.composite
@@ -157,6 +158,7 @@ class StepTimeContract:
 
     @laws(150)
     @given(decodes=DECODES, which=st.integers(0, 7))
+    @example(decodes=_RUN, which=1)
     def test_a_run_of_decode_steps_is_its_steps(
         self,
         step_time: StepTimeFactory,
@@ -184,6 +186,7 @@ class StepTimeContract:
 
     @laws(80)
     @given(decodes=DECODES.filter(lambda d: d.num_steps > 1), which=st.integers(0, 7))
+    @example(decodes=_RUN, which=1)
     def test_a_run_may_be_cut_anywhere(
         self,
         step_time: StepTimeFactory,
@@ -213,6 +216,7 @@ class StepTimeContract:
 
     @laws(150)
     @given(drawn=chunk_shapes(), decodes=DECODES, which=st.integers(0, 7))
+    @example(drawn=(0, 1, ((7, 0),), 1), decodes=_RUN, which=1)
     def test_steps_take_time_on_the_grid_and_hide_host_work_where_the_engine_does(
         self,
         step_time: StepTimeFactory,
@@ -256,6 +260,7 @@ class StepTimeContract:
         decodes=st.lists(DECODES, min_size=2, max_size=5),
         which=st.integers(0, 7),
     )
+    @example(drawn=[], decodes=[_RUN, dataclasses.replace(_RUN, context_len=900)], which=1)
     def test_answers_do_not_depend_on_what_was_asked_before(
         self,
         step_time: StepTimeFactory,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -21,7 +21,9 @@ from simcluster.errors import ConfigError
 from simcluster.runs.simulate import run
 from simcluster.strategies import STRATEGIES, Strategy
 from simcluster.testing.contracts.base import (
+    CROWDED,
     OTHER_OUTPUTS,
+    OTHERWISE,
     PREFIXES,
     REQUESTS,
     Asked,
@@ -115,6 +117,7 @@ class StrategyContract:
 
     @laws(40)
     @given(requests=REQUESTS, outputs=OTHER_OUTPUTS)
+    @example(requests=CROWDED, outputs=OTHERWISE)
     def test_decisions_do_not_depend_on_how_long_an_answer_will_be(
         self,
         strategy: Strategy,
@@ -133,6 +136,7 @@ class StrategyContract:
 
     @laws(30)
     @given(requests=REQUESTS.filter(lambda r: len(r) > 1), share=st.floats(0.1, 0.9))
+    @example(requests=CROWDED, share=0.5)
     def test_requests_that_have_not_arrived_change_nothing(
         self, strategy: Strategy, environment: Environment, requests: Asked, share: float
     ) -> None:
