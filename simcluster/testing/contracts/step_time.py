@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import pytest
@@ -143,7 +143,14 @@ class StepTimeContract:
             @pytest.fixture
             def step_time(self):
                 return mine
+
+    Attributes
+    ----------
+    tp_sizes : tuple of int
+        Tensor-parallel degrees that the source knows, 1 among them; override it.
     """
+
+    tp_sizes: ClassVar[tuple[int, ...]] = (1, 2)
 
     @pytest.fixture
     def step_time(self) -> StepTimeFactory:
@@ -279,23 +286,26 @@ class StepTimeContract:
         require(first == backwards, "the order of the questions decides")
         require(first == [model.step_s(shape) for shape in shapes], "a second answer is another")
 
-    @pytest.mark.parametrize("tp_size", [1, 2])
     def test_resolutions_agree(
-        self, step_time: StepTimeFactory, environments: list[Environment], tp_size: int
+        self, step_time: StepTimeFactory, environments: list[Environment]
     ) -> None:
         """Prefill first and in chunks; unrolled steps end when those of the run did."""
+        for tp_size in self.tp_sizes:
+            for environment in environments:
+                self._agrees(environment, step_time, tp_size)
+
+    def _agrees(self, environment: Environment, step_time: StepTimeFactory, tp_size: int) -> None:
         first = NoDG(name="contract", tp_size=tp_size, max_num_seqs=8)
         strategies = [first, dataclasses.replace(first, scheduler="chunked", chunk_size=9)]
-        for environment in environments:
-            for strategy in strategies:
-                agreeing_run(environment, strategy, toy_workload(_SHORT), step_time=step_time)
-                result = agreeing_run(environment, strategy, crowd(25), step_time=step_time)
-                log = unroll.steps(result.columns, environment, step_time=step_time)
-                by_step = run(
-                    environment, strategy, crowd(25), resolution="step", step_time=step_time
-                ).columns["spans"]
-                ends = [sorted(steps["end_s"].tolist()) for steps in (log, by_step)]
-                require(ends[0] == ends[1], "unrolled steps end at other times than in the run")
+        for strategy in strategies:
+            agreeing_run(environment, strategy, toy_workload(_SHORT), step_time=step_time)
+            result = agreeing_run(environment, strategy, crowd(25), step_time=step_time)
+            log = unroll.steps(result.columns, environment, step_time=step_time)
+            by_step = run(
+                environment, strategy, crowd(25), resolution="step", step_time=step_time
+            ).columns["spans"]
+            ends = [sorted(steps["end_s"].tolist()) for steps in (log, by_step)]
+            require(ends[0] == ends[1], "unrolled steps end at other times than in the run")
 
     def test_pipelines_agree_or_are_refused(
         self, step_time: StepTimeFactory, environments: list[Environment]

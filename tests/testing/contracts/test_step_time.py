@@ -149,7 +149,6 @@ WRONG_STEP_TIMES = [
 @pytest.mark.parametrize(("wrong", "law", "message"), WRONG_STEP_TIMES, ids=lambda v: str(v)[-40:])
 def test_the_step_time_contract_notices(wrong: type, law: str, message: str) -> None:
     """One law of it at least, in words that say what is wrong."""
-    given = {"tp_size": 1} if law == "resolutions_agree" else {}
 
     def source(environment: Environment, tp_size: int) -> StepTime:
         made: StepTime = wrong()
@@ -161,7 +160,6 @@ def test_the_step_time_contract_notices(wrong: type, law: str, message: str) -> 
         message,
         step_time=source,
         environments=[toy_environment()],
-        **given,
     )
 
 
@@ -169,5 +167,4 @@ def test_the_step_time_contract_holds_for_the_right_one() -> None:
     """Or what is noticed above would be something else."""
     given = {"step_time": same_for_all(Linear()), "environments": [toy_environment()]}
     for law in {law for _, law, _ in WRONG_STEP_TIMES}:
-        more = {"tp_size": 1} if law == "resolutions_agree" else {}
-        getattr(StepTimeContract(), f"test_{law}")(**given, **more)
+        getattr(StepTimeContract(), f"test_{law}")(**given)
