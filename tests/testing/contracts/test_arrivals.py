@@ -220,7 +220,9 @@ WRONG_ARRIVALS = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "law", "message"), WRONG_ARRIVALS, ids=lambda v: str(v)[-40:])
+@pytest.mark.parametrize(
+    ("wrong", "law", "message"), WRONG_ARRIVALS, ids=[w[0].__name__ for w in WRONG_ARRIVALS]
+)
 def test_the_arrival_contract_notices(wrong: type, law: str, message: str) -> None:
     """One law of it at least, in words that say what is wrong."""
     notices(ArrivalContract, law, message, arrivals=wrong())
@@ -273,7 +275,9 @@ WRONG_LENGTHS = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "law", "message"), WRONG_LENGTHS, ids=lambda v: str(v)[-40:])
+@pytest.mark.parametrize(
+    ("wrong", "law", "message"), WRONG_LENGTHS, ids=[w[0].__name__ for w in WRONG_LENGTHS]
+)
 def test_the_length_contract_notices(wrong: type, law: str, message: str) -> None:
     """One law of it at least, in words that say what is wrong."""
     notices(LengthContract, law, message, lengths=wrong(prompt_len=5, output_len=5))

@@ -150,7 +150,9 @@ WRONG_QUEUES = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "law", "message"), WRONG_QUEUES, ids=lambda v: str(v)[-40:])
+@pytest.mark.parametrize(
+    ("wrong", "law", "message"), WRONG_QUEUES, ids=[w[0].__name__ for w in WRONG_QUEUES]
+)
 def test_the_queue_contract_notices(wrong: type, law: str, message: str) -> None:
     """One law of it at least, in words that say what is wrong."""
     notices(QueueContract, law, message, queue=wrong)

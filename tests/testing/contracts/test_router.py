@@ -142,7 +142,9 @@ WRONG_ROUTERS = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "law", "message"), WRONG_ROUTERS, ids=lambda v: str(v)[-40:])
+@pytest.mark.parametrize(
+    ("wrong", "law", "message"), WRONG_ROUTERS, ids=[w[0].__name__ for w in WRONG_ROUTERS]
+)
 def test_the_router_contract_notices(wrong: type, law: str, message: str) -> None:
     """One law of it at least, in words that say what is wrong."""
     given = {"count": 2} if "shares" in law else {}

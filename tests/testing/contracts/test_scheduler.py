@@ -186,6 +186,7 @@ WRONG_SCHEDULERS: list[tuple[type, str, str, dict[str, Any]]] = [
     (Overfills, "resolutions_agree_in_a_crowd", "more running than max_num_seqs", CROWD),
     (KeepsStateInItsClass, "two_of_them_share_nothing", "changes what this one does", {}),
     (KeepsStateInItsClass, "equal_instances_with_equal_requests_stay_equal", "differs between", {}),
+    (KeepsStateInItsClass, "the_same_run_gives_the_same_result", "requests", {}),
     (
         PreemptsFromASet,
         "decisions_do_not_depend_on_the_order_of_a_set",
@@ -197,7 +198,9 @@ WRONG_SCHEDULERS: list[tuple[type, str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(
-    ("wrong", "law", "message", "given"), WRONG_SCHEDULERS, ids=lambda v: getattr(v, "__name__", "")
+    ("wrong", "law", "message", "given"),
+    WRONG_SCHEDULERS,
+    ids=[w[0].__name__ for w in WRONG_SCHEDULERS],
 )
 def test_the_scheduler_contract_notices(
     wrong: type, law: str, message: str, given: dict[str, Any]

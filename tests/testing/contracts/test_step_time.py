@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from simcluster.config import Environment
-from simcluster.roofline import STEP_TIMES, StepShape, StepTime
-from simcluster.roofline.sources import StepTimeFactory
+from simcluster.roofline import STEP_TIMES, StageTime, StepShape, StepTime
+from simcluster.roofline.sources import StepTimeFactory, StepTimeSource
 from simcluster.testing.contracts import (
     StepTimeContract,
 )
@@ -129,6 +129,47 @@ class OtherKernels(Linear):
         return super().kernels(shape._replace(chunks=((shape.num_tokens + 1, 0),), num_decodes=0))
 
 
+class Stage(Linear):
+    """A stage whose runs of steps take longer than the steps."""
+
+    def host_s(self, shape: StepShape) -> tuple[float, float]:
+        """No host work."""
+        return 0.0, 0.0
+
+    def decode_gpu_s(
+        self, size: int, context: int, num_steps: int, window: Any = None
+    ) -> FloatArray:
+        """A tick more each."""
+        return self.decode_steps_s(size, context, num_steps) + on_grid(1e-9)
+
+
+class Uneven(StepTimeSource):
+    """Right for an instance alone, wrong for pipelines and beside transfers."""
+
+    def __call__(self, environment: Environment, tp_size: int) -> StepTime:
+        """Right."""
+        return Linear()
+
+    def stages(
+        self, environment: Environment, tp_size: int, pp_size: int, *, key: str
+    ) -> tuple[StageTime, ...]:
+        """Wrong stages."""
+        return (Stage(),) * pp_size
+
+    def beside_transfers(
+        self, environment: Environment, tp_size: int, wire_share: float
+    ) -> StepTime:
+        """Not additive."""
+        return PaysAtTheStart()
+
+
+@pytest.mark.parametrize("law", ["pipelines", "shared_wires"])
+def test_the_step_time_contract_notices_wrong_stages_and_wrong_shares(law: str) -> None:
+    """What a source says it knows is tried too."""
+    given = {"step_time": Uneven(), "environments": [toy_environment()]}
+    notices(StepTimeContract, f"{law}_agree_or_are_refused", "requests", **given)
+
+
 RUN = "a_run_of_decode_steps_is_its_steps"
 GRID = "steps_take_time_on_the_grid_and_hide_host_work_where_the_engine_does"
 WRONG_STEP_TIMES = [
@@ -146,7 +187,9 @@ WRONG_STEP_TIMES = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "law", "message"), WRONG_STEP_TIMES, ids=lambda v: str(v)[-40:])
+@pytest.mark.parametrize(
+    ("wrong", "law", "message"), WRONG_STEP_TIMES, ids=[w[0].__name__ for w in WRONG_STEP_TIMES]
+)
 def test_the_step_time_contract_notices(wrong: type, law: str, message: str) -> None:
     """One law of it at least, in words that say what is wrong."""
 

@@ -277,6 +277,8 @@ WRONG_STRATEGIES = [
     (DropsSome, CROWDED, "requests are left and nothing happens"),
     (Foresees, "decisions_do_not_depend_on_how_long_an_answer_will_be", "one run"),
     (Grows, "the_same_run_gives_the_same_result", "requests|instances"),
+    (Grows, "requests_that_have_not_arrived_change_nothing", "one run"),
+    (Grows, "a_run_that_is_stopped_is_the_beginning_of_the_whole", "one run"),
     (ByHash, "another_interpreter_gives_the_same_result", "PYTHONHASHSEED"),
     (Unsendable, "another_interpreter_gives_the_same_result", "cannot go to another process"),
     (Mute, READ, "keys without a description: extra"),
@@ -285,7 +287,9 @@ WRONG_STRATEGIES = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "law", "message"), WRONG_STRATEGIES, ids=lambda v: str(v)[-40:])
+@pytest.mark.parametrize(
+    ("wrong", "law", "message"), WRONG_STRATEGIES, ids=[w[0].__name__ for w in WRONG_STRATEGIES]
+)
 def test_the_strategy_contract_notices(
     wrong: Any, law: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
