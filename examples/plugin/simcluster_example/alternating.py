@@ -11,8 +11,8 @@ from simcluster.sched import PrefillPriority, StepPlan, target
 class Alternating(PrefillPriority):
     """Prefill one prompt, then let the running requests decode a token, then the next prompt.
 
-    Where prefill-first computes all prompts that fit before anybody decodes, here a running request
-    waits for one prompt at most.
+    Prefill-first computes all prompts that fit before it decodes. Here a running request waits for
+    one prompt at most.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -75,10 +75,10 @@ def drawn(
 
 
 class ArrivalContract:
-    """What every arrival process keeps; derive a test class with the fixture `arrivals`.
+    """Laws of every arrival process; derive a test class with the fixture `arrivals`.
 
     The pattern of the settings that the fixture returns should be short beside 2000 requests at 8
-    requests per second: the mean rate is judged over so many, with 20 seeds.
+    requests per second: the mean rate is judged over these, with 20 seeds.
 
     - Arrivals are sorted, finite and not before time 0; as a workload they are on the time grid.
     - Their mean rate is the one asked for, and the one that is reported.
@@ -217,7 +217,7 @@ def _check_table(key: str, name: str, settings: Any) -> None:
 
 
 class LengthContract:
-    """What every length distribution keeps; derive a test class with the fixture `lengths`.
+    """Laws of every length distribution; derive a test class with the fixture `lengths`.
 
     - Prompts and outputs are whole numbers from 1 up.
     - They follow from settings and generator alone; the first of more are the same, so that a

@@ -1,4 +1,4 @@
-"""What the contracts share: cases that hypothesis draws, runs compared, parts registered."""
+"""Shared by the contracts: cases that hypothesis draws, runs compared, parts registered."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PREFIXES: st.SearchStrategy[list[tuple[int, int]] | None] = st.one_of(
 )
 """Groups of requests that begin alike, and how many tokens they share."""
 KERNEL_TOKENS = 60
-"""Runs of at most so many output tokens are also made kernel by kernel."""
+"""Runs with no more output tokens than this are also made kernel by kernel."""
 
 
 def laws(max_examples: int) -> settings:
@@ -209,7 +209,7 @@ def assert_same_until(one: Result, other: Result, time_s: float, *, edge: str = 
 
 
 def _decisions(result: Result, edge: str) -> list[tuple[Any, ...]]:
-    """What was decided when: starts or ends of steps and what they compute, requests routed."""
+    """Decisions with their times: starts or ends of steps and their contents, requests routed."""
     spans, requests = result.columns["spans"], result.columns["requests"]
     names = [edge, "instance", "lane", "kind", "num_decodes", "num_prefills"]
     names += ["prefill_tokens", "context_tokens"]

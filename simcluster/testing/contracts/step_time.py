@@ -122,7 +122,7 @@ def require_time(time_s: float, what: str) -> None:
 
 
 class StepTimeContract:
-    """What every source of step times keeps; derive a test class with the fixture `step_time`.
+    """Laws of every source of step times; derive a test class with the fixture `step_time`.
 
     The fixture `environments` may be overridden too: models and machines that the source knows, by
     default a toy model with and without a sliding window under four engines.
@@ -289,7 +289,7 @@ class StepTimeContract:
     def test_resolutions_agree(
         self, step_time: StepTimeFactory, environments: list[Environment]
     ) -> None:
-        """Prefill first and in chunks; unrolled steps end when those of the run did."""
+        """Prefill first and in chunks; unrolled steps end when the steps of the run did."""
         for tp_size in self.tp_sizes:
             for environment in environments:
                 self._agrees(environment, step_time, tp_size)

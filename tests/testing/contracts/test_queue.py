@@ -133,7 +133,7 @@ ORDER = "no_request_is_lost_and_the_head_is_the_first"
 WRONG_QUEUES = [
     (SaysLast, ORDER, "push returns False; the newcomer is head: True"),
     (ForgetsTheHead, ORDER, "the head is not the first in order"),
-    (LosesThePreempted, ORDER, "the length is not that of its requests"),
+    (LosesThePreempted, ORDER, "another length than its requests"),
     (Ages, ORDER, "those that wait change places"),
     (PreemptsWhomItLikes, ORDER, "the victim is not running"),
     (

@@ -283,7 +283,7 @@ WRONG_STRATEGIES = [
     (Unsendable, "another_interpreter_gives_the_same_result", "cannot go to another process"),
     (Mute, READ, "keys without a description: extra"),
     (Changeable, READ, "must be a frozen dataclass"),
-    (Stolen, READ, "the kind 'nodg' is that of NoDG"),
+    (Stolen, READ, "NoDG has the kind 'nodg' already"),
 ]
 
 
