@@ -52,8 +52,8 @@ KERNEL_TOKENS = 60
 def laws(max_examples: int) -> settings:
     """Return the settings of a contract's test: the same examples on every machine, every day.
 
-    The fixture of a contract is a class or plain settings, so it may serve all examples, and a
-    test is meant to be inherited by many classes.
+    The fixture of a contract is a class or plain settings, so it may serve all examples. A test is
+    meant to be inherited by many classes, and its result does not depend on a slow machine.
     """
     return settings(
         max_examples=max_examples,
@@ -63,6 +63,7 @@ def laws(max_examples: int) -> settings:
         suppress_health_check=[
             HealthCheck.function_scoped_fixture,
             HealthCheck.differing_executors,
+            HealthCheck.too_slow,
         ],
     )
 
