@@ -1,11 +1,12 @@
 # make demo   install into .venv and run the quickstart comparison
 # make test   install the test extra and run the whole test suite
+# make plugin install the example plug-in beside the package and run its tests
 # make paper-tables   EcoServe's evaluation, paper against simulated, into docs/ecoserve.md (goes on where it was stopped)
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint paper-tables clean
+.PHONY: demo test plugin lint paper-tables clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -24,11 +25,18 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto
 
+# Into a folder of its own: the rest of the suite must not find its entry points.
+plugin: $(VENV)/.installed-dev
+	rm -rf build/plugin examples/plugin/build
+	$(BIN)/python -m pip install --quiet --no-deps --target build/plugin examples/plugin
+	PYTHONPATH=$(CURDIR)/build/plugin $(BIN)/python -m pytest -n auto examples/plugin
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/codespell simcluster scenarios plots tests benchmarks docs README.md CHANGELOG.md
+	$(BIN)/mypy --strict examples/plugin/simcluster_example
+	$(BIN)/codespell simcluster scenarios examples plots tests benchmarks docs README.md CHANGELOG.md
 
 paper-tables: $(VENV)/.installed
 	$(BIN)/python scenarios/ecoserve/run.py -o results/ecoserve

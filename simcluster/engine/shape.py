@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from simcluster.config import Environment, SchedulerConfig
 from simcluster.errors import ConfigError
 from simcluster.roofline.memory import kv_blocks, kv_bytes_per_token_per_gpu
-from simcluster.sched import SCHEDULERS
+from simcluster.sched import SCHEDULERS, splitting
 from simcluster.units import on_grid
 
 
@@ -177,6 +177,7 @@ def scheduler_limits(environment: Environment, shape: InstanceShape) -> Schedule
             shape.key(scheduler.limit_key),
             tokens,
             f"a prompt of max_model_len = {max_model_len} would not fit in one prefill step",
-            'Raise it, lower engine.max_model_len, or use scheduler = "chunked".',
+            "Raise it, lower engine.max_model_len, or use a scheduler that splits prompts "
+            f"({', '.join(splitting())}).",
         )
     return SchedulerConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=tokens)

@@ -14,6 +14,7 @@ host            host work of a step, before and after its kernels
 step_kernels    the kernels of a step in issue order, with their times
 schedule        a step as the dispatcher sees it: kernels in issue order
 steptime        step times from all of these
+whole           step times that are known for whole steps only
 sources         sources of step times, by name
 bounded         caches that do not fill the memory
 pipeline        stages of a pipeline, and the batches that pass them
@@ -42,6 +43,7 @@ from simcluster.roofline.sources import (
     source_of,
 )
 from simcluster.roofline.steptime import RooflineStepTime
+from simcluster.roofline.whole import WholeStepTime
 
 __all__ = [
     "STEP_TIMES",
@@ -55,6 +57,7 @@ __all__ = [
     "StepTime",
     "StepTimeFactory",
     "StepTimeSource",
+    "WholeStepTime",
     "check_pp",
     "check_tp",
     "handover_s",

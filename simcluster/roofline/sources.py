@@ -17,7 +17,7 @@ from simcluster.roofline.base import StageTime, StepTime
 from simcluster.roofline.of_environment import roofline_stages, roofline_step_time
 
 StepTimeFactory = Callable[[Environment, int], StepTime]
-"""From the environment and a tensor-parallel degree to the step times of such an instance."""
+"""From the environment and a tensor-parallel degree to the step times of an instance."""
 
 
 class StepTimeSource(ABC):

@@ -33,6 +33,12 @@ SCHEDULERS: Registry[type[Scheduler]] = Registry(
 )
 """Schedulers by the name that ``strategy.scheduler`` gives them."""
 
+
+def splitting() -> list[str]:
+    """Return the names of the registered schedulers that compute prompts in chunks."""
+    return [name for name, scheduler in SCHEDULERS.items() if scheduler.splits_prompts]
+
+
 __all__ = [
     "QUEUES",
     "SCHEDULERS",
@@ -47,5 +53,6 @@ __all__ = [
     "ShortestFirst",
     "StepOutcome",
     "StepPlan",
+    "splitting",
     "target",
 ]

@@ -3,7 +3,8 @@
 Add one: a file with a settings class that meets `Strategy` and a line in ``STRATEGIES``; or, from
 another package, an entry point in the group ``simcluster.strategies``.
 
-Authors find `Cluster`, `Deployment` and `Gateway` here too: this is their one door.
+Authors find `Cluster`, `Deployment`, `Gateway` and `InstanceShape` here too: this is their one
+door.
 
 =======  ===============================================================
 module   idea
@@ -23,8 +24,15 @@ from typing import Any
 
 from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.groups.front_end import Gateway
+from simcluster.engine.shape import InstanceShape
 from simcluster.registry import Registry
-from simcluster.strategies.base import CommonSettings, Strategy, dry_run
+from simcluster.strategies.base import (
+    CommonSettings,
+    RouterSettings,
+    SchedulerSettings,
+    Strategy,
+    dry_run,
+)
 from simcluster.strategies.fudg import FuDG
 from simcluster.strategies.nodg import NoDG
 from simcluster.strategies.padg import PaDG
@@ -43,10 +51,13 @@ __all__ = [
     "Deployment",
     "FuDG",
     "Gateway",
+    "InstanceShape",
     "NoDG",
     "PaDG",
     "Pool",
     "Routed",
+    "RouterSettings",
+    "SchedulerSettings",
     "Strategy",
     "dry_run",
 ]

@@ -15,7 +15,7 @@ from simcluster.engine.shape import InstanceShape
 from simcluster.errors import ConfigError
 from simcluster.registry import NameIn
 from simcluster.routing import ROUTERS, PrefixAware, Router
-from simcluster.sched import QUEUES, SCHEDULERS, RequestQueue
+from simcluster.sched import QUEUES, SCHEDULERS, RequestQueue, splitting
 
 
 class Strategy(Protocol):
@@ -167,12 +167,11 @@ class SchedulerSettings(CommonSettings):
             chunk = self.chunk_size or cluster.environment.engine.chunk_size
             return self.shape(self.scheduler, chunk)
         if self.chunk_size is not None:
-            able = [name for name, scheduler in SCHEDULERS.items() if scheduler.splits_prompts]
             raise ConfigError(
                 self.shape().key("chunk_size"),
                 self.chunk_size,
                 f"scheduler {self.scheduler!r} does not split prompts into chunks",
-                f"Leave it out, or use scheduler = {' or '.join(map(repr, able))}.",
+                f"Leave it out, or use scheduler = {' or '.join(map(repr, splitting()))}.",
             )
         return self.shape(self.scheduler)
 

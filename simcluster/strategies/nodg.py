@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from simcluster.engine.groups.front_end import Gateway
 from simcluster.strategies.base import RouterSettings, SchedulerSettings, count_that_fits
 from simcluster.strategies.scaling import ThresholdSettings, scale_by_load
 from simcluster.units import on_grid
+
+SCHEDULER_OF: Final = {"nodg": "prefill-priority", "chunked": "chunked"}
+"""Schedulers by the name that planners give to a family of equal instances."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

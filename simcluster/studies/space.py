@@ -20,8 +20,10 @@ from simcluster.engine.groups.cluster import Cluster
 from simcluster.errors import ConfigError, DataError
 from simcluster.roofline.memory import tp_degrees
 from simcluster.scenario.rank_table import Kind, RankTable
+from simcluster.sched import SCHEDULERS
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.strategies.base import dry_run
+from simcluster.strategies.nodg import SCHEDULER_OF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +71,11 @@ class Shape:
         """Return the settings of the candidate; None if it has too few instances for its roles."""
         count, common = self.num_instances, self._common()
         match self.kind:
-            case "nodg":
-                return NoDG(name=f"{count}m{self.suffix}", instances=count, **common)
-            case "chunked":
+            case "nodg" | "chunked":
                 return NoDG(
                     name=f"{count}m{self.suffix}",
                     instances=count,
-                    scheduler="chunked",
+                    scheduler=SCHEDULER_OF[self.kind],
                     chunk_size=self.chunk_size,
                     **common,
                 )
@@ -105,8 +105,8 @@ class Shape:
 def shapes(table: RankTable, environment: Environment) -> Iterator[Shape]:
     """Give all combinations of the lists of `table`, repeats included."""
     for kind in table.strategies:
-        chunked = kind == "chunked"
-        chunks = (table.chunk_sizes or (environment.engine.chunk_size,)) if chunked else (None,)
+        splits = kind in SCHEDULER_OF and SCHEDULERS[SCHEDULER_OF[kind]].splits_prompts
+        chunks = (table.chunk_sizes or (environment.engine.chunk_size,)) if splits else (None,)
         for num_gpus, tp_size, pp_size, share, chunk, seqs, tokens in itertools.product(
             table.num_gpus or (environment.cluster.num_gpus,),
             table.tp_sizes,
@@ -114,7 +114,7 @@ def shapes(table: RankTable, environment: Environment) -> Iterator[Shape]:
             table.prefill_shares if kind.startswith("fudg") else (None,),
             chunks,
             table.max_num_seqs or (None,),
-            (None,) if chunked else table.max_num_batched_tokens or (None,),
+            (None,) if splits else table.max_num_batched_tokens or (None,),
         ):
             yield Shape(
                 kind=kind,

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from simcluster.config import Environment
-from simcluster.roofline.base import StepShape, StepTime, ends_of
-from simcluster.roofline.schedule import KernelRun, KernelSchedule
+from simcluster.roofline.base import StepShape, StepTime
+from simcluster.roofline.whole import WholeStepTime
 from simcluster.units import FloatArray, IntArray, on_grid
 
 
-class LinearStepTime:
+class LinearStepTime(WholeStepTime):
     """A step takes a time linear in what it computes.
 
     ``fixed_s + per_prefill_token_s x prefill tokens + per_decode_step_s (if anything decodes) +
@@ -36,8 +36,6 @@ class LinearStepTime:
     ValueError
         If a step of one prefill token, or of one decode, would take no time on the grid.
     """
-
-    overlaps_host = False
 
     def __init__(
         self,
@@ -76,31 +74,6 @@ class LinearStepTime:
             self.fixed_s + self.per_decode_step_s + self.per_context_token_s * contexts
         )
         return durations
-
-    def decode_ends_s(
-        self,
-        start_s: float,
-        num_decodes: int,
-        context_tokens: int,
-        num_steps: int,
-        hidden_s: float = 0.0,
-        window_tokens: IntArray | None = None,
-    ) -> list[float]:
-        """When consecutive pure decode steps end (s)."""
-        return ends_of(start_s, self.decode_steps_s(num_decodes, context_tokens, num_steps))
-
-    def gpu_s(self, shape: StepShape) -> float:
-        """Duration of the step (s): all of it is time on the GPU."""
-        return self.step_s(shape)
-
-    def prefill_s(self, prompt_len: int) -> float:
-        """Duration of a step that prefills one prompt of `prompt_len` tokens alone (s)."""
-        return self.step_s(StepShape(0, 0, ((prompt_len, 0),), 1, 0))
-
-    def kernels(self, shape: StepShape) -> KernelSchedule:
-        """The step as one kernel that costs nothing to issue."""
-        run = KernelRun(("step",), (0.0,), (self.step_s(shape),), (False,), 1)
-        return KernelSchedule(0.0, (run,), 0.0)
 
 
 class ConstantStepTime(LinearStepTime):

@@ -24,6 +24,7 @@ from simcluster.scenario.cooptimize_table import CooptimizeTable, Kind
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.strategies.base import dry_run
+from simcluster.strategies.nodg import SCHEDULER_OF
 from simcluster.units import FloatArray
 from simcluster.workload import WorkloadSettings, build
 
@@ -85,8 +86,7 @@ class Unit:
             return PaDG(**common, instances=2 * count)
         if self.kind == "fudg":
             return FuDG(**common, prefill_instances=count, decode_instances=count)
-        scheduler: Any = "chunked" if self.kind == "chunked" else "prefill-priority"
-        return NoDG(**common, instances=count, scheduler=scheduler)
+        return NoDG(**common, instances=count, scheduler=SCHEDULER_OF[self.kind])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

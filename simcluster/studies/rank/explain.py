@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
+from simcluster.strategies import FuDG, NoDG, PaDG, SchedulerSettings, Strategy
 from simcluster.studies.rank.race import Crossing
 from simcluster.studies.rank.screen import Bound
 
@@ -15,10 +15,8 @@ _FULL_KV: Final = 0.95  # peak share of KV blocks that says memory held requests
 def family(strategy: Strategy) -> str:
     """Return what kind of strategy a candidate is, in words."""
     match strategy:
-        case NoDG(scheduler="chunked"):
-            return "NoDG chunked"
         case NoDG():
-            return "NoDG"
+            return "NoDG chunked" if strategy.splits_prompts else "NoDG"
         case PaDG():
             return "PaDG"
         case FuDG():
@@ -67,11 +65,11 @@ def explain(strategy: Strategy, bound: Bound, crossing: Crossing | None) -> tupl
     late = f"TPOT: {1 - beyond.tpot_attainment:.0%} late at {beyond.rate_rps:.3g} requests/s"
     if bound.dispatch_share > 0.5:
         return "dispatch", f"{late}; the CPU takes {bound.dispatch_share:.0%} of a decode step"
-    chunked = isinstance(strategy, NoDG) and strategy.scheduler == "chunked"
+    splits = isinstance(strategy, SchedulerSettings) and strategy.splits_prompts
     if bound.decode_rps < 2 * crossing.goodput_rps or isinstance(strategy, FuDG):
         cause = "decode steps are too slow"
     else:
-        cause = "chunks of prompts slow them" if chunked else "prefills interrupt decoding"
+        cause = "chunks of prompts slow them" if splits else "prefills interrupt decoding"
     return "decode", f"{late}; {cause}, decoding alone carries {bound.decode_rps:.3g}"
 
 

@@ -21,7 +21,7 @@ from simcluster.roofline import StepTime
 from simcluster.roofline.base import StepShape
 from simcluster.roofline.sources import source_of
 from simcluster.scenario.scenario import Scenario
-from simcluster.strategies import FuDG, NoDG, Strategy
+from simcluster.strategies import FuDG, SchedulerSettings, Strategy
 from simcluster.studies.space import build
 from simcluster.units import FloatArray, IntArray
 
@@ -153,9 +153,9 @@ class Screen:
         if "mixed" in count:
             prefill_rps = count["mixed"] / prefill_s
             decode_rps = count["mixed"] / decode_s if decode_s > 0 else math.inf
-            chunked = isinstance(strategy, NoDG) and strategy.scheduler == "chunked"
+            splits = isinstance(strategy, SchedulerSettings) and strategy.splits_prompts
             # In a chunked step prefill computes while decode loads: at best one hides the other.
-            busy_s = max(prefill_s, decode_s) if chunked else prefill_s + decode_s
+            busy_s = max(prefill_s, decode_s) if splits else prefill_s + decode_s
             total = count["mixed"] / busy_s
         else:
             prefill_rps = count["prefill"] / prefill_s

@@ -1,10 +1,11 @@
-"""What the contracts share: cases that hypothesis draws, runs compared, parts registered."""
+"""Shared by the contracts: cases that hypothesis draws, runs compared, parts registered."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,14 +46,14 @@ PREFIXES: st.SearchStrategy[list[tuple[int, int]] | None] = st.one_of(
 )
 """Groups of requests that begin alike, and how many tokens they share."""
 KERNEL_TOKENS = 60
-"""Runs of at most so many output tokens are also made kernel by kernel."""
+"""Runs with no more output tokens than this are also made kernel by kernel."""
 
 
 def laws(max_examples: int) -> settings:
     """Return the settings of a contract's test: the same examples on every machine, every day.
 
-    The fixture of a contract is a class or plain settings, so it may serve all examples, and a
-    test is meant to be inherited by many classes.
+    The fixture of a contract is a class or plain settings, so it may serve all examples. A test is
+    meant to be inherited by many classes, and its result does not depend on a slow machine.
     """
     return settings(
         max_examples=max_examples,
@@ -62,6 +63,7 @@ def laws(max_examples: int) -> settings:
         suppress_health_check=[
             HealthCheck.function_scoped_fixture,
             HealthCheck.differing_executors,
+            HealthCheck.too_slow,
         ],
     )
 
@@ -208,7 +210,7 @@ def assert_same_until(one: Result, other: Result, time_s: float, *, edge: str = 
 
 
 def _decisions(result: Result, edge: str) -> list[tuple[Any, ...]]:
-    """What was decided when: starts or ends of steps and what they compute, requests routed."""
+    """Decisions with their times: starts or ends of steps and their contents, requests routed."""
     spans, requests = result.columns["spans"], result.columns["requests"]
     names = [edge, "instance", "lane", "kind", "num_decodes", "num_prefills"]
     names += ["prefill_tokens", "context_tokens"]
@@ -283,8 +285,12 @@ OTHER_OUTPUTS: st.SearchStrategy[list[int]] = st.lists(st.integers(1, 50), min_s
 
 CROWD: Final = [Ask(k // 3, 5 + 37 * k % 90, 12 + 23 * k % 39, 7 * k % 3) for k in range(14)]
 """Three requests a step, of all lengths: a case that is tried before hypothesis draws others."""
-OTHERWISE: Final = [12 + 31 * k % 39 for k in range(14)]
+OTHERWISE: Final = [62 - ask.output_len for ask in CROWD]
 """Other answers for them (tokens)."""
+CROWDED: Final[Asked] = [
+    (0.002 * (k % 3 == 0), a.prompt_len, a.output_len) for k, a in enumerate(CROWD)
+]
+"""The same with a clock."""
 
 
 def turned(number: int) -> int:
@@ -309,3 +315,30 @@ def digest(result: Result) -> str:
             data = repr(values.tolist()).encode() if values.dtype == object else values.tobytes()
             total.update(f"{name}.{column}".encode() + data)
     return total.hexdigest()
+
+
+def notices(contract: type, law: str, message: str, **given: Any) -> None:
+    """Check that a contract notices a wrong program: a test of the contract itself.
+
+    Parameters
+    ----------
+    contract : type
+        The contract.
+    law : str
+        Name of its test, without ``test_``.
+    message : str
+        Regular expression that its failure must contain.
+    **given
+        Its fixtures, the wrong program among them, and its parameters.
+
+    Raises
+    ------
+    AssertionError
+        If the law holds, or fails with other words.
+    """
+    try:
+        getattr(contract(), f"test_{law}")(**given)
+    except AssertionError as error:
+        require(re.search(message, str(error)) is not None, f"it fails, but with: {error}")
+    else:
+        raise AssertionError(f"{contract.__name__}.test_{law} notices nothing")

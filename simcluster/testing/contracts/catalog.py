@@ -20,7 +20,7 @@ from simcluster.testing.specs import ideal_engine
 from simcluster.testing.toy import toy_workload
 
 SLOWEST = 5.0
-"""A kernel that takes longer than so many times what the data sheet allows has wrong constants."""
+"""Longest time of a kernel over what the data sheet allows; longer ones have wrong constants."""
 RIDGES = (10.0, 2000.0)
 """FLOP per byte at which a GPU's peaks meet: 37 (H20) to 419 (L40S) in the packaged catalogue."""
 _MODEL, _GPU, _ENGINE = "llama-2-7b", "H100 SXM", "vllm-0.7"
@@ -39,8 +39,14 @@ def environment_of(catalog: Catalog, model: str, gpu: str, num_gpus: int = 1) ->
     return resolve(document, catalog=catalog).environment
 
 
+def names_in(file: Path) -> dict[str, list[str]]:
+    """Return the names of the entries of a catalogue file, by table."""
+    tables = tomllib.loads(file.read_text("utf-8"))
+    return {kind: [str(row["name"]) for row in tables.get(kind, ())] for kind in KINDS}
+
+
 class CatalogContract:
-    """What every GPU and every model of a catalogue file keeps; give it the fixture `file`.
+    """Laws of every GPU and every model of a catalogue file; give it the fixture `file`.
 
     - The file is read, every entry says its source, and a scenario can name it.
     - A GPU's peaks are of one machine (FLOP per byte as GPUs have it), and no step is faster than
@@ -69,10 +75,9 @@ class CatalogContract:
         return Catalog().with_file(file)
 
     @pytest.fixture
-    def names(self, file: Path, catalog: Catalog) -> dict[str, list[str]]:
+    def names(self, file: Path) -> dict[str, list[str]]:
         """Return the names of the file's entries by table."""
-        tables = tomllib.loads(file.read_text("utf-8"))
-        return {kind: [str(row["name"]) for row in tables.get(kind, ())] for kind in KINDS}
+        return names_in(file)
 
     def test_every_entry_is_found_and_says_its_source(
         self, catalog: Catalog, names: dict[str, list[str]]

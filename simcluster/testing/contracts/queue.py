@@ -31,7 +31,7 @@ from simcluster.testing.toy import toy_environment
 ACTIONS: st.SearchStrategy[list[str]] = st.lists(
     st.sampled_from(["push", "push", "pop", "put back", "victim"]), min_size=1, max_size=40
 )
-"""What happens to a queue; what makes no sense at the time is passed over."""
+"""Actions on a queue; those that make no sense at the time are left out."""
 _BUSY: Final = [*["push"] * 6, "pop", "pop", "victim", "put back", "push", "pop", "push"] * 2
 
 
@@ -57,7 +57,7 @@ class Handled:
     log: list[tuple[str, int]] = field(default_factory=list)
 
     def push(self, request: Request) -> None:
-        """Let a new request wait; what the queue says of it beforehand and of its head is true."""
+        """Let a new request wait; check what `goes_first` foretold and what `push` returns."""
         foretold, before = self.queue.goes_first(request), list(self.queue)
         pushed = self.queue.push(request)
         self.waiting.append(request)
@@ -104,7 +104,9 @@ class Handled:
 
     def _check(self, before: list[Request]) -> None:
         now = list(self.queue)
-        require(len(self.queue) == len(self.waiting), "the length is not that of its requests")
+        require(
+            len(self.queue) == len(self.waiting), "the queue has another length than its requests"
+        )
         require(_ids(now, sort=True) == _ids(self.waiting, sort=True), "requests lost or doubled")
         require(list(self.queue) == now, "iterating changes the queue")
         head = now[0] if now else None
@@ -141,7 +143,7 @@ def handled(
 
 
 class QueueContract:
-    """What every queue keeps; derive a test class with the fixture `queue`.
+    """Laws of every queue; derive a test class with the fixture `queue`.
 
     - No request is lost or doubled; the head is the first in order, and `push` and `goes_first` say
       truly whether a newcomer is the head.
@@ -204,7 +206,7 @@ class QueueContract:
         require(one == other, "the hash of a request decides the order")
 
     def test_two_queues_share_nothing(self, queue: type[RequestQueue]) -> None:
-        """What waits in one does not wait in the other."""
+        """A request that waits in one does not wait in the other."""
         one, other = queue(), queue()
         one.push(Ask(0, 5, 5).request(0))
         require(len(other) == 0, "a request that waits in one queue waits in another too")

@@ -34,7 +34,7 @@ _STANDARD_ERRORS = 5.0
 
 
 class View:
-    """What a router sees of an instance, made by a test.
+    """An instance as a router sees it, made by a test.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def deployments(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 
 class RouterContract:
-    """What every router keeps; derive a test class with the fixture `router`.
+    """Laws of every router; derive a test class with the fixture `router`.
 
     - It chooses an instance that is there, also after their number has changed, or none; never none
       while all are idle and have room.
@@ -186,7 +186,7 @@ class RouterContract:
 
     @pytest.fixture
     def router(self) -> Callable[[], Router]:
-        """Return the class that is tested, or what makes such routers; override it."""
+        """Return the class that is tested, or a function that makes routers; override it."""
         raise NotImplementedError("give the contract a fixture `router` that returns the class")
 
     @laws(150)
@@ -195,7 +195,7 @@ class RouterContract:
     def test_the_same_reports_give_the_same_choices(
         self, router: Callable[[], Router], rounds: list[Round]
     ) -> None:
-        """A new router starts anew: nothing is kept in the class or drawn from a common stream."""
+        """Nothing is kept in the class, or drawn from a stream of the whole process."""
         with common_draws_untouched():
             first = choices(router, rounds)
         require(first == choices(router, rounds), "a second router chooses otherwise")

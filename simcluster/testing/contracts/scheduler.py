@@ -151,7 +151,7 @@ class Driven:
         if outcome.finished and self.first_end == _MOST_STEPS:
             self.first_end = self._now
         self._ended += len(outcome.finished)
-        require(self._now < _MOST_STEPS, "it goes on for ever")
+        require(self._now < _MOST_STEPS, f"not all requests have ended after {_MOST_STEPS} steps")
         return True
 
     def to_the_end(self) -> Driven:
@@ -194,7 +194,7 @@ def strategy_with(scheduler: type[Scheduler], name: str, drawn: tuple[str, Any, 
 
 
 class SchedulerContract:
-    """What every scheduler keeps; derive a test class with the fixture `scheduler`.
+    """Laws of every scheduler; derive a test class with the fixture `scheduler`.
 
     - Results at the resolutions span, step and kernel are the same bits: a plan holds for as long
       as it says, and `add` returns False only where the arrival changes nothing.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simcluster.config import Environment
@@ -77,6 +77,7 @@ DECODES: st.SearchStrategy[Decodes] = st.builds(
     st.one_of(st.just((0, 0)), st.tuples(st.integers(1, 64), CONTEXTS)),
 )
 """Runs of decode steps, short and long."""
+_RUN: Final = Decodes(3, 50, 20, (2, 30))
 
 
 @st.composite
@@ -121,7 +122,7 @@ def require_time(time_s: float, what: str) -> None:
 
 
 class StepTimeContract:
-    """What every source of step times keeps; derive a test class with the fixture `step_time`.
+    """Laws of every source of step times; derive a test class with the fixture `step_time`.
 
     The fixture `environments` may be overridden too: models and machines that the source knows, by
     default a toy model with and without a sliding window under four engines.
@@ -142,7 +143,14 @@ class StepTimeContract:
             @pytest.fixture
             def step_time(self):
                 return mine
+
+    Attributes
+    ----------
+    tp_sizes : tuple of int
+        Tensor-parallel degrees that the source knows, 1 among them; override it.
     """
+
+    tp_sizes: ClassVar[tuple[int, ...]] = (1, 2)
 
     @pytest.fixture
     def step_time(self) -> StepTimeFactory:
@@ -157,6 +165,7 @@ class StepTimeContract:
 
     @laws(150)
     @given(decodes=DECODES, which=st.integers(0, 7))
+    @example(decodes=_RUN, which=1)
     def test_a_run_of_decode_steps_is_its_steps(
         self,
         step_time: StepTimeFactory,
@@ -184,6 +193,7 @@ class StepTimeContract:
 
     @laws(80)
     @given(decodes=DECODES.filter(lambda d: d.num_steps > 1), which=st.integers(0, 7))
+    @example(decodes=_RUN, which=1)
     def test_a_run_may_be_cut_anywhere(
         self,
         step_time: StepTimeFactory,
@@ -213,6 +223,7 @@ class StepTimeContract:
 
     @laws(150)
     @given(drawn=chunk_shapes(), decodes=DECODES, which=st.integers(0, 7))
+    @example(drawn=(0, 1, ((7, 0),), 1), decodes=_RUN, which=1)
     def test_steps_take_time_on_the_grid_and_hide_host_work_where_the_engine_does(
         self,
         step_time: StepTimeFactory,
@@ -256,6 +267,7 @@ class StepTimeContract:
         decodes=st.lists(DECODES, min_size=2, max_size=5),
         which=st.integers(0, 7),
     )
+    @example(drawn=[], decodes=[_RUN, dataclasses.replace(_RUN, context_len=900)], which=1)
     def test_answers_do_not_depend_on_what_was_asked_before(
         self,
         step_time: StepTimeFactory,
@@ -274,23 +286,26 @@ class StepTimeContract:
         require(first == backwards, "the order of the questions decides")
         require(first == [model.step_s(shape) for shape in shapes], "a second answer is another")
 
-    @pytest.mark.parametrize("tp_size", [1, 2])
     def test_resolutions_agree(
-        self, step_time: StepTimeFactory, environments: list[Environment], tp_size: int
+        self, step_time: StepTimeFactory, environments: list[Environment]
     ) -> None:
-        """Prefill first and in chunks; unrolled steps end when those of the run did."""
+        """Prefill first and in chunks; unrolled steps end when the steps of the run did."""
+        for tp_size in self.tp_sizes:
+            for environment in environments:
+                self._agrees(environment, step_time, tp_size)
+
+    def _agrees(self, environment: Environment, step_time: StepTimeFactory, tp_size: int) -> None:
         first = NoDG(name="contract", tp_size=tp_size, max_num_seqs=8)
         strategies = [first, dataclasses.replace(first, scheduler="chunked", chunk_size=9)]
-        for environment in environments:
-            for strategy in strategies:
-                agreeing_run(environment, strategy, toy_workload(_SHORT), step_time=step_time)
-                result = agreeing_run(environment, strategy, crowd(25), step_time=step_time)
-                log = unroll.steps(result.columns, environment, step_time=step_time)
-                by_step = run(
-                    environment, strategy, crowd(25), resolution="step", step_time=step_time
-                ).columns["spans"]
-                ends = [sorted(steps["end_s"].tolist()) for steps in (log, by_step)]
-                require(ends[0] == ends[1], "unrolled steps end at other times than in the run")
+        for strategy in strategies:
+            agreeing_run(environment, strategy, toy_workload(_SHORT), step_time=step_time)
+            result = agreeing_run(environment, strategy, crowd(25), step_time=step_time)
+            log = unroll.steps(result.columns, environment, step_time=step_time)
+            by_step = run(
+                environment, strategy, crowd(25), resolution="step", step_time=step_time
+            ).columns["spans"]
+            ends = [sorted(steps["end_s"].tolist()) for steps in (log, by_step)]
+            require(ends[0] == ends[1], "unrolled steps end at other times than in the run")
 
     def test_pipelines_agree_or_are_refused(
         self, step_time: StepTimeFactory, environments: list[Environment]

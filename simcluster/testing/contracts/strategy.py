@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -21,7 +21,9 @@ from simcluster.errors import ConfigError
 from simcluster.runs.simulate import run
 from simcluster.strategies import STRATEGIES, Strategy
 from simcluster.testing.contracts.base import (
+    CROWDED,
     OTHER_OUTPUTS,
+    OTHERWISE,
     PREFIXES,
     REQUESTS,
     Asked,
@@ -49,7 +51,7 @@ _HASH_SEEDS = ("1", "2", "3")
 
 
 class StrategyContract:
-    """What every strategy keeps; derive a test class with the fixture `strategy`.
+    """Laws of every strategy; derive a test class with the fixture `strategy`.
 
     The fixture `environment` may be overridden too: the machines on which the strategy fits, by
     default two nodes of eight GPUs that serve a toy model.
@@ -115,6 +117,7 @@ class StrategyContract:
 
     @laws(40)
     @given(requests=REQUESTS, outputs=OTHER_OUTPUTS)
+    @example(requests=CROWDED, outputs=OTHERWISE)
     def test_decisions_do_not_depend_on_how_long_an_answer_will_be(
         self,
         strategy: Strategy,
@@ -133,6 +136,7 @@ class StrategyContract:
 
     @laws(30)
     @given(requests=REQUESTS.filter(lambda r: len(r) > 1), share=st.floats(0.1, 0.9))
+    @example(requests=CROWDED, share=0.5)
     def test_requests_that_have_not_arrived_change_nothing(
         self, strategy: Strategy, environment: Environment, requests: Asked, share: float
     ) -> None:
@@ -199,7 +203,7 @@ class StrategyContract:
         """A scenario file that holds the settings gives them back, and every key has a meaning."""
         settings = type(strategy)
         known = STRATEGIES.get(strategy.kind, settings)
-        require(known is settings, f"the kind {strategy.kind!r} is that of {known.__name__}")
+        require(known is settings, f"{known.__name__} has the kind {strategy.kind!r} already")
         with registered(STRATEGIES, settings, strategy.kind) as name:
             require(name == strategy.kind, f"it is registered as {name!r}, its kind is another")
         adapter: TypeAdapter[Any] = TypeAdapter(settings)
@@ -209,7 +213,7 @@ class StrategyContract:
         properties = adapter.json_schema()["properties"]
         silent = [k for k, v in properties.items() if k != "kind" and not v.get("description")]
         require(not silent, f"keys without a description: {', '.join(silent)}")
-        frozen = getattr(settings, "__dataclass_params__").frozen  # noqa: B009 (mypy knows no such)
+        frozen = getattr(settings, "__dataclass_params__").frozen  # noqa: B009 (mypy does not know it)
         require(frozen, "settings must be a frozen dataclass: runs share them")
 
     def test_machines_that_are_too_few_are_refused(
