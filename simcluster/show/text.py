@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -414,17 +414,28 @@ def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
     return [textwrap.fill(note, _WIDTH) for note in notes]
 
 
-def aligned(rows: Sequence[Sequence[str]], heads: int = 1) -> str:
-    """Return `rows` in columns, the first to the left, the others to the right."""
+def aligned(rows: Sequence[Sequence[str]], heads: int = 1, left: Collection[int] = (0,)) -> str:
+    """Return `rows` in columns, with a line under the heads of three or more.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of str
+        The heads, then the cells; a row may end early.
+    heads : int
+        Rows of heads.
+    left : collection of int
+        Columns of text, which stand to the left; numbers stand to the right.
+    """
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first, *others = row
-        cells = [first.ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=False)]
-        lines.append("  ".join(cells).rstrip())
+    lines = [
+        "  ".join(
+            cell.ljust(widths[i]) if i in left else cell.rjust(widths[i])
+            for i, cell in enumerate(row)
+        ).rstrip()
+        for row in rows
+    ]
     if len(rows[0]) > 2:
-        lines.insert(heads, "-" * len(max(lines, key=len)))
+        lines.insert(heads, "-" * max(map(len, lines)))
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcluster import catalog
+from simcluster.catalog.own_file import entry_text
 from simcluster.catalog.specs import EngineProfile
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.errors import ConfigError
@@ -66,6 +67,12 @@ def test_toml_writes_nan_and_leaves_out_none() -> None:
     read = tomllib.loads(to_toml({"a": math.nan, "b": None, "c": {"d": None}}))
     assert math.isnan(read.pop("a"))
     assert read == {"c": {}}
+
+
+def test_entries_written_one_after_the_other_are_a_list() -> None:
+    """However short they are: an inline list could not be added to."""
+    text = entry_text("link", {"name": "a"}) + entry_text("link", {"name": "b", "lanes": None})
+    assert tomllib.loads(text) == {"link": [{"name": "a"}, {"name": "b"}]}
 
 
 def again(document: dict[str, Any]) -> Any:
