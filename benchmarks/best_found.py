@@ -24,7 +24,7 @@ from simcluster.runs.executor import outcomes
 from simcluster.scenario.file import resolve
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
-from simcluster.studies.rank.race import Crossing, cross, only
+from simcluster.studies.rank.race import Crossing, cross
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 
@@ -64,11 +64,9 @@ def problem(seed: int) -> tuple[Scenario, RankTable]:
             "attainment": 0.9,
         },
         "run": {"seeds": [seed]},
-        "strategy": [{"name": "none", "kind": "nodg", "tp_size": 4}],
     }
-    scenario = resolve(document)
     table = RankTable(tp_sizes=tuple(MODELS[model]), prefill_shares=(0.5,), tolerance=0.05)
-    return only(scenario, "none"), table
+    return resolve(document), table
 
 
 def exhaustive(ranking: Ranking, times: float) -> dict[str, np.ndarray]:
@@ -81,7 +79,7 @@ def exhaustive(ranking: Ranking, times: float) -> dict[str, np.ndarray]:
     calls = []
     for c in candidates:
         length = max(200, math.ceil(per_candidate / DRAWS / 3))  # three runs or so each
-        scenario = only(ranking.scenario, c.name)
+        scenario = ranking.scenario.only(c.name)
         guess = max(c.goodput_rps, 0.02 * c.bound_rps)
         calls += [(scenario, guess, 500_000 + draw, length) for draw in range(DRAWS)]
     found: dict[str, list[float]] = {}

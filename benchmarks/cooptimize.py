@@ -62,7 +62,7 @@ def whole_search() -> None:
     from joblib.externals.loky import get_reusable_executor
 
     for gpus in (["H100", "RTX PRO 6000", "RTX 5090"], list(PRICES)):
-        scenario = simcluster.load(SCENARIO, {**stock(gpus), "strategy": _any_strategy()})
+        scenario = simcluster.load(SCENARIO, {**stock(gpus), "strategy": None})
         with tempfile.TemporaryDirectory() as cache:
             cpu, wall = cpu_s(), time.perf_counter()
             outcome = cooptimize(scenario, cache=Path(cache), jobs=2, baselines=False)
@@ -75,10 +75,6 @@ def whole_search() -> None:
             f"difference {', '.join(f'{100 * c.difference:+.1f} %' for c in outcome.finalists)}",
             flush=True,
         )
-
-
-def _any_strategy() -> list[dict[str, Any]]:
-    return [{"name": "any", "kind": "nodg", "tp_size": 8}]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -251,7 +247,7 @@ def skeleton(cache: Path) -> None:
         "extra_cluster": machines,
         "cooptimize.quality_at_least": 0.86,
         "cooptimize.fractions": 40,
-        "strategy": _any_strategy(),
+        "strategy": None,
     }
     judge = prepared(simcluster.load(SCENARIO, changes), cache=cache)
     space = Space.of(judge)

@@ -29,7 +29,7 @@ from simcluster.show.plot import legend_beside, new_figure, plot_attainment
 def main(result_dir: Path, output: Path, target: float | None) -> None:
     """Read the sweep, draw, write the picture."""
     results = read(result_dir)
-    target = results.document["slo"]["attainment"] if target is None else target
+    target = results.scenario.environment.slo.attainment if target is None else target
     figure = new_figure()
     legend_beside(plot_attainment(results.sweep, target, ax=figure.subplots()))
     figure.savefig(output)

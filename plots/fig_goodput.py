@@ -39,15 +39,15 @@ COLUMNS = {"cluster": "goodput_rps", "gpu": "goodput_rps_per_gpu", "cost": "requ
 def main(result_dir: Path, output: Path, target: float | None, per: str) -> None:
     """Read the sweep, draw, write the picture."""
     results = read(result_dir)
-    cluster = results.document["cluster"]
-    price = cluster.get("price_per_gpu_hour")
+    cluster = results.scenario.environment.cluster
+    price = cluster.price_per_gpu_hour
     if per == "cost" and price is None:
         raise click.UsageError("no price is known: set cluster.price_per_gpu_hour in the scenario")
-    target = results.document["slo"]["attainment"] if target is None else target
+    target = results.scenario.environment.slo.attainment if target is None else target
     rows = goodput_table(results.sweep, target, price_per_gpu_hour=price)
     figure = new_figure(height=1.2 + 0.42 * len(rows["strategy"]))
     ax = figure.subplots()
-    plot_goodput_bars(rows, column=COLUMNS[per], currency=cluster.get("currency", "USD"), ax=ax)
+    plot_goodput_bars(rows, column=COLUMNS[per], currency=cluster.currency, ax=ax)
     ax.set_title(
         f"{100 * target:.4g}% of requests meet their targets", loc="left", fontsize="medium"
     )

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from simcluster.config import RunConfig, SloConfig
 from simcluster.frames.goodput import representative_rate, strategies
 from simcluster.frames.metrics import in_window
 from simcluster.runs.folder import read
@@ -41,9 +40,7 @@ from simcluster.show.plot import (
 def main(result_dir: Path, output: Path, rate_rps: float | None, seed: int | None) -> None:
     """Read the frames, draw, write the picture."""
     results = read(result_dir)
-    slo = SloConfig(**results.document["slo"])
-    times = results.document["run"]
-    run = RunConfig(warmup_s=times["warmup_s"], cooldown_s=times["cooldown_s"])
+    slo, run = results.scenario.environment.slo, results.scenario.run
     names = strategies(results.sweep)
     if rate_rps is None and results.sweep["rate_rps"].notna().all():  # a closed loop has none
         rate_rps = representative_rate(results.sweep, slo.attainment)

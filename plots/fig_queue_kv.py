@@ -42,7 +42,7 @@ def main(result_dir: Path, output: Path, rate_rps: float | None, seed: int | Non
     results = read(result_dir)
     names = strategies(results.sweep)
     styles = palette(names)
-    target = results.document["slo"]["attainment"]
+    target = results.scenario.environment.slo.attainment
     if rate_rps is None and results.sweep["rate_rps"].notna().all():  # a closed loop has none
         rate_rps = representative_rate(results.sweep, target)
     seed = int(results.sweep["seed"].iloc[0]) if seed is None else seed

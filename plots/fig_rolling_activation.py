@@ -48,7 +48,7 @@ def main(
 ) -> None:
     """Read the frames, draw, write the picture."""
     results = read(result_dir)
-    target = results.document["slo"]["attainment"]
+    target = results.scenario.environment.slo.attainment
     if rate_rps is None and results.sweep["rate_rps"].notna().all():  # a closed loop has none
         rate_rps = representative_rate(results.sweep, target)
     seed = int(results.sweep["seed"].iloc[0]) if seed is None else seed

@@ -27,7 +27,7 @@ from simcluster.scenario.file import resolve
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies import bestserve
-from simcluster.studies.rank.race import cross, only
+from simcluster.studies.rank.race import cross
 from simcluster.studies.space import space
 
 OPERATING = {
@@ -117,7 +117,7 @@ def study(duration_s: float, names: Sequence[str]) -> list[Row]:
     calls = []
     for name, (label, engine) in itertools.product(names, ENGINES.items()):
         scenario = candidates(scenario_of(*OPERATING[name], engine))
-        calls += [(name, label, only(scenario, s.name), duration_s) for s in scenario.strategies]
+        calls += [(name, label, scenario.only(s.name), duration_s) for s in scenario.strategies]
     rows = list(outcomes(_case, calls))
     return sorted(rows, key=lambda row: (row["scenario"], row["engine"], row["strategy"]))
 

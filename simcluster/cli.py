@@ -242,11 +242,9 @@ def rank(
     """
     from simcluster.studies.rank import command
 
-    changes = dict(overrides)
-    if seed is not None:
-        changes["run.seeds"] = [seed]
+    scenario = _load(file, overrides, seed)
     with _progress("ranking", "candidates") as progress:
-        command.run(file, changes, jobs=jobs, dask=dask, progress=progress, **options)
+        command.run(scenario, jobs=jobs, dask=dask, progress=progress, **options)
 
 
 @main.command()
@@ -343,7 +341,7 @@ def timeline(
     from simcluster.runs import compare as sweep
     from simcluster.show.timeline import write_timeline
 
-    scenario = _load(**common, resolution=None)
+    scenario = _load(**common)
     cell = sweep.choose(scenario, strategy, rate)
     count = write_timeline(
         scenario,
@@ -443,8 +441,8 @@ def _load(
     file: Path,
     overrides: Sequence[tuple[str, object]],
     seed: int | None,
-    trace: Path | None,
-    resolution: str | None,
+    trace: Path | None = None,
+    resolution: str | None = None,
 ) -> Any:
     """Return the scenario of the common options."""
     from simcluster.scenario.file import load

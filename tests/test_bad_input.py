@@ -5,7 +5,6 @@ The lines are checked word by word where they are ours to phrase, by their parts
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import math
 import os
@@ -87,6 +86,21 @@ SETTINGS = [
     (
         "strategy.0.tpsize=2",
         "strategy[0].tpsize = 2: is not a key of [[strategy]] with kind = 'nodg'",
+    ),
+    ("rank.finalist=3", "rank.finalist = 3: is not a key of [rank]. Did you mean 'finalists'?"),
+    (
+        "rank.tp_size=2",
+        "rank.tp_size = 2: is not a key of [rank]. Did you mean 'tp_sizes'? As written it belongs "
+        "in [[strategy]] with kind = 'nodg'",
+    ),
+    (
+        "cooptimize.budget=9",
+        "cooptimize.budget = 9: is not a key of [cooptimize]. Did you mean 'budget_per_hour'?",
+    ),
+    (
+        "sweep.rate_rps=3",
+        "sweep.rate_rps = 3: is not a key of [sweep]. Did you mean 'rates_rps'? As written it "
+        "belongs in [workload].",
     ),
     (
         "strategy.1.router=9",
@@ -209,7 +223,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
     """It lacks a model, and three more things."""
     path = tmp_path / "scenario.toml"
     path.write_text("")
-    refused(call("show", path), "model: is missing; it must be a table.", "(and 3 more)")
+    refused(call("show", path), "model: is missing; it must be a table.", "(and 2 more)")
 
 
 def test_no_gpu(scenario: Path) -> None:
@@ -447,10 +461,20 @@ def test_what_is_no_scenario(function: str, value: object, line: str) -> None:
 
 @pytest.mark.parametrize("function", ["simulate", "compare", "find"])
 def test_a_scenario_without_strategies(scenario: Path, function: str) -> None:
-    """Such as that of a ranking, whose strategies are the candidates."""
-    bare = dataclasses.replace(simcluster.load(scenario), strategies=())
-    with pytest.raises(ConfigError, match=r"^strategy: the scenario has none\. Add a table"):
+    """Such as the file of a ranking, whose strategies are the candidates."""
+    bare = simcluster.load(scenario, {"strategy": None, "rank.finalists": 2})
+    with pytest.raises(ConfigError, match=r"^strategy: the scenario has none\. Add a table") as got:
         PUBLIC[function](bare)
+    assert "Or use `simcluster rank`, which makes its own from [rank]." in str(got.value)
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "goodput", "timeline"])
+def test_a_command_that_needs_a_strategy_says_so(scenario: Path, command: str) -> None:
+    """In a line, with the command that needs none; nothing is written."""
+    out = ("-o", str(scenario.with_name("out.json"))) if command == "timeline" else ()
+    scenario.write_text(to_toml({**SCENARIO, "strategy": [], "rank": {"tp_sizes": [2]}}))
+    refused(call(command, scenario, *out), "strategy: the scenario has none.", "`simcluster rank`")
+    assert [path.name for path in scenario.parent.iterdir()] == [scenario.name]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,14 @@ def test_the_price_stands_over_every_table(scenario: Path) -> None:
     assert "none known in USD" in call("run", scenario, *unpriced).stdout
 
 
+def test_show_prints_a_scenario_without_strategies(scenario: Path) -> None:
+    """With the defaults of the table that asks the question."""
+    shown = call("show", scenario, "--set", "strategy=", "--set", "rank.finalists=2").stdout
+    table = tomllib.loads(shown)["rank"]
+    assert (table["finalists"], table["mode"]) == (2, "simulate")
+    assert "strategy" not in tomllib.loads(shown)
+
+
 def test_show_prints_a_scenario_that_reads_back(scenario: Path) -> None:
     """With overrides in it."""
     text = call("show", scenario, "--set", "strategy.EcoServe.slack=min", "--seed", 7).stdout

@@ -13,7 +13,7 @@ from simcluster.errors import ConfigError, DataError
 
 def entry_text(table: str, row: Mapping[str, object]) -> str:
     """Return one entry as it stands in a catalogue file, such as ``[[model]]``."""
-    return to_toml({table: [row]})
+    return f"[[{table}]]\n{to_toml(row)}"
 
 
 def add_entry(path: Path, table: str, row: Mapping[str, object]) -> None:

@@ -6,6 +6,7 @@ attribute; the lines a user reads, the JSON Schema and the table of keys are all
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ JsonSchema = dict[str, Any]
 T = TypeVar("T")
 
 _SHOWN_CHARS = 60
+_NEAR = 0.85
+"""Likeness (`difflib`) of a key of another table from which a key of this table may be meant."""
 
 
 def validated(adapter: TypeAdapter[T], tables: Mapping[str, object]) -> T:
@@ -68,9 +71,11 @@ def _config_error(found: list[ErrorDetails], keys: Keys) -> ConfigError:
     match error["type"]:
         case "unexpected_keyword_argument":
             name = str(error["loc"][-1])
-            where = keys.tables_with(name)
-            known = ", ".join(where) if where else ""
-            remedy = f"It belongs in {known}." if known else nearest(name, place.siblings)
+            remedy = nearest(name, place.siblings)
+            if where := ", ".join(keys.tables_with(name)):
+                near = difflib.get_close_matches(name, place.siblings, 1, _NEAR)
+                remedy = f"Did you mean {near[0]!r}? As written it" if near else "It"
+                remedy += f" belongs in {where}."
             return ConfigError(place.key, value, f"is not a key of {place.table}", remedy + more)
         case "union_tag_invalid":
             tag, kinds = str(error["ctx"]["tag"]), place.kinds

@@ -25,7 +25,8 @@ from simcluster.errors import ConfigError, DataError, nearest
 from simcluster.quality import CommonQuality
 from simcluster.scenario import arguments
 from simcluster.scenario.check import JsonSchema, markdown, shown, validated
-from simcluster.scenario.scenario import Scenario
+from simcluster.scenario.cooptimize_table import CooptimizeTable
+from simcluster.scenario.scenario import Scenario, as_read, tables_of
 from simcluster.scenario.tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
 from simcluster.strategies import STRATEGIES, Routed
 from simcluster.workload import ARRIVALS, LENGTHS, WorkloadSettings
@@ -146,7 +147,12 @@ def resolve(
     environment = _with_common_context(_environment(file, catalog), file.engine)
     settings: Any = file.quality
     quality = None if settings is None else settings.with_entries(catalog)
-    file = dataclasses.replace(file, strategy=_routed(file, environment, quality, catalog))
+    models = _names_of_models(file, environment)
+    file = dataclasses.replace(
+        file,
+        strategy=_routed(file, models, quality, catalog),
+        cooptimize=_with_full_names(file.cooptimize, models),
+    )
     return Scenario(
         environment=environment,
         workload=file.workload.with_entries(catalog),
@@ -156,7 +162,17 @@ def resolve(
         document=_filled_in(file, environment),
         quality=quality,
         catalog=catalog,
+        rank=file.rank,
+        cooptimize=file.cooptimize,
     )
+
+
+def changed(scenario: Scenario, overrides: Mapping[str, object]) -> Scenario:
+    """Return `scenario` with other values by dotted key, as `load` takes them.
+
+    The catalogue's entries are those that `scenario` could name; no file is read for them again.
+    """
+    return resolve(scenario.document, overrides, catalog=scenario.catalog)
 
 
 @functools.cache
@@ -169,10 +185,11 @@ def _adapter(
     """
     one = Annotated[Union[kinds], Field(discriminator="kind")]  # type: ignore[valid-type]  # noqa: UP007 - a union made at run time
     many = Annotated[
-        tuple[one, ...], Field(min_length=1, description="One table per serving strategy.")
+        tuple[one, ...],
+        Field(description="One table per serving strategy; `rank` and `cooptimize` need none."),
     ]
     whole = dataclasses.make_dataclass(
-        "ScenarioFile", [("strategy", many)], bases=(ScenarioTables,), frozen=True, kw_only=True
+        "ScenarioFile", [("strategy", many, ())], bases=(ScenarioTables,), frozen=True, kw_only=True
     )
     return TypeAdapter(whole)
 
@@ -451,8 +468,30 @@ def _with_common_context(environment: Environment, engine: EngineTable) -> Envir
     return dataclasses.replace(environment, model=models[0], extra_models=tuple(models[1:]))
 
 
+def _names_of_models(file: ScenarioTables, environment: Environment) -> dict[str, str]:
+    """Return the full names of the models by everything that the file may call them."""
+    return {
+        name: model.spec.name
+        for table, model in zip((file.model, *file.extra_model), environment.models, strict=True)
+        for name in (table.name, model.spec.name)
+    }
+
+
+def _with_full_names(
+    table: CooptimizeTable | None, models: Mapping[str, str]
+) -> CooptimizeTable | None:
+    """Return `table` with full names; `cooptimize` refuses those that no model has."""
+    if table is None:
+        return None
+    names = tuple(models.get(name, name) for name in table.models)
+    return dataclasses.replace(table, models=names)
+
+
 def _routed(
-    file: ScenarioTables, environment: Environment, quality: CommonQuality | None, catalog: Catalog
+    file: ScenarioTables,
+    models: Mapping[str, str],
+    quality: CommonQuality | None,
+    catalog: Catalog,
 ) -> tuple[Any, ...]:
     """Return the strategies, those of several models with the catalogue's full names.
 
@@ -461,11 +500,6 @@ def _routed(
     ConfigError
         If such a strategy has not as many models as the quality.
     """
-    models = {
-        catalog_name: model.spec.name
-        for table, model in zip((file.model, *file.extra_model), environment.models, strict=True)
-        for catalog_name in (table.name, model.spec.name)
-    }
     strategies = []
     for strategy in file.strategy:
         if isinstance(strategy, Routed):
@@ -539,7 +573,6 @@ def _workload(settings: WorkloadSettings, folder: Path | None) -> WorkloadSettin
 
 def _filled_in(file: ScenarioTables, environment: Environment) -> Document:
     """Return the file with its defaults; keys that have none stay out."""
-    settings: Any = file.strategy
     quality: Any = file.quality
     models = [
         {
@@ -568,10 +601,8 @@ def _filled_in(file: ScenarioTables, environment: Environment) -> Document:
         "sweep": {"rates_rps": file.sweep.rates_rps or None},
         "run": dataclasses.asdict(file.run),
         "rank": None if file.rank is None else dataclasses.asdict(file.rank),
-        "strategy": [dataclasses.asdict(s) for s in settings],
     }
-    read: Document = _as_read(document)
-    return read
+    return {**as_read(document), **tables_of(file.strategy)}
 
 
 def _cluster_filled_in(cluster: ClusterConfig) -> Document:
@@ -594,15 +625,6 @@ def _cluster_filled_in(cluster: ClusterConfig) -> Document:
 _ENGINE_NUMBERS = [
     f.name for f in dataclasses.fields(EngineProfile) if f.name not in ("name", "source")
 ]
-
-
-def _as_read(value: Any) -> Any:
-    """Return `value` as ``tomllib`` would give it: no None, lists for tuples, text for paths."""
-    if isinstance(value, dict):
-        return {k: _as_read(v) for k, v in value.items() if v is not None}
-    if isinstance(value, list | tuple):
-        return [_as_read(v) for v in value]
-    return value if isinstance(value, str | int | float) else str(value)
 
 
 def json_schema() -> JsonSchema:

@@ -232,7 +232,7 @@ class ScenarioTables:
     model: Annotated[ModelTable, Field(description="What is served.")]
     cluster: Annotated[ClusterTable, Field(description="On which machines.")]
     workload: Annotated[WorkloadSettings, Field(description="Which requests.")]
-    strategy: tuple[Strategy, ...]
+    strategy: tuple[Strategy, ...] = ()
     engine: Annotated[EngineTable, Field(description="By which engine.")] = _ENGINE
     slo: Annotated[SloConfig, Field(description="Latency targets.")] = _SLO
     sweep: Annotated[SweepTable, Field(description="Which rates.")] = _SWEEP

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +22,8 @@ from simcluster.frames.schema import CLASS_ATTAINMENT
 from simcluster.runs.folder import Comparison, rows_of
 from simcluster.scenario.scenario import Scenario
 from simcluster.units import MS
+from simcluster.workload import WorkloadSettings
+from simcluster.workload.lengths import TabulatedLengths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,13 +127,13 @@ def _pools(comparison: Comparison, scenario: Scenario) -> list[str]:
 
 def heading(scenario: Scenario) -> str:
     """Return what is served on what, the targets, and what the step times rest on."""
-    environment, document = scenario.environment, scenario.document
+    environment = scenario.environment
     return "\n".join(
         [
             f"{environment.model.spec.name} on {_machines(environment.cluster)}, "
             f"engine {environment.engine.name}",
             *_extras(environment),
-            f"Requests: {_requests(document['workload'])}",
+            f"Requests: {_requests(scenario.workload)}",
             f"Targets:  {targets(environment.slo)}",
             _step_times(environment),
             f"Price:    {_price(environment.cluster)}",
@@ -214,18 +216,19 @@ def _machines(cluster: ClusterConfig) -> str:
     return f"{nodes} (in a node {cluster.fabric.name}, between nodes {network})"
 
 
-def _requests(workload: dict[str, Any]) -> str:
+def _requests(workload: WorkloadSettings) -> str:
     parts = []
     for key in ("trace", "lengths", "arrivals"):
-        value = workload.get(key)
-        if isinstance(value, dict):
-            value = value.get("path", value.get("kind"))
-        if value:
+        value: Any = getattr(workload, key)
+        if isinstance(value, TabulatedLengths):
+            value = value.table.name
+        if value is not None:
+            value = getattr(value, "path", getattr(value, "kind", value))
             parts.append(f"{key} {value}")
-    if "num_requests" in workload:
-        parts.append(f"{workload['num_requests']} per run")
-    if "duration_s" in workload:
-        parts.append(f"{workload['duration_s']:g} s per run")
+    if workload.num_requests is not None:
+        parts.append(f"{workload.num_requests} per run")
+    if workload.duration_s is not None:
+        parts.append(f"{workload.duration_s:g} s per run")
     return ", ".join(parts)
 
 
@@ -394,15 +397,10 @@ def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
         )
     short = int(sweep["transient"].sum()) if rejected < counted else 0
     if short:
-        workload = scenario.document["workload"]
-        longer = (
-            "a longer trace"
-            if "trace" in workload and "num_requests" not in workload
-            else " or ".join(
-                f"workload.{key}" for key in ("num_requests", "duration_s") if key in workload
-            )
-            or "workload.duration_s"
-        )
+        workload = scenario.workload
+        longer = f"workload.{'duration_s' if workload.num_requests is None else 'num_requests'}"
+        if workload.trace is not None and workload.num_requests is None:
+            longer = "a longer trace"
         runs = "The run is" if len(sweep) == 1 else f"{short} of {len(sweep)} runs are"
         by_finish = (
             " Good requests count by arrival, finished ones by finish, so the former can be more."
@@ -428,17 +426,28 @@ def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
     return [textwrap.fill(note, _WIDTH) for note in notes]
 
 
-def aligned(rows: Sequence[Sequence[str]], heads: int = 1) -> str:
-    """Return `rows` in columns, the first to the left, the others to the right."""
+def aligned(rows: Sequence[Sequence[str]], heads: int = 1, left: Collection[int] = (0,)) -> str:
+    """Return `rows` in columns, with a line under the heads of three or more.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of str
+        The heads, then the cells; a row may end early.
+    heads : int
+        Rows of heads.
+    left : collection of int
+        Columns of text, which stand to the left; numbers stand to the right.
+    """
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first, *others = row
-        cells = [first.ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=False)]
-        lines.append("  ".join(cells).rstrip())
+    lines = [
+        "  ".join(
+            cell.ljust(widths[i]) if i in left else cell.rjust(widths[i])
+            for i, cell in enumerate(row)
+        ).rstrip()
+        for row in rows
+    ]
     if len(rows[0]) > 2:
-        lines.insert(heads, "-" * len(max(lines, key=len)))
+        lines.insert(heads, "-" * max(map(len, lines)))
     return "\n".join(lines)
 
 
@@ -585,25 +594,23 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
             }
         rest = {k: v for k, v in row.items() if k not in plain and not k.startswith(tuple(plain))}
         rows.append(_plain({**plain, **rest}))
-    step_times = step_times_of(comparison.scenario.environment)
-    result: dict[str, Any] = {"rows": rows, "step_times": step_times}
-    if "extra_model" in comparison.document and len(rows) == 1:
-        scenario = comparison.scenario
-        frames = comparison.frames(comparison.cells()[0])
-        pools = pool_summaries(frames, scenario.environment, scenario.run)
+    environment, run = comparison.scenario.environment, comparison.scenario.run
+    result: dict[str, Any] = {"rows": rows, "step_times": step_times_of(environment)}
+    if environment.extra_models and len(rows) == 1:
+        pools = pool_summaries(comparison.frames(comparison.cells()[0]), environment, run)
         result["pools"] = [_plain(dataclasses.asdict(pool)) for pool in pools]
     if swept:
         goodput = rows_of(comparison.goodput)
-        currency = comparison.document["cluster"].get("currency")
-        if currency is None:
+        price = environment.cluster.price_per_gpu_hour
+        if price is None:
             for row in goodput:
                 del row["requests_per_cost"]
         result["goodput"] = [
             _plain({**row, "censored": row["censored"] or None}) for row in goodput
         ]
-        if currency is not None:
-            result["currency"] = currency
-            result["price_per_gpu_hour"] = comparison.document["cluster"]["price_per_gpu_hour"]
+        if price is not None:
+            result["currency"] = environment.cluster.currency
+            result["price_per_gpu_hour"] = price
     return result
 
 

@@ -629,15 +629,6 @@ def test_bad_calls_are_one_line(
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_without_scipy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is named."""
-    import sys
-
-    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(DataError, match=r"pip install 'simcluster\[calibrate\]'"):
-        fit(grid(finer()), gpu(finer()), finer())
-
-
 # --- the catalogue's constants ----------------------------------------------------------------
 
 REFERENCE = [

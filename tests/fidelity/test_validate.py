@@ -111,7 +111,7 @@ def test_means_have_a_unit_that_suits_them(value: float, unit: str, shown: str) 
 def test_the_table_shows_errors_limits_and_what_the_step_times_rest_on() -> None:
     """One line per check, percent, and the accuracy class of every GPU."""
     text = report.as_text(RESULT)
-    first, second, third = text.splitlines()[1:4]
+    first, second, third = text.splitlines()[2:5]
     assert first.split() == [
         "a",
         "set",

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcluster import catalog
+from simcluster.catalog.own_file import entry_text
 from simcluster.catalog.specs import EngineProfile
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.errors import ConfigError
@@ -68,6 +69,12 @@ def test_toml_writes_nan_and_leaves_out_none() -> None:
     assert read == {"c": {}}
 
 
+def test_entries_written_one_after_the_other_are_a_list() -> None:
+    """However short they are: an inline list could not be added to."""
+    text = entry_text("link", {"name": "a"}) + entry_text("link", {"name": "b", "lanes": None})
+    assert tomllib.loads(text) == {"link": [{"name": "a"}, {"name": "b"}]}
+
+
 def again(document: dict[str, Any]) -> Any:
     """Read a document as ``simcluster show`` prints it."""
     return resolve(tomllib.loads(to_toml(document)))
@@ -92,6 +99,36 @@ def test_workloads_read_back_as_the_same(workload: dict[str, Any]) -> None:
     """Whatever form the workload is written in."""
     scenario = resolve({**SMALL, "workload": workload})
     assert again(dict(scenario.document)) == scenario
+
+
+@pytest.mark.parametrize("table", ["rank", "cooptimize"])
+def test_a_question_without_strategies_reads_back_as_the_same(table: str) -> None:
+    """`rank` and `cooptimize` make strategies of their own: their files need none."""
+    asked = {"rank": {"tp_sizes": [2]}, "cooptimize": {"models": ["Llama 2 7B"]}}[table]
+    tables = {**SMALL, "model": {"name": "Llama 2 7B"}, table: asked, "strategy": []}
+    scenario = resolve(tables)
+    assert scenario.strategies == ()
+    assert "strategy" not in scenario.document
+    assert again(dict(scenario.document)) == scenario
+    assert (scenario.rank is not None, scenario.cooptimize is not None) == (
+        table == "rank",
+        table == "cooptimize",
+    )
+    if scenario.rank is not None:
+        assert (scenario.rank.tp_sizes, scenario.rank.pp_sizes) == ((2,), (1,))  # given, default
+    if scenario.cooptimize is not None:
+        assert scenario.cooptimize.models == (scenario.environment.model.spec.name,)
+
+
+def test_other_strategies_are_in_the_document_too() -> None:
+    """What is written beside results names what was simulated."""
+    scenario = resolve({**SMALL, "rank": {"tp_sizes": [2]}})
+    few = scenario.only("b")
+    assert (
+        [s.name for s in few.strategies] == ["b"] == [s["name"] for s in few.document["strategy"]]
+    )
+    assert again(dict(few.document)) == few
+    assert again(dict(scenario.with_strategies(()).document)) == scenario.with_strategies(())
 
 
 def test_defaults_come_from_the_catalogue() -> None:

@@ -24,6 +24,7 @@ from simcluster.fidelity.calibrate.report import (
     rounded,
     timed,
 )
+from simcluster.show.text import aligned
 from simcluster.units import US
 
 _NEWEST: Final = ("aic_ops", "llmservingsim_ops")
@@ -89,15 +90,12 @@ class Calibrated:
         """Return the report for people."""
         lines = [f"{self.gpu.name}", *self.notes, ""]
         if self.errors:
-            lines.append(
-                f"{'operator':24}{'rows':>7}{'mean':>8}{'P90':>8}{'bias':>8}{'held out':>10}"
-            )
-        for row in self.errors:
-            unseen = "" if row.held_out is None else f"{row.held_out:10.1%}"
-            lines.append(
-                f"{row.operator:24}{row.num_rows:7}{row.mean:8.1%}{row.p90:8.1%}"
-                f"{row.bias:+8.1%}{unseen}"
-            )
+            rows = [["operator", "rows", "mean", "P90", "bias", "held out"]]
+            for row in self.errors:
+                known = [f"{row.mean:.1%}", f"{row.p90:.1%}", f"{row.bias:+.1%}"]
+                known += [] if row.held_out is None else [f"{row.held_out:.1%}"]
+                rows.append([row.operator, str(row.num_rows), *known])
+            lines.append(aligned(rows))
         return "\n".join([*lines, "", self.toml()])
 
     def as_json(self) -> dict[str, Any]:
@@ -138,7 +136,7 @@ def calibrated(
     ConfigError
         If GPU or engine are not in the catalogue.
     DataError
-        If the data cannot be read, have nothing about this GPU, or SciPy is missing.
+        If the data cannot be read, or have nothing about this GPU.
     """
     gpu = catalog.gpu(gpu_name, key="--gpu")
     engine = catalog.engine(engine_name, key="--engine")

@@ -14,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 
 from simcluster.catalog.specs import GPUSpec, KernelConstants, LinkSpec
-from simcluster.errors import DataError
 from simcluster.fidelity.calibrate.law import kernel_s, layer_sums
 from simcluster.fidelity.calibrate.readers.samples import ELEMENTWISE, Mask, Samples, joined
 from simcluster.units import NS, US, FloatArray
@@ -129,11 +128,6 @@ def fit(rows: Samples, gpu: GPUSpec, start: KernelConstants) -> KernelConstants:
     Returns
     -------
     KernelConstants
-
-    Raises
-    ------
-    DataError
-        If SciPy is not installed.
     """
     constants = start
     gemms = rows.of("gemm")
@@ -361,12 +355,8 @@ def _least_squares(
     low: Sequence[float],
     high: Sequence[float],
 ) -> FloatArray:
-    try:
-        from scipy.optimize import least_squares
-    except ImportError:
-        raise DataError(
-            "calibration needs SciPy, which is not installed: pip install 'simcluster[calibrate]'"
-        ) from None
+    from scipy.optimize import least_squares
+
     found = least_squares(
         residuals,
         start,

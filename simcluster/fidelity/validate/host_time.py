@@ -2,7 +2,6 @@
 
 Run as ``python -m simcluster.fidelity.validate.host_time DATA_DIR`` after the kernel constants have
 changed: host time is what steps take beside their kernels, so the two are fitted in that order.
-Needs scipy.
 
 - ``vllm-0.2``: token times of Splitwise's A100 runs; held out: prompt times, and all H100 runs.
 - ``vllm-0.6``: APEX's chat runs at the lower rate (7 of 46); held out: the other 39.

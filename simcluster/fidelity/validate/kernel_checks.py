@@ -1,21 +1,19 @@
 """Checks of the kernel law against the operator-level measured sets, held-out parts where set.
 
-What is held out is predicted by a fit that has not seen it, made anew when the check runs. Without
-SciPy the catalogue's constants are checked, on the same rows.
+What is held out is predicted by a fit that has not seen it, made again when the check runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from simcluster import catalog
-from simcluster.catalog.specs import GPUSpec, KernelConstants
+from simcluster.catalog.specs import GPUSpec
 from simcluster.fidelity.calibrate.fit import decodes_from_memory, fit, gemms_from_memory, held_out
 from simcluster.fidelity.calibrate.law import kernel_s, layer_sums
 from simcluster.fidelity.calibrate.readers import aic_ops, llmservingsim_ops, vidur
@@ -94,7 +92,7 @@ def mlp_checks(folder: Path) -> list[Check]:
         gpu = catalog.gpu(name)
         start = gpu.constants_of(generation)
         seen = np.isin(rows.group, vidur.TRAINED)
-        constants = fit(rows.take(seen), gpu, start) if _can_fit() else start
+        constants = fit(rows.take(seen), gpu, start)
         test = rows.take(~seen)
         times = kernel_s(test, gpu, constants)
         about = _About("vidur_mlp", name, "unseen models")
@@ -128,7 +126,7 @@ def attention_checks(folder: Path) -> list[Check]:
         ("unseen contexts", "unseen contexts", rows),
         ("unseen batches", "unseen chunks", replace(rows, group=blocks)),
     ):
-        test, times = _held_out(grouped, gpu, start, folds=5)
+        test, times = held_out(grouped, gpu, start, folds=5)
         about = _About("vidur_attention_a100", name, regime)
         here = test.operator == "attention_prefill"
         found += [
@@ -148,7 +146,7 @@ def aic_checks(folder: Path) -> list[Check]:
             continue
         gpu = catalog.gpu(name)
         rows = aic_ops.read(folder, name)
-        test, times = _held_out(rows, gpu, gpu.constants, folds=3)
+        test, times = held_out(rows, gpu, gpu.constants, folds=3)
         limited = name in _LIMITED
         gemm, decode = test.operator == "gemm", test.operator == "attention_decode"
         wide = gemm & (test.bytes == 2.0)
@@ -183,7 +181,7 @@ def llmservingsim_checks(folder: Path) -> list[Check]:
         rows, gpu = llmservingsim_ops.read(folder, name), catalog.gpu(name)
         if not len(rows):
             continue
-        test, times = _held_out(rows, gpu, gpu.constants, folds=3)
+        test, times = held_out(rows, gpu, gpu.constants, folds=3)
         about = _About("llmservingsim_ops", name, "unseen sizes", "llama-3.1-8b")
         for quantity, operators in (
             ("each GEMM", ("gemm",)),
@@ -278,18 +276,6 @@ class _About:
             must=must,
             aim=aim,
         )
-
-
-def _can_fit() -> bool:
-    return find_spec("scipy") is not None
-
-
-def _held_out(
-    rows: Samples, gpu: GPUSpec, start: KernelConstants, folds: int
-) -> tuple[Samples, FloatArray]:
-    if _can_fit():
-        return held_out(rows, gpu, start, folds)
-    return rows, kernel_s(rows, gpu, start)
 
 
 def _kept(

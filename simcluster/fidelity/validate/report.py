@@ -13,6 +13,7 @@ from simcluster import catalog
 from simcluster.errors import ConfigError
 from simcluster.fidelity.validate.base import Check
 from simcluster.fidelity.validate.run import Validation
+from simcluster.show.text import aligned
 from simcluster.units import MS, US
 
 if TYPE_CHECKING:
@@ -47,15 +48,7 @@ _NUM_TEXT: Final = 5
 def as_text(result: Validation) -> str:
     """Return the table for a terminal: errors in percent, one line per check."""
     rows = [HEADER, *(_cells(item) for item in result.checks)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < _NUM_TEXT else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, "", *_notes(result)]) + "\n"
+    return "\n".join([aligned(rows, left=range(_NUM_TEXT)), "", *_notes(result)]) + "\n"
 
 
 def as_markdown(result: Validation) -> str:

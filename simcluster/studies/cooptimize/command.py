@@ -75,9 +75,9 @@ def cooptimize(
     )
     try:
         if out is not None:
-            document = outcome.judge.document(outcome.chosen.plan)
+            plan = outcome.judge.scenario_of(outcome.chosen.plan)
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(to_toml(document), encoding="utf-8")
+            out.write_text(to_toml(plan.document), encoding="utf-8")
         if picture is not None:
             picture.parent.mkdir(parents=True, exist_ok=True)
             report.figure(outcome).savefig(picture)

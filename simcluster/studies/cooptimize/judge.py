@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import math
@@ -13,12 +12,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from simcluster.config import TARGET_KEYS
 from simcluster.errors import ConfigError
 from simcluster.quality import QualityCurve
 from simcluster.runs.recorded import Cell, digest_of, identity, program
 from simcluster.runs.simulate import simulate
 from simcluster.scenario.cooptimize_table import CooptimizeTable
-from simcluster.scenario.file import Document, resolve
+from simcluster.scenario.file import changed
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.cooptimize.database import Database, write_json
 from simcluster.studies.cooptimize.fleets import LATENCY_GRID, Fleet, Stock, tail_shares
@@ -171,14 +171,36 @@ class Judge:
             overload if limit is None else max(overload, math.log(latency / limit)),
         )
 
-    def document(self, plan: Plan, name: str = NAME) -> Document:
-        """Return a plan as a scenario document that ``simcluster run`` takes."""
-        document: Document = copy.deepcopy(dict(self.scenario.document))
-        document.pop("cooptimize", None)
-        document["strategy"] = [self._strategy(plan, name)]
-        document["sweep"] = {}
-        document["workload"]["rate_rps"] = self.rate_rps
-        return document
+    def scenario_of(self, plan: Plan, name: str = NAME) -> Scenario:
+        """Return a plan as a scenario that ``simcluster run`` takes, with the limit as a target.
+
+        Raises
+        ------
+        ConfigError
+            If the plan does not make a scenario.
+        """
+        changes = {
+            "cooptimize": None,
+            "rank": None,
+            "sweep": None,
+            "strategy": [self._strategy(plan, name)],
+            "workload.rate_rps": self.rate_rps,
+            **self._targets(),
+        }
+        return changed(self.scenario, changes)
+
+    def _targets(self) -> dict[str, float]:
+        """Return the keys of ``[slo]`` that say the latency limit, by dotted key.
+
+        Of the limit and a target of the scenario's own the smaller holds. Its percentile becomes
+        the wanted attainment where no other latency has a target, which would change with it.
+        """
+        limit, slo = self.table.latency_at_most_s, self.scenario.environment.slo
+        if limit is None:
+            return {}
+        given = {key: value for key in TARGET_KEYS if (value := getattr(slo, key)) is not None}
+        targets = {f"slo.{self.metric}": min(limit, given.pop(self.metric, limit))}
+        return targets if given else {**targets, "slo.attainment": self.table.percentile / 100}
 
     def _strategy(self, plan: Plan, name: str) -> dict[str, Any]:
         pools: list[tuple[int, dict[str, Any]]] = []
@@ -189,7 +211,7 @@ class Judge:
                     "model": model,
                     "gpu": unit.gpu,
                     "weight": self.database[unit].capacity_rps * count,
-                    "serving": {k: v for k, v in _plain(serving).items() if v is not None},
+                    "serving": dataclasses.asdict(serving),
                 }
                 pools.append((unit.tp_size * unit.pp_size, pool))
         # Large instances first: what is left of the nodes still holds the small ones.
@@ -210,7 +232,7 @@ class Judge:
         ConfigError
             If the instances cannot be placed on the nodes.
         """
-        scenario = resolve(self.document(plan), catalog=self.scenario.catalog)
+        scenario = self.scenario_of(plan)
         path = None
         if cache is not None:
             run = identity(scenario, Cell(NAME, self.rate_rps, seed))
@@ -245,13 +267,6 @@ class Judge:
         """Tell whether a plan keeps to the latency limit as simulated, and to the others."""
         plan = dataclasses.replace(confirmed.plan, latency_s=confirmed.latency_s)
         return max(self.violations(plan)) <= TOLERANCE
-
-
-def _plain(settings: Any) -> dict[str, Any]:
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in dataclasses.asdict(settings).items()
-    }
 
 
 def percentile_of(tail: FloatArray, percentile: float) -> float:

@@ -77,9 +77,7 @@ def _front(outcome: Outcome) -> str:
         picks = np.unique(np.linspace(0, len(front) - 1, _ROWS).round().astype(int))
         shown = [front[i] for i in picks]
     currency = judge.stock.clusters[0].currency
-    head = [
-        [f"{currency} per h", f"{_percentile(judge)} (s)", "quality", "plan"],
-    ]
+    head = [f"{currency} per h", f"{_percentile(judge)} (s)", "quality", "plan"]
     rows = [
         [
             f"{plan.cost_per_hour:.2f}",
@@ -89,20 +87,10 @@ def _front(outcome: Outcome) -> str:
         ]
         for plan in shown
     ]
-    lines = [_ragged(head + rows)]
     title = f"Pareto front by the database ({len(front)} plans" + (
         f", {len(shown)} of them shown):" if len(shown) < len(front) else "):"
     )
-    return "\n".join([title, *lines])
-
-
-def _ragged(rows: list[list[str]]) -> str:
-    """Return rows in columns: numbers to the right, the last column as it is."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    return "\n".join(
-        "  ".join([*(c.rjust(w) for c, w in zip(row, widths, strict=False)), row[-1]])
-        for row in rows
-    )
+    return f"{title}\n{aligned([head, *rows], left=(3,))}"
 
 
 def short(judge: Judge, plan: Plan) -> str:

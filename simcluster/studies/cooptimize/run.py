@@ -9,10 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from simcluster.errors import ConfigError
-from simcluster.scenario.check import validated
 from simcluster.scenario.cooptimize_table import CooptimizeTable
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.cooptimize.database import build_database, candidates
@@ -78,14 +75,14 @@ def table_of(scenario: Scenario) -> CooptimizeTable:
     ConfigError
         If there is none.
     """
-    if "cooptimize" not in scenario.document:
+    if scenario.cooptimize is None:
         raise ConfigError(
             "cooptimize",
             None,
             "the scenario has no such table",
             "Add [cooptimize] with models = [...] and a budget; docs/boute.md shows one.",
         )
-    return validated(TypeAdapter(CooptimizeTable), scenario.document["cooptimize"])
+    return scenario.cooptimize
 
 
 def cooptimize(
@@ -165,18 +162,12 @@ def prepared(
             "a co-optimisation splits requests by difficulty and knows no classes",
             "Leave them out, or use `simcluster goodput` with a strategy.",
         )
-    names = {m.spec.name: m.spec.name for m in scenario.environment.models}
-    names |= _written_names(scenario)
+    names = [model.spec.name for model in scenario.environment.models]
     for i, name in enumerate(table.models):
         if name not in names:
-            raise ConfigError(
-                f"cooptimize.models[{i}]",
-                name,
-                "is no model of this scenario",
-                f"It has {', '.join(m.spec.name for m in scenario.environment.models)}; add an "
-                "[[extra_model]].",
-            )
-    table = dataclasses.replace(table, models=tuple(names[name] for name in table.models))
+            rule = "is no model of this scenario"
+            remedy = f"It has {', '.join(names)}; add an [[extra_model]]."
+            raise ConfigError(f"cooptimize.models[{i}]", name, rule, remedy)
     curve = None if scenario.quality is None else scenario.quality.curve()
     check_limits(table, curve)
     _check_loads(table)
@@ -196,15 +187,6 @@ def prepared(
 
     database = build_database(scenario, table, units, cache=cache, jobs=jobs, progress=stage)
     return Judge(scenario, table, database, stock, curve, rate)
-
-
-def _written_names(scenario: Scenario) -> dict[str, str]:
-    """Return models by the names that the document calls them."""
-    tables = [scenario.document["model"], *scenario.document.get("extra_model", ())]
-    models = scenario.environment.models
-    return {
-        str(table["name"]): model.spec.name for table, model in zip(tables, models, strict=True)
-    }
 
 
 def _check_loads(table: CooptimizeTable) -> None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from simcluster.runs import output
 from simcluster.studies.rank import report
-from simcluster.studies.rank.rank import load, rank
+from simcluster.studies.rank.rank import rank
 
 Progress = Callable[[int, int, float], None]
 
 
 def run(
-    file: Path,
-    changes: Mapping[str, object],
+    scenario: Any,
     *,
     jobs: int | None,
     dask: str | None,
@@ -27,11 +27,10 @@ def run(
     show_all: bool,
 ) -> None:
     """Rank, write, print."""
-    scenario, table = load(file, changes)
     if out is not None:
         report.refuse_strangers(out)
     with output.folder(out):
-        ranking = rank(scenario, table, jobs=jobs, dask=dask, progress=progress)
+        ranking = rank(scenario, jobs=jobs, dask=dask, progress=progress)
         pictures = report.write(ranking, out) if out is not None else []
     if as_json:
         click.echo(json.dumps(report.as_json(ranking), indent=2))

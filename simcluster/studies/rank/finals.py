@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -70,7 +69,7 @@ def settle(
     Runs are no longer than `LONGEST`: at the edge of stability, where a queue may still grow after
     hours, the interval is left wider than asked, or the race's estimate has to do.
     """
-    few = dataclasses.replace(scenario, strategies=tuple(map(scenario.strategy, starts)))
+    few = scenario.only(*starts)
     found = find(
         few,
         seed=seed,

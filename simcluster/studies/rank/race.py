@@ -113,11 +113,6 @@ class Crossing:
         return missed[0] if missed else None
 
 
-def only(scenario: Scenario, name: str) -> Scenario:
-    """Return `scenario` with one strategy: what a worker needs."""
-    return replace(scenario, strategies=(scenario.strategy(name),), document={})
-
-
 def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> Probe:
     """Simulate the one strategy of `scenario` at a rate.
 

@@ -11,7 +11,6 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from pydantic import TypeAdapter
@@ -20,57 +19,17 @@ from simcluster.errors import ConfigError, DataError
 from simcluster.runs.executor import outcomes
 from simcluster.scenario import arguments
 from simcluster.scenario.check import validated
-from simcluster.scenario.file import parsed, resolve
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario, refuse_other
 from simcluster.studies import bestserve
 from simcluster.studies.goodput.runs import check
 from simcluster.studies.rank.explain import explain_bound, family
-from simcluster.studies.rank.race import only
 from simcluster.studies.rank.ranking import Candidate, Ranking
 from simcluster.studies.rank.rounds import Progress, Rounds
 from simcluster.studies.rank.screen import Bound, Lengths, Screen
 from simcluster.studies.space import space
 
 _LATENCY_RATE: Final = 0.5  # of the best goodput: where latencies are compared
-
-
-def load(
-    path: str | Path, overrides: Mapping[str, object] | None = None
-) -> tuple[Scenario, RankTable]:
-    """Read a scenario file for ranking: its strategies are optional, ``[rank]`` says the space.
-
-    Parameters
-    ----------
-    path : str or Path
-        A TOML file.
-    overrides : mapping, optional
-        As in `scenario.file.load`.
-
-    Returns
-    -------
-    scenario : Scenario
-        Without strategies if the file has none.
-    table : RankTable
-        The space.
-
-    Raises
-    ------
-    ConfigError
-        If a key is unknown, missing or has a value that cannot be used.
-    DataError
-        If the file cannot be read or is not TOML.
-    """
-    path = arguments.path("path", path, "Give the path of a scenario file.")
-    document = parsed(path)
-    given = "strategy" in document
-    if not given:
-        document["strategy"] = [{"name": "none", "kind": "nodg"}]
-    scenario = resolve(document, overrides, folder=path.parent)
-    if not given:
-        scenario = dataclasses.replace(scenario, strategies=())
-    table = validated(TypeAdapter(RankTable), dict(scenario.document.get("rank", {})))
-    return scenario, table
 
 
 def rank(
@@ -88,7 +47,7 @@ def rank(
     scenario : Scenario
         Model, machines, engine, workload, targets. Its rates and run length are not used.
     table : RankTable, optional
-        The space; default: all families with the defaults of the table.
+        The space; default: that of the scenario, else all families with the table's defaults.
     jobs : int, optional
         Processes; default: one per core.
     dask : str, optional
@@ -110,10 +69,11 @@ def rank(
         If no candidate is left, or none meets the targets at any rate.
     """
     refuse_other(scenario, empty=True)
-    table = RankTable() if table is None else table
-    remedy = "studies.rank.rank.load reads one from a file."
-    arguments.of_type("table", table, RankTable, "a RankTable", remedy)
-    table = validated(TypeAdapter(RankTable), dataclasses.asdict(table))
+    if table is not None:
+        remedy = "Leave it out for that of the scenario."
+        arguments.of_type("table", table, RankTable, "a RankTable", remedy)
+        table = validated(TypeAdapter(RankTable), dataclasses.asdict(table))
+    table = table or scenario.rank or RankTable()
     check(scenario)
     environment = scenario.environment
     if table.mode == "bestserve" and environment.slo.classes:
@@ -138,7 +98,7 @@ def rank(
     for name in hopeless:
         found.removed["targets are missed even by requests that are alone"] += 1
         del strategies[name], bounds[name]
-    scenario = dataclasses.replace(scenario, strategies=tuple(strategies.values()))
+    scenario = scenario.with_strategies(strategies.values())
     if table.mode == "bestserve":
         return _estimated(scenario, table, bounds, found.removed, jobs, dask, progress)
     race = Rounds(scenario, bounds, jobs, dask, progress)
@@ -193,7 +153,7 @@ def _estimated(
             "first and disaggregated pools, without pipelines or autoscaling. Use "
             'rank.mode = "simulate".'
         )
-    calls = [(only(scenario, strategy.name),) for strategy in known]
+    calls = [(scenario.only(strategy.name),) for strategy in known]
     values: dict[str, float] = {}
     for name, value in outcomes(_estimate, calls, jobs=jobs, dask=dask):
         values[name] = value

@@ -19,7 +19,7 @@ from simcluster.studies.goodput.runs import WARMUP as FINAL_WARMUP
 from simcluster.studies.goodput.search import RESIDENCES
 from simcluster.studies.rank.explain import explain, family
 from simcluster.studies.rank.finals import LONGEST, Finals, settle
-from simcluster.studies.rank.race import WARMUP, Crossing, Probe, cross, only, probe
+from simcluster.studies.rank.race import WARMUP, Crossing, Probe, cross, probe
 from simcluster.studies.rank.ranking import Candidate, Stage
 from simcluster.studies.rank.screen import Bound
 
@@ -59,7 +59,7 @@ class Rounds:
         self._scenario, self._bounds = scenario, bounds
         self._jobs, self._dask, self._progress = jobs, dask, progress
         self._strategies = {s.name: s for s in scenario.strategies}
-        self._light = {s.name: only(scenario, s.name) for s in scenario.strategies}
+        self._light = {s.name: scenario.only(s.name) for s in scenario.strategies}
         self._first: dict[str, Crossing] = {}
         self._guessed: dict[str, float] = {}
         self._second: dict[str, Crossing] = {}

@@ -65,7 +65,6 @@ TABLES: dict[str, Any] = {
         "finalists": 1,
         "seeds": [0, 1],
     },
-    "strategy": [{"name": "big", "kind": "nodg", "tp_size": 4}],
 }
 
 
@@ -387,8 +386,8 @@ def test_other_latencies_can_be_wanted(kept: Path, latency: str) -> None:
     """The finalists' percentile of that column, which the database foresees."""
     tables = with_limits(latency=latency)
     outcome = cooptimize(simcluster.resolve(tables), cache=kept, jobs=1, baselines=False)
-    document = outcome.judge.document(outcome.chosen.plan)
-    requests = simcluster.simulate(simcluster.resolve(document), seed=0).requests
+    plan = outcome.judge.scenario_of(outcome.chosen.plan)
+    requests = simcluster.simulate(plan, seed=0).requests
     values = requests[f"{latency}_s"].dropna()
     assert outcome.chosen.latencies_s[0] == np.quantile(values, 0.95, method="higher")
 
@@ -676,7 +675,7 @@ def test_the_document_of_a_plan_reads_back(kept: Path) -> None:
     """Fractions and pools are those of the plan."""
     where = judge()
     plan = ranked(where, exhaustive(Space.of(where)).front)[0]
-    document = tomllib.loads(to_toml(where.document(plan)))
+    document = tomllib.loads(to_toml(where.scenario_of(plan).document))
     scenario = simcluster.resolve(document)
     strategy: Any = scenario.strategies[0]
     assert strategy.fractions == plan.fractions
@@ -684,3 +683,32 @@ def test_the_document_of_a_plan_reads_back(kept: Path) -> None:
         unit.gpu for fleet in plan.fleets for unit, _ in fleet.parts
     }
     assert "cooptimize" not in scenario.document
+
+
+@pytest.mark.parametrize(
+    ("slo", "limit", "expected"),
+    [
+        ({}, 20.0, {"e2el_s": 20.0, "attainment": 0.95}),  # the limit's own percentile
+        ({"e2el_s": 30.0}, 20.0, {"e2el_s": 20.0, "attainment": 0.95}),
+        ({"e2el_s": 15.0}, 20.0, {"e2el_s": 15.0, "attainment": 0.95}),
+        # The attainment of another target is not touched.
+        (
+            {"ttft_s": 2.0, "attainment": 0.8},
+            20.0,
+            {"ttft_s": 2.0, "e2el_s": 20.0, "attainment": 0.8},
+        ),
+        ({"e2el_s": 15.0}, None, {"e2el_s": 15.0, "attainment": 0.9}),
+    ],
+)
+def test_the_scenario_of_a_plan_has_the_latency_limit_as_a_target(
+    slo: dict[str, float], limit: float | None, expected: dict[str, float]
+) -> None:
+    """So that ``simcluster run`` on the plan says how many requests keep to it."""
+    where = judge()
+    plan = ranked(where, exhaustive(Space.of(where)).front)[0]
+    scenario = simcluster.resolve({**TABLES, "slo": slo})
+    table = dataclasses.replace(where.table, latency_at_most_s=limit)
+    where = dataclasses.replace(where, scenario=scenario, table=table)
+    written = tomllib.loads(to_toml(where.scenario_of(plan).document))["slo"]
+    assert {key: written[key] for key in written if key in expected} == expected
+    assert {key for key in written if key.endswith("_s")} == {k for k in expected if k[-2:] == "_s"}

@@ -16,15 +16,15 @@ from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError
 from simcluster.rng import stream
-from simcluster.scenario.file import resolve
+from simcluster.scenario.file import load, resolve
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.studies.goodput import Interval
 from simcluster.studies.rank import finals, race, report, rounds, screen
 from simcluster.studies.rank.explain import explain
-from simcluster.studies.rank.race import Crossing, Probe, cross, only
-from simcluster.studies.rank.rank import load, rank
+from simcluster.studies.rank.race import Crossing, Probe, cross
+from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 from simcluster.studies.space import shapes, space
 
@@ -59,7 +59,7 @@ def settle_quickly(scenario: Scenario, names: list[str], *, seed: int, **_: Any)
     """Stand in for `finals.settle`: one draw, and intervals of 3 %."""
     values = {
         name: cross(
-            only(scenario, name), guess_rps=50.0, seed=seed, num_requests=1000, near=1.05
+            scenario.only(name), guess_rps=50.0, seed=seed, num_requests=1000, near=1.05
         ).goodput_rps
         for name in names
     }
@@ -85,7 +85,7 @@ def ranking(file: Path) -> Ranking:
     """Return it ranked in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("simcluster.studies.rank.rounds.settle", settle_quickly)
-        return rank(*load(file), jobs=1)
+        return rank(load(file), jobs=1)
 
 
 # The space --------------------------------------------------------------------------------------
@@ -93,8 +93,9 @@ def ranking(file: Path) -> Ranking:
 
 def test_the_shipped_example_has_over_200_candidates() -> None:
     """With names as BestServe writes them; what each stands for is what its name says."""
-    scenario, table = load(SHIPPED)
-    found = space(table, scenario.environment).strategies
+    scenario = load(SHIPPED)
+    assert scenario.rank is not None
+    found = space(scenario.rank, scenario.environment).strategies
     assert len(found) >= 200
     assert found["8m-tp4"] == NoDG(name="8m-tp4", tp_size=4, instances=8)
     assert found["8e-tp4"] == PaDG(name="8e-tp4", tp_size=4, instances=8)
@@ -113,7 +114,7 @@ def test_the_shipped_example_has_over_200_candidates() -> None:
 
 def test_every_point_is_a_candidate_or_counted(file: Path) -> None:
     """None gets lost: those that fit, the repeats, and those that a rule removed."""
-    scenario, _ = load(file)
+    scenario = load(file)
     table = RankTable(
         num_gpus=(1, 3, 4, 8), tp_sizes=(1, 3, 8), pp_sizes=(1, 50), prefill_shares=(0.1, 0.2)
     )
@@ -140,7 +141,7 @@ def test_an_empty_space_says_which_rule_removed_how_many(tmp_path: Path) -> None
     del document["strategy"]
     (tmp_path / "s.toml").write_text(to_toml(document))
     with pytest.raises(DataError) as caught:
-        rank(*load(tmp_path / "s.toml"))
+        rank(load(tmp_path / "s.toml"))
     assert str(caught.value).startswith("none of the 6 candidates is left (")
     assert "3 removed: weights and the longest request do not fit in the GPUs' memory" in str(
         caught.value
@@ -149,11 +150,11 @@ def test_an_empty_space_says_which_rule_removed_how_many(tmp_path: Path) -> None
 
 def test_targets_that_nothing_meets_say_the_best_there_is(file: Path) -> None:
     """The best TTFT is that of one prompt on the widest instance."""
-    scenario, table = load(file, {"slo.ttft_s": 0.001})
+    scenario = load(file, {"slo.ttft_s": 0.001})
     lengths = screen.Lengths.of(scenario)
     best = screen.Screen(scenario.environment, lengths).bound(scenario.strategies[0])
     with pytest.raises(DataError, match=rf"best TTFT is {best.alone_ttft_s:.3g} s, the best TPOT"):
-        rank(scenario, table)
+        rank(scenario)
 
 
 @pytest.mark.parametrize(
@@ -169,14 +170,14 @@ def test_targets_that_nothing_meets_say_the_best_there_is(file: Path) -> None:
 def test_what_cannot_be_ranked_is_refused(changes: dict[str, Any], key: str, file: Path) -> None:
     """With the key to change."""
     with pytest.raises(ConfigError) as caught:
-        rank(*load(file, changes))
+        rank(load(file, changes))
     assert caught.value.key.startswith(key)
 
 
 def test_strategies_of_several_models_are_not_ranked() -> None:
     """They have no goodput of one model; refused before any run."""
     with pytest.raises(ConfigError, match="one model on one type of GPU"):
-        rank(*load(SHIPPED.with_name("boute.toml")))
+        rank(load(SHIPPED.with_name("boute.toml")))
 
 
 # Bounds -----------------------------------------------------------------------------------------
@@ -261,7 +262,7 @@ def test_candidates_meet_the_same_requests(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(race, "run", spy)
     scenario = resolve({**DOCUMENT, "strategy": [*DOCUMENT["strategy"], FUDG]})
     for name, rate in (("mine", 8.0), ("pd", 8.0), ("pd", 16.0)):
-        race.probe(only(scenario, name), rate, seed=3, num_requests=100)
+        race.probe(scenario.only(name), rate, seed=3, num_requests=100)
     np.testing.assert_array_equal(seen[0].arrival_s, seen[1].arrival_s)
     np.testing.assert_array_equal(seen[0].prompt_len, seen[2].prompt_len)
     np.testing.assert_allclose(seen[1].arrival_s, 2 * seen[2].arrival_s, atol=1e-9)
@@ -275,7 +276,7 @@ RATE = 70.0
 def test_stopping_the_clock_early_changes_no_attainment() -> None:
     """Who has not finished by then has missed the targets anyway, far above the goodput too."""
     scenario = resolve(DOCUMENT, {"workload.num_requests": 2000})
-    seen = race.probe(only(scenario, "mine"), RATE, seed=0, num_requests=2000)
+    seen = race.probe(scenario.only("mine"), RATE, seed=0, num_requests=2000)
     import simcluster
     from simcluster.frames.metrics import met_targets, window
 
@@ -295,7 +296,7 @@ def test_finalists_are_settled_and_compared() -> None:
     assert found.num_requests > 10_000
     for name, interval in found.intervals.items():
         guess = interval.value
-        long = cross(only(scenario, name), guess_rps=guess, seed=9, num_requests=3000, step=1.05)
+        long = cross(scenario.only(name), guess_rps=guess, seed=9, num_requests=3000, step=1.05)
         assert 0.9 * interval.low < long.goodput_rps < 1.1 * interval.high
 
 
@@ -430,7 +431,7 @@ def test_the_best_is_the_best_of_long_runs(ranking: Ranking) -> None:
     long = {}
     for c in ranking.candidates:
         found = cross(
-            only(ranking.scenario, c.name),
+            ranking.scenario.only(c.name),
             guess_rps=c.goodput_rps,
             seed=99,
             num_requests=1500,
@@ -480,7 +481,7 @@ def test_fronts_hold_whom_nobody_beats(ranking: Ranking) -> None:
 def test_a_ranking_does_not_depend_on_the_processes(file: Path) -> None:
     """Two workers finish in any order; the answer is the same to the last bit."""
     few = {"rank.strategies": ["nodg"], "rank.num_gpus": [4], "rank.tolerance": 0.5}
-    one, two = (rank(*load(file, few), jobs=jobs) for jobs in (1, 2))
+    one, two = (rank(load(file, few), jobs=jobs) for jobs in (1, 2))
     assert one.candidates == two.candidates
     assert (one.decided, one.undecided) == (two.decided, two.undecided)
 
@@ -586,7 +587,7 @@ def test_the_command_prints_tables_and_json(file: Path, tmp_path: Path) -> None:
 
 def test_bestserve_mode_ranks_without_intervals(file: Path) -> None:
     """What it knows; the others are counted as removed."""
-    found = rank(*load(file, {"rank.mode": "bestserve"}), jobs=1)
+    found = rank(load(file, {"rank.mode": "bestserve"}), jobs=1)
     assert {c.strategy for c in found.candidates} == {"NoDG", "FuDG intra-node"}
     assert found.removed["BestServe's estimator does not know such a strategy"] == 4
     rows = report.as_json(found)["candidates"]
