@@ -6,9 +6,10 @@ python plots/fig_boute.py results/boute/example-40.csv -o boute-example.png
 from itertools import pairwise
 from pathlib import Path
 
-import click
 import numpy as np
 import pandas as pd
+from common import command, csv_argument
+from matplotlib.figure import Figure
 
 from simcluster.show.plot import new_figure, palette
 
@@ -21,18 +22,10 @@ def spans(rates: list[float], held: list[bool]) -> list[tuple[float, float]]:
     return [(rates[start], rates[end - 1]) for start, end in edges.tolist()]
 
 
-@click.command(help=__doc__)
-@click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="boute-example.png",
-    show_default=True,
-    help="Picture to write.",
-)
-def main(table: Path, output: Path) -> None:
-    """Read the CSV, draw, write the picture."""
+@command(__doc__, "boute-example.png")
+@csv_argument("table")
+def main(table: Path) -> Figure:
+    """Read the CSV and draw."""
     rows = pd.read_csv(table)
     names = [str(name) for name in dict.fromkeys(rows["plan"])]
     rates = sorted(set(rows["rate_rps"]))
@@ -64,8 +57,7 @@ def main(table: Path, output: Path) -> None:
     ax.set_xlabel("offered rate (requests/s)")
     ax.set_ylabel("P95 end-to-end latency (s)")
     ax.legend(fontsize="small")
-    figure.savefig(output)
-    click.echo(output)
+    return figure
 
 
 if __name__ == "__main__":

@@ -8,23 +8,17 @@ from pathlib import Path
 import click
 import numpy as np
 import pandas as pd
+from common import command
+from matplotlib.figure import Figure
 
 from simcluster.show.plot import legend_beside, new_figure, palette
 
 
-@click.command(help=__doc__)
+@command(__doc__, "ecoserve_elastic.png")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--study", type=click.Choice(["rising", "day"]), default="rising", show_default=True)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="ecoserve_elastic.png",
-    show_default=True,
-    help="Picture to write.",
-)
-def main(folder: Path, study: str, output: Path) -> None:
-    """Read the CSVs, draw three panels, write the picture."""
+def main(folder: Path, study: str) -> Figure:
+    """Read the CSVs and draw three panels."""
     over_time = pd.read_csv(folder / f"{study}_attainment.csv")
     changes = pd.read_csv(folder / f"{study}_changes.csv")
     names = list(dict.fromkeys(over_time["policy"]))
@@ -59,8 +53,7 @@ def main(folder: Path, study: str, output: Path) -> None:
     for ax in (load, attainment, size):
         ax.spines[["top", "right"]].set_visible(False)
     legend_beside(attainment)
-    figure.savefig(output)
-    click.echo(output)
+    return figure
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 import pandas as pd
+from common import command, csv_argument
+from matplotlib.figure import Figure
 
 from simcluster.show.plot import legend_beside, new_figure, palette
 
@@ -42,20 +44,12 @@ def group_of(row: "pd.Series[object]", keys: list[str]) -> str:
     return "\n".join(part for part in parts if part)
 
 
-@click.command(help=__doc__)
-@click.argument("study", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="ecoserve_goodput.png",
-    show_default=True,
-    help="Picture to write.",
-)
+@command(__doc__, "ecoserve_goodput.png")
+@csv_argument("study")
 @click.option("--level", type=click.Choice(["p50", "p90", "p99"]), multiple=True)
 @click.option("--bars", help="Column that tells the bars of a group.  [default: name, or the last]")
-def main(study: Path, output: Path, level: tuple[str, ...], bars: str | None) -> None:
-    """Read the CSV, draw one panel per level, write the picture."""
+def main(study: Path, level: tuple[str, ...], bars: str | None) -> Figure:
+    """Read the CSV and draw one panel per level."""
     table = pd.read_csv(study)
     levels = level or tuple(p for p in ("p90", "p99") if p in table)
     numbers = {c for c in table if c.startswith(("p50", "p90", "p99"))}
@@ -101,8 +95,7 @@ def main(study: Path, output: Path, level: tuple[str, ...], bars: str | None) ->
     if len(keys) == 1 and keys[0] in AXIS:
         axes[-1].set_xlabel(AXIS[keys[0]])
     legend_beside(axes[0])
-    figure.savefig(output)
-    click.echo(output)
+    return figure
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ python plots/fig_goodput.py RESULT_DIR --per gpu -o goodput.png
 from pathlib import Path
 
 import click
+from common import RESULT_DIR, TARGET, command
+from matplotlib.figure import Figure
 
 from simcluster.frames.goodput import goodput_table
 from simcluster.runs.folder import read
@@ -14,21 +16,9 @@ from simcluster.show.plot import new_figure, plot_goodput_bars
 COLUMNS = {"cluster": "goodput_rps", "gpu": "goodput_rps_per_gpu", "cost": "requests_per_cost"}
 
 
-@click.command(help=__doc__)
-@click.argument("result_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="goodput.png",
-    show_default=True,
-    help="Picture to write.",
-)
-@click.option(
-    "--target",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Attainment that a rate must reach.  [default: the scenario's]",
-)
+@command(__doc__, "goodput.png")
+@RESULT_DIR
+@TARGET
 @click.option(
     "--per",
     type=click.Choice(list(COLUMNS)),
@@ -36,8 +26,8 @@ COLUMNS = {"cluster": "goodput_rps", "gpu": "goodput_rps_per_gpu", "cost": "requ
     show_default=True,
     help="What the goodput is divided by.",
 )
-def main(result_dir: Path, output: Path, target: float | None, per: str) -> None:
-    """Read the sweep, draw, write the picture."""
+def main(result_dir: Path, target: float | None, per: str) -> Figure:
+    """Read the sweep and draw."""
     results = read(result_dir)
     cluster = results.scenario.environment.cluster
     price = cluster.price_per_gpu_hour
@@ -51,8 +41,7 @@ def main(result_dir: Path, output: Path, target: float | None, per: str) -> None
     ax.set_title(
         f"{100 * target:.4g}% of requests meet their targets", loc="left", fontsize="medium"
     )
-    figure.savefig(output)
-    click.echo(output)
+    return figure
 
 
 if __name__ == "__main__":

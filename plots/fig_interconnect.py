@@ -5,24 +5,17 @@ python plots/fig_interconnect.py results/interconnect -o interconnect.png
 
 from pathlib import Path
 
-import click
 import pandas as pd
+from common import RESULT_DIR, command
+from matplotlib.figure import Figure
 
 from simcluster.show.plot import COLOURS, new_figure
 
 
-@click.command(help=__doc__)
-@click.argument("result_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="interconnect.png",
-    show_default=True,
-    help="Picture to write.",
-)
-def main(result_dir: Path, output: Path) -> None:
-    """Read the frame that scenarios/interconnect.py writes, draw, write the picture."""
+@command(__doc__, "interconnect.png")
+@RESULT_DIR
+def main(result_dir: Path) -> Figure:
+    """Read the frame that scenarios/interconnect.py writes and draw."""
     frame = pd.read_parquet(result_dir / "interconnect.parquet")
     machines = list(frame["machine"].unique())
     figure = new_figure(width=8.4, height=3.6)
@@ -54,8 +47,7 @@ def main(result_dir: Path, output: Path) -> None:
     panels[0].set_ylabel("Goodput (requests/s)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(output)
-    click.echo(output)
+    return figure
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ python plots/fig_queue_kv.py RESULT_DIR -o queue_kv.png
 
 from pathlib import Path
 
-import click
+from common import RATE, RESULT_DIR, SEED, chosen_run, command
+from matplotlib.figure import Figure
 
-from simcluster.frames.goodput import representative_rate, strategies
+from simcluster.frames.goodput import strategies
 from simcluster.runs.folder import read
 from simcluster.show.plot import (
     legend_beside,
@@ -20,32 +21,16 @@ from simcluster.show.plot import (
 )
 
 
-@click.command(help=__doc__)
-@click.argument("result_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="queue_kv.png",
-    show_default=True,
-    help="Picture to write.",
-)
-@click.option(
-    "--rate",
-    "rate_rps",
-    type=float,
-    help="Offered rate (requests/s).  [default: the highest that some strategy carries]",
-)
-@click.option("--seed", type=int, help="Seed of the runs.  [default: the first]")
-def main(result_dir: Path, output: Path, rate_rps: float | None, seed: int | None) -> None:
-    """Read the frames, draw, write the picture."""
+@command(__doc__, "queue_kv.png")
+@RESULT_DIR
+@RATE
+@SEED
+def main(result_dir: Path, rate_rps: float | None, seed: int | None) -> Figure:
+    """Read the frames and draw."""
     results = read(result_dir)
     names = strategies(results.sweep)
     styles = palette(names)
-    target = results.scenario.environment.slo.attainment
-    if rate_rps is None and results.sweep["rate_rps"].notna().all():  # a closed loop has none
-        rate_rps = representative_rate(results.sweep, target)
-    seed = int(results.sweep["seed"].iloc[0]) if seed is None else seed
+    rate_rps, seed = chosen_run(results, rate_rps, seed)
     requests = {name: results.requests(name, rate_rps, seed) for name in names}
     spans = {name: results.spans(name, rate_rps, seed) for name in names}
 
@@ -62,8 +47,7 @@ def main(result_dir: Path, output: Path, rate_rps: float | None, seed: int | Non
     for ax in (top, middle):
         ax.set_xlabel("")
     legend_beside(bottom)
-    figure.savefig(output)
-    click.echo(output)
+    return figure
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -20,26 +19,20 @@ from simcluster.cli import main
 from simcluster.runs import compare as sweep
 from simcluster.scenario.file import json_schema, load, resolve
 from simcluster.show import text as report
+from simcluster.testing.scenarios import small_scenario
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "scenarios").glob("*.py"))
 PRINTING = ("dispatch_bound", "kernels")
 """Scripts that take no arguments and write no folder."""
-DOCUMENT: dict[str, Any] = {
-    "model": {"name": "llama-2-7b"},
-    "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 2, "price_per_gpu_hour": 2.0},
-    "workload": {
-        "num_requests": 40,
-        "lengths": {"kind": "fixed", "prompt_len": 300, "output_len": 30},
-    },
-    "slo": {"ttft_s": 0.2, "tpot_s": 0.02},
-    "sweep": {"rates_rps": [2, 20]},
-    "run": {"seeds": [0, 1]},
-    "strategy": [
-        {"name": "vLLM", "kind": "nodg"},
-        {"name": "EcoServe", "kind": "padg"},
-    ],
-}
+DOCUMENT = small_scenario(
+    {"name": "vLLM", "kind": "nodg"},
+    {"name": "EcoServe", "kind": "padg"},
+    cluster={"price_per_gpu_hour": 2.0},
+    workload={"num_requests": 40},
+    sweep={"rates_rps": [2, 20]},
+    run={"seeds": [0, 1]},
+)
 
 
 @pytest.fixture

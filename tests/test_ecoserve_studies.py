@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import runpy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from simcluster.studies.goodput import Outcome
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "scenarios" / "ecoserve"
+Script = Callable[[str], SimpleNamespace]
 NAMES = tuple(path.stem for path in FOLDER.glob("*.py"))
 
 
@@ -237,7 +237,7 @@ def test_rows_that_look_at_the_same_system_share_its_runs(modules: dict[str, Mod
 
 
 def test_a_study_goes_on_from_the_runs_it_has(
-    modules: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    modules: dict[str, ModuleType], script: Script, tmp_path: Path
 ) -> None:
     """The second time nothing is simulated, and the same comes out; figures and tables are made."""
     run, tables = modules["run"], modules["tables"]
@@ -264,7 +264,7 @@ def test_a_study_goes_on_from_the_runs_it_has(
     assert text.startswith("before\n")
     assert text.endswith("after\n")
 
-    figure = runpy.run_path(str(ROOT / "plots" / "fig_ecoserve_goodput.py"))["main"]
+    figure = script("plots/fig_ecoserve_goodput.py").main
     picture = tmp_path / "goodput.png"
     done = CliRunner().invoke(
         figure, [str(tmp_path / "slo.csv"), "-o", str(picture)], catch_exceptions=False
@@ -275,9 +275,9 @@ def test_a_study_goes_on_from_the_runs_it_has(
 
 def test_elastic_policies_run(
     modules: dict[str, ModuleType],
+    script: Script,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A few seconds of each, with figures and tables."""
     arguments = ["--quick", "--jobs", "1", "--seeds", "2", "-o", str(tmp_path)]
@@ -291,7 +291,7 @@ def test_elastic_policies_run(
     document.write_text("<!-- day -->\n<!-- end of day -->\n")
     modules["tables"].main([str(tmp_path), str(document)])
     assert document.read_text().count("\n| ") == 2 + len(modules["elastic"].DAY)
-    figure = runpy.run_path(str(ROOT / "plots" / "fig_ecoserve_elastic.py"))["main"]
+    figure = script("plots/fig_ecoserve_elastic.py").main
     for study in ("rising", "day"):
         picture = tmp_path / f"{study}.png"
         done = CliRunner().invoke(

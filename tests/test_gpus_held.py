@@ -32,32 +32,31 @@ from simcluster.studies.goodput import Cell, find, runs, simulate_cell, tables
 from simcluster.studies.goodput.search import Settings
 from simcluster.studies.rank import finals, race, report, rounds, screen
 from simcluster.studies.rank.rank import rank
+from simcluster.testing.outcomes import outcome_of_odds
+from simcluster.testing.scenarios import small_scenario
 
 PRICE = 2.0
 ALWAYS_UP = {"up": 1e-6, "down": 0.0, "interval_s": 0.5, "cooldown_s": 0.5, "start_up_s": 0.25}
 """One more instance every half second while any request is there; none ever leaves."""
-DOCUMENT: dict[str, Any] = {
-    "model": {"name": "llama-2-7b"},
-    "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 8, "price_per_gpu_hour": PRICE},
-    "engine": {"max_model_len": 2048},
-    "workload": {
+DOCUMENT = small_scenario(
+    {
+        "name": "auto",
+        "kind": "nodg",
+        "tp_size": 2,
+        "instances": 1,
+        "autoscale": {**ALWAYS_UP, "max_instances": 3},
+    },
+    {"name": "three", "kind": "nodg", "tp_size": 2, "instances": 3},
+    cluster={"gpus_per_node": 8, "price_per_gpu_hour": PRICE},
+    engine={"max_model_len": 2048},
+    workload={
         "lengths": {"kind": "fixed", "prompt_len": 400, "output_len": 5},
         "num_requests": 400,
     },
-    "slo": {"ttft_s": 0.3, "tpot_s": 0.05},
-    "sweep": {"rates_rps": [20, 60]},
-    "run": {"seeds": [0, 1]},
-    "strategy": [
-        {
-            "name": "auto",
-            "kind": "nodg",
-            "tp_size": 2,
-            "instances": 1,
-            "autoscale": {**ALWAYS_UP, "max_instances": 3},
-        },
-        {"name": "three", "kind": "nodg", "tp_size": 2, "instances": 3},
-    ],
-}
+    slo={"ttft_s": 0.3, "tpot_s": 0.05},
+    sweep={"rates_rps": [20, 60]},
+    run={"seeds": [0, 1]},
+)
 RAMP_S = 0.5 + 0.5 + 0.25
 """The first look, the second, and a start-up."""
 
@@ -111,18 +110,8 @@ def fifty_rps(_: Scenario, cells: Sequence[Cell]) -> list[runs.Outcome]:
     came = []
     for cell in cells:
         odds = math.log(9) - 12 * math.log(cell.rate_rps / 50.0)
-        counted = 10**9
-        came.append(
-            runs.Outcome(
-                counted=(counted,),
-                met=(round(counted / (1 + math.exp(-odds))),),
-                residence_s=1e-3,
-                arrivals=0.0,
-                drift=0.0,
-                growth=0.0,
-                statistics={"mean_gpus": 2.0 if cell.rate_rps < 50.0 else 4.0},
-            )
-        )
+        gpus = 2.0 if cell.rate_rps < 50.0 else 4.0
+        came.append(outcome_of_odds(odds, statistics={"mean_gpus": gpus}))
     return came
 
 

@@ -22,11 +22,14 @@ from simcluster.runs import folder as store
 from simcluster.runs.simulate import FRAMES
 from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
+from simcluster.testing.scenarios import small_scenario
 
-DOCUMENT: dict[str, Any] = {
-    "model": {"name": "llama-2-7b"},
-    "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 2, "price_per_gpu_hour": 2.0},
-    "workload": {
+DOCUMENT = small_scenario(
+    {"name": "vLLM", "kind": "nodg"},
+    {"name": "DistServe", "kind": "fudg"},
+    {"name": "EcoServe", "kind": "padg"},
+    cluster={"price_per_gpu_hour": 2.0},
+    workload={
         "num_requests": 60,
         "lengths": {
             "kind": "lognormal",
@@ -38,15 +41,9 @@ DOCUMENT: dict[str, Any] = {
             "output_max": 500,
         },
     },
-    "slo": {"ttft_s": 0.2, "tpot_s": 0.02},
-    "sweep": {"rates_rps": [2, 20]},
-    "run": {"seeds": [0, 1]},
-    "strategy": [
-        {"name": "vLLM", "kind": "nodg"},
-        {"name": "DistServe", "kind": "fudg"},
-        {"name": "EcoServe", "kind": "padg"},
-    ],
-}
+    sweep={"rates_rps": [2, 20]},
+    run={"seeds": [0, 1]},
+)
 
 
 @pytest.fixture(scope="module")

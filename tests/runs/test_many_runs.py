@@ -31,22 +31,16 @@ from simcluster.runs import executor, recorded
 from simcluster.runs.executor import outcomes
 from simcluster.scenario.file import resolve
 from simcluster.show import text as report
+from simcluster.testing.scenarios import small_scenario
 
-DOCUMENT: dict[str, Any] = {
-    "model": {"name": "llama-2-7b"},
-    "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 2, "price_per_gpu_hour": 2.0},
-    "workload": {
-        "num_requests": 60,
-        "lengths": {"kind": "fixed", "prompt_len": 300, "output_len": 40},
-    },
-    "slo": {"ttft_s": 0.2, "tpot_s": 0.02},
-    "sweep": {"rates_rps": [2, 20]},
-    "strategy": [
-        {"name": "vLLM", "kind": "nodg"},
-        {"name": "Sarathi", "kind": "nodg", "scheduler": "chunked"},
-        {"name": "DistServe", "kind": "fudg"},
-    ],
-}
+DOCUMENT = small_scenario(
+    {"name": "vLLM", "kind": "nodg"},
+    {"name": "Sarathi", "kind": "nodg", "scheduler": "chunked"},
+    {"name": "DistServe", "kind": "fudg"},
+    cluster={"price_per_gpu_hour": 2.0},
+    workload={"num_requests": 60},
+    sweep={"rates_rps": [2, 20]},
+)
 
 needs_distributed = pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None, reason="distributed is not installed"

@@ -20,18 +20,18 @@ from simcluster.errors import ConfigError
 from simcluster.scenario.file import json_schema, load, markdown_keys, parse_override, resolve
 from simcluster.scenario.tables import EngineTable
 from simcluster.strategies import STRATEGIES
+from simcluster.testing.scenarios import small_scenario
 from simcluster.workload import ARRIVALS, LENGTHS
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "scenarios").glob("*.toml"))
 
-SMALL: dict[str, Any] = {
-    "model": {"name": "llama-2-7b"},
-    "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 2},
-    "workload": {"lengths": {"kind": "fixed", "prompt_len": 100, "output_len": 20}},
-    "slo": {"ttft_s": 1.0, "tpot_s": 0.1},
-    "strategy": [{"name": "a", "kind": "nodg"}, {"name": "b", "kind": "padg"}],
-}
+SMALL = small_scenario(
+    {"name": "a", "kind": "nodg"},
+    {"name": "b", "kind": "padg"},
+    workload={"lengths": {"kind": "fixed", "prompt_len": 100, "output_len": 20}},
+    slo={"ttft_s": 1.0, "tpot_s": 0.1},
+)
 
 KEYS = st.text(min_size=1, max_size=8)
 VALUES = st.one_of(

@@ -1,8 +1,8 @@
 """Figures: same axes back, units on the axes, nothing given is changed, numbers as in metrics."""
 
-import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib as mpl
@@ -41,6 +41,7 @@ from simcluster.show.plot import (
 from simcluster.units import FloatArray
 
 Columns = dict[str, npt.NDArray[Any]]
+Script = Callable[[str], SimpleNamespace]
 
 SLO = SloConfig(ttft_s=2.0, tpot_s=0.1, attainment=0.9)
 RUN = RunConfig(warmup_s=1.0)
@@ -468,7 +469,7 @@ def result_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("script", "options"),
+    ("name", "options"),
     [
         ("fig_latency_cdf", []),
         ("fig_latency_cdf", ["--rate", "4", "--seed", "0"]),
@@ -480,10 +481,10 @@ def result_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_every_figure_script_draws_a_recorded_comparison(
-    script: str, options: list[str], result_dir: Path, tmp_path: Path
+    script: Script, name: str, options: list[str], result_dir: Path, tmp_path: Path
 ) -> None:
     """Each reads a result folder and writes one picture."""
-    main = runpy.run_path(str(PLOTS / f"{script}.py"))["main"]
+    main = script(f"plots/{name}.py").main
     out = tmp_path / "figure.png"
     result = CliRunner().invoke(main, [str(result_dir), "-o", str(out), *options])
     assert result.exception is None, result.output
@@ -500,22 +501,26 @@ def test_every_figure_script_has_a_test() -> None:
     assert {path.stem for path in PLOTS.glob("fig_*.py")} == tested
 
 
-def test_the_figure_of_boute_marks_where_the_published_order_holds(tmp_path: Path) -> None:
+def test_the_figure_of_boute_marks_where_the_published_order_holds(
+    script: Script, tmp_path: Path
+) -> None:
     """By a table of which the order holds at two of four rates, apart from each other."""
-    figure = runpy.run_path(str(PLOTS / "fig_boute.py"))
-    assert figure["spans"]([1.0, 2.0, 3.0, 4.0], [True, False, True, True]) == [(1, 1), (3, 4)]
-    plans = ("even", "alone", figure["BY_FOURS"], figure["BEST"], "mixed")
+    figure = script("plots/fig_boute.py")
+    assert figure.spans([1.0, 2.0, 3.0, 4.0], [True, False, True, True]) == [(1, 1), (3, 4)]
+    plans = ("even", "alone", figure.BY_FOURS, figure.BEST, "mixed")
     lines = ["rate_rps,plan,p95_s,half_width_s"]
     for rate, values in ((6, (5, 4, 3, 2, 2)), (9, (5, 6, 3, 2, 2)), (12, (9, 8, 7, 5, 6))):
         lines += [f'{rate},"{n}",{v},0.1' for n, v in zip(plans, values, strict=True)]
     table, out = tmp_path / "example.csv", tmp_path / "figure.png"
     table.write_text("\n".join(lines))
-    result = CliRunner().invoke(figure["main"], [str(table), "-o", str(out)])
+    result = CliRunner().invoke(figure.main, [str(table), "-o", str(out)])
     assert result.exception is None, result.output
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_figure_of_the_interconnect_is_drawn_from_its_frame(tmp_path: Path) -> None:
+def test_the_figure_of_the_interconnect_is_drawn_from_its_frame(
+    script: Script, tmp_path: Path
+) -> None:
     """Two machines, each with two levels and a curve."""
     rows = []
     for machine in ("slow", "fast"):
@@ -525,7 +530,7 @@ def test_the_figure_of_the_interconnect_is_drawn_from_its_frame(tmp_path: Path) 
             for gbit in (10.0, 100.0)
         ]
     pd.DataFrame(rows).to_parquet(tmp_path / "interconnect.parquet")
-    main = runpy.run_path(str(PLOTS / "fig_interconnect.py"))["main"]
+    main = script("plots/fig_interconnect.py").main
     out = tmp_path / "figure.png"
     result = CliRunner().invoke(main, [str(tmp_path), "-o", str(out)])
     assert result.exception is None, result.output

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import runpy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -135,11 +135,13 @@ def test_requests_go_to_the_open_window(result: Result) -> None:
         assert (own & inside).any()
 
 
-def test_the_script_draws_a_recorded_run(tmp_path: Path) -> None:
+def test_the_script_draws_a_recorded_run(
+    script: Callable[[str], SimpleNamespace], tmp_path: Path
+) -> None:
     """It finds the strategy with windows; without one it says so."""
     scenario = load(SCENARIO, SMALL)
     sweep.compare(scenario, jobs=1, out=tmp_path / "both")
-    main = runpy.run_path(str(ROOT / "plots" / "fig_rolling_activation.py"))["main"]
+    main = script("plots/fig_rolling_activation.py").main
     out = tmp_path / "figure.png"
     done = CliRunner().invoke(main, [str(tmp_path / "both"), "-o", str(out), "--start", "2"])
     assert done.exception is None, done.output

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
@@ -17,14 +16,10 @@ from simcluster.studies.goodput.by_rate import compare_by_rate
 from simcluster.studies.goodput.estimate import cross, logit
 from simcluster.studies.goodput.pairs import compare_verdicts
 from simcluster.studies.goodput.search import Probe, Stage
+from simcluster.testing.outcomes import outcome_of_odds
+from simcluster.testing.scenarios import small_scenario
 
-DOCUMENT: dict[str, Any] = {
-    "model": {"name": "llama-2-7b"},
-    "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 2},
-    "workload": {"lengths": {"kind": "fixed", "prompt_len": 300, "output_len": 20}},
-    "slo": {"ttft_s": 0.2, "tpot_s": 0.02},
-    "strategy": [{"name": "one", "kind": "nodg"}, {"name": "two", "kind": "nodg"}],
-}
+DOCUMENT = small_scenario({"name": "one", "kind": "nodg"}, {"name": "two", "kind": "nodg"})
 SLOPE = 12.0
 """Fall of the log odds of attainment per unit of the logarithm of the rate."""
 
@@ -39,15 +34,7 @@ def outcome(goodput: float, cell: Cell) -> Outcome:
     own = stream(cell.seed, cell.strategy).standard_normal()
     where = math.log(goodput) + scale * (0.05 * common + 0.001 * own)
     odds = logit(0.9) - SLOPE * (math.log(cell.rate_rps) - where)
-    counted = 10**9
-    return Outcome(
-        counted=(counted,),
-        met=(round(counted / (1 + math.exp(-odds))),),
-        residence_s=1e-3,
-        arrivals=0.0,
-        drift=0.0,
-        growth=0.0,
-    )
+    return outcome_of_odds(odds)
 
 
 class Answers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -24,20 +23,6 @@ from simcluster.testing import specs
 from simcluster.testing.step_times import ConstantStepTime, same_for_all
 from simcluster.testing.workloads import workload_of
 
-ROOT = Path(__file__).parents[3]
-
-
-def _benchmark() -> Any:
-    spec = importlib.util.spec_from_file_location("coverage6", ROOT / "benchmarks" / "coverage.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-md1 = _benchmark()
-
 
 def test_student_is_that_of_scipy() -> None:
     """Closed forms for odd and even degrees."""
@@ -50,7 +35,7 @@ def test_student_is_that_of_scipy() -> None:
         assert student.quantile(0.975, degrees) == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_deployment_of_one_sequence_waits_as_the_benchmark_says() -> None:
+def test_a_deployment_of_one_sequence_waits_as_the_benchmark_says(md1: Any) -> None:
     """So the coverage of the benchmark is that of the simulator."""
     gaps = stream(3, "arrivals").standard_exponential(500)
     workload = workload_of(np.cumsum(gaps) / 0.8, 1, 1)
@@ -65,7 +50,7 @@ def test_a_deployment_of_one_sequence_waits_as_the_benchmark_says() -> None:
     assert waits == pytest.approx(md1.lindley(workload.arrival_s), abs=1e-6)
 
 
-def test_waits_of_the_queue_follow_theory() -> None:
+def test_waits_of_the_queue_follow_theory(md1: Any) -> None:
     """Erlang's formula against a long recursion; without load nobody waits."""
     arrival = np.cumsum(stream(1, "arrivals").standard_exponential(400_000)) / 0.7
     share = float((md1.lindley(arrival) <= 3.5).mean())
@@ -73,7 +58,7 @@ def test_waits_of_the_queue_follow_theory() -> None:
     assert md1.md1_within(0.5, 0.0) == pytest.approx(0.5)
 
 
-def test_intervals_hold_the_true_goodput() -> None:
+def test_intervals_hold_the_true_goodput(md1: Any) -> None:
     """A loose version of ``benchmarks/coverage.py``: 60 whole searches; 95 % less four errors."""
     settings = Settings(target=0.9, tolerance=0.04, least_s=100)
     held, width, bias, _ = md1.coverage(60, 5.0, settings)
@@ -83,7 +68,7 @@ def test_intervals_hold_the_true_goodput() -> None:
 
 
 @pytest.mark.parametrize("seed", [286, 321, 325])
-def test_rates_come_together_again(seed: int) -> None:
+def test_rates_come_together_again(md1: Any, seed: int) -> None:
     """Where a pilot could not tell its rates apart, later ones are not far apart for ever."""
     settings = Settings(target=0.9, tolerance=0.01, least_s=200)
     verdict = md1.one_search(seed, 10.0, settings)
@@ -93,7 +78,7 @@ def test_rates_come_together_again(seed: int) -> None:
     assert verdict.estimate.interval.value == pytest.approx(md1.true_goodput(10.0, 0.9), rel=0.02)
 
 
-def test_a_tighter_tolerance_takes_longer_runs() -> None:
+def test_a_tighter_tolerance_takes_longer_runs(md1: Any) -> None:
     """The interval is as narrow as asked; where the runs may not be long enough, it says so."""
     loose = md1.one_search(0, 5.0, Settings(target=0.9, tolerance=0.05))
     tight = md1.one_search(0, 5.0, Settings(target=0.9, tolerance=0.01, max_requests=200_000))

@@ -23,14 +23,13 @@ from simcluster.cli import main
 from simcluster.errors import DataError, WorkerError
 from simcluster.scenario.file import resolve
 from simcluster.studies.goodput import Cell, Outcome, find, runs, store, tables
+from simcluster.testing.scenarios import small_scenario
 
-DOCUMENT: dict[str, Any] = {
-    "model": {"name": "llama-2-7b"},
-    "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 2, "price_per_gpu_hour": 2.0},
-    "workload": {"lengths": {"kind": "fixed", "prompt_len": 300, "output_len": 20}},
-    "slo": {"ttft_s": 0.2, "tpot_s": 0.02},
-    "strategy": [{"name": "one", "kind": "nodg"}, {"name": "two", "kind": "fudg"}],
-}
+DOCUMENT = small_scenario(
+    {"name": "one", "kind": "nodg"},
+    {"name": "two", "kind": "fudg"},
+    cluster={"price_per_gpu_hour": 2.0},
+)
 OPTIONS = ("--tolerance", "0.3", "--max-requests", "1000")
 
 

@@ -28,13 +28,9 @@ from simcluster.studies.goodput.by_rate import compare_by_rate
 from simcluster.studies.goodput.estimate import cross, logit
 from simcluster.studies.goodput.pairs import compare_verdicts
 from simcluster.studies.goodput.search import Probe, Settings, Stage, Verdict
+from simcluster.testing.outcomes import outcome_of_odds
+from simcluster.testing.scenarios import small_scenario
 
-DOCUMENT: dict[str, Any] = {
-    "model": {"name": "llama-2-7b"},
-    "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 2, "price_per_gpu_hour": 2.0},
-    "workload": {"lengths": {"kind": "fixed", "prompt_len": 300, "output_len": 20}},
-    "slo": {"ttft_s": 0.2, "tpot_s": 0.02},
-}
 SETTINGS = Settings(target=0.9, tolerance=0.05, max_requests=20_000)
 STATISTICS = {
     **{f"{key}_s_p{p}": 0.1 for key in ("ttft", "tpot", "e2el") for p in (50, 90, 99)},
@@ -45,22 +41,18 @@ STATISTICS = {
 
 def outcome(odds: float) -> Outcome:
     """Return a run of many requests with these log odds of meeting the targets."""
-    counted = 10**9
-    return Outcome(
-        counted=(counted,),
-        met=(round(counted / (1 + math.exp(-odds))),),
-        residence_s=1e-2,
-        arrivals=0.0,
-        drift=0.0,
-        growth=0.0,
-        statistics=STATISTICS,
-    )
+    return outcome_of_odds(odds, residence_s=1e-2, statistics=STATISTICS)
 
 
 @functools.cache
 def scenario_of(*names: str) -> Scenario:
     """Return a scenario with strategies of these names."""
-    return resolve({**DOCUMENT, "strategy": [{"name": name, "kind": "nodg"} for name in names]})
+    return resolve(
+        small_scenario(
+            *({"name": name, "kind": "nodg"} for name in names),
+            cluster={"price_per_gpu_hour": 2.0},
+        )
+    )
 
 
 # Searches that end in each way ------------------------------------------------------------------

@@ -27,16 +27,16 @@ from simcluster.studies.rank.race import Crossing, Probe, cross
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 from simcluster.studies.space import shapes, space
+from simcluster.testing.scenarios import small_scenario
 
 SHIPPED = Path(__file__).parents[3] / "scenarios" / "rank_32gpus.toml"
-DOCUMENT: dict[str, Any] = {
-    "model": {"name": "llama-2-7b"},
-    "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 4, "price_per_gpu_hour": 2.0},
-    "engine": {"max_model_len": 2048},
-    "workload": {"lengths": {"kind": "fixed", "prompt_len": 400, "output_len": 20}},
-    "slo": {"ttft_s": 0.3, "tpot_s": 0.05},
-    "strategy": [{"name": "mine", "kind": "nodg", "tp_size": 4}],
-    "rank": {
+DOCUMENT = small_scenario(
+    {"name": "mine", "kind": "nodg", "tp_size": 4},
+    cluster={"gpus_per_node": 4, "price_per_gpu_hour": 2.0},
+    engine={"max_model_len": 2048},
+    workload={"lengths": {"kind": "fixed", "prompt_len": 400, "output_len": 20}},
+    slo={"ttft_s": 0.3, "tpot_s": 0.05},
+    rank={
         "num_gpus": [2, 4],
         "strategies": ["nodg", "padg", "fudg-intra"],
         "tp_sizes": [1, 2],
@@ -44,7 +44,7 @@ DOCUMENT: dict[str, Any] = {
         "finalists": 2,
         "tolerance": 0.3,
     },
-}
+)
 
 
 @pytest.fixture(scope="module")

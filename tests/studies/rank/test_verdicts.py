@@ -25,15 +25,15 @@ from simcluster.studies.rank import finals, report, rounds
 from simcluster.studies.rank.race import Crossing, Probe
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
+from simcluster.testing.scenarios import small_scenario
 
-DOCUMENT: dict[str, Any] = {
-    "model": {"name": "llama-2-7b"},
-    "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 4, "price_per_gpu_hour": 2.0},
-    "engine": {"max_model_len": 2048},
-    "workload": {"lengths": {"kind": "fixed", "prompt_len": 400, "output_len": 20}},
-    "slo": {"ttft_s": 0.3, "tpot_s": 0.05},
-    "strategy": [{"name": "mine", "kind": "nodg", "tp_size": 4}],
-}
+DOCUMENT = small_scenario(
+    {"name": "mine", "kind": "nodg", "tp_size": 4},
+    cluster={"gpus_per_node": 4, "price_per_gpu_hour": 2.0},
+    engine={"max_model_len": 2048},
+    workload={"lengths": {"kind": "fixed", "prompt_len": 400, "output_len": 20}},
+    slo={"ttft_s": 0.3, "tpot_s": 0.05},
+)
 TABLE = RankTable(
     num_gpus=(2, 4), strategies=("nodg", "padg"), tp_sizes=(1,), prefill_shares=(0.5,), finalists=2
 )
