@@ -277,6 +277,23 @@ def _is_transient(e2el_s: FloatArray, window_s: float) -> bool:
     return window_s < RESIDENCES_PER_WINDOW * median_s
 
 
+def _work_bounds(columns: Frame, counted: BoolArray, run: RunConfig) -> tuple[float, float]:
+    """Return from when to when (s) the counted requests were worked on.
+
+    From the end of the warm-up, or the first arrival where none came before it, to the last output
+    of the counted requests; to ``run.max_time_s`` where the clock was stopped before some ended.
+    """
+    arrival, last_output = _floats(columns, "arrival_s"), _floats(columns, "last_output_s")
+    if not counted.any():
+        return run.warmup_s, run.warmup_s
+    start = run.warmup_s if arrival.min() < run.warmup_s else float(arrival[counted].min())
+    ends = last_output[counted & _has_status(columns, "finished")]
+    end = float(ends.max(initial=start))
+    if run.max_time_s is not None and _has_status(columns, "unfinished")[counted].any():
+        end = max(end, run.max_time_s)
+    return start, end
+
+
 def _tokens_released(columns: Frame, start_s: float, end_s: float) -> float:
     """Count the output tokens that finished requests release between two times (s).
 
@@ -327,32 +344,32 @@ def summarise(
 
     Notes
     -----
-    Attainment and `good_rps` count the requests that arrived in the window: the rejected and the
-    unfinished missed. Latency statistics are over the finished of them, percentiles by linear
-    interpolation between order statistics (NumPy's default).
+    Attainment counts the requests that arrived in the window: the rejected and the unfinished
+    missed. Latency statistics are over the finished of them, percentiles by linear interpolation
+    between order statistics (NumPy's default).
 
-    Throughput counts the requests that finish between start and end of the window, whenever they
-    arrived, and the output tokens that finished requests release in it (taken as evenly spaced):
-    in an overloaded cluster what it carries, not what was offered. In a transient run `good_rps`,
-    which counts by arrival, can exceed it.
-
-    Where the window has no length (all requests arrive at once, as in an offline batch), rates are
-    per second until the last output.
+    Rates count what finishes between ``rates_from_s`` and ``rates_to_s``, whenever it arrived:
+    finished requests, those of them that met every target, and the output tokens that finished
+    requests release (taken as evenly spaced). That time ends with the window of arrivals where the
+    run is long. In a transient run, such as a burst, and where answers decide the arrivals (a
+    closed loop: `rate_rps` is NaN), it ends with the last output of the counted requests, as the
+    duration of ``vllm bench serve`` does: the requests over the time of their arrivals alone would
+    be more than any cluster serves.
     """
     counted = window(columns, run.warmup_s, run.cooldown_s)
     start, end = window_bounds(columns, run.warmup_s, run.cooldown_s)
     finished = _has_status(columns, "finished")
     last_output = _floats(columns, "last_output_s")
-    if end == start and (counted & finished).any():
-        end = float(last_output[counted & finished].max())
-    window_s = end - start
-
-    def per_second(amount: float) -> float:
-        return amount / window_s if window_s > 0 else np.nan
-
-    leaves = finished & (last_output >= start) & (last_output <= end)
     rejected = _has_status(columns, "rejected")
     latency = request_metrics(columns, slo.metric)
+    transient = _is_transient(latency["e2el_s"][counted & ~rejected], end - start)
+    if transient or np.isnan(rate_rps):
+        start, end = _work_bounds(columns, counted, run)
+
+    def per_second(amount: float) -> float:
+        return amount / (end - start) if end > start else np.nan
+
+    leaves = finished & (last_output > start) & (last_output <= end)
     shares = attainments(columns, slo, counted)
     row: SweepRow = {
         "strategy": strategy,
@@ -366,12 +383,14 @@ def summarise(
         "slo_attainment": shares["slo"],
         "ttft_attainment": shares["ttft"],
         "tpot_attainment": shares["tpot"],
-        "good_rps": per_second(float(met_targets(columns, slo)["joint"][counted].sum())),
+        "good_rps": per_second(float(met_targets(columns, slo)["joint"][leaves].sum())),
         "throughput_rps": per_second(float(leaves.sum())),
         "output_tokens_per_s": per_second(_tokens_released(columns, start, end)),
         "num_preemptions": int(_floats(columns, "num_preemptions")[counted].sum()),
         "cached_token_share": cached_token_share(columns, counted),
-        "transient": _is_transient(latency["e2el_s"][counted & ~rejected], window_s),
+        "transient": transient,
+        "rates_from_s": start,
+        "rates_to_s": end,
     }
     for name in LATENCIES:
         row.update(_statistics(name, latency[name][counted & finished]))

@@ -191,7 +191,9 @@ SWEEP: Final[Schema] = {
     "slo_attainment": Column("float64", "", "share that met the targets, 0 to 1"),
     "ttft_attainment": Column("float64", "", "share that met the TTFT target, 0 to 1"),
     "tpot_attainment": Column("float64", "", "share that met the TPOT target, 0 to 1"),
-    "good_rps": Column("float64", "requests/s", "requests per second that met every target"),
+    "good_rps": Column(
+        "float64", "requests/s", "finished requests per second that met every target"
+    ),
     "throughput_rps": Column("float64", "requests/s", "finished requests per second"),
     "output_tokens_per_s": Column("float64", "tokens/s", "output tokens per second"),
     "num_preemptions": Column("int64", "", "preemptions"),
@@ -199,6 +201,10 @@ SWEEP: Final[Schema] = {
         "float64", "", "share of the prompt tokens found in the KV cache, 0 to 1"
     ),
     "transient": Column("bool", "", "window shorter than ten median residence times"),
+    "rates_from_s": Column("float64", "s", "start of the time that rates are taken over"),
+    "rates_to_s": Column(
+        "float64", "s", "its end: the last arrival counted, or the last output (transient, closed)"
+    ),
     **{
         f"{metric}_{stat}": Column("float64", "s", f"{stat} of {metric}")
         for metric in ("ttft_s", "tpot_s", "e2el_s")

@@ -31,6 +31,7 @@ _NAME_WIDTH: Final = 16
 _FEW: Final = 3
 _WIDTH: Final = 100
 _LATENCIES: Final = (("TTFT", "ttft_s", 1.0, "s"), ("TPOT", "tpot_s", MS, "ms"))
+_END_OF_RATES: Final = {False: "arrival counted", True: "output"}
 _ACCURACY: Final = {
     "measured": "calibrated on measured kernels",
     "fitted": "constants fitted here to published measurements of its kernels",
@@ -71,6 +72,7 @@ def run_text(comparison: Comparison) -> str:
         ["good requests/s", _number(row["good_rps"])],
         ["finished requests/s", _number(row["throughput_rps"])],
         ["output tokens/s", _number(row["output_tokens_per_s"])],
+        ["time of these rates (s)", _time_of_rates(row)],
     ]
     gpus = f"{row['num_gpus']} GPUs"
     if row["mean_gpus"] != row["num_gpus"]:
@@ -84,6 +86,17 @@ def run_text(comparison: Comparison) -> str:
         *_pools(comparison, scenario),
     ]
     return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
+
+
+def _time_of_rates(row: pd.Series[Any]) -> str:
+    """Return the time that rates are taken over, and what it ends with."""
+    bounds = f"{_number(row['rates_from_s'])} to {_number(row['rates_to_s'])}"
+    return f"{bounds} (last {_END_OF_RATES[_until_output(row)]})"
+
+
+def _until_output(row: pd.Series[Any] | dict[str, Any]) -> bool:
+    """Tell whether the rates of a run are taken until its last output; else to its last arrival."""
+    return bool(row["transient"]) or math.isnan(row["rate_rps"])
 
 
 def _cached(comparison: Comparison) -> list[list[str]]:
@@ -355,7 +368,11 @@ def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:
     if math.isnan(rate):
         own = float(sweep["rate_rps"].iloc[0])
         offered = "closed loop" if math.isnan(own) else f"offered {own:.4g} req/s"
-        return f"Good requests finish within their targets; {offered}.{mean}"
+        ends = {_END_OF_RATES[_until_output(row)] for row in rows_of(sweep)}
+        return (
+            f"Good requests finish within their targets; {offered}.{mean}\n"
+            f"Both rates count what finishes up to the last {' or '.join(sorted(ends))} of a run."
+        )
     return (
         f"Goodput: the highest rate at which {100 * slo.attainment:g} % of the requests meet the "
         f"targets.{mean}\n"
@@ -404,14 +421,9 @@ def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
             or "workload.duration_s"
         )
         runs = "The run is" if len(sweep) == 1 else f"{short} of {len(sweep)} runs are"
-        by_finish = (
-            " Good requests count by arrival, finished ones by finish, so the former can be more."
-            if len(sweep) == 1
-            else ""
-        )
         notes.append(
             f"{runs} shorter than ten median residence times, so an overload may not show in full; "
-            f"more: {longer}.{by_finish}"
+            f"more: {longer}."
         )
     return [textwrap.fill(note, _WIDTH) for note in notes]
 
