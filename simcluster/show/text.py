@@ -17,7 +17,7 @@ from simcluster.config import ClusterConfig, Environment, SloConfig
 from simcluster.errors import DataError
 from simcluster.frames.by_group import pool_summaries
 from simcluster.frames.goodput import representative_rate, strategies
-from simcluster.frames.metrics import cached_block_share
+from simcluster.frames.metrics import STATISTICS, cached_block_share
 from simcluster.frames.schema import CLASS_ATTAINMENT
 from simcluster.runs.folder import Comparison, rows_of
 from simcluster.scenario.scenario import Scenario
@@ -30,7 +30,11 @@ _RATES_PER_BLOCK: Final = 12
 _NAME_WIDTH: Final = 16
 _FEW: Final = 3
 _WIDTH: Final = 100
-_LATENCIES: Final = (("TTFT", "ttft_s", 1.0, "s"), ("TPOT", "tpot_s", MS, "ms"))
+_LATENCIES: Final = (
+    ("TTFT", "ttft_s", 1.0, "s"),
+    ("TPOT", "tpot_s", MS, "ms"),
+    ("ITL", "itl_s", MS, "ms"),
+)
 _END_OF_RATES: Final = {False: "arrival counted", True: "output"}
 _ACCURACY: Final = {
     "measured": "calibrated on measured kernels",
@@ -52,9 +56,8 @@ def run_text(comparison: Comparison) -> str:
     """Return the table of a single run."""
     scenario = comparison.scenario
     row = comparison.sweep.iloc[0]
-    statistics = ("mean", "p50", "p90", "p99")
     latencies = [
-        [f"{name} ({unit})", *(_number(row[f"{key}_{stat}"] / scale) for stat in statistics)]
+        [f"{name} ({unit})", *(_number(row[f"{key}_{stat}"] / scale) for stat in STATISTICS)]
         for name, key, scale, unit in (*_LATENCIES, ("end to end", "e2el_s", 1.0, "s"))
     ]
     rate = "" if math.isnan(row["rate_rps"]) else f" at {row['rate_rps']:g} requests/s"
@@ -206,6 +209,7 @@ def targets(slo: SloConfig) -> str:
         for name, value, scale, unit in (
             ("TTFT", slo.ttft_s, 1.0, "s"),
             ("TPOT", slo.tpot_s, MS, "ms"),
+            ("P99 of ITL", slo.itl_s, MS, "ms"),
             ("end to end", slo.e2el_s, 1.0, "s"),
         )
         if value is not None
@@ -278,14 +282,31 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
     columns.append(column(["within", "targets", "%"], "slo_attainment"))
     if sweep["cached_token_share"].any():
         columns.append(column(["prompt", "cached", "%"], "cached_token_share"))
-    for name, key, scale, unit in _LATENCIES:
-        columns += [column([name, f"P{p}", unit], f"{key}_p{p}", scale) for p in (50, 90, 99)]
-    table = aligned(list(zip(*columns, strict=True)), heads=3)
+    table = _fitting(
+        columns,
+        [
+            [
+                column([name, f"P{p}", unit], f"{key}_p{p}", scale)
+                for name, key, scale, unit in _LATENCIES
+            ]
+            for p in (50, 90, 99)
+        ],
+    )
     caption = _caption(sweep, slo, rate)
     if any(" of " in cell for cell in gpus):
         where = "at the goodput" if swept else ""
         caption += "\n" + gpus_caption(where, "the most at a time in any run")
     return table + "\n\n" + caption + _class_table(names, at_rate, slo)
+
+
+def _fitting(columns: list[_TextColumn], percentiles: list[list[_TextColumn]]) -> str:
+    """Return the table of `columns` and all latencies; without P90 where it would be too wide."""
+    for chosen in (percentiles, percentiles[::2]):
+        latencies = [column for each in zip(*chosen, strict=True) for column in each]
+        table = aligned(list(zip(*columns, *latencies, strict=True)), heads=3)
+        if max(map(len, table.splitlines())) <= _WIDTH:
+            break
+    return table
 
 
 def _gpus(
@@ -579,10 +600,8 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
                 "good_rps",
             )
         }
-        for metric in ("ttft_s", "tpot_s", "e2el_s"):
-            plain[metric] = {
-                stat: row[f"{metric}_{stat}"] for stat in ("mean", "p50", "p90", "p99")
-            }
+        for metric in ("ttft_s", "tpot_s", "itl_s", "e2el_s"):
+            plain[metric] = {stat: row[f"{metric}_{stat}"] for stat in STATISTICS}
         rest = {k: v for k, v in row.items() if k not in plain and not k.startswith(tuple(plain))}
         rows.append(_plain({**plain, **rest}))
     step_times = step_times_of(comparison.scenario.environment)

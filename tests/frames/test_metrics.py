@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from simcluster.config import RunConfig, SloConfig
 from simcluster.errors import ConfigError
+from simcluster.frames.itl import Gaps
 from simcluster.frames.metrics import (
     attainments,
     binned_average,
@@ -501,8 +502,13 @@ def test_all_times_doubled_double_every_latency_and_halve_every_rate() -> None:
     )
     slower = columns | {name: 2 * columns[name] for name in TIMES}
     slo = SloConfig(ttft_s=1.0, tpot_s=0.1)
-    row = summary(columns, slo=slo, run=RunConfig(warmup_s=5.0))
-    double = summary(slower, slo=SloConfig(ttft_s=2.0, tpot_s=0.2), run=RunConfig(warmup_s=10.0))
+    none = np.empty(0, np.int64)
+    gaps = Gaps(np.empty(0), none, none, none, rng.exponential(1.0, 200), np.arange(200))
+    longer = replace(gaps, single_s=2 * gaps.single_s)
+    row = summary(columns, slo=slo, run=RunConfig(warmup_s=5.0), gaps=gaps)
+    double = summary(
+        slower, slo=SloConfig(ttft_s=2.0, tpot_s=0.2), run=RunConfig(warmup_s=10.0), gaps=longer
+    )
     for name, value in row.items():
         if SWEEP[name].unit == "s":
             assert double[name] == 2 * value, name
