@@ -14,7 +14,7 @@ from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec, ModelSpec
 SETTINGS_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """pydantic configuration of settings: unknown keys, wrong types, nan and inf are refused."""
 
-TARGET_KEYS: Final = ("ttft_s", "tpot_s", "e2el_s")
+TARGET_KEYS: Final = ("ttft_s", "tpot_s", "itl_s", "e2el_s")
 """Targets that a request, or a class of requests, may have."""
 
 
@@ -29,6 +29,14 @@ class SloTargets:
     ] = None
     tpot_s: Annotated[
         float | None, Field(gt=0, description="Target of the mean time per output token (s).")
+    ] = None
+    itl_s: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Target of the inter-token latency (s): 99 % of the gaps between the "
+            "tokens of a request must be within it.",
+        ),
     ] = None
     e2el_s: Annotated[
         float | None, Field(gt=0, description="Target of the end-to-end latency (s).")
@@ -70,8 +78,12 @@ class SloConfig(SloTargets):
     @property
     def has_targets(self) -> bool:
         """Whether a request of any class can miss something by being late."""
+        return any(self.has_target(key) for key in TARGET_KEYS)
+
+    def has_target(self, key: str) -> bool:
+        """Return whether a request of any class has the target `key`, of `TARGET_KEYS`."""
         slos = [self.of(name) for name in self.classes] if self.classes else [self]
-        return any(getattr(slo, key) is not None for slo in slos for key in TARGET_KEYS)
+        return any(getattr(slo, key) is not None for slo in slos)
 
     def of(self, name: str | None) -> SloConfig:
         """Return the targets of class `name`; those of the table itself where it has none."""

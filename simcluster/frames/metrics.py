@@ -15,11 +15,19 @@ import numpy.typing as npt
 
 from simcluster.config import RunConfig, SloConfig
 from simcluster.errors import ConfigError, nearest
-from simcluster.frames.schema import CLASS_ATTAINMENT, SLO_CLASS, Columns, schema_of
+from simcluster.frames.schema import (
+    CLASS_ATTAINMENT,
+    ITL_P99,
+    SLO_CLASS,
+    Columns,
+    schema_of,
+)
 from simcluster.units import FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from simcluster.frames.itl import Gaps
 
     Frame: TypeAlias = Columns | pd.DataFrame
 
@@ -30,6 +38,8 @@ SweepRow = dict[str, str | int | float | bool]
 METRICS: Final = ("user", "ecoserve")
 """The two ways to count latency; see `request_metrics`."""
 LATENCIES: Final = ("ttft_s", "tpot_s", "e2el_s")
+STATISTICS: Final = ("mean", "p50", "p90", "p99")
+"""What is told of a latency over the requests of a run."""
 RESIDENCES_PER_WINDOW: Final = 10.0
 """A window shorter than so many median residence times is transient."""
 
@@ -98,8 +108,9 @@ def met_targets(columns: Frame, slo: SloConfig) -> dict[str, BoolArray]:
     """Return which requests met which target.
 
     A request that was rejected or did not finish misses every target, set or not. A finished
-    one-token answer has no TPOT and cannot miss that target. A latency equal to its target meets
-    it. With classes each request is judged by the targets of its own.
+    one-token answer has no TPOT and no ITL and cannot miss those targets. A latency equal to its
+    target meets it. With classes each request is judged by the targets of its own. The ITL of a
+    request is the P99 of its gaps, which only frames of runs with that target hold.
 
     Parameters
     ----------
@@ -111,15 +122,20 @@ def met_targets(columns: Frame, slo: SloConfig) -> dict[str, BoolArray]:
     Returns
     -------
     dict of str to ndarray
-        ``ttft``, ``tpot``, ``e2el`` and ``joint`` (all of them), bool, shape ``(num_requests,)``.
+        ``ttft``, ``tpot``, ``itl``, ``e2el`` and ``joint`` (all of them), bool, shape
+        ``(num_requests,)``.
     """
     latency = request_metrics(columns, slo.metric)
+    if slo.has_target("itl_s"):
+        latency["itl_s"] = _floats(columns, ITL_P99)
     finished = _has_status(columns, "finished")
     one_token = _floats(columns, "output_len") <= 1
 
     members = members_of(columns, slo)
 
     def met(name: str) -> BoolArray:
+        if name not in latency:
+            return finished
         target_s: float | None = getattr(slo, name)
         limit_s = np.full(finished.shape, np.inf if target_s is None else target_s)
         for own, requests in members.items():
@@ -128,8 +144,9 @@ def met_targets(columns: Frame, slo: SloConfig) -> dict[str, BoolArray]:
         return np.asarray(finished & ((latency[name] <= limit_s) | (limit_s == np.inf)), np.bool_)
 
     ttft, e2el = met("ttft_s"), met("e2el_s")
-    tpot = met("tpot_s") | (finished & one_token)
-    return {"ttft": ttft, "tpot": tpot, "e2el": e2el, "joint": ttft & tpot & e2el}
+    tpot, itl = (met(name) | (finished & one_token) for name in ("tpot_s", "itl_s"))
+    each = {"ttft": ttft, "tpot": tpot, "itl": itl, "e2el": e2el}
+    return {**each, "joint": ttft & tpot & itl & e2el}
 
 
 def members_of(columns: Frame, slo: SloConfig) -> dict[str, BoolArray]:
@@ -197,9 +214,9 @@ def attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str,
     Returns
     -------
     dict of str to float
-        ``ttft``, ``tpot``, ``e2el``, ``joint``, and ``slo``: the joint share, or the smallest of
-        the separate ones under ``criterion = "marginal"``; with classes that of the class where it
-        is least. 0 to 1; NaN if no request counts.
+        ``ttft``, ``tpot``, ``itl``, ``e2el``, ``joint``, and ``slo``: the joint share, or the
+        smallest of the separate ones under ``criterion = "marginal"``; with classes that of the
+        class where it is least. 0 to 1; NaN if no request counts.
     """
     met = met_targets(columns, slo)
     shares = _shares(met, slo, counted)
@@ -240,7 +257,7 @@ def _shares(met: dict[str, BoolArray], slo: SloConfig, counted: BoolArray) -> di
         for name, flags in met.items()
     }
     if slo.criterion == "marginal":
-        shares["slo"] = min(shares["ttft"], shares["tpot"], shares["e2el"])
+        shares["slo"] = min(share for name, share in shares.items() if name != "joint")
     elif slo.criterion == "joint":
         shares["slo"] = shares["joint"]
     else:
@@ -256,7 +273,7 @@ def _shares(met: dict[str, BoolArray], slo: SloConfig, counted: BoolArray) -> di
 def _statistics(name: str, values: FloatArray) -> dict[str, float]:
     known = values[~np.isnan(values)]
     if known.size == 0:
-        return {f"{name}_{stat}": np.nan for stat in ("mean", "p50", "p90", "p99")}
+        return {f"{name}_{stat}": np.nan for stat in STATISTICS}
     p50, p90, p99 = np.quantile(known, [0.5, 0.9, 0.99])
     return {
         f"{name}_mean": float(known.mean()),
@@ -275,6 +292,23 @@ def _is_transient(e2el_s: FloatArray, window_s: float) -> bool:
         return True
     median_s = float(np.median(np.where(np.isnan(e2el_s), np.inf, e2el_s)))
     return window_s < RESIDENCES_PER_WINDOW * median_s
+
+
+def _work_bounds(columns: Frame, counted: BoolArray, run: RunConfig) -> tuple[float, float]:
+    """Return from when to when (s) the counted requests were worked on.
+
+    From the end of the warm-up, or the first arrival where none came before it, to the last output
+    of the counted requests; to ``run.max_time_s`` where the clock was stopped before some ended.
+    """
+    arrival, last_output = _floats(columns, "arrival_s"), _floats(columns, "last_output_s")
+    if not counted.any():
+        return run.warmup_s, run.warmup_s
+    start = run.warmup_s if arrival.min() < run.warmup_s else float(arrival[counted].min())
+    ends = last_output[counted & _has_status(columns, "finished")]
+    end = float(ends.max(initial=start))
+    if run.max_time_s is not None and _has_status(columns, "unfinished")[counted].any():
+        end = max(end, run.max_time_s)
+    return start, end
 
 
 def _tokens_released(columns: Frame, start_s: float, end_s: float) -> float:
@@ -304,6 +338,7 @@ def summarise(
     seed: int,
     num_gpus: int,
     instances: Frame | None = None,
+    gaps: Gaps | None = None,
 ) -> SweepRow:
     """Return the sweep row of one run.
 
@@ -319,6 +354,8 @@ def summarise(
         What the run was; copied into the row.
     instances : mapping or pandas.DataFrame, optional
         The instances frame, which says how many GPUs were held; without it `num_gpus` all the time.
+    gaps : Gaps, optional
+        Gaps between the tokens of the run (`simcluster.frames.itl`); without them the ITL is NaN.
 
     Returns
     -------
@@ -327,32 +364,32 @@ def summarise(
 
     Notes
     -----
-    Attainment and `good_rps` count the requests that arrived in the window: the rejected and the
-    unfinished missed. Latency statistics are over the finished of them, percentiles by linear
-    interpolation between order statistics (NumPy's default).
+    Attainment counts the requests that arrived in the window: the rejected and the unfinished
+    missed. Latency statistics are over the finished of them, percentiles by linear interpolation
+    between order statistics (NumPy's default).
 
-    Throughput counts the requests that finish between start and end of the window, whenever they
-    arrived, and the output tokens that finished requests release in it (taken as evenly spaced):
-    in an overloaded cluster what it carries, not what was offered. In a transient run `good_rps`,
-    which counts by arrival, can exceed it.
-
-    Where the window has no length (all requests arrive at once, as in an offline batch), rates are
-    per second until the last output.
+    Rates count what finishes between ``rates_from_s`` and ``rates_to_s``, whenever it arrived:
+    finished requests, those of them that met every target, and the output tokens that finished
+    requests release (taken as evenly spaced). That time ends with the window of arrivals where the
+    run is long. In a transient run, such as a burst, and where answers decide the arrivals (a
+    closed loop: `rate_rps` is NaN), it ends with the last output of the counted requests, as the
+    duration of ``vllm bench serve`` does: the requests over the time of their arrivals alone would
+    be more than any cluster serves.
     """
     counted = window(columns, run.warmup_s, run.cooldown_s)
     start, end = window_bounds(columns, run.warmup_s, run.cooldown_s)
     finished = _has_status(columns, "finished")
     last_output = _floats(columns, "last_output_s")
-    if end == start and (counted & finished).any():
-        end = float(last_output[counted & finished].max())
-    window_s = end - start
-
-    def per_second(amount: float) -> float:
-        return amount / window_s if window_s > 0 else np.nan
-
-    leaves = finished & (last_output >= start) & (last_output <= end)
     rejected = _has_status(columns, "rejected")
     latency = request_metrics(columns, slo.metric)
+    transient = _is_transient(latency["e2el_s"][counted & ~rejected], end - start)
+    if transient or np.isnan(rate_rps):
+        start, end = _work_bounds(columns, counted, run)
+
+    def per_second(amount: float) -> float:
+        return amount / (end - start) if end > start else np.nan
+
+    leaves = finished & (last_output > start) & (last_output <= end)
     shares = attainments(columns, slo, counted)
     row: SweepRow = {
         "strategy": strategy,
@@ -366,15 +403,20 @@ def summarise(
         "slo_attainment": shares["slo"],
         "ttft_attainment": shares["ttft"],
         "tpot_attainment": shares["tpot"],
-        "good_rps": per_second(float(met_targets(columns, slo)["joint"][counted].sum())),
+        "itl_attainment": shares["itl"],
+        "good_rps": per_second(float(met_targets(columns, slo)["joint"][leaves].sum())),
         "throughput_rps": per_second(float(leaves.sum())),
         "output_tokens_per_s": per_second(_tokens_released(columns, start, end)),
         "num_preemptions": int(_floats(columns, "num_preemptions")[counted].sum()),
         "cached_token_share": cached_token_share(columns, counted),
-        "transient": _is_transient(latency["e2el_s"][counted & ~rejected], window_s),
+        "transient": transient,
+        "rates_from_s": start,
+        "rates_to_s": end,
     }
     for name in LATENCIES:
         row.update(_statistics(name, latency[name][counted & finished]))
+    itl = dict.fromkeys(STATISTICS, np.nan) if gaps is None else gaps.statistics(counted & finished)
+    row.update({f"itl_s_{stat}": value for stat, value in itl.items()})
     by_class = class_attainments(columns, slo, counted)
     row.update({CLASS_ATTAINMENT + name: share for name, share in by_class.items()})
     return row

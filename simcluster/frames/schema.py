@@ -191,7 +191,10 @@ SWEEP: Final[Schema] = {
     "slo_attainment": Column("float64", "", "share that met the targets, 0 to 1"),
     "ttft_attainment": Column("float64", "", "share that met the TTFT target, 0 to 1"),
     "tpot_attainment": Column("float64", "", "share that met the TPOT target, 0 to 1"),
-    "good_rps": Column("float64", "requests/s", "requests per second that met every target"),
+    "itl_attainment": Column("float64", "", "share that met the ITL target, 0 to 1"),
+    "good_rps": Column(
+        "float64", "requests/s", "finished requests per second that met every target"
+    ),
     "throughput_rps": Column("float64", "requests/s", "finished requests per second"),
     "output_tokens_per_s": Column("float64", "tokens/s", "output tokens per second"),
     "num_preemptions": Column("int64", "", "preemptions"),
@@ -199,9 +202,13 @@ SWEEP: Final[Schema] = {
         "float64", "", "share of the prompt tokens found in the KV cache, 0 to 1"
     ),
     "transient": Column("bool", "", "window shorter than ten median residence times"),
+    "rates_from_s": Column("float64", "s", "start of the time that rates are taken over"),
+    "rates_to_s": Column(
+        "float64", "s", "its end: the last arrival counted, or the last output (transient, closed)"
+    ),
     **{
         f"{metric}_{stat}": Column("float64", "s", f"{stat} of {metric}")
-        for metric in ("ttft_s", "tpot_s", "e2el_s")
+        for metric in ("ttft_s", "tpot_s", "itl_s", "e2el_s")
         for stat in ("mean", "p50", "p90", "p99")
     },
 }
@@ -223,6 +230,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
 
 SLO_CLASS: Final = "slo_class"
 """Column of the requests frame that only workloads with classes have."""
+ITL_P99: Final = "itl_p99_s"
+"""Column of the requests frame that only runs with a target of the ITL have."""
 CLASS_ATTAINMENT: Final = "slo_attainment."
 """Columns of the sweep frame that only those have, one per class: this and the class's name."""
 
@@ -233,6 +242,8 @@ def schema_of(name: str, columns: Iterable[Any]) -> Schema:
     for column in columns:
         if name == "requests" and column == SLO_CLASS:
             schema[column] = Column("str", "", "class that says its targets")
+        elif name == "requests" and column == ITL_P99:
+            schema[column] = Column("float64", "s", "P99 of its gaps between tokens, nearest rank")
         elif name == "sweep" and column.startswith(CLASS_ATTAINMENT):
             own = column.removeprefix(CLASS_ATTAINMENT)
             schema[column] = Column("float64", "", f"share of class {own} that met its targets")

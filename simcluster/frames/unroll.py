@@ -222,7 +222,7 @@ def _chunk_steps_s(
 # Tokens -----------------------------------------------------------------------------------------
 
 
-class _Layout(NamedTuple):
+class TokenLayout(NamedTuple):
     """Where tokens are in a `PerRequest`, and where they come from.
 
     Arrays of segments are in the order of `order`: by request, then by time.
@@ -240,7 +240,7 @@ class _Layout(NamedTuple):
     num_steps: IntArray  # per segment
 
 
-def _layout(frames: Frames) -> _Layout:
+def token_layout(frames: Frames) -> TokenLayout:
     """Find the place of every token from requests and segments alone."""
     requests, segments = frames["requests"], frames["segments"]
     counts = np.asarray(requests["num_output_tokens"], dtype=np.int64)
@@ -260,11 +260,11 @@ def _layout(frames: Frames) -> _Layout:
     left = counts - of_request - has_first
     if np.any((left < 0) | (left > 1)):
         raise InvariantError("the segments of a request are not its output tokens")
-    return _Layout(offsets, has_first, left == 1, order, request, before, refilled, num_steps)
+    return TokenLayout(offsets, has_first, left == 1, order, request, before, refilled, num_steps)
 
 
 @dataclass(frozen=True, slots=True)
-class _Lanes:
+class Lanes:
     """Where the decode steps of the lanes are if they stand in a row, one lane after the other.
 
     Attributes
@@ -282,7 +282,7 @@ class _Lanes:
     base: IntArray
 
     @classmethod
-    def of(cls, columns: Columns, num_steps: IntArray) -> _Lanes:
+    def of(cls, columns: Columns, num_steps: IntArray) -> Lanes:
         """Return the lanes of a frame of spans or steps, whose rows stand for `num_steps` steps."""
         num_lanes = 1 + int(np.max(columns["lane"], initial=0))
         number = _lane_numbers(columns, num_lanes)
@@ -336,7 +336,7 @@ def token_times(frames: Frames, step_log: Columns) -> PerRequest:
     InvariantError
         If steps and segments are not of the same run.
     """
-    layout = _layout(frames)
+    layout = token_layout(frames)
     requests, segments = frames["requests"], frames["segments"]
     times = np.empty(layout.offsets[-1])
     times[layout.offsets[:-1][layout.has_first]] = requests["first_token_s"][layout.has_first]
@@ -345,7 +345,7 @@ def token_times(frames: Frames, step_log: Columns) -> PerRequest:
     start_s = np.asarray(segments["start_s"], dtype=np.float64)[layout.order]
     times[place[layout.refilled]] = start_s[layout.refilled]
 
-    lanes = _Lanes.of(step_log, np.ones(len(step_log["end_s"]), np.int64))
+    lanes = Lanes.of(step_log, np.ones(len(step_log["end_s"]), np.int64))
     ends = np.asarray(step_log["end_s"], dtype=np.float64)[lanes.order]
     decodes = layout.num_steps > 0
     source = lanes.first_steps(segments, layout.order[decodes])
@@ -390,7 +390,7 @@ def released_times(frames: Frames, tokens: PerRequest) -> PerRequest:
     holds = ~np.isnan(windows["released_s"])
     released = tokens.values.copy()
     if np.any(holds):
-        layout = _layout(frames)
+        layout = token_layout(frames)
         instance = _instances(frames, layout)
         owner = np.repeat(np.arange(len(tokens)), tokens.counts)
         last_token_s = np.asarray(requests["last_token_s"])[owner]
@@ -418,7 +418,7 @@ def released_times(frames: Frames, tokens: PerRequest) -> PerRequest:
     return PerRequest(tokens.offsets, released)
 
 
-def _instances(frames: Frames, layout: _Layout) -> IntArray:
+def _instances(frames: Frames, layout: TokenLayout) -> IntArray:
     """Return the instance that computed each token."""
     requests, segments = frames["requests"], frames["segments"]
     instance = np.empty(layout.offsets[-1], dtype=np.int64)
@@ -446,9 +446,9 @@ def _window_tokens(frames: Frames, window: int) -> tuple[IntArray, IntArray]:
     The context of a sequence rises by one per step until it reaches the window, so what a segment
     adds is written as a jump, a slope and a jump back: no work per sequence per step.
     """
-    spans, segments, layout = frames["spans"], frames["segments"], _layout(frames)
+    spans, segments, layout = frames["spans"], frames["segments"], token_layout(frames)
     num_steps = np.asarray(spans["num_steps"], dtype=np.int64)
-    lanes = _Lanes.of(spans, num_steps)
+    lanes = Lanes.of(spans, num_steps)
     at = np.zeros(len(num_steps), np.int64)
     at[lanes.order] = np.cumsum(num_steps[lanes.order]) - num_steps[lanes.order]
 

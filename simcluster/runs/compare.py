@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from simcluster.errors import ConfigError
+from simcluster.frames.itl import gaps_of
 from simcluster.frames.metrics import SweepRow, summarise
 from simcluster.frames.schema import Columns
 from simcluster.runs.executor import outcomes
@@ -76,6 +77,7 @@ def summary(scenario: Scenario, result: Result) -> SweepRow:
         seed=result.seed,
         num_gpus=result.num_gpus,
         instances=result.columns["instances"],
+        gaps=gaps_of(result.columns, scenario.environment),
     )
 
 
@@ -130,7 +132,7 @@ def compare(
     check(scenario)
     slo = scenario.environment.slo
     if not slo.has_targets:
-        remedy = "Add slo.ttft_s, slo.tpot_s or slo.e2el_s."
+        remedy = "Add slo.ttft_s, slo.tpot_s, slo.itl_s or slo.e2el_s."
         raise ConfigError("slo", None, "a comparison needs at least one latency target", remedy)
     todo = cells(scenario)
     with contextlib.ExitStack() as stack:

@@ -20,6 +20,7 @@ from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.log import KernelLog
 from simcluster.engine.recorder import Recorder, transfer_columns
 from simcluster.errors import ConfigError, InvariantError
+from simcluster.frames.itl import with_p99
 from simcluster.frames.schema import (
     INSTANCES,
     LINKS,
@@ -344,7 +345,10 @@ def run(
     )
     if workload.slo_class is not None:
         requests["slo_class"] = workload.slo_class[: len(requests["request_id"])]
-    return _result(strategy.name, workload, seed, cluster, recorder, requests, env)
+    result = _result(strategy.name, workload, seed, cluster, recorder, requests, env)
+    if environment.slo.has_target("itl_s"):
+        result.columns["requests"] = with_p99(result.columns, environment, step_time=step_time)
+    return result
 
 
 def _stop(done: simpy.Event) -> None:

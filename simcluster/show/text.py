@@ -17,7 +17,7 @@ from simcluster.config import ClusterConfig, Environment, SloConfig
 from simcluster.errors import DataError
 from simcluster.frames.by_group import pool_summaries
 from simcluster.frames.goodput import representative_rate, strategies
-from simcluster.frames.metrics import cached_block_share
+from simcluster.frames.metrics import STATISTICS, cached_block_share
 from simcluster.frames.schema import CLASS_ATTAINMENT
 from simcluster.runs.folder import Comparison, rows_of
 from simcluster.scenario.scenario import Scenario
@@ -32,7 +32,12 @@ _RATES_PER_BLOCK: Final = 12
 _NAME_WIDTH: Final = 16
 _FEW: Final = 3
 _WIDTH: Final = 100
-_LATENCIES: Final = (("TTFT", "ttft_s", 1.0, "s"), ("TPOT", "tpot_s", MS, "ms"))
+_LATENCIES: Final = (
+    ("TTFT", "ttft_s", 1.0, "s"),
+    ("TPOT", "tpot_s", MS, "ms"),
+    ("ITL", "itl_s", MS, "ms"),
+)
+_END_OF_RATES: Final = {False: "arrival counted", True: "output"}
 _ACCURACY: Final = {
     "measured": "calibrated on measured kernels",
     "fitted": "constants fitted here to published measurements of its kernels",
@@ -53,9 +58,8 @@ def run_text(comparison: Comparison) -> str:
     """Return the table of a single run."""
     scenario = comparison.scenario
     row = comparison.sweep.iloc[0]
-    statistics = ("mean", "p50", "p90", "p99")
     latencies = [
-        [f"{name} ({unit})", *(_number(row[f"{key}_{stat}"] / scale) for stat in statistics)]
+        [f"{name} ({unit})", *(_number(row[f"{key}_{stat}"] / scale) for stat in STATISTICS)]
         for name, key, scale, unit in (*_LATENCIES, ("end to end", "e2el_s", 1.0, "s"))
     ]
     rate = "" if math.isnan(row["rate_rps"]) else f" at {row['rate_rps']:g} requests/s"
@@ -73,6 +77,7 @@ def run_text(comparison: Comparison) -> str:
         ["good requests/s", _number(row["good_rps"])],
         ["finished requests/s", _number(row["throughput_rps"])],
         ["output tokens/s", _number(row["output_tokens_per_s"])],
+        ["time of these rates (s)", _time_of_rates(row)],
     ]
     gpus = f"{row['num_gpus']} GPUs"
     if row["mean_gpus"] != row["num_gpus"]:
@@ -86,6 +91,17 @@ def run_text(comparison: Comparison) -> str:
         *_pools(comparison, scenario),
     ]
     return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
+
+
+def _time_of_rates(row: pd.Series[Any]) -> str:
+    """Return the time that rates are taken over, and what it ends with."""
+    bounds = f"{_number(row['rates_from_s'])} to {_number(row['rates_to_s'])}"
+    return f"{bounds} (last {_END_OF_RATES[_until_output(row)]})"
+
+
+def _until_output(row: pd.Series[Any] | dict[str, Any]) -> bool:
+    """Tell whether the rates of a run are taken until its last output; else to its last arrival."""
+    return bool(row["transient"]) or math.isnan(row["rate_rps"])
 
 
 def _cached(comparison: Comparison) -> list[list[str]]:
@@ -195,6 +211,7 @@ def targets(slo: SloConfig) -> str:
         for name, value, scale, unit in (
             ("TTFT", slo.ttft_s, 1.0, "s"),
             ("TPOT", slo.tpot_s, MS, "ms"),
+            ("P99 of ITL", slo.itl_s, MS, "ms"),
             ("end to end", slo.e2el_s, 1.0, "s"),
         )
         if value is not None
@@ -268,14 +285,31 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
     columns.append(column(["within", "targets", "%"], "slo_attainment"))
     if sweep["cached_token_share"].any():
         columns.append(column(["prompt", "cached", "%"], "cached_token_share"))
-    for name, key, scale, unit in _LATENCIES:
-        columns += [column([name, f"P{p}", unit], f"{key}_p{p}", scale) for p in (50, 90, 99)]
-    table = aligned(list(zip(*columns, strict=True)), heads=3)
+    table = _fitting(
+        columns,
+        [
+            [
+                column([name, f"P{p}", unit], f"{key}_p{p}", scale)
+                for name, key, scale, unit in _LATENCIES
+            ]
+            for p in (50, 90, 99)
+        ],
+    )
     caption = _caption(sweep, slo, rate)
     if any(" of " in cell for cell in gpus):
         where = "at the goodput" if swept else ""
         caption += "\n" + gpus_caption(where, "the most at a time in any run")
     return table + "\n\n" + caption + _class_table(names, at_rate, slo)
+
+
+def _fitting(columns: list[_TextColumn], percentiles: list[list[_TextColumn]]) -> str:
+    """Return the table of `columns` and all latencies; without P90 where it would be too wide."""
+    for chosen in (percentiles, percentiles[::2]):
+        latencies = [column for each in zip(*chosen, strict=True) for column in each]
+        table = aligned(list(zip(*columns, *latencies, strict=True)), heads=3)
+        if max(map(len, table.splitlines())) <= _WIDTH:
+            break
+    return table
 
 
 def _gpus(
@@ -358,7 +392,11 @@ def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:
     if math.isnan(rate):
         own = float(sweep["rate_rps"].iloc[0])
         offered = "closed loop" if math.isnan(own) else f"offered {own:.4g} req/s"
-        return f"Good requests finish within their targets; {offered}.{mean}"
+        ends = {_END_OF_RATES[_until_output(row)] for row in rows_of(sweep)}
+        return (
+            f"Good requests finish within their targets; {offered}.{mean}\n"
+            f"Both rates count what finishes up to the last {' or '.join(sorted(ends))} of a run."
+        )
     return (
         f"Goodput: the highest rate at which {100 * slo.attainment:g} % of the requests meet the "
         f"targets.{mean}\n"
@@ -402,14 +440,9 @@ def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
         if workload.trace is not None and workload.num_requests is None:
             longer = "a longer trace"
         runs = "The run is" if len(sweep) == 1 else f"{short} of {len(sweep)} runs are"
-        by_finish = (
-            " Good requests count by arrival, finished ones by finish, so the former can be more."
-            if len(sweep) == 1
-            else ""
-        )
         notes.append(
             f"{runs} shorter than ten median residence times, so an overload may not show in full; "
-            f"more: {longer}.{by_finish}"
+            f"more: {longer}."
         )
     shown = set(sweep["strategy"])
     for side, what in (
@@ -588,10 +621,8 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
                 "good_rps",
             )
         }
-        for metric in ("ttft_s", "tpot_s", "e2el_s"):
-            plain[metric] = {
-                stat: row[f"{metric}_{stat}"] for stat in ("mean", "p50", "p90", "p99")
-            }
+        for metric in ("ttft_s", "tpot_s", "itl_s", "e2el_s"):
+            plain[metric] = {stat: row[f"{metric}_{stat}"] for stat in STATISTICS}
         rest = {k: v for k, v in row.items() if k not in plain and not k.startswith(tuple(plain))}
         rows.append(_plain({**plain, **rest}))
     environment, run = comparison.scenario.environment, comparison.scenario.run

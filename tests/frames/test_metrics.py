@@ -1,5 +1,6 @@
 """Latencies, targets, windows and levels against values written down by hand and against laws."""
 
+import heapq
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from simcluster.config import RunConfig, SloConfig
 from simcluster.errors import ConfigError
+from simcluster.frames.itl import Gaps
 from simcluster.frames.metrics import (
     attainments,
     binned_average,
@@ -210,7 +212,9 @@ def test_the_window_is_cut_by_arrival_not_by_finish() -> None:
 def summary(columns: Columns, **changes: Any) -> dict[str, Any]:
     """Summarise with everything the test does not care about filled in."""
     settings_: dict[str, Any] = {"slo": ALL_MEET, "run": RunConfig()} | changes
-    return summarise(columns, strategy="s", rate_rps=1.0, seed=7, num_gpus=4, **settings_)
+    labels: dict[str, Any] = {"strategy": "s", "rate_rps": 1.0, "seed": 7, "num_gpus": 4}
+    labels |= {key: settings_.pop(key) for key in labels if key in settings_}
+    return summarise(columns, **labels, **settings_)
 
 
 def test_a_summary_is_one_row_of_the_sweep_frame() -> None:
@@ -227,7 +231,8 @@ def test_counts_and_attainment_are_over_the_arrived() -> None:
     row = summary(HELD_BACK)
     assert (row["num_requests"], row["num_finished"], row["num_rejected"]) == (4, 2, 1)
     assert row["slo_attainment"] == row["ttft_attainment"] == row["tpot_attainment"] == 0.5
-    assert row["good_rps"] == pytest.approx(2 / 6)  # the window ends with the last arrival, at 6
+    assert row["good_rps"] == pytest.approx(2 / 9)  # from the first arrival to the last output
+    assert (row["rates_from_s"], row["rates_to_s"]) == (1.0, 10.0)
 
 
 def test_percentiles_interpolate_between_order_statistics() -> None:
@@ -331,14 +336,111 @@ def test_output_tokens_count_when_they_are_released() -> None:
         [
             {"arrival_s": 0.0, "first_output_s": 0.0, "last_output_s": 10.0},
             {"arrival_s": 1.0, "first_output_s": 4.0, "last_output_s": 4.0},
-            {"arrival_s": 2.0, "first_output_s": 6.0, "last_output_s": 8.0},
-            {"arrival_s": 5.0, "first_output_s": 6.0},
+            {"arrival_s": 4.5, "first_output_s": 4.5, "last_output_s": 5.0},
+            {"arrival_s": 5.0, "first_output_s": 6.0, "last_output_s": 8.0},
         ]
     )
-    assert summary(columns)["output_tokens_per_s"] == pytest.approx((6 + 11) / 5)
-    # from 3 s on: those at 3, 4 and 5 s, two and no more than two gaps of them
-    later = summary(columns, run=RunConfig(warmup_s=3.0))
-    assert later["output_tokens_per_s"] == pytest.approx((2 + 11) / 2)
+    # the last one is not counted: rates end with the last output of those that are, at 5 s
+    row = summary(columns, run=RunConfig(warmup_s=1.0, cooldown_s=0.5))
+    # of the first one those at 2, 3, 4 and 5 s: four gaps from 1 s on
+    assert row["output_tokens_per_s"] == pytest.approx((4 + 11 + 11) / 4)
+
+
+def closed_loop(residence_s: list[float], num_users: int) -> Columns:
+    """Requests of users who ask again when answered, each with its own residence time."""
+    free = [0.0] * num_users
+    rows = []
+    for residence in residence_s:
+        arrival = heapq.heappop(free)
+        heapq.heappush(free, arrival + residence)
+        rows.append(
+            {
+                "arrival_s": arrival,
+                "first_output_s": arrival + residence / 2,
+                "last_output_s": arrival + residence,
+            }
+        )
+    return requests(rows)
+
+
+@pytest.mark.parametrize(("num_users", "num"), [(32, 64), (32, 960), (1, 5), (7, 7)])
+def test_a_closed_loop_serves_users_over_latency(num_users: int, num: int) -> None:
+    """Little's law: 32 users and 1.327 s are 24.1 requests/s, however few requests there are."""
+    columns = closed_loop([1.327] * num, num_users)
+    row = summary(columns, rate_rps=NAN)
+    assert row["throughput_rps"] == pytest.approx(num_users / 1.327)
+    assert row["good_rps"] == row["throughput_rps"]
+    assert row["output_tokens_per_s"] == pytest.approx(11 * num_users / 1.327)
+    later = summary(columns, rate_rps=NAN, run=RunConfig(warmup_s=1.327 * (num // num_users // 4)))
+    assert later["throughput_rps"] == pytest.approx(num_users / 1.327)
+
+
+@given(
+    residence_s=st.lists(st.floats(0.125, 8.0), min_size=1, max_size=40),
+    num_users=st.integers(1, 50),
+)
+def test_no_closed_loop_serves_more_than_littles_law_allows(
+    residence_s: list[float], num_users: int
+) -> None:
+    """Requests/s x mean latency is the mean number in the system, never more than the users."""
+    row = summary(closed_loop(residence_s, num_users), rate_rps=NAN)
+    in_system = row["throughput_rps"] * row["e2el_s_mean"]
+    assert in_system <= num_users * (1 + 1e-12)
+    assert in_system == pytest.approx(sum(residence_s) / row["rates_to_s"])
+    assert row["good_rps"] == row["throughput_rps"]
+
+
+@pytest.mark.parametrize("length_s", [0.0, 1e-7, 0.5, 5.0])
+def test_a_burst_is_measured_over_the_work_not_the_arrivals(length_s: float) -> None:
+    """96 requests within a short time, one server of 48 requests/s: not 1e9, and not 0."""
+    arrival_s = np.linspace(0.0, length_s, 96)
+    ends_s: list[float] = []
+    for arrival in arrival_s:
+        ends_s.append(max(float(arrival), ends_s[-1] if ends_s else 0.0) + 1 / 48)
+    columns = requests(
+        [
+            {"arrival_s": a, "first_output_s": e, "last_output_s": e, "output_len": 1}
+            for a, e in zip(arrival_s, ends_s, strict=True)
+        ]
+    )
+    row = summary(columns, rate_rps=1e9)
+    # A long run ends with its last arrival: there the 96th is not yet served.
+    served = 96 if length_s < 2 else 95
+    assert row["throughput_rps"] == row["good_rps"] == served / row["rates_to_s"]
+    assert row["throughput_rps"] == pytest.approx(48 if length_s < 2 else 96 / length_s, rel=0.02)
+
+
+def test_a_clock_that_is_stopped_ends_the_time_of_the_rates() -> None:
+    """One of two users was answered once in ten seconds, the other not at all."""
+    columns = requests(
+        [{"arrival_s": 0.0, "first_output_s": 1.0, "last_output_s": 4.0}]
+        + [{"arrival_s": t} for t in (0.0, 4.0)]
+    )
+    row = summary(columns, rate_rps=NAN, run=RunConfig(max_time_s=10.0))
+    assert row["throughput_rps"] == pytest.approx(1 / 10)
+
+
+@given(
+    gaps_s=st.lists(st.floats(0.0, 3.0), min_size=1, max_size=60),
+    residence_s=st.floats(0.01, 5.0),
+    target_s=st.floats(0.01, 5.0),
+)
+def test_good_requests_are_some_of_the_finished(
+    gaps_s: list[float], residence_s: float, target_s: float
+) -> None:
+    """Both are counted over the same time and by the same event, in long runs and short ones."""
+    arrival_s = np.cumsum(gaps_s)
+    columns = requests(
+        [
+            {"arrival_s": t, "first_output_s": t + residence_s, "last_output_s": t + residence_s}
+            for t in arrival_s
+        ]
+    )
+    row = summary(columns, slo=SloConfig(ttft_s=target_s))
+    assert row["rates_from_s"] < row["rates_to_s"]
+    expected = row["throughput_rps"] if residence_s <= target_s else 0.0
+    # A latency equal to its target is met or not by the rounding of arrival + residence.
+    assert abs(residence_s - target_s) < 1e-9 or row["good_rps"] == expected
 
 
 def test_a_window_shorter_than_ten_residence_times_is_transient() -> None:
@@ -400,8 +502,13 @@ def test_all_times_doubled_double_every_latency_and_halve_every_rate() -> None:
     )
     slower = columns | {name: 2 * columns[name] for name in TIMES}
     slo = SloConfig(ttft_s=1.0, tpot_s=0.1)
-    row = summary(columns, slo=slo, run=RunConfig(warmup_s=5.0))
-    double = summary(slower, slo=SloConfig(ttft_s=2.0, tpot_s=0.2), run=RunConfig(warmup_s=10.0))
+    none = np.empty(0, np.int64)
+    gaps = Gaps(np.empty(0), none, none, none, rng.exponential(1.0, 200), np.arange(200))
+    longer = replace(gaps, single_s=2 * gaps.single_s)
+    row = summary(columns, slo=slo, run=RunConfig(warmup_s=5.0), gaps=gaps)
+    double = summary(
+        slower, slo=SloConfig(ttft_s=2.0, tpot_s=0.2), run=RunConfig(warmup_s=10.0), gaps=longer
+    )
     for name, value in row.items():
         if SWEEP[name].unit == "s":
             assert double[name] == 2 * value, name

@@ -40,8 +40,8 @@ def explain(strategy: Strategy, bound: Bound, crossing: Crossing | None) -> tupl
     -----
     Judged by the run just beyond the goodput. Full KV blocks: memory. A link that carries less
     than GPUs do: link. Else the target that more requests miss: the TTFT waits for prefills; the
-    TPOT for decode steps, or for the CPU where it takes over half of a step. What was not run is
-    judged by its bound alone.
+    TPOT and the ITL for decode steps, or for the CPU where it takes over half of a step. What was
+    not run is judged by its bound alone.
     """
     if crossing is None:
         return explain_bound(bound)
@@ -57,12 +57,15 @@ def explain(strategy: Strategy, bound: Bound, crossing: Crossing | None) -> tupl
         )
     if bound.link_rps <= min(bound.prefill_rps, bound.decode_rps):
         return "link", f"links carry the KV cache of {bound.link_rps:.3g} requests/s"
-    if beyond.ttft_attainment <= beyond.tpot_attainment:
+    share, latency = beyond.tpot_attainment, "TPOT"
+    if beyond.itl_attainment < share:
+        share, latency = beyond.itl_attainment, "ITL"
+    if beyond.ttft_attainment <= share:
         return "prefill", (
             f"TTFT: {1 - beyond.ttft_attainment:.0%} late at {beyond.rate_rps:.3g} requests/s; "
             f"prefills alone carry {bound.prefill_rps:.3g}"
         )
-    late = f"TPOT: {1 - beyond.tpot_attainment:.0%} late at {beyond.rate_rps:.3g} requests/s"
+    late = f"{latency}: {1 - share:.0%} late at {beyond.rate_rps:.3g} requests/s"
     if bound.dispatch_share > 0.5:
         return "dispatch", f"{late}; the CPU takes {bound.dispatch_share:.0%} of a decode step"
     splits = isinstance(strategy, SchedulerSettings) and strategy.splits_prompts

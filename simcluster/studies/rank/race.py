@@ -35,7 +35,7 @@ class Probe:
     ----------
     rate_rps : float
         Offered rate (requests/s).
-    attainment, ttft_attainment, tpot_attainment : float
+    attainment, ttft_attainment, tpot_attainment, itl_attainment : float
         Shares of the counted requests within all targets, and within each, 0 to 1.
     ttft_s, tpot_s : float
         Latencies that the wanted share of the finished requests gets (s); NaN if none has any.
@@ -59,6 +59,7 @@ class Probe:
     peak_kv_usage: float
     num_preemptions: int
     mean_gpus: float = math.nan
+    itl_attainment: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +170,7 @@ def _seen(scenario: Scenario, result: Result, rate_rps: float) -> Probe:
         peak_kv_usage=float(instances["peak_kv_usage"][decodes].max()),
         num_preemptions=int(instances["num_preemptions"].sum()),
         mean_gpus=mean_gpus(instances, WARMUP * end_s, end_s),
+        itl_attainment=met["itl"],
     )
 
 

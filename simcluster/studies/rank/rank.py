@@ -79,6 +79,9 @@ def rank(
     if table.mode == "bestserve" and environment.slo.classes:
         rule = "BestServe's estimator knows one set of targets, the workload has classes"
         raise ConfigError("rank.mode", table.mode, rule, 'Use rank.mode = "simulate".')
+    if table.mode == "bestserve" and environment.slo.itl_s is not None:
+        rule = "BestServe's estimator does not know the gaps between tokens (slo.itl_s)"
+        raise ConfigError("rank.mode", table.mode, rule, 'Use rank.mode = "simulate".')
     found = space(table, environment)
     strategies = {**found.strategies, **{s.name: s for s in scenario.strategies}}
     if not strategies:

@@ -526,6 +526,14 @@ def test_reasons_follow_from_the_run_beyond_the_goodput(
     assert words
 
 
+def test_a_candidate_that_misses_its_itl_target_is_said_to() -> None:
+    """And not to be slow on average, which it is not."""
+    seen = probe_of(ttft_attainment=0.95, tpot_attainment=1.0, itl_attainment=0.8)
+    reason, words = explain(NoDG(name="a"), BOUND, seen)
+    assert reason == "decode"
+    assert words.startswith("ITL: 20% late at 10 requests/s; prefills interrupt decoding")
+
+
 SLOW_CPU = {"engine.profile": "eager", "engine.issue_s": 1e-3}
 
 
