@@ -29,7 +29,7 @@ from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.strategies.scaling import MitosisSettings, ThresholdSettings
 from simcluster.studies import bestserve
 from simcluster.studies.goodput import Cell, find, runs, simulate_cell, tables
-from simcluster.studies.goodput.search import Settings
+from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.rank import finals, race, report, rounds, screen
 from simcluster.studies.rank.rank import rank
 from simcluster.testing.outcomes import outcome_of_odds
@@ -323,14 +323,15 @@ def test_candidates_are_measured_against_what_is_carried_per_gpu_held(
     def cross(scenario: Scenario, *, uninteresting_rps: float, **_: Any) -> race.Crossing:
         (strategy,) = scenario.strategies
         dull[strategy.name] = uninteresting_rps
-        seen = race.Probe(
+        seen = race.RaceRun(
             rate_rps=10.0,
+            num_requests=1,
             attainment=0.95,
             ttft_attainment=0.95,
             tpot_attainment=1.0,
             ttft_s=0.1,
             tpot_s=0.01,
-            stay_s=1.0,
+            residence_s=1.0,
             peak_kv_usage=0.1,
             num_preemptions=0,
             mean_gpus=1.0 if strategy.name == "auto" else 6.0,

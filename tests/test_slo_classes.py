@@ -25,8 +25,7 @@ from simcluster.rng import stream
 from simcluster.runs.simulate import run
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG
-from simcluster.studies.goodput import runs
-from simcluster.studies.goodput.search import Outcome, Verdict
+from simcluster.studies.goodput import Outcome, Verdict, runs
 from simcluster.studies.rank import race
 from simcluster.testing import specs
 from simcluster.testing.refusals import refused

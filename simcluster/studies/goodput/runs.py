@@ -28,15 +28,9 @@ from simcluster.strategies.base import dry_run
 from simcluster.studies.goodput import arguments
 from simcluster.studies.goodput.estimate import Compared
 from simcluster.studies.goodput.pairs import compare_all
-from simcluster.studies.goodput.search import (
-    Located,
-    Outcome,
-    Search,
-    Settings,
-    Verdict,
-    Wanted,
-    search,
-)
+from simcluster.studies.goodput.probe import Outcome, Wanted
+from simcluster.studies.goodput.rules import Settings
+from simcluster.studies.goodput.search import Located, Search, Verdict, search
 from simcluster.workload import WorkloadSettings, build
 from simcluster.workload.base import EndlessArrivals
 from simcluster.workload.build import fit

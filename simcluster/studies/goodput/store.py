@@ -26,8 +26,8 @@ from simcluster.errors import DataError
 from simcluster.runs import output, recorded
 from simcluster.scenario import arguments
 from simcluster.scenario.scenario import Scenario
+from simcluster.studies.goodput.probe import Outcome
 from simcluster.studies.goodput.runs import Cell, simulate_cells
-from simcluster.studies.goodput.search import Outcome
 
 FILES: Final = ("goodput.json", "probes.csv", "scenario.toml")
 """Beside the runs."""

@@ -8,6 +8,7 @@ Talwalkar, AISTATS 2016). All use the same draws, so that what differs is the ca
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,30 +17,35 @@ import numpy as np
 from simcluster.frames.metrics import attainments, mean_gpus, request_metrics, window
 from simcluster.runs.simulate import Result, run
 from simcluster.scenario.scenario import Scenario
+from simcluster.studies.goodput.locate import Bracket, locate
+from simcluster.studies.goodput.rules import Walk
 from simcluster.units import FloatArray
 from simcluster.workload import build
 
 WARMUP: Final = 0.1
 """Share of the arrival time that is not counted."""
-_STEP: Final = 1.35
+WALK: Final = Walk(step=1.35, far=3.0, growth=1.2, margin=0.15)
+"""How a search that knows little goes from rate to rate."""
 _NEAR: Final = 1.1
-_MOST_PROBES: Final = 9
-_HOPELESS: Final = 1e-3
+_MOST_RUNS: Final = 9
+_LOWEST: Final = 1e-3  # of the first guess: below it the targets are missed at any rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class RaceRun:
     """One run of a candidate.
 
     Attributes
     ----------
     rate_rps : float
         Offered rate (requests/s).
+    num_requests : int
+        Requests that arrived.
     attainment, ttft_attainment, tpot_attainment, itl_attainment : float
         Shares of the counted requests within all targets, and within each, 0 to 1.
     ttft_s, tpot_s : float
         Latencies that the wanted share of the finished requests gets (s); NaN if none has any.
-    stay_s : float
+    residence_s : float
         Mean time in the system of the finished requests (s); NaN if none has finished.
     peak_kv_usage : float
         Largest share of KV blocks in use in any instance that decodes, 0 to 1.
@@ -50,16 +56,22 @@ class Probe:
     """
 
     rate_rps: float
+    num_requests: int
     attainment: float
     ttft_attainment: float
     tpot_attainment: float
     ttft_s: float
     tpot_s: float
-    stay_s: float
+    residence_s: float
     peak_kv_usage: float
     num_preemptions: int
     mean_gpus: float = math.nan
     itl_attainment: float = 1.0
+
+    @property
+    def log_odds(self) -> float:
+        """Log odds of the attainment."""
+        return log_odds(self.attainment, self.num_requests)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +86,7 @@ class Crossing:
         Interpolated (requests/s); 0 if the targets are missed at any rate.
     low_rps, high_rps : float
         Highest rate seen to reach the target and lowest seen to miss it (requests/s).
-    probes : tuple of Probe
+    probes : tuple of RaceRun
         The runs, in the order they were made.
     num_requests : int
         Requests of all runs.
@@ -84,7 +96,7 @@ class Crossing:
     goodput_rps: float
     low_rps: float
     high_rps: float
-    probes: tuple[Probe, ...]
+    probes: tuple[RaceRun, ...]
     num_requests: int
 
     @property
@@ -93,13 +105,8 @@ class Crossing:
 
         NaN where no run missed the target, or none reached it, or attainment did not fall.
         """
-        ends = [p for p in self.probes if p.rate_rps in (self.low_rps, self.high_rps)]
-        if len(ends) < 2:
-            return math.nan
-        per_run = self.num_requests // len(self.probes)
-        odds = {p.rate_rps: _log_odds(p.attainment, per_run) for p in ends}
-        fall = odds[self.low_rps] - odds[self.high_rps]
-        return fall / math.log(self.high_rps / self.low_rps) if fall > 0 else math.nan
+        by_rate = {p.rate_rps: p for p in self.probes}
+        return Bracket(by_rate.get(self.low_rps), by_rate.get(self.high_rps)).slope
 
     @property
     def mean_gpus(self) -> float:
@@ -108,13 +115,13 @@ class Crossing:
         return reached[0] if reached else math.nan
 
     @property
-    def beyond(self) -> Probe | None:
+    def beyond(self) -> RaceRun | None:
         """The run at the lowest rate that missed the target."""
         missed = [p for p in self.probes if p.rate_rps == self.high_rps]
         return missed[0] if missed else None
 
 
-def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> Probe:
+def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> RaceRun:
     """Simulate the one strategy of `scenario` at a rate.
 
     The clock stops when every request that has not finished has missed its targets.
@@ -140,7 +147,7 @@ def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> 
     return _seen(scenario, result, rate_rps)
 
 
-def _seen(scenario: Scenario, result: Result, rate_rps: float) -> Probe:
+def _seen(scenario: Scenario, result: Result, rate_rps: float) -> RaceRun:
     slo = scenario.environment.slo
     requests, instances = result.columns["requests"], result.columns["instances"]
     end_s = float(requests["arrival_s"][-1])
@@ -157,16 +164,16 @@ def _seen(scenario: Scenario, result: Result, rate_rps: float) -> Probe:
         values = finished(name)
         return float(np.quantile(values, slo.attainment)) if values.size else math.nan
 
-    stays = finished("e2el_s")
-
-    return Probe(
+    residences = finished("e2el_s")
+    return RaceRun(
         rate_rps=rate_rps,
+        num_requests=len(requests["arrival_s"]),
         attainment=met["slo"],
         ttft_attainment=met["ttft"],
         tpot_attainment=met["tpot"],
         ttft_s=level("ttft_s"),
         tpot_s=level("tpot_s"),
-        stay_s=float(stays.mean()) if stays.size else math.nan,
+        residence_s=float(residences.mean()) if residences.size else math.nan,
         peak_kv_usage=float(instances["peak_kv_usage"][decodes].max()),
         num_preemptions=int(instances["num_preemptions"].sum()),
         mean_gpus=mean_gpus(instances, WARMUP * end_s, end_s),
@@ -180,7 +187,7 @@ def cross(
     guess_rps: float,
     seed: int,
     num_requests: int,
-    step: float = _STEP,
+    step: float = WALK.step,
     near: float = _NEAR,
     uninteresting_rps: float = 0.0,
 ) -> Crossing:
@@ -207,53 +214,40 @@ def cross(
     On one draw the attainment is a function of the rate, nearly monotone. Its log odds are taken
     as straight in the logarithm of the rate, between the closest two rates around the target.
     """
-    target = _log_odds(scenario.environment.slo.attainment, num_requests)
-    probes: list[Probe] = []
-    low: Probe | None = None
-    high: Probe | None = None
-    rate = guess_rps
-    while len(probes) < _MOST_PROBES:
-        probes.append(seen := probe(scenario, rate, seed, num_requests))
-        if _log_odds(seen.attainment, num_requests) >= target:
-            low = seen
-        else:
-            high = seen
-        if high is None:
-            rate *= step
-        elif low is None:
-            if rate < _HOPELESS * guess_rps:
-                break
-            far = _log_odds(high.attainment, num_requests) < target - 3.0
-            rate /= step**2 if far else step
-            step *= 1.2
-        else:
-            if high.rate_rps / low.rate_rps <= near or high.rate_rps <= uninteresting_rps:
-                break
-            rate = _between(low, high, target, num_requests, margin=0.15)
-    if low is None or high is None:
-        value = 0.0 if low is None else low.rate_rps
-    else:
-        value = _between(low, high, target, num_requests, margin=0.0)
+    target = log_odds(scenario.environment.slo.attainment, num_requests)
+    probes: list[RaceRun] = []
+
+    def look(rate_rps: float) -> Generator[float, RaceRun, RaceRun]:
+        probes.append((yield rate_rps))
+        return probes[-1]
+
+    def ends(known: Bracket[RaceRun]) -> bool:
+        if len(probes) >= _MOST_RUNS:
+            return True
+        if known.low is None or known.high is None:
+            return known.high is not None and known.high.rate_rps < _LOWEST * guess_rps
+        ratio = known.high.rate_rps / known.low.rate_rps
+        return ratio <= near or known.high.rate_rps <= uninteresting_rps
+
+    going = locate(guess_rps, target, look, ends, replace(WALK, step=step))
+    try:
+        rate = next(going)
+        while True:
+            rate = going.send(probe(scenario, rate, seed, num_requests))
+    except StopIteration as end:
+        found: Bracket[RaceRun] = end.value
+    low_rps = found.low.rate_rps if found.low else 0.0
     return Crossing(
         name=scenario.strategies[0].name,
-        goodput_rps=value,
-        low_rps=low.rate_rps if low else 0.0,
-        high_rps=high.rate_rps if high else math.inf,
+        goodput_rps=found.crossing_rps(target) if found.is_closed else low_rps,
+        low_rps=low_rps,
+        high_rps=found.high.rate_rps if found.high else math.inf,
         probes=tuple(probes),
         num_requests=num_requests * len(probes),
     )
 
 
-def _log_odds(share: float, num_requests: int) -> float:
+def log_odds(share: float, num_requests: int) -> float:
     """Log odds of `share`, kept finite as by half a request more that met and that missed."""
     met, missed = share * num_requests + 0.5, (1 - share) * num_requests + 0.5
     return math.log(met / missed)
-
-
-def _between(low: Probe, high: Probe, target: float, num_requests: int, *, margin: float) -> float:
-    """Rate between two where a straight line crosses `target`, off the ends by `margin`."""
-    above = _log_odds(low.attainment, num_requests)
-    below = _log_odds(high.attainment, num_requests)
-    share = (above - target) / (above - below) if above > below else 0.5
-    share = min(max(share, margin), 1 - margin)
-    return low.rate_rps * math.exp(share * math.log(high.rate_rps / low.rate_rps))

@@ -14,12 +14,13 @@ import numpy as np
 from simcluster.errors import DataError
 from simcluster.runs.executor import outcomes
 from simcluster.scenario.scenario import Scenario
-from simcluster.studies.goodput import Interval, Located, student
+from simcluster.studies.goodput import Interval, Located
+from simcluster.studies.goodput.estimate import t_quantile
+from simcluster.studies.goodput.rules import RULES
 from simcluster.studies.goodput.runs import WARMUP as FINAL_WARMUP
-from simcluster.studies.goodput.search import RESIDENCES
 from simcluster.studies.rank.explain import explain, family
 from simcluster.studies.rank.finals import LONGEST, Finals, settle
-from simcluster.studies.rank.race import WARMUP, Crossing, Probe, cross, probe
+from simcluster.studies.rank.race import WARMUP, Crossing, RaceRun, cross, probe
 from simcluster.studies.rank.ranking import Candidate, Stage
 from simcluster.studies.rank.screen import Bound
 
@@ -27,7 +28,7 @@ Progress = Callable[[int, int, float], None]
 """Called with the number of candidates done in a round, of all, and the share of the work."""
 
 FIRST, SECOND, THIRD = 4.0, 10.0, 16.0
-"""Length of a run in the rounds, in TTFT targets or half stays, the longer of both."""
+"""Length of a run in the rounds, in TTFT targets or half residence times, the longer of both."""
 REPLICATIONS: Final = 3
 """Draws of requests in the third round."""
 _LEAST_REQUESTS: Final = 200
@@ -228,25 +229,25 @@ class Rounds:
         if name not in self._sound():
             return self._bounds[name].total_rps
         slopes = [c.slope for c in own if math.isfinite(c.slope)]
-        stays = [p.stay_s for c in own for p in c.probes if p.rate_rps == c.low_rps]
-        stays = [stay_s for stay_s in stays if math.isfinite(stay_s)]
+        known = [p.residence_s for c in own for p in c.probes if p.rate_rps == c.low_rps]
+        known = [residence_s for residence_s in known if math.isfinite(residence_s)]
         rate = math.exp(self._mean_log(name))
-        stay_s = sum(stays) / len(stays) if stays else self._bounds[name].stay_s
+        residence_s = sum(known) / len(known) if known else self._bounds[name].residence_s
         return Located(
             rate_rps=rate,
             slope=sum(slopes) / len(slopes) if slopes else _SLOPE,
-            num_requests=math.ceil(min(rate * RESIDENCES * stay_s, LONGEST)),
+            num_requests=math.ceil(min(rate * RULES.residences * residence_s, LONGEST)),
         )
 
     def _own_interval(self, name: str) -> Interval:
         """Return the goodput of a candidate by the third round alone."""
         logs = [math.log(c.goodput_rps) for c in self._third[name]]
         error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
-        half = student.quantile(0.975, len(logs) - 1) * error + _BIAS[2]
+        half = t_quantile(0.975, len(logs) - 1) * error + _BIAS[2]
         value = math.exp(self._mean_log(name))
         return Interval(value=value, low=value * _exp(-half), high=value * _exp(half))
 
-    def latencies(self, names: Sequence[str], rate_rps: float) -> dict[str, Probe]:
+    def latencies(self, names: Sequence[str], rate_rps: float) -> dict[str, RaceRun]:
         """Return the run of each candidate at a rate that all of them carry."""
         jobs = [
             (self._light[name], rate_rps, self._seed(0), self._length(name, rate_rps, FIRST))
@@ -278,7 +279,7 @@ class Rounds:
         """
         slo, bound = self._scenario.environment.slo.strictest(), self._bounds[name]
         target_s = max(slo.ttft_s or 0.0, slo.e2el_s or 0.0)
-        long_s = times * max(target_s, bound.stay_s / 2)
+        long_s = times * max(target_s, bound.residence_s / 2)
         rate_rps = min(rate_rps, bound.total_rps)
         ramp = min((bound.ramp_s or 0.0) / WARMUP * rate_rps, LONGEST)
         return max(_LEAST_REQUESTS, math.ceil(max(long_s * rate_rps, ramp)))
@@ -323,7 +324,7 @@ class Rounds:
         """
         spread, degrees = self._spread()
         level = 1 - 0.025 / max(1, len(self._third) - 1)
-        return student.quantile(level, degrees) * spread * math.sqrt(2 / REPLICATIONS)
+        return t_quantile(level, degrees) * spread * math.sqrt(2 / REPLICATIONS)
 
     def standings(self, final: Finals) -> list[Candidate]:
         """Return all candidates, the best first.
@@ -372,7 +373,7 @@ class Rounds:
         if name not in self._sound():
             return Interval(value=0.0, low=0.0, high=self._bounds[name].total_rps)
         spread, degrees = self._spread()
-        wide = student.quantile(0.975, degrees) * spread * math.sqrt(2 / REPLICATIONS)
+        wide = t_quantile(0.975, degrees) * spread * math.sqrt(2 / REPLICATIONS)
         half = math.hypot(math.log(own.high / own.value), wide) + _BIAS[2]
         value = own.value * math.exp(self._mean_log(name) - self._mean_log(winner))
         return Interval(value=value, low=value * _exp(-half), high=value * _exp(half))
@@ -382,7 +383,7 @@ class Rounds:
         last = self._second if name in self._second else self._first
         length, bias = (SECOND, _BIAS[1]) if last is self._second else (FIRST, _BIAS[0])
         spread, degrees = self._spread()
-        wide = student.quantile(0.975, degrees) * spread * math.sqrt(2 * THIRD / length)
+        wide = t_quantile(0.975, degrees) * spread * math.sqrt(2 * THIRD / length)
         half = math.hypot(math.log(own.high / own.value), wide) + bias
         scale = own.value / self._value(last[winner])
         value, most = scale * self._value(last[name]), self._bounds[name].total_rps
@@ -448,5 +449,7 @@ def _cross_again(scenario: Scenario, guess_rps: float, seed: int, num_requests: 
     )
 
 
-def _probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> tuple[str, Probe]:
+def _probe(
+    scenario: Scenario, rate_rps: float, seed: int, num_requests: int
+) -> tuple[str, RaceRun]:
     return scenario.strategies[0].name, probe(scenario, rate_rps, seed, num_requests)

@@ -89,8 +89,8 @@ class Bound:
         Share of the requests within the targets when they are alone, 0 to 1.
     alone_ttft_s, alone_tpot_s : float
         Latencies that the wanted share of requests gets when alone (s).
-    stay_s : float
-        Mean stay of a request that never waits, in that batch (s).
+    residence_s : float
+        Mean residence time of a request that never waits, in that batch (s).
     num_gpus : int
         GPUs it takes; where instances come and go, those of the most in service.
     ramp_s : float or None
@@ -107,7 +107,7 @@ class Bound:
     alone_share: float
     alone_ttft_s: float
     alone_tpot_s: float
-    stay_s: float
+    residence_s: float
     num_gpus: int
     ramp_s: float | None = None
 
@@ -181,7 +181,7 @@ class Screen:
             alone_share=float(alone.mean()),
             alone_ttft_s=float(np.quantile(prefills, slo.attainment)),
             alone_tpot_s=tpot_s,
-            stay_s=float(prefills.mean()) + decode_s * batch,
+            residence_s=float(prefills.mean()) + decode_s * batch,
             num_gpus=cluster.most_gpus,
             ramp_s=max((scaled.ramp_s for scaled in cluster.scaled), default=None),
         )

@@ -23,7 +23,7 @@ from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.studies.goodput import Interval
 from simcluster.studies.rank import finals, race, report, rounds, screen
 from simcluster.studies.rank.explain import explain
-from simcluster.studies.rank.race import Crossing, Probe, cross
+from simcluster.studies.rank.race import Crossing, RaceRun, cross
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 from simcluster.studies.space import shapes, space
@@ -212,17 +212,18 @@ def test_no_run_carries_more_than_its_bound(strategy: Any) -> None:
 def logistic(goodput: float, steepness: float) -> Any:
     """Return a stand-in for `race.probe` whose attainment is 90 % at `goodput`."""
 
-    def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> Probe:
+    def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> RaceRun:
         odds = 9.0 * (goodput / rate_rps) ** steepness
         share = round(num_requests * odds / (1 + odds)) / num_requests
-        return Probe(
+        return RaceRun(
             rate_rps=rate_rps,
+            num_requests=num_requests,
             attainment=share,
             ttft_attainment=share,
             tpot_attainment=1.0,
             ttft_s=1.0,
             tpot_s=0.1,
-            stay_s=5.0,
+            residence_s=5.0,
             peak_kv_usage=0.5,
             num_preemptions=0,
         )
@@ -314,7 +315,7 @@ BOUND = screen.Bound(
     alone_share=1.0,
     alone_ttft_s=0.1,
     alone_tpot_s=0.01,
-    stay_s=5.0,
+    residence_s=5.0,
     num_gpus=4,
 )
 
@@ -490,16 +491,17 @@ def probe_of(**changes: Any) -> Crossing:
     """Return a crossing whose run beyond the goodput is this."""
     base: dict[str, Any] = {
         "rate_rps": 10.0,
+        "num_requests": 1000,
         "attainment": 0.8,
         "ttft_attainment": 0.95,
         "tpot_attainment": 0.8,
         "ttft_s": 1.0,
         "tpot_s": 0.1,
-        "stay_s": 5.0,
+        "residence_s": 5.0,
         "peak_kv_usage": 0.5,
         "num_preemptions": 0,
     }
-    seen = Probe(**{**base, **changes})
+    seen = RaceRun(**{**base, **changes})
     return Crossing(
         name="a", goodput_rps=9.0, low_rps=8.0, high_rps=10.0, probes=(seen,), num_requests=1
     )
