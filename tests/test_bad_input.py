@@ -567,9 +567,10 @@ def test_requests_that_are_all_too_long_are_explained(scenario: Path) -> None:
 
 def test_an_error_of_a_worker_comes_back_as_one_line(scenario: Path) -> None:
     """Exceptions cross from one process to another by pickle, key, value, rule and remedy too."""
-    error = ConfigError("a.b", 3, "a rule", "A remedy.")
+    error = ConfigError("a.b", 3, "a rule", "A remedy.", missing_bytes=1e9)
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.key, again.value) == (str(error), "a.b", 3)
+    assert again.missing_bytes == 1e9
     arguments = ["--set", 'workload.arrivals={kind="closed-loop",concurrency=10}', "--jobs", "2"]
     refused(call("compare", scenario, *arguments), "workload.rate_rps", "closed loop")
 

@@ -260,18 +260,6 @@ def plot_tpot_ecdf(
     return axes
 
 
-def plot_e2el_ecdf(
-    requests: Frame,
-    *,
-    target_s: float | None = None,
-    ax: Axes | None = None,
-    **line_kwargs: Any,
-) -> Axes:
-    """Draw the share of requests whose end-to-end latency is at most x; as `plot_ttft_ecdf`."""
-    values = _latency(requests, "e2el_s", "user")
-    return _plot_ecdf(values, ax, target_s, "End-to-end latency", "s", **line_kwargs)
-
-
 def plot_attainment(
     sweep: Frame,
     target: float,

@@ -28,7 +28,6 @@ from simcluster.show.plot import (
     overlay,
     palette,
     plot_attainment,
-    plot_e2el_ecdf,
     plot_goodput_bars,
     plot_kv_usage_by_pool,
     plot_kv_usage_over_time,
@@ -148,12 +147,6 @@ CASES: dict[str, tuple[Callable[..., Axes], dict[str, Columns], str, str]] = {
         {"requests": make_requests(3.0)},
         "Time per output token (ms)",
         "Share of arrived requests (≥ 2 tokens)",
-    ),
-    "e2el": (
-        plot_e2el_ecdf,
-        {"requests": make_requests(3.0)},
-        "End-to-end latency (s)",
-        "Share of arrived requests",
     ),
     "attainment": (
         lambda sweep, **k: plot_attainment(sweep, 0.9, **k),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,8 +160,7 @@ def candidates(scenario: Scenario, table: CooptimizeTable) -> list[Unit]:
                         except ConfigError as error:
                             refused.append(error)
         if len(found) == before:
-            missing = [e for e in refused if "missing" in e.rule] or refused
-            closest = min(missing, key=_gb_missing)
+            closest = min(refused, key=lambda e: e.missing_bytes or math.inf)
             raise ConfigError(
                 "cooptimize.models",
                 model,
@@ -169,11 +168,6 @@ def candidates(scenario: Scenario, table: CooptimizeTable) -> list[Unit]:
                 "Add GPUs with more memory, or allow larger tp_sizes or pp_sizes.",
             )
     return found
-
-
-def _gb_missing(error: ConfigError) -> float:
-    found = re.search(r"([\d.]+) GB per GPU are missing", error.rule)
-    return float(found[1]) if found else np.inf
 
 
 def _placed(environment: Environment, unit: Unit, count: int) -> None:
