@@ -29,7 +29,7 @@ from simcluster.show.plot import (
     palette,
     plot_attainment,
     plot_goodput_bars,
-    plot_kv_usage_by_pool,
+    plot_kv_usage_by_role,
     plot_kv_usage_over_time,
     plot_queue_over_time,
     plot_tpot_ecdf,
@@ -174,7 +174,7 @@ CASES: dict[str, tuple[Callable[..., Axes], dict[str, Columns], str, str]] = {
     ),
     "kv_usage": (plot_kv_usage_over_time, {"spans": make_spans()}, "Time (s)", "KV blocks in use"),
     "kv_usage_by_pool": (
-        plot_kv_usage_by_pool,
+        plot_kv_usage_by_role,
         {"spans": make_spans(), "instances": make_instances(("prefill", "decode"))},
         "Time (s)",
         "KV blocks in use",

@@ -15,7 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from simcluster.errors import ConfigError, DataError
-from simcluster.frames.metrics import mean_gpus, members_of, met_targets, request_metrics, window
+from simcluster.frames.metrics import (
+    mean_gpus,
+    measured_window,
+    members_of,
+    met_targets,
+    request_metrics,
+)
 from simcluster.frames.schema import Columns
 from simcluster.rng import stream
 from simcluster.roofline.base import StepShape
@@ -346,7 +352,7 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     slo = scenario.environment.slo
     arrival = np.asarray(columns["arrival_s"], dtype=np.float64)
     end = float(arrival[-1])
-    kept = window(columns, WARMUP * end, 0.0)
+    kept = measured_window(columns, WARMUP * end, 0.0)
     met = met_targets(columns, slo)
     names = TARGETS if slo.criterion == "marginal" else ("joint",)
     latency = request_metrics(columns, slo.metric)

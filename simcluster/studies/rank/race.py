@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from simcluster.frames.metrics import attainments, mean_gpus, request_metrics, window
+from simcluster.frames.metrics import attainments, mean_gpus, measured_window, request_metrics
 from simcluster.runs.simulate import Result, run
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput.locate import Bracket, locate
@@ -151,7 +151,7 @@ def _seen(scenario: Scenario, result: Result, rate_rps: float) -> RaceRun:
     slo = scenario.environment.slo
     requests, instances = result.columns["requests"], result.columns["instances"]
     end_s = float(requests["arrival_s"][-1])
-    counted = window(requests, WARMUP * end_s, 0.0)
+    counted = measured_window(requests, WARMUP * end_s, 0.0)
     met = attainments(requests, slo, counted)
     latency = request_metrics(requests, slo.metric)
     decodes = instances["pool"] != "prefill"

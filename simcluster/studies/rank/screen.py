@@ -162,7 +162,7 @@ class Screen:
             decode_rps = count["decode"] / decode_s if decode_s > 0 else math.inf
             link_rps = _link_rps(environment, strategy, cluster, lengths)
             total = min(prefill_rps, decode_rps, link_rps)
-            if cluster.scaled:  # both pools at their most may be more than there are machines
+            if cluster.scaled:  # both roles at their most may be more than there are machines
                 each = prefill_rps / count["prefill"], decode_rps / count["decode"]
                 room = environment.cluster.num_gpus / first.num_gpus
                 total = min(total, room / sum(1 / rps for rps in each))
@@ -279,19 +279,19 @@ def _link_rps(
 
     Where instances come and go nobody knows on which nodes: then NICs do not limit the bound.
     """
-    assert isinstance(strategy, FuDG), "only FuDG has pools"
+    assert isinstance(strategy, FuDG), "only FuDG moves the KV cache"
     config = environment.cluster
     kv_bytes = environment.model.kv_bytes_per_token * lengths.prompt
-    pools = {
+    placed_as = {
         role: [placed for placed in cluster.placed if placed.role == role]
         for role in ("prefill", "decode")
     }
     most = cluster.most_instances
-    gpus = {role: most[role] * own[0].num_gpus for role, own in pools.items()}
+    gpus = {role: most[role] * own[0].num_gpus for role, own in placed_as.items()}
     if strategy.placement == "intra-node":
         lane = config.fabric.bandwidth * config.fabric.efficiency
         return min(gpus.values()) * lane / kv_bytes
-    nodes = {role: {placed.node for placed in own} for role, own in pools.items()}
+    nodes = {role: {placed.node for placed in own} for role, own in placed_as.items()}
     limits = [min(gpus.values()) * config.pcie.bandwidth * config.pcie.efficiency]
     apart = not nodes["prefill"] & nodes["decode"] and not cluster.scaled
     if config.network is not None and apart:

@@ -279,11 +279,11 @@ def test_stopping_the_clock_early_changes_no_attainment() -> None:
     scenario = resolve(DOCUMENT, {"workload.num_requests": 2000})
     seen = race.probe(scenario.only("mine"), RATE, seed=0, num_requests=2000)
     import simcluster
-    from simcluster.frames.metrics import met_targets, window
+    from simcluster.frames.metrics import measured_window, met_targets
 
     whole = simcluster.simulate(scenario, strategy="mine", rate_rps=RATE, seed=0)
     requests = whole.columns["requests"]
-    counted = window(requests, race.WARMUP * float(requests["arrival_s"][-1]), 0.0)
+    counted = measured_window(requests, race.WARMUP * float(requests["arrival_s"][-1]), 0.0)
     met = met_targets(requests, scenario.environment.slo)
     assert 0.0 < seen.attainment < 0.9
     assert seen.attainment == met["joint"][counted].mean()
