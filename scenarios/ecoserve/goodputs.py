@@ -20,7 +20,7 @@ from typing import Any
 from cases import Case
 from readings import READINGS, met_by_reading
 
-from simcluster.runs import recorded
+from simcluster.runs import cell
 from simcluster.runs.simulate import simulate
 from simcluster.studies.goodput import Outcome
 from simcluster.studies.goodput.estimate import Estimate, estimate_crossing
@@ -100,7 +100,7 @@ class Runs:
         self._scenario = case.scenario([table])
         self._metrics = (*METRICS, *READINGS) if tokens else METRICS
         document = json.dumps([self._scenario.document, self._metrics], sort_keys=True)
-        digest = sha256(f"{recorded.program()} {document}".encode()).hexdigest()
+        digest = sha256(f"{cell.program()} {document}".encode()).hexdigest()
         self._path = folder / f"{digest[:20]}.jsonl"
         self._known: dict[tuple[int, int], dict[str, Outcome]] = {}
         if self._path.exists():

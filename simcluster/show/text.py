@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import click
 import numpy as np
 
 from simcluster.catalog import Entry, default_price
@@ -43,6 +45,23 @@ _ACCURACY: Final = {
     "fitted": "constants fitted here to published measurements of its kernels",
     "data-sheet": "data sheet with typical efficiencies, not measured",
 }
+
+
+@contextlib.contextmanager
+def resumable(kept: bool) -> Iterator[None]:
+    """Say on standard error what becomes of finished runs if the block is interrupted (Ctrl-C).
+
+    Parameters
+    ----------
+    kept : bool
+        Whether they are recorded; nothing is said otherwise.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if kept:
+            click.echo("\nFinished runs are kept; the same command resumes.", err=True)
+        raise
 
 
 def comparison_text(comparison: Comparison) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simcluster.request import tokens_gained
-from simcluster.runs.simulate import Result
+from simcluster.runs.result import Result
 from simcluster.units import FloatArray
 
 Columns = dict[str, npt.NDArray[Any]]

@@ -20,7 +20,7 @@ from simcluster.frames.goodput import goodput_table
 from simcluster.frames.metrics import summarise
 from simcluster.frames.schema import INSTANCES, REQUESTS, SCHEMAS, SPANS, SWEEP, checked, frame
 from simcluster.runs.folder import Cell, writing
-from simcluster.runs.simulate import FRAMES
+from simcluster.runs.result import FRAMES
 from simcluster.scenario.file import resolve
 from simcluster.show.plot import (
     COLOURS,
@@ -448,7 +448,7 @@ def result_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results") / "comparison"
     with writing(out, resolve(document), cells) as folder:
         rows = []
-        for name, rate, _ in cells:
+        for name, rate, *_ in cells:
             assert rate is not None
             frames = empty | {
                 "requests": make_requests(rate),

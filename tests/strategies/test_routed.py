@@ -18,7 +18,7 @@ from simcluster.frames.by_group import group_summaries
 from simcluster.frames.unroll import steps
 from simcluster.quality import curve
 from simcluster.routing.shares import FixedShares
-from simcluster.runs.recorded import Cell, identity
+from simcluster.runs.cell import Cell, identity
 from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG, PaDG, Routed, ServingGroup
 from simcluster.testing.laws import check_laws

@@ -12,16 +12,16 @@ search     the search of one strategy: which runs it wants next
 runs       the searches of all strategies, answered by the simulator
 pairs      pairs of strategies, whatever their verdicts are
 by_rate    pairs of strategies, rate by rate
-store      the runs of a search on disk
 tables     goodputs as text, rows and files
 command    the command line
 =========  =========================================================
 """
 
+from simcluster.runs.cell import Cell
 from simcluster.studies.goodput.estimate import Compared, Estimate, Interval, compare
 from simcluster.studies.goodput.probe import Outcome
 from simcluster.studies.goodput.rules import Settings
-from simcluster.studies.goodput.runs import Cell, Found, find, simulate_cell, simulate_cells
+from simcluster.studies.goodput.runs import Found, find, simulate_cell, simulate_cells
 from simcluster.studies.goodput.search import Located, Verdict
 
 __all__ = [

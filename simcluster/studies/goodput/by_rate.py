@@ -11,9 +11,10 @@ from typing import Final
 import numpy as np
 
 from simcluster.frames.goodput import three_digits
+from simcluster.runs.cell import Cell
 from simcluster.studies.goodput.estimate import t_p_value
 from simcluster.studies.goodput.probe import Outcome
-from simcluster.studies.goodput.runs import Cell, Found, Simulate, replication_seed
+from simcluster.studies.goodput.runs import Found, Simulate, replication_seed
 from simcluster.units import FloatArray
 
 LEVEL: Final = 0.05

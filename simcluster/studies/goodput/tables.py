@@ -31,6 +31,8 @@ from simcluster.studies.goodput.runs import (
 )
 from simcluster.studies.goodput.search import Stage, Status, Verdict
 
+FILES: Final = ("goodput.json", "probes.csv", "scenario.toml")
+"""Files of a result folder, beside the recorded runs."""
 LEVELS: Final = (0.5, 0.9, 0.99)
 """Attainments whose rates are bounded by the runs of the search."""
 _WIDTH: Final = 100

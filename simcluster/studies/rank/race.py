@@ -15,12 +15,14 @@ from typing import Final
 import numpy as np
 
 from simcluster.frames.metrics import attainments, mean_gpus, measured_window, request_metrics
-from simcluster.runs.simulate import Result, run
+from simcluster.runs.cell import Cell
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run, workload_of
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput.locate import Bracket, locate
 from simcluster.studies.goodput.rules import Walk
+from simcluster.studies.goodput.runs import answer
 from simcluster.units import FloatArray
-from simcluster.workload import build
 
 WARMUP: Final = 0.1
 """Share of the arrival time that is not counted."""
@@ -121,30 +123,25 @@ class Crossing:
         return missed[0] if missed else None
 
 
-def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> RaceRun:
-    """Simulate the one strategy of `scenario` at a rate.
+def probe(scenario: Scenario, cell: Cell) -> RaceRun:
+    """Simulate a run of a candidate.
 
     The clock stops when every request that has not finished has missed its targets.
     """
-    slo = scenario.environment.slo.loosest()
-    workload = build(
-        replace(scenario.workload, num_requests=num_requests, duration_s=None),
-        seed=seed,
-        rate_rps=rate_rps,
-        max_model_len=scenario.environment.model.max_model_len,
-    )
+    assert cell.rate_rps is not None
+    slo, workload = scenario.environment.slo.loosest(), workload_of(scenario, cell)
     end_s = float(workload.arrival_s[-1])
     patience_s = math.inf
     if slo.ttft_s is not None and slo.tpot_s is not None:
         patience_s = slo.ttft_s + slo.tpot_s * float(workload.output_len.max())
     result = run(
         scenario.environment,
-        scenario.strategies[0],
+        scenario.strategy(cell.strategy),
         workload,
-        seed=seed,
+        seed=cell.seed,
         max_time_s=end_s + patience_s if math.isfinite(patience_s) else None,
     )
-    return _seen(scenario, result, rate_rps)
+    return _seen(scenario, result, cell.rate_rps)
 
 
 def _seen(scenario: Scenario, result: Result, rate_rps: float) -> RaceRun:
@@ -181,44 +178,55 @@ def _seen(scenario: Scenario, result: Result, rate_rps: float) -> RaceRun:
     )
 
 
-def cross(
-    scenario: Scenario,
+Search = Generator[list[Cell], list[RaceRun], Crossing]
+"""A search for the goodput of a candidate: yields the run that it wants next."""
+
+
+def search(
+    start: Cell,
+    attainment: float,
     *,
-    guess_rps: float,
-    seed: int,
-    num_requests: int,
     step: float = WALK.step,
     near: float = _NEAR,
     uninteresting_rps: float = 0.0,
-) -> Crossing:
-    """Find where the attainment of the one strategy of `scenario` crosses the target.
+) -> Search:
+    """Find where the attainment of a candidate crosses the target.
 
     Parameters
     ----------
-    scenario : Scenario
-        With one strategy.
-    guess_rps : float
-        Where to start (requests/s), > 0.
-    seed : int
-        Decides the requests, their lengths and, scaled by the rate, their arrivals.
-    num_requests : int
-        Requests of a run.
+    start : Cell
+        The candidate, where to start (requests/s, > 0), and seed and length of all runs.
+    attainment : float
+        The target, above 0 and below 1.
     step, near : float
         Ratio of two rates of a search that knows no bound yet; ratio of the two bounds at which it
         ends, > 1.
     uninteresting_rps : float
         A candidate that is seen to miss the target below this is not looked at more closely.
 
+    Yields
+    ------
+    list of Cell
+        One run; its outcome is sent back.
+
+    Returns
+    -------
+    Crossing
+        The goodput.
+
     Notes
     -----
     On one draw the attainment is a function of the rate, nearly monotone. Its log odds are taken
     as straight in the logarithm of the rate, between the closest two rates around the target.
     """
-    target = log_odds(scenario.environment.slo.attainment, num_requests)
+    assert start.rate_rps is not None
+    assert start.num_requests is not None
+    guess_rps, num_requests = start.rate_rps, start.num_requests
+    target = log_odds(attainment, num_requests)
     probes: list[RaceRun] = []
 
-    def look(rate_rps: float) -> Generator[float, RaceRun, RaceRun]:
-        probes.append((yield rate_rps))
+    def look(rate_rps: float) -> Generator[list[Cell], list[RaceRun], RaceRun]:
+        probes.extend((yield [start._replace(rate_rps=rate_rps)]))
         return probes[-1]
 
     def ends(known: Bracket[RaceRun]) -> bool:
@@ -229,22 +237,41 @@ def cross(
         ratio = known.high.rate_rps / known.low.rate_rps
         return ratio <= near or known.high.rate_rps <= uninteresting_rps
 
-    going = locate(guess_rps, target, look, ends, replace(WALK, step=step))
-    try:
-        rate = next(going)
-        while True:
-            rate = going.send(probe(scenario, rate, seed, num_requests))
-    except StopIteration as end:
-        found: Bracket[RaceRun] = end.value
+    found = yield from locate(guess_rps, target, look, ends, replace(WALK, step=step))
     low_rps = found.low.rate_rps if found.low else 0.0
     return Crossing(
-        name=scenario.strategies[0].name,
+        name=start.strategy,
         goodput_rps=found.crossing_rps(target) if found.is_closed else low_rps,
         low_rps=low_rps,
         high_rps=found.high.rate_rps if found.high else math.inf,
         probes=tuple(probes),
         num_requests=num_requests * len(probes),
     )
+
+
+def cross(
+    scenario: Scenario, *, guess_rps: float, seed: int, num_requests: int, **how: float
+) -> Crossing:
+    """Find where the attainment of the first strategy of `scenario` crosses the target.
+
+    All runs are done here, one after the other.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        The candidate and its target.
+    guess_rps : float
+        Where to start (requests/s), > 0.
+    seed : int
+        Decides the requests, their lengths and, scaled by the rate, their arrivals.
+    num_requests : int
+        Requests of a run.
+    **how : float
+        As in `search`.
+    """
+    name, target = scenario.strategies[0].name, scenario.environment.slo.attainment
+    one = search(Cell(name, guess_rps, seed, num_requests), target, **how)
+    return answer({name: one}, lambda wanted: [probe(scenario, cell) for _, cell in wanted])[name]
 
 
 def log_odds(share: float, num_requests: int) -> float:

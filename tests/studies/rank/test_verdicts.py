@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcluster.errors import DataError
+from simcluster.runs.cell import Cell
 from simcluster.scenario.file import resolve
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
@@ -22,7 +23,7 @@ from simcluster.studies.goodput.estimate import estimate_crossing
 from simcluster.studies.goodput.probe import Probe
 from simcluster.studies.goodput.search import Stage, Status
 from simcluster.studies.rank import finals, report, rounds
-from simcluster.studies.rank.race import Crossing, RaceRun
+from simcluster.studies.rank.race import Crossing, RaceRun, Search
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 from simcluster.testing.scenarios import small_scenario
@@ -118,11 +119,12 @@ def ranked(
     """Rank candidates whose searches end like this."""
     count = dict.fromkeys(NAMES, 0)
 
-    def cross(scenario: Scenario, **_: Any) -> Crossing:
-        (strategy,) = scenario.strategies
-        goodput = race[strategy.name][count[strategy.name]]
-        count[strategy.name] += 1
-        return raced(strategy.name, goodput, falls=falls, residence_s=residence_s)
+    def search(start: Cell, *_: object, **__: object) -> Search:
+        name = start.strategy
+        goodput = race[name][count[name]]
+        count[name] += 1
+        yield from ()
+        return raced(name, goodput, falls=falls, residence_s=residence_s)
 
     def find(scenario: Scenario, *, tolerance: float, **_: Any) -> Found:
         names = [strategy.name for strategy in scenario.strategies]
@@ -134,11 +136,11 @@ def ranked(
             verdicts={name: verdict(*ends[name]) for name in names},
         )
 
-    def probe(scenario: Scenario, rate_rps: float, *_: Any) -> RaceRun:
-        return raced("", rate_rps, falls=True, residence_s=residence_s).probes[0]
+    def probe(_: Scenario, cell: Cell) -> RaceRun:
+        return raced("", cell.rate_rps or 0.0, falls=True, residence_s=residence_s).probes[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rounds, "cross", cross)
+        patch.setattr(rounds, "search", search)
         patch.setattr(rounds, "probe", probe)
         patch.setattr(finals, "find", find)
         return rank(scenario, table, jobs=1)
