@@ -312,11 +312,11 @@ class FuDG(RouterSettings):
         here, there = cluster.where(source).home, cluster.where(destination).home
         if self.placement == "intra-node" and here.node != there.node:
             return ()
-        pool = self.pool or ("none" if self.placement == "intra-node" else "decode-node")
-        if pool == "none":
+        staging = self.pool or ("none" if self.placement == "intra-node" else "decode-node")
+        if staging == "none":
             return (topology.between(here, there),)
         near = there
-        if pool == "remote":
+        if staging == "remote":
             nodes = range(cluster.environment.cluster.num_nodes)
             others = [node for node in nodes if node not in (here.node, there.node)]
             if not others:
@@ -381,7 +381,7 @@ class FuDG(RouterSettings):
             # Decode instances fill the nodes from the other end: on nodes of their own if possible.
             decode = [cluster.place(shape, "decode", last=True) for _ in range(num_decode)]
             return prefill, decode
-        pools: dict[str, list[InstanceLike]] = {"prefill": [], "decode": []}
+        placed: dict[str, list[InstanceLike]] = {"prefill": [], "decode": []}
         left = {"prefill": num_prefill, "decode": num_decode}
         every = range(cluster.environment.cluster.num_nodes)
         nodes = [node for node in every if cluster.room(shape, node) >= 2]
@@ -396,10 +396,10 @@ class FuDG(RouterSettings):
         # Each role is dealt out evenly over the nodes, so that every prefill finds a decode.
         while left["prefill"] or left["decode"]:
             for node in used:
-                for pool in ("prefill", "decode"):
-                    if left[pool] and cluster.room(shape, node):
-                        pools[pool].append(cluster.place(shapes[pool], pool, node))
-                        left[pool] -= 1
+                for role in ("prefill", "decode"):
+                    if left[role] and cluster.room(shape, node):
+                        placed[role].append(cluster.place(shapes[role], role, node))
+                        left[role] -= 1
             if not any(cluster.room(shape, node) for node in used) and any(left.values()):
                 raise ConfigError(
                     shape.key("prefill_instances"),
@@ -408,4 +408,4 @@ class FuDG(RouterSettings):
                     f"{len(used)} nodes so that every node has both roles",
                     "Choose numbers closer to each other, or another tp_size.",
                 )
-        return pools["prefill"], pools["decode"]
+        return placed["prefill"], placed["decode"]
