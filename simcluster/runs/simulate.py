@@ -9,8 +9,10 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import numpy.typing as npt
 import simpy
 
@@ -279,7 +281,7 @@ def run(
     Raises
     ------
     ConfigError
-        If the deployment does not fit the machines.
+        If the deployment does not fit the machines, or the run lasts longer than the time grid.
     """
     if resolution not in RESOLUTIONS:
         raise ConfigError(
@@ -305,8 +307,7 @@ def run(
     if deployment.models and workload.score is None:
         raise InvariantError("a deployment of several models needs the scores of its requests")
     done = simpy.Event(env)
-    source = _ClosedLoop if workload.concurrency is not None else _OpenLoop
-    arrivals = source(cluster, deployment, workload)
+    arrivals = _source_of(workload)(cluster, deployment, workload)
     left = workload.num_requests
 
     def ended(request: Request) -> None:
@@ -316,14 +317,14 @@ def run(
         if not left:
             done.succeed()
         else:
-            arrivals.one_ended()
+            arrivals.one_ended(request)
 
     cluster.on_finish = ended
     if not left:
         done.succeed()
-    if max_time_s is not None:
-        timer = At(env, on_grid(max_time_s), 2 * SCHEDULING)
-        timer.callbacks.append(lambda _: _stop(done))
+    stop_s = math.inf if max_time_s is None else max_time_s
+    timer = At(env, on_grid(min(stop_s, MAX_TIME_S)), 2 * SCHEDULING)
+    timer.callbacks.append(lambda _: _stop(done))
     try:
         env.run(until=done)
     except RuntimeError as error:
@@ -332,8 +333,14 @@ def run(
         raise InvariantError(f"{left} requests are left and nothing happens any more") from error
     if left and env.peek() == math.inf:
         raise InvariantError(f"{left} requests are left and nothing happens any more")
-    if env.now > MAX_TIME_S:
-        raise InvariantError("the run is longer than the time grid is exact")
+    if left and env.now >= MAX_TIME_S < stop_s:
+        raise ConfigError(
+            "run.max_time_s",
+            max_time_s,
+            f"the run reaches {MAX_TIME_S:.0f} s (24 days), where the time grid ends, with {left} "
+            f"of {workload.num_requests} requests to come or unfinished",
+            "Set it to an earlier time, or ask for fewer or shorter requests, or for more GPUs.",
+        )
     for instance in cluster.instances:
         instance.close()
     for close in deployment.on_end:
@@ -431,24 +438,33 @@ class _Source(ABC):
         self.process = self._env.process(self._run())
 
     @abstractmethod
-    def one_ended(self) -> None:
-        """Hear that a request finished or was rejected."""
+    def one_ended(self, request: Request) -> None:
+        """Hear that `request` finished or was rejected."""
 
     @abstractmethod
     def _run(self) -> Generator[simpy.Event, Any, None]:
         """Let the requests enter, each at its time."""
 
-    def _enter(self, arrival_s: float, prompt_len: int, output_len: int, rejected: bool) -> None:
+    def _enter(
+        self,
+        arrival_s: float,
+        prompt_len: int,
+        output_len: int,
+        rejected: bool,
+        row: int | None = None,
+    ) -> None:
+        """Let a request of the workload enter: the next one, or that of `row`."""
         number = self._log.num_arrived
+        row = number if row is None else row
         request = Request(number, arrival_s, prompt_len, output_len)
         if self._score is not None:
-            request.score = float(self._score[number])
+            request.score = float(self._score[row])
         if self._slo_class is not None:
-            request.slo_class = self._slo_class[number]
+            request.slo_class = self._slo_class[row]
         if self._priority is not None:
-            request.priority = int(self._priority[number])
+            request.priority = int(self._priority[row])
         if self._hashes is not None:
-            request.block_ids = self._hashes.runs(number, self._block_size)
+            request.block_ids = self._hashes.runs(row, self._block_size)
         self._log.arrived(request)
         if rejected:
             request.status = RequestStatus.REJECTED
@@ -460,7 +476,7 @@ class _Source(ABC):
 class _OpenLoop(_Source):
     """Requests arrive by the clock."""
 
-    def one_ended(self) -> None:
+    def one_ended(self, request: Request) -> None:
         """Nothing to do: arrivals do not wait for the end of others."""
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
@@ -478,7 +494,7 @@ class _ClosedLoop(_Source):
         for _ in range(self._concurrency or 0):
             self._enter_next()
 
-    def one_ended(self) -> None:
+    def one_ended(self, request: Request) -> None:
         """Let the next request enter, after all that ends at this time."""
         arrival = At(self._env, self._env.now, ARRIVAL)
         arrival.callbacks.append(lambda _: self._enter_next())
@@ -488,3 +504,55 @@ class _ClosedLoop(_Source):
         if coming is not None:
             _, prompt_len, output_len, rejected = coming
             self._enter(self._env.now, prompt_len, output_len, rejected)
+
+
+class _Sessions(_Source):
+    """Turns wait for the answer before them; the first of a session arrives by the clock.
+
+    Requests that arrive at the same time enter in the order of the workload.
+    """
+
+    def __init__(self, cluster: Cluster, deployment: Deployment, workload: Workload) -> None:
+        assert workload.turns is not None
+        self._workload = workload
+        after = workload.turns.after
+        self._next = dict(zip(after.tolist(), range(len(after)), strict=True))
+        self._first = np.flatnonzero(after < 0)
+        self._due: list[tuple[float, int]] = []
+        self._row_of: dict[int, int] = {}
+        super().__init__(cluster, deployment, workload)
+
+    def _run(self) -> Generator[simpy.Event, Any, None]:
+        arrival_s = self._workload.arrival_s[self._first].tolist()
+        for row, time_s in zip(self._first.tolist(), arrival_s, strict=True):
+            heappush(self._due, (time_s, row))
+            yield At(self._env, time_s, ARRIVAL)
+            self._enter_due()
+
+    def one_ended(self, request: Request) -> None:
+        """Let the next turn of the session come when its user has read and written."""
+        row = self._next.get(self._row_of.pop(request.request_id))
+        if row is None:
+            return
+        load = self._workload
+        assert load.turns is not None
+        time_s = self._env.now + float(load.turns.think_s[row])
+        time_s = max(time_s, float(load.arrival_s[row]))
+        heappush(self._due, (time_s, row))
+        At(self._env, time_s, ARRIVAL).callbacks.append(lambda _: self._enter_due())
+
+    def _enter_due(self) -> None:
+        """Let everything enter that is due now."""
+        load = self._workload
+        while self._due and self._due[0][0] <= self._env.now:
+            _, row = heappop(self._due)
+            lengths = int(load.prompt_len[row]), int(load.output_len[row])
+            self._row_of[self._log.num_arrived] = row
+            self._enter(self._env.now, *lengths, bool(load.rejected[row]), row)
+
+
+def _source_of(workload: Workload) -> type[_Source]:
+    """Return what lets the requests of `workload` enter."""
+    if workload.turns is not None:
+        return _Sessions
+    return _OpenLoop if workload.concurrency is None else _ClosedLoop

@@ -73,13 +73,13 @@ def build(
         seed,
     )
     arrival_s = drawn.arrival_s
-    if not arrival_s[-1] < MAX_TIME_S:
+    if not arrival_s.max() < MAX_TIME_S:
         raise ConfigError(
-            "workload.rate_rps",
-            drawn.rate_rps,
-            f"the last of {len(arrival_s)} requests arrives at {arrival_s[-1]:g} s, later than the "
-            f"{MAX_TIME_S:.0f} s (24 days) of the time grid",
-            "Raise the rate or ask for fewer requests.",
+            "workload.rate_rps" if rate_rps is not None else "workload",
+            rate_rps,
+            f"the last of {len(arrival_s)} requests arrives at {arrival_s.max():g} s, later than "
+            f"the {MAX_TIME_S:.0f} s (24 days) of the time grid",
+            "Raise the rate, ask for fewer requests, or cut a window (start_s, end_s) of a trace.",
         )
     hashes = drawn.hashes if lengths is None else None
     lengths = lengths or drawn.lengths
@@ -111,6 +111,7 @@ def build(
         rate_rps=drawn.rate_rps,
         notes=drawn.notes,
         hashes=hashes,
+        turns=drawn.turns,
         slo_class=slo_class,
         priority=priority,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
@@ -245,9 +245,7 @@ class WorkloadSettings:
             return TraceReplay(path=self.trace)
         if self.trace is not None:
             trace = self.trace
-            return TraceReplay(
-                path=trace.path, format=trace.format, start_s=trace.start_s, end_s=trace.end_s
-            )
+            return TraceReplay(**{f.name: getattr(trace, f.name) for f in fields(trace)})
         if self.arrivals is None:
             return PoissonArrivals()
         if isinstance(self.arrivals, str):
@@ -273,6 +271,20 @@ class WorkloadSettings:
         if all(part is shared for part in parts) or len(known) < len(parts):
             return shared
         return MixedLengths(self.shares, known)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader of results should know about the files that requests come from.
+
+        Raises
+        ------
+        DataError
+            If one cannot be read any more.
+        """
+        sources = [self.arrival_process, self.lengths, *(c.lengths for c in self.classes or ())]
+        if self.lengths is not None and isinstance(sources[0], ClientArrivals):
+            del sources[0]  # its lengths do not count
+        told = (getattr(source, "notes", tuple) for source in sources)
+        return tuple(dict.fromkeys(note for notes in told for note in notes()))
 
     def with_base(self, folder: Path) -> WorkloadSettings:
         """Return these settings with their relative paths taken from `folder`.
