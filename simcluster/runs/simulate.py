@@ -428,6 +428,7 @@ class _Source(ABC):
         self._env = cluster.env
         self._entry = deployment.entry
         self._concurrency = workload.concurrency
+        self._num_requests = workload.num_requests
         self._hashes = workload.hashes
         self._block_size = cluster.environment.engine.block_size
         self._score = workload.score
@@ -491,7 +492,7 @@ class _ClosedLoop(_Source):
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
         yield At(self._env, 0.0, ARRIVAL)
-        for _ in range(self._concurrency or 0):
+        for _ in range(min(self._concurrency or 0, self._num_requests)):
             self._enter_next()
 
     def one_ended(self, request: Request) -> None:

@@ -24,8 +24,12 @@ BoolArray = npt.NDArray[np.bool_]
 
 DEFAULT_NUM_REQUESTS: Final = 2000
 """Requests of a workload that says neither how many nor how long."""
-MAX_NUM_REQUESTS: Final = 100_000_000
-"""More requests than this in one workload are refused (2.5 GB of arrays)."""
+MAX_NUM_REQUESTS: Final = 30_000_000
+"""More requests than this in one workload are refused; drawing so many takes 2 GB."""
+MAX_RATE_RPS: Final = 1e9
+"""Higher rates (requests/s) are refused; at this one all requests come at once."""
+SHORTEST_S: Final = 1e-3
+"""Shorter phases of arrivals (s) are refused: they would be one mean rate."""
 MAX_TOKENS: Final = 2**31 - 1
 """Longest prompt or output (tokens) that fits the frames' 32-bit columns."""
 

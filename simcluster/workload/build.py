@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from simcluster.errors import ConfigError
 from simcluster.rng import stream
 from simcluster.units import MAX_TIME_S, IntArray, grid_array
-from simcluster.workload.base import BoolArray, Offer, Workload
+from simcluster.workload.base import MAX_RATE_RPS, BoolArray, Offer, Workload
 from simcluster.workload.classes import choices
 from simcluster.workload.settings import RequestClass, WorkloadSettings
 
@@ -51,10 +50,9 @@ def build(
         If a trace or clients file cannot be used.
     """
     rate_rps = settings.rate_rps if rate_rps is None else rate_rps
-    if rate_rps is not None and not 0 < rate_rps < math.inf:
-        raise ConfigError(
-            "workload.rate_rps", rate_rps, "a rate must be above 0", "Raise or leave out the rate."
-        )
+    if rate_rps is not None and not 0 < rate_rps <= MAX_RATE_RPS:
+        rule = f"a rate must be above 0 and at most {MAX_RATE_RPS:g} requests/s"
+        raise ConfigError("workload.rate_rps", rate_rps, rule, "Change or leave out the rate.")
     if max_model_len < 2:
         raise ConfigError(
             "engine.max_model_len",

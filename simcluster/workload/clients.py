@@ -186,7 +186,8 @@ class ClientArrivals:
         Field(min_length=1, description="Which model's clients, where path is a folder."),
     ] = None
     num_clients: Annotated[
-        int | None, Field(ge=1, description="Only so many clients, the busiest; default: all.")
+        int | None,
+        Field(ge=1, le=1_000_000, description="Only so many clients, the busiest; default: all."),
     ] = None
 
     def with_base(self, folder: Path) -> ClientArrivals:

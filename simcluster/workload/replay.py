@@ -34,7 +34,11 @@ class TraceFile:
 
     path: Annotated[
         str,
-        Field(min_length=1, description="Trace file, from the scenario's folder; gzip or plain."),
+        Field(
+            min_length=1,
+            description="Trace file, from the scenario's folder: CSV, JSON lines, a JSON array or "
+            "Parquet; text may be gzip.",
+        ),
     ]
     format: Annotated[
         TraceFormat,

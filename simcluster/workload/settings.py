@@ -13,8 +13,10 @@ from simcluster.catalog import Catalog
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError, nearest
 from simcluster.registry import KindIn, Registry
+from simcluster.units import MAX_TIME_S
 from simcluster.workload.base import (
     MAX_NUM_REQUESTS,
+    MAX_RATE_RPS,
     ArrivalProcess,
     LengthDistribution,
     joined,
@@ -104,8 +106,10 @@ class RequestClass:
     priority: Annotated[
         int,
         Field(
+            ge=-1_000_000,
+            le=1_000_000,
             description="Its requests go before those of classes with larger numbers, in a "
-            'strategy with queue = "priority".'
+            'strategy with queue = "priority".',
         ),
     ] = 0
 
@@ -145,11 +149,19 @@ class WorkloadSettings:
     ] = None
     duration_s: Annotated[
         float | None,
-        Field(gt=0, description="Requests that arrive before this (s), instead of num_requests."),
+        Field(
+            gt=0,
+            le=MAX_TIME_S,
+            description="Requests that arrive before this (s), instead of num_requests.",
+        ),
     ] = None
     rate_rps: Annotated[
         float | None,
-        Field(gt=0, description="Mean rate (requests/s) where no sweep gives one."),
+        Field(
+            gt=0,
+            le=MAX_RATE_RPS,
+            description="Mean rate (requests/s) where no sweep gives one.",
+        ),
     ] = None
     on_too_long: Annotated[
         Literal["reject", "truncate", "error"],

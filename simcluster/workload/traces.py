@@ -85,14 +85,17 @@ class Trace:
         parts = [f"{self.format}, {stamps}"] if self.arrival_s is not None else [self.format]
         if self.hashes is not None:
             parts.append(f"blocks of {self.hashes.tokens_per_id} tokens")
-        counts = f"{len(self.prompt_len):,} requests"
-        what = "requests"
+        counts, what = _count(len(self.prompt_len), "request"), "requests"
         if self.turns is not None:
-            counts += f" in {len(self.clock_s):,} sessions"
+            counts += f" in {_count(len(self.clock_s), 'session')}"
             what = "sessions"
         if self.rate_rps is not None:
             counts += f" over {self.clock_s[-1]:.4g} s ({self.rate_rps:.3g} {what}/s)"
         return f"{', '.join(parts)}; {counts}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def read_trace(

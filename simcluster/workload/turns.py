@@ -66,16 +66,21 @@ class Sessions:
             ],
             dtype=np.int64,
         )
-        order = np.argsort(which, kind="stable")
-        after = np.full(len(which), -1, dtype=np.int64)
-        same = which[order[1:]] == which[order[:-1]]
-        after[order[1:][same]] = order[:-1][same]
-        return cls(after=after, order=order)
+        return cls(after=before_each(which), order=np.argsort(which, kind="stable"))
 
     @property
     def later(self) -> IntArray:
         """Rows that are not the first of their session."""
         return np.flatnonzero(self.after >= 0)
+
+
+def before_each(group: IntArray) -> IntArray:
+    """Return the row before each row in its group, -1 for the first of a group."""
+    order = np.argsort(group, kind="stable")
+    before = np.full(len(group), -1, dtype=np.int64)
+    same = group[order[1:]] == group[order[:-1]]
+    before[order[1:][same]] = order[:-1][same]
+    return before
 
 
 def are_whole(
