@@ -231,10 +231,18 @@ def run(
 def _let_pass(env: Clock, source: Source, max_time_s: float | None) -> None:
     """Let time pass until all requests of `source` have ended, or until `max_time_s`."""
     stop_s = math.inf if max_time_s is None else max_time_s
+    is_stuck = False
+
+    def stop(_: simpy.Event) -> None:
+        nonlocal is_stuck
+        if not source.done.triggered:
+            is_stuck = env.peek() == math.inf
+            source.done.succeed()
+
     timer = At(env, on_grid(min(stop_s, MAX_TIME_S)), 2 * SCHEDULING)
-    timer.callbacks.append(lambda _: _stop(source.done))
+    timer.callbacks.append(stop)
     env.run(until=source.done)
-    if source.num_left and env.peek() == math.inf:
+    if is_stuck:
         raise InvariantError(f"{source.num_left} requests are left and nothing happens any more")
     if source.num_left and env.now >= MAX_TIME_S < stop_s:
         raise ConfigError(
@@ -244,12 +252,6 @@ def _let_pass(env: Clock, source: Source, max_time_s: float | None) -> None:
             f"{source.num_left} requests to come or unfinished",
             "Set it to an earlier time, or ask for fewer or shorter requests, or for more GPUs.",
         )
-
-
-def _stop(done: simpy.Event) -> None:
-    """Let `done` happen if it has not."""
-    if not done.triggered:
-        done.succeed()
 
 
 def _columns(cluster: Cluster) -> dict[str, dict[str, npt.NDArray[Any]]]:
