@@ -59,6 +59,21 @@ REQUESTS = st.lists(
 PREFIXES = st.one_of(
     st.none(), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 160)), min_size=1, max_size=6)
 )
+TURNS = st.one_of(
+    st.none(),
+    st.none(),
+    # Independent requests, turns at once, at multiples of a coarse tick, and others.
+    st.lists(
+        st.one_of(
+            st.just(-1.0),
+            st.just(0.0),
+            st.integers(1, 20).map(lambda k: k * 2.0**-10),
+            st.floats(0.0, 0.03),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+)
 ROUTER_NAMES = st.sampled_from(list(ROUTERS))
 QUEUE_NAMES = st.sampled_from(["first-come", "first-come", *QUEUES])
 SPLITTING = [name for name, scheduler in SCHEDULERS.items() if scheduler.splits_prompts]
@@ -209,6 +224,7 @@ SLOS = st.sampled_from(
     model=st.sampled_from([TOY, WINDOWED]),
     concurrency=st.sampled_from([None, None, None, 1, 4]),
     prefixes=PREFIXES,
+    turns=TURNS,
 )
 def test_span_equals_step(
     strategy: Any,
@@ -218,10 +234,11 @@ def test_span_equals_step(
     model: ModelSpec,
     concurrency: int | None,
     prefixes: list[tuple[int, int]] | None,
+    turns: list[float] | None,
 ) -> None:
     """Skipping over step ends changes no float of any frame."""
     where = toy_environment(engine, slo, model)
-    load = toy_workload(requests, concurrency, prefixes)
+    load = toy_workload(requests, concurrency, prefixes, None if concurrency else turns)
     assert_same(
         run(where, strategy, load, resolution="span"), run(where, strategy, load, resolution="step")
     )
@@ -251,6 +268,7 @@ def test_room_that_a_swap_makes_is_seen_at_once() -> None:
     engine=st.sampled_from(ENGINES),
     slo=SLOS,
     prefixes=PREFIXES,
+    turns=TURNS,
 )
 def test_step_equals_kernel(
     strategy: Any,
@@ -258,9 +276,11 @@ def test_step_equals_kernel(
     engine: EngineProfile,
     slo: SloConfig,
     prefixes: list[tuple[int, int]] | None,
+    turns: list[float] | None,
 ) -> None:
     """The closed form of a step is what dispatchers and GPUs do event by event."""
-    where, load = toy_environment(engine, slo), toy_workload(requests, prefixes=prefixes)
+    where = toy_environment(engine, slo)
+    load = toy_workload(requests, prefixes=prefixes, turns=turns)
     assert_same(
         run(where, strategy, load, resolution="step"),
         run(where, strategy, load, resolution="kernel"),
