@@ -20,7 +20,9 @@ from simcluster.scenario import arguments
 T = TypeVar("T")
 
 CONNECT_S: Final = 5.0
-"""How long a Dask scheduler, and then its first worker, may take to answer (s)."""
+"""How long a Dask scheduler may take to answer (s)."""
+LOOK_S: Final = 5.0
+"""How long Dask's first worker, and then a result, may take before workers are looked for (s)."""
 _KEPT: Final = "What was recorded is kept, and the same command goes on from it."
 
 
@@ -134,7 +136,7 @@ def _on_dask(function: Callable[..., T], calls: list[tuple[Any, ...]], address: 
         left = {client.submit(function, *call, pure=False) for call in calls}
         for one in left:
             one.add_done_callback(done.put)
-        patience_s = CONNECT_S
+        patience_s = LOOK_S
         future: Any = None
         try:
             while left:
@@ -145,8 +147,11 @@ def _on_dask(function: Callable[..., T], calls: list[tuple[Any, ...]], address: 
                 except (queue.Empty, TimeoutError):
                     if future is not None and future.status == "error":
                         raise  # the call's own
+                    if client.status != "running":  # it tries to reconnect
+                        raise CancelledError from None
                     # A long call; or a result that is lost with its worker, or has a long way.
-                    if not client.scheduler_info()["workers"]:
+                    # Not by scheduler_info(): a thread of Dask's may empty its list of workers.
+                    if not client.nthreads():
                         raise WorkerError(f"--dask {address}: no worker is left. {_KEPT}") from None
                     if future is not None:
                         done.put(future)
@@ -189,7 +194,7 @@ def _connected(address: str) -> Iterator[Any]:
         ) from None
     with _unlogged("distributed.client"), _unlogged("asyncio"), client:
         try:
-            client.wait_for_workers(1, timeout=CONNECT_S)
+            client.wait_for_workers(1, timeout=LOOK_S)
         except TimeoutError:
             raise DataError(
                 f"--dask {address}: the scheduler has no workers. Start some with "

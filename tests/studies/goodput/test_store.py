@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
-import os
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -282,34 +279,14 @@ def test_a_search_that_fails_keeps_its_runs(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_killed_search_goes_on_with_what_was_recorded(finished: Path, tmp_path: Path) -> None:
-    """Killed again and again at random moments: recorded runs stay, the answer is the same."""
+def test_a_killed_search_goes_on_with_what_was_recorded(
+    killed_twice: Callable[..., dict[str, int]], finished: Path, tmp_path: Path
+) -> None:
+    """Killed again at random moments: recorded runs stay, the answer is the same."""
     (tmp_path / "s.toml").write_text(to_toml(DOCUMENT))
     command = [sys.executable, "-m", "simcluster", "goodput", "s.toml", "-o", "out", "--jobs", "2"]
     command += OPTIONS
-    rng = np.random.default_rng(1)
-    known: dict[str, int] = {}
-    partial = tmp_path / ".out.partial"
-    for _ in range(3):
-        process = subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        started = time.monotonic()
-        while process.poll() is None and len(written(partial)) <= len(known):
-            time.sleep(0.005)
-            assert time.monotonic() - started < 60
-        time.sleep(float(rng.uniform(0.0, 0.1)))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        now = written(partial)
-        assert known.items() <= now.items()
-        known = now
-    assert known
+    known = killed_twice(command, lambda: written(tmp_path / ".out.partial"))
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert done.stderr == ""
     assert known.items() <= written(tmp_path / "out").items()
