@@ -9,6 +9,7 @@ workloads   workloads written out by hand
 scenarios   a small scenario as the tables of its file
 outcomes    outcomes of the runs of a goodput search
 fair_share  max-min fair sharing in plain words
+examples    how many examples a property test draws
 refusals    bad input is refused in one line
 laws        laws that the frames of any run obey
 watch       a strategy wrapped to keep books of its own

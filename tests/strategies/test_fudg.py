@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.patches import StepPatch
 
@@ -20,6 +20,7 @@ from simcluster.scenario.file import resolve
 from simcluster.show.plot_links import figure_of_links
 from simcluster.strategies import FuDG, NoDG
 from simcluster.testing import specs
+from simcluster.testing.examples import examples
 from simcluster.testing.laws import check_laws, union_of
 from simcluster.testing.step_times import LinearStepTime, same_for_all
 from simcluster.testing.workloads import shared_prefixes, workload_of
@@ -90,7 +91,7 @@ def workloads(draw: st.DrawFn) -> Workload:
     return workload_of(np.cumsum(gaps), prompts, outputs)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     workload=workloads(),
     placement=st.sampled_from(PLACEMENTS),
@@ -135,7 +136,7 @@ def test_every_byte_of_kv_moves_once_per_copy(
     assert (requests["transfer_s"][~moved] == 0).all()
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(workload=workloads(), placement=st.sampled_from(PLACEMENTS))
 def test_instances_work_exactly_while_they_hold_something_to_compute(
     workload: Workload, placement: Placement
@@ -168,7 +169,7 @@ def test_instances_work_exactly_while_they_hold_something_to_compute(
         assert (spans["kind"][steps] == pool).all()
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(workload=workloads(), placement=st.sampled_from(PLACEMENTS))
 def test_decodes_do_not_disturb_prefills(workload: Workload, placement: Placement) -> None:
     """What disaggregation is for: TTFT is that of an instance whose answers all have one token."""
@@ -421,7 +422,7 @@ def test_prefill_stalls_when_the_decode_side_will_not_pull() -> None:
     assert free["num_preemptions"].sum() > requests["num_preemptions"].sum() == 0
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     workload=workloads(),
     placement=st.sampled_from(PLACEMENTS),
@@ -462,7 +463,7 @@ def test_the_decode_side_pulls_only_below_its_share_of_waiting_blocks(
         assert sum(waiting) < share * num_kv_blocks
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(workload=workloads(), placement=st.sampled_from(PLACEMENTS))
 def test_without_pressure_the_limits_of_distserve_change_nothing(
     workload: Workload, placement: Placement
@@ -532,7 +533,7 @@ def free_at(requests: dict[str, np.ndarray], instance: int, number: int) -> floa
     return max(ends, float(requests["arrival_s"][number]))
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(workload=workloads(), ttft_s=st.sampled_from([None, 0.05, 0.15, 0.3]))
 def test_a_request_goes_where_its_first_token_comes_first(
     workload: Workload, ttft_s: float | None
@@ -609,7 +610,7 @@ def test_early_rejection_without_targets_is_refused() -> None:
         deployed(with_targets(), strategy, workload_of([0.0], 100, 2))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(workload=workloads())
 def test_early_rejection_with_loose_targets_changes_nothing(workload: Workload) -> None:
     """Bit by bit, and nobody is rejected."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from simcluster.config import Environment, SloConfig
@@ -24,6 +24,7 @@ from simcluster.routing.rolling_activation import (
 from simcluster.runs.simulate import Result, run
 from simcluster.strategies import NoDG, PaDG
 from simcluster.testing import specs
+from simcluster.testing.examples import examples
 from simcluster.testing.laws import check_laws
 from simcluster.testing.step_times import LinearStepTime, same_for_all
 from simcluster.testing.workloads import workload_of
@@ -130,7 +131,7 @@ class Definition:
 CHANGES = ("route", "route", "route", "prefilled", "prefilled", "step", "step", "step", "leave")
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 4), slack=st.sampled_from(SLACKS))
 def test_the_books_of_the_ring_are_algorithm_1(seed: int, count: int, slack: Slack) -> None:
     """Sums and keys stand for the pending and existing sets of the paper, whatever happens."""
@@ -368,7 +369,7 @@ def workloads(draw: st.DrawFn) -> Workload:
 TARGETS = st.sampled_from([(0.2, 0.0061), (0.1, 0.0057), (0.3, 0.0103), (0.16, 0.04), (5.0, 0.1)])
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     workload=workloads(),
     targets=TARGETS,
@@ -538,7 +539,7 @@ RINGS_OF_ONE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RINGS_OF_ONE)
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     workload=workloads(),
     targets=TARGETS,
@@ -643,7 +644,7 @@ class CodeReplay(Replay):
         return super().blocks(begun, index, now)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     workload=workloads(),
     targets=TARGETS,

@@ -21,6 +21,7 @@ from simcluster.request import Request
 from simcluster.roofline.sources import StepTimeFactory
 from simcluster.runs.simulate import Result, run
 from simcluster.strategies.base import Strategy
+from simcluster.testing.examples import THOROUGH
 from simcluster.testing.laws import check_laws, require
 from simcluster.testing.toy import assert_same, toy_workload
 from simcluster.testing.watch import Watched
@@ -52,13 +53,15 @@ KERNEL_TOKENS = 60
 def laws(max_examples: int) -> settings:
     """Return the settings of a contract's test: the same examples on every machine, every day.
 
+    A thorough run (``SIMCLUSTER_THOROUGH=1``) draws ten times as many, and others each time.
+
     The fixture of a contract is a class or plain settings, so it may serve all examples. A test is
     meant to be inherited by many classes, and its result does not depend on a slow machine.
     """
     return settings(
-        max_examples=max_examples,
+        max_examples=10 * max_examples if THOROUGH else max_examples,
         deadline=None,
-        derandomize=True,
+        derandomize=not THOROUGH,
         report_multiple_bugs=False,
         suppress_health_check=[
             HealthCheck.function_scoped_fixture,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -28,6 +28,7 @@ from simcluster.studies.goodput.by_rate import compare_by_rate
 from simcluster.studies.goodput.estimate import cross, logit
 from simcluster.studies.goodput.pairs import compare_verdicts
 from simcluster.studies.goodput.search import Probe, Settings, Stage, Verdict
+from simcluster.testing.examples import examples
 from simcluster.testing.outcomes import outcome_of_odds
 from simcluster.testing.scenarios import small_scenario
 
@@ -194,7 +195,7 @@ def verdicts(draw: st.DrawFn) -> Verdict:
     )
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.lists(verdicts(), min_size=1, max_size=4))
 def test_any_verdicts_make_a_table(drawn: list[Verdict]) -> None:
     """With every pair of goodputs once, the better first, and intervals around their values."""
@@ -227,7 +228,7 @@ def test_any_verdicts_make_a_table(drawn: list[Verdict]) -> None:
     json.dumps(tables.as_json(found), allow_nan=False)
 
 
-@settings(deadline=None)
+@examples(100)
 @given(verdicts(), verdicts())
 def test_the_order_of_a_pair_does_not_matter(one: Verdict, other: Verdict) -> None:
     """Whatever the two verdicts are."""

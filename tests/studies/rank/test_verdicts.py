@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.errors import DataError
@@ -25,6 +25,7 @@ from simcluster.studies.rank import finals, report, rounds
 from simcluster.studies.rank.race import Crossing, Probe
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
+from simcluster.testing.examples import examples
 from simcluster.testing.scenarios import small_scenario
 
 DOCUMENT = small_scenario(
@@ -150,7 +151,7 @@ STATUSES: tuple[Status, ...] = ("found", "wide", "not settled", "unlimited", "un
 DRAWS = 2 + rounds.REPLICATIONS
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(
     race=st.fixed_dictionaries(
         {name: st.lists(GOODPUTS, min_size=DRAWS, max_size=DRAWS) for name in NAMES}
