@@ -24,6 +24,7 @@ from simcluster.routing.rolling_activation import (
 from simcluster.runs.simulate import Result, run
 from simcluster.strategies import NoDG, PaDG
 from simcluster.testing import specs
+from simcluster.testing.drawn import bursts
 from simcluster.testing.examples import examples
 from simcluster.testing.laws import check_laws
 from simcluster.testing.step_times import LinearStepTime, same_for_all
@@ -348,30 +349,13 @@ class Replay:
         return used
 
 
-@st.composite
-def workloads(draw: st.DrawFn) -> Workload:
-    """Bursts of requests of all lengths."""
-    rows = draw(
-        st.lists(
-            st.tuples(
-                st.sampled_from([0.0, 0.0, 0.001, 0.01, 0.03, 0.1, 0.3]),
-                st.integers(1, 150),
-                st.integers(1, 100),
-            ),
-            min_size=1,
-            max_size=30,
-        )
-    )
-    gaps, prompts, outputs = zip(*rows, strict=True)
-    return workload_of(np.cumsum(gaps), prompts, outputs)
-
-
+WORKLOADS = bursts([0.0, 0.0, 0.001, 0.01, 0.03, 0.1, 0.3], most=30)
 TARGETS = st.sampled_from([(0.2, 0.0061), (0.1, 0.0057), (0.3, 0.0103), (0.16, 0.04), (5.0, 0.1)])
 
 
 @examples(200)
 @given(
-    workload=workloads(),
+    workload=WORKLOADS,
     targets=TARGETS,
     num_instances=st.integers(1, 4),
     slack=st.sampled_from(SLACKS),
@@ -541,7 +525,7 @@ RINGS_OF_ONE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", RINGS_OF_ONE)
 @examples(25)
 @given(
-    workload=workloads(),
+    workload=WORKLOADS,
     targets=TARGETS,
     scheduler=st.sampled_from(["prefill-priority", "chunked"]),
     num_kv_blocks=st.sampled_from([70, 2000]),
@@ -646,7 +630,7 @@ class CodeReplay(Replay):
 
 @examples(150)
 @given(
-    workload=workloads(),
+    workload=WORKLOADS,
     targets=TARGETS,
     num_instances=st.integers(1, 4),
     num_kv_blocks=st.sampled_from([70, 150, 2000]),
