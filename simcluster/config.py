@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import itertools
 import math
@@ -38,15 +37,15 @@ class Settings:
         found = handler(schema)
         keys = handler.resolve_ref_schema(found)["properties"]
         for key, text in _texts(cls).items():
-            keys[key].setdefault("description", text)
+            if key in keys:
+                keys[key].setdefault("description", text)
         return found
 
 
-@functools.cache
 def _texts(cls: type[Any]) -> dict[str, str]:
     """Return the texts below the fields of a class and of its bases; none without its source."""
     texts: dict[str, str] = {}
-    for base in cls.__bases__:
+    for base in reversed(cls.__bases__):
         texts |= _texts(base)
     try:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from simcluster.catalog import PACKAGED, Catalog
 from simcluster.catalog.specs import QualityCounts
+from simcluster.config import Settings
 from simcluster.errors import ConfigError, DataError
 from simcluster.quality import curve
 from simcluster.quality.curve import QualityCurve
@@ -84,8 +85,8 @@ class MeasuredQuality(CommonQuality):
     benchmark: Annotated[str, Field(min_length=1)]
     """Counts of the catalogue, such as gsm8k-routellm."""
     router: Router = "noisy"
-    """noisy: sees who gains under Gaussian noise; oracle: knows who gains; random: knows nothing.
-    """
+    """noisy: sees who gains under Gaussian noise; oracle: knows who gains; random: knows
+    nothing."""
     separation: Annotated[float | None, Field(ge=0, le=30)] = None
     """Of the noisy router: distance of a gain from none, in standard deviations of the noise;
     default: as calibrated to the published router."""

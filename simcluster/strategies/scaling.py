@@ -100,7 +100,7 @@ def start(
     settings: ScalingSettings,
     cluster: Cluster,
     shape: InstanceShape,
-    pool: str,
+    role: str,
     group: Group,
     signal: Signal,
     *,
@@ -112,7 +112,7 @@ def start(
     ----------
     settings : ScalingSettings
         When instances come and go.
-    cluster, shape, pool
+    cluster, shape, role
         Where they are placed, what they are made of, their role.
     group : Group
         Where they serve.
@@ -125,7 +125,7 @@ def start(
     return Autoscaler(
         cluster,
         shape,
-        pool,
+        role,
         group,
         signal,
         least=least,
@@ -148,7 +148,7 @@ def scale_by_load(
     settings: ThresholdSettings,
     cluster: Cluster,
     shape: InstanceShape,
-    pool: str,
+    role: str,
     group: Group,
     waiting: Callable[[], int],
 ) -> Autoscaler:
@@ -158,7 +158,7 @@ def scale_by_load(
     ----------
     settings : ThresholdSettings
         When instances come and go.
-    cluster, shape, pool
+    cluster, shape, role
         Where they are placed, what they are made of, their role.
     group : Group
         Where they serve.
@@ -179,4 +179,4 @@ def scale_by_load(
             "Start with as many, or lower it.",
         )
     signal = Threshold(group, waiting, settings.up, settings.down)
-    return start(settings, cluster, shape, pool, group, signal, least=settings.min_instances)
+    return start(settings, cluster, shape, role, group, signal, least=settings.min_instances)

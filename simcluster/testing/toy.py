@@ -14,7 +14,8 @@ import numpy as np
 
 from simcluster.catalog.specs import EngineProfile, ModelSpec
 from simcluster.config import Environment, ModelConfig, SloConfig
-from simcluster.runs.simulate import Result, run
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run
 from simcluster.strategies import Strategy
 from simcluster.testing.laws import require
 from simcluster.testing.specs import (

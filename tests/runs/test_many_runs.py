@@ -27,6 +27,7 @@ from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError, WorkerError
 from simcluster.runs import compare as sweep
 from simcluster.runs import executor, recorded
+from simcluster.runs.cell import Cell, identity, made_by
 from simcluster.runs.executor import outcomes
 from simcluster.scenario.file import resolve
 from simcluster.show import text as report
@@ -116,20 +117,20 @@ def test_what_does_not_touch_a_run_does_not_run_it_again(
 )
 def test_what_decides_a_run_is_in_its_identity(changes: dict[str, object]) -> None:
     """Each makes it another run."""
-    cell = recorded.Cell("vLLM", 2.0, 0)
+    cell = Cell("vLLM", 2.0, 0)
     one, other = resolve(DOCUMENT), resolve(DOCUMENT, changes)
-    assert recorded.identity(one, cell) != recorded.identity(other, cell)
+    assert identity(one, cell) != identity(other, cell)
 
 
 def test_files_count_by_their_contents(tmp_path: Path) -> None:
     """A trace elsewhere with the same rows is the same workload; with others it is not."""
-    cell = recorded.Cell("vLLM", None, 0)
+    cell = Cell("vLLM", None, 0)
     found = set()
     for name, row in (("a.csv", "1,10,5"), ("b.csv", "1,10,5"), ("c.csv", "2,10,5")):
         (tmp_path / name).write_text(f"arrival_s,prompt_len,output_len\n0,10,5\n{row}\n")
         workload = {"trace": str(tmp_path / name)}
         scenario = resolve({**DOCUMENT, "workload": workload, "sweep": {}})
-        found.add(recorded.identity(scenario, cell))
+        found.add(identity(scenario, cell))
     assert len(found) == 2
 
 
@@ -157,10 +158,10 @@ def test_an_entry_counts_where_it_is_used_and_by_what_it_holds(table: str, tmp_p
     """Whatever else is in its file, wherever the file lies; edited it makes another run."""
     row = {**USED[table], "source": "us"}
     key, value = list(row.items())[-2]
-    cell = recorded.Cell("vLLM", 2.0, 0)
+    cell = Cell("vLLM", 2.0, 0)
 
     def found(*rows: dict[str, Any], **others: list[dict[str, Any]]) -> str:
-        return recorded.identity(with_own(tmp_path, {table: list(rows), **others}), cell)
+        return identity(with_own(tmp_path, {table: list(rows), **others}), cell)
 
     own = found(row)
     assert own != found()
@@ -172,7 +173,7 @@ def test_an_entry_counts_where_it_is_used_and_by_what_it_holds(table: str, tmp_p
     assert own == found(row, price=[price])
     (tmp_path / "elsewhere").mkdir()
     scenario = with_own(tmp_path / "elsewhere", {table: [row]})
-    assert own == recorded.identity(scenario, cell)
+    assert own == identity(scenario, cell)
 
 
 def fixed(prompt_len: int) -> dict[str, Any]:
@@ -377,9 +378,9 @@ def loses_nothing(folder: Path, stderr: str, known: dict[str, int]) -> None:
     assert not (folder / "out").exists()
     partial = folder / ".out.partial"
     assert known.items() <= written(partial).items()
-    document = resolve(DOCUMENT).document
+    scenario = resolve(DOCUMENT)
     for run in recorded.recorded(partial):
-        maker = recorded.made_by(document, document["strategy"][0]["name"])
+        maker = made_by(scenario, scenario.strategies[0].name)
         assert run.fault(maker, "parquet") is None
 
 
@@ -393,7 +394,7 @@ def test_a_killed_worker_process_is_one_line(wait_until: Any, tmp_path: Path) ->
     assert process.returncode == 1
     assert stderr.startswith("error: a worker process died (SIGKILL(-9))")
     assert stderr.count("\n") == 1
-    assert "the same command goes on from it" in stderr
+    assert "the same command resumes" in stderr
     loses_nothing(tmp_path, stderr, known)
 
 
@@ -410,7 +411,7 @@ def test_an_interrupt_stops_the_processes_and_keeps_what_was_recorded(
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert process.returncode == 1
     assert len(workers) == 2
-    assert "Finished runs are kept; the same command goes on from them." in stderr
+    assert "Finished runs are kept; the same command resumes." in stderr
     loses_nothing(tmp_path, stderr, known)
 
 
@@ -621,7 +622,7 @@ def test_a_lost_cluster_is_one_line_and_keeps_what_was_recorded(
                 for process in processes[victims]:
                     process.kill()
 
-        with pytest.raises(WorkerError, match=rf"--dask tcp://\S+: .*{words}\. What was recorded"):
+        with pytest.raises(WorkerError, match=rf"--dask tcp://\S+: .*{words}\. Recorded runs"):
             sweep.compare(scenario, dask=address, out=tmp_path / "out", progress=kill)
     assert len(written(tmp_path / ".out.partial")) >= 3
     loses_nothing(tmp_path, "", {})
