@@ -143,49 +143,34 @@ class SloConfig(SloTargets):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
-    """The machines.
-
-    Attributes
-    ----------
-    gpu : GPUSpec
-        Type of every GPU.
-    num_nodes, gpus_per_node : int
-        How many of each.
-    fabric : LinkSpec
-        Link between the GPUs of a node, per GPU and direction.
-    network : LinkSpec or None
-        Link between nodes, per NIC and direction; None if there is none.
-    num_nics : int
-        NICs per node, shared by its GPUs.
-    pcie : LinkSpec
-        Link between a GPU and its host's memory, per GPU and direction.
-    price_per_gpu_hour : float or None
-        Price of one GPU for one hour in `currency`; None where none is known.
-    currency : str
-        ISO code of the price.
-    gpus_per_domain : int or None
-        GPUs that `fabric` joins; those of different domains meet over `pcie`. None: all of a node.
-    gpus_per_switch : int or None
-        GPUs that share one PCIe link to the CPU; None: each has its own.
-    nodes_per_switch : int or None
-        Nodes on one network switch; None: all.
-    oversubscription : float
-        Bandwidth of the nodes on a network switch over that of its uplinks, >= 1.
-    """
+    """The machines."""
 
     gpu: GPUSpec
+    """Type of every GPU."""
     num_nodes: int
     gpus_per_node: int
+    """How many of each."""
     fabric: LinkSpec
+    """Link between the GPUs of a node, per GPU and direction."""
     network: LinkSpec | None
+    """Link between nodes, per NIC and direction; None if there is none."""
     num_nics: int
+    """NICs per node, shared by its GPUs."""
     pcie: LinkSpec
+    """Link between a GPU and its host's memory, per GPU and direction."""
     price_per_gpu_hour: float | None
+    """Price of one GPU for one hour in `currency`; None where none is known."""
     currency: str = "USD"
+    """ISO code of the price."""
     gpus_per_domain: int | None = None
+    """GPUs that `fabric` joins; those of different domains meet over `pcie`. None: all of a
+    node."""
     gpus_per_switch: int | None = None
+    """GPUs that share one PCIe link to the CPU; None: each has its own."""
     nodes_per_switch: int | None = None
+    """Nodes on one network switch; None: all."""
     oversubscription: float = 1.0
+    """Bandwidth of the nodes on a network switch over that of its uplinks, >= 1."""
 
     @property
     def num_gpus(self) -> int:
@@ -195,19 +180,13 @@ class ClusterConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
-    """Limits of one step.
-
-    Attributes
-    ----------
-    max_num_seqs : int
-        Most sequences running at once, >= 1.
-    max_num_batched_tokens : int
-        Most tokens of one step, >= 1: of a prefill step, or with chunked prefill the token budget
-        (decoding sequences take one each).
-    """
+    """Limits of one step."""
 
     max_num_seqs: int
+    """Most sequences running at once, >= 1."""
     max_num_batched_tokens: int
+    """Most tokens of one step, >= 1: of a prefill step, or with chunked prefill the token budget
+    (decoding sequences take one each)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,24 +207,16 @@ class RunConfig(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The model and how it is stored.
-
-    Attributes
-    ----------
-    spec : ModelSpec
-        Its shape.
-    max_model_len : int
-        Longest prompt plus output (tokens) that is served.
-    weight_bytes : float
-        Bytes of one weight: 2 for bf16, 1 for fp8.
-    kv_bytes : float
-        Bytes of one number in the KV cache: 2 for 16 bit, 1 for fp8.
-    """
+    """The model and how it is stored."""
 
     spec: ModelSpec
+    """Its shape."""
     max_model_len: int
+    """Longest prompt plus output (tokens) that is served."""
     weight_bytes: float = 2.0
+    """Bytes of one weight: 2 for bf16, 1 for fp8."""
     kv_bytes: float = 2.0
+    """Bytes of one number in the KV cache: 2 for 16 bit, 1 for fp8."""
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -255,33 +226,22 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What every strategy of a scenario shares: model, machines, engine, targets.
-
-    Attributes
-    ----------
-    model : ModelConfig
-        What is served.
-    cluster : ClusterConfig
-        On which machines.
-    engine : EngineProfile
-        By which engine; overrides of the scenario are already in it.
-    slo : SloConfig
-        The targets; some routers use them.
-    extra_models : tuple of ModelConfig
-        Further models that strategies of several models serve.
-    extra_clusters : tuple of ClusterConfig
-        Further machines, each of another GPU type.
-    step_times : str
-        Source of the step times, a key of `simcluster.roofline.STEP_TIMES`.
-    """
+    """What every strategy of a scenario shares: model, machines, engine, targets."""
 
     model: ModelConfig
+    """What is served."""
     cluster: ClusterConfig
+    """On which machines."""
     engine: EngineProfile
+    """By which engine; overrides of the scenario are already in it."""
     slo: SloConfig = field(default_factory=SloConfig)
+    """The targets; some routers use them."""
     extra_models: tuple[ModelConfig, ...] = ()
+    """Further models that strategies of several models serve."""
     extra_clusters: tuple[ClusterConfig, ...] = ()
+    """Further machines, each of another GPU type."""
     step_times: str = "roofline"
+    """Source of the step times, a key of `simcluster.roofline.STEP_TIMES`."""
 
     @property
     def models(self) -> tuple[ModelConfig, ...]:

@@ -107,19 +107,13 @@ class MeasuredQuality(CommonQuality):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountedQuality(CommonQuality):
-    """What `MeasuredQuality` is in a scenario: the counts in the place of their name.
-
-    Attributes
-    ----------
-    measured : QualityCounts
-        Who answered right, and the operating point of a published router.
-    router, separation
-        As in `MeasuredQuality`.
-    """
+    """What `MeasuredQuality` is in a scenario: the counts in the place of their name."""
 
     measured: QualityCounts
+    """Who answered right, and the operating point of a published router."""
     router: Router
     separation: float | None
+    """As in `MeasuredQuality`."""
 
     def curve(self) -> QualityCurve:
         """Return expected quality against the score."""

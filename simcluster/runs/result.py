@@ -28,33 +28,22 @@ FRAMES: Final = (
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """What one run gave.
-
-    Attributes
-    ----------
-    strategy : str
-        Name of the strategy.
-    rate_rps : float
-        Offered rate (requests/s); NaN in a closed loop.
-    seed : int
-        Seed of the run.
-    num_gpus : int
-        GPUs the strategy used, the most at a time.
-    columns : dict
-        Frame name to columns, as in `simcluster.frames.schema`.
-    end_s : float
-        When the last request ended (s).
-    num_events : int
-        SimPy events.
-    """
+    """What one run gave."""
 
     strategy: str
+    """Name of the strategy."""
     rate_rps: float
+    """Offered rate (requests/s); NaN in a closed loop."""
     seed: int
+    """Seed of the run."""
     num_gpus: int
+    """GPUs the strategy used, the most at a time."""
     columns: dict[str, dict[str, npt.NDArray[Any]]]
+    """Frame name to columns, as in `simcluster.frames.schema`."""
     end_s: float
+    """When the last request ended (s)."""
     num_events: int
+    """SimPy events."""
 
     def __repr__(self) -> str:
         requests = len(self.columns["requests"]["request_id"])

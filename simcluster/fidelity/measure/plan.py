@@ -68,17 +68,12 @@ class Call:
 
     Attributes
     ----------
-    operator : str
-        Its name in the CSV.
     m, n, k, batch, context, num_heads, num_kv_heads, head_dim, tp : int or None
         Its sizes; None where the operator has no such size.
-    dtype : str
-        ``"bf16"``, ``"fp16"`` or ``"fp8"``.
-    mode : str
-        ``"graph"`` (inside a captured graph) or ``"eager"`` (launched one by one).
     """
 
     operator: str
+    """Its name in the CSV."""
     m: int | None = None
     n: int | None = None
     k: int | None = None
@@ -88,8 +83,10 @@ class Call:
     num_kv_heads: int | None = None
     head_dim: int | None = None
     dtype: str
+    """``"bf16"``, ``"fp16"`` or ``"fp8"``."""
     tp: int | None = None
     mode: str = "graph"
+    """``"graph"`` (inside a captured graph) or ``"eager"`` (launched one by one)."""
 
     def size(self, name: str) -> int:
         """Return a size that this operator has."""

@@ -36,21 +36,14 @@ _WRITE_EVERY_S: Final = 5.0
 
 @dataclass(slots=True)
 class Record:
-    """Rows that were measured so far, and the file that holds them.
-
-    Attributes
-    ----------
-    path : Path
-        The file; written anew, whole, every few seconds.
-    comments : list of str
-        Lines about machine and run that stand before the header line.
-    rows : list of tuple of Call and float
-        Calls and their times (s).
-    """
+    """Rows that were measured so far, and the file that holds them."""
 
     path: Path
+    """The file; written anew, whole, every few seconds."""
     comments: list[str]
+    """Lines about machine and run that stand before the header line."""
     rows: list[tuple[Call, float]] = field(default_factory=list)
+    """Calls and their times (s)."""
     _written: float = field(default_factory=time.monotonic)
 
     def add(self, call: Call, time_s: float) -> None:

@@ -249,22 +249,15 @@ class HashedRequest(Request):
 
 @dataclass(frozen=True)
 class Ask:
-    """A request as a test without a clock sees it.
-
-    Attributes
-    ----------
-    step : int
-        Steps that have been done when it arrives.
-    prompt_len, output_len : int
-        Tokens.
-    priority : int
-        That of its class.
-    """
+    """A request as a test without a clock sees it."""
 
     step: int
+    """Steps that have been done when it arrives."""
     prompt_len: int
     output_len: int
+    """Tokens."""
     priority: int = 0
+    """That of its class."""
 
     def request(self, number: int, hashed: int | None = None) -> HashedRequest:
         """Return it as request `number`; `hashed` is what it hashes to, by default the same."""
