@@ -6,15 +6,9 @@ module      idea
 specs       GPUs, links, models and engines that no calibration moves
 step_times  step times that can be written down on paper
 workloads   workloads written out by hand
-drawn       workloads that hypothesis draws
-scenarios   a small scenario as the tables of its file
-outcomes    outcomes of the runs of a goodput search
-fair_share  max-min fair sharing in plain words
 examples    how many examples a property test draws
-refusals    bad input is refused in one line
 laws        laws that the frames of any run obey
 watch       a strategy wrapped to keep books of its own
-ties        a toy cluster where everything ties
 contracts   one suite per extension point, for a plug-in to inherit
 toy         a toy cluster
 ==========  =========================================================

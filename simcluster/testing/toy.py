@@ -14,7 +14,7 @@ import numpy as np
 
 from simcluster.catalog.specs import EngineProfile, ModelSpec
 from simcluster.config import Environment, ModelConfig, SloConfig
-from simcluster.runs.result import Result
+from simcluster.runs.result import FRAMES, Result
 from simcluster.runs.simulate import run
 from simcluster.strategies import Strategy
 from simcluster.testing.laws import require
@@ -64,15 +64,7 @@ LOOSE: Final = SloConfig(ttft_s=5.0, tpot_s=0.1)
 """Targets that the toy cluster meets."""
 STRICT: Final = SloConfig(ttft_s=0.02, tpot_s=0.003)
 """Targets that it can just meet, so that windows of rolling activation come and go."""
-COMPARED: Final = (
-    "requests",
-    "segments",
-    "transfers",
-    "links",
-    "windows",
-    "scaling",
-    "instances",
-)
+COMPARED: Final = tuple(name for name in FRAMES if name != "spans")
 """Frames that do not depend on the resolution; spans do."""
 
 

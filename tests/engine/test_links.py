@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.fair_share import max_min_rates
 from simcluster.engine.clock import ARRIVAL, At, Clock
 from simcluster.engine.links import link as link_module
 from simcluster.engine.links.link import Link, LinkNetwork, Path
 from simcluster.engine.recorder import Recorder, transfer_columns
 from simcluster.rng import stream
 from simcluster.testing.examples import examples
-from simcluster.testing.fair_share import max_min_rates
 from simcluster.testing.laws import union_of
 from simcluster.units import TICK_S, FloatArray, grid_array, on_grid
 

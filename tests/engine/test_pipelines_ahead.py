@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.ties import TICK, TIES, Ticks, with_coarse_links
 from simcluster.catalog.specs import EngineProfile, ModelSpec
 from simcluster.config import SloConfig
 from simcluster.engine.instance.pipeline import BatchesInFlight
@@ -21,7 +22,6 @@ from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.testing.contracts.base import REQUESTS
 from simcluster.testing.examples import examples
 from simcluster.testing.specs import ideal_engine, vllm_engine
-from simcluster.testing.ties import TICK, TIES, Ticks, with_coarse_links
 from simcluster.testing.toy import (
     DEEP,
     ENGINES,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.ties import TICK, TIES, Ticks, with_coarse_links
 from simcluster.catalog.specs import EngineProfile, ModelSpec
 from simcluster.config import SloConfig
 from simcluster.routing import ROUTERS
@@ -19,7 +20,6 @@ from simcluster.strategies.scaling import MitosisSettings, ThresholdSettings
 from simcluster.testing.contracts.base import GAPS, PREFIXES, REQUESTS
 from simcluster.testing.examples import examples
 from simcluster.testing.specs import environment, ideal_engine, llama_2_7b, vllm_engine
-from simcluster.testing.ties import TICK, TIES, Ticks, with_coarse_links
 from simcluster.testing.toy import (
     ENGINES,
     LOOSE,

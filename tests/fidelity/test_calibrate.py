@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
+from helpers.refusals import refused
 from simcluster import catalog
 from simcluster.catalog import Catalog
 from simcluster.catalog.specs import AllReduceTerms, GPUSpec, KernelConstants
@@ -35,7 +36,6 @@ from simcluster.roofline.kernels import KernelTimer, smooth_max, wave_share
 from simcluster.roofline.operators import attention_work, layer_operators
 from simcluster.testing import specs
 from simcluster.testing.examples import examples
-from simcluster.testing.refusals import refused
 from simcluster.units import TICK_S
 
 DATA = Path(

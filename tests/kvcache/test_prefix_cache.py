@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.refusals import refused
 from simcluster.config import SchedulerConfig
 from simcluster.errors import ConfigError, DataError, InvariantError
 from simcluster.kvcache import PrefixPool
@@ -25,7 +26,6 @@ from simcluster.strategies import FuDG, NoDG
 from simcluster.studies.prefix_reuse import replay
 from simcluster.testing import specs
 from simcluster.testing.examples import examples
-from simcluster.testing.refusals import refused
 from simcluster.testing.step_times import ConstantStepTime, LinearStepTime, same_for_all
 from simcluster.testing.workloads import shared_prefixes, workload_of
 from simcluster.workload import Workload, WorkloadSettings, build

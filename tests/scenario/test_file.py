@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.scenarios import small_scenario
 from simcluster import catalog
 from simcluster.catalog.own_file import entry_text
 from simcluster.catalog.specs import EngineProfile
@@ -21,7 +22,6 @@ from simcluster.scenario.file import json_schema, load, markdown_keys, parse_ove
 from simcluster.scenario.tables import EngineTable
 from simcluster.strategies import STRATEGIES
 from simcluster.testing.examples import examples
-from simcluster.testing.scenarios import small_scenario
 from simcluster.workload import ARRIVALS, LENGTHS
 
 ROOT = Path(__file__).parents[2]

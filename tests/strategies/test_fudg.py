@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.patches import StepPatch
 
+from helpers.drawn import bursts
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import Environment, SloConfig
 from simcluster.errors import ConfigError
@@ -21,7 +22,6 @@ from simcluster.scenario.file import resolve
 from simcluster.show.plot_links import figure_of_links
 from simcluster.strategies import FuDG, NoDG
 from simcluster.testing import specs
-from simcluster.testing.drawn import bursts
 from simcluster.testing.examples import examples
 from simcluster.testing.laws import check_laws, union_of
 from simcluster.testing.step_times import LinearStepTime, same_for_all

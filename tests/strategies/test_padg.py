@@ -14,6 +14,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from helpers.drawn import bursts
 from simcluster.config import Environment, SloConfig
 from simcluster.request import Request
 from simcluster.routing.prefill_predictor import PrefillPredictor, from_profile
@@ -25,7 +26,6 @@ from simcluster.runs.result import Result
 from simcluster.runs.simulate import run
 from simcluster.strategies import NoDG, PaDG
 from simcluster.testing import specs
-from simcluster.testing.drawn import bursts
 from simcluster.testing.examples import examples
 from simcluster.testing.laws import check_laws
 from simcluster.testing.step_times import LinearStepTime, same_for_all

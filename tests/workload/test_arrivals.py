@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from helpers.refusals import refused
 from simcluster.errors import ConfigError
 from simcluster.testing.examples import examples
-from simcluster.testing.refusals import refused
 from simcluster.units import TICK_S, TICKS_PER_S, FloatArray
 from simcluster.workload import ARRIVALS, ArrivalProcess, Workload, WorkloadSettings, build
 from simcluster.workload.base import EndlessArrivals
@@ -268,7 +268,7 @@ DIGEST = """
 import hashlib
 from simcluster.workload import WorkloadSettings, build
 from simcluster.workload.lengths import LognormalLengths
-from simcluster.testing.refusals import refused
+from helpers.refusals import refused
 from simcluster.workload.renewal import GammaArrivals
 lengths = LognormalLengths(prompt_median=300, prompt_sigma=1, output_median=80, output_sigma=0.7)
 requests = build(

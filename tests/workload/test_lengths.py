@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from helpers.refusals import refused
 from simcluster import catalog
 from simcluster.catalog import Catalog
 from simcluster.errors import ConfigError
 from simcluster.rng import stream
 from simcluster.testing.examples import examples
-from simcluster.testing.refusals import refused
 from simcluster.units import IntArray
 from simcluster.workload import LENGTHS, LengthDistribution, WorkloadSettings, build
 from simcluster.workload.base import MAX_TOKENS

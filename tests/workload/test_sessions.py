@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.refusals import refused
 from simcluster.studies.prefix_reuse import replay
 from simcluster.testing.examples import examples
-from simcluster.testing.refusals import refused
 from simcluster.workload import Workload, WorkloadSettings, build
 from simcluster.workload.sessions import SessionArrivals
 

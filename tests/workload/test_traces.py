@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.refusals import refused
 from simcluster.errors import ConfigError, DataError, SimclusterError
 from simcluster.testing.examples import examples
-from simcluster.testing.refusals import refused
 from simcluster.units import TICK_S
 from simcluster.workload import Workload, WorkloadSettings, build, traces
 from simcluster.workload.lengths import FixedLengths

@@ -6,7 +6,7 @@ import csv
 import io
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final
 
@@ -14,21 +14,7 @@ from simcluster.catalog.own_file import write_whole
 from simcluster.fidelity.measure.plan import Call
 from simcluster.units import US
 
-COLUMNS: Final = (
-    "operator",
-    "m",
-    "n",
-    "k",
-    "batch",
-    "context",
-    "num_heads",
-    "num_kv_heads",
-    "head_dim",
-    "dtype",
-    "tp",
-    "mode",
-    "time_us",
-)
+COLUMNS: Final = (*(f.name for f in fields(Call)), "time_us")
 """Columns of the file; ``docs/calibration.md`` says what they mean."""
 
 _WRITE_EVERY_S: Final = 5.0

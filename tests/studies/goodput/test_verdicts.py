@@ -18,6 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from helpers.outcomes import outcome_of_odds
+from helpers.scenarios import small_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.scenario.file import resolve
@@ -31,8 +33,6 @@ from simcluster.studies.goodput.probe import Probe
 from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.goodput.search import Stage, Verdict
 from simcluster.testing.examples import examples
-from simcluster.testing.outcomes import outcome_of_odds
-from simcluster.testing.scenarios import small_scenario
 
 SETTINGS = Settings(target=0.9, tolerance=0.05, max_requests=20_000)
 STATISTICS = {

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.scenarios import small_scenario
 from simcluster.errors import DataError
 from simcluster.runs.cell import Cell
 from simcluster.scenario.file import resolve
@@ -27,7 +28,6 @@ from simcluster.studies.rank.race import Crossing, RaceRun, Search
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 from simcluster.testing.examples import examples
-from simcluster.testing.scenarios import small_scenario
 
 DOCUMENT = small_scenario(
     {"name": "mine", "kind": "nodg", "tp_size": 4},
