@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from simcluster.errors import ConfigError, DataError
 from simcluster.frames.metrics import (
@@ -37,8 +36,9 @@ from simcluster.studies.goodput.pairs import compare_all
 from simcluster.studies.goodput.probe import Outcome, Wanted
 from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.goodput.search import Located, Verdict, search
+from simcluster.units import FloatArray
 from simcluster.workload import WorkloadSettings
-from simcluster.workload.base import EndlessArrivals
+from simcluster.workload.base import BoolArray, EndlessArrivals
 from simcluster.workload.build import fit
 
 W = TypeVar("W")
@@ -362,20 +362,8 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     met = met_targets(columns, slo)
     names = TARGETS if slo.criterion == "marginal" else ("joint",)
     latency = request_metrics(columns, slo.metric)
-    statistics: dict[str, float] = {}
-    for key in TARGETS:
-        values = latency[f"{key}_s"][kept]
-        values = values[~np.isnan(values)]
-        points = np.quantile(values, (0.5, 0.9, 0.99)) if values.size else [math.nan] * 3
-        for percent, value in zip((50, 90, 99), points, strict=True):
-            statistics[f"{key}_s_p{percent}"] = float(value)
-        statistics[f"{key}_attainment"] = float(met[key][kept].mean())
     members = members_of(columns, slo)
-    for name, own in members.items():
-        for key in (*TARGETS, "joint"):
-            within = met[key][kept & own]
-            share = float(within.mean()) if within.size else math.nan
-            statistics[f"{name}.{key}_attainment"] = share
+    statistics = _latencies(latency, kept) | _attainments(met, kept, members)
     groups = [kept & own for own in members.values()] or [kept]
     statistics["output_tokens"] = float(np.asarray(columns["num_output_tokens"])[kept].mean())
     late = kept & (arrival >= (1 + WARMUP) / 2 * end)
@@ -402,7 +390,31 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     )
 
 
-def _drift(met: npt.NDArray[np.bool_], all_: npt.NDArray[np.bool_], late: Any) -> float:
+def _latencies(latency: Mapping[str, FloatArray], kept: BoolArray) -> dict[str, float]:
+    """Return percentiles (s) of the requests that are counted; NaN where there are none."""
+    found: dict[str, float] = {}
+    for key in TARGETS:
+        values = latency[f"{key}_s"][kept]
+        values = values[~np.isnan(values)]
+        points = np.quantile(values, (0.5, 0.9, 0.99)) if values.size else [math.nan] * 3
+        for percent, value in zip((50, 90, 99), points, strict=True):
+            found[f"{key}_s_p{percent}"] = float(value)
+    return found
+
+
+def _attainments(
+    met: Mapping[str, BoolArray], kept: BoolArray, members: Mapping[str, BoolArray]
+) -> dict[str, float]:
+    """Return the shares within each target, of all that are counted and of each class."""
+    found = {f"{key}_attainment": float(met[key][kept].mean()) for key in TARGETS}
+    for name, own in members.items():
+        for key in (*TARGETS, "joint"):
+            within = met[key][kept & own]
+            found[f"{name}.{key}_attainment"] = float(within.mean()) if within.size else math.nan
+    return found
+
+
+def _drift(met: BoolArray, all_: BoolArray, late: Any) -> float:
     """Return the share of `all_` that met its targets less that of the `late` ones; 0 of none."""
     return float(met[all_].mean() - met[late].mean()) if late.any() else 0.0
 
