@@ -299,15 +299,12 @@ def cooptimize(file: Path, overrides: Sequence[tuple[str, object]], **options: A
     "--by-rate", is_flag=True, help="Also compare each pair of strategies at all of the goodputs."
 )
 def goodput(
-    out: Path | None,
-    replace: bool,
-    as_json: bool,
-    jobs: int | None,
-    dask: str | None,
-    tolerance: float,
-    max_requests: int,
-    by_rate: bool,
-    **common: Any,
+    file: Path,
+    overrides: Any,
+    seed: int | None,
+    trace: Path | None,
+    resolution: str | None,
+    **options: Any,
 ) -> None:
     """Find the highest rate that each strategy of scenario FILE carries, and how sure that is.
 
@@ -316,17 +313,7 @@ def goodput(
     """
     from simcluster.studies.goodput import command
 
-    command.run(
-        _load(**common),
-        tolerance=tolerance,
-        max_requests=max_requests,
-        by_rate=by_rate,
-        jobs=jobs,
-        dask=dask,
-        out=out,
-        replace=replace,
-        as_json=as_json,
-    )
+    command.run(_load(file, overrides, seed, trace, resolution), **options)
 
 
 @main.command()

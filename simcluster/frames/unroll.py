@@ -40,18 +40,13 @@ Frames = Mapping[str, Columns]
 
 @dataclass(frozen=True, slots=True)
 class PerRequest:
-    """Numbers of every request, in one array because they are of different lengths.
-
-    Attributes
-    ----------
-    offsets : int array, shape ``(num_requests + 1,)``
-        Where the numbers of each request begin; the last entry is their total.
-    values : float array, shape ``(offsets[-1],)``
-        The numbers, request by request.
-    """
+    """Numbers of every request, in one array because they are of different lengths."""
 
     offsets: IntArray
+    """Where the numbers of each request begin; the last entry is their total; shape ``(num_requests
+    + 1,)``."""
     values: FloatArray
+    """The numbers, request by request; shape ``(offsets[-1],)``."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -265,21 +260,14 @@ def token_layout(frames: Frames) -> TokenLayout:
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """Where the decode steps of the lanes are if they stand in a row, one lane after the other.
-
-    Attributes
-    ----------
-    num_lanes : int
-        Lanes of an instance, at most.
-    order : int array
-        Rows of spans or steps that decode, by lane and then as they were.
-    base : int array
-        Decode steps of all lanes before each one, and of all.
-    """
+    """Where the decode steps of the lanes are if they stand in a row, one lane after the other."""
 
     num_lanes: int
+    """Lanes of an instance, at most."""
     order: IntArray
+    """Rows of spans or steps that decode, by lane and then as they were."""
     base: IntArray
+    """Decode steps of all lanes before each one, and of all."""
 
     @classmethod
     def of(cls, columns: Columns, num_steps: IntArray) -> Lanes:

@@ -126,24 +126,16 @@ class _Bare:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A key of a scenario file and what its schema says.
-
-    Attributes
-    ----------
-    key : str
-        As written in the file, such as ``strategy[1].tp_size``.
-    table : str
-        The table it stands in, such as ``[slo]``.
-    schema : dict
-        Its schema, references resolved.
-    siblings : tuple of str
-        Keys that its table knows.
-    """
+    """A key of a scenario file and what its schema says."""
 
     key: str
+    """As written in the file, such as ``strategy[1].tp_size``."""
     table: str
+    """The table it stands in, such as ``[slo]``."""
     schema: JsonSchema
+    """Its schema, references resolved."""
     siblings: tuple[str, ...]
+    """Keys that its table knows."""
 
     @property
     def expected(self) -> str:

@@ -7,14 +7,16 @@ and ties are common. The contracts and the tests of the three resolutions run on
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import numpy as np
 
 from simcluster.catalog.specs import EngineProfile, ModelSpec
 from simcluster.config import Environment, ModelConfig, SloConfig
-from simcluster.runs.result import Result
+from simcluster.runs.result import FRAMES, Result
+from simcluster.runs.simulate import run
+from simcluster.strategies import Strategy
 from simcluster.testing.laws import require
 from simcluster.testing.specs import (
     eager_engine,
@@ -63,15 +65,7 @@ LOOSE: Final = SloConfig(ttft_s=5.0, tpot_s=0.1)
 """Targets that the toy cluster meets."""
 STRICT: Final = SloConfig(ttft_s=0.02, tpot_s=0.003)
 """Targets that it can just meet, so that windows of rolling activation come and go."""
-COMPARED: Final = (
-    "requests",
-    "segments",
-    "transfers",
-    "links",
-    "windows",
-    "scaling",
-    "instances",
-)
+COMPARED: Final = tuple(name for name in FRAMES if name != "spans")
 """Frames that do not depend on the resolution; spans do."""
 
 
@@ -157,3 +151,39 @@ def assert_same(one: Result, other: Result, frames: Sequence[str] = COMPARED) ->
                 f"{name}.{column}: {values} against {theirs}",
             )
     require(one.end_s == other.end_s, f"the runs end at {one.end_s} s and {other.end_s} s")
+
+
+def agreed(
+    where: Environment,
+    strategy: Strategy,
+    workload: Workload,
+    resolutions: Sequence[str] = ("span", "step"),
+    *,
+    same: Callable[[Result, Result], None] = assert_same,
+    **options: Any,
+) -> Result:
+    """Return a run at the first of some resolutions whose frames are the same at all of them.
+
+    Parameters
+    ----------
+    where, strategy, workload
+        Those of `simcluster.runs.simulate.run`.
+    resolutions : sequence of str
+        By default spans and steps.
+    same : callable
+        Requires that two runs are the same.
+    **options
+        Further arguments of `simcluster.runs.simulate.run`.
+
+    Raises
+    ------
+    AssertionError
+        With the first column that differs, and both its values.
+    """
+    first, *others = (
+        run(where, strategy, workload, resolution=resolution, **options)
+        for resolution in resolutions
+    )
+    for other in others:
+        same(first, other)
+    return first

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.config import RunConfig, SloConfig
@@ -31,6 +31,7 @@ from simcluster.frames.metrics import (
     waiting_over_time,
 )
 from simcluster.frames.schema import REQUESTS, SPANS, SWEEP, checked, frame
+from simcluster.testing.examples import examples
 from simcluster.units import FloatArray
 
 NAN = float("nan")
@@ -567,7 +568,7 @@ def test_ecdf_of_a_few_values() -> None:
     assert (x.size, y.size) == (0, 0)
 
 
-@settings(deadline=None)
+@examples(100)
 @given(st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(NAN)), min_size=1, max_size=30))
 def test_ecdf_is_the_share_at_most_x(values: list[float]) -> None:
     """Its definition, checked by counting."""
@@ -655,7 +656,7 @@ def test_a_time_average_weighs_by_time_where_a_mean_over_rows_would_not() -> Non
     assert time_average(times, usage, 0.0, 100.0) == pytest.approx(0.02)
 
 
-@settings(deadline=None)
+@examples(100)
 @given(
     st.lists(
         st.tuples(st.floats(0, 100), st.floats(0, 50)),

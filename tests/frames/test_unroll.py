@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster import load, read
@@ -35,6 +35,7 @@ from simcluster.runs.simulate import run, simulate
 from simcluster.scenario.file import resolve
 from simcluster.sched import StepOutcome, StepPlan
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
+from simcluster.testing.examples import examples
 from simcluster.testing.specs import eager_engine, vllm_engine
 from simcluster.testing.toy import ENGINES, STRICT, TOY, WINDOWED, toy_environment
 from simcluster.testing.workloads import workload_of
@@ -208,7 +209,7 @@ def test_the_cases_hold_output_preempt_and_share_steps(busy: Workload) -> None:
 GAPS = st.one_of(st.just(0.0), st.integers(0, 40).map(lambda k: k * 2.0**-10), st.floats(0.0, 0.03))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     strategy=st.sampled_from(list(STRATEGIES.values())),
     requests=st.lists(

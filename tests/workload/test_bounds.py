@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import simcluster
+from helpers.refusals import refused
 from simcluster.errors import ConfigError, SimclusterError
-from simcluster.testing.refusals import refused
 from simcluster.units import MAX_TIME_S
 from simcluster.workload import ARRIVALS, LENGTHS, Workload, WorkloadSettings, build
 from simcluster.workload.base import MAX_TOKENS

@@ -8,11 +8,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.refusals import refused
 from simcluster.studies.prefix_reuse import replay
-from simcluster.testing.refusals import refused
+from simcluster.testing.examples import examples
 from simcluster.workload import Workload, WorkloadSettings, build
 from simcluster.workload.sessions import SessionArrivals
 
@@ -133,7 +134,7 @@ def test_system_prompts_are_shared_by_popularity_and_nothing_else_is() -> None:
     assert np.allclose(shares, expected, atol=0.02)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     system_len=st.sampled_from([0, 1, 15, 16, 33]),
     mean_turns=st.sampled_from([1.0, 1.5, 6.0]),

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from helpers.refusals import refused
 from simcluster.errors import ConfigError
-from simcluster.testing.refusals import refused
 from simcluster.workload import ARRIVALS, LENGTHS, WorkloadSettings, build
 from simcluster.workload.clients import ClientArrivals
 from simcluster.workload.closed_loop import ClosedLoopArrivals

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.refusals import refused
 from simcluster.errors import ConfigError, DataError, SimclusterError
-from simcluster.testing.refusals import refused
+from simcluster.testing.examples import examples
 from simcluster.units import TICK_S
 from simcluster.workload import Workload, WorkloadSettings, build
 from simcluster.workload.formats import TraceFormat
@@ -174,7 +175,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> No
 
 
 @given(content=st.text(alphabet=st.sampled_from('0123456789.,-eE\n\r"{}: \x00aé'), max_size=60))
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_no_text_is_read_into_nonsense(
     tmp_path_factory: pytest.TempPathFactory, content: str
 ) -> None:
@@ -354,7 +355,7 @@ CELLS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     times=st.lists(st.floats(0, 1e4), min_size=1, max_size=6),
     cells=st.lists(st.tuples(CELLS, CELLS), min_size=6, max_size=6),
@@ -407,7 +408,7 @@ def is_length(cell: str) -> bool:
     gaps=st.lists(st.floats(0, 100), min_size=2, max_size=40).filter(lambda g: sum(g[1:]) > 0.01),
     rate_rps=st.floats(0.01, 1000),
 )
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_scaling_keeps_the_pattern(
     tmp_path_factory: pytest.TempPathFactory, gaps: list[float], rate_rps: float
 ) -> None:

@@ -62,30 +62,20 @@ Simulate = Callable[[Scenario, Sequence[Cell]], Sequence[Outcome]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Goodputs of the strategies of a scenario, on the same requests.
-
-    Attributes
-    ----------
-    scenario : Scenario
-        What was searched.
-    settings : Settings
-        How.
-    seed : int
-        What the seeds of the replications follow from.
-    num_gpus : dict of str to int
-        GPUs of each strategy; of an autoscaled one those of its most instances in service.
-    verdicts : dict of str to Verdict
-        By strategy, in the order of the scenario.
-    ramps_s : dict of str to float
-        Of the autoscaled strategies: the least time until all instances can serve (s).
-    """
+    """Goodputs of the strategies of a scenario, on the same requests."""
 
     scenario: Scenario
+    """What was searched."""
     settings: Settings
+    """How."""
     seed: int
+    """What the seeds of the replications follow from."""
     num_gpus: dict[str, int]
+    """GPUs of each strategy; of an autoscaled one those of its most instances in service."""
     verdicts: dict[str, Verdict]
+    """By strategy, in the order of the scenario."""
     ramps_s: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Of the autoscaled strategies: the least time until all instances can serve (s)."""
 
     def comparisons(self) -> list[Compared]:
         """Every pair of strategies that have a goodput, the best first (`compare_verdicts`)."""
@@ -272,21 +262,14 @@ def check(scenario: Scenario) -> None:
 
 
 class Guess(NamedTuple):
-    """Where the search for a goodput starts.
-
-    Attributes
-    ----------
-    rate_rps : float
-        About the most that the strategy can carry (requests/s).
-    num_gpus : int
-        Its GPUs; of an autoscaled strategy those of its most instances in service.
-    ramp_s : float or None
-        Of an autoscaled strategy: the least time until all instances can serve (s).
-    """
+    """Where the search for a goodput starts."""
 
     rate_rps: float
+    """About the most that the strategy can carry (requests/s)."""
     num_gpus: int
+    """Its GPUs; of an autoscaled strategy those of its most instances in service."""
     ramp_s: float | None
+    """Of an autoscaled strategy: the least time until all instances can serve (s)."""
 
 
 def guess(scenario: Scenario, strategy: Strategy) -> Guess:
