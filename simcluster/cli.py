@@ -395,12 +395,12 @@ def catalog_list(words: Sequence[str], kind: str | None, as_json: bool) -> None:
 @click.option("--name", help="Name of the entry  [default: from the file or its folder]")
 def catalog_add_model(config: Path, out: Path | None, name: str | None) -> None:
     """Read a model's config.json (Hugging Face style) as an entry."""
-    from simcluster.catalog import build, config_json
+    from simcluster.catalog import config_json, model_entry
     from simcluster.catalog.own_file import add_entry, entry_text
     from simcluster.show.text import model_text
 
     row = config_json.read(config, name)
-    lines = model_text(build.model(row), config_json.stored_as(config))
+    lines = model_text(model_entry.model(row), config_json.stored_as(config))
     if out is None:
         click.echo("".join(f"# {line}\n" for line in lines) + entry_text("model", row), nl=False)
         return

@@ -9,7 +9,17 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec, ModelSpec
+from simcluster.catalog.layers import (
+    KV_BYTES,
+    WEIGHT_DTYPES,
+    Attention,
+    LatentAttention,
+    Mixer,
+    ModelSpec,
+    Recurrent,
+    WeightDtype,
+)
+from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec
 
 SETTINGS_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """pydantic configuration of settings: unknown keys, wrong types, nan and inf are refused."""
@@ -229,21 +239,66 @@ class ModelConfig:
         Its shape.
     max_model_len : int
         Longest prompt plus output (tokens) that is served.
-    weight_bytes : float
-        Bytes of one weight: 2 for bf16, 1 for fp8.
-    kv_bytes : float
-        Bytes of one number in the KV cache: 2 for 16 bit, 1 for fp8.
+    weight_dtype : str or None
+        How the weights of the layers are stored, a key of `WEIGHT_DTYPES`; None: as the checkpoint
+        says. Embedding, router and LM head have 16 bits in any case: engines quantise layers only.
+    kv_dtype : str or None
+        How the cache is stored, a key of `KV_BYTES`; None: as the checkpoint says, else ``"bf16"``.
     """
 
     spec: ModelSpec
     max_model_len: int
-    weight_bytes: float = 2.0
-    kv_bytes: float = 2.0
+    weight_dtype: str | None = None
+    kv_dtype: str | None = None
+
+    @property
+    def weight_bytes(self) -> float:
+        """All weights, as they are served (bytes)."""
+        spec, hidden, saved = self.spec, self.spec.hidden_size, 0.0
+        for layer, repeat in spec.layers:
+            parts = layer.matrices(hidden, gated=spec.gated_mlp)
+            saved += repeat * sum((2.0 - self.dtype_of(d).num_bytes) * n for d, n in parts)
+        return 2.0 * spec.num_params - saved
+
+    @property
+    def kv_bytes(self) -> float:
+        """Bytes of one number in the cache."""
+        return KV_BYTES[self.kv_dtype or self.spec.kv_dtype or "bf16"]
+
+    def dtype_of(self, stored: WeightDtype) -> WeightDtype:
+        """Return how weights are served that the checkpoint has `stored`."""
+        return stored if self.weight_dtype is None else WEIGHT_DTYPES[self.weight_dtype]
+
+    def kv_bytes_of(self, mixer: Mixer | None) -> float:
+        """Cache of one token in a layer with `mixer`, all heads, without windows (bytes)."""
+        if mixer is None:
+            return 0.0
+        index = mixer.index if isinstance(mixer, LatentAttention) else None
+        return self.kv_bytes * mixer.kv_numbers + (0 if index is None else index.cache_bytes)
+
+    def layer_kv_bytes(self, mixer: Mixer | None, num_tokens: int) -> float:
+        """KV cache or state of a sequence of `num_tokens` in one layer, all heads (bytes)."""
+        if isinstance(mixer, Recurrent):
+            return mixer.state_bytes
+        if isinstance(mixer, Attention) and mixer.reach is not None:
+            num_tokens = mixer.reach.of(num_tokens) if num_tokens else 0
+        return self.kv_bytes_of(mixer) * num_tokens
+
+    def sequence_kv_bytes(self, num_tokens: int) -> int:
+        """KV cache of a sequence of `num_tokens`, all layers, windows taken into account (bytes).
+
+        Recurrent layers have their state, layers with a window or chunk what they attend to.
+        """
+        runs = self.spec.layers
+        return round(
+            sum(run.repeat * self.layer_kv_bytes(run.layer.mixer, num_tokens) for run in runs)
+        )
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """KV cache of one token over all layers (bytes)."""
-        return round(self.spec.kv_bytes_per_token * self.kv_bytes / 2)
+        """KV cache of one token over all layers, windows left out of account (bytes)."""
+        runs = self.spec.layers
+        return round(sum(run.repeat * self.kv_bytes_of(run.layer.mixer) for run in runs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

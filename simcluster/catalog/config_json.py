@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from simcluster.catalog import build
-from simcluster.catalog.specs import ModelSpec
+from simcluster.catalog import model_entry
+from simcluster.catalog.layers import ModelSpec
 from simcluster.catalog.tables import Row, check
 from simcluster.errors import ConfigError, DataError, nearest
 
@@ -160,7 +160,7 @@ def read(path: Path | str, name: str | None = None) -> Row:
     _refuse_contradictions(config, row)
     row["source"] = f"{path.name} ({architecture_name})"
     check("model", row, where=config.where)
-    spec = build.model(row)
+    spec = model_entry.model(row)
     row["num_params"] = spec.num_params
     row["kv_bytes_per_token"] = spec.kv_bytes_per_token
     return row
@@ -168,7 +168,7 @@ def read(path: Path | str, name: str | None = None) -> Row:
 
 def model(path: Path | str) -> ModelSpec:
     """Return the model that a ``config.json`` describes; parameters and errors as in `read`."""
-    return build.model(read(path))
+    return model_entry.model(read(path))
 
 
 def stored_as(path: Path | str) -> str | None:

@@ -184,6 +184,8 @@ class GPUSpec:
         Dense FP16/BF16 peak (FLOP/s).
     flops_8bit : float or None
         Dense FP8 (else INT8) peak (FLOP/s); None where the part has none.
+    native_8bit : tuple of str
+        Numbers that it multiplies at that peak, of ``"fp8"``, ``"int8"``.
     num_sms : int
         Streaming multiprocessors (compute units, cores).
     l2_bytes : float
@@ -209,6 +211,7 @@ class GPUSpec:
     memory_bandwidth: float
     flops_16bit: float
     flops_8bit: float | None
+    native_8bit: tuple[str, ...] = ("fp8", "int8")
     num_sms: int
     l2_bytes: float = 0.0
     fabric: str
@@ -316,67 +319,6 @@ class NodeShape:
     num_nics: int
     gpus_per_domain: int | None = None
     gpus_per_switch: int | None = None
-    source: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """The shape of a decoder-only language model.
-
-    Attributes
-    ----------
-    name : str
-        Catalogue name, such as ``"codellama-34b"``.
-    num_layers, hidden_size, num_heads, num_kv_heads, head_dim, ffn_dim, vocab_size : int
-        The usual ones; `ffn_dim` per matrix.
-    gated_mlp : bool
-        Three matrices of `ffn_dim` (gate, up, down) instead of two.
-    tied_embeddings : bool
-        The LM head shares the embedding's weights.
-    max_position : int
-        Longest context (tokens).
-    num_experts, num_experts_active, moe_ffn_dim, num_shared_experts, num_dense_layers : int
-        Mixture of experts; all 0 in a dense model except `num_dense_layers`, the number of layers
-        with a dense MLP.
-    q_lora_rank, kv_lora_rank, qk_nope_dim, qk_rope_dim, v_head_dim : int
-        Multi-head latent attention; all 0 elsewhere.
-    sliding_window : int or None
-        Window (tokens) of the layers that have one; None where every layer attends to all.
-    num_sliding_layers : int
-        How many layers have the window.
-    num_params : int
-        All parameters.
-    kv_bytes_per_token : int
-        KV cache of one token, all layers, 16-bit (bytes).
-    source : str
-        Where the configuration was read.
-    """
-
-    name: str
-    num_layers: int
-    hidden_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    ffn_dim: int
-    vocab_size: int
-    gated_mlp: bool
-    tied_embeddings: bool
-    max_position: int
-    num_experts: int
-    num_experts_active: int
-    moe_ffn_dim: int
-    num_shared_experts: int
-    num_dense_layers: int
-    q_lora_rank: int
-    kv_lora_rank: int
-    qk_nope_dim: int
-    qk_rope_dim: int
-    v_head_dim: int
-    sliding_window: int | None
-    num_sliding_layers: int
-    num_params: int
-    kv_bytes_per_token: int
     source: str
 
 

@@ -14,13 +14,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from simcluster.catalog import build
+from simcluster.catalog import build, model_entry
+from simcluster.catalog.layers import ModelSpec
 from simcluster.catalog.specs import (
     EngineProfile,
     GPUSpec,
     LengthTable,
     LinkSpec,
-    ModelSpec,
     NodeShape,
     Price,
     QualityCounts,
@@ -247,7 +247,7 @@ class Catalog:
 
     def model(self, name: str, key: str = "model.name") -> ModelSpec:
         """Return the model called `name`; parameters and errors as in `gpu`."""
-        return build.model(self.find("model", name, key=key))
+        return model_entry.model(self.find("model", name, key=key))
 
     def link(self, name: str, key: str = "cluster.fabric") -> LinkSpec:
         """Return the link called `name`; parameters and errors as in `gpu`."""

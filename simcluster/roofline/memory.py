@@ -6,17 +6,16 @@ import math
 from dataclasses import replace
 from itertools import islice, product
 
-from simcluster.catalog.specs import EngineProfile, GPUSpec, ModelSpec
+from simcluster.catalog.layers import Attention, Mixer, ModelSpec, Recurrent
+from simcluster.catalog.specs import EngineProfile, GPUSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import ConfigError
 from simcluster.roofline.operators import (
     Operator,
     embedding_operators,
     head_operators,
-    is_mla,
     layer_operators,
     layer_runs,
-    stage_layers,
 )
 from simcluster.units import GB
 
@@ -39,9 +38,8 @@ def weight_bytes_per_gpu(
             model = replace(model, spec=replace(model.spec, tied_embeddings=False))
         operators += head_operators(model, tp_size, 1, 1)
     total = _weight_bytes(operators)
-    for run in layer_runs(model.spec, pp_size, stage):
-        layer = layer_operators(model, tp_size, 1, moe=run.moe)
-        total += run.repeat * _weight_bytes(layer)
+    for layer, repeat in layer_runs(model.spec, pp_size, stage):
+        total += repeat * _weight_bytes(layer_operators(model, layer, tp_size, 1))
     return total
 
 
@@ -51,12 +49,16 @@ def kv_bytes_per_token_per_gpu(
     """KV cache of one token on one rank, all layers of its pipeline stage (bytes).
 
     The heads are split while there are enough, then replicated; the latent vector of multi-head
-    latent attention is on every rank. Layers with a sliding window are counted in full: one pool
-    of blocks serves all layers.
+    latent attention is on every rank. Layers with a window are counted in full.
     """
-    num_layers = model.spec.num_layers
-    share = model.kv_bytes_per_token * stage_layers(num_layers, pp_size)[stage] / num_layers
-    return share if is_mla(model.spec) else share / min(tp_size, model.spec.num_kv_heads)
+    runs = layer_runs(model.spec, pp_size, stage)
+    return sum(repeat * layer_kv_bytes(model, layer.mixer, tp_size) for layer, repeat in runs)
+
+
+def layer_kv_bytes(model: ModelConfig, mixer: Mixer | None, tp_size: int) -> float:
+    """KV cache of one token in one layer on one rank (bytes)."""
+    whole = model.kv_bytes_of(mixer)
+    return whole / min(tp_size, mixer.num_kv_heads) if isinstance(mixer, Attention) else whole
 
 
 def kv_pool_bytes(
@@ -198,11 +200,15 @@ def check_pp(model: ModelConfig, pp_size: int, *, key: str) -> None:
 
 def tp_degrees(spec: ModelSpec) -> list[int]:
     """Return the tensor-parallel degrees that share out the heads evenly, rising."""
-    kv_heads = 1 if is_mla(spec) else spec.num_kv_heads
+
+    def divides(t: int, mixer: Mixer) -> bool:
+        kv_heads = mixer.num_kv_heads if isinstance(mixer, Attention) else 1
+        if isinstance(mixer, Recurrent):
+            kv_heads = mixer.num_key_heads
+        return mixer.num_heads % t == 0 and (kv_heads % t == 0 or t % kv_heads == 0)
+
     return [
-        t
-        for t in range(1, spec.num_heads + 1)
-        if spec.num_heads % t == 0 and (kv_heads % t == 0 or t % kv_heads == 0)
+        t for t in range(1, spec.num_heads + 1) if all(divides(t, mixer) for mixer in spec.mixers)
     ]
 
 

@@ -36,7 +36,6 @@ Document = dict[str, Any]
 
 T = TypeVar("T")
 
-_BYTES = {"bf16": 2.0, "fp8": 1.0}
 _DEFAULT_GPUS_PER_NODE = 8
 _DEFAULT_ARRIVALS = "poisson"
 _DEFAULT_NETWORK = "100gbe"
@@ -397,8 +396,8 @@ def _model(table: ModelTable, engine: EngineTable, where: str, catalog: Catalog)
     return ModelConfig(
         spec=spec,
         max_model_len=longest,
-        weight_bytes=_BYTES[table.weight_dtype],
-        kv_bytes=_BYTES[table.kv_dtype],
+        weight_dtype=table.weight_dtype,
+        kv_dtype=table.kv_dtype,
     )
 
 

@@ -40,11 +40,19 @@ class ModelTable:
         ),
     ]
     weight_dtype: Annotated[
-        Literal["bf16", "fp8"], Field(description="How the weights are stored.")
-    ] = "bf16"
+        Literal["bf16", "fp8", "fp8-block", "int8", "int4", "mxfp4", "nvfp4"] | None,
+        Field(
+            description="How the weights of the layers are stored; default: as the model's "
+            "config.json says, else bf16."
+        ),
+    ] = None
     kv_dtype: Annotated[
-        Literal["bf16", "fp8"], Field(description="How the KV cache is stored.")
-    ] = "bf16"
+        Literal["bf16", "fp8", "int8", "nvfp4"] | None,
+        Field(
+            description="How the KV cache is stored; default: as the model's config.json says, "
+            "else bf16."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

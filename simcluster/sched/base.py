@@ -12,6 +12,7 @@ from collections import deque
 from math import isnan, nan
 from typing import ClassVar
 
+from simcluster.catalog.layers import Reach
 from simcluster.config import SchedulerConfig
 from simcluster.errors import InvariantError
 from simcluster.kvcache import BlockPool
@@ -48,8 +49,8 @@ class Scheduler(ABC):
         their prefill ended always recompute.
     queue : RequestQueue, optional
         Order in which waiting requests are admitted; default: first come, first served.
-    sliding_window : int, optional
-        The model's sliding window (tokens).
+    reach : Reach, optional
+        Window, chunk or top-k of the model's layers.
     plans_ahead : bool
         Steps are planned while the step before runs: requests that come in wait until `see`.
 
@@ -90,7 +91,7 @@ class Scheduler(ABC):
         prefill_only: bool = False,
         host: BlockPool | None = None,
         queue: RequestQueue | None = None,
-        sliding_window: int | None = None,
+        reach: Reach | None = None,
         plans_ahead: bool = False,
     ) -> None:
         self.config = config
@@ -100,8 +101,8 @@ class Scheduler(ABC):
         self._shares = pool.shares
         self.prefill_only = prefill_only
         self.waiting: RequestQueue = FirstCome() if queue is None else queue
-        self._sliding_window = sliding_window
-        self.batch = DecodeBatch(pool.block_size)
+        self._reach = reach
+        self.batch = DecodeBatch(pool.block_size, reach)
         self.queued_tokens = 0
         self.waiting_blocks = 0
         self.num_preemptions = 0
@@ -236,19 +237,19 @@ class Scheduler(ABC):
 
     def shape(self, plan: StepPlan, step: int = 0) -> StepShape:
         """Shape of step number `step`, from 0, of `plan`; before the plan is booked."""
-        if self._sliding_window is None or not plan.num_decodes:
+        if self._reach is None or not plan.num_decodes:
             return plan.shape(None, step)
-        window_tokens = self.batch.window_tokens(step + 1, self._sliding_window)[step]
+        window_tokens = self.batch.window_tokens(step + 1)[step]
         return plan.shape(int(window_tokens), step)
 
     def window_tokens(self, num_steps: int) -> IntArray | None:
-        """Window-capped sums of the contexts of the next steps, shape ``(num_steps,)``.
+        """Sums of the contexts of the next steps as far as they reach, shape ``(num_steps,)``.
 
-        None in a model without a sliding window.
+        None in a model without windows.
         """
-        if self._sliding_window is None:
+        if self._reach is None:
             return None
-        return self.batch.window_tokens(num_steps, self._sliding_window)
+        return self.batch.window_tokens(num_steps)
 
     def complete(self, plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
         """Book `num_steps` equal steps of `plan`, the last ending `now` (s)."""

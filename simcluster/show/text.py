@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from simcluster.catalog import Entry, default_price
-from simcluster.catalog.specs import ModelSpec
+from simcluster.catalog.layers import ModelSpec
 from simcluster.config import ClusterConfig, Environment, SloConfig
 from simcluster.errors import DataError
 from simcluster.frames.by_group import pool_summaries

@@ -16,7 +16,8 @@ from scipy.stats import truncnorm
 
 from simcluster import catalog
 from simcluster.catalog import Catalog, derive, store, tables
-from simcluster.catalog.specs import ModelSpec, Price
+from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.specs import Price
 from simcluster.errors import ConfigError, DataError
 from simcluster.testing.refusals import refused
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simcluster.catalog.specs import EngineProfile, ModelSpec
+from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.specs import EngineProfile
 from simcluster.config import Environment, SloConfig
 from simcluster.engine.instance.pipeline import BatchesInFlight
 from simcluster.engine.instance.span import Span
@@ -40,8 +41,9 @@ from simcluster.testing.toy import (
     OVERLAPPING,
     STRICT,
     TOY,
-    WINDOWED,
+    TOYS,
     assert_same,
+    toy,
     toy_environment,
     toy_workload,
 )
@@ -205,7 +207,7 @@ SLOS = st.sampled_from(
     requests=REQUESTS,
     engine=st.sampled_from(ENGINES),
     slo=SLOS,
-    model=st.sampled_from([TOY, WINDOWED]),
+    model=st.sampled_from(TOYS),
     concurrency=st.sampled_from([None, None, None, 1, 4]),
     prefixes=PREFIXES,
 )
@@ -463,7 +465,7 @@ LONG_PROMPTS = st.lists(
     instances=st.integers(1, 2),
     router=st.sampled_from(["least-loaded", "shared-queue"]),
     engine=st.sampled_from(ENGINES),
-    model=st.sampled_from([TOY, WINDOWED]),
+    model=st.sampled_from(TOYS),
 )
 def test_runs_of_chunks_equal_steps(
     requests: list[tuple[float, int, int]],
@@ -544,9 +546,7 @@ def test_the_agreement_test_notices_a_chunk_that_leaves_a_newcomer_out(
         assert_same(run(where, strategy, load), step)
 
 
-DEEP_WINDOWED = dataclasses.replace(
-    DEEP, name="deep-window", sliding_window=24, num_sliding_layers=2
-)
+DEEP_WINDOWED = toy("deep-window", num_layers=4, sliding_window=24, num_sliding_layers=2)
 
 
 LEVELS = ("kv_usage", "num_waiting", "num_running")

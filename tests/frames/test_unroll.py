@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcluster import load, read
-from simcluster.catalog.specs import EngineProfile, ModelSpec
+from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.specs import EngineProfile
 from simcluster.config import Environment
 from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.instance import Instance
@@ -34,7 +35,7 @@ from simcluster.scenario.file import resolve
 from simcluster.sched import StepOutcome, StepPlan
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.testing.specs import eager_engine, vllm_engine
-from simcluster.testing.toy import ENGINES, STRICT, TOY, WINDOWED, toy_environment
+from simcluster.testing.toy import ENGINES, STRICT, TOYS, toy_environment
 from simcluster.testing.workloads import workload_of
 from simcluster.workload import Workload
 
@@ -152,7 +153,7 @@ class Witness:
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda e: e.name)
-@pytest.mark.parametrize("model", [TOY, WINDOWED], ids=lambda m: m.name)
+@pytest.mark.parametrize("model", TOYS, ids=lambda m: m.name)
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_token_is_where_a_witness_saw_it(
     name: str, model: ModelSpec, engine: EngineProfile, busy: Workload
@@ -196,7 +197,7 @@ GAPS = st.one_of(st.just(0.0), st.integers(0, 40).map(lambda k: k * 2.0**-10), s
         st.tuples(GAPS, st.integers(1, 100), st.integers(1, 60)), min_size=1, max_size=20
     ),
     engine=st.sampled_from(ENGINES),
-    model=st.sampled_from([TOY, WINDOWED]),
+    model=st.sampled_from(TOYS),
     concurrency=st.sampled_from([None, None, 1, 4]),
     max_time_s=st.sampled_from([None, None, 0.0, 0.03, 0.1]),
 )

@@ -236,7 +236,7 @@ def test_every_engine_key_arrives(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "got"),
     [
-        ("model.weight_dtype", "fp8", lambda s: s.environment.model.weight_bytes == 1),
+        ("model.weight_dtype", "fp8", lambda s: s.environment.model.weight_dtype == "fp8"),
         ("model.kv_dtype", "fp8", lambda s: s.environment.model.kv_bytes == 1),
         ("cluster.nodes", 3, lambda s: s.environment.cluster.num_gpus == 6),
         ("cluster.fabric", "pcie4", lambda s: s.environment.cluster.fabric.name == "pcie4"),

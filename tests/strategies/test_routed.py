@@ -28,14 +28,12 @@ from simcluster.testing.specs import (
     nvlink3,
     vllm_engine,
 )
-from simcluster.testing.toy import MAX_MODEL_LEN, STRICT, TOY, assert_same
+from simcluster.testing.toy import MAX_MODEL_LEN, STRICT, TOY, assert_same, toy
 from simcluster.units import grid_array
 from simcluster.workload import Workload
 
 SMALL = dataclasses.replace(TOY, name="small")
-LARGE = dataclasses.replace(
-    TOY, name="large", num_layers=5, num_dense_layers=5, sliding_window=24, num_sliding_layers=2
-)
+LARGE = toy("large", num_layers=5, sliding_window=24, num_sliding_layers=2)
 A100, H100 = "A100-80GB SXM", "H100-80GB SXM"
 
 

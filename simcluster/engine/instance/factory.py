@@ -186,7 +186,7 @@ class InstanceFactory:
             prefill_only=role == "prefill",
             host=None if host is None else BlockPool(host.num_blocks, engine.block_size),
             queue=QUEUES[shape.queue](),
-            sliding_window=environment.model.spec.sliding_window,
+            reach=environment.model.spec.reach,
             plans_ahead=engine.plans_ahead and shape.pp_size == 1,
         )
         return Instance(
@@ -197,7 +197,7 @@ class InstanceFactory:
             self._recorder,
             resolution=self._resolution,
             ranks=ranks,
-            sliding_window=environment.model.spec.sliding_window,
+            reach=environment.model.spec.reach,
             lane=lane,
             order=next(self._lane_numbers),
             pipeline=pipeline,

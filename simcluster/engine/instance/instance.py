@@ -9,6 +9,7 @@ from typing import Any
 
 import simpy
 
+from simcluster.catalog.layers import Reach
 from simcluster.engine.clock import SCHEDULING, Clock, Wake
 from simcluster.engine.instance.dispatcher import RankGroup
 from simcluster.engine.instance.held_output import HeldOutput
@@ -47,8 +48,8 @@ class Instance(InstanceState):
         ``"span"``, ``"step"`` or ``"kernel"``.
     ranks : RankGroup or None
         Dispatchers and GPUs, at resolution ``kernel`` or where the recorder wants kernels.
-    sliding_window : int or None
-        The model's sliding window (tokens).
+    reach : Reach or None
+        Window, chunk or top-k of the model's layers.
     lane : int
         Which of the batches in flight of a pipeline this is.
     order : int, optional
@@ -87,13 +88,13 @@ class Instance(InstanceState):
         *,
         resolution: str = "span",
         ranks: RankGroup | None = None,
-        sliding_window: int | None = None,
+        reach: Reach | None = None,
         lane: int = 0,
         order: int | None = None,
         pipeline: PipelineStages | None = None,
         copy_s: Callable[[int], float] | None = None,
     ) -> None:
-        super().__init__(env, scheduler, step_time, sliding_window)
+        super().__init__(env, scheduler, step_time, reach)
         self.instance_id = instance_id
         self.order = instance_id if order is None else order
         self.num_requests = 0

@@ -34,8 +34,7 @@ from simcluster.testing.toy import (
     ENGINES,
     MAX_MODEL_LEN,
     STRICT,
-    TOY,
-    WINDOWED,
+    TOYS,
     assert_same,
     toy_environment,
     toy_workload,
@@ -236,7 +235,7 @@ class SchedulerContract:
         requests=REQUESTS,
         prefixes=PREFIXES,
         engine=st.sampled_from(ENGINES),
-        model=st.sampled_from([TOY, WINDOWED]),
+        model=st.sampled_from(TOYS),
     )
     def test_resolutions_agree(
         self,
