@@ -276,23 +276,36 @@ class ModelConfig:
         index = mixer.index if isinstance(mixer, LatentAttention) else None
         return self.kv_bytes * mixer.kv_numbers + (0 if index is None else index.cache_bytes)
 
-    def layer_kv_bytes(self, mixer: Mixer | None, num_tokens: int) -> float:
-        """KV cache or state of a sequence of `num_tokens` in one layer, all heads (bytes)."""
+    def layer_kv_bytes(self, mixer: Mixer | None, num_tokens: int, num_cached: int = 0) -> float:
+        """KV cache or state of a sequence in one layer, as `sequence_kv_bytes` (bytes)."""
         if isinstance(mixer, Recurrent):
             return mixer.state_bytes
         if isinstance(mixer, Attention) and mixer.reach is not None:
-            num_tokens = mixer.reach.of(num_tokens) if num_tokens else 0
-        return self.kv_bytes_of(mixer) * num_tokens
+            return self.kv_bytes_of(mixer) * mixer.reach.of(num_tokens)
+        return self.kv_bytes_of(mixer) * (num_tokens - num_cached)
 
-    def sequence_kv_bytes(self, num_tokens: int) -> int:
-        """KV cache of a sequence of `num_tokens`, all layers, windows taken into account (bytes).
+    def sequence_kv_bytes(self, num_tokens: int, num_cached: int = 0) -> int:
+        """KV cache of a sequence of `num_tokens`, >= 1, in all layers (bytes).
 
-        Recurrent layers have their state, layers with a window or chunk what they attend to.
+        Recurrent layers have their state, layers with a window or chunk what they attend to; of the
+        others the first `num_cached` tokens are left out.
         """
-        runs = self.spec.layers
-        return round(
-            sum(run.repeat * self.layer_kv_bytes(run.layer.mixer, num_tokens) for run in runs)
+        runs = [(run.layer.mixer, run.repeat) for run in self.spec.layers]
+        each = (
+            repeat * self.layer_kv_bytes(mixer, num_tokens, num_cached) for mixer, repeat in runs
         )
+        return round(sum(each))
+
+    @property
+    def kv_bytes_per_kept_token(self) -> int:
+        """KV cache of one token in the layers that keep all tokens (bytes)."""
+        runs = [(run.layer.mixer, run.repeat) for run in self.spec.layers]
+        kept = [
+            repeat * self.kv_bytes_of(mixer)
+            for mixer, repeat in runs
+            if not (isinstance(mixer, Attention) and mixer.reach is not None)
+        ]
+        return round(sum(kept))
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -21,6 +21,8 @@ from simcluster.units import GB, MB, MS, NS, US
 
 _MIB: Final = 2.0**20
 _TERA: Final = 1e12
+DRIVER_MIB: Final = 600.0
+"""What of a GPU's total the driver keeps (MiB), where it is not known: 469 to 839 where it is."""
 _FINER_SHARES: Final = (
     "mfu_gemm_8bit",
     "mbu_quantise",
@@ -57,12 +59,14 @@ def gpu(
     """
     r: dict[str, Any] = dict(row)
     memory = r["memory_mib"] * _MIB if "memory_mib" in r else r["memory_gb"] * GB
+    cuda = r.get("cuda_mib", r["memory_mib"] - DRIVER_MIB) * _MIB if "memory_mib" in r else None
     eight_bit = r.get("tflops_8bit")
     return GPUSpec(
         name=r["name"],
         vendor=r["vendor"],
         arch=r["arch"],
         memory_bytes=float(memory),
+        cuda_bytes=cuda,
         memory_bandwidth=r["bandwidth_gb_s"] * GB,
         flops_16bit=r["tflops_16bit"] * _TERA,
         flops_8bit=None if eight_bit is None else eight_bit * _TERA,
@@ -184,7 +188,12 @@ def engine(row: Row) -> EngineProfile:
         graph_issue_s=r["graph_issue_us"] * US,
         queue_depth=r["queue_depth"],
         gpu_memory_utilization=float(r["gpu_memory_utilization"]),
+        memory_rule=r.get("memory_rule", "total"),
         reserved_bytes=r["reserved_gb"] * GB,
+        sampler_bytes=float(r.get("sampler_bytes", 0.0)),
+        profile_seqs_large_gpu=r.get("profile_seqs_large_gpu"),
+        communicator_bytes=r.get("communicator_gb", 0.0) * GB,
+        hybrid_kv_cache=r.get("hybrid_kv_cache", True),
         block_size=r["block_size"],
         watermark=float(r["watermark"]),
         max_num_seqs=r["max_num_seqs"],

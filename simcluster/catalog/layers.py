@@ -25,7 +25,7 @@ class WeightDtype(NamedTuple):
         Numbers that the tensor cores multiply where they can: ``"16bit"``, ``"fp8"``, ``"int8"`` or
         ``"fp4"``; elsewhere weights are brought to 16 bits first.
     block : int
-        Width of the square blocks that share a scale, which no rank may cut; 1 for none.
+        Weights in a row that share a scale, and which no rank may cut; 1 for none.
     source : str
         Where bytes and block come from.
     """
@@ -56,14 +56,16 @@ WEIGHT_DTYPES: Final[Mapping[str, WeightDtype]] = {
             "int4",
             0.5 + 2.5 / 128,
             "16bit",
-            1,
+            128,
             "AWQ (arXiv 2306.00978), GPTQ: 16-bit scale and 4-bit zero per 128 weights",
         ),
-        WeightDtype("int4-g32", 0.5 + 2.0 / 32, "16bit", 1, "16-bit scale per 32, symmetric"),
+        WeightDtype("int4-g32", 0.5 + 2.0 / 32, "16bit", 32, "16-bit scale per 32, symmetric"),
         WeightDtype(
             "nf4", 0.5 + 1.0 / 64, "16bit", 1, "QLoRA (arXiv 2305.14314): 8-bit scale per 64"
         ),
-        WeightDtype("mxfp4", 0.5 + 1.0 / 32, "fp4", 32, "OCP MX 1.0, table 1: 8 bits per 32"),
+        WeightDtype(
+            "mxfp4", 0.5 + 1.0 / 32, "fp4", 1, "OCP MX 1.0, table 1: 8 bits per 32; engines pad"
+        ),
         WeightDtype("nvfp4", 0.5 + 1.0 / 16, "fp4", 16, "NVIDIA: an FP8 scale per 16 weights"),
     )
 }

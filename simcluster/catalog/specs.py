@@ -178,6 +178,9 @@ class GPUSpec:
     memory_bytes : float
         Capacity that the driver reports (bytes); the data sheet's in decimal GB where that is not
         known. Engines share out a part of the former, which is up to 7 % more.
+    cuda_bytes : float or None
+        What a CUDA context can give out, the whole that engines take their share of (bytes); None
+        for `memory_bytes`.
     memory_bandwidth : float
         Data-sheet bandwidth (bytes/s).
     flops_16bit : float
@@ -208,6 +211,7 @@ class GPUSpec:
     vendor: str
     arch: str
     memory_bytes: float
+    cuda_bytes: float | None = None
     memory_bandwidth: float
     flops_16bit: float
     flops_8bit: float | None
@@ -220,6 +224,11 @@ class GPUSpec:
     older_constants: tuple[KernelConstants, ...] = ()
     prices: tuple[Price, ...]
     source: str
+
+    @property
+    def allocatable_bytes(self) -> float:
+        """What a CUDA context can give out (bytes)."""
+        return self.memory_bytes if self.cuda_bytes is None else self.cuda_bytes
 
     def constants_of(self, generation: str) -> KernelConstants:
         """Return the constants with software of `generation`; the current ones if not known."""
@@ -359,8 +368,21 @@ class EngineProfile:
         Kernels that can wait in the GPU's queue before issuing blocks.
     gpu_memory_utilization : float
         Share of GPU memory the engine takes, 0 to 1.
+    memory_rule : str
+        What `gpu_memory_utilization` is a share of: ``"total"``, ``"static"`` or ``"free"``; see
+        `simcluster.roofline.memory.kv_pool_bytes`.
     reserved_bytes : float
-        Memory per GPU for activations, graphs and communicators (bytes).
+        Memory per GPU beside weights, KV cache, activations and communicators (bytes).
+    sampler_bytes : float
+        Peak of the sampler in the profiling pass, per sequence and token of the vocabulary (bytes);
+        0 for an engine without such a pass, whose `reserved_bytes` hold the activations.
+    profile_seqs_large_gpu : int or None
+        Sequences of the profiling pass on a GPU of 70 GiB or more, if the strategy gives no number;
+        None for `max_num_seqs`.
+    communicator_bytes : float
+        Memory per GPU of an instance on several GPUs joined by NVLink (bytes).
+    hybrid_kv_cache : bool
+        Layers with a window or chunk keep no more tokens than they attend to; else all.
     block_size : int
         Tokens of one KV block.
     watermark : float
@@ -395,6 +417,11 @@ class EngineProfile:
     queue_depth: int
     gpu_memory_utilization: float
     reserved_bytes: float
+    sampler_bytes: float = 0.0
+    profile_seqs_large_gpu: int | None = None
+    communicator_bytes: float = 0.0
+    memory_rule: str = "total"
+    hybrid_kv_cache: bool = True
     block_size: int
     watermark: float
     max_num_seqs: int

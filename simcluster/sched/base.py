@@ -102,7 +102,7 @@ class Scheduler(ABC):
         self.prefill_only = prefill_only
         self.waiting: RequestQueue = FirstCome() if queue is None else queue
         self._reach = reach
-        self.batch = DecodeBatch(pool.block_size, reach)
+        self.batch = DecodeBatch(pool.layout, reach)
         self.queued_tokens = 0
         self.waiting_blocks = 0
         self.num_preemptions = 0
@@ -150,7 +150,7 @@ class Scheduler(ABC):
         num_seqs = len(self._running) + len(self._joining) + len(self.waiting) + unseen
         if num_seqs >= self.config.max_num_seqs or self.swapped:
             return False
-        num_blocks = taken_blocks + self.pool.blocks_for(target(request))
+        num_blocks = taken_blocks + self.pool.prompt_blocks(target(request))
         if self.waiting.head is not None or unseen:
             needed = num_blocks + self.waiting_blocks + self.pool.watermark_blocks
             return needed <= self.pool.free_blocks
@@ -191,7 +191,7 @@ class Scheduler(ABC):
         Behind a head that does not fit it changes nothing before a sequence ends.
         """
         self.queued_tokens += target(request)
-        self.waiting_blocks += self.pool.blocks_for(target(request))
+        self.waiting_blocks += self.pool.prompt_blocks(target(request))
         if self.plans_ahead:
             self._unseen.append(request)
             return self.waiting.goes_first(request)
@@ -274,6 +274,10 @@ class Scheduler(ABC):
     def _prefill_ended(self, request: Request, now: float, outcome: StepOutcome) -> None:
         del self._prefilling[request.request_id]
         self.queued_tokens -= request.num_computed_tokens
+        if self.pool.layout.limited:
+            # Layers with a window let go what they held for the tokens of one step.
+            tokens = request.num_computed_tokens
+            self.pool.release(self.pool.prompt_blocks(tokens) - self.pool.blocks_for(tokens))
         request.num_output_tokens += 1
         if isnan(request.first_token_s):
             request.first_token_s = now
@@ -314,9 +318,9 @@ class Scheduler(ABC):
         self.pool.leave(request, self.pool.blocks_for(request.num_computed_tokens))
 
     def _blocks_of(self, request: Request) -> tuple[int, int, int]:
-        """Blocks that `request` takes on admission: all, those found in the pool, free ones."""
+        """Blocks that `request` takes on admission: all, shared ones found, and free ones."""
         tokens = target(request)
-        num_blocks = self.pool.blocks_for(tokens)
+        num_blocks = self.pool.prompt_blocks(tokens)
         if not self._shares:
             return num_blocks, 0, num_blocks
         found, in_use = self.pool.find(request, tokens)
@@ -349,8 +353,8 @@ class Scheduler(ABC):
 
     def _make_room_for_one_step(self) -> None:
         """Preempt requests, by the policy of the queue, until every decode can write a token."""
-        if self.batch.size <= self.pool.free_blocks:
-            return  # each takes one block at most
+        if self.batch.most_blocks_of_a_step() <= self.pool.free_blocks:
+            return
         while self.batch.size and self.batch.blocks_needed(1) > self.pool.free_blocks:
             self._preempt(self.waiting.victim(self._running.values()))
 
@@ -368,12 +372,12 @@ class Scheduler(ABC):
             self.preempted.append(request)
         else:
             del self._prefilling[request.request_id]
-            self.pool.leave(request, self.pool.blocks_for(target(request)))
+            self.pool.leave(request, self.pool.prompt_blocks(target(request)))
         request.status = RequestStatus.PREEMPTED
         request.num_preemptions += 1
         self.num_preemptions += 1
         self._just_preempted = True
-        self.waiting_blocks += self.pool.blocks_for(target(request))
+        self.waiting_blocks += self.pool.prompt_blocks(target(request))
         if swaps:
             self.swap.put(request, num_blocks)
         else:
@@ -394,10 +398,10 @@ class Scheduler(ABC):
             next_step = pool.blocks_for(tokens + 1) - num_blocks + self.batch.blocks_needed(1)
             if not pool.can_admit(num_blocks - in_use + next_step):
                 return
-            self.swap.take(num_blocks, found)
+            self.swap.take(num_blocks, found * pool.layout.full)
             pool.take(request, num_blocks, found)
             self.queued_tokens -= target(request)
-            self.waiting_blocks -= pool.blocks_for(target(request))
+            self.waiting_blocks -= pool.prompt_blocks(target(request))
             request.status = RequestStatus.RUNNING
             self._running[request.request_id] = request
             self._start_decode(request, nan)

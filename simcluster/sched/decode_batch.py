@@ -10,6 +10,7 @@ from itertools import accumulate
 import numpy as np
 
 from simcluster.catalog.layers import Reach
+from simcluster.kvcache import BlockLayout
 from simcluster.request import Request, steps_to_gain, tokens_gained
 from simcluster.sched.cycle import Cycle
 from simcluster.units import IntArray
@@ -24,8 +25,8 @@ class DecodeBatch:
 
     Parameters
     ----------
-    block_size : int
-        Tokens of a KV block.
+    layout : BlockLayout
+        KV blocks of a sequence.
     reach : Reach, optional
         Window, chunk or top-k of the model's layers.
 
@@ -43,6 +44,8 @@ class DecodeBatch:
         "_block_size",
         "_ends",
         "_fills",
+        "_full",
+        "_limited",
         "_members",
         "_order",
         "_reached",
@@ -51,14 +54,16 @@ class DecodeBatch:
         "step",
     )
 
-    def __init__(self, block_size: int, reach: Reach | None = None) -> None:
+    def __init__(self, layout: BlockLayout, reach: Reach | None = None) -> None:
         self.step = 0
         self.size = 0
         self.context_tokens = 0
-        self._block_size = block_size
+        self._block_size = layout.block_size
+        self._full = layout.full
         self._members: dict[int, Request] = {}
         self._ends: list[tuple[int, int, Request]] = []
-        self._fills = Cycle(block_size)  # at which steps a sequence needs another block
+        self._fills = Cycle(layout.block_size)  # steps at which a sequence begins another block
+        self._limited = [_Limited(layout.block_size, *group[:2]) for group in layout.limited]
         self._reached = None if reach is None else _Reached(reach)
         self._order = 0
 
@@ -74,6 +79,8 @@ class DecodeBatch:
         computed = request.num_computed_tokens
         self._members[request.request_id] = request
         self._fills.add(self.step - computed)
+        for group in self._limited:
+            group.add(self.step, computed)
         if self._reached is not None:
             self._reached.add(self.step, computed + 1)
         self.size += 1
@@ -89,6 +96,8 @@ class DecodeBatch:
         request.num_computed_tokens += done
         request.num_output_tokens += done
         self._fills.remove(self.step - request.num_computed_tokens)
+        for group in self._limited:
+            group.remove(self.step, request.num_computed_tokens)
         if self._reached is not None:
             self._reached.remove(self.step, request.num_computed_tokens + 1)
         self.size -= 1
@@ -124,17 +133,31 @@ class DecodeBatch:
 
     def blocks_needed(self, num_steps: int) -> int:
         """New blocks that the next `num_steps` steps take."""
-        return self._fills.count(self.step, num_steps)
+        needed = self._full * self._fills.count(self.step, num_steps)
+        for group in self._limited:
+            needed += group.blocks_needed(self.step, num_steps)
+        return needed
+
+    def most_blocks_of_a_step(self) -> int:
+        """Blocks that a step takes at most: those of sequences that all begin one."""
+        return self.size * (self._full + sum([group.weight for group in self._limited]))
 
     def blocks_by_step(self, num_steps: int) -> list[int]:
         """New blocks that the next 1, 2, .. `num_steps` steps take."""
-        return list(accumulate(self._fills.by_step(self.step, num_steps)))
+        if self._limited:
+            return [self.blocks_needed(steps) for steps in range(1, num_steps + 1)]
+        return [
+            self._full * count for count in accumulate(self._fills.by_step(self.step, num_steps))
+        ]
 
     def steps_with(self, free_blocks: int, limit: int) -> int:
         """Most steps, at most `limit`, whose new blocks fit into `free_blocks`."""
-        if (limit // self._block_size + 1) * self.size <= free_blocks:
+        if (limit // self._block_size + 1) * self.most_blocks_of_a_step() <= free_blocks:
             return limit
-        return min(limit, self._fills.until(self.step, free_blocks))
+        if not self._limited:
+            return min(limit, self._fills.until(self.step, free_blocks // self._full))
+        within = range(1, limit + 1)
+        return bisect_right(within, free_blocks, key=self.blocks_needed)
 
     def advance(self, num_steps: int) -> list[Request]:
         """Do `num_steps` steps; return the sequences that end with the last, taken out."""
@@ -148,6 +171,54 @@ class DecodeBatch:
         if not self.size:
             self._ends.clear()
         return finished
+
+
+class _Limited:
+    """Blocks that sequences still take for layers that keep a bounded number of them.
+
+    A sequence takes a block whenever its tokens fill one, up to the step at which it would exceed
+    the limit; from then on none.
+    """
+
+    __slots__ = ("_block_size", "_fills", "_most", "_stops", "weight")
+
+    def __init__(self, block_size: int, weight: int, most: int) -> None:
+        self.weight = weight
+        self._block_size = block_size
+        self._most = most
+        self._fills = Cycle(block_size)  # of the sequences below the limit
+        self._stops: list[int] = []  # the steps at which they would exceed it, in order
+
+    def add(self, step: int, num_tokens: int) -> None:
+        """Let a sequence with `num_tokens` in the cache decode from `step` on."""
+        stop = step - num_tokens + self._most * self._block_size
+        if stop > step:
+            self._fills.add(stop)
+            insort(self._stops, stop)
+
+    def remove(self, step: int, num_tokens: int) -> None:
+        """Take a sequence out that has `num_tokens` in the cache at `step`."""
+        self._drop_until(step)
+        stop = step - num_tokens + self._most * self._block_size
+        if stop > step:
+            self._fills.remove(stop)
+            del self._stops[bisect_left(self._stops, stop)]
+
+    def blocks_needed(self, step: int, num_steps: int) -> int:
+        """New blocks of the pool that `num_steps` steps from `step` on take."""
+        self._drop_until(step)
+        stops, end = self._stops, step + num_steps
+        taken = self._fills.count(step, num_steps)
+        for stop in stops[: bisect_left(stops, end)]:
+            taken -= (end - 1 - stop) // self._block_size + 1
+        return self.weight * taken
+
+    def _drop_until(self, step: int) -> None:
+        """Forget the sequences whose limit is reached before or at `step`."""
+        done = bisect_right(self._stops, step)
+        for stop in self._stops[:done]:
+            self._fills.remove(stop)
+        del self._stops[:done]
 
 
 class _Reached:

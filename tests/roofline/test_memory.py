@@ -109,7 +109,7 @@ def test_a_pool_smaller_than_the_longest_sequence_is_refused() -> None:
 def test_degrees_divide_the_heads() -> None:
     """Llama-30B has 52 heads: 8 ranks cannot share them, 13 can."""
     spec = llama_2_7b(name="llama-30b", num_heads=52, num_kv_heads=52)
-    assert tp_degrees(spec) == [1, 2, 4, 13, 26, 52]
+    assert tp_degrees(config(spec)) == [1, 2, 4, 13, 26, 52]
     with pytest.raises(ConfigError, match="Use one of 1, 2, 4, 13, 26, 52"):
         check_tp(config(spec), 8, key="tp_size")
 
@@ -117,7 +117,7 @@ def test_degrees_divide_the_heads() -> None:
 def test_kv_heads_are_split_or_replicated_evenly() -> None:
     """With 12 heads and 4 KV heads, 3 and 6 ranks would hold uneven shares."""
     spec = llama_2_7b(num_heads=12, num_kv_heads=4)
-    assert tp_degrees(spec) == [1, 2, 4, 12]
+    assert tp_degrees(config(spec)) == [1, 2, 4, 12]
 
 
 # --- pipelines -----------------------------------------------------------------------------------
@@ -200,13 +200,13 @@ def test_the_degrees_a_message_names_are_the_smallest_that_fit(
         return
     assert message.startswith(f"strategy.x.tp_size = {tp_size}: ")
     named = [(int(t), int(p)) for t, p in re.findall(r"(\d+) x (\d+)", message)]
-    wider = [(t, pp_size) for t in tp_degrees(model.spec) if t > tp_size]
+    wider = [(t, pp_size) for t in tp_degrees(model) if t > tp_size]
     deeper = [(tp_size, p) for p in range(pp_size + 1, 49)]
     expected = [
         next((pair for pair in pairs if refusal(*pair) is None), None) for pairs in (wider, deeper)
     ]
     if expected == [None, None]:
-        pairs = [(t, p) for t in tp_degrees(model.spec) for p in range(1, 49)]
+        pairs = [(t, p) for t in tp_degrees(model) for p in range(1, 49)]
         pairs.sort(key=lambda pair: (pair[0] * pair[1], -pair[0]))
         expected = [next(pair for pair in pairs if refusal(*pair) is None)]
     assert named == [pair for pair in expected if pair is not None]

@@ -111,6 +111,10 @@ class InstanceState:
         """KV blocks that hold `num_tokens` tokens of one sequence."""
         return self.scheduler.pool.blocks_for(num_tokens)
 
+    def prompt_blocks(self, num_tokens: int) -> int:
+        """KV blocks of a sequence while its `num_tokens` tokens are prefilled."""
+        return self.scheduler.pool.prompt_blocks(num_tokens)
+
     def free_blocks_after(self, num_steps: int) -> int:
         """Free KV blocks when `num_steps` steps of the span have ended."""
         scheduler = self.scheduler

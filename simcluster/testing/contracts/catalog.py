@@ -126,7 +126,7 @@ class CatalogContract:
             model = ModelConfig(spec=spec, max_model_len=256)
             share = weight_bytes_per_gpu(model, 1) / (2 * spec.num_params)
             require(abs(share - 1) < 0.01, f"{name}: {share:.3f} of two bytes per parameter")
-            for tp_size in tp_degrees(spec):
+            for tp_size in tp_degrees(model):
                 whole = tp_size * weight_bytes_per_gpu(model, tp_size)
                 require(whole >= 2 * spec.num_params * 0.999, f"{name}: TP {tp_size} loses weights")
 
@@ -140,7 +140,8 @@ class CatalogContract:
     def _runs(self, catalog: Catalog, model: str, gpu: str) -> None:
         spec, memory = catalog.model(model), catalog.gpu(gpu).memory_bytes
         needed = 2 * spec.num_params / (0.8 * memory - 4e9)
-        tp_size = next(degree for degree in tp_degrees(spec) if degree >= needed)
+        served = ModelConfig(spec=spec, max_model_len=256)
+        tp_size = next(degree for degree in tp_degrees(served) if degree >= needed)
         where = environment_of(catalog, model, gpu, tp_size)
         strategy = NoDG(name="contract", instances=1, tp_size=tp_size)
         agreeing_run(where, strategy, toy_workload(_FEW))

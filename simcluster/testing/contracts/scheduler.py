@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simcluster.config import SchedulerConfig
-from simcluster.kvcache import BlockPool
+from simcluster.kvcache import BlockLayout, BlockPool, LimitedGroup
 from simcluster.runs.simulate import run
 from simcluster.sched import QUEUES, SCHEDULERS, Scheduler
 from simcluster.strategies import NoDG, PaDG
@@ -42,6 +42,8 @@ from simcluster.testing.toy import (
 from simcluster.testing.watch import check_blocks, check_counts, check_plan, check_stop
 
 _MOST_STEPS = 4000
+PLAIN: Final = BlockLayout(16)
+"""Blocks of a sequence in a model whose layers all keep all tokens."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Limits:
         KV blocks of 16 tokens on the GPU, and in host memory.
     queue : str
         A key of `simcluster.sched.QUEUES`.
+    layout : BlockLayout
+        Blocks of a sequence; where they are more than a plain one's, so are those of the pools.
     """
 
     max_num_seqs: int
@@ -65,17 +69,22 @@ class Limits:
     num_blocks: int
     host_blocks: int
     queue: str
+    layout: BlockLayout = PLAIN
 
     def make(self, scheduler: type[Scheduler]) -> Scheduler:
         """Return a scheduler with this room and an empty pool."""
         tokens = max(self.chunk_tokens, self.max_num_seqs)
+        plain = PLAIN.prompt_blocks(MAX_MODEL_LEN)
+        larger = -(-self.layout.prompt_blocks(MAX_MODEL_LEN) // plain)
         return scheduler(
             SchedulerConfig(
                 max_num_seqs=self.max_num_seqs,
                 max_num_batched_tokens=tokens if scheduler.splits_prompts else MAX_MODEL_LEN,
             ),
-            BlockPool(self.num_blocks, 16, 0.01),
-            host=BlockPool(self.host_blocks, 16) if self.host_blocks else None,
+            BlockPool(self.num_blocks * larger, 16, 0.01, self.layout),
+            host=BlockPool(self.host_blocks * larger, 16, 0.0, self.layout)
+            if self.host_blocks
+            else None,
             queue=QUEUES[self.queue](),
         )
 
@@ -87,6 +96,14 @@ LIMITS: st.SearchStrategy[Limits] = st.builds(
     st.sampled_from([10, 13, 64]),
     st.sampled_from([0, 6, 200]),
     st.deferred(lambda: st.sampled_from(list(QUEUES))),
+    st.sampled_from(
+        [
+            PLAIN,
+            BlockLayout(16, 1, (LimitedGroup(3, 2, 4),)),
+            BlockLayout(16, 0, (LimitedGroup(1, 2, 10),)),
+            BlockLayout(16, 2, (LimitedGroup(1, 1, 1),)),
+        ]
+    ),
 )
 """Much room, or little, so that requests are preempted."""
 TIGHT: Final = Limits(3, 33, 13, 0, "first-come")
