@@ -400,7 +400,7 @@ def catalog_add_model(config: Path, out: Path | None, name: str | None) -> None:
     from simcluster.show.text import model_text
 
     row = config_json.read(config, name)
-    lines = model_text(model_entry.model(row), config_json.stored_as(config))
+    lines = model_text(model_entry.model(row))
     if out is None:
         click.echo("".join(f"# {line}\n" for line in lines) + entry_text("model", row), nl=False)
         return

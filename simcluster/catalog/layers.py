@@ -59,6 +59,7 @@ WEIGHT_DTYPES: Final[Mapping[str, WeightDtype]] = {
             128,
             "AWQ (arXiv 2306.00978), GPTQ: 16-bit scale and 4-bit zero per 128 weights",
         ),
+        WeightDtype("int4-g64", 0.5 + 2.5 / 64, "16bit", 64, "the same per 64 weights"),
         WeightDtype("int4-g32", 0.5 + 2.0 / 32, "16bit", 32, "16-bit scale per 32, symmetric"),
         WeightDtype(
             "nf4", 0.5 + 1.0 / 64, "16bit", 1, "QLoRA (arXiv 2305.14314): 8-bit scale per 64"
@@ -144,7 +145,11 @@ class Attention:
 
     def num_params(self, hidden: int) -> int:
         """Parameters of the projections, for this hidden size."""
-        return hidden * (self.q_width + self.kv_width + self.num_heads * self.v_head_dim)
+        return hidden * (self.q_width + self.kv_width) + self.num_out_params(hidden)
+
+    def num_out_params(self, hidden: int) -> int:
+        """Parameters of the output projection."""
+        return hidden * self.num_heads * self.v_head_dim
 
 
 class SparseIndex(NamedTuple):
@@ -214,13 +219,12 @@ class LatentAttention:
         into_query = rank * (hidden + query) if rank else hidden * query
         latent = hidden * (self.kv_lora_rank + self.qk_rope_dim)
         expand = self.kv_lora_rank * heads * (self.qk_nope_dim + self.v_head_dim)
-        return (
-            into_query
-            + latent
-            + expand
-            + heads * self.v_head_dim * hidden
-            + self.index_params(hidden)
-        )
+        index = self.index_params(hidden)
+        return into_query + latent + expand + index + self.num_out_params(hidden)
+
+    def num_out_params(self, hidden: int) -> int:
+        """Parameters of the output projection."""
+        return self.num_heads * self.v_head_dim * hidden
 
     def index_params(self, hidden: int) -> int:
         """Parameters of the index: its queries, one key, a weight per head."""
@@ -292,7 +296,12 @@ class Recurrent:
 
     def num_params(self, hidden: int) -> int:
         """Parameters of projections and convolution, for this hidden size."""
-        return hidden * (self.in_width + self.value_width) + self.conv_width * self.conv_kernel
+        convolution = self.conv_width * self.conv_kernel
+        return hidden * self.in_width + convolution + self.num_out_params(hidden)
+
+    def num_out_params(self, hidden: int) -> int:
+        """Parameters of the output projection."""
+        return hidden * self.value_width
 
 
 class DenseMlp(NamedTuple):
@@ -341,9 +350,18 @@ Mlp = DenseMlp | Experts
 
 
 class LayerDtypes(NamedTuple):
-    """How the weights of a layer are stored: mixer, dense MLP, routed and shared experts."""
+    """How the weights of a layer are stored.
+
+    Attributes
+    ----------
+    mixer, out : WeightDtype
+        The mixer's projections, and the one of its output.
+    mlp, experts, shared : WeightDtype
+        Dense MLP, routed and shared experts.
+    """
 
     mixer: WeightDtype = BF16
+    out: WeightDtype = BF16
     mlp: WeightDtype = BF16
     experts: WeightDtype = BF16
     shared: WeightDtype = BF16
@@ -370,10 +388,17 @@ class Layer:
     mlps: tuple[Mlp, ...]
     dtypes: LayerDtypes = STORED_IN_16_BITS
 
+    @property
+    def dtypes_in_use(self) -> set[WeightDtype]:
+        """Dtypes of the matrices that it has."""
+        return {dtype for dtype, num in self.matrices(1, gated=True) if num}
+
     def matrices(self, hidden: int, *, gated: bool) -> Iterator[tuple[WeightDtype, int]]:
         """Dtype and parameters of the matrices that engines quantise: all but the router's."""
         if self.mixer is not None:
-            yield self.dtypes.mixer, self.mixer.num_params(hidden)
+            out = self.mixer.num_out_params(hidden)
+            yield self.dtypes.mixer, self.mixer.num_params(hidden) - out
+            yield self.dtypes.out, out
         for mlp in self.mlps:
             if isinstance(mlp, DenseMlp):
                 yield self.dtypes.mlp, mlp.num_params(hidden, gated=gated)

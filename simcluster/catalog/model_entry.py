@@ -41,7 +41,7 @@ MIXERS: Final = ("attention", "gated-deltanet", "mamba2", "none")
 """Token mixers by the name that the key ``mixer`` gives them."""
 MLPS: Final = ("dense", "experts", "both", "none")
 """MLPs by the name that the key ``mlp`` gives them."""
-DTYPE_KEYS: Final = ("mixer_dtype", "mlp_dtype", "experts_dtype", "shared_dtype")
+DTYPE_KEYS: Final = ("mixer_dtype", "out_dtype", "mlp_dtype", "experts_dtype", "shared_dtype")
 """Keys of the dtypes of a layer's weights, in the order of `LayerDtypes`."""
 _MLA: Final = ("kv_lora_rank", "qk_nope_dim", "qk_rope_dim", "v_head_dim")
 _RECURRENT: Final = (

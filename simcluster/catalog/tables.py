@@ -391,9 +391,10 @@ def _range(spec: Key) -> str:
     return " above 0" if 0.0 < spec.low < 1.0 else f" of at least {spec.low:g}"
 
 
-_MOST_LAYERS: Final = 1000
+MOST_LAYERS: Final = 1000
+"""More layers than any model has: what has more is a slip."""
 _RUN_KEYS: Final = {
-    "repeat": Key("count", "how many times", required=False, low=1, high=_MOST_LAYERS),
+    "repeat": Key("count", "how many times", required=False, low=1, high=MOST_LAYERS),
     "of": Key("layers", "runs that are repeated", required=False),
     **LAYER_KEYS,
 }
@@ -412,8 +413,8 @@ def _check_runs(runs: list[Row], where: str, depth: int = 0) -> int:
             raise ConfigError(f"{place}.of", len(runs), rule, remedy)
         assert inner is None or isinstance(inner, list)
         total += repeat * (1 if inner is None else _check_runs(inner, f"{place}.of", depth + 1))
-    if total > _MOST_LAYERS:
-        rule = f"must be at most {_MOST_LAYERS} layers"
+    if total > MOST_LAYERS:
+        rule = f"must be at most {MOST_LAYERS} layers"
         raise ConfigError(where, total, rule, "Correct repeat.")
     return total
 

@@ -29,6 +29,9 @@ from simcluster.catalog.layers import (
 )
 from simcluster.config import ModelConfig
 
+Dtypes = tuple[WeightDtype, WeightDtype]
+"""Of a mixer's projections and of its output projection."""
+
 Kind = Literal["gemm", "elementwise", "attention", "all_reduce", "all_gather"]
 
 Family = Literal["norm", "rope", "activation", "add", "embedding", "other"]
@@ -292,9 +295,9 @@ def layer_operators(
     all_reduce = num_tokens * model.spec.hidden_size * ACTIVATION_BYTES
     operators: list[Operator] = []
     if layer.mixer is not None:
-        dtype = model.dtype_of(layer.dtypes.mixer)
+        dtypes = model.dtype_of(layer.dtypes.mixer), model.dtype_of(layer.dtypes.out)
         operators.append(_norm("input_norm", model, num_tokens))
-        operators += _mixer_operators(model, layer.mixer, dtype, tp_size, num_tokens)
+        operators += _mixer_operators(model, layer.mixer, dtypes, tp_size, num_tokens)
         if tp_size > 1:
             operators.append(Operator("attention_all_reduce", "all_reduce", 0.0, all_reduce))
     if layer.mlps:
@@ -333,20 +336,21 @@ def head_operators(
 
 
 def _mixer_operators(
-    model: ModelConfig, mixer: Mixer, dtype: WeightDtype, tp_size: int, num_tokens: int
+    model: ModelConfig, mixer: Mixer, dtypes: Dtypes, tp_size: int, num_tokens: int
 ) -> list[Operator]:
-    """Attention or recurrence of a layer with its projections."""
+    """Attention or recurrence of a layer with its projections; `dtypes` as in `LayerDtypes`."""
     if isinstance(mixer, LatentAttention):
-        return _latent_operators(model, mixer, dtype, tp_size, num_tokens)
+        return _latent_operators(model, mixer, dtypes, tp_size, num_tokens)
     if isinstance(mixer, Recurrent):
-        return _recurrent_operators(model, mixer, dtype, tp_size, num_tokens)
-    return _attention_operators(model, mixer, dtype, tp_size, num_tokens)
+        return _recurrent_operators(model, mixer, dtypes, tp_size, num_tokens)
+    return _attention_operators(model, mixer, dtypes, tp_size, num_tokens)
 
 
 def _attention_operators(
-    model: ModelConfig, mixer: Attention, dtype: WeightDtype, tp_size: int, num_tokens: int
+    model: ModelConfig, mixer: Attention, dtypes: Dtypes, tp_size: int, num_tokens: int
 ) -> list[Operator]:
     """Multi-head, grouped-query and multi-query attention with their projections."""
+    dtype, out_dtype = dtypes
     hidden, heads = model.spec.hidden_size, mixer.num_heads / tp_size
     kv_heads = kv_heads_per_rank(mixer, tp_size)
     width, kv_width = mixer.q_width / tp_size, kv_heads * mixer.kv_width / mixer.num_kv_heads
@@ -364,11 +368,11 @@ def _attention_operators(
         operators.append(
             _by_row("attention_gate", num_tokens, 5 * gated, 3 * ACTIVATION_BYTES * gated)
         )
-    return [*operators, _gemm("o_proj", num_tokens, out, hidden, dtype)]
+    return [*operators, _gemm("o_proj", num_tokens, out, hidden, out_dtype)]
 
 
 def _latent_operators(
-    model: ModelConfig, mixer: LatentAttention, dtype: WeightDtype, tp_size: int, num_tokens: int
+    model: ModelConfig, mixer: LatentAttention, dtypes: Dtypes, tp_size: int, num_tokens: int
 ) -> list[Operator]:
     """Multi-head latent attention (DeepSeek-V2, 2024, section 2.1) with its projections.
 
@@ -377,6 +381,7 @@ def _latent_operators(
     costs the same FLOPs and weights per token as expanding the token's latent vector (prefill): one
     operator ``kv_b_proj`` stands for either.
     """
+    dtype, out_dtype = dtypes
     hidden, heads = model.spec.hidden_size, mixer.num_heads / tp_size
     rank, latent = mixer.q_lora_rank, mixer.kv_lora_rank + mixer.qk_rope_dim
     query = heads * (mixer.qk_nope_dim + mixer.qk_rope_dim)
@@ -403,14 +408,15 @@ def _latent_operators(
         _by_row("kv_write", num_tokens, 0.0, (ACTIVATION_BYTES + model.kv_bytes) * written),
         _gemm("kv_b_proj", num_tokens, mixer.kv_lora_rank, expanded, dtype),
         Operator("attention", "attention", 0.0, 0.0),
-        _gemm("o_proj", num_tokens, heads * mixer.v_head_dim, hidden, dtype),
+        _gemm("o_proj", num_tokens, heads * mixer.v_head_dim, hidden, out_dtype),
     ]
 
 
 def _recurrent_operators(
-    model: ModelConfig, mixer: Recurrent, dtype: WeightDtype, tp_size: int, num_tokens: int
+    model: ModelConfig, mixer: Recurrent, dtypes: Dtypes, tp_size: int, num_tokens: int
 ) -> list[Operator]:
     """Linear attention or a state-space layer with its projections, all split over the ranks."""
+    dtype, out_dtype = dtypes
     hidden = model.spec.hidden_size
     mixed = num_tokens * mixer.conv_width / tp_size
     values = num_tokens * mixer.value_width / tp_size
@@ -424,7 +430,7 @@ def _recurrent_operators(
         )._replace(weights=mixer.conv_width * mixer.conv_kernel / tp_size),
         Operator("recurrence", "attention", 0.0, 0.0),
         _by_row("gated_norm", num_tokens, 9 * values, 3 * ACTIVATION_BYTES * values),
-        _gemm("out_proj", num_tokens, mixer.value_width / tp_size, hidden, dtype),
+        _gemm("out_proj", num_tokens, mixer.value_width / tp_size, hidden, out_dtype),
     ]
 
 
