@@ -282,13 +282,14 @@ def _absolute_paths(tables: Document, folder: Path) -> None:
     if isinstance(files := tables.get("catalog"), list):
         tables["catalog"] = [str(folder / f) if isinstance(f, str) else f for f in files]
     model = tables.get("model")
-    if isinstance(model, dict) and isinstance(name := model.get("name"), str) and _is_file(name):
-        model["name"] = str(folder / name)
+    if isinstance(model, dict) and isinstance(name := model.get("name"), str):
+        if _is_file(str(folder / name)):
+            model["name"] = str(folder / name)
 
 
 def _is_file(name: str) -> bool:
-    """Whether a model's name is the path of its ``config.json``."""
-    return name.endswith(".json")
+    """Whether a model's name is the path of its ``config.json``, or of the folder that holds it."""
+    return name.endswith(".json") or Path(name, "config.json").is_file()
 
 
 # Checks between keys ----------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class ModelTable:
         Text,
         Field(
             description="Model of the catalogue, or the path of its config.json (Hugging Face "
-            "style), relative to the scenario file."
+            "style) or of the folder that holds it, relative to the scenario file."
         ),
     ]
     weight_dtype: Annotated[
