@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import click
 
 from simcluster._version import __version__
-from simcluster.errors import ConfigError, DataError, SimclusterError, nearest
+from simcluster.errors import ConfigError, DataError, SimclusterError, same_thing
 from simcluster.fidelity.calibrate.command import calibrate
 from simcluster.fidelity.measure.command import measure
 from simcluster.fidelity.validate.command import validate
@@ -386,7 +386,8 @@ def catalog_list(words: Sequence[str], kind: str | None, as_json: bool) -> None:
     else:
         kinds = entries.KINDS if kind is None else ("gpu" if kind == "price" else kind,)
         known = [name for each in kinds for name in entries.names(each)]
-        raise DataError(f"nothing in the catalogue matches {text!r}. {nearest(text, known)}")
+        hint = same_thing(text, known) or "`simcluster catalog` lists all."
+        raise DataError(f"nothing in the catalogue matches {text!r}. {hint}")
 
 
 @catalog.command("add-model")

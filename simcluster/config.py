@@ -266,8 +266,14 @@ class ModelConfig:
         return KV_BYTES[self.kv_dtype or self.spec.kv_dtype or "bf16"]
 
     def dtype_of(self, stored: WeightDtype) -> WeightDtype:
-        """Return how weights are served that the checkpoint has `stored`."""
-        return stored if self.weight_dtype is None else WEIGHT_DTYPES[self.weight_dtype]
+        """Return how weights are served that the checkpoint has `stored`.
+
+        A checkpoint in blocks stays so where its dtype is named without them.
+        """
+        named = self.weight_dtype
+        if named is None or named == stored.name.partition("-")[0]:
+            return stored
+        return WEIGHT_DTYPES[named]
 
     def kv_bytes_of(self, mixer: Mixer | None) -> float:
         """Cache of one token in a layer with `mixer`, all heads, without windows (bytes)."""

@@ -209,8 +209,6 @@ def _store_layers(row: Numbers, layers: list[Numbers]) -> None:
     if any(own):
         row["layers"] = model_entry.compressed(own)
         del row["num_layers"]
-    # What nothing needs any more would only be asked about.
-    row.pop("num_dense_layers", None)
 
 
 def _layers(config: Config, architecture: Architecture, row: Numbers) -> Layers:
@@ -220,7 +218,9 @@ def _layers(config: Config, architecture: Architecture, row: Numbers) -> Layers:
     if number > MOST_LAYERS:
         rule = f"must be at most {MOST_LAYERS}"
         raise config.error(_LAYERS[0], number, rule, "Correct the file.")
-    return [{}] * number if architecture.layers is None else architecture.layers(config)
+    if architecture.layers is None:
+        return _windows(config, None)
+    return architecture.layers(config)
 
 
 def _text_part(whole: Config) -> tuple[Config, list[str]]:
@@ -273,7 +273,7 @@ def _architecture(config: Config, whole: Config) -> tuple[str, Architecture]:
         if name in ARCHITECTURES:
             return name, ARCHITECTURES[name]
         if name in NOT_MODELLED:
-            remedy = f"{NOT_MODELLED[name]} would have to be added first."
+            remedy = f"What it has and we lack: {NOT_MODELLED[name]}."
             raise whole.error("architectures", name, "is not modelled", remedy)
     model_type = config.get("model_type") or whole.get("model_type")
     if model_type is not None:
@@ -857,17 +857,17 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
 """Architectures by the name that ``config.json`` gives them."""
 
 NOT_MODELLED: Final[Mapping[str, str]] = {
-    "DeepseekV4ForCausalLM": "A cache compressed along the context, and hyper-connections",
+    "DeepseekV4ForCausalLM": "a cache compressed along the context, and hyper-connections",
     "KimiK3ForConditionalGeneration": "Kimi Delta Attention with gates per channel",
     "KimiLinearForCausalLM": "Kimi Delta Attention with gates per channel",
-    "MiniMaxM3ForCausalLM": "Attention to the blocks of keys that an index chooses",
-    "MiniMaxM3SparseForConditionalGeneration": "Attention to the blocks that an index chooses",
-    "FalconH1ForCausalLM": "Attention and Mamba-2 side by side in one layer",
+    "MiniMaxM3ForCausalLM": "attention to the blocks of keys that an index chooses",
+    "MiniMaxM3SparseForConditionalGeneration": "attention to the blocks that an index chooses",
+    "FalconH1ForCausalLM": "attention and Mamba-2 side by side in one layer",
     "JambaForCausalLM": "Mamba-1 layers",
     "MambaForCausalLM": "Mamba-1 layers, and a model without attention",
     "RWKVForCausalLM": "RWKV layers, and a model without attention",
-    "T5ForConditionalGeneration": "An encoder before the decoder",
-    "WhisperForConditionalGeneration": "An encoder of sound before the decoder",
-    "BertModel": "An encoder: it generates no tokens",
+    "T5ForConditionalGeneration": "an encoder before the decoder",
+    "WhisperForConditionalGeneration": "an encoder of sound before the decoder",
+    "BertModel": "an encoder alone, which generates no tokens",
 }
 """Architectures that people ask about, and what simulating them would need."""

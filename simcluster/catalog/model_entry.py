@@ -129,8 +129,19 @@ def compressed(layers: Sequence[Mapping[str, object]]) -> list[dict[str, object]
 
 
 def _layer(r: dict[str, Any]) -> Layer:
-    dtypes = LayerDtypes(*(WEIGHT_DTYPES[r[key]] if key in r else BF16 for key in DTYPE_KEYS))
-    return Layer(mixer=_mixer(r), mlps=tuple(_mlps(r)), dtypes=dtypes)
+    mixer, mlps = _mixer(r), tuple(_mlps(r))
+    experts = [mlp for mlp in mlps if isinstance(mlp, Experts)]
+    has = (
+        mixer is not None,
+        mixer is not None,
+        len(mlps) > len(experts),
+        bool(experts),
+        any(mlp.shared_ffn_dim for mlp in experts),
+    )
+    # What a layer does not have is not stored in any way.
+    stored = zip(DTYPE_KEYS, has, strict=True)
+    dtypes = (WEIGHT_DTYPES[r[key]] if there and key in r else BF16 for key, there in stored)
+    return Layer(mixer=mixer, mlps=mlps, dtypes=LayerDtypes(*dtypes))
 
 
 def _mixer(r: dict[str, Any]) -> Mixer | None:

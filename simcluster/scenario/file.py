@@ -282,9 +282,9 @@ def _absolute_paths(tables: Document, folder: Path) -> None:
     if isinstance(files := tables.get("catalog"), list):
         tables["catalog"] = [str(folder / f) if isinstance(f, str) else f for f in files]
     model = tables.get("model")
-    if isinstance(model, dict) and isinstance(name := model.get("name"), str):
-        if _is_file(str(folder / name)):
-            model["name"] = str(folder / name)
+    named = model.get("name") if isinstance(model, dict) else None
+    if isinstance(named, str) and _is_file(str(folder / named)):
+        tables["model"] = {**tables["model"], "name": str(folder / named)}
 
 
 def _is_file(name: str) -> bool:

@@ -138,7 +138,35 @@ class EngineTable:
     ] = None
     reserved_bytes: Annotated[
         float | None,
-        Field(ge=0, description="Memory per GPU for activations and graphs (bytes)."),
+        Field(ge=0, description="Memory per GPU for all else (bytes)."),
+    ] = None
+    memory_rule: Annotated[
+        Literal["total", "static", "free"] | None,
+        Field(
+            description="What gpu_memory_utilization is a share of: all memory (vLLM), weights and "
+            "cache together (SGLang), what weights and activations leave (TensorRT-LLM)."
+        ),
+    ] = None
+    sampler_bytes: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="Peak of the profiling pass per sequence and logit (bytes); 0 for no pass.",
+        ),
+    ] = None
+    profile_seqs_large_gpu: Annotated[
+        Count | None,
+        Field(description="Sequences of that pass on GPUs from 70 GiB on."),
+    ] = None
+    communicator_bytes: Annotated[
+        float | None,
+        Field(ge=0, description="Memory per GPU of several joined by NVLink (bytes)."),
+    ] = None
+    hybrid_kv_cache: Annotated[
+        bool | None,
+        Field(
+            description="Layers with a window or chunk keep what they attend to, not all tokens."
+        ),
     ] = None
     block_size: Annotated[Count | None, Field(description="KV block (tokens).")] = None
     watermark: Annotated[

@@ -19,6 +19,7 @@ from simcluster.frames.by_group import pool_summaries
 from simcluster.frames.goodput import representative_rate, strategies
 from simcluster.frames.metrics import STATISTICS, cached_block_share
 from simcluster.frames.schema import CLASS_ATTAINMENT
+from simcluster.roofline.assumptions import assumptions
 from simcluster.runs.folder import Comparison, rows_of
 from simcluster.scenario.scenario import Scenario
 from simcluster.units import GB, MS
@@ -152,6 +153,7 @@ def heading(scenario: Scenario) -> str:
             f"Requests: {_requests(scenario.workload)}",
             f"Targets:  {targets(environment.slo)}",
             _step_times(environment),
+            *(f"Note:     {line}" for line in assumptions(environment)),
             f"Price:    {_price(environment.cluster)}",
         ]
     )
@@ -618,6 +620,8 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
         rows.append(_plain({**plain, **rest}))
     environment, run = comparison.scenario.environment, comparison.scenario.run
     result: dict[str, Any] = {"rows": rows, "step_times": step_times_of(environment)}
+    if notes := assumptions(environment):
+        result["notes"] = notes
     if environment.extra_models and len(rows) == 1:
         pools = pool_summaries(comparison.frames(comparison.cells()[0]), environment, run)
         result["pools"] = [_plain(dataclasses.asdict(pool)) for pool in pools]
