@@ -267,7 +267,7 @@ def test_an_unknown_name_offers_the_nearest() -> None:
     """A slip of one letter should cost one line to mend."""
     with pytest.raises(ConfigError, match="'codellama-34b'"):
         catalog.model("codelama-34b")
-    with pytest.raises(ConfigError, match="catalog --kind node. lists"):
+    with pytest.raises(ConfigError, match=r"catalog --kind node. lists"):
         catalog.node("???")
     with pytest.raises(ConfigError) as caught:
         catalog.gpu("L40")  # no L40S

@@ -110,7 +110,7 @@ def test_degrees_divide_the_heads() -> None:
     """Llama-30B has 52 heads: 8 ranks cannot share them; 13 could, but not the MLP of 11,008."""
     spec = llama_2_7b(name="llama-30b", num_heads=52, num_kv_heads=52)
     assert tp_degrees(config(spec)) == [1, 2, 4]
-    with pytest.raises(ConfigError, match="Use one of 1, 2, 4."):
+    with pytest.raises(ConfigError, match=r"Use one of 1, 2, 4\."):
         check_tp(config(spec), 8, key="tp_size")
 
 

@@ -158,7 +158,7 @@ def step_times(draw: st.DrawFn) -> RooflineStepTime:
     model = ModelConfig(
         spec=draw(models()),
         max_model_len=4096,
-        weight_dtype=draw(st.sampled_from([None, "fp8", "int4", "mxfp4"])),
+        weight_dtype=draw(st.sampled_from([None, "fp8", "nvfp4", "mxfp4"])),
         kv_dtype=draw(st.sampled_from([None, "fp8"])),
     )
     fabric = draw(st.sampled_from([nvlink3(), pcie4()]))

@@ -194,6 +194,11 @@ def test_the_engine_table_overrides_every_number_of_a_profile() -> None:
 ENGINE_VALUES: dict[str, object] = {
     "gpu_memory_utilization": 0.5,
     "reserved_bytes": 1e9,
+    "memory_rule": "static",
+    "sampler_bytes": 7.0,
+    "profile_seqs_large_gpu": 9,
+    "communicator_bytes": 2e9,
+    "hybrid_kv_cache": False,
     "block_size": 32,
     "watermark": 0.25,
     "max_num_seqs": 17,
