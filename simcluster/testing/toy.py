@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from simcluster.catalog.layers import ModelSpec
 from simcluster.catalog.specs import EngineProfile
 from simcluster.config import Environment, ModelConfig, SloConfig
+from simcluster.roofline.memory import kv_layout
 from simcluster.runs.simulate import Result
 from simcluster.testing.laws import require
 from simcluster.testing.specs import (
@@ -93,6 +94,20 @@ COMPARED: Final = (
     "instances",
 )
 """Frames that do not depend on the resolution; spans do."""
+
+
+def with_room(strategy: Any, model: ModelSpec) -> Any:
+    """Return `strategy` with as much room in its KV pool for `model` as it says for a plain model.
+
+    A sequence of a model whose layers cache in several ways takes more, and smaller, blocks.
+    """
+    if strategy.num_kv_blocks is None:
+        return strategy
+    served = ModelConfig(spec=model, max_model_len=MAX_MODEL_LEN)
+    layout = kv_layout(served, ideal_engine(), strategy.tp_size, MAX_MODEL_LEN)
+    plain = -(-MAX_MODEL_LEN // ideal_engine().block_size)
+    larger = -(-layout.prompt_blocks(MAX_MODEL_LEN) // plain)
+    return dataclasses.replace(strategy, num_kv_blocks=larger * strategy.num_kv_blocks)
 
 
 def toy_environment(

@@ -46,6 +46,7 @@ from simcluster.testing.toy import (
     toy,
     toy_environment,
     toy_workload,
+    with_room,
 )
 
 GAPS = st.one_of(
@@ -221,7 +222,7 @@ def test_span_equals_step(
     prefixes: list[tuple[int, int]] | None,
 ) -> None:
     """Skipping over step ends changes no float of any frame."""
-    where = toy_environment(engine, slo, model)
+    where, strategy = toy_environment(engine, slo, model), with_room(strategy, model)
     load = toy_workload(requests, concurrency, prefixes)
     assert_same(
         run(where, strategy, load, resolution="span"), run(where, strategy, load, resolution="step")
@@ -485,7 +486,7 @@ def test_runs_of_chunks_equal_steps(
         instances=instances,
         router=router,
     )
-    load = toy_workload(requests)
+    strategy, load = with_room(strategy, model), toy_workload(requests)
     span = run(where, strategy, load, resolution="span")
     assert_same(span, run(where, strategy, load, resolution="step"))
     if len(requests) <= 4:
@@ -618,6 +619,7 @@ def test_pipelines_computed_ahead_equal_steps(
 ) -> None:
     """Batches in flight, taken back when one of them changes; also where the run is cut."""
     where, load = toy_environment(engine, slo, model), toy_workload(requests, concurrency)
+    strategy = with_room(strategy, model)
     resolutions = ["span", "step"]
     if sum(output for _, _, output in requests) < 100 and max_time_s is None:
         resolutions.append("kernel")

@@ -35,7 +35,7 @@ from simcluster.scenario.file import resolve
 from simcluster.sched import StepOutcome, StepPlan
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.testing.specs import eager_engine, vllm_engine
-from simcluster.testing.toy import ENGINES, STRICT, TOYS, toy_environment
+from simcluster.testing.toy import ENGINES, STRICT, TOYS, toy_environment, with_room
 from simcluster.testing.workloads import workload_of
 from simcluster.workload import Workload
 
@@ -160,9 +160,10 @@ def test_every_token_is_where_a_witness_saw_it(
 ) -> None:
     """Computed and released times of all tokens, from a span run against watching a step run."""
     where = toy_environment(engine, STRICT, model)
-    witness = Witness(STRATEGIES[name])
+    strategy = with_room(STRATEGIES[name], model)
+    witness = Witness(strategy)
     run(where, witness, busy, resolution="step")
-    result = run(where, STRATEGIES[name], busy)
+    result = run(where, strategy, busy)
     _, computed, released = unrolled(result, where)
     for number in range(len(busy.prompt_len)):
         assert list(computed[number]) == witness.computed[number]
@@ -212,7 +213,7 @@ def test_span_run_and_step_run_agree_on_every_step_and_token(
     """Also when the clock stops early, in the middle of spans, windows and transfers."""
     gaps, prompts, outputs = zip(*requests, strict=True)
     load = workload_of(np.cumsum(gaps), prompts, outputs, concurrency=concurrency)
-    where = toy_environment(engine, STRICT, model)
+    where, strategy = toy_environment(engine, STRICT, model), with_room(strategy, model)
     results = [
         run(where, strategy, load, resolution=resolution, max_time_s=max_time_s)
         for resolution in ("span", "step")

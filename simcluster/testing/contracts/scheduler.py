@@ -38,6 +38,7 @@ from simcluster.testing.toy import (
     assert_same,
     toy_environment,
     toy_workload,
+    with_room,
 )
 from simcluster.testing.watch import check_blocks, check_counts, check_plan, check_stop
 
@@ -265,7 +266,7 @@ class SchedulerContract:
     ) -> None:
         """In deployments of any shape, and the laws of any run hold."""
         with registered(SCHEDULERS, scheduler) as name:
-            strategy = strategy_with(scheduler, name, drawn)
+            strategy = with_room(strategy_with(scheduler, name, drawn), model)
             where = toy_environment(engine, STRICT, model)
             agreeing_run(where, strategy, toy_workload(requests, prefixes=prefixes))
 
