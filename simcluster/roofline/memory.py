@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice, product
 from typing import Final, NamedTuple
@@ -35,6 +35,8 @@ from simcluster.units import GB
 
 _STATE_ALIGNMENT: Final = 16
 """Blocks are made larger in steps of so many tokens (vLLM, ``kernel_block_alignment_size``)."""
+_PADDED: Final = 1.25
+"""Kinds of layers that differ by less are padded to equal groups (vLLM)."""
 
 
 def weight_bytes_per_gpu(
@@ -224,12 +226,13 @@ def kv_layout(
     Notes
     -----
     vLLM's hybrid KV cache manager (``vllm/v1/core/kv_cache_utils.py``): layers are dealt into
-    groups of equal size, that of the kind with the fewest layers, and a block of the pool holds the
-    tokens of one block for the layers of one group. A recurrent layer's state is one block; where
-    it is larger, blocks of tokens are made as large (``HybridAttentionMambaModelConfig``).
+    groups of equal size, that of the kind with the fewest layers (with the most, where no kind has
+    a quarter more), and a block of the pool holds the tokens of one block for the layers of one
+    group. A recurrent layer's state is one block; where it is larger, blocks of tokens are made as
+    large (``HybridAttentionMambaModelConfig``).
     """
     kinds = _cache_kinds(model, engine)
-    size = min(kinds.values())
+    size = _group_size(kinds)
     page = min(layer_kv_bytes(model, kind, tp_size) for kind in kinds if kind.kv_numbers)
     block_size = engine.block_size
     states = [state_bytes(kind, tp_size) for kind in kinds if isinstance(kind, Recurrent)]
@@ -272,6 +275,12 @@ def _cache_kinds(model: ModelConfig, engine: EngineProfile) -> dict[Mixer, int]:
     return kinds
 
 
+def _group_size(kinds: Mapping[Mixer, int]) -> int:
+    """Layers of a group, by the layers of each kind."""
+    fewest, most = min(kinds.values()), max(kinds.values())
+    return most if most < _PADDED * fewest else fewest
+
+
 def _cache_alike(a: Mixer, b: Mixer, engine: EngineProfile) -> bool:
     """Whether one group may hold layers of both: they keep the same tokens."""
     if isinstance(a, Recurrent) or isinstance(b, Recurrent):
@@ -294,7 +303,7 @@ def block_bytes(
     """
     here = _cache_kinds(model, engine)
     page = min(layer_kv_bytes(model, kind, tp_size) for kind in here if kind.kv_numbers)
-    size, bytes_of_block = min(here.values()), 0.0
+    size, bytes_of_block = _group_size(here), 0.0
     for kind, count in here.items():
         groups = math.ceil(count / size)
         mine = [

@@ -394,7 +394,7 @@ PUBLISHED: dict[str, tuple[Config, float, int | None, str]] = {
         ),
         1026,
         70_272,
-        "tensors of moonshotai/Kimi-K2-Instruct: 1,026 B (the report, arXiv 2507.20534, says 1.04 T)",
+        "tensors of moonshotai/Kimi-K2-Instruct: 1,026 B (arXiv 2507.20534 says 1.04 T)",
     ),
     "glm-4.5": (
         of(
