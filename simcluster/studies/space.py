@@ -179,8 +179,12 @@ def space(table: RankTable, environment: Environment) -> Space:
 def misfit(shape: Shape, strategy: Strategy, environment: Environment) -> str | None:
     """Return the rule that keeps a candidate off the machines; None if it can be placed."""
     cluster, model = environment.cluster, environment.model
-    if shape.tp_size not in tp_degrees(model):
-        return "heads, experts or blocks of weights cannot be shared out over tp_size GPUs"
+    degrees = tp_degrees(model)
+    if shape.tp_size not in degrees:
+        return (
+            "heads, experts or blocks of weights cannot be shared out over tp_size GPUs "
+            f"({model.spec.name}: over {', '.join(map(str, degrees))})"
+        )
     if shape.pp_size > model.spec.num_layers:
         return "more stages than layers"
     if shape.num_gpus > cluster.num_gpus:

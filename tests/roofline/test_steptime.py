@@ -310,6 +310,34 @@ def test_a_windowed_layer_costs_what_its_window_costs() -> None:
     assert narrow == build().step_s(decode_shape(8, 8_000))
 
 
+def test_eight_bit_weights_make_no_prefill_faster_where_16_bits_are_multiplied() -> None:
+    """FP8 on Ampere is read as 8 bits and multiplied as 16 (case c06; vllm-project/vllm#5975)."""
+    spec, link = codellama_34b(), nvlink3()
+    times = {
+        (gpu.arch, dtype): RooflineStepTime(
+            ModelConfig(spec=spec, max_model_len=4096, weight_dtype=dtype),
+            gpu,
+            link,
+            ideal_engine(),
+            4,
+        )
+        for gpu in (
+            replace(a100(), flops_8bit=624e12, native_8bit=("int8",)),
+            replace(h100(), native_8bit=("fp8", "int8")),
+        )
+        for dtype in ("bf16", "fp8", "int8", "int4")
+    }
+    prefill = {key: time.step_s(StepShape(0, 0, ((4096, 0),), 1, 0)) for key, time in times.items()}
+    decode = {key: time.step_s(decode_shape(16, 16_000)) for key, time in times.items()}
+    for dtype in ("fp8", "int4"):
+        assert prefill["Ampere", dtype] == pytest.approx(prefill["Ampere", "bf16"], rel=0.01)
+    assert prefill["Ampere", "int8"] < 0.75 * prefill["Ampere", "bf16"]
+    assert prefill["Hopper", "fp8"] < 0.75 * prefill["Hopper", "bf16"]
+    for arch in ("Ampere", "Hopper"):
+        assert 1.4 < decode[arch, "bf16"] / decode[arch, "fp8"] < 2.0
+        assert decode[arch, "int4"] < decode[arch, "fp8"]
+
+
 @pytest.mark.parametrize("engine", [vllm_engine(), eager_engine(), ideal_engine()])
 def test_more_work_never_takes_less_time(engine: EngineProfile) -> None:
     """Monotone in batch, in context, in chunk and in cached tokens."""
