@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import ConfigDict, Field
 
 from simcluster.catalog.layers import (
+    BF16,
     KV_BYTES,
     WEIGHT_DTYPES,
     Attention,
@@ -268,11 +269,16 @@ class ModelConfig:
     def dtype_of(self, stored: WeightDtype) -> WeightDtype:
         """Return how weights are served that the checkpoint has `stored`.
 
-        A checkpoint in blocks stays so where its dtype is named without them.
+        What is stored in the dtype that is named, by whatever blocks, stays as it is, and so does
+        what a checkpoint in that dtype left in 16 bits.
         """
         named = self.weight_dtype
         if named is None or named == stored.name.partition("-")[0]:
             return stored
+        if named != stored.name == BF16.name:
+            found = {dtype.name for run in self.spec.layers for dtype in run.layer.dtypes_in_use}
+            if any(named == name.partition("-")[0] for name in found):
+                return stored
         return WEIGHT_DTYPES[named]
 
     def kv_bytes_of(self, mixer: Mixer | None) -> float:

@@ -6,6 +6,7 @@ Each file holds the keys of the published one that say something about the shape
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -790,3 +791,35 @@ def test_modelopts_own_file_beside_the_config_counts(tmp_path: Path) -> None:
     assert served.weight_bytes / 1e9 == pytest.approx(29.90 * 0.5625 + 0.634 * 2, rel=0.01)
     assert spec.kv_dtype == "fp8"
     assert any("fp8" in note for note in spec.notes)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "named", "gigabytes"),
+    [
+        (None, "fp8", 34.33),
+        (None, "int4", 1.56 * 2 + 31.21 * 0.5195),
+        (BLOCKS, "fp8", 34.33),
+        (BLOCKS, "bf16", 65.52),
+        (BLOCKS, "nvfp4", 1.56 * 2 + 31.21 * 0.5625),
+        ({"quant_method": "awq", "bits": 4, "group_size": 64}, "int4", 1.56 * 2 + 31.21 * 0.539),
+    ],
+)
+def test_a_named_dtype_counts_in_place_of_the_files(
+    quantization: Config | None, named: str, gigabytes: float, tmp_path: Path
+) -> None:
+    """Qwen3-32B: 31.21 B weights in the layers, 1.56 B in embedding and head."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(PUBLISHED["qwen3-32b"][0] | {"quantization_config": quantization}))
+    served = ModelConfig(spec=config_json.model(path), max_model_len=1000, weight_dtype=named)
+    assert served.weight_bytes / 1e9 == pytest.approx(gigabytes, rel=0.005)
+
+
+def test_naming_the_dtype_of_a_mixed_checkpoint_changes_nothing(tmp_path: Path) -> None:
+    """gpt-oss in MXFP4 keeps its attention in 16 bits; only another dtype converts all."""
+    config, quantization = PUBLISHED["gpt-oss-20b"][0], CHECKPOINTS["mxfp4"][1]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config | {"quantization_config": quantization}))
+    stored = ModelConfig(spec=config_json.model(path), max_model_len=1000)
+    assert replace(stored, weight_dtype="mxfp4").weight_bytes == stored.weight_bytes
+    assert replace(stored, weight_dtype="bf16").weight_bytes == 2 * stored.spec.num_params
+    assert replace(stored, weight_dtype="fp8").weight_bytes < 1.2 * stored.spec.num_params
