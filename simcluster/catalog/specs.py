@@ -396,6 +396,16 @@ class EngineProfile:
     kernel_generation : str
         Software generation of its kernels, where the GPU has constants for it:
         `GPUSpec.constants_of`; empty for the current one.
+    kv_connector : str
+        How FuDG moves KV: ``"beside"`` the steps over the links (vLLM V1, SGLang, Dynamo), or
+        ``"inside"`` them, which then wait for it (vLLM V0).
+    kv_put_bytes_per_s, kv_get_bytes_per_s : float or None
+        Rates of a connector inside the steps, per rank (bytes/s); None for a side that does not
+        wait.
+    kv_poll_s : float
+        Wait of each get beside its bytes (s).
+    kv_buffer_bytes : float or None
+        KV that a prefill instance holds before it stops (bytes); None for no limit.
     quantises_apart : bool
         Inputs of multiplications with 8-bit weights are brought to 8 bits by a kernel of its own
         (`KernelConstants.quantise_s`); else by the kernel before, at no cost.
@@ -432,6 +442,11 @@ class EngineProfile:
     cpu_speed: float = 1.0
     kernel_generation: str = ""
     quantises_apart: bool = False
+    kv_connector: str = "beside"
+    kv_put_bytes_per_s: float | None = None
+    kv_get_bytes_per_s: float | None = None
+    kv_poll_s: float = 0.0
+    kv_buffer_bytes: float | None = None
     plans_ahead: bool = False
     prefix_caching: bool = False
 

@@ -409,6 +409,11 @@ def released_times(frames: Frames, tokens: PerRequest) -> PerRequest:
             until[np.isinf(until)] = np.nan
             released[here] = np.where(ended, last_output_s[here], until)
     some = tokens.counts > 0
+    # A first token that comes from the decode side comes out when the request joins it.
+    elsewhere = (requests["prefill_instance"] != requests["decode_instance"]) & some
+    if not np.any(holds):
+        elsewhere |= np.isnan(requests["first_output_s"]) & some
+    released[tokens.offsets[:-1][elsewhere]] = requests["first_output_s"][elsewhere]
     ended = requests["status"] == "finished"
     for place, rows, name in (
         (tokens.offsets[:-1], some, "first_output_s"),

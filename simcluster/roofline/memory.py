@@ -381,14 +381,16 @@ def kv_blocks(
         at_stage = f" in stage {stage + 1}" if pp_size > 1 else ""
         beside = activation_bytes(model, engine, tp_size, profiled)
         beside += outside_bytes(gpu, engine, tp_size, pp_size)
+        missing = max(-pool, 0.1 * GB)
         raise ConfigError(
             key,
             tp_size,
             f"{name} does not fit on {gpu.name}: {weights / GB:.1f} GB of weights{at_stage} and "
             f"{beside / GB:.1f} GB for activations and communicators per GPU, of "
-            f"{share / GB:.1f} GB usable; {max(-pool / GB, 0.1):.1f} GB per GPU are missing",
+            f"{share / GB:.1f} GB usable; {missing / GB:.1f} GB per GPU are missing",
             room.enough(tp_size, pp_size)
             or "Choose a GPU with more memory, or weights of fewer bytes.",
+            missing,
         )
     longest = kv_layout(model, engine, tp_size, profiled.num_tokens).tokens_in(blocks)
     if longest < model.max_model_len:

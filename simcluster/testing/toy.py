@@ -16,7 +16,7 @@ from simcluster.catalog.layers import ModelSpec
 from simcluster.catalog.specs import EngineProfile
 from simcluster.config import Environment, ModelConfig, SloConfig
 from simcluster.roofline.memory import kv_layout
-from simcluster.runs.simulate import Result
+from simcluster.runs.result import Result
 from simcluster.testing.laws import require
 from simcluster.testing.specs import (
     eager_engine,

@@ -27,10 +27,12 @@ from simcluster.frames.unroll import (
     steps,
     token_times,
 )
+from simcluster.request import Request, RequestStatus
 from simcluster.roofline import StepShape
 from simcluster.roofline.of_environment import roofline_step_time
 from simcluster.runs import compare as sweep
-from simcluster.runs.simulate import Result, run, simulate
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run, simulate
 from simcluster.scenario.file import resolve
 from simcluster.sched import StepOutcome, StepPlan
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
@@ -61,6 +63,13 @@ STRATEGIES: dict[str, Any] = {
         num_kv_blocks=24,
     ),
     "distserve": FuDG(name="distserve", prefill_instances=1, decode_instances=1, num_kv_blocks=13),
+    "prefill-shows": FuDG(
+        name="prefill-shows",
+        prefill_instances=1,
+        decode_instances=1,
+        num_kv_blocks=13,
+        first_token="prefill",
+    ),
     "mooncake": FuDG(
         name="mooncake",
         prefill_instances=2,
@@ -124,20 +133,36 @@ class Witness:
                 self._watch(lane)
         return deployment
 
+    def _leaves(self, request: Request) -> bool:
+        """Whether the first token of `request`, just prefilled, comes from a decode instance."""
+        shown_here = not isinstance(self._strategy, FuDG) or self._strategy.first_token == "prefill"
+        return request.status is RequestStatus.TRANSFERRING and not shown_here
+
     def _watch(self, instance: Instance) -> None:
         scheduler, held = instance.scheduler, []
         complete, release_output = scheduler.complete, instance.release_output
+        schedule = scheduler.schedule
 
         def watched_complete(plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
             decoding = [r.request_id for r in scheduler.batch] if plan.num_decodes else []
             outcome = complete(plan, num_steps, now)
+            leaving = {r.request_id for r in outcome.prefilled if self._leaves(r)}
             for number in [*decoding, *(r.request_id for r in outcome.prefilled)]:
                 self.computed[number].append(now)
+                if number in leaving:
+                    continue
                 if instance.hold_output:
                     held.append(number)
                 else:
                     self.released[number].append(now)
             return outcome
+
+        def watched_schedule(now: float) -> StepPlan | None:
+            plan = schedule(now)
+            for request in scheduler.joined:
+                if not self.released[request.request_id]:
+                    self.released[request.request_id].append(now)
+            return plan
 
         def watched_release() -> Any:
             for number in held:
@@ -149,6 +174,7 @@ class Witness:
             return float(instance.env.now)
 
         scheduler.complete = watched_complete  # type: ignore[method-assign]  # listening in
+        scheduler.schedule = watched_schedule  # type: ignore[method-assign]
         instance.release_output = watched_release  # type: ignore[method-assign]
 
 

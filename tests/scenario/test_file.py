@@ -217,6 +217,11 @@ ENGINE_VALUES: dict[str, object] = {
     "queue_depth": 7,
     "kernel_generation": "2024",
     "plans_ahead": True,
+    "kv_connector": "inside",
+    "kv_put_bytes_per_s": 1e9,
+    "kv_get_bytes_per_s": 2e9,
+    "kv_poll_s": 0.001,
+    "kv_buffer_bytes": 3e9,
     "quantises_apart": True,
     "prefix_caching": True,
 }
