@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.ties import TICK, TIES, Ticks, with_coarse_links
-from simcluster.catalog.specs import EngineProfile, ModelSpec
+from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.specs import EngineProfile
 from simcluster.config import SloConfig
 from simcluster.engine.instance.pipeline import BatchesInFlight
 from simcluster.errors import InvariantError
@@ -29,17 +29,17 @@ from simcluster.testing.toy import (
     STRICT,
     agreed,
     assert_same,
+    toy,
     toy_environment,
     toy_workload,
+    with_room,
 )
 
 ROUTER_NAMES = st.sampled_from(list(ROUTERS))
 QUEUE_NAMES = st.sampled_from(["first-come", "first-come", *QUEUES])
 POOL = st.sampled_from([None, 10, 13, 24])
 SLOS = st.sampled_from([LOOSE, STRICT, SloConfig(ttft_s=0.004, tpot_s=0.002)])
-DEEP_WINDOWED = dataclasses.replace(
-    DEEP, name="deep-window", sliding_window=24, num_sliding_layers=2
-)
+DEEP_WINDOWED = toy("deep-window", num_layers=4, sliding_window=24, num_sliding_layers=2)
 
 
 LEVELS = ("kv_usage", "num_waiting", "num_running")
@@ -117,6 +117,7 @@ def test_pipelines_computed_ahead_equal_steps(
 ) -> None:
     """Batches in flight, taken back when one of them changes; also where the run is cut."""
     where, load = toy_environment(engine, slo, model), toy_workload(requests, concurrency)
+    strategy = with_room(strategy, model)
     resolutions = ["span", "step"]
     if sum(output for _, _, output in requests) < 100 and max_time_s is None:
         resolutions.append("kernel")

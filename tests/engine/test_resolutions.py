@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.ties import TICK, TIES, Ticks, with_coarse_links
-from simcluster.catalog.specs import EngineProfile, ModelSpec
+from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.specs import EngineProfile
 from simcluster.config import SloConfig
 from simcluster.routing import ROUTERS
 from simcluster.runs.simulate import run
@@ -26,11 +27,12 @@ from simcluster.testing.toy import (
     MAX_MODEL_LEN,
     STRICT,
     TOY,
-    WINDOWED,
+    TOYS,
     agreed,
     assert_same,
     toy_environment,
     toy_workload,
+    with_room,
 )
 
 TURNS = st.one_of(
@@ -195,7 +197,7 @@ SLOS = st.sampled_from(
     requests=REQUESTS,
     engine=st.sampled_from(ENGINES),
     slo=SLOS,
-    model=st.sampled_from([TOY, WINDOWED]),
+    model=st.sampled_from(TOYS),
     concurrency=st.sampled_from([None, None, None, 1, 4]),
     prefixes=PREFIXES,
     turns=TURNS,
@@ -211,7 +213,7 @@ def test_span_equals_step(
     turns: list[float] | None,
 ) -> None:
     """Skipping over step ends changes no float of any frame."""
-    where = toy_environment(engine, slo, model)
+    where, strategy = toy_environment(engine, slo, model), with_room(strategy, model)
     load = toy_workload(requests, concurrency, prefixes, None if concurrency else turns)
     agreed(where, strategy, load)
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import simcluster
-from simcluster.catalog.specs import EngineProfile, ModelSpec
+from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.specs import EngineProfile
 from simcluster.cli import main
 from simcluster.config import RunConfig, SloConfig, SloTargets
 from simcluster.errors import ConfigError
@@ -29,11 +30,19 @@ from simcluster.frames.unroll import (
 )
 from simcluster.roofline import StepShape
 from simcluster.roofline.of_environment import roofline_step_time
-from simcluster.runs.simulate import Result, run, simulate
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run, simulate
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.testing.examples import examples
 from simcluster.testing.specs import vllm_engine
-from simcluster.testing.toy import ENGINES, STRICT, TOY, WINDOWED, toy_environment, toy_workload
+from simcluster.testing.toy import (
+    ENGINES,
+    STRICT,
+    TOYS,
+    toy_environment,
+    toy_workload,
+    with_room,
+)
 from simcluster.testing.workloads import workload_of
 
 STRATEGIES: list[Any] = [
@@ -57,7 +66,7 @@ GAPS = st.one_of(st.just(0.0), st.integers(0, 40).map(lambda k: k * 2.0**-10), s
         st.tuples(GAPS, st.integers(1, 100), st.integers(1, 60)), min_size=1, max_size=20
     ),
     engine=st.sampled_from(ENGINES),
-    model=st.sampled_from([TOY, WINDOWED]),
+    model=st.sampled_from(TOYS),
     resolution=st.sampled_from(["span", "step"]),
     max_time_s=st.sampled_from([None, None, 0.03, 0.1]),
 )
@@ -74,7 +83,7 @@ def test_gaps_are_those_between_tokens_written_out(
     `tests/frames/test_unroll.py` compares those token times with what a witness saw.
     """
     where = toy_environment(engine, STRICT, model)
-    load = toy_workload(requests)
+    load, strategy = toy_workload(requests), with_room(strategy, model)
     result = run(where, strategy, load, resolution=resolution, max_time_s=max_time_s)
     gaps = gaps_of(result.columns, where)
     released = released_times(
