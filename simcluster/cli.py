@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from simcluster._version import __version__
-from simcluster.errors import ConfigError, DataError, SimclusterError, same_thing
+from simcluster.errors import ConfigError, DataError, SimclusterError, printable, same_thing
 from simcluster.fidelity.calibrate.command import calibrate
 from simcluster.fidelity.measure.command import measure
 from simcluster.fidelity.validate.command import validate
@@ -50,7 +50,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except SimclusterError as error:
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
             ctx.exit(1)
 
 
@@ -528,7 +528,7 @@ def _progress(
 
 def _warn(lines: Sequence[str]) -> None:
     for line in lines:
-        click.echo(f"warning: {line}", err=True)
+        click.echo(f"warning: {printable(line)}", err=True)
 
 
 def _print_json(value: object) -> None:

@@ -5,6 +5,30 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Final
+
+_SHOWN: Final = 80
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with line ends and control characters written out.
+
+    >>> printable("red\x1b[31m")
+    'red\\x1b[31m'
+    """
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+def in_message(value: object) -> str:
+    """Return `value` as messages show it: printable, and not longer than 80 characters."""
+    try:
+        text = repr(value) if isinstance(value, str) else str(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        text = "a number of thousands of digits"
+    text = printable(text)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 class SimclusterError(Exception):
@@ -36,10 +60,8 @@ class ConfigError(SimclusterError):
         remedy: str,
         missing_bytes: float | None = None,
     ) -> None:
-        shown = (
-            "" if value is None else f" = {value!r}" if isinstance(value, str) else f" = {value}"
-        )
-        super().__init__(f"{key}{shown}: {rule}. {remedy}")
+        got = "" if value is None else f" = {in_message(value)}"
+        super().__init__(f"{key}{got}: {rule}. {remedy}")
         self.key = key
         self.value = value
         self.rule = rule
