@@ -432,8 +432,8 @@ def catalog_list(words: Sequence[str], kind: str | None, as_json: bool) -> None:
         click.echo(catalog_text(found), nl=False)
     else:
         kinds = entries.KINDS if kind is None else ("gpu" if kind == "price" else kind,)
-        known = [name for each in kinds for name in entries.names(each)]
-        hint = same_thing(text, known) or "`simcluster catalog` lists all."
+        known = [part for each in kinds for n in entries.names(each) for part in (n, n.split()[0])]
+        hint = same_thing(text, dict.fromkeys(known)) or "`simcluster catalog` lists all."
         raise DataError(f"nothing in the catalogue matches {text!r}. {hint}")
 
 

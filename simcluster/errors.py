@@ -102,8 +102,14 @@ def same_thing(name: str, known: Iterable[str]) -> str:
 
 
 def _words(name: str) -> list[str]:
-    """Return the numbers and words of a name."""
-    return re.findall(r"[0-9]+|[a-z]+", name.lower())
+    """Return the numbers and words of a name; the letter O beside a digit is a zero."""
+    digits = re.sub(r"(?<=[0-9])o|o(?=[0-9])", "0", name.lower())
+    return re.findall(r"[0-9]+|[a-z]+", digits)
+
+
+def _numbers(name: str) -> list[str]:
+    """Return the numbers in a name, in order."""
+    return [word for word in _words(name) if word.isdigit()]
 
 
 def _is_slip(one: list[str], other: list[str]) -> bool:
@@ -125,7 +131,8 @@ def nearest(name: str, known: Iterable[str], *, count: int = 3) -> str:
     name : str
         What the user wrote.
     known : iterable of str
-        The names that exist; compared without regard to case.
+        The names that exist; compared without regard to case. One with other numbers is another
+        thing and no slip.
     count : int
         Most names to offer.
 
@@ -135,7 +142,8 @@ def nearest(name: str, known: Iterable[str], *, count: int = 3) -> str:
         A sentence; it lists the known names when none is close (the first 12 of many).
     """
     names = list(known)
-    by_lower = {n.lower(): n for n in names}
+    digits = _numbers(name)
+    by_lower = {n.lower(): n for n in names if _numbers(n) == digits}
     close = difflib.get_close_matches(name.lower(), list(by_lower), n=count, cutoff=0.5)
     if close:
         return "Did you mean " + " or ".join(repr(by_lower[c]) for c in close) + "?"
