@@ -37,29 +37,20 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Gaps between the released tokens of every request.
-
-    Attributes
-    ----------
-    step_s : ndarray of float64
-        From the end of each decode step's predecessor to its own end (s), lane after lane; shape
-        ``(num_steps,)``.
-    first, last : ndarray of int64
-        Runs of steps ``first <= step < last`` whose gaps are a request's; shape ``(num_runs,)``.
-    run_of : ndarray of int64
-        Whose each run is, shape ``(num_runs,)``.
-    single_s : ndarray of float64
-        All other gaps (s), shape ``(num_singles,)``; NaN for a token that was never released.
-    single_of : ndarray of int64
-        Whose each of them is.
-    """
+    """Gaps between the released tokens of every request."""
 
     step_s: FloatArray
+    """From the end of each decode step's predecessor to its own end (s), lane after lane; shape
+    ``(num_steps,)``."""
     first: IntArray
     last: IntArray
+    """Runs of steps ``first <= step < last`` whose gaps are a request's; shape ``(num_runs,)``."""
     run_of: IntArray
+    """Whose each run is, shape ``(num_runs,)``."""
     single_s: FloatArray
+    """All other gaps (s), shape ``(num_singles,)``; NaN for a token that was never released."""
     single_of: IntArray
+    """Whose each of them is."""
 
     def statistics(self, chosen: BoolArray) -> dict[str, float]:
         """Return mean, P50, P90 and P99 (s) of all gaps of the chosen requests.

@@ -50,31 +50,18 @@ def a100() -> GPUSpec:
 
 def h100() -> GPUSpec:
     """Return an H100-80GB SXM: data-sheet peaks with FP8, rounded kernel constants."""
-    return GPUSpec(
+    a100_spec = a100()
+    return replace(
+        a100_spec,
         name="H100-80GB SXM",
-        vendor="NVIDIA",
         arch="Hopper",
-        memory_bytes=80e9,
         memory_bandwidth=3350e9,
         flops_16bit=989e12,
         flops_8bit=1979e12,
         num_sms=132,
         fabric="nvlink4",
         pcie="pcie5",
-        constants=KernelConstants(
-            mfu_gemm=0.7,
-            mbu_gemm=0.85,
-            mfu_attention=0.5,
-            mbu_attention=0.8,
-            mbu_elementwise=0.7,
-            smooth_p=1.4,
-            fixed_s=3e-6,
-            attention_block_s=1e-6,
-            mixed_mbu=0.5,
-            accuracy="data-sheet",
-            source=_SOURCE,
-        ),
-        prices=(),
+        constants=replace(a100_spec.constants, mbu_gemm=0.85, attention_block_s=1e-6),
         source="NVIDIA H100 data sheet",
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster import load, read
@@ -36,6 +36,7 @@ from simcluster.runs.simulate import run, simulate
 from simcluster.scenario.file import resolve
 from simcluster.sched import StepOutcome, StepPlan
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
+from simcluster.testing.examples import examples
 from simcluster.testing.specs import eager_engine, vllm_engine
 from simcluster.testing.toy import ENGINES, STRICT, TOYS, toy_environment, with_room
 from simcluster.testing.workloads import workload_of
@@ -173,8 +174,8 @@ class Witness:
         def scheduler_clock() -> float:
             return float(instance.env.now)
 
+        scheduler.schedule = watched_schedule  # type: ignore[method-assign]  # listening in
         scheduler.complete = watched_complete  # type: ignore[method-assign]  # listening in
-        scheduler.schedule = watched_schedule  # type: ignore[method-assign]
         instance.release_output = watched_release  # type: ignore[method-assign]
 
 
@@ -217,7 +218,7 @@ def test_the_cases_hold_output_preempt_and_share_steps(busy: Workload) -> None:
 GAPS = st.one_of(st.just(0.0), st.integers(0, 40).map(lambda k: k * 2.0**-10), st.floats(0.0, 0.03))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     strategy=st.sampled_from(list(STRATEGIES.values())),
     requests=st.lists(

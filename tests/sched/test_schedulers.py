@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.catalog.layers import Reach
@@ -16,6 +16,7 @@ from simcluster.errors import InvariantError
 from simcluster.kvcache import BlockLayout, BlockPool, LimitedGroup
 from simcluster.request import Request, RequestStatus
 from simcluster.sched import QUEUES, SCHEDULERS, DecodeBatch, Scheduler, StepPlan
+from simcluster.testing.examples import examples
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -105,7 +106,7 @@ def check_batch(batch: DecodeBatch, slow: SlowBatch, free: int, limit: int) -> N
     assert batch.most_blocks_of_a_step() >= taken[0]
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     data=st.data(),
     layout=st.builds(
@@ -381,7 +382,7 @@ def check_plan(plan: StepPlan | None, slow: SlowPlan, config: SchedulerConfig) -
         assert plan.num_decodes + plan.prefill_tokens <= config.max_num_batched_tokens
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     data=st.data(),
     name=st.sampled_from(["prefill-priority", "chunked"]),

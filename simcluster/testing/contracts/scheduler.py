@@ -51,28 +51,19 @@ PLAIN: Final = BlockLayout(16)
 
 @dataclass(frozen=True)
 class Limits:
-    """Room of a scheduler that is tried without a clock.
-
-    Attributes
-    ----------
-    max_num_seqs : int
-        Sequences at once.
-    chunk_tokens : int
-        Token budget of a step where prompts are split.
-    num_blocks, host_blocks : int
-        KV blocks of 16 tokens on the GPU, and in host memory.
-    queue : str
-        A key of `simcluster.sched.QUEUES`.
-    layout : BlockLayout
-        Blocks of a sequence; where they are more than a plain one's, so are those of the pools.
-    """
+    """Room of a scheduler that is tried without a clock."""
 
     max_num_seqs: int
+    """Sequences at once."""
     chunk_tokens: int
+    """Token budget of a step where prompts are split."""
     num_blocks: int
     host_blocks: int
+    """KV blocks of 16 tokens on the GPU, and in host memory."""
     queue: str
+    """A key of `simcluster.sched.QUEUES`."""
     layout: BlockLayout = PLAIN
+    """Blocks of a sequence; where they are more than a plain one's, so are those of the pools."""
 
     def make(self, scheduler: type[Scheduler]) -> Scheduler:
         """Return a scheduler with this room and an empty pool."""
