@@ -71,6 +71,8 @@ def same_thing(name: str, known: Iterable[str]) -> str:
 
     >>> same_thing("lama-2-7b", ["llama-2-7b", "llama-2-70b"])
     "Did you mean 'llama-2-7b'?"
+    >>> same_thing("H10O", ["H100", "H200"])
+    "Did you mean 'H100'?"
     >>> same_thing("L40", ["L40S"])
     ''
     """
@@ -80,8 +82,8 @@ def same_thing(name: str, known: Iterable[str]) -> str:
 
 
 def _words(name: str) -> list[str]:
-    """Return the numbers and words of a name."""
-    return re.findall(r"[0-9]+|[a-z]+", name.lower())
+    """Return the numbers and words of a name; an O behind a digit is a zero."""
+    return re.findall(r"[0-9]+|[a-z]+", re.sub(r"(?<=\d)o", "0", name.lower()))
 
 
 def _is_slip(one: list[str], other: list[str]) -> bool:
