@@ -93,6 +93,8 @@ def same_thing(name: str, known: Iterable[str]) -> str:
 
     >>> same_thing("lama-2-7b", ["llama-2-7b", "llama-2-70b"])
     "Did you mean 'llama-2-7b'?"
+    >>> same_thing("H10O", ["H100", "H200"])
+    "Did you mean 'H100'?"
     >>> same_thing("L40", ["L40S"])
     ''
     """

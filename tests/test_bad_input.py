@@ -119,10 +119,7 @@ SETTINGS = [
     ("slo.ttft_s=inf", "slo.ttft_s = Infinity: must be a number > 0."),
     ("slo.attainment=90", "slo.attainment = 90: must be a number > 0 and <= 1."),
     ("slo.metric=users", "slo.metric = 'users': must be one of 'user', 'ecoserve'. Did you mean"),
-    (
-        "model.weight_dtype=int3",
-        "model.weight_dtype = 'int3': must be one of 'bf16', 'fp8', 'fp8-block', 'int8'",
-    ),
+    ("model.weight_dtype=int3", "model.weight_dtype = 'int3': must be one of 'bf16', 'fp8', "),
     ("sweep.rates_rps=4", "sweep.rates_rps = 4: must be a list, each a number > 0."),
     ("sweep.rates_rps=[0]", "sweep.rates_rps[0] = 0: must be a number > 0."),
     ("sweep.rates_rps=[4,2]", "sweep.rates_rps = [4.0, 2.0]: must rise, without repeats. Write"),
