@@ -174,6 +174,13 @@ def _fit_latency_axis(ax: Axes) -> None:
         ax.set_xlim(0.0, 1.08 * max(ends) or 1.0)
 
 
+def log_scale(ax: Axes) -> None:
+    """Give `ax` a logarithmic vertical axis with plain numbers."""
+    ax.set_yscale("log")
+    for write in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        write(FuncFormatter(lambda y, _: f"{y:g}"))
+
+
 def _in_percent(ax: Axes, *, top: float = 1.03) -> None:
     ax.set_ylim(0.0, top)
     ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))

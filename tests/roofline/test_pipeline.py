@@ -17,6 +17,7 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.models import models
 from simcluster.catalog.specs import EngineProfile, LinkSpec, ModelSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import ConfigError, InvariantError
@@ -37,7 +38,6 @@ from simcluster.testing.specs import (
     eager_engine,
     ethernet_25g,
     ideal_engine,
-    llama_2_7b,
     nvlink3,
     vllm_engine,
 )
@@ -95,35 +95,6 @@ def simulate(schedule: KernelSchedule) -> float:
 
 
 # --- random models, engines, steps ---------------------------------------------------------------
-
-
-@st.composite
-def models(draw: st.DrawFn) -> ModelSpec:
-    """A small model: dense or with experts, with and without windows and latent attention."""
-    num_layers = draw(st.integers(1, 9))
-    spec = replace(
-        draw(st.sampled_from([codellama_34b(), llama_2_7b()])),
-        num_layers=num_layers,
-        num_dense_layers=num_layers,
-        tied_embeddings=draw(st.booleans()),
-    )
-    if draw(st.booleans()):
-        spec = replace(
-            spec,
-            num_experts=8,
-            num_experts_active=2,
-            moe_ffn_dim=2048,
-            num_dense_layers=draw(st.integers(0, num_layers)),
-        )
-    if draw(st.booleans()):
-        spec = replace(
-            spec, sliding_window=256, num_sliding_layers=draw(st.integers(1, num_layers))
-        )
-    elif draw(st.booleans()):
-        spec = replace(
-            spec, kv_lora_rank=512, qk_nope_dim=128, qk_rope_dim=64, v_head_dim=128, q_lora_rank=768
-        )
-    return spec
 
 
 @st.composite
