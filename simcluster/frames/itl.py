@@ -166,7 +166,7 @@ def gaps_of(
     turn = np.concatenate(
         [np.full(len(some), -1), 2 * refills, place, np.full(len(final), 2 * len(start_s))]
     )
-    alone_s = (requests["first_token_s"][some], start_s[refills], requests["last_token_s"][final])
+    alone_s = (requests["first_output_s"][some], start_s[refills], requests["last_token_s"][final])
     begins = np.concatenate([alone_s[0], alone_s[1], ends[first], alone_s[2]])
     stops = np.concatenate([alone_s[0], alone_s[1], ends[last - 1], alone_s[2]])
     order = np.lexsort((turn, owner))

@@ -28,6 +28,7 @@ from simcluster.testing.specs import (
 from simcluster.testing.workloads import shared_prefixes
 from simcluster.units import grid_array
 from simcluster.workload import Workload
+from simcluster.workload.turns import Turns
 
 TOY: Final[ModelSpec] = dataclasses.replace(
     llama_2_7b(),
@@ -82,6 +83,7 @@ def toy_workload(
     requests: Sequence[tuple[float, int, int]],
     concurrency: int | None = None,
     prefixes: Sequence[tuple[int, int]] | None = None,
+    turns: Sequence[float] | None = None,
 ) -> Workload:
     """Return a workload of `requests`, with three priorities and a score for each.
 
@@ -94,6 +96,9 @@ def toy_workload(
     prefixes : sequence of (int, int), optional
         Group and shared tokens of each request, repeated as often as needed: requests of a group
         begin alike. Every other answer can be shared too, as in a conversation.
+    turns : sequence of float, optional
+        For each request, repeated as often as needed, the time (s) between the answer to the one
+        before it and its arrival; a negative one for a request that waits for nobody.
     """
     gaps, prompts, outputs = (np.array(column) for column in zip(*requests, strict=True))
     count = len(requests)
@@ -104,7 +109,14 @@ def toy_workload(
         hashes = shared_prefixes(
             groups, shared, known, tokens_per_id=(8, 16, 32)[len(prefixes) % 3]
         )
+    waits = None
+    if turns is not None:
+        think_s = grid_array(np.resize(np.asarray(turns, np.float64), count))
+        think_s[0] = -1.0
+        after = np.where(think_s < 0, -1, np.arange(count) - 1)
+        waits = Turns(after=after, think_s=np.maximum(think_s, 0.0))
     return Workload(
+        turns=waits,
         arrival_s=np.zeros(count) if concurrency else grid_array(np.cumsum(gaps)),
         prompt_len=prompts,
         output_len=outputs,

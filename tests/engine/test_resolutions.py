@@ -33,6 +33,21 @@ from simcluster.testing.toy import (
 )
 from simcluster.workload import Workload
 
+TURNS = st.one_of(
+    st.none(),
+    st.none(),
+    # Independent requests, turns at once, at multiples of a coarse tick, and others.
+    st.lists(
+        st.one_of(
+            st.just(-1.0),
+            st.just(0.0),
+            st.integers(1, 20).map(lambda k: k * 2.0**-10),
+            st.floats(0.0, 0.03),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+)
 ROUTER_NAMES = st.sampled_from(list(ROUTERS))
 QUEUE_NAMES = st.sampled_from(["first-come", "first-come", *QUEUES])
 SPLITTING = [name for name, scheduler in SCHEDULERS.items() if scheduler.splits_prompts]
@@ -180,8 +195,10 @@ SLOS = st.sampled_from(
     where=st.builds(
         toy_environment, st.sampled_from(ENGINES), SLOS, st.sampled_from([TOY, WINDOWED])
     ),
-    load=st.builds(
-        toy_workload, REQUESTS, st.sampled_from([None, None, None, 1, 4]), prefixes=PREFIXES
+    load=st.one_of(
+        st.builds(toy_workload, REQUESTS, st.sampled_from([1, 4]), PREFIXES),
+        st.builds(toy_workload, REQUESTS, prefixes=PREFIXES, turns=TURNS),
+        st.builds(toy_workload, REQUESTS, prefixes=PREFIXES, turns=TURNS),
     ),
 )
 def test_span_equals_step(strategy: Any, where: Environment, load: Workload) -> None:
@@ -213,6 +230,7 @@ def test_room_that_a_swap_makes_is_seen_at_once() -> None:
         toy_workload,
         REQUESTS.filter(lambda r: sum(o for _, _, o in r) < 200),
         prefixes=PREFIXES,
+        turns=TURNS,
     ),
 )
 def test_step_equals_kernel(strategy: Any, where: Environment, load: Workload) -> None:

@@ -419,6 +419,19 @@ def test_a_burst_is_measured_over_the_work_not_the_arrivals(length_s: float) -> 
     assert row["throughput_rps"] == pytest.approx(48 if length_s < 2 else 96 / length_s, rel=0.02)
 
 
+def test_a_burst_after_a_pause_is_measured_from_the_burst_on() -> None:
+    """A request at 0 to warm the cache, then four at once a minute later: two seconds of work."""
+    columns = requests(
+        [{"arrival_s": 0.0, "first_output_s": 0.5, "last_output_s": 0.5}]
+        + [{"arrival_s": 60.0, "first_output_s": e, "last_output_s": e} for e in (61, 61, 62, 62)]
+    )
+    row = summary(columns, run=RunConfig(warmup_s=1.0))
+    assert (row["rates_from_s"], row["rates_to_s"]) == (60.0, 62.0)
+    assert row["throughput_rps"] == 2.0
+    busy = {**columns, "last_output_s": np.array([1.5, 61, 61, 62, 62])}
+    assert summary(busy, run=RunConfig(warmup_s=1.0))["rates_from_s"] == 1.0
+
+
 def test_a_clock_that_is_stopped_ends_the_time_of_the_rates() -> None:
     """One of two users was answered once in ten seconds, the other not at all."""
     columns = requests(

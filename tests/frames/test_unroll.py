@@ -26,6 +26,7 @@ from simcluster.frames.unroll import (
     steps,
     token_times,
 )
+from simcluster.request import RequestStatus
 from simcluster.roofline import StepShape
 from simcluster.roofline.of_environment import roofline_step_time
 from simcluster.runs import compare as sweep
@@ -128,6 +129,7 @@ class Witness:
     def _watch(self, instance: Instance) -> None:
         scheduler, held = instance.scheduler, []
         complete, release_output = scheduler.complete, instance.release_output
+        schedule = scheduler.schedule
 
         def watched_complete(plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
             decoding = [r.request_id for r in scheduler.batch] if plan.num_decodes else []
@@ -136,9 +138,24 @@ class Witness:
                 self.computed[number].append(now)
                 if instance.hold_output:
                     held.append(number)
-                else:
+                elif number not in moving(outcome):
                     self.released[number].append(now)
             return outcome
+
+        def moving(outcome: StepOutcome) -> set[int]:
+            """Whose first token another instance shows."""
+            if instance.shows_first_token:
+                return set()
+            return {
+                r.request_id for r in outcome.prefilled if r.status is RequestStatus.TRANSFERRING
+            }
+
+        def watched_schedule(now: float) -> StepPlan | None:
+            plan = schedule(now)
+            for request in scheduler.joined:
+                if not self.released[request.request_id]:
+                    self.released[request.request_id].append(now)
+            return plan
 
         def watched_release() -> Any:
             for number in held:
@@ -149,6 +166,7 @@ class Witness:
         def scheduler_clock() -> float:
             return float(instance.env.now)
 
+        scheduler.schedule = watched_schedule  # type: ignore[method-assign]  # listening in
         scheduler.complete = watched_complete  # type: ignore[method-assign]  # listening in
         instance.release_output = watched_release  # type: ignore[method-assign]
 
