@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,15 @@ def test_a_multi_turn_trace_runs_from_its_file(tmp_path: Path) -> None:
     first, second = (dict(zip(head, row.split(","), strict=True)) for row in rows[1:])
     pause_s = float(second["arrival_s"]) - float(first["last_output_s"])
     assert pause_s == pytest.approx(0.5, abs=1e-9)
+
+
+def test_classes_stay_with_their_requests() -> None:
+    """Turns enter in another order than they stand in: the frame has the class of each."""
+    load = sessions()
+    names = np.array(["even", "odd"], dtype=object)[np.arange(load.num_requests) % 2]
+    classed = dataclasses.replace(load, slo_class=names)
+    result = run(toy_environment(vllm_engine(), STRICT), STRATEGIES[0], classed)
+    requests = result.columns["requests"]
+    assert (np.diff(requests["prompt_len"]) != 1).any()
+    # The prompt of row n has n + 1 tokens.
+    assert requests["slo_class"].tolist() == [names[n - 1] for n in requests["prompt_len"]]
