@@ -48,11 +48,9 @@ class BatchTimes(Protocol):
 
     def prefill_s(self, batch: int, prompt_len: int) -> float:
         """Time to prefill `batch` prompts of `prompt_len` tokens (s)."""
-        ...
 
     def decode_s(self, batch: int, context: int) -> float:
         """Time of a decode step of `batch` sequences that attend to `context` tokens each (s)."""
-        ...
 
 
 class Estimator:

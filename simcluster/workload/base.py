@@ -96,7 +96,6 @@ class LengthDistribution(Protocol):
         The first n of a longer draw are the draw of n, so that a run that lasts longer or has a
         higher rate meets the same requests first.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +135,6 @@ class ArrivalProcess(Protocol):
     @property
     def kind(self) -> str:
         """Name in the registry, the ``kind`` of its table."""
-        ...
 
     def draw(self, offer: Offer, seed: int) -> ArrivalTimes:
         """Return the arrivals of the run `seed`, from streams named ``"arrivals", ...``.
@@ -148,7 +146,6 @@ class ArrivalProcess(Protocol):
         DataError
             If an input file cannot be used.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

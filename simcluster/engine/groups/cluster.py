@@ -29,7 +29,6 @@ class EntryPoint(Protocol):
 
     def submit(self, request: Request) -> None:
         """Take `request`, which has just arrived."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
