@@ -78,11 +78,6 @@ class Placement:
     larger than a node goes stage by stage to the first nodes with room, a group larger than a node
     to the first free nodes.
 
-    Parameters
-    ----------
-    machines : Machines
-        The nodes.
-
     Attributes
     ----------
     num_placed : int

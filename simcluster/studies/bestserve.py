@@ -269,15 +269,6 @@ class _Slots:
 def estimate(deployment: TandemDeployment, times: BatchTimes, workload: Workload) -> Latencies:
     """Estimate the latencies of requests by batches and pseudo batches.
 
-    Parameters
-    ----------
-    deployment : TandemDeployment
-        What serves.
-    times : BatchTimes
-        Times of batches.
-    workload : Workload
-        The requests, sorted by arrival.
-
     Notes
     -----
     Disaggregated: a tandem queue. Prefill instances take waiting requests in order, as many as

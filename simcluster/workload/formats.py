@@ -260,13 +260,6 @@ def candidates(
 def refuse_others(file: Path, row: Mapping[str, Any] | Iterable[str]) -> None:
     """Refuse a file that is known to be something else than a trace, by what it is.
 
-    Parameters
-    ----------
-    file : Path
-        For the error.
-    row : mapping or iterable of str
-        Its first JSON object, or the header of its table.
-
     Raises
     ------
     DataError

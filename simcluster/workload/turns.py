@@ -80,17 +80,6 @@ def are_whole(
 ) -> tuple[bool, str]:
     """Tell whether the prompts of later turns are whole, and from what.
 
-    Parameters
-    ----------
-    file : Path
-        For the error.
-    sessions : Sessions
-        Which turns follow which.
-    prompt_len, output_len : ndarray of int64
-        Tokens of each row.
-    first_id : ndarray of int64
-        Id of each row's first block, -1 without ids.
-
     Returns
     -------
     whole, why : bool, str

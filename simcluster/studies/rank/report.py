@@ -140,15 +140,7 @@ def _fronts(ranking: Ranking) -> str:
 
 
 def as_json(ranking: Ranking, *, compared: bool = True) -> dict[str, Any]:
-    """Return the ranking as plain values for ``json.dumps``: NaN and infinity as None.
-
-    Parameters
-    ----------
-    ranking : Ranking
-        The ranking.
-    compared : bool
-        With the comparisons of the finalists; else None stands there.
-    """
+    """Return the ranking as plain values for ``json.dumps``: NaN and infinity as None."""
     environment = ranking.scenario.environment
     on_cost = {c.name for c in ranking.cost_front()}
     on_latency = {c.name for c in ranking.latency_front()}
@@ -204,11 +196,6 @@ def write(ranking: Ranking, out: Path) -> list[Path]:
     """Write the ranking into the folder `out`: rows as CSV and JSON, a picture of each front.
 
     The rows are there before the finalists are compared and before the pictures are drawn.
-
-    Returns
-    -------
-    list of Path
-        The pictures.
 
     Raises
     ------
