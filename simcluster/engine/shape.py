@@ -15,46 +15,31 @@ from simcluster.units import on_grid
 
 @dataclass(frozen=True, slots=True)
 class InstanceShape:
-    """What an instance is made of.
-
-    Attributes
-    ----------
-    strategy : str
-        Name of the strategy, for messages.
-    tp_size : int
-        GPUs of its tensor-parallel group.
-    pp_size : int
-        Stages of its pipeline, each on such a group.
-    scheduler : str
-        A key of `simcluster.sched.SCHEDULERS`.
-    queue : str
-        A key of `simcluster.sched.QUEUES`: the order of waiting requests.
-    max_num_seqs, max_num_batched_tokens : int or None
-        Limits of a step; None for the engine's.
-    instances_per_node : int or None
-        Most instances on a node; None for as many as fit.
-    num_kv_blocks : int or None
-        KV blocks; None for what fits in memory.
-    prefix_caching : bool or None
-        Whether common prefixes share KV blocks; None for the engine's habit.
-    swap_bytes : float
-        Host memory per GPU for the KV of preempted requests (bytes); 0 to recompute it.
-    tp_across_nodes : bool
-        A tensor-parallel group may be larger than a node; it takes whole nodes then.
-    """
+    """What an instance is made of."""
 
     strategy: str
+    """Name of the strategy, for messages."""
     tp_size: int
+    """GPUs of its tensor-parallel group."""
     pp_size: int = 1
+    """Stages of its pipeline, each on such a group."""
     scheduler: str = "prefill-priority"
+    """A key of `simcluster.sched.SCHEDULERS`."""
     queue: str = "first-come"
+    """A key of `simcluster.sched.QUEUES`: the order of waiting requests."""
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    """Limits of a step; None for the engine's."""
     instances_per_node: int | None = None
+    """Most instances on a node; None for as many as fit."""
     num_kv_blocks: int | None = None
+    """KV blocks; None for what fits in memory."""
     prefix_caching: bool | None = None
+    """Whether common prefixes share KV blocks; None for the engine's habit."""
     swap_bytes: float = 0.0
+    """Host memory per GPU for the KV of preempted requests (bytes); 0 to recompute it."""
     tp_across_nodes: bool = False
+    """A tensor-parallel group may be larger than a node; it takes whole nodes then."""
 
     @property
     def num_gpus(self) -> int:
@@ -116,21 +101,14 @@ def num_kv_blocks(environment: Environment, shape: InstanceShape) -> int:
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """Where an instance, or a lane of a pipelined one, keeps the KV of preempted requests.
-
-    Attributes
-    ----------
-    num_blocks : int
-        Blocks that find room, >= 1.
-    block_s : float
-        Time to copy one over the PCIe links of all GPUs of the instance at once (s).
-    latency_s : float
-        Latency of a copy (s).
-    """
+    """Where an instance, or a lane of a pipelined one, keeps the KV of preempted requests."""
 
     num_blocks: int
+    """Blocks that find room, >= 1."""
     block_s: float
+    """Time to copy one over the PCIe links of all GPUs of the instance at once (s)."""
     latency_s: float
+    """Latency of a copy (s)."""
 
     @classmethod
     def of(cls, environment: Environment, shape: InstanceShape) -> HostMemory:

@@ -308,13 +308,6 @@ def _lane_numbers(columns: Columns, num_lanes: int) -> IntArray:
 def token_times(frames: Frames, step_log: Columns) -> PerRequest:
     """Return when every output token of every request was computed.
 
-    Parameters
-    ----------
-    frames : mapping of str to columns
-        ``requests`` and ``segments`` of the run.
-    step_log : mapping of str to array
-        Its `steps`.
-
     Returns
     -------
     PerRequest
@@ -358,13 +351,6 @@ def released_times(frames: Frames, tokens: PerRequest) -> PerRequest:
     instance whose prefill window holds its output is released when the window says so, or earlier,
     with the last token of its request, if the instance then had nothing left to do. A first token
     whose KV moves to another instance may be released there, when its request joins the batch.
-
-    Parameters
-    ----------
-    frames : mapping of str to columns
-        ``requests``, ``segments`` and ``windows`` of the run.
-    tokens : PerRequest
-        Its `token_times`.
 
     Returns
     -------

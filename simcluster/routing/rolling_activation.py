@@ -61,30 +61,24 @@ class RollingView(Protocol):
 
     def decode_step_of(self, lane: int) -> int:
         """Decode steps that `lane` has done since the start (a pipeline has several lanes)."""
-        ...
 
     @property
     def has_unfinished(self) -> bool:
         """Whether any request waits or runs."""
-        ...
 
     @property
     def free_blocks(self) -> int:
         """Free KV blocks."""
-        ...
 
     @property
     def waiting_blocks(self) -> int:
         """KV blocks that the requests routed to it and not yet admitted will take."""
-        ...
 
     def prompt_blocks(self, num_tokens: int) -> int:
         """KV blocks that hold `num_tokens` tokens."""
-        ...
 
     def free_blocks_after(self, num_steps: int) -> int:
         """Free KV blocks when `num_steps` steps of its span have ended."""
-        ...
 
 
 class Ring:

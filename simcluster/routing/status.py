@@ -13,11 +13,6 @@ class Status:
     It is the load last reported plus what was routed since. Room and cached prefixes are always
     current, because instances pull work and the prefix index is shared.
 
-    Parameters
-    ----------
-    instance : InstanceView
-        Who reports.
-
     Attributes
     ----------
     load_tokens, free_blocks : int
@@ -53,11 +48,6 @@ class RollingStatus:
     """View that rolling activation has of an instance between reports.
 
     It is the state last reported; the requests routed since count as waiting.
-
-    Parameters
-    ----------
-    instance : RollingView
-        Who reports.
     """
 
     def __init__(self, instance: RollingView) -> None:

@@ -30,18 +30,6 @@ _NEAR = 0.85
 def validated(adapter: TypeAdapter[T], tables: Mapping[str, object]) -> T:
     """Return `tables` as the settings of `adapter`.
 
-    Parameters
-    ----------
-    adapter : pydantic.TypeAdapter
-        Made once per settings class.
-    tables : mapping of str to object
-        What ``tomllib`` read.
-
-    Returns
-    -------
-    T
-        The settings, defaults filled in.
-
     Raises
     ------
     ConfigError

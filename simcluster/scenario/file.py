@@ -54,11 +54,6 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Sce
         "strategy.EcoServe.tp_size": 2}``; None removes the key. A key that excludes others
         (``workload.trace``, ``num_requests``, ``duration_s``) takes their place.
 
-    Returns
-    -------
-    Scenario
-        Checked, and with all defaults filled in.
-
     Raises
     ------
     ConfigError
@@ -110,11 +105,6 @@ def resolve(
     catalog : Catalog, optional
         The entries that the document can name (`Scenario.catalog`); default: the packaged ones and
         those of the document's catalogue files, which are read.
-
-    Returns
-    -------
-    Scenario
-        Checked, and with all defaults filled in.
 
     Raises
     ------

@@ -634,15 +634,7 @@ def model_text(spec: ModelSpec) -> list[str]:
 
 
 def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
-    """Return the results as plain values for ``json.dumps``: NaN as None.
-
-    Parameters
-    ----------
-    comparison : Comparison
-        One run or many.
-    swept : bool
-        Rates were swept, so that there is a goodput.
-    """
+    """Return the results as plain values for ``json.dumps``: NaN as None."""
     rows = []
     for row in comparison.rows:
         plain: dict[str, Any] = {

@@ -48,11 +48,9 @@ class BatchTimes(Protocol):
 
     def prefill_s(self, batch: int, prompt_len: int) -> float:
         """Time to prefill `batch` prompts of `prompt_len` tokens (s)."""
-        ...
 
     def decode_s(self, batch: int, context: int) -> float:
         """Time of a decode step of `batch` sequences that attend to `context` tokens each (s)."""
-        ...
 
 
 class Estimator:
@@ -271,15 +269,6 @@ class _Slots:
 
 def estimate(deployment: TandemDeployment, times: BatchTimes, workload: Workload) -> Latencies:
     """Estimate the latencies of requests by batches and pseudo batches.
-
-    Parameters
-    ----------
-    deployment : TandemDeployment
-        What serves.
-    times : BatchTimes
-        Times of batches.
-    workload : Workload
-        The requests, sorted by arrival.
 
     Notes
     -----

@@ -59,11 +59,6 @@ def rate_over_time(clock_s: FloatArray, most: int) -> tuple[FloatArray, FloatArr
 def facts(trace: Trace) -> dict[str, Any]:
     """Return what is known of a trace, as JSON has it.
 
-    Parameters
-    ----------
-    trace : Trace
-        Read with its arrivals.
-
     Returns
     -------
     dict
@@ -116,17 +111,7 @@ def _reused(trace: Trace) -> float:
 
 
 def trace_text(told: TraceFile, trace: Trace, known: dict[str, Any]) -> str:
-    """Return `facts` as text: tables, bars of the rate over time, and the line for a scenario.
-
-    Parameters
-    ----------
-    told : TraceFile
-        What was asked for.
-    trace : Trace
-        What was read of it.
-    known : dict
-        Its `facts`.
-    """
+    """Return `facts` as text: tables, bars of the rate over time, and the line for a scenario."""
     kind = f"{printable(trace.file.name)}: {trace.summary}"
     parts = [
         textwrap.fill(kind, _WIDTH, subsequent_indent="  ") + f"\nFormat: {known['source']}",

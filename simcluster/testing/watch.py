@@ -37,11 +37,6 @@ class Watched:
     in use against the sum over sequences (pools of the role ``mixed``, where nothing is reserved
     for transfers), and that it does not stop while the head of its queue fits.
 
-    Parameters
-    ----------
-    strategy : Strategy
-        What is deployed.
-
     Attributes
     ----------
     levels : list of (float, int)

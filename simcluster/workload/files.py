@@ -109,24 +109,16 @@ def lines(file: Path) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The cells of a CSV file, as text.
-
-    Attributes
-    ----------
-    file : Path
-        Where they were read.
-    columns : list of str
-        The header.
-    rows : list of list of str
-        Cells of each row, as many as there are columns.
-    lines : list of int
-        Line of the file in which each row ends, counted from 1.
-    """
+    """The cells of a CSV file, as text."""
 
     file: Path
+    """Where they were read."""
     columns: list[str]
+    """The header."""
     rows: list[list[str]]
+    """Cells of each row, as many as there are columns."""
     lines: list[int]
+    """Line of the file in which each row ends, counted from 1."""
 
     def require(self, *names: str) -> None:
         """Raise ``DataError`` naming the columns that are missing."""

@@ -31,47 +31,31 @@ _PLAIN_UNITS: Final = {"arrival_s": "s", "arrival_time_ns": "ns"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceOptions:
-    """What is said of a trace file.
-
-    Attributes
-    ----------
-    format : str
-        A format of `simcluster.workload.formats`; ``"auto"`` to tell it by the columns.
-    time_unit : str or None
-        Unit of the time stamps; None for the format's.
-    block_size : int or None
-        Tokens of a block with an id; None for the format's.
-    turns : str
-        ``"whole"``: each row holds its whole prompt; ``"added"``: a later turn holds what is added
-        to the turn before and its answer; ``"auto"`` to tell it by lengths and ids.
-    """
+    """What is said of a trace file."""
 
     format: TraceFormat = "auto"
+    """A format of `simcluster.workload.formats`; ``"auto"`` to tell it by the columns."""
     time_unit: TimeUnit | None = None
+    """Unit of the time stamps; None for the format's."""
     block_size: int | None = None
+    """Tokens of a block with an id; None for the format's."""
     turns: TurnLengths = "auto"
+    """``"whole"``: each row holds its whole prompt; ``"added"``: a later turn holds what is added
+    to the turn before and its answer; ``"auto"`` to tell it by lengths and ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Understood:
-    """What a trace file is.
-
-    Attributes
-    ----------
-    layout : Layout
-        Its columns.
-    unit : str
-        Unit of its times, a key of `formats.UNITS_S`, or `formats.DATES`.
-    block_size : int
-        Tokens of a block with an id; 0 where there are none.
-    notes : tuple of str
-        What was not proved by the columns alone.
-    """
+    """What a trace file is."""
 
     layout: Layout
+    """Its columns."""
     unit: str
+    """Unit of its times, a key of `formats.UNITS_S`, or `formats.DATES`."""
     block_size: int
+    """Tokens of a block with an id; 0 where there are none."""
     notes: tuple[str, ...] = ()
+    """What was not proved by the columns alone."""
 
 
 def understood(file: Path, options: TraceOptions, first: Chunk, *, arrivals: bool) -> Understood:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from simcluster.config import SETTINGS_CONFIG
+from simcluster.config import Settings
 from simcluster.errors import ConfigError, DataError, printable
 from simcluster.units import IntArray
 from simcluster.workload.base import ArrivalTimes, Offer, joined
@@ -26,59 +26,27 @@ MAX_TRACE_S: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TraceFile:
+class TraceFile(Settings):
     """A trace file, or a window of it."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
     key: ClassVar[str] = "workload.trace"
 
-    path: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="Trace file, from the scenario's folder: CSV, JSON lines, a JSON array or "
-            "Parquet; text may be gzip.",
-        ),
-    ]
-    format: Annotated[
-        TraceFormat,
-        Field(description="Published format of the file; auto tells it by its columns."),
-    ] = "auto"
-    time_unit: Annotated[
-        TimeUnit | None,
-        Field(description="Unit of its times; default: that of the format."),
-    ] = None
-    block_size: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=1 << 20,
-            description="Tokens of a block that has an id; default: that of the format.",
-        ),
-    ] = None
-    turns: Annotated[
-        TurnLengths,
-        Field(
-            description="What the prompt length of a later turn of a session is: whole, or added "
-            "to the turn before and its answer; auto tells it by lengths and ids."
-        ),
-    ] = "auto"
-    start_s: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=MAX_TRACE_S,
-            description="Leave out what arrives earlier (s since the first request).",
-        ),
-    ] = 0.0
-    end_s: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=MAX_TRACE_S,
-            description="Leave out what arrives from then on (s since the first request).",
-        ),
-    ] = None
+    path: Annotated[str, Field(min_length=1)]
+    """Trace file, from the scenario's folder: CSV, JSON lines, a JSON array or Parquet; text may be
+    gzip."""
+    format: TraceFormat = "auto"
+    """Published format of the file; auto tells it by its columns."""
+    time_unit: TimeUnit | None = None
+    """Unit of its times; default: that of the format."""
+    block_size: Annotated[int | None, Field(ge=1, le=1 << 20)] = None
+    """Tokens of a block that has an id; default: that of the format."""
+    turns: TurnLengths = "auto"
+    """What the prompt length of a later turn of a session is: whole, or added to the turn before
+    and its answer; auto tells it by lengths and ids."""
+    start_s: Annotated[float, Field(ge=0, le=MAX_TRACE_S)] = 0.0
+    """Leave out what arrives earlier (s since the first request)."""
+    end_s: Annotated[float | None, Field(gt=0, le=MAX_TRACE_S)] = None
+    """Leave out what arrives from then on (s since the first request)."""
 
     def __post_init__(self) -> None:
         """Check that the window has a length."""
@@ -153,16 +121,11 @@ def _read(
 
 @dataclass(frozen=True, slots=True)
 class RowLengths:
-    """The lengths of given requests, in their order.
-
-    Attributes
-    ----------
-    prompt_len, output_len : ndarray of int64
-        Tokens, shape ``(n,)``; at most n can be drawn.
-    """
+    """The lengths of given requests, in their order."""
 
     prompt_len: IntArray
     output_len: IntArray
+    """Tokens, shape ``(n,)``; at most n can be drawn."""
 
     def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Return prompt and output lengths (tokens) of the first `num_requests`."""
@@ -243,10 +206,8 @@ class TraceLengths(TraceFile):
     key: ClassVar[str] = "workload.lengths"
 
     kind: Literal["trace"] = "trace"
-    order: Annotated[
-        Literal["file", "sampled"],
-        Field(description="file: row after row; sampled: rows drawn at random, with repetition."),
-    ] = "file"
+    order: Literal["file", "sampled"] = "file"
+    """file: row after row; sampled: rows drawn at random, with repetition."""
 
     def notes(self) -> tuple[str, ...]:
         """Return what a reader of results should know about the file; it is read."""

@@ -41,36 +41,25 @@ _SHOWN: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The requests of a trace file.
-
-    Attributes
-    ----------
-    file : Path
-        Where they were read.
-    format, time_unit : str
-        Its format, and the unit of its times (`formats.DATES` for dates).
-    arrival_s : ndarray of float64 or None
-        Arrivals (s) since the first request, sorted, shape ``(n,)``; of a turn that waits for an
-        answer the earliest one, wherever it stands. None where they were not asked for.
-    prompt_len, output_len : ndarray of int64
-        Tokens, each >= 1, shape ``(n,)``.
-    hashes : BlockHashes or None
-        Ids of the prompts' blocks, where the file has any.
-    turns : Turns or None
-        Which requests wait for the answer to another; None where none does.
-    notes : tuple of str
-        What was assumed, what was left out, and what of the file is not simulated.
-    """
+    """The requests of a trace file."""
 
     file: Path
+    """Where they were read."""
     format: str
     time_unit: str
+    """Its format, and the unit of its times (`formats.DATES` for dates)."""
     arrival_s: FloatArray | None
+    """Arrivals (s) since the first request, sorted, shape ``(n,)``; of a turn that waits for an
+    answer the earliest one, wherever it stands. None where they were not asked for."""
     prompt_len: IntArray
     output_len: IntArray
+    """Tokens, each >= 1, shape ``(n,)``."""
     hashes: BlockHashes | None = None
+    """Ids of the prompts' blocks, where the file has any."""
     turns: Turns | None = None
+    """Which requests wait for the answer to another; None where none does."""
     notes: tuple[str, ...] = ()
+    """What was assumed, what was left out, and what of the file is not simulated."""
 
     @property
     def clock_s(self) -> FloatArray:

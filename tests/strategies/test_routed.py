@@ -240,6 +240,16 @@ def test_pools_of_a_model_share_its_requests_by_weight() -> None:
     assert whole.quality == pytest.approx(0.7)
 
 
+def pools(small_gpu: str, tp_size: int) -> list[dict[str, Any]]:
+    """Return tables of six instances of the small model and three of the large one."""
+    small = {"name": "8B", "kind": "nodg", "instances": 6}
+    large = {"name": "70B", "kind": "nodg", "tp_size": tp_size, "instances": 3}
+    return [
+        {"model": "llama-3.1-8b", "gpu": small_gpu, "serving": small},
+        {"model": "llama-3.1-70b", "gpu": "H100", "serving": large},
+    ]
+
+
 TABLES: dict[str, Any] = {
     "model": {"name": "llama-3.1-70b"},
     "extra_model": [{"name": "llama-3.1-8b"}],
@@ -254,18 +264,7 @@ TABLES: dict[str, Any] = {
             "kind": "routed",
             "models": ["llama-3.1-8b", "llama-3.1-70b"],
             "fractions": [0.6, 0.4],
-            "pool": [
-                {
-                    "model": "llama-3.1-8b",
-                    "gpu": "5090",
-                    "serving": {"name": "8B", "kind": "nodg", "instances": 6},
-                },
-                {
-                    "model": "llama-3.1-70b",
-                    "gpu": "H100",
-                    "serving": {"name": "70B", "kind": "nodg", "tp_size": 4, "instances": 3},
-                },
-            ],
+            "pool": pools("5090", 4),
         },
         {"name": "big", "kind": "nodg", "tp_size": 4},
     ],
@@ -304,19 +303,8 @@ def test_a_stored_run_is_not_taken_for_that_of_other_models_or_qualities() -> No
 
 def test_routing_with_a_uniform_split_can_be_worse_than_the_big_model_alone() -> None:
     """The first trap of BOute: half the GPUs for each model starves the large one."""
-    pools = [
-        {
-            "model": "llama-3.1-8b",
-            "gpu": "H100",
-            "serving": {"name": "8B", "kind": "nodg", "instances": 6},
-        },
-        {
-            "model": "llama-3.1-70b",
-            "gpu": "H100",
-            "serving": {"name": "70B", "kind": "nodg", "tp_size": 2, "instances": 3},
-        },
-    ]
-    uniform = {**TABLES["strategy"][0], "fractions": [0.4, 0.6], "pool": pools}
+    pool = pools("H100", 2)
+    uniform = {**TABLES["strategy"][0], "fractions": [0.4, 0.6], "pool": pool}
     single = {"name": "single", "kind": "nodg", "tp_size": 4, "instances": 3}
     tables = {**TABLES, "strategy": [uniform, single], "extra_cluster": []}
     tables["workload"] = {**TABLES["workload"], "rate_rps": 30, "num_requests": 1800}

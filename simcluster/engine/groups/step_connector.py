@@ -29,22 +29,15 @@ from simcluster.units import on_grid
 
 @dataclass(frozen=True, slots=True)
 class ConnectorRates:
-    """How fast KV passes a connector that works inside the steps.
-
-    Attributes
-    ----------
-    put_bytes_per_s, get_bytes_per_s : float
-        Of all ranks of an instance together (bytes/s); infinite for a side that does not wait.
-    poll_s : float
-        Wait until a request that has come is noticed (s), for each get.
-    buffer_bytes : float
-        KV that a prefill instance holds for the decode side before it stops (bytes).
-    """
+    """How fast KV passes a connector that works inside the steps."""
 
     put_bytes_per_s: float
     get_bytes_per_s: float
+    """Of all ranks of an instance together (bytes/s); infinite for a side that does not wait."""
     poll_s: float
+    """Wait until a request that has come is noticed (s), for each get."""
     buffer_bytes: float
+    """KV that a prefill instance holds for the decode side before it stops (bytes)."""
 
 
 class Buffer:

@@ -95,15 +95,7 @@ class Bound:
 
 
 class Screen:
-    """Bounds of candidates, for one set of machines and lengths.
-
-    Parameters
-    ----------
-    environment : Environment
-        Model, machines, engine, targets.
-    lengths : Lengths
-        What is asked for.
-    """
+    """Bounds of candidates, for one set of machines and lengths."""
 
     def __init__(self, environment: Environment, lengths: Lengths) -> None:
         self._environment, self._lengths = environment, lengths

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from helpers.scenarios import small_scenario
+from helpers.scenarios import ranked_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError
@@ -34,12 +34,7 @@ from simcluster.studies.space import shapes, space
 
 NOT_SHARED = "heads, experts or blocks of weights cannot be shared out over tp_size GPUs"
 SHIPPED = Path(__file__).parents[3] / "scenarios" / "rank_32gpus.toml"
-DOCUMENT = small_scenario(
-    {"name": "mine", "kind": "nodg", "tp_size": 4},
-    cluster={"gpus_per_node": 4, "price_per_gpu_hour": 2.0},
-    engine={"max_model_len": 2048},
-    workload={"lengths": {"kind": "fixed", "prompt_len": 400, "output_len": 20}},
-    slo={"ttft_s": 0.3, "tpot_s": 0.05},
+DOCUMENT = ranked_scenario(
     rank={
         "num_gpus": [2, 4],
         "strategies": ["nodg", "padg", "fudg-intra"],
