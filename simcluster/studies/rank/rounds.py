@@ -74,12 +74,9 @@ class Rounds:
     def first_round(self) -> None:
         """Find every candidate's goodput on one draw of few requests."""
         order = sorted(self._bounds, key=lambda name: -self._bounds[name].total_rps)
-        scouts = [
-            name
-            for own in self._families(order).values()
-            for name in [*own[: _SCOUTS - 1], own[len(own) // 2]]
-        ]
-        scouts = list(dict.fromkeys(scouts))
+        families = self._families(order).values()
+        picks = (name for own in families for name in [*own[: _SCOUTS - 1], own[len(own) // 2]])
+        scouts = list(dict.fromkeys(picks))
         share = 0.6  # of the bound; where scouts start
         self._find([(name, share * self._bounds[name].total_rps, 0.0) for name in scouts], order)
         rest = [name for name in order if name not in self._first]
