@@ -433,7 +433,12 @@ def catalog_list(words: Sequence[str], kind: str | None, as_json: bool) -> None:
     else:
         kinds = entries.KINDS if kind is None else ("gpu" if kind == "price" else kind,)
         known = [name for each in kinds for name in entries.names(each)]
-        hint = same_thing(text, known) or "`simcluster catalog` lists all."
+        families = dict.fromkeys(name.split()[0] for name in known)  # of a GPU's forms
+        hint = (
+            same_thing(text, families)
+            or same_thing(text, known)
+            or "`simcluster catalog` lists all."
+        )
         raise DataError(f"nothing in the catalogue matches {text!r}. {hint}")
 
 
