@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -60,6 +61,38 @@ class WorkerError(SimclusterError):
 
 class InvariantError(AssertionError):
     """A bug of ours: the simulation reached a state that its own laws exclude."""
+
+
+def same_thing(name: str, known: Iterable[str]) -> str:
+    """Return ``Did you mean 'x'?`` for known names of which `name` is a slip, else nothing.
+
+    For names of products, where one letter or digit more is another product: the numbers of both
+    must be the same, in the same order, and so must the words but for a slip in a long one.
+
+    >>> same_thing("lama-2-7b", ["llama-2-7b", "llama-2-70b"])
+    "Did you mean 'llama-2-7b'?"
+    >>> same_thing("L40", ["L40S"])
+    ''
+    """
+    parts = _words(name)
+    close = [other for other in known if _is_slip(parts, _words(other))]
+    return f"Did you mean {' or '.join(map(repr, close[:3]))}?" if close else ""
+
+
+def _words(name: str) -> list[str]:
+    """Return the numbers and words of a name."""
+    return re.findall(r"[0-9]+|[a-z]+", name.lower())
+
+
+def _is_slip(one: list[str], other: list[str]) -> bool:
+    """Whether two names differ by slips in long words alone."""
+    if len(one) != len(other):
+        return False
+    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a != b]
+    return all(
+        min(len(a), len(b)) >= 4 and difflib.SequenceMatcher(None, a, b).ratio() >= 0.75
+        for a, b in pairs
+    )
 
 
 def nearest(name: str, known: Iterable[str], *, count: int = 3) -> str:

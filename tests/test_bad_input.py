@@ -137,7 +137,7 @@ SETTINGS = [
         "workload.arrivals.burstyness = 2: is not a key of [workload.arrivals]. Did you",
     ),
     # names that do not exist
-    ("cluster.gpu=L21", "cluster.gpu = 'L21': no such gpu in the catalogue. Did you mean 'L20'"),
+    ("cluster.gpu=L21", "cluster.gpu = 'L21': no such gpu in the catalogue. `simcluster catalog"),
     ("model.name=codelama-34b", "model.name = 'codelama-34b': no such model"),
     ("engine.profile=vlm-0.7", "engine.profile = 'vlm-0.7': no such engine"),
     ("cluster.network=10gb", "cluster.network = '10gb': "),

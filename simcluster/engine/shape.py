@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from simcluster.config import Environment, SchedulerConfig
 from simcluster.errors import ConfigError
-from simcluster.roofline.memory import kv_blocks, kv_bytes_per_token_per_gpu
+from simcluster.kvcache import BlockLayout
+from simcluster.roofline.memory import ProfilingPass, block_bytes, kv_blocks, kv_layout
 from simcluster.sched import SCHEDULERS, splitting
 from simcluster.units import on_grid
 
@@ -50,6 +51,12 @@ class InstanceShape:
         return f"strategy.{self.strategy}.{name}"
 
 
+def block_layout(environment: Environment, shape: InstanceShape) -> BlockLayout:
+    """Return how many KV blocks a sequence holds in an instance of `shape`."""
+    tokens = scheduler_limits(environment, shape).max_num_batched_tokens
+    return kv_layout(environment.model, environment.engine, shape.tp_size, tokens)
+
+
 def num_kv_blocks(environment: Environment, shape: InstanceShape) -> int:
     """Return the KV blocks of an instance of `shape`: its own number, or what fits in memory.
 
@@ -69,8 +76,15 @@ def num_kv_blocks(environment: Environment, shape: InstanceShape) -> int:
             shape.tp_size,
             shape.pp_size,
             key=shape.key("tp_size"),
+            profiled=ProfilingPass.of(
+                environment.model,
+                environment.cluster.gpu,
+                environment.engine,
+                scheduler_limits(environment, shape).max_num_batched_tokens,
+                shape.max_num_seqs,
+            ),
         )
-    tokens = num_blocks // shape.pp_size * environment.engine.block_size
+    tokens = block_layout(environment, shape).tokens_in(num_blocks // shape.pp_size)
     if tokens < environment.model.max_model_len:
         batches = f" in each of the {shape.pp_size} batches" if shape.pp_size > 1 else ""
         raise ConfigError(
@@ -106,21 +120,21 @@ class HostMemory:
             If it holds no block.
         """
         model, pcie = environment.model, environment.cluster.pcie
-        per_token = max(
-            kv_bytes_per_token_per_gpu(model, shape.tp_size, shape.pp_size, stage)
+        layout = block_layout(environment, shape)
+        size = max(
+            block_bytes(model, environment.engine, shape.tp_size, layout, shape.pp_size, stage)
             for stage in range(shape.pp_size)
         )
-        block_bytes = per_token * environment.engine.block_size
-        num_blocks = int(shape.swap_bytes / block_bytes) // shape.pp_size
+        num_blocks = int(shape.swap_bytes / size) // shape.pp_size
         if not num_blocks:
             raise ConfigError(
                 shape.key("swap_bytes"),
                 shape.swap_bytes,
-                f"a GPU's share of a KV block is {math.ceil(block_bytes)} bytes, and "
+                f"a GPU's share of a KV block is {math.ceil(size)} bytes, and "
                 f"{shape.pp_size} must find room",
                 "Raise it.",
             )
-        return cls(num_blocks, block_bytes / (pcie.bandwidth * pcie.efficiency), pcie.latency_s)
+        return cls(num_blocks, size / (pcie.bandwidth * pcie.efficiency), pcie.latency_s)
 
     def copy_s(self, num_blocks: int) -> float:
         """Time to copy `num_blocks` blocks one way (s), on the grid."""

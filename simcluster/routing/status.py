@@ -53,7 +53,7 @@ class RollingStatus:
     def __init__(self, instance: RollingView) -> None:
         self._instance = instance
         self.num_lanes = instance.num_lanes
-        self.blocks_for = instance.blocks_for
+        self.prompt_blocks = instance.prompt_blocks
         self.update()
 
     def update(self) -> None:
@@ -66,7 +66,7 @@ class RollingStatus:
 
     def sent(self, request: Request) -> None:
         """Know of `request`, which has just been given to the instance."""
-        self.waiting_blocks += self.blocks_for(request.prompt_len)
+        self.waiting_blocks += self.prompt_blocks(request.prompt_len)
         self.has_unfinished = True
 
     def decode_step_of(self, lane: int) -> int:

@@ -36,7 +36,6 @@ Document = dict[str, Any]
 
 T = TypeVar("T")
 
-_BYTES = {"bf16": 2.0, "fp8": 1.0}
 _DEFAULT_GPUS_PER_NODE = 8
 _DEFAULT_ARRIVALS = "poisson"
 _DEFAULT_NETWORK = "100gbe"
@@ -273,13 +272,14 @@ def _absolute_paths(tables: Document, folder: Path) -> None:
     if isinstance(files := tables.get("catalog"), list):
         tables["catalog"] = [str(folder / f) if isinstance(f, str) else f for f in files]
     model = tables.get("model")
-    if isinstance(model, dict) and isinstance(name := model.get("name"), str) and _is_file(name):
-        model["name"] = str(folder / name)
+    named = model.get("name") if isinstance(model, dict) else None
+    if isinstance(named, str) and _is_file(str(folder / named)):
+        tables["model"] = {**tables["model"], "name": str(folder / named)}
 
 
 def _is_file(name: str) -> bool:
-    """Whether a model's name is the path of its ``config.json``."""
-    return name.endswith(".json")
+    """Whether a model's name is the path of its ``config.json``, or of the folder that holds it."""
+    return name.endswith(".json") or Path(name, "config.json").is_file()
 
 
 # Checks between keys ----------------------------------------------------------------------------
@@ -387,8 +387,8 @@ def _model(table: ModelTable, engine: EngineTable, where: str, catalog: Catalog)
     return ModelConfig(
         spec=spec,
         max_model_len=longest,
-        weight_bytes=_BYTES[table.weight_dtype],
-        kv_bytes=_BYTES[table.kv_dtype],
+        weight_dtype=table.weight_dtype,
+        kv_dtype=table.kv_dtype,
     )
 
 

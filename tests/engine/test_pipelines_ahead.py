@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,10 @@ from simcluster.testing.toy import (
     STRICT,
     agreed,
     assert_same,
+    toy,
     toy_environment,
     toy_workload,
+    with_room,
 )
 from simcluster.workload import Workload
 
@@ -37,9 +38,7 @@ ROUTER_NAMES = st.sampled_from(list(ROUTERS))
 QUEUE_NAMES = st.sampled_from(["first-come", "first-come", *QUEUES])
 POOL = st.sampled_from([None, 10, 13, 24])
 SLOS = st.sampled_from([LOOSE, STRICT, SloConfig(ttft_s=0.004, tpot_s=0.002)])
-DEEP_WINDOWED = dataclasses.replace(
-    DEEP, name="deep-window", sliding_window=24, num_sliding_layers=2
-)
+DEEP_WINDOWED = toy("deep-window", num_layers=4, sliding_window=24, num_sliding_layers=2)
 
 
 LEVELS = ("kv_usage", "num_waiting", "num_running")
@@ -109,6 +108,7 @@ def test_pipelines_computed_ahead_equal_steps(
     strategy: Any, where: Environment, load: Workload, max_time_s: float | None
 ) -> None:
     """Batches in flight, taken back when one of them changes; also where the run is cut."""
+    strategy = with_room(strategy, where.model.spec)
     resolutions = ["span", "step"]
     if load.output_len.sum() < 100 and max_time_s is None:
         resolutions.append("kernel")

@@ -25,11 +25,12 @@ from simcluster.testing.toy import (
     MAX_MODEL_LEN,
     STRICT,
     TOY,
-    WINDOWED,
+    TOYS,
     agreed,
     assert_same,
     toy_environment,
     toy_workload,
+    with_room,
 )
 from simcluster.workload import Workload
 
@@ -192,9 +193,7 @@ SLOS = st.sampled_from(
 @examples(120)
 @given(
     strategy=strategies(),
-    where=st.builds(
-        toy_environment, st.sampled_from(ENGINES), SLOS, st.sampled_from([TOY, WINDOWED])
-    ),
+    where=st.builds(toy_environment, st.sampled_from(ENGINES), SLOS, st.sampled_from(TOYS)),
     load=st.one_of(
         st.builds(toy_workload, REQUESTS, st.sampled_from([1, 4]), PREFIXES),
         st.builds(toy_workload, REQUESTS, prefixes=PREFIXES, turns=TURNS),
@@ -203,6 +202,7 @@ SLOS = st.sampled_from(
 )
 def test_span_equals_step(strategy: Any, where: Environment, load: Workload) -> None:
     """Skipping over step ends changes no float of any frame."""
+    strategy = with_room(strategy, where.model.spec)
     agreed(where, strategy, load)
 
 

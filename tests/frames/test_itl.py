@@ -28,12 +28,20 @@ from simcluster.frames.unroll import (
 )
 from simcluster.roofline import StepShape
 from simcluster.roofline.of_environment import roofline_step_time
-from simcluster.runs.simulate import Result, run, simulate
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run, simulate
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.testing.contracts.base import REQUESTS
 from simcluster.testing.examples import examples
 from simcluster.testing.specs import vllm_engine
-from simcluster.testing.toy import ENGINES, STRICT, TOY, WINDOWED, toy_environment, toy_workload
+from simcluster.testing.toy import (
+    ENGINES,
+    STRICT,
+    TOYS,
+    toy_environment,
+    toy_workload,
+    with_room,
+)
 from simcluster.testing.workloads import workload_of
 from simcluster.workload import Workload
 
@@ -55,7 +63,7 @@ STRATEGIES: list[Any] = [
     strategy=st.sampled_from(STRATEGIES),
     load=st.builds(toy_workload, REQUESTS),
     where=st.builds(
-        toy_environment, st.sampled_from(ENGINES), st.just(STRICT), st.sampled_from([TOY, WINDOWED])
+        toy_environment, st.sampled_from(ENGINES), st.just(STRICT), st.sampled_from(TOYS)
     ),
     resolution=st.sampled_from(["span", "step"]),
     max_time_s=st.sampled_from([None, None, 0.03, 0.1]),
@@ -67,6 +75,7 @@ def test_gaps_are_those_between_tokens_written_out(
 
     `tests/frames/test_unroll.py` compares those token times with what a witness saw.
     """
+    strategy = with_room(strategy, where.model.spec)
     result = run(where, strategy, load, resolution=resolution, max_time_s=max_time_s)
     gaps = gaps_of(result.columns, where)
     released = released_times(

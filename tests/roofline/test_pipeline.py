@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.models import models
-from simcluster.catalog.specs import EngineProfile, LinkSpec, ModelSpec
+from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.specs import EngineProfile, LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.roofline import (
@@ -154,20 +155,15 @@ def test_layers_are_split_as_vllm_splits_them(num_layers: int, counts: tuple[int
 @given(models(), st.data())
 @examples(100)
 def test_every_layer_is_in_one_stage(spec: ModelSpec, data: st.DataObject) -> None:
-    """Stages differ by one layer at most, windows are shared out evenly, kinds keep their order."""
+    """Stages differ by one layer at most, and layers keep their order."""
     pp_size = data.draw(st.integers(1, spec.num_layers))
     counts = stage_layers(spec.num_layers, pp_size)
     assert sum(counts) == spec.num_layers
     assert 1 <= min(counts) <= max(counts) <= min(counts) + 1
     runs = [layer_runs(spec, pp_size, stage) for stage in range(pp_size)]
     assert tuple(sum(run.repeat for run in of_stage) for of_stage in runs) == counts
-    moe = [run.moe for of_stage in runs for run in of_stage for _ in range(run.repeat)]
-    dense = spec.num_dense_layers if spec.num_experts else spec.num_layers
-    assert moe == [i >= dense for i in range(spec.num_layers)]
-    windowed = [sum(run.repeat for run in of_stage if run.window) for of_stage in runs]
-    assert sum(windowed) == spec.num_sliding_layers
-    for count, num in zip(counts, windowed, strict=True):
-        assert abs(num - count * spec.num_sliding_layers / spec.num_layers) < 1
+    each = [run.layer for of_stage in runs for run in of_stage for _ in range(run.repeat)]
+    assert each == list(spec.each_layer)
 
 
 # --- stages --------------------------------------------------------------------------------------

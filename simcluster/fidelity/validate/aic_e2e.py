@@ -97,15 +97,14 @@ def simulated(
             rng.integers(int(SHORTEST * longest), int(longest) + 1, rounds * clients)
             for longest in (row["isl"], row["osl"])
         )
-        weight_bytes = 1.0 if row["precision"] == "fp8" else 2.0
         where = environment(
             gpu,
             MODELS[row["model_path"]],
             vllm if vllm and row["backend"] == "vllm" else ENGINES[row["backend"]],
             num_gpus=8,
             max_model_len=int(row["isl"] + row["osl"]),
-            weight_bytes=weight_bytes,
-            kv_bytes=1.0,
+            weight_dtype="fp8" if row["precision"] == "fp8" else None,
+            kv_dtype="fp8",
             changes={"max_num_seqs": clients},
         )
         tp_size = int(row["tp_size"])

@@ -32,6 +32,7 @@ from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 from simcluster.studies.space import shapes, space
 
+NOT_SHARED = "heads, experts or blocks of weights cannot be shared out over tp_size GPUs"
 SHIPPED = Path(__file__).parents[3] / "scenarios" / "rank_32gpus.toml"
 DOCUMENT = ranked_scenario(
     rank={
@@ -121,7 +122,7 @@ def test_every_point_is_a_candidate_or_counted(file: Path) -> None:
     assert len(found.strategies) + repeats + found.removed.total() == len(points)
     assert set(found.removed) == {
         "fewer than two instances for prefill and decode",
-        "heads cannot be shared out over tp_size GPUs",
+        NOT_SHARED + " (llama-2-7b: over 1, 2, 4, 8, 16, 32)",
         "more stages than layers",
         "more GPUs than the cluster's 4",
         "an instance is larger than num_gpus",
@@ -142,6 +143,16 @@ def test_an_empty_space_says_which_rule_removed_how_many(tmp_path: Path) -> None
     assert "3 removed: weights and the longest request do not fit in the GPUs' memory" in str(
         caught.value
     )
+
+
+def test_a_degree_that_cuts_blocks_of_weights_is_no_candidate() -> None:
+    """Qwen3-235B with FP8 blocks of 128: the degrees that engines take are named."""
+    document = {**DOCUMENT, "model": {"name": "qwen3-235b-a22b", "weight_dtype": "fp8-block"}}
+    scenario = resolve(document | {"cluster": {"gpu": "H200", "gpus_per_node": 8}})
+    table = RankTable(num_gpus=(8,), strategies=("nodg",), tp_sizes=(4, 8))
+    found = space(table, scenario.environment)
+    assert {s.tp_size for s in found.strategies.values() if isinstance(s, NoDG)} == {4}
+    assert found.removed[f"{NOT_SHARED} (qwen3-235b-a22b: over 1, 2, 4)"]
 
 
 def test_targets_that_nothing_meets_say_the_best_there_is(file: Path) -> None:
