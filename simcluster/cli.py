@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from simcluster._version import __version__
-from simcluster.errors import ConfigError, DataError, SimclusterError, same_thing
+from simcluster.errors import ConfigError, DataError, SimclusterError, printable, same_thing
 from simcluster.fidelity.calibrate.command import calibrate
 from simcluster.fidelity.measure.command import measure
 from simcluster.fidelity.validate.command import validate
@@ -50,7 +50,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except SimclusterError as error:
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
             ctx.exit(1)
 
 
@@ -432,8 +432,8 @@ def catalog_list(words: Sequence[str], kind: str | None, as_json: bool) -> None:
         click.echo(catalog_text(found), nl=False)
     else:
         kinds = entries.KINDS if kind is None else ("gpu" if kind == "price" else kind,)
-        known = [name for each in kinds for name in entries.names(each)]
-        hint = same_thing(text, known) or "`simcluster catalog` lists all."
+        known = [part for each in kinds for n in entries.names(each) for part in (n, n.split()[0])]
+        hint = same_thing(text, dict.fromkeys(known)) or "`simcluster catalog` lists all."
         raise DataError(f"nothing in the catalogue matches {text!r}. {hint}")
 
 
@@ -528,7 +528,7 @@ def _progress(
 
 def _warn(lines: Sequence[str]) -> None:
     for line in lines:
-        click.echo(f"warning: {line}", err=True)
+        click.echo(f"warning: {printable(line)}", err=True)
 
 
 def _print_json(value: object) -> None:

@@ -5,6 +5,30 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Final
+
+_SHOWN: Final = 80
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with line ends and control characters written out.
+
+    >>> printable("red\x1b[31m")
+    'red\\x1b[31m'
+    """
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+def in_message(value: object) -> str:
+    """Return `value` as messages show it: printable, and not longer than 80 characters."""
+    try:
+        text = repr(value) if isinstance(value, str) else str(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        text = "a number of thousands of digits"
+    text = printable(text)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 class SimclusterError(Exception):
@@ -36,10 +60,8 @@ class ConfigError(SimclusterError):
         remedy: str,
         missing_bytes: float | None = None,
     ) -> None:
-        shown = (
-            "" if value is None else f" = {value!r}" if isinstance(value, str) else f" = {value}"
-        )
-        super().__init__(f"{key}{shown}: {rule}. {remedy}")
+        got = "" if value is None else f" = {in_message(value)}"
+        super().__init__(f"{key}{got}: {rule}. {remedy}")
         self.key = key
         self.value = value
         self.rule = rule
@@ -71,6 +93,8 @@ def same_thing(name: str, known: Iterable[str]) -> str:
 
     >>> same_thing("lama-2-7b", ["llama-2-7b", "llama-2-70b"])
     "Did you mean 'llama-2-7b'?"
+    >>> same_thing("H10O", ["H100", "H200"])
+    "Did you mean 'H100'?"
     >>> same_thing("L40", ["L40S"])
     ''
     """
@@ -80,8 +104,14 @@ def same_thing(name: str, known: Iterable[str]) -> str:
 
 
 def _words(name: str) -> list[str]:
-    """Return the numbers and words of a name."""
-    return re.findall(r"[0-9]+|[a-z]+", name.lower())
+    """Return the numbers and words of a name; the letter O beside a digit is a zero."""
+    digits = re.sub(r"(?<=[0-9])o|o(?=[0-9])", "0", name.lower())
+    return re.findall(r"[0-9]+|[a-z]+", digits)
+
+
+def _numbers(name: str) -> list[str]:
+    """Return the numbers in a name, in order."""
+    return [word for word in _words(name) if word.isdigit()]
 
 
 def _is_slip(one: list[str], other: list[str]) -> bool:
@@ -103,7 +133,8 @@ def nearest(name: str, known: Iterable[str], *, count: int = 3) -> str:
     name : str
         What the user wrote.
     known : iterable of str
-        The names that exist; compared without regard to case.
+        The names that exist; compared without regard to case. One with other numbers is another
+        thing and no slip.
     count : int
         Most names to offer.
 
@@ -113,7 +144,8 @@ def nearest(name: str, known: Iterable[str], *, count: int = 3) -> str:
         A sentence; it lists the known names when none is close (the first 12 of many).
     """
     names = list(known)
-    by_lower = {n.lower(): n for n in names}
+    digits = _numbers(name)
+    by_lower = {n.lower(): n for n in names if _numbers(n) == digits}
     close = difflib.get_close_matches(name.lower(), list(by_lower), n=count, cutoff=0.5)
     if close:
         return "Did you mean " + " or ".join(repr(by_lower[c]) for c in close) + "?"

@@ -318,7 +318,7 @@ def _tables_of(path: Path) -> dict[str, list[Row]]:
         document = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not TOML ({error})") from None
     for table, rows in document.items():
         key = f"{path.name}: {table}"

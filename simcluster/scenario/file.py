@@ -75,13 +75,13 @@ def parsed(path: Path) -> Document:
         If the file cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         remedy = "Give the path of a scenario file, such as scenarios/quickstart.toml."
         raise DataError(f"{path}: cannot be read ({error.strerror}). {remedy}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not text. Give a scenario file in TOML.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         raise DataError(f"{path}: is not TOML: {error}. Correct the file there.") from None
 
 
@@ -229,7 +229,7 @@ def parse_override(text: str) -> tuple[str, object]:
         return key, None
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key, value
 
 

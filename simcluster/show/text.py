@@ -16,7 +16,7 @@ import numpy as np
 from simcluster.catalog import Entry, default_price
 from simcluster.catalog.layers import ModelSpec
 from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
-from simcluster.errors import DataError
+from simcluster.errors import DataError, printable
 from simcluster.frames.by_group import group_summaries
 from simcluster.frames.goodput import representative_rate, strategies
 from simcluster.frames.metrics import STATISTICS, cached_block_share
@@ -283,7 +283,7 @@ def _requests(workload: WorkloadSettings) -> str:
             value = value.table.name
         if value is not None:
             value = getattr(value, "path", getattr(value, "kind", value))
-            parts.append(f"{key} {value}")
+            parts.append(f"{key} {printable(str(value))}")
     if workload.num_requests is not None:
         parts.append(f"{workload.num_requests} per run")
     if workload.duration_s is not None:

@@ -15,7 +15,7 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Final
 
-from simcluster.errors import DataError, nearest
+from simcluster.errors import DataError, in_message, nearest
 
 GZIP: Final = b"\x1f\x8b"
 MAX_LINE_CHARS: Final = 1 << 24
@@ -143,10 +143,10 @@ class Table:
 
 def missing_columns(file: Path, missing: list[str], found: list[str]) -> DataError:
     """Return the error that says which columns a file lacks, and which it has."""
-    shown = ", ".join(repr(c[:40]) for c in found[:12])
+    names = ", ".join(repr(c[:40]) for c in found[:12])
     return DataError(
         f"{file} line 1: missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; found "
-        f"{shown}. Rename or add the columns."
+        f"{names}. Rename or add the columns."
     )
 
 
@@ -154,9 +154,7 @@ def bad_cell(
     file: Path, line: int, column: str, value: object, rule: str, remedy: str
 ) -> DataError:
     """Return the error that says that one value of a file breaks `rule`."""
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return DataError(f"{file} line {line}, {column} = {shown}: {rule}. {remedy}")
+    return DataError(f"{file} line {line}, {column} = {in_message(value)}: {rule}. {remedy}")
 
 
 def number(value: object) -> float | None:

@@ -13,11 +13,11 @@ import numpy as np
 from pydantic import Field
 
 from simcluster.config import Settings
-from simcluster.errors import ConfigError, DataError
+from simcluster.errors import ConfigError, DataError, printable
 from simcluster.units import IntArray
 from simcluster.workload.base import ArrivalTimes, Offer, joined
 from simcluster.workload.formats import TimeUnit, TraceFormat
-from simcluster.workload.recognise import TraceOptions
+from simcluster.workload.recognise import TraceOptions, mean_rate_rps
 from simcluster.workload.traces import ALL, Trace, read_trace
 from simcluster.workload.turns import TurnLengths
 
@@ -92,7 +92,7 @@ class TraceFile(Settings):
 
 
 def _notes(trace: Trace) -> tuple[str, ...]:
-    return f"{trace.file.name}: {trace.summary}", *trace.notes
+    return f"{printable(trace.file.name)}: {trace.summary}", *trace.notes
 
 
 def _state(path: str) -> tuple[int, ...]:
@@ -167,9 +167,7 @@ class TraceArrivals(TraceFile):
                     "Lower it, or leave it out to use them all.",
                 )
             arrival_s = arrival_s[: offer.num_requests]
-        rate_rps = (len(arrival_s) - 1) / arrival_s[-1] if arrival_s[-1] > 0 else None
-        if turns is not None:
-            rate_rps = None
+        rate_rps = None if turns is not None else mean_rate_rps(arrival_s)
         if offer.rate_rps is not None:
             if rate_rps is None:
                 raise DataError(
@@ -186,7 +184,7 @@ class TraceArrivals(TraceFile):
             arrival_s = arrival_s[: np.argmax(late) if late.any() else len(late)]
         return ArrivalTimes(
             arrival_s=arrival_s,
-            rate_rps=None if rate_rps is None else float(rate_rps),
+            rate_rps=rate_rps,
             lengths=RowLengths(trace.prompt_len, trace.output_len),
             hashes=trace.hashes,
             turns=None if turns is None else turns.of_requests(0, len(arrival_s)),

@@ -1,4 +1,4 @@
-"""Models that hypothesis draws."""
+"""Models drawn for property tests: layers of any kind."""
 
 from __future__ import annotations
 

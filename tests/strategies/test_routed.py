@@ -162,6 +162,7 @@ def test_one_model_alone_is_the_strategy_itself(
 ) -> None:
     """Routing that sends everything to one pool adds nothing to the strategy of that pool."""
     where = dataclasses.replace(two_models(), extra_models=(), extra_clusters=())
+    serving = with_room(serving, LARGE)
     pool = ServingGroup(model="large", gpu=A100, serving=serving)
     routed = Routed(name="routed", models=("large",), fractions=(1.0,), pool=(pool,))
     assert_same(run(where, routed, load(requests)), run(where, serving, load(requests)))
