@@ -49,7 +49,7 @@ NODG_RUN = {
     "roofline": ("base",),
     "routing": ("base", "least_loaded"),
     "runs": ("simulate",),
-    "sched": ("base", "plan", "queue", "decode_batch", "prefill_priority", "chunked"),
+    "sched": ("base", "books", "plan", "queue", "decode_batch", "prefill_priority", "chunked"),
     "strategies": ("base", "nodg"),
 }
 """Modules that a newcomer reads to follow one NoDG run, by folder; edit it when they move.

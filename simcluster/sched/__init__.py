@@ -1,7 +1,8 @@
 """Schedulers: decisions and books of an instance, no clock.
 
 ================== =============================================================================
-`base`             `Scheduler`: queue, KV pool, decode batch, preemption, what a plan books
+`base`             `Scheduler`: queue, admission, preemption; what a plan may rest on
+`books`            `Books`: who runs with which KV blocks, and what the steps of a plan change
 `queue`            `RequestQueue`: order in which waiting requests are admitted; first come
 `policies`         queues by shortest prompt and by priority; the registry of queues
 `plan`             `StepPlan`: the tokens that the next steps compute, and their outcome

@@ -1,8 +1,7 @@
 """Scheduler: decides what an instance runs next; what all schedulers share.
 
-A scheduler decides and keeps books; it knows no clock and never reads ``output_len`` to decide.
-(The decode batch knows at which step each answer ends, which only serves to skip events: a run of
-steps in which nothing can change is one plan.)
+A scheduler decides on top of its books (`books`). It knows no clock and never reads ``output_len`` to
+decide: the decode batch knows at which step each answer ends, but that only serves to skip events.
 """
 
 from __future__ import annotations
@@ -14,19 +13,16 @@ from typing import ClassVar
 
 from simcluster.catalog.layers import Reach
 from simcluster.config import SchedulerConfig
-from simcluster.errors import InvariantError
 from simcluster.kvcache import BlockPool
 from simcluster.request import Request, RequestStatus
-from simcluster.roofline.base import StepShape
-from simcluster.sched.decode_batch import DecodeBatch
-from simcluster.sched.plan import StepOutcome, StepPlan, target
+from simcluster.sched.books import Books
+from simcluster.sched.plan import StepPlan, target
 from simcluster.sched.queue import FirstCome, RequestQueue
 from simcluster.sched.swap import SwapSpace
-from simcluster.units import IntArray
 
 
-class Scheduler(ABC):
-    """Queue, pool, decode batch and preemption; a subclass plans steps from them.
+class Scheduler(Books, ABC):
+    """Queue, admission and preemption on top of the books; a subclass plans steps from them.
 
     A subclass has one method, `schedule`. It admits requests from the head of the queue only, with
     `_admit`, and plans decodes with `_decode_plan`; then a run of decode steps can be one event,
@@ -38,19 +34,14 @@ class Scheduler(ABC):
     ----------
     config : SchedulerConfig
         Limits of one step.
-    pool : BlockPool
-        The instance's KV cache.
-    prefill_only : bool
-        Requests leave after their prefill (a prefill pool); their blocks stay taken until
-        `release`.
+    pool, prefill_only, reach
+        As in `Books`.
     host : BlockPool, optional
         Host memory that the KV of a preempted request is copied to while there is room in it; it
         comes back from there instead of being computed again. Requests that were preempted before
         their prefill ended always recompute.
     queue : RequestQueue, optional
         Order in which waiting requests are admitted; default: first come, first served.
-    reach : Reach, optional
-        Window, chunk or top-k of the model's layers.
     plans_ahead : bool
         Steps are planned while the step before runs: requests that come in wait until `see`.
 
@@ -69,8 +60,6 @@ class Scheduler(ABC):
         Requests whose KV is in host memory.
     swapped : deque of Request
         These requests. As in vLLM (its V0 scheduler) nobody else is admitted before they are back.
-    queued_tokens : int
-        Tokens of the waiting requests, of the swapped ones and of those in prefill.
     waiting_blocks : int
         KV blocks that the waiting and swapped requests take on admission, if they find none.
     num_preemptions : int
@@ -78,9 +67,6 @@ class Scheduler(ABC):
     preempted, resumed, joined : list of Request
         Decoding requests preempted, those back from host memory, and those from elsewhere that are
         in the batch now, since the list was last cleared.
-    segments : list of (int, float, int, int)
-        Stays in the decode batch that ended since the list was last cleared: request id, end of the
-        prefill before (s; NaN if its KV came from elsewhere), decode step before and after.
     """
 
     splits_prompts: ClassVar[bool] = False
@@ -98,35 +84,20 @@ class Scheduler(ABC):
         reach: Reach | None = None,
         plans_ahead: bool = False,
     ) -> None:
+        super().__init__(pool, prefill_only=prefill_only, reach=reach)
         self.config = config
-        self.pool = pool
+        self.plans_ahead = plans_ahead
+        self.waiting: RequestQueue = FirstCome() if queue is None else queue
         self.swap = SwapSpace(host)
         self.swapped = self.swap.requests
-        self._shares = pool.shares
-        self.prefill_only = prefill_only
-        self.waiting: RequestQueue = FirstCome() if queue is None else queue
-        self._reach = reach
-        self.batch = DecodeBatch(pool.layout, reach)
-        self.queued_tokens = 0
         self.waiting_blocks = 0
         self.num_preemptions = 0
-        self._just_preempted = False  # while the present plan was made
         self.preempted: list[Request] = []
         self.resumed: list[Request] = []
         self.joined: list[Request] = []
-        self.segments: list[tuple[int, float, int, int]] = []
-        self._prefilling: dict[int, Request] = {}
-        self._running: dict[int, Request] = {}  # in order of admission; prefilling and decoding
         self._joining: deque[Request] = deque()
-        self.plans_ahead = plans_ahead
         self._unseen: deque[Request] = deque()  # came in while a step ran, in order
-        self._prefill_end_s: dict[int, float] = {}  # of the decoding requests
-        self._fresh: list[Request] = []  # decoding, first decode step not yet started
-
-    @property
-    def num_running(self) -> int:
-        """Requests admitted and not finished."""
-        return len(self._running)
+        self._just_preempted = False  # while the present plan was made
 
     @property
     def num_waiting(self) -> int:
@@ -215,10 +186,6 @@ class Scheduler(ABC):
         (self._unseen if self.plans_ahead else self._joining).append(request)
         self.queued_tokens += target(request)
 
-    def release(self, request: Request) -> None:
-        """Free the blocks of `request` (prefill pool: its KV has left)."""
-        self.pool.leave(request, self.pool.blocks_for(request.num_computed_tokens))
-
     def schedule(self, now: float) -> StepPlan | None:
         """Plan the next steps, starting `now` (s); None when there is nothing to run."""
         self._just_preempted = False
@@ -240,97 +207,6 @@ class Scheduler(ABC):
     @abstractmethod
     def _plan(self, now: float) -> StepPlan | None:
         """Plan the next steps, starting `now` (s); None if nothing can run before others move."""
-
-    def shape(self, plan: StepPlan, step: int = 0) -> StepShape:
-        """Shape of step number `step`, from 0, of `plan`; before the plan is booked."""
-        if self._reach is None or not plan.num_decodes:
-            return plan.shape(None, step)
-        window_tokens = self.batch.window_tokens(step + 1)[step]
-        return plan.shape(int(window_tokens), step)
-
-    def window_tokens(self, num_steps: int) -> IntArray | None:
-        """Sums of the contexts of the next steps as far as they reach, shape ``(num_steps,)``.
-
-        None in a model without windows.
-        """
-        if self._reach is None:
-            return None
-        return self.batch.window_tokens(num_steps)
-
-    def complete(self, plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
-        """Book `num_steps` equal steps of `plan`, the last ending `now` (s)."""
-        outcome = StepOutcome()
-        if plan.num_decodes:
-            self.pool.allocate(self.batch.blocks_needed(num_steps))
-            for request in self.batch.advance(num_steps):
-                self._end_segment(request)
-                self._leave(request, now)
-                outcome.finished.append(request)
-        if plan.chunks:
-            if num_steps > 1 and num_steps > plan.closed_steps:
-                raise InvariantError("more steps than the plan has with these chunks")
-            for request, num_tokens in plan.chunks:
-                request.num_computed_tokens += num_steps * num_tokens
-                if self._shares:
-                    self.pool.computed(request)
-                if request.num_computed_tokens == target(request):
-                    self._prefill_ended(request, now, outcome)
-        return outcome
-
-    def _prefill_ended(self, request: Request, now: float, outcome: StepOutcome) -> None:
-        del self._prefilling[request.request_id]
-        self.queued_tokens -= request.num_computed_tokens
-        if self.pool.layout.limited:
-            # Layers with a window let go what they held for the tokens of one step.
-            tokens = request.num_computed_tokens
-            self.pool.release(self.pool.prompt_blocks(tokens) - self.pool.blocks_for(tokens))
-        request.num_output_tokens += 1
-        if isnan(request.first_token_s):
-            request.first_token_s = now
-        outcome.prefilled.append(request)
-        if request.num_output_tokens == request.output_len:
-            if isnan(request.decode_start_s):
-                request.decode_start_s = now
-            self._leave(request, now)
-            outcome.finished.append(request)
-        elif self.prefill_only:
-            request.status = RequestStatus.TRANSFERRING
-            del self._running[request.request_id]
-        else:
-            self._start_decode(request, now)
-
-    def _start_decode(self, request: Request, prefill_end_s: float) -> None:
-        self.batch.add(request)
-        self._prefill_end_s[request.request_id] = prefill_end_s
-        self._fresh.append(request)
-
-    def _end_segment(self, request: Request) -> None:
-        """Note the stay in the decode batch that `request` has just left."""
-        number = request.request_id
-        start_s = self._prefill_end_s.pop(number)
-        self.segments.append((number, start_s, request.decode_step, self.batch.step))
-
-    def close(self) -> None:
-        """End all stays in the decode batch, because the run is over."""
-        for request in list(self.batch):
-            self.batch.remove(request)
-            self._end_segment(request)
-
-    def _leave(self, request: Request, now: float) -> None:
-        """Finish `request`."""
-        request.status = RequestStatus.FINISHED
-        request.last_token_s = now
-        del self._running[request.request_id]
-        self.pool.leave(request, self.pool.blocks_for(request.num_computed_tokens))
-
-    def _blocks_of(self, request: Request) -> tuple[int, int, int]:
-        """Blocks that `request` takes on admission: all, shared ones found, and free ones."""
-        tokens = target(request)
-        num_blocks = self.pool.prompt_blocks(tokens)
-        if not self._shares:
-            return num_blocks, 0, num_blocks
-        found, in_use = self.pool.find(request, tokens)
-        return num_blocks, found, num_blocks - in_use
 
     def _admit(self, request: Request, num_blocks: int, num_found: int, now: float) -> None:
         """Take the head of the queue, `request`, into the running set.
@@ -412,13 +288,6 @@ class Scheduler(ABC):
             self._running[request.request_id] = request
             self._start_decode(request, nan)
             self.resumed.append(request)
-
-    def _start_fresh(self, now: float) -> None:
-        """Stamp the decodes whose first decode step starts `now`."""
-        for request in self._fresh:
-            if isnan(request.decode_start_s) and request in self.batch:
-                request.decode_start_s = now
-        self._fresh.clear()
 
     def _decode_plan(self, now: float) -> StepPlan | None:
         """Plan decode steps of the whole batch until one ends or the pool runs dry."""
