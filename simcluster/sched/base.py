@@ -1,7 +1,7 @@
 """Scheduler: decides what an instance runs next; what all schedulers share.
 
-A scheduler decides on top of its books (`books`). It knows no clock and never reads ``output_len`` to
-decide: the decode batch knows at which step each answer ends, but that only serves to skip events.
+A scheduler decides on top of its books (`books`). It knows no clock and never reads ``output_len``
+to decide: the decode batch knows when each answer ends, but that only serves to skip events.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class StepConnector(KvHandover):
     def _serve(self, instance: InstanceLike) -> None:
         if not isinstance(instance, Instance):
             raise InvariantError("pipelines have no connector inside their steps")
-        instance.get_s = self.get_s
+        instance.hooks.get_s = self.get_s
 
     def get_s(self, requests: Sequence[Request]) -> float:
         """Time that a step waits for the KV of the requests that it takes in (s)."""
@@ -137,7 +137,7 @@ class StepConnector(KvHandover):
             raise InvariantError("pipelines have no connector inside their steps")
         buffer = Buffer(self._env, self._rates, self._model)
         self._buffers[instance.instance_id] = buffer
-        instance.put = buffer.put
+        instance.hooks.put = buffer.put
 
     def add(self, instance: InstanceLike) -> None:
         """Put the decode instance `instance` into service."""

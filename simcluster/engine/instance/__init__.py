@@ -9,6 +9,7 @@
 `pipeline_runner` the same through the stages of a pipeline
 `span_log`        books steps and writes rows of the spans frame
 `state`           what routers and strategies may read: the state at the last step boundary
+`kv_hooks`        what moving KV between instances adds to the steps
 `held_output`     tokens that are computed and not yet released
 `owner`           `InstanceOwner`, who hears what happens in an instance
 `ports`           `InstanceLike`, what others may ask of an instance, pipelined or not

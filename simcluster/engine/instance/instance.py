@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -14,6 +15,7 @@ from simcluster.engine.clock import SCHEDULING, Clock, Wake
 from simcluster.engine.instance.dispatcher import RankGroup
 from simcluster.engine.instance.held_output import HeldOutput
 from simcluster.engine.instance.kernel_runner import KernelRunner
+from simcluster.engine.instance.kv_hooks import KvHooks
 from simcluster.engine.instance.owner import InstanceOwner
 from simcluster.engine.instance.pipeline import PipelineStages
 from simcluster.engine.instance.pipeline_runner import AheadRunner, PipelineRunner
@@ -25,8 +27,7 @@ from simcluster.engine.links.wires import SharedWires
 from simcluster.engine.recorder import Recorder
 from simcluster.request import Request, RequestStatus
 from simcluster.roofline.base import StepTime
-from simcluster.sched import Scheduler, StepPlan, target
-from simcluster.units import on_grid
+from simcluster.sched import Scheduler, StepPlan
 
 
 class Instance(InstanceState):
@@ -73,11 +74,8 @@ class Instance(InstanceState):
         What its collectives share with KV transfers.
     shows_first_token : bool
         Whether the first token of a request that decodes elsewhere reaches its user from here.
-    put : callable or None
-        What a step that ended prompts waits for, from their lengths (tokens) and the instance's
-        place in ties: a KV connector inside the steps.
-    get_s : callable or None
-        Time (s, on the grid) that a step waits for the KV of the requests that it takes in.
+    hooks : KvHooks
+        What moving KV to and from it adds to its steps.
     """
 
     owner: InstanceOwner
@@ -106,16 +104,12 @@ class Instance(InstanceState):
         self.stop_at: StopAt | None = None
         self.wires: SharedWires | None = None
         self.shows_first_token = True
-        self.put: Callable[[Sequence[int], int], Iterable[simpy.Event]] | None = None
-        self.get_s: Callable[[Sequence[Request]], float] | None = None
-        self._get_s = 0.0  # that the step about to start waits for
+        self.hooks = KvHooks()
         self._copy_s = copy_s
         self._wake = Wake(env)
         self._is_idle = False
         self._arrived: deque[float] = deque()  # when the requests came that no plan knows of yet
         self._known_s = inf  # the next plan knows of what came up to then (s)
-        self._on_prefill: OnPrefill | None = None
-        self._num_layers = 1
         self._held = HeldOutput()
         most_steps = 1 if resolution == "step" else MAX_SPAN_STEPS
         self._row_per_step = pipeline is not None and pipeline.in_flight is not None
@@ -222,7 +216,8 @@ class Instance(InstanceState):
 
         `num_layers` is that of the model.
         """
-        self._on_prefill, self._num_layers = on_prefill, num_layers
+        self.hooks.on_prefill = partial(on_prefill, self)
+        self.hooks.num_layers = num_layers
 
     @property
     def hold_output(self) -> bool:
@@ -282,9 +277,8 @@ class Instance(InstanceState):
             self._begin(plan)
             for event in runner.run(span, plan):
                 yield event
-            if self.put is not None and plan.chunks:
-                for event in self._put(plan, self.put):
-                    yield event
+            for event in self.hooks.ended(plan, self, self.order):
+                yield event
             self._end(plan)
             if env.peek() <= env.now:
                 # Others have business at this very time: let it settle before planning.
@@ -300,26 +294,30 @@ class Instance(InstanceState):
             # Nothing is under way that the next step would have been planned beside.
             self._see(inf)
             plan = scheduler.schedule(self.env.now)
+        if scheduler.preempted or scheduler.resumed or scheduler.joined or scheduler.pool.shares:
+            self._tell(scheduler, plan)
+        return plan
+
+    def _tell(self, scheduler: Scheduler, plan: StepPlan | None) -> None:
+        """Tell the owner what came of planning: who left the batch, came back, or came in."""
+        owner = self.owner
         if scheduler.preempted:
             for request in scheduler.preempted:
-                self.owner.preempted(self, request)
+                owner.preempted(self, request)
             scheduler.preempted.clear()
             self._log.write_segments()
         if scheduler.resumed:
             for request in scheduler.resumed:
-                self.owner.resumed(self, request)
+                owner.resumed(self, request)
             scheduler.resumed.clear()
-            self.owner.boundary(self)  # with nobody swapped out there may be room again
+            owner.boundary(self)  # with nobody swapped out there may be room again
         elif scheduler.pool.shares and plan is not None and plan.chunks:
-            self.owner.boundary(self)  # who came in may hold the prefix of who waits outside
+            owner.boundary(self)  # who came in may hold the prefix of who waits outside
         if scheduler.joined:
-            if self.get_s is not None and plan is not None:
-                self._get_s = self.get_s(scheduler.joined)
-                plan.max_steps, plan.last_tokens = 1, 0  # the step that waits is an event
+            self.hooks.taken_in(scheduler.joined, plan)
             for request in scheduler.joined:
-                self.owner.joined(self, request)
+                owner.joined(self, request)
             scheduler.joined.clear()
-        return plan
 
     def _see(self, known_s: float) -> None:
         """Let the next plan know of the requests that came up to `known_s` (s)."""
@@ -330,8 +328,7 @@ class Instance(InstanceState):
 
     def _begin(self, plan: StepPlan) -> None:
         """Begin the span of `plan`, now."""
-        scheduler, swap, copies_s = self.scheduler, self.scheduler.swap, self._get_s
-        self._get_s = 0.0
+        scheduler, swap, copies_s = self.scheduler, self.scheduler.swap, self.hooks.wait_s()
         if swap.copied_blocks:
             assert self._copy_s is not None, "only with host memory is there anything to copy"
             copies_s += self._copy_s(swap.copied_blocks)
@@ -339,36 +336,7 @@ class Instance(InstanceState):
         self.span.begin(plan, self.env.now, copies_s)
         if self.wires is not None:
             self.step_time = self.wires.begin(plan, scheduler.shape(plan))
-        if self._on_prefill is not None and plan.chunks:
-            self._announce(plan, self._on_prefill)
-
-    def _put(
-        self, plan: StepPlan, put: Callable[[Sequence[int], int], Iterable[simpy.Event]]
-    ) -> Iterator[simpy.Event]:
-        """Wait until the KV of the prompts that the span of `plan` ended has been put."""
-        span = self.span
-        # What asks for one more token and no others is not handed over.
-        ended = plan.prompts_ended_by(span.num_steps)
-        prompts = [target(r) for r in ended if r.output_len > r.num_output_tokens + 1]
-        if prompts:
-            yield from put(prompts, self.order)
-            span.ends[span.num_steps - 1] = self.env.now
-
-    def _announce(self, plan: StepPlan, on_prefill: OnPrefill) -> None:
-        """Say of every request whose prefill ends with the step of `plan` when its KV appears.
-
-        The first layer ends when the GPU has done its share of the layers; the work of the host is
-        taken to come before.
-        """
-        shape, now = self.scheduler.shape(plan), self.env.now
-        gpu_s = self.step_time.gpu_s(shape)
-        num_layers = self._num_layers
-        end_s = now + self.step_time.step_s(shape, self.span.hidden_s)
-        layer_end_s = end_s - on_grid(gpu_s * (num_layers - 1) / num_layers)
-        for request, num_tokens in plan.chunks:
-            total = request.num_computed_tokens + num_tokens
-            if plan.max_steps == 1 and total == target(request):
-                on_prefill(self, request, total, max(now, layer_end_s))
+        self.hooks.began(plan, self)
 
     def _end(self, plan: StepPlan) -> None:
         """Book the span of `plan`, which ends now, and pass the news on."""

@@ -61,7 +61,7 @@ class Rounds:
         progress: Progress | None = None,
     ) -> None:
         self._scenario, self._bounds = scenario, bounds
-        self._runner, self._progress = runner, progress
+        self._runner, self._progress = runner, progress or (lambda *_: None)
         self._strategies = {s.name: s for s in scenario.strategies}
         self._first: dict[str, Crossing] = {}
         self._guessed: dict[str, float] = {}
@@ -175,7 +175,7 @@ class Rounds:
             ended = num_ended
             known = sum(min(count / _USUAL_RUNS, 0.9) for count in runs.values())
             part = 1.0 if ended == len(searches) else known / len(searches)
-            self._tell(done + ended, total, shares[0] + part * (shares[1] - shares[0]))
+            self._progress(done + ended, total, shares[0] + part * (shares[1] - shares[0]))
 
         def heard(cell: Cell) -> None:
             runs[cell.strategy] += 1
@@ -307,10 +307,6 @@ class Rounds:
 
     def _seed(self, draw: int) -> int:
         return 1000 * self._scenario.run.seeds[0] + draw
-
-    def _tell(self, done: int, total: int, share: float) -> None:
-        if self._progress:
-            self._progress(done, total, share)
 
     # --- what the rounds say ------------------------------------------------------------------
 

@@ -1,0 +1,80 @@
+"""What moving KV between instances adds to the steps of one; nothing in most deployments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import simpy
+
+from simcluster.engine.instance.state import InstanceState
+from simcluster.request import Request
+from simcluster.sched import StepPlan, target
+from simcluster.units import on_grid
+
+Put = Callable[[Sequence[int], int], Iterable[simpy.Event]]
+"""Events that a step waits for: from the tokens of the prompts that it ended, and the place in ties
+of its instance."""
+
+
+class KvHooks:
+    """Waits of a KV connector inside the steps, and news of prefills for transfers by layers.
+
+    Attributes
+    ----------
+    put : callable or None
+        What a step waits for whose prompts have ended (`Put`).
+    get_s : callable or None
+        Time (s, on the grid) that a step waits for the KV of the requests that it takes in.
+    on_prefill : callable or None
+        Hears of every prefill that begins and ends with its step: the request, its tokens then, and
+        the end of its first layer (s).
+    num_layers : int
+        Layers of the model, for `on_prefill`.
+    """
+
+    def __init__(self) -> None:
+        self.put: Put | None = None
+        self.get_s: Callable[[Sequence[Request]], float] | None = None
+        self.on_prefill: Callable[[Request, int, float], None] | None = None
+        self.num_layers = 1
+        self._wait_s = 0.0  # of the step about to start
+
+    def taken_in(self, requests: Sequence[Request], plan: StepPlan | None) -> None:
+        """Let the step about to start wait for the KV of `requests`, which are in its batch."""
+        if self.get_s is not None and plan is not None:
+            self._wait_s = self.get_s(requests)
+            plan.max_steps, plan.last_tokens = 1, 0  # the step that waits is an event
+
+    def wait_s(self) -> float:
+        """Return what the step that starts now waits for (s); the next one waits for nothing."""
+        wait_s, self._wait_s = self._wait_s, 0.0
+        return wait_s
+
+    def began(self, plan: StepPlan, instance: InstanceState) -> None:
+        """Say of every request whose prefill ends with the step of `plan` when its KV appears.
+
+        The first layer ends when the GPU has done its share of the layers; the work of the host is
+        taken to come before.
+        """
+        if self.on_prefill is None or not plan.chunks:
+            return
+        shape, now = instance.scheduler.shape(plan), instance.env.now
+        gpu_s = instance.step_time.gpu_s(shape)
+        end_s = now + instance.step_time.step_s(shape, instance.span.hidden_s)
+        layer_end_s = end_s - on_grid(gpu_s * (self.num_layers - 1) / self.num_layers)
+        for request, num_tokens in plan.chunks:
+            total = request.num_computed_tokens + num_tokens
+            if plan.max_steps == 1 and total == target(request):
+                self.on_prefill(request, total, max(now, layer_end_s))
+
+    def ended(self, plan: StepPlan, instance: InstanceState, order: int) -> Iterator[simpy.Event]:
+        """Give what to wait for until the KV of the prompts that `plan` ended has been put."""
+        if self.put is None or not plan.chunks:
+            return
+        span = instance.span
+        # What asks for one more token and no others is not handed over.
+        ended = plan.prompts_ended_by(span.num_steps)
+        prompts = [target(r) for r in ended if r.output_len > r.num_output_tokens + 1]
+        if prompts:
+            yield from self.put(prompts, order)
+            span.ends[span.num_steps - 1] = instance.env.now
