@@ -40,18 +40,12 @@ _POSITIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The keys of one file, each asked for with its type.
-
-    Attributes
-    ----------
-    where : str
-        The file as an error names it.
-    values : mapping of str to object
-        Its keys; a key with the value null counts as absent.
-    """
+    """The keys of one file, each asked for with its type."""
 
     where: str
+    """The file as an error names it."""
     values: Mapping[str, object]
+    """Its keys; a key with the value null counts as absent."""
 
     def get(self, key: str) -> object:
         """Return the value of `key`; None where it is absent."""
@@ -92,42 +86,28 @@ class Config:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """How the files of one architecture are read.
-
-    Attributes
-    ----------
-    model_type : str
-        What such files call it where they name no architecture.
-    gated_mlp : bool
-        Three MLP matrices instead of two.
-    tied_embeddings : bool
-        Whether the LM head shares the embedding where the file does not say.
-    ffn_dim : callable
-        Width of the dense MLP.
-    num_kv_heads : callable
-        Key and value heads.
-    own_head_dim : bool
-        Heads times head dimension need not be the hidden size.
-    layers : callable or None
-        Keys in which each layer differs from the entry; None if all are equal.
-    more : callable or None
-        What the entry holds beyond that: experts, latent attention.
-    defaults : mapping
-        Values of keys that files of this architecture leave out, as its code has them.
-    modules : mapping
-        Names of modules by part of a layer, where quantisation names them unlike others.
-    """
+    """How the files of one architecture are read."""
 
     model_type: str
+    """What such files call it where they name no architecture."""
     gated_mlp: bool
+    """Three MLP matrices instead of two."""
     tied_embeddings: bool
+    """Whether the LM head shares the embedding where the file does not say."""
     ffn_dim: Callable[[Config], int]
+    """Width of the dense MLP."""
     num_kv_heads: Callable[[Config], int]
+    """Key and value heads."""
     own_head_dim: bool = False
+    """Heads times head dimension need not be the hidden size."""
     layers: Callable[[Config], Layers] | None = None
+    """Keys in which each layer differs from the entry; None if all are equal."""
     more: Callable[[Config], Numbers] | None = None
+    """What the entry holds beyond that: experts, latent attention."""
     defaults: Mapping[str, object] = field(default_factory=dict)
+    """Values of keys that files of this architecture leave out, as its code has them."""
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: PARTS)
+    """Names of modules by part of a layer, where quantisation names them unlike others."""
 
 
 def read(path: Path | str, name: str | None = None) -> Row:

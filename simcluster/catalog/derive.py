@@ -44,39 +44,26 @@ _HEADER: Final = """\
 
 @dataclass(frozen=True, slots=True)
 class MeasuredSet:
-    """A set of requests with known lengths.
-
-    Attributes
-    ----------
-    name : str
-        Name of the table.
-    path : str
-        File in the folder of measured sets.
-    source, licence : str
-        Where it comes from, and under which licence.
-    """
+    """A set of requests with known lengths."""
 
     name: str
+    """Name of the table."""
     path: str
+    """File in the folder of measured sets."""
     source: str
     licence: str
+    """Where it comes from, and under which licence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What is published of a set that is not available.
-
-    Attributes
-    ----------
-    mean, median : float
-        Of the length (tokens).
-    shape : str
-        ``"lognormal"`` or ``"normal"``, truncated to 1 to 4096 tokens.
-    """
+    """What is published of a set that is not available."""
 
     mean: float
     median: float
+    """Of the length (tokens)."""
     shape: str = "lognormal"
+    """``"lognormal"`` or ``"normal"``, truncated to 1 to 4096 tokens."""
 
 
 _AZURE: Final = (

@@ -13,28 +13,19 @@ from typing import ClassVar, Final, NamedTuple
 
 
 class WeightDtype(NamedTuple):
-    """How weights are stored.
-
-    Attributes
-    ----------
-    name : str
-        Its name, a value of ``model.weight_dtype``.
-    num_bytes : float
-        Bytes of one weight, with its share of the scales.
-    arithmetic : str
-        Numbers that the tensor cores multiply where they can: ``"16bit"``, ``"fp8"``, ``"int8"`` or
-        ``"fp4"``; elsewhere weights are brought to 16 bits first.
-    block : int
-        Weights in a row that share a scale, and which no rank may cut; 1 for none.
-    source : str
-        Where bytes and block come from.
-    """
+    """How weights are stored."""
 
     name: str
+    """Its name, a value of ``model.weight_dtype``."""
     num_bytes: float
+    """Bytes of one weight, with its share of the scales."""
     arithmetic: str
+    """Numbers that the tensor cores multiply where they can: ``"16bit"``, ``"fp8"``, ``"int8"`` or
+    ``"fp4"``; elsewhere weights are brought to 16 bits first."""
     block: int
+    """Weights in a row that share a scale, and which no rank may cut; 1 for none."""
     source: str
+    """Where bytes and block come from."""
 
 
 BF16: Final = WeightDtype("bf16", 2.0, "16bit", 1, "by definition; fp16 alike")
@@ -82,18 +73,12 @@ KV_BYTES: Final[Mapping[str, float]] = {
 
 
 class Reach(NamedTuple):
-    """How far back a layer attends: to a sliding window, or to the present chunk of the context.
-
-    Attributes
-    ----------
-    tokens : int
-        Width (tokens), >= 1.
-    chunked : bool
-        Chunks of that width instead of a window: the first token of a chunk sees itself alone.
-    """
+    """How far back a layer attends: to a sliding window, or to the present chunk of the context."""
 
     tokens: int
+    """Width (tokens), >= 1."""
     chunked: bool = False
+    """Chunks of that width instead of a window: the first token of a chunk sees itself alone."""
 
     def of(self, context: int) -> int:
         """Tokens attended to at position `context` (its own included, >= 1)."""
@@ -102,29 +87,20 @@ class Reach(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
-    """Multi-head, grouped-query or multi-query attention.
-
-    Attributes
-    ----------
-    num_heads, num_kv_heads, head_dim : int
-        Query heads, key and value heads, width of a query and of a key.
-    v_head_dim : int
-        Width of a value.
-    reach : Reach or None
-        Window or chunk; None where it attends to all.
-    output_gate : bool
-        The query projection is twice as wide: its second half gates the output.
-    values_are_keys : bool
-        There is no projection of values (the cache holds both).
-    """
+    """Multi-head, grouped-query or multi-query attention."""
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    """Query heads, key and value heads, width of a query and of a key."""
     v_head_dim: int
+    """Width of a value."""
     reach: Reach | None = None
+    """Window or chunk; None where it attends to all."""
     output_gate: bool = False
+    """The query projection is twice as wide: its second half gates the output."""
     values_are_keys: bool = False
+    """There is no projection of values (the cache holds both)."""
 
     @property
     def kv_numbers(self) -> int:
@@ -153,22 +129,15 @@ class Attention:
 
 
 class SparseIndex(NamedTuple):
-    """The index of DeepSeek sparse attention: it chooses the tokens that attention reads.
-
-    Attributes
-    ----------
-    num_heads, head_dim : int
-        Shape of the index; one key per token is cached, in 8 bits with a 32-bit scale.
-    top_k : int
-        Tokens that attention reads.
-    own : bool
-        Whether the layer has an index of its own; else it takes the choice of a layer before it.
-    """
+    """The index of DeepSeek sparse attention: it chooses the tokens that attention reads."""
 
     num_heads: int
     head_dim: int
+    """Shape of the index; one key per token is cached, in 8 bits with a 32-bit scale."""
     top_k: int
+    """Tokens that attention reads."""
     own: bool = True
+    """Whether the layer has an index of its own; else it takes the choice of a layer before it."""
 
     @property
     def cache_bytes(self) -> int:
@@ -182,25 +151,22 @@ class LatentAttention:
 
     Attributes
     ----------
-    num_heads : int
-        Query heads.
-    q_lora_rank : int
-        Rank of the query; 0 for none.
     kv_lora_rank, qk_rope_dim : int
         What is cached per token: the latent vector and the shared key with position.
     qk_nope_dim, v_head_dim : int
         Widths of a head: key without position, value.
-    index : SparseIndex or None
-        Sparse attention; None where it attends to all.
     """
 
     num_heads: int
+    """Query heads."""
     q_lora_rank: int
+    """Rank of the query; 0 for none."""
     kv_lora_rank: int
     qk_nope_dim: int
     qk_rope_dim: int
     v_head_dim: int
     index: SparseIndex | None = None
+    """Sparse attention; None where it attends to all."""
 
     @property
     def reach(self) -> Reach | None:
@@ -242,28 +208,20 @@ class Recurrent:
     Gated DeltaNet (arXiv 2412.06464, as in Qwen3-Next) and Mamba-2 (arXiv 2405.21060) alike: of
     each head a matrix of `key_dim` x `value_dim`, and the last inputs of a short convolution over
     queries, keys and values. Mamba-2 calls keys and queries B and C, values x.
-
-    Attributes
-    ----------
-    kind : str
-        ``"gated-deltanet"`` or ``"mamba2"``.
-    num_key_heads, key_dim : int
-        Heads of queries and of keys (Mamba-2: groups), their width (state size).
-    num_heads, value_dim : int
-        Heads of values and of the state, and their width.
-    conv_kernel : int
-        Width of the convolution (tokens).
-    state_bytes_per_number : float
-        Bytes of a number in the state matrices; the convolution's are in 16 bits.
     """
 
     kind: str
+    """``"gated-deltanet"`` or ``"mamba2"``."""
     num_key_heads: int
     key_dim: int
+    """Heads of queries and of keys (Mamba-2: groups), their width (state size)."""
     num_heads: int
     value_dim: int
+    """Heads of values and of the state, and their width."""
     conv_kernel: int
+    """Width of the convolution (tokens)."""
     state_bytes_per_number: float = 2.0
+    """Bytes of a number in the state matrices; the convolution's are in 16 bits."""
 
     reach: ClassVar[None] = None
     kv_numbers: ClassVar[int] = 0
@@ -315,23 +273,16 @@ class DenseMlp(NamedTuple):
 
 
 class Experts(NamedTuple):
-    """A mixture of experts, and shared experts beside it.
-
-    Attributes
-    ----------
-    num_experts, num_active, ffn_dim : int
-        Routed experts, those that a token visits, their width per matrix.
-    shared_ffn_dim : int
-        Width of the shared experts together; 0 for none.
-    latent_dim : int
-        Width of what routed experts read and write; 0 for the hidden size.
-    """
+    """A mixture of experts, and shared experts beside it."""
 
     num_experts: int
     num_active: int
     ffn_dim: int
+    """Routed experts, those that a token visits, their width per matrix."""
     shared_ffn_dim: int = 0
+    """Width of the shared experts together; 0 for none."""
     latent_dim: int = 0
+    """Width of what routed experts read and write; 0 for the hidden size."""
 
     def routed_params(self, hidden: int, *, gated: bool) -> int:
         """Parameters of the routed experts."""
@@ -350,21 +301,15 @@ Mlp = DenseMlp | Experts
 
 
 class LayerDtypes(NamedTuple):
-    """How the weights of a layer are stored.
-
-    Attributes
-    ----------
-    mixer, out : WeightDtype
-        The mixer's projections, and the one of its output.
-    mlp, experts, shared : WeightDtype
-        Dense MLP, routed and shared experts.
-    """
+    """How the weights of a layer are stored."""
 
     mixer: WeightDtype = BF16
     out: WeightDtype = BF16
+    """The mixer's projections, and the one of its output."""
     mlp: WeightDtype = BF16
     experts: WeightDtype = BF16
     shared: WeightDtype = BF16
+    """Dense MLP, routed and shared experts."""
 
 
 STORED_IN_16_BITS: Final = LayerDtypes()
@@ -372,21 +317,14 @@ STORED_IN_16_BITS: Final = LayerDtypes()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One layer.
-
-    Attributes
-    ----------
-    mixer : Attention, LatentAttention, Recurrent or None
-        How tokens see one another; None for a block that is an MLP alone.
-    mlps : tuple of DenseMlp and Experts
-        What each token passes, in order; empty for a block that is a mixer alone.
-    dtypes : LayerDtypes
-        How the checkpoint stores its weights.
-    """
+    """One layer."""
 
     mixer: Mixer | None
+    """How tokens see one another; None for a block that is an MLP alone."""
     mlps: tuple[Mlp, ...]
+    """What each token passes, in order; empty for a block that is a mixer alone."""
     dtypes: LayerDtypes = STORED_IN_16_BITS
+    """How the checkpoint stores its weights."""
 
     @property
     def dtypes_in_use(self) -> set[WeightDtype]:
@@ -422,40 +360,27 @@ class LayerRun(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """The shape of a decoder-only language model.
-
-    Attributes
-    ----------
-    name : str
-        Catalogue name, such as ``"codellama-34b"``.
-    hidden_size, vocab_size : int
-        Width of the residual stream, tokens of the vocabulary.
-    gated_mlp : bool
-        Three MLP matrices (gate, up, down) instead of two.
-    tied_embeddings : bool
-        The LM head shares the embedding's weights.
-    max_position : int
-        Longest context (tokens).
-    layers : tuple of LayerRun
-        All layers in order.
-    kv_dtype : str or None
-        How the checkpoint says that its cache is to be stored; None if it does not.
-    notes : tuple of str
-        What of the model is not simulated, one line each.
-    source : str
-        Where the configuration was read.
-    """
+    """The shape of a decoder-only language model."""
 
     name: str
+    """Catalogue name, such as ``"codellama-34b"``."""
     hidden_size: int
     vocab_size: int
+    """Width of the residual stream, tokens of the vocabulary."""
     gated_mlp: bool
+    """Three MLP matrices (gate, up, down) instead of two."""
     tied_embeddings: bool
+    """The LM head shares the embedding's weights."""
     max_position: int
+    """Longest context (tokens)."""
     layers: tuple[LayerRun, ...]
+    """All layers in order."""
     kv_dtype: str | None = None
+    """How the checkpoint says that its cache is to be stored; None if it does not."""
     notes: tuple[str, ...] = ()
+    """What of the model is not simulated, one line each."""
     source: str
+    """Where the configuration was read."""
 
     @property
     def num_layers(self) -> int:

@@ -14,24 +14,16 @@ from simcluster.units import GB
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry as a list shows it.
-
-    Attributes
-    ----------
-    kind : str
-        One of `KINDS`, or ``"price"``.
-    name : str
-        Its name in the catalogue; of a price its GPU's.
-    summary : str
-        Its main numbers in one line.
-    source : str
-        Where its numbers come from.
-    """
+    """One entry as a list shows it."""
 
     kind: str
+    """One of `KINDS`, or ``"price"``."""
     name: str
+    """Its name in the catalogue; of a price its GPU's."""
     summary: str
+    """Its main numbers in one line."""
     source: str
+    """Where its numbers come from."""
 
 
 def search(text: str, kind: str | None = None, catalog: Catalog = PACKAGED) -> list[Entry]:

@@ -71,21 +71,14 @@ _REMEDY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """What a checkpoint says of its weights and its cache.
-
-    Attributes
-    ----------
-    rules : tuple of (tuple of str, str)
-        Patterns of module names and the dtype of what they match; the first that matches counts.
-    otherwise : str
-        Dtype of all other modules.
-    kv_dtype : str or None
-        Of the cache; None if it does not say.
-    """
+    """What a checkpoint says of its weights and its cache."""
 
     rules: tuple[tuple[tuple[str, ...], str], ...] = ()
+    """Patterns of module names and the dtype of what they match; the first that matches counts."""
     otherwise: str = "bf16"
+    """Dtype of all other modules."""
     kv_dtype: str | None = None
+    """Of the cache; None if it does not say."""
 
     def dtypes(self, layer: int, modules: Mapping[str, tuple[str, ...]] = PARTS) -> dict[str, str]:
         """Return the dtype of each part of a layer that is not stored in 16 bits.

@@ -58,18 +58,12 @@ _ITS_OWN: Final = ("name", "aliases", "source", "num_params", "kv_bytes_per_toke
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Entries by name, and the names by everything they are called.
-
-    Attributes
-    ----------
-    rows : dict
-        Entry by name.
-    index : dict
-        Name by its folded name and folded aliases.
-    """
+    """Entries by name, and the names by everything they are called."""
 
     rows: dict[str, Row]
+    """Entry by name."""
     index: dict[str, str]
+    """Name by its folded name and folded aliases."""
 
 
 def fold(name: str) -> str:
@@ -115,15 +109,11 @@ class Catalog:
 
     A value: `with_file` returns another catalogue and leaves this one as it is. ``Catalog()`` has
     the packaged entries alone. A pickled catalogue holds the added entries alone.
-
-    Attributes
-    ----------
-    added : tuple of (str, Row)
-        Table and entry of what files have added, in their order. An entry replaces a packaged or
-        earlier one of equal name; a price stands beside the others.
     """
 
     added: tuple[tuple[str, Row], ...] = ()
+    """Table and entry of what files have added, in their order. An entry replaces a packaged or
+    earlier one of equal name; a price stands beside the others."""
 
     def with_file(self, path: Path | str) -> Catalog:
         """Return this catalogue with the entries of a TOML file.

@@ -6,21 +6,14 @@ from typing import NamedTuple
 
 
 class LimitedGroup(NamedTuple):
-    """Layers that keep a bounded number of tokens, or a state: windows, chunks, recurrent layers.
-
-    Attributes
-    ----------
-    weight : int
-        Blocks of the pool that hold one block of tokens of all of these layers.
-    most : int
-        Most blocks of tokens that a decoding sequence holds.
-    most_in_prefill : int
-        Most while a prompt is prefilled: the tokens of a step are all there at once.
-    """
+    """Layers that keep a bounded number of tokens, or a state: windows, chunks, recurrence."""
 
     weight: int
+    """Blocks of the pool that hold one block of tokens of all of these layers."""
     most: int
+    """Most blocks of tokens that a decoding sequence holds."""
     most_in_prefill: int
+    """Most while a prompt is prefilled: the tokens of a step are all there at once."""
 
 
 class BlockLayout(NamedTuple):
@@ -30,15 +23,6 @@ class BlockLayout(NamedTuple):
     tokens takes `full` blocks of the pool for the layers that keep all tokens, and for each limited
     group its weight, up to its limit.
 
-    Attributes
-    ----------
-    block_size : int
-        Tokens of a block.
-    full : int
-        Blocks of the pool per block of tokens of the layers that keep all; 0 if there are none.
-    limited : tuple of LimitedGroup
-        The others.
-
     Notes
     -----
     A decoding sequence behind a window holds one block more or less as its tokens cross the borders
@@ -47,8 +31,11 @@ class BlockLayout(NamedTuple):
     """
 
     block_size: int
+    """Tokens of a block."""
     full: int = 1
+    """Blocks of the pool per block of tokens of the layers that keep all; 0 if there are none."""
     limited: tuple[LimitedGroup, ...] = ()
+    """The others."""
 
     @property
     def reuses_prefixes(self) -> bool:

@@ -29,8 +29,6 @@ class BlockPool:
         Blocks nobody holds.
     peak_used : int
         Most blocks ever in use.
-    shares : bool
-        Sequences with a common prefix share its blocks.
     num_asked, num_found : int
         Full blocks of their prompts that requests looked for when they came in, and those that they
         found.
@@ -48,6 +46,7 @@ class BlockPool:
     )
 
     shares: ClassVar[bool] = False
+    """Sequences with a common prefix share its blocks."""
 
     def __init__(
         self,

@@ -9,28 +9,19 @@ from simcluster.units import FloatArray, IntArray
 
 
 class StepShape(NamedTuple):
-    """What one forward pass of an instance computes.
-
-    Attributes
-    ----------
-    num_decodes : int
-        Sequences that decode, one token each.
-    context_tokens : int
-        Tokens the decoding sequences attend to, summed, their own new tokens included.
-    chunks : tuple of tuple of int
-        For each sequence with a prefill chunk: ``(new tokens, tokens already in the cache)``.
-    num_sampled : int
-        Sequences that sample a token in this step: the decodes and the chunks that end a prompt.
-    window_tokens : int
-        Like `context_tokens`, each sequence's part capped at the sliding window; equal to
-        `context_tokens` in a model without one.
-    """
+    """What one forward pass of an instance computes."""
 
     num_decodes: int
+    """Sequences that decode, one token each."""
     context_tokens: int
+    """Tokens the decoding sequences attend to, summed, their own new tokens included."""
     chunks: tuple[tuple[int, int], ...]
+    """For each sequence with a prefill chunk: ``(new tokens, tokens already in the cache)``."""
     num_sampled: int
+    """Sequences that sample a token in this step: the decodes and the chunks that end a prompt."""
     window_tokens: int
+    """Like `context_tokens`, each sequence's part capped at the sliding window; equal to
+    `context_tokens` in a model without one."""
 
     @property
     def num_tokens(self) -> int:
@@ -49,15 +40,11 @@ class StepTime(Protocol):
 
     Scalar and vector answers are the same bits: ``decode_steps_s(b, c, n)[k]`` equals
     ``step_s(StepShape(b, c + k * b, (), b, ...))``.
-
-    Attributes
-    ----------
-    overlaps_host : bool
-        The engine does the host work of a step while the GPU works on the step before. Only then
-        `hidden_s` matters.
     """
 
     overlaps_host: bool
+    """The engine does the host work of a step while the GPU works on the step before. Only then
+    `hidden_s` matters."""
 
     def step_s(self, shape: StepShape, hidden_s: float = 0.0) -> float:
         """Duration of one step (s).
@@ -70,7 +57,6 @@ class StepTime(Protocol):
             GPU time of the step before if this one follows it without a pause, else 0 (s): so much
             of the host work is already done.
         """
-        ...
 
     def decode_steps_s(
         self,
@@ -101,7 +87,6 @@ class StepTime(Protocol):
         float array, shape ``(num_steps,)``
             Durations (s).
         """
-        ...
 
     def decode_ends_s(
         self,
@@ -116,19 +101,15 @@ class StepTime(Protocol):
 
         The sums of `decode_steps_s`, whose parameters the others are (`ends_of`).
         """
-        ...
 
     def gpu_s(self, shape: StepShape) -> float:
         """Duration of the step without its host work (s)."""
-        ...
 
     def prefill_s(self, prompt_len: int) -> float:
         """Duration of a step that prefills one prompt of `prompt_len` tokens alone (s)."""
-        ...
 
     def kernels(self, shape: StepShape) -> KernelSchedule:
         """The kernels of the step, for simulation one by one."""
-        ...
 
 
 class StageTime(StepTime, Protocol):
@@ -140,7 +121,6 @@ class StageTime(StepTime, Protocol):
 
     def host_s(self, shape: StepShape) -> tuple[float, float]:
         """Host work of the stage before and after its kernels (s)."""
-        ...
 
     def decode_gpu_s(
         self,
@@ -153,4 +133,3 @@ class StageTime(StepTime, Protocol):
 
         Parameters and shape are those of `decode_steps_s`.
         """
-        ...

@@ -18,24 +18,16 @@ from typing import NamedTuple
 
 
 class TickRun(NamedTuple):
-    """A run of equal layers in ticks.
-
-    Attributes
-    ----------
-    run_ticks : tuple of float
-        GPU time of each kernel of a layer; 0 in the place of attention.
-    attention : int
-        Position of the attention kernel; -1 for none.
-    kind : int
-        Which kind of mixer it is of, from 0.
-    repeat : int
-        How many layers.
-    """
+    """A run of equal layers in ticks."""
 
     run_ticks: tuple[float, ...]
+    """GPU time of each kernel of a layer; 0 in the place of attention."""
     attention: int
+    """Position of the attention kernel; -1 for none."""
     kind: int
+    """Which kind of mixer it is of, from 0."""
     repeat: int
+    """How many layers."""
 
 
 class Line(NamedTuple):

@@ -81,16 +81,11 @@ def layer_kv_bytes(model: ModelConfig, mixer: Mixer | None, tp_size: int) -> flo
 
 
 class ProfilingPass(NamedTuple):
-    """The pass by which an engine measures its activations before it sizes the KV cache.
-
-    Attributes
-    ----------
-    num_tokens, num_seqs : int
-        Tokens of a step and sequences that sample at most.
-    """
+    """The pass by which an engine measures its activations before it sizes the KV cache."""
 
     num_tokens: int
     num_seqs: int
+    """Tokens of a step and sequences that sample at most."""
 
     @classmethod
     def of(

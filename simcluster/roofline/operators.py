@@ -54,41 +54,28 @@ _SAMPLER_BYTES: Final = 10.0
 
 
 class Operator(NamedTuple):
-    """One kernel of one rank.
-
-    Attributes
-    ----------
-    name : str
-        What it computes.
-    kind : str
-        Which law gives its time.
-    flops : float
-        Floating-point operations; 0 for attention, whose work depends on contexts.
-    bytes : float
-        Device-memory traffic (bytes); for collectives the size of the message.
-    weights : float
-        Weights that live on this rank for it, used in this step or not.
-    weight_bytes : float
-        Bytes of one of those weights, with its share of the scales.
-    arithmetic : str
-        Numbers that are multiplied where the GPU can: see `WeightDtype.arithmetic`.
-    rows, cols : float
-        Shape of the result of a multiplication, of one of them if it is grouped; rows also of
-        an elementwise kernel.
-    groups : float
-        Multiplications in one; more than one for experts, 0 for what is none.
-    """
+    """One kernel of one rank."""
 
     name: str
+    """What it computes."""
     kind: Kind
+    """Which law gives its time."""
     flops: float
+    """Floating-point operations; 0 for attention, whose work depends on contexts."""
     bytes: float
+    """Device-memory traffic (bytes); for collectives the size of the message."""
     weights: float = 0.0
+    """Weights that live on this rank for it, used in this step or not."""
     weight_bytes: float = ACTIVATION_BYTES
+    """Bytes of one of those weights, with its share of the scales."""
     rows: float = 0.0
     cols: float = 0.0
+    """Shape of the result of a multiplication, of one of them if it is grouped; rows also of an
+    elementwise kernel."""
     groups: float = 0.0
+    """Multiplications in one; more than one for experts, 0 for what is none."""
     arithmetic: str = "16bit"
+    """Numbers that are multiplied where the GPU can: see `WeightDtype.arithmetic`."""
 
     @property
     def family(self) -> Family:
@@ -98,39 +85,26 @@ class Operator(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AttentionWork:
-    """What attention costs on one rank, per token; multiply by the tokens of the step.
-
-    Attributes
-    ----------
-    decode_flops : float
-        FLOPs of a decoding sequence per token it attends to.
-    decode_kv_bytes : float
-        Cache read by a decoding sequence per token it attends to (bytes).
-    io_bytes : float
-        Query read and output written per new token (bytes).
-    prefill_flops : float
-        FLOPs per pair of a prefill token and a token it attends to.
-    prefill_kv_bytes : float
-        Keys and values read once per chunk and token, cached or new (bytes).
-    expand_flops : float
-        FLOPs per cached token of a chunk: multi-head latent attention expands it again.
-    kv_heads : float
-        KV heads on this rank; decode attention launches one block per sequence and KV head.
-    heads : float
-        Query heads on this rank; prefill attention launches one block per 128 queries and head.
-    cache_bytes : float
-        Bytes of a number in the cache.
-    """
+    """What attention costs on one rank, per token; multiply by the tokens of the step."""
 
     decode_flops: float
+    """FLOPs of a decoding sequence per token it attends to."""
     decode_kv_bytes: float
+    """Cache read by a decoding sequence per token it attends to (bytes)."""
     io_bytes: float
+    """Query read and output written per new token (bytes)."""
     prefill_flops: float
+    """FLOPs per pair of a prefill token and a token it attends to."""
     prefill_kv_bytes: float
+    """Keys and values read once per chunk and token, cached or new (bytes)."""
     expand_flops: float
+    """FLOPs per cached token of a chunk: multi-head latent attention expands it again."""
     kv_heads: float
+    """KV heads on this rank; decode attention launches one block per sequence and KV head."""
     heads: float
+    """Query heads on this rank; prefill attention launches one block per 128 queries and head."""
     cache_bytes: float = 2.0
+    """Bytes of a number in the cache."""
 
 
 def kv_heads_per_rank(mixer: Mixer, tp_size: int) -> float:

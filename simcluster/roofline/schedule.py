@@ -7,25 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class KernelRun:
-    """A run of equal layers, as the kernels of one layer.
-
-    Attributes
-    ----------
-    names : tuple of str
-        Name of each kernel of the layer, length n.
-    issue_s, run_s : tuple of float
-        CPU time to issue it and GPU time to run it (s, on the grid), length n.
-    collective : tuple of bool
-        The kernel starts when the last rank arrives, length n.
-    repeat : int
-        How many such layers follow one another.
-    """
+    """A run of equal layers, as the kernels of one layer."""
 
     names: tuple[str, ...]
+    """Name of each kernel of the layer, length n."""
     issue_s: tuple[float, ...]
     run_s: tuple[float, ...]
+    """CPU time to issue it and GPU time to run it (s, on the grid), length n."""
     collective: tuple[bool, ...]
+    """The kernel starts when the last rank arrives, length n."""
     repeat: int
+    """How many such layers follow one another."""
 
 
 @dataclass(frozen=True, slots=True)

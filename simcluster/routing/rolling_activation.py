@@ -445,7 +445,32 @@ class PaperActivation(RollingActivation):
         return None
 
 
-class CodeActivation(RollingActivation):
+class UncheckedActivation(RollingActivation):
+    """The current instance keeps its turn or passes it on, unchecked; nothing ever waits."""
+
+    def scan(
+        self,
+        request: Request,
+        predicted_s: float,
+        instances: Sequence[RollingView],
+        now: float,
+        among: Collection[int] | None = None,
+    ) -> tuple[int, bool]:
+        """Return the current instance if its turn lasts, else the next one."""
+        if not self.is_open:
+            return self.current, True
+        if self._stays(request, predicted_s, instances, now):
+            return self.current, False
+        return self._next, True
+
+    @abstractmethod
+    def _stays(
+        self, request: Request, predicted_s: float, instances: Sequence[RollingView], now: float
+    ) -> bool:
+        """Whether `request` goes to the current instance."""
+
+
+class CodeActivation(UncheckedActivation):
     """What the authors' released scheduler does (EcoServe's repository, one macro instance).
 
     Only the current instance is checked, and if it fails the next one gets the request, unchecked.
@@ -459,21 +484,6 @@ class CodeActivation(RollingActivation):
     num_instances, ttft_s, tpot_s, slack, rng
         As in `RollingActivation`; the code's statistic is the max.
     """
-
-    def scan(
-        self,
-        request: Request,
-        predicted_s: float,
-        instances: Sequence[RollingView],
-        now: float,
-        among: Collection[int] | None = None,
-    ) -> tuple[int, bool]:
-        """Return the current instance if it passes, else the next one; nothing ever waits."""
-        if not self.is_open:
-            return self.current, True
-        if self._stays(request, predicted_s, instances, now):
-            return self.current, False
-        return self._next, True
 
     def _stays(
         self, request: Request, predicted_s: float, instances: Sequence[RollingView], now: float
@@ -528,7 +538,7 @@ class CodeActivation(RollingActivation):
         ring.lanes.pop(number, None)
 
 
-class FixedWindows(RollingActivation):
+class FixedWindows(UncheckedActivation):
     """The ablation of EcoServe's evaluation: the window passes on at fixed intervals.
 
     It passes with the first request that comes at least `length_s` after it opened; nothing is
@@ -555,17 +565,7 @@ class FixedWindows(RollingActivation):
         super().__init__(num_instances, ttft_s=ttft_s, tpot_s=tpot_s, slack=slack, rng=rng)
         self._length_s = length_s
 
-    def scan(
-        self,
-        request: Request,
-        predicted_s: float,
-        instances: Sequence[RollingView],
-        now: float,
-        among: Collection[int] | None = None,
-    ) -> tuple[int, bool]:
-        """Return the current instance, or the next one when the interval is over."""
-        if not self.is_open:
-            return self.current, True
-        if now - self.rings[self.current].opened_s < self._length_s:
-            return self.current, False
-        return self._next, True
+    def _stays(
+        self, request: Request, predicted_s: float, instances: Sequence[RollingView], now: float
+    ) -> bool:
+        return now - self.rings[self.current].opened_s < self._length_s

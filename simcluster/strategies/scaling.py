@@ -59,13 +59,12 @@ class MitosisSettings(ScalingSettings):
             If N_l is more than (N_u + 1) / 2.
         """
         if 2 * self.lower > self.upper + 1:
-            raise ConfigError(
-                "strategy.mitosis.lower",
-                self.lower,
+            rule = (
                 f"is more than (upper + 1) / 2 = {(self.upper + 1) / 2:g}: a macro instance of "
-                f"{self.upper + 1} cannot split into two of at least {self.lower}",
-                f"Use at most {(self.upper + 1) // 2}, or a larger upper.",
+                f"{self.upper + 1} cannot split into two of at least {self.lower}"
             )
+            remedy = f"Use at most {(self.upper + 1) // 2}, or a larger upper."
+            raise ConfigError("strategy.mitosis.lower", self.lower, rule, remedy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

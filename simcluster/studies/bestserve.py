@@ -416,13 +416,12 @@ def deployment(environment: Environment, strategy: Strategy) -> TandemDeployment
         If BestServe does not know such a strategy, or it does not fit.
     """
     if not knows(strategy):
-        raise ConfigError(
-            f"strategy.{strategy.name}.kind",
-            strategy.kind,
+        rule = (
             "BestServe knows collocated instances that prefill first and disaggregated pools, "
-            "without pipelines or autoscaling",
-            'Use rank.mode = "simulate".',
+            "without pipelines or autoscaling"
         )
+        key, remedy = f"strategy.{strategy.name}.kind", 'Use rank.mode = "simulate".'
+        raise ConfigError(key, strategy.kind, rule, remedy)
     cluster = build(environment, strategy)
     engine, config = environment.engine, environment.cluster
     gpus = cluster.placed[0].num_gpus

@@ -37,16 +37,8 @@ from simcluster.units import FloatArray
 NAN = float("nan")
 Columns = dict[str, npt.NDArray[Any]]
 
-TIMES = [
-    "arrival_s",
-    "routed_s",
-    "scheduled_s",
-    "first_token_s",
-    "decode_start_s",
-    "first_output_s",
-    "last_token_s",
-    "last_output_s",
-]
+DURATIONS = {"transfer_s", "queue_s", "ttft_s", "tpot_s", "e2el_s"}
+TIMES = [name for name in REQUESTS if name.endswith("_s") and name not in DURATIONS]
 
 
 def requests(rows: list[dict[str, Any]]) -> Columns:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from simcluster.catalog import PACKAGED
 from simcluster.catalog.layers import DenseMlp, Experts, ModelSpec, Reach
 from simcluster.config import ModelConfig
 from simcluster.roofline.operators import (
@@ -37,20 +38,8 @@ def attention_of(spec: ModelSpec, tp_size: int, **kwargs: str) -> AttentionWork:
 
 
 def mixtral() -> ModelSpec:
-    """Mixtral-8x7B (published config.json): 46.70e9 parameters, 12.88e9 active."""
-    return codellama_34b(
-        name="mixtral-8x7b",
-        num_layers=32,
-        hidden_size=4096,
-        num_heads=32,
-        ffn_dim=14336,
-        num_experts=8,
-        num_experts_active=2,
-        moe_ffn_dim=14336,
-        num_dense_layers=0,
-        num_params=46_702_792_704,
-        kv_bytes_per_token=131_072,
-    )
+    """Mixtral-8x7B: 46.70e9 parameters, 12.88e9 active."""
+    return PACKAGED.model("mixtral-8x7b")
 
 
 def deepseek_v3(q_lora_rank: int = 1536) -> ModelSpec:

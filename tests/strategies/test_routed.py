@@ -168,32 +168,27 @@ def test_one_model_alone_is_the_strategy_itself(
     assert_same(run(where, routed, load(requests)), run(where, serving, load(requests)))
 
 
+def in_halves(small_gpu: str, small: NoDG, large: NoDG) -> Routed:
+    """Half the requests to each model, the large one on A100."""
+    groups = (
+        ServingGroup(model="small", gpu=small_gpu, serving=small),
+        ServingGroup(model="large", gpu=A100, serving=large),
+    )
+    return Routed(name="r", models=("small", "large"), fractions=(0.5, 0.5), pool=groups)
+
+
 def test_models_share_the_machines_of_a_type() -> None:
     """Twelve instances of four GPUs do not fit twice on the same sixteen."""
-    strategy = Routed(
-        name="r",
-        models=("small", "large"),
-        fractions=(0.5, 0.5),
-        pool=(
-            ServingGroup(model="small", gpu=A100, serving=NoDG(name="s", tp_size=4, instances=3)),
-            ServingGroup(model="large", gpu=A100, serving=NoDG(name="l", tp_size=4, instances=2)),
-        ),
-    )
+    small = NoDG(name="s", tp_size=4, instances=3)
+    strategy = in_halves(A100, small, NoDG(name="l", tp_size=4, instances=2))
     with pytest.raises(ConfigError, match=r"strategy\.l\.instances = 2.*holds 1"):
         run(two_models(), strategy, load([(0.0, 5, 5, 0.5)]))
 
 
 def test_pools_and_nodes_are_numbered_through() -> None:
     """Nodes of the second type come after those of the first."""
-    strategy = Routed(
-        name="r",
-        models=("small", "large"),
-        fractions=(0.5, 0.5),
-        pool=(
-            ServingGroup(model="small", gpu=H100, serving=NoDG(name="s", instances=1)),
-            ServingGroup(model="large", gpu=A100, serving=NoDG(name="l", tp_size=8, instances=2)),
-        ),
-    )
+    large = NoDG(name="l", tp_size=8, instances=2)
+    strategy = in_halves(H100, NoDG(name="s", instances=1), large)
     instances = run(two_models(), strategy, load([(0.0, 5, 5, 0.5)])).columns["instances"]
     assert instances["instance"].tolist() == [0, 1, 2]
     assert instances["node"].tolist() == [2, 0, 1]

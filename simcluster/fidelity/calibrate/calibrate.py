@@ -36,51 +36,34 @@ SETS: Final = (*KERNELS, *_COLLECTIVES, *_HOST)
 
 @dataclass(frozen=True, slots=True)
 class ErrorRow:
-    """Errors of one operator, in the data and held out (shares).
-
-    Attributes
-    ----------
-    operator : str
-        Which; ``"whole layers"`` for sums.
-    num_rows : int
-        Measured kernels.
-    mean, p90, bias : float
-        Of the fit to all of them: mean and 90th percentile of the absolute error, mean signed.
-    held_out : float or None
-        Mean absolute error where the fit has not seen the group; None where there is one group.
-    """
+    """Errors of one operator, in the data and held out (shares)."""
 
     operator: str
+    """Which; ``"whole layers"`` for sums."""
     num_rows: int
+    """Measured kernels."""
     mean: float
     p90: float
     bias: float
+    """Of the fit to all of them: mean and 90th percentile of the absolute error, mean signed."""
     held_out: float | None
+    """Mean absolute error where the fit has not seen the group; None where there is one group."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """Constants found, how good they are, and the catalogue entries that hold them.
-
-    Attributes
-    ----------
-    gpu : GPUSpec
-        The GPU as it stood in the catalogue.
-    constants : KernelConstants or None
-        The fitted ones; None where no kernels were measured.
-    errors : tuple of ErrorRow
-        By operator.
-    notes : tuple of str
-        What was taken from where, one line each.
-    document : mapping
-        The catalogue file.
-    """
+    """Constants found, how good they are, and the catalogue entries that hold them."""
 
     gpu: GPUSpec
+    """The GPU as it stood in the catalogue."""
     constants: KernelConstants | None
+    """The fitted ones; None where no kernels were measured."""
     errors: tuple[ErrorRow, ...]
+    """By operator."""
     notes: tuple[str, ...]
+    """What was taken from where, one line each."""
     document: Mapping[str, object]
+    """The catalogue file."""
 
     def toml(self) -> str:
         """Return the catalogue file."""

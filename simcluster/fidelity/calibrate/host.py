@@ -18,18 +18,12 @@ from simcluster.units import MS, US
 
 @dataclass(frozen=True, slots=True)
 class HostFit:
-    """Keys of an engine entry that were found, and the line that says how.
-
-    Attributes
-    ----------
-    keys : tuple of (str, float)
-        Keys of the catalogue's table ``engine``, in its units.
-    line : str
-        What was found, for people.
-    """
+    """Keys of an engine entry that were found, and the line that says how."""
 
     keys: tuple[tuple[str, float], ...]
+    """Keys of the catalogue's table ``engine``, in its units."""
     line: str
+    """What was found, for people."""
 
 
 def from_cpu_times(folder: Path, revision: str = "older") -> HostFit:

@@ -16,22 +16,16 @@ MODEL: Final = "llama-2-70b"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Iterations:
-    """Measured steps, arrays of shape ``(n,)``.
-
-    Attributes
-    ----------
-    tp_size, batch, prompt_len, output_len : float array
-        Ranks; sequences; tokens of each prompt; tokens generated for each.
-    prompt_s, token_s : float array
-        Step with all prompts, mean decode step (s).
-    """
+    """Measured steps, arrays of shape ``(n,)``."""
 
     tp_size: FloatArray
     batch: FloatArray
     prompt_len: FloatArray
     output_len: FloatArray
+    """Ranks; sequences; tokens of each prompt; tokens generated for each."""
     prompt_s: FloatArray
     token_s: FloatArray
+    """Step with all prompts, mean decode step (s)."""
 
 
 def read(folder: Path, gpu: str) -> Iterations | None:
