@@ -20,11 +20,14 @@ from simcluster.catalog.specs import (
 from simcluster.catalog.tables import Row
 from simcluster.units import GB, MB, MS, NS, US
 
+_KIB: Final = 2.0**10
 _MIB: Final = 2.0**20
 _TERA: Final = 1e12
 _FINER_SHARES: Final = (
     "mfu_gemm_8bit",
     "mbu_quantise",
+    "mbu_gemm_few",
+    "mixed_mfu",
     "gemm_waves",
     "gemm_tile_loss",
     "mfu_grouped",
@@ -105,7 +108,7 @@ def kernel_constants(row: Row, gpu_name: str) -> KernelConstants:
         smooth_p=float(r["smooth_p"]),
         fixed_s=r["fixed_us"] * US,
         attention_block_s=r["attention_block_us"] * US,
-        mixed_mbu=float(r["mixed_mbu"]),
+        mixed_tile=float(r.get("mixed_tile", 0.0)),
         quantise_s=_seconds(r.get("quantise_us")),
         elementwise_fixed_s=_seconds(r.get("elementwise_fixed_us")),
         norm_fixed_s=_seconds(r.get("norm_fixed_us")),
@@ -115,7 +118,6 @@ def kernel_constants(row: Row, gpu_name: str) -> KernelConstants:
         attention_context_s=r.get("attention_context_ns", 0.0) * NS,
         attention_split_s=r.get("attention_split_us", 0.0) * US,
         mixed_block_s=_seconds(r.get("mixed_block_us")),
-        mixed_context_s=r["mixed_context_ns"] * NS if "mixed_context_ns" in r else None,
         generation=r.get("generation", ""),
         accuracy=accuracy,
         source=source,
@@ -156,6 +158,16 @@ def link(row: Row) -> LinkSpec:
             AllReduceTerms(tp_size=int(size), latency_s=latency_us * US, efficiency=share)
             for size, latency_us, share in r.get("allreduce", ())
         ),
+        own_allreduce_terms=tuple(
+            AllReduceTerms(
+                tp_size=int(size),
+                latency_s=latency_us * US,
+                efficiency=share,
+                below_bytes=below_kib * _KIB,
+            )
+            for size, below_kib, latency_us, share in r.get("own_allreduce", ())
+        ),
+        wire=r.get("wire", ""),
         source=r["source"],
     )
 
@@ -188,6 +200,8 @@ def engine(row: Row) -> EngineProfile:
         host_workers_s=r.get("host_workers_ms", 0.0) * MS,
         kernel_generation=r.get("kernel_generation", ""),
         quantises_apart=r.get("quantises_apart", False),
+        splits_attention=r.get("splits_attention", False),
+        own_allreduce=r.get("own_allreduce", True),
         prefix_caching=r.get("prefix_caching", False),
         overlaps_host=r["overlaps_host"],
         plans_ahead=r.get("plans_ahead", False),

@@ -6,6 +6,7 @@ Every number in a specification comes with its ``source``. Units are seconds, by
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +55,20 @@ class KernelConstants:
         Fixed latency of every kernel (s).
     attention_block_s : float
         Decode attention also pays this times batch x kv heads per rank / SMs (s).
-    mixed_mbu : float
-        Share of `mbu_attention` left to decodes that share a step with a prefill chunk, 0 to 1.
+    mixed_tile : float
+        Queries of a tile in attention kernels that compute prefill chunks and decodes in one call:
+        a decoding sequence fills a tile with each of its query heads there. 0 where decodes have
+        kernels of their own also beside a chunk.
+    mixed_mfu : float
+        Share of `mfu_attention` that such tiles reach, 0 to 1.
     mfu_gemm_8bit : float or None
         Share of the 8-bit peak in matrix multiplications with 8-bit weights; None for `mfu_gemm`.
     quantise_s, mbu_quantise : float or None
         Latency (s) and share of bandwidth of bringing the input of such a multiplication to 8
         bits, a kernel of its own; None leaves it out.
+    mbu_gemm_few : float or None
+        `mbu_gemm` with at most 16 rows, for which libraries have kernels of their own; None for
+        the same.
     gemm_waves : float or None
         Share of the tiles of a matrix multiplication that waits for whole waves over the SMs, 0
         to 1; None leaves tiles out.
@@ -108,10 +116,9 @@ class KernelConstants:
         this weight.
     mbu_attention_8bit : float or None
         `mbu_attention` with a cache of one byte per number; None for the same.
-    mixed_block_s, mixed_context_s : float or None
-        `attention_block_s` and `attention_context_s` of decodes that share a step with a prefill
-        chunk (s); None for these. Kernels do not split contexts there, so that the chain is the
-        other side of a smooth maximum.
+    mixed_block_s : float or None
+        Time of each such tile beside its context, times tiles / SMs (s); None for
+        `attention_block_s`.
     generation : str
         Which software was measured, such as ``"2024"``; empty for the current one.
     accuracy : str
@@ -128,10 +135,10 @@ class KernelConstants:
     smooth_p: float
     fixed_s: float
     attention_block_s: float
-    mixed_mbu: float
     mfu_gemm_8bit: float | None = None
     quantise_s: float | None = None
     mbu_quantise: float | None = None
+    mbu_gemm_few: float | None = None
     gemm_waves: float | None = None
     gemm_tile_loss: float = 0.0
     mfu_grouped: float | None = None
@@ -160,8 +167,9 @@ class KernelConstants:
     attention_split_s: float = 0.0
     decode_overlap: float = 0.0
     mbu_attention_8bit: float | None = None
+    mixed_tile: float = 0.0
+    mixed_mfu: float = 1.0
     mixed_block_s: float | None = None
-    mixed_context_s: float | None = None
     generation: str = ""
     accuracy: str
     source: str
@@ -237,12 +245,15 @@ class AllReduceTerms:
     latency_s : float
         Fixed latency (s).
     efficiency : float
-        Share of the link's bandwidth that each GPU reaches in a large one.
+        Share of the link's bandwidth that each GPU reaches, in the traffic of a ring.
+    below_bytes : float
+        Messages from this size on take another kernel (bytes); infinite for no limit.
     """
 
     tp_size: int
     latency_s: float
     efficiency: float
+    below_bytes: float = inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +277,14 @@ class LinkSpec:
     allreduce_latency_s : float
         Fixed latency of one all-reduce or all-gather (s); fabrics only.
     allreduce_terms : tuple of AllReduceTerms
-        Measured world sizes, which take the place of the two above; may be empty.
+        The communication library (NCCL) at measured world sizes, in place of the two above; of
+        several entries of one world size, its protocols, the fastest counts. May be empty.
+    own_allreduce_terms : tuple of AllReduceTerms
+        Kernels of the engine itself at the world sizes where it has some, by rising size of the
+        message; larger messages go to the library. May be empty.
+    wire : str
+        Name of the physical wire, where several entries describe machines with the same one;
+        empty for the entry's own name.
     source : str
         Where the numbers come from.
     """
@@ -279,7 +297,13 @@ class LinkSpec:
     latency_s: float
     allreduce_latency_s: float
     allreduce_terms: tuple[AllReduceTerms, ...] = ()
+    own_allreduce_terms: tuple[AllReduceTerms, ...] = ()
+    wire: str = ""
     source: str
+
+    def same_wire(self, other: LinkSpec) -> bool:
+        """Whether both describe the same physical wire."""
+        return (self.wire or self.name) == (other.wire or other.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -435,6 +459,12 @@ class EngineProfile:
     quantises_apart : bool
         Inputs of multiplications with 8-bit weights are brought to 8 bits by a kernel of its own
         (`KernelConstants.quantise_s`); else by the kernel before, at no cost.
+    splits_attention : bool
+        Prefill chunks and decodes of a step have attention kernels of their own, also where one
+        kernel could compute both (`KernelConstants.mixed_tile`).
+    own_allreduce : bool
+        All-reduces use the engine's own kernels where the link has them
+        (`LinkSpec.own_allreduce_terms`), else the communication library alone.
     prefix_caching : bool
         Requests with a common prefix share its KV blocks unless the strategy says otherwise.
     source : str
@@ -464,6 +494,8 @@ class EngineProfile:
     kernel_generation: str = ""
     quantises_apart: bool = False
     plans_ahead: bool = False
+    splits_attention: bool = False
+    own_allreduce: bool = True
     prefix_caching: bool = False
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from simcluster.config import ModelConfig
 from simcluster.roofline.base import StepShape
 from simcluster.roofline.bounded import remember
-from simcluster.roofline.kernels import PREFILL_TILE, DecodeTerms, KernelTimer
+from simcluster.roofline.kernels import PREFILL_TILE, DecodeTerms, KernelTimer, MixedTerms
 from simcluster.roofline.operators import attention_work
 from simcluster.units import TICKS_PER_S, FloatArray
 
@@ -49,7 +49,7 @@ class StepAttention:
         self._work = attention_work(model, tp_size)
         self._fixed = timer.attention_fixed_s * TICKS_PER_S
         self._causal = timer.constants.attention_causal
-        self._mixed: dict[int, tuple[float, float]] = {}
+        self._mixed: dict[int, DecodeTerms | MixedTerms] = {}
 
     @property
     def least(self) -> float:
@@ -74,25 +74,27 @@ class StepAttention:
 
     def of_chunks(self, shape: StepShape) -> tuple[float, float]:
         """Attention of a step with prefill chunks without and with the window (ticks, whole)."""
-        begin, per_token = self._mixed_terms(shape.num_decodes)
-        base = self._fixed + begin
-        decode = base + per_token * shape.context_tokens
-        full = float(round(decode + self._prefill_attention(shape.chunks)))
+        decodes = shape.num_decodes
+        full = self._beside_ticks(decodes, shape.context_tokens)
+        full = float(round(full + self._fixed + self._prefill_attention(shape.chunks)))
         if self.window is None:
             return full, 0.0
-        decode = base + per_token * shape.window_tokens
-        return full, float(round(decode + self._windowed_prefill(shape.chunks, self.window)))
+        windowed = self._beside_ticks(decodes, shape.window_tokens) + self._fixed
+        return full, float(round(windowed + self._windowed_prefill(shape.chunks, self.window)))
 
-    def _mixed_terms(self, num_decodes: int) -> tuple[float, float]:
-        """Ticks of so many decodes beside a chunk: context apart, and per token of it."""
+    def _beside_ticks(self, num_decodes: int, tokens: int) -> float:
+        """Ticks of so many decodes beside a chunk, over so many tokens of context."""
         if num_decodes == 0:
-            return 0.0, 0.0
+            return 0.0
         known = self._mixed.get(num_decodes)
         if known is None:
-            begin_s, per_token_s = self._timer.mixed_terms(self._work, num_decodes)
-            known = begin_s * TICKS_PER_S, per_token_s * TICKS_PER_S
+            known = self._timer.mixed_terms(self._work, num_decodes)
+            if known is None:
+                known = self.decode_terms(num_decodes)
             remember(self._mixed, num_decodes, known)
-        return known
+        if isinstance(known, DecodeTerms):
+            return decode_ticks(known, tokens)
+        return self._timer.mixed_s(known, tokens) * TICKS_PER_S
 
     def _prefill_attention(self, chunks: tuple[tuple[int, int], ...]) -> float:
         """Attention of the chunks over all that is cached (ticks, not rounded)."""

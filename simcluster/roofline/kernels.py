@@ -17,8 +17,13 @@ from simcluster.roofline.operators import AttentionWork, Operator
 
 GEMM_TILES: Final = ((128.0, 256.0), (128.0, 128.0), (64.0, 128.0), (64.0, 64.0))
 """Rows and columns of the result that one block computes; the fastest of them counts."""
+FEW_ROWS: Final = 16.0
+"""Rows up to which libraries multiply with kernels of their own, which stream weights better."""
 PREFILL_TILE: Final = 128.0
 """Queries that one block of prefill attention computes."""
+KEPT_FOR_HEADS: Final = 2.0 / 3.0
+"""Share of the second-level cache in which later query heads find the keys and values that earlier
+ones have read (0.68 on RTX PRO 6000, 0.57 on RTX 4090; LLMServingSim's mixed calls)."""
 ROW_BYTES: Final = 1000.0
 """Unit of `KernelConstants.row_chain_s` (bytes)."""
 QUANTISE_BYTES: Final = 3.0
@@ -89,6 +94,32 @@ class DecodeTerms(NamedTuple):
     split_above: float
 
 
+class MixedTerms(NamedTuple):
+    """Time of so many decodes in the tiles of a prefill kernel, by their tokens of context C.
+
+    ``const + smooth_max(tile C, read C + again max(0, C - again_above))``.
+
+    Attributes
+    ----------
+    const : float
+        Context apart (s).
+    tile : float
+        Arithmetic of the tiles, per token of context (s).
+    read : float
+        The cache read once, per token of context (s).
+    again : float
+        The cache read again for query heads that come later, per token (s).
+    again_above : float
+        Tokens of context whose keys and values the second-level cache keeps for them.
+    """
+
+    const: float
+    tile: float
+    read: float
+    again: float
+    again_above: float
+
+
 class KernelTimer:
     """Times of kernels on one GPU (s, not yet on the grid).
 
@@ -98,8 +129,8 @@ class KernelTimer:
         Its peaks and the constants of the kernel law.
     generation : str
         Software of the engine, see `EngineProfile.kernel_generation`.
-    quantises_apart : bool
-        See `EngineProfile.quantises_apart`.
+    quantises_apart, splits_attention : bool
+        See `EngineProfile`.
     """
 
     __slots__ = (
@@ -111,6 +142,7 @@ class KernelTimer:
         "_elementwise_bandwidth",
         "_elementwise_fixed_s",
         "_gemm_bandwidth",
+        "_gemm_bandwidth_few",
         "_gemm_flops",
         "_gemm_flops_8bit",
         "_grouped",
@@ -122,13 +154,19 @@ class KernelTimer:
         "_prefill_p",
         "_quantise_s",
         "_quantise_s_per_number",
+        "_splits_attention",
         "attention_fixed_s",
         "constants",
         "fixed_s",
     )
 
     def __init__(
-        self, gpu: GPUSpec, generation: str = "", *, quantises_apart: bool = False
+        self,
+        gpu: GPUSpec,
+        generation: str = "",
+        *,
+        quantises_apart: bool = False,
+        splits_attention: bool = False,
     ) -> None:
         constants = gpu.constants_of(generation)
         bandwidth = gpu.memory_bandwidth
@@ -139,6 +177,7 @@ class KernelTimer:
             self._gemm_flops if gpu.flops_8bit is None else mfu_8bit * gpu.flops_8bit
         )
         self._gemm_bandwidth = constants.mbu_gemm * bandwidth
+        self._gemm_bandwidth_few = _or(constants.mbu_gemm_few, constants.mbu_gemm) * bandwidth
         self._grouped = (
             _or(constants.mfu_grouped, constants.mfu_gemm) / constants.mfu_gemm,
             _or(constants.mbu_grouped, constants.mbu_gemm) / constants.mbu_gemm,
@@ -165,6 +204,7 @@ class KernelTimer:
             "other": 1.0,
         }
         self._l2_bytes = gpu.l2_bytes
+        self._splits_attention = splits_attention or constants.mixed_tile == 0.0
         self._quantise_s = constants.quantise_s if quantises_apart else None
         mbu_quantise = _or(constants.mbu_quantise, constants.mbu_elementwise)
         self._quantise_s_per_number = QUANTISE_BYTES / (mbu_quantise * bandwidth)
@@ -219,6 +259,8 @@ class KernelTimer:
                 inputs = 0.5 * flops / cols
                 quantise_s = self._quantise_s + inputs * self._quantise_s_per_number
         bandwidth = self._gemm_bandwidth
+        if 0.0 < rows <= FEW_ROWS and groups <= 1.0:
+            bandwidth = self._gemm_bandwidth_few
         waves = self.constants.gemm_waves
         if waves is not None and rows > 0.0:
             flops = self._tiled_flops(flops, rows, cols, groups, waves)
@@ -317,27 +359,43 @@ class KernelTimer:
             split_above=SPLIT_TOKENS * num_decodes if splits else inf,
         )
 
-    def mixed_terms(self, work: AttentionWork, num_decodes: int) -> tuple[float, float]:
-        """Return what `num_decodes` sequences cost beside a prefill chunk.
+    def mixed_terms(self, work: AttentionWork, num_decodes: int) -> MixedTerms | None:
+        """Return what `num_decodes` sequences cost in one kernel with a prefill chunk (s).
 
-        Kernels do not split contexts there, so that the chain of one sequence's tokens is the other
-        side of a smooth maximum.
+        Every query head of a sequence is a block that fills a whole tile with its one query, one
+        such block per SM at a time, and works through the context alone. Blocks of the same KV
+        head that run side by side read the cache once; those of a later wave find it in the
+        second-level cache if it has room for the tokens of one KV head.
 
         Returns
         -------
-        tuple of float
-            In all, context apart (s), and per token of context (s).
+        MixedTerms or None
+            None where decodes have kernels of their own beside a chunk; multi-head latent
+            attention always does, which decodes in another form than it prefills.
         """
-        constants = self.constants
-        block_s = self._block_s
-        if constants.mixed_block_s is not None:
-            block_s = constants.mixed_block_s / self._num_sms
-        chain = _or(constants.mixed_context_s, constants.attention_context_s)
-        per_token = self._per_token_s(work) / constants.mixed_mbu
-        return (
-            self._sequence_s(work, block_s) * num_decodes,
-            smooth_max(per_token, chain / num_decodes, self._p),
+        if self._splits_attention or work.expand_flops > 0.0:
+            return None
+        constants, sms = self.constants, self._num_sms
+        blocks = num_decodes * work.heads
+        block_s = _or(constants.mixed_block_s, constants.attention_block_s) / sms
+        tile_s = constants.mixed_tile * work.prefill_flops / work.heads
+        tile_s /= constants.mixed_mfu * self._attention_flops / sms
+        group = work.heads / work.kv_heads
+        turns = group / min(group, max(1.0, sms // num_decodes))
+        read_s = work.decode_kv_bytes / self._attention_bandwidth
+        return MixedTerms(
+            const=(block_s * work.heads + work.io_bytes / self._attention_bandwidth) * num_decodes,
+            tile=tile_s * ceil(blocks / sms) / num_decodes,
+            read=read_s,
+            again=(turns - 1.0) * read_s,
+            again_above=KEPT_FOR_HEADS * self._l2_bytes * work.kv_heads / work.decode_kv_bytes,
         )
+
+    def mixed_s(self, terms: MixedTerms, context_tokens: int) -> float:
+        """Time of decodes beside a chunk over so many tokens of context (s)."""
+        read_s = terms.read * context_tokens
+        read_s += terms.again * max(0.0, context_tokens - terms.again_above)
+        return terms.const + smooth_max(terms.tile * context_tokens, read_s, self._p)
 
     def _sequence_s(self, work: AttentionWork, block_s: float) -> float:
         """Time of the blocks of one decoding sequence (s), with its query and result."""

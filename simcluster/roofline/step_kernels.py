@@ -31,6 +31,8 @@ class StepKernels:
         Link between the ranks.
     tp_size, pp_size, stage : int
         Ranks, stages, and which of the stages this is, from 0.
+    own_allreduce : bool
+        See `EngineProfile.own_allreduce`.
     """
 
     def __init__(
@@ -41,8 +43,11 @@ class StepKernels:
         tp_size: int,
         pp_size: int,
         stage: int,
+        *,
+        own_allreduce: bool,
     ) -> None:
         self._timer, self._model, self._fabric, self._tp_size = timer, model, fabric, tp_size
+        self._own_allreduce = own_allreduce
         self._is_first, self._is_last = stage == 0, stage == pp_size - 1
         self._layer_runs = layer_runs(model.spec, pp_size, stage)
         self._moe_kinds = tuple(dict.fromkeys(run.moe for run in self._layer_runs))
@@ -85,7 +90,12 @@ class StepKernels:
         """Time of one kernel (s); 0 for attention, which is added per step."""
         match operator.kind:
             case "all_reduce":
-                return all_reduce_s(self._fabric, self._tp_size, operator.bytes)
+                return all_reduce_s(
+                    self._fabric,
+                    self._tp_size,
+                    operator.bytes,
+                    own_kernels=self._own_allreduce,
+                )
             case "all_gather":
                 return all_gather_s(self._fabric, self._tp_size, operator.bytes)
             case "attention":

@@ -103,9 +103,22 @@ class RooflineStepTime:
         self._engine = engine
         self._is_last = stage == pp_size - 1
         self.overlaps_host = engine.overlaps_host and pp_size == 1
-        timer = KernelTimer(gpu, engine.kernel_generation, quantises_apart=engine.quantises_apart)
+        timer = KernelTimer(
+            gpu,
+            engine.kernel_generation,
+            quantises_apart=engine.quantises_apart,
+            splits_attention=engine.splits_attention,
+        )
         self._host = HostWork(engine, tp_size * pp_size, is_first=stage == 0, is_last=self._is_last)
-        self._kernels = StepKernels(timer, model, fabric, tp_size, pp_size, stage)
+        self._kernels = StepKernels(
+            timer,
+            model,
+            fabric,
+            tp_size,
+            pp_size,
+            stage,
+            own_allreduce=engine.own_allreduce,
+        )
         self._attention = StepAttention(timer, model, tp_size)
         self._window = self._attention.window
         self._issue = float(round(engine.issue_s * TICKS_PER_S))

@@ -199,6 +199,14 @@ class EngineTable:
         bool | None,
         Field(description="A kernel of its own brings inputs to 8 bits."),
     ] = None
+    splits_attention: Annotated[
+        bool | None,
+        Field(description="Prefill chunks and decodes of a step have attention kernels apart."),
+    ] = None
+    own_allreduce: Annotated[
+        bool | None,
+        Field(description="The engine has kernels of its own for all-reduces."),
+    ] = None
     prefix_caching: Annotated[
         bool | None,
         Field(description="Requests with a common prefix share its KV blocks."),

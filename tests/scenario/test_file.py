@@ -213,6 +213,8 @@ ENGINE_VALUES: dict[str, object] = {
     "kernel_generation": "2024",
     "plans_ahead": True,
     "quantises_apart": True,
+    "splits_attention": True,
+    "own_allreduce": False,
     "prefix_caching": True,
 }
 

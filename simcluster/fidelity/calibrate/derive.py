@@ -80,6 +80,9 @@ class FittedSet:
         Software.
     source : str
         What is fitted to what.
+    mixed_tile : int
+        Queries of a tile of the attention kernel, where one kernel computes chunks and decodes; 0
+        where there are two.
     """
 
     name: str
@@ -90,6 +93,7 @@ class FittedSet:
     holds_for: tuple[str, ...]
     generation: str
     source: str
+    mixed_tile: int = 0
 
 
 _GA100: Final = (
@@ -111,6 +115,7 @@ SETS: Final = (
         "Least squares on relative errors of vLLM 0.19 operators of Llama-3.1-8B on RTX 4090 "
         "(LLMServingSim); shares near 1 because it clocks above the data sheet, elementwise "
         "kernels run out of L2",
+        64,
     ),
     FittedSet(
         "ampere-ga100-2024",
@@ -122,7 +127,8 @@ SETS: Final = (
         _OLD,
         "Multiplications, elementwise kernels, p: Vidur's profiled layers of Llama-2-7B and "
         "CodeLlama-34B on A100 80 GB; attention: aiconfigurator's on A100 SXM with this p "
-        "(FlashAttention-2 in both); mixed_* carried over from ada-rtx4090",
+        "(FlashAttention-2 in both); mixed_mfu and mixed_block carried over from ada-rtx4090",
+        128,
     ),
     FittedSet(
         "ampere-ga100-2023",
@@ -134,6 +140,7 @@ SETS: Final = (
         "2023",
         "As ampere-ga100-2024, with the attention of Vidur's early profile (32 query and 4 KV "
         "heads), whose prefill kernel does not skip the masked half",
+        128,
     ),
     FittedSet(
         "ampere-ga100",
@@ -145,7 +152,8 @@ SETS: Final = (
         "",
         "Multiplications, attention, experts, p: aiconfigurator's vLLM 0.14 kernels on A100 SXM; "
         "elementwise kernels carried over from ampere-ga100-2024, norms, row_* and "
-        "mixed_* from ada-rtx4090",
+        "mixed_mfu and mixed_block from ada-rtx4090",
+        128,
     ),
     FittedSet(
         "ampere-ga102",
@@ -161,6 +169,7 @@ SETS: Final = (
         "Multiplications, elementwise kernels, p: Vidur's profiled layers of Llama-2-7B and "
         "CodeLlama-34B on A40; attention: aiconfigurator's on A100 SXM with this p (the same "
         "kernels, no measurement on this die)",
+        64,
     ),
     FittedSet(
         "hopper-2024",
@@ -184,7 +193,7 @@ SETS: Final = (
         "",
         "Multiplications, attention, experts, p: aiconfigurator's vLLM 0.14 kernels on H100 SXM; "
         "elementwise kernels carried over from hopper-2024, norms, row_* and "
-        "mixed_* from ada-rtx4090",
+        "mixed_mfu and mixed_block from ada-rtx4090",
     ),
     FittedSet(
         "ada",
@@ -195,8 +204,9 @@ SETS: Final = (
         ("L40S",),
         "",
         "Multiplications (weights beyond L2), attention, experts, p: aiconfigurator's vLLM 0.14 "
-        "kernels on L40S; elementwise kernels and mixed_* carried over from ada-rtx4090 (same "
-        "die)",
+        "kernels on L40S; elementwise kernels, mixed_mfu and mixed_block carried over from "
+        "ada-rtx4090 (same die)",
+        64,
     ),
     FittedSet(
         "blackwell",
@@ -207,7 +217,8 @@ SETS: Final = (
         ("B200 SXM",),
         "",
         "Multiplications, attention, experts, p: aiconfigurator's vLLM 0.19 kernels on B200; "
-        "elementwise kernels carried over from hopper, mixed_* from ada-rtx4090",
+        "elementwise kernels carried over from hopper; decodes beside a chunk have a kernel of "
+        "their own",
     ),
     FittedSet(
         "blackwell-gb202",
@@ -223,6 +234,7 @@ SETS: Final = (
         "Least squares on relative errors of vLLM 0.19 operators of Llama-3.1-8B at TP 1 and 2 "
         "(LLMServingSim), experts of aiconfigurator's (vLLM 0.19), on RTX PRO 6000; "
         "aiconfigurator's attention, 3 to 5 % faster where it does not come out of L2, is left out",
+        64,
     ),
 )
 """In the order in which they are fitted: a set starts from one before it."""
@@ -236,7 +248,6 @@ _PLAIN: Final = KernelConstants(
     smooth_p=2.0,
     fixed_s=4e-6,
     attention_block_s=3e-6,
-    mixed_mbu=0.5,
     accuracy="fitted",
     source="first guesses",
 )
@@ -249,12 +260,8 @@ def fitted_sets(data: Path) -> dict[str, KernelConstants]:
         start = found[fitted.start] if fitted.start else _PLAIN
         if fitted.name != "ada-rtx4090":
             inside = found["ada-rtx4090"]
-            start = replace(
-                start,
-                mixed_mbu=inside.mixed_mbu,
-                mixed_block_s=inside.mixed_block_s,
-                mixed_context_s=inside.mixed_context_s,
-            )
+            start = replace(start, mixed_mfu=inside.mixed_mfu, mixed_block_s=inside.mixed_block_s)
+        start = replace(start, mixed_tile=fitted.mixed_tile)
         if not fitted.generation and fitted.start.endswith(_OLD) and fitted.gpu != "A40":
             inside = found["ada-rtx4090"]
             start = replace(

@@ -30,9 +30,6 @@ _SMALL: Final = 0.125
 """Decode attention that reads between 0.125 and 1.2 of the second-level cache is left out."""
 _LARGE_CACHE: Final = 64e6
 """From this size on (bytes) a cache keeps weights from one timed call to the next."""
-_MOST_CACHED: Final = 2.0**18
-"""Tokens of context of the decodes in a mixed call. With more, kernels that do not share keys and
-values between query heads fall behind by a factor of four at once: the law has no term for it."""
 _MATTER: Final = 2.0
 """Mixed calls that take so many times as long as their chunk alone tell what decodes cost."""
 _CACHED: Final = 3.0
@@ -71,6 +68,7 @@ class Term:
 GEMM_TERMS: Final = (
     Term("mfu_gemm", 0.7, 0.1, 1.0),
     Term("mbu_gemm", 0.8, 0.1, 1.0),
+    Term("mbu_gemm_few", 0.8, 0.1, 1.0),
     Term("smooth_p", 2.0, 1.0, 4.0),
     Term("fixed_s", 4.0, 0.0, 30.0, US),
     Term("gemm_waves", 0.3, 0.0, 1.0),
@@ -98,9 +96,8 @@ DECODE_TERMS: Final = (
 )
 EIGHT_BIT_CACHE_TERMS: Final = (Term("mbu_attention_8bit", 0.8, 0.05, 1.0),)
 MIXED_TERMS: Final = (
-    Term("mixed_mbu", 0.5, 0.05, 1.0),
+    Term("mixed_mfu", 0.9, 0.05, 1.0),
     Term("mixed_block_s", 5.0, 0.0, 60.0, US),
-    Term("mixed_context_s", 2.0, 0.0, 60.0, 1e-9),
 )
 EIGHT_BIT_TERMS: Final = (
     Term("mfu_gemm_8bit", 0.6, 0.05, 1.0),
@@ -213,10 +210,9 @@ def _fit_attention(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> K
     if len(eight_bit) >= LEAST_ROWS:
         constants = _fit(eight_bit, gpu, constants, EIGHT_BIT_CACHE_TERMS)
     mixed = rows.of("attention_mixed")
-    mixed = mixed.take(mixed["batch"] * mixed["context"] < _MOST_CACHED)
-    if len(mixed) < LEAST_ROWS:
+    if len(mixed) < LEAST_ROWS or constants.mixed_tile == 0.0:
         return constants
-    filled = replace(constants, mixed_block_s=constants.attention_block_s, mixed_context_s=1e-8)
+    filled = replace(constants, mixed_block_s=constants.attention_block_s)
     times = [kernel_s(mixed, gpu, filled), kernel_s(_chunks(mixed), gpu, filled)]
     matter = times[0] > _MATTER * times[1]
     return _fit(mixed.take(matter) if matter.any() else mixed, gpu, filled, MIXED_TERMS)
@@ -301,7 +297,7 @@ def fit_link(rows: Samples, link: LinkSpec) -> list[tuple[int, float, float]]:
         ) -> FloatArray:
             return np.asarray(np.log((x[1] * US + sent / x[0]) / time))
 
-        x = _least_squares(residuals, [0.5, 10.0], [0.001, 0.1], [1.0, 500.0])
+        x = least_squares(residuals, [0.5, 10.0], [0.001, 0.1], [1.0, 500.0])
         found.append((int(size), float(x[1]) * US, float(x[0])))
     return found
 
@@ -327,7 +323,7 @@ def _fit(
         measured, simulated = layer_sums(known, times)
         return np.concatenate([each, _LAYER_WEIGHT * np.log(simulated / measured)])
 
-    x = _least_squares(
+    x = least_squares(
         residuals,
         [term.start for term in terms],
         [term.low for term in terms],
@@ -349,15 +345,16 @@ def _spread(times: FloatArray, rows: Samples) -> float:
     return float(np.mean(np.abs(times / rows.time_s - 1.0)))
 
 
-def _least_squares(
+def least_squares(
     residuals: Callable[[FloatArray], FloatArray],
     start: Sequence[float],
     low: Sequence[float],
     high: Sequence[float],
 ) -> FloatArray:
-    from scipy.optimize import least_squares
+    """Return the parameters between `low` and `high` whose residuals are smallest."""
+    from scipy import optimize
 
-    found = least_squares(
+    found = optimize.least_squares(
         residuals,
         start,
         bounds=(low, high),

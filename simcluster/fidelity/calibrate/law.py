@@ -12,7 +12,9 @@ import numpy as np
 from simcluster.catalog.specs import GPUSpec, KernelConstants
 from simcluster.fidelity.calibrate.readers.samples import ELEMENTWISE, Mask, Samples
 from simcluster.roofline.kernels import (
+    FEW_ROWS,
     GEMM_TILES,
+    KEPT_FOR_HEADS,
     PREFILL_TILE,
     QUANTISE_BYTES,
     ROW_BYTES,
@@ -66,6 +68,9 @@ def gemm_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArra
         peak[rows.bytes == 1.0] = mfu_8bit * gpu.flops_8bit
     bandwidth = np.full(len(rows), constants.mbu_gemm * gpu.memory_bandwidth)
     several = groups > 1.0
+    if constants.mbu_gemm_few is not None:
+        few = (routed <= FEW_ROWS) & ~several
+        bandwidth[few] = constants.mbu_gemm_few * gpu.memory_bandwidth
     if constants.mfu_grouped is not None:
         peak[several] *= constants.mfu_grouped / constants.mfu_gemm
     if constants.mbu_grouped is not None:
@@ -215,14 +220,38 @@ def _decode_s(rows: Samples, mixed: Mask, gpu: GPUSpec, constants: KernelConstan
     alone += np.where(splits, constants.attention_split_s, 0.0)
     if not mixed.any():
         return alone
-    block, chain = constants.mixed_block_s, constants.mixed_context_s
-    beside = (constants.attention_block_s if block is None else block) * blocks + moved_s
-    beside += tokens * smooth_max(
-        per_token / constants.mixed_mbu,
-        (constants.attention_context_s if chain is None else chain) / batch,
+    if constants.mixed_tile == 0.0:
+        fixed = constants.attention_fixed_s
+        return alone + np.where(mixed, constants.fixed_s if fixed is None else fixed, 0.0)
+    beside = _beside_s(rows, tokens, moved_s, rows.bytes * 2.0 * width, gpu, constants)
+    return np.where(mixed, beside, alone)
+
+
+def _beside_s(
+    rows: Samples,
+    tokens: FloatArray,
+    moved_s: FloatArray,
+    head_bytes: FloatArray,
+    gpu: GPUSpec,
+    constants: KernelConstants,
+) -> FloatArray:
+    """Times of decodes in the tiles of a prefill kernel (s)."""
+    batch, heads, kv_heads = rows["batch"], rows["num_heads"], rows["num_kv_heads"]
+    block = constants.mixed_block_s
+    begin = constants.attention_block_s if block is None else block
+    tile = constants.mixed_tile * 4.0 * rows["head_dim"] * gpu.num_sms
+    tile = tile / (constants.mixed_mfu * constants.mfu_attention * gpu.flops_16bit)
+    group = heads / kv_heads
+    turns = group / np.minimum(group, np.maximum(1.0, gpu.num_sms // batch))
+    late = np.maximum(0.0, tokens - KEPT_FOR_HEADS * gpu.l2_bytes / head_bytes)
+    read = kv_heads * head_bytes / (constants.mbu_attention * gpu.memory_bandwidth)
+    result: FloatArray = begin * batch * heads / gpu.num_sms + moved_s
+    result += smooth_max(
+        tile * np.ceil(batch * heads / gpu.num_sms) * tokens / batch,
+        read * (tokens + (turns - 1.0) * late),
         constants.smooth_p,
     )
-    return np.where(mixed, beside, alone)
+    return result
 
 
 def layer_sums(rows: Samples, times: FloatArray) -> tuple[FloatArray, FloatArray]:

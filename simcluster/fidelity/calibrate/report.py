@@ -40,7 +40,9 @@ def kernels_row(
         value = getattr(constants, field.name)
         if field.name in _TEXTS or value is None:
             continue
-        if field.name in _IN_US:
+        if field.name == "mixed_tile":
+            row[field.name] = int(value)
+        elif field.name in _IN_US:
             row[_IN_US[field.name]] = rounded(value / US)
         elif field.name.endswith(("_context_s", "_chain_s")):
             row[field.name.removesuffix("_s") + "_ns"] = rounded(value / NS)

@@ -22,7 +22,6 @@ GPUS: Final = {
     "RTX PRO 6000 Blackwell Server": "rtx_pro_6000_server",
 }
 """Catalogue name and prefix of the files."""
-_PCIE: Final = ("l40s", "rtx_pro_6000_server")
 LEAST_WIDTH: Final = 1024
 """Narrower multiplications (n or k) are left out: no layer of a served model has them."""
 _NUMBER_BYTES: Final = {"bfloat16": 2.0, "fp8": 1.0}
@@ -113,18 +112,11 @@ def read_moe(folder: Path, system: str) -> Samples:
 
 
 def read_links(folder: Path, gpu: str) -> Samples:
-    """All-reduces: those of the engine's own kernel in a captured graph where it is used.
-
-    Elsewhere NCCL's: over PCIe with more than two GPUs, where vLLM switches its own kernel off, at
-    world sizes that it was not measured at, and where it is the slower one for large messages.
-    """
+    """All-reduces of NCCL."""
     system = GPUS.get(gpu)
     if system is None or not (folder / f"{system}__nccl.csv.gz").exists():
         return joined([])
-    custom = read_custom(folder, system)
-    if system in _PCIE:
-        custom = custom.take(custom["tp"] <= 2.0)
-    return _faster(custom, read_nccl(folder, system))
+    return read_nccl(folder, system)
 
 
 def read_custom(folder: Path, system: str) -> Samples:
@@ -153,18 +145,3 @@ def read_nccl(folder: Path, system: str) -> Samples:
         n=column(frame, "message_size"),
         tp=column(frame, "num_gpus"),
     )
-
-
-def _faster(custom: Samples, nccl: Samples) -> Samples:
-    """Of each world size the set that is faster from 1 MiB to 64 MiB."""
-    parts = []
-    for size in np.unique(nccl["tp"]):
-        choices = [rows.take(rows["tp"] == size) for rows in (custom, nccl)]
-        speeds = [
-            np.median((rows["n"] / rows.time_s)[(rows["n"] >= 2**19) & (rows["n"] <= 2**25)])
-            if len(rows)
-            else 0.0
-            for rows in choices
-        ]
-        parts.append(choices[0] if speeds[0] >= 0.8 * speeds[1] else choices[1])
-    return joined(parts)
