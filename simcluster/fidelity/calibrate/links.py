@@ -17,8 +17,8 @@ from simcluster import catalog
 from simcluster.catalog.specs import AllReduceTerms, LinkSpec
 from simcluster.fidelity.calibrate.fit import least_squares
 from simcluster.fidelity.calibrate.readers import aic_ops
+from simcluster.fidelity.calibrate.readers.samples import Samples
 from simcluster.fidelity.calibrate.report import rounded
-from simcluster.fidelity.calibrate.samples import Samples
 from simcluster.units import US, FloatArray
 
 _KIB: Final = 1024.0
