@@ -76,6 +76,13 @@ class KernelConstants:
         How much slower tiles smaller than 128 x 256 are per operation; see `kernels.GEMM_TILES`.
     mfu_grouped, mbu_grouped : float or None
         Shares in the grouped multiplications of experts; None for `mfu_gemm` and `mbu_gemm`.
+    tuned_experts : tuple of (int, int)
+        Numbers of experts and widths of an expert per rank for which the engine ships tuned tiles.
+    mfu_tuned, mbu_tuned : float or None
+        `mfu_grouped` and `mbu_grouped` of those; None for the same.
+    grouped_fixed_s : float
+        Latency of such a multiplication beside `fixed_s` (s): tokens are sorted by expert before,
+        and their results put together behind.
     elementwise_fixed_s : float or None
         Least time of an elementwise kernel (s), the third in its smooth maximum; None for
         `fixed_s`, added.
@@ -98,8 +105,10 @@ class KernelConstants:
     prefill_p : float or None
         Exponent of the smooth maximum in prefill attention, whose blocks load before they compute;
         None for `smooth_p`.
+    prefill_tile : float
+        Queries that one block of prefill attention computes.
     prefill_waves : float
-        Share of prefill attention's blocks of 128 queries that waits for whole waves, 0 to 1.
+        Share of these blocks that waits for whole waves, 0 to 1.
     attention_causal : float
         Share of the masked half of prefill attention that the kernel skips, 0 to 1.
     decode_waves : float
@@ -114,8 +123,13 @@ class KernelConstants:
         How far the blocks of decode attention begin and end while others read the cache, 0 to 1:
         of the sum of the two times (0) and the root of the sum of their squares (1), the mean with
         this weight.
-    mbu_attention_8bit : float or None
-        `mbu_attention` with a cache of one byte per number; None for the same.
+    mbu_attention_8bit, attention_fixed_8bit_s, attention_block_8bit_s, decode_overlap_8bit :
+        float or None
+        `mbu_attention`, `attention_fixed_s`, `attention_block_s` and `decode_overlap` of decode
+        attention with a cache of one byte per number; None for the same.
+    attention_sm_8bit : float or None
+        Such a cache that one SM gets through per second (bytes/s), where the kernel is bound by
+        the SMs and not by memory; None for no such bound.
     mixed_block_s : float or None
         Time of each such tile beside its context, times tiles / SMs (s); None for
         `attention_block_s`.
@@ -143,6 +157,10 @@ class KernelConstants:
     gemm_tile_loss: float = 0.0
     mfu_grouped: float | None = None
     mbu_grouped: float | None = None
+    tuned_experts: tuple[tuple[int, int], ...] = ()
+    mfu_tuned: float | None = None
+    mbu_tuned: float | None = None
+    grouped_fixed_s: float = 0.0
     elementwise_fixed_s: float | None = None
     norm_fixed_s: float | None = None
     row_chain_s: float = 0.0
@@ -160,6 +178,7 @@ class KernelConstants:
     cached_embedding: float = 1.0
     mbu_prefill: float | None = None
     prefill_p: float | None = None
+    prefill_tile: float = 128.0
     prefill_waves: float = 0.0
     attention_causal: float = 1.0
     decode_waves: float = 0.0
@@ -167,6 +186,10 @@ class KernelConstants:
     attention_split_s: float = 0.0
     decode_overlap: float = 0.0
     mbu_attention_8bit: float | None = None
+    attention_fixed_8bit_s: float | None = None
+    attention_block_8bit_s: float | None = None
+    decode_overlap_8bit: float | None = None
+    attention_sm_8bit: float | None = None
     mixed_tile: float = 0.0
     mixed_mfu: float = 1.0
     mixed_block_s: float | None = None
@@ -435,6 +458,11 @@ class EngineProfile:
         none.
     issue_s : float
         CPU cost of issuing one kernel (s).
+    piece_max_tokens : int
+        Steps of at most so many tokens that are not captured whole are captured in pieces between
+        attention kernels; 0 for none.
+    piece_issue_s : float
+        CPU cost per kernel of those (s).
     graph_issue_s : float
         CPU cost of launching a captured step (s).
     queue_depth : int
@@ -456,9 +484,12 @@ class EngineProfile:
     kernel_generation : str
         Software generation of its kernels, where the GPU has constants for it:
         `GPUSpec.constants_of`; empty for the current one.
-    quantises_apart : bool
-        Inputs of multiplications with 8-bit weights are brought to 8 bits by a kernel of its own
-        (`KernelConstants.quantise_s`); else by the kernel before, at no cost.
+    quantises : str
+        How the inputs of multiplications with 8-bit weights are brought to 8 bits: by the kernel
+        before, at no cost (``"fused"``), where that is a norm, and by a kernel of their own behind
+        attention and activations (``"unfused"``), or all by kernels of their own (``"apart"``).
+    fuses_allreduce : bool
+        The norm behind an all-reduce is part of it.
     splits_attention : bool
         Prefill chunks and decodes of a step have attention kernels of their own, also where one
         kernel could compute both (`KernelConstants.mixed_tile`).
@@ -492,7 +523,10 @@ class EngineProfile:
     host_workers_s: float = 0.0
     cpu_speed: float = 1.0
     kernel_generation: str = ""
-    quantises_apart: bool = False
+    quantises: str = "fused"
+    fuses_allreduce: bool = False
+    piece_max_tokens: int = 0
+    piece_issue_s: float = 0.0
     plans_ahead: bool = False
     splits_attention: bool = False
     own_allreduce: bool = True

@@ -16,11 +16,10 @@ import numpy as np
 from simcluster.config import ModelConfig
 from simcluster.roofline.base import StepShape
 from simcluster.roofline.bounded import remember
-from simcluster.roofline.kernels import PREFILL_TILE, DecodeTerms, KernelTimer, MixedTerms
+from simcluster.roofline.kernels import DecodeTerms, KernelTimer, MixedTerms
 from simcluster.roofline.operators import attention_work
 from simcluster.units import TICKS_PER_S, FloatArray
 
-_TILE: Final = int(PREFILL_TILE)
 _TO_WHOLE: Final = 1.5 * 2.0**52
 """Adding and subtracting it rounds a number below 2^51 like ``rint``: half to even."""
 
@@ -49,6 +48,7 @@ class StepAttention:
         self._work = attention_work(model, tp_size)
         self._fixed = timer.attention_fixed_s * TICKS_PER_S
         self._causal = timer.constants.attention_causal
+        self._tile = int(timer.constants.prefill_tile)
         self._mixed: dict[int, DecodeTerms | MixedTerms] = {}
 
     @property
@@ -99,22 +99,22 @@ class StepAttention:
     def _prefill_attention(self, chunks: tuple[tuple[int, int], ...]) -> float:
         """Attention of the chunks over all that is cached (ticks, not rounded)."""
         tokens = cached = tiles = 0
-        causal = self._causal
+        causal, tile = self._causal, self._tile
         twice_pairs = twice_padded = 0.0
         for new, old in chunks:
             tokens += new
             cached += old
             twice_seen = 2 * (old + new) - causal * (new - 1)
-            num = -(-new // _TILE)
+            num = -(-new // tile)
             tiles += num
             twice_pairs += new * twice_seen
-            twice_padded += num * _TILE * twice_seen
+            twice_padded += num * tile * twice_seen
         return self._prefill_ticks(tokens, cached, 0.5 * twice_pairs, 0.5 * twice_padded, tiles)
 
     def _windowed_prefill(self, chunks: tuple[tuple[int, int], ...], window: int) -> float:
         """Attention of the chunks over the last `window` tokens (ticks, not rounded)."""
         tokens = cached = tiles = 0
-        causal = self._causal
+        causal, tile = self._causal, self._tile
         twice_pairs = twice_padded = 0.0
         for new, old in chunks:
             growing = min(new, max(0, window - old))
@@ -122,10 +122,10 @@ class StepAttention:
             cached += min(old, window)
             pairs = growing * (2 * (old + growing) - causal * (growing - 1))
             pairs += 2 * (new - growing) * window
-            num = -(-new // _TILE)
+            num = -(-new // tile)
             tiles += num
             twice_pairs += pairs
-            twice_padded += pairs * (num * _TILE / new)
+            twice_padded += pairs * (num * tile / new)
         return self._prefill_ticks(tokens, cached, 0.5 * twice_pairs, 0.5 * twice_padded, tiles)
 
     def _prefill_ticks(

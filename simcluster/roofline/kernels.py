@@ -17,10 +17,10 @@ from simcluster.roofline.operators import AttentionWork, Operator
 
 GEMM_TILES: Final = ((128.0, 256.0), (128.0, 128.0), (64.0, 128.0), (64.0, 64.0))
 """Rows and columns of the result that one block computes; the fastest of them counts."""
+GROUPED_TILES: Final = (*GEMM_TILES, (32.0, 64.0), (16.0, 64.0))
+"""The same of experts, whose kernels have tiles for the few rows of each."""
 FEW_ROWS: Final = 16.0
 """Rows up to which libraries multiply with kernels of their own, which stream weights better."""
-PREFILL_TILE: Final = 128.0
-"""Queries that one block of prefill attention computes."""
 KEPT_FOR_HEADS: Final = 2.0 / 3.0
 """Share of the second-level cache in which later query heads find the keys and values that earlier
 ones have read (0.68 on RTX PRO 6000, 0.57 on RTX 4090; LLMServingSim's mixed calls)."""
@@ -28,6 +28,10 @@ ROW_BYTES: Final = 1000.0
 """Unit of `KernelConstants.row_chain_s` (bytes)."""
 QUANTISE_BYTES: Final = 3.0
 """Traffic of bringing one number from 16 to 8 bits (bytes)."""
+_BEHIND_NORM: Final = frozenset(
+    ("qkv_proj", "up_proj", "qkv_a_proj", "q_b_proj", "kv_b_proj", "shared_up_proj")
+)
+"""Multiplications whose input is the result of a norm."""
 SPLIT_BLOCKS: Final = 1.6
 """Blocks per SM (sequences x KV heads) below which decode attention splits contexts: 0.8 of the two
 that an SM holds (FlashAttention-2's rule, which newer kernels follow roughly)."""
@@ -129,8 +133,12 @@ class KernelTimer:
         Its peaks and the constants of the kernel law.
     generation : str
         Software of the engine, see `EngineProfile.kernel_generation`.
-    quantises_apart, splits_attention : bool
+    quantises : str
         See `EngineProfile`.
+    splits_attention : bool
+        See `EngineProfile`.
+    num_experts, expert_width : int
+        Experts of a layer, and width of each on a rank: engines ship tuned tiles for some.
     """
 
     __slots__ = (
@@ -154,6 +162,7 @@ class KernelTimer:
         "_prefill_p",
         "_quantise_s",
         "_quantise_s_per_number",
+        "_quantises",
         "_splits_attention",
         "attention_fixed_s",
         "constants",
@@ -165,8 +174,10 @@ class KernelTimer:
         gpu: GPUSpec,
         generation: str = "",
         *,
-        quantises_apart: bool = False,
+        quantises: str = "fused",
         splits_attention: bool = False,
+        num_experts: int = 0,
+        expert_width: int = 0,
     ) -> None:
         constants = gpu.constants_of(generation)
         bandwidth = gpu.memory_bandwidth
@@ -178,14 +189,21 @@ class KernelTimer:
         )
         self._gemm_bandwidth = constants.mbu_gemm * bandwidth
         self._gemm_bandwidth_few = _or(constants.mbu_gemm_few, constants.mbu_gemm) * bandwidth
-        self._grouped = (
+        grouped = (
             _or(constants.mfu_grouped, constants.mfu_gemm) / constants.mfu_gemm,
             _or(constants.mbu_grouped, constants.mbu_gemm) / constants.mbu_gemm,
         )
+        if (num_experts, expert_width) in constants.tuned_experts:
+            grouped = (
+                _or(constants.mfu_tuned, grouped[0] * constants.mfu_gemm) / constants.mfu_gemm,
+                _or(constants.mbu_tuned, grouped[1] * constants.mbu_gemm) / constants.mbu_gemm,
+            )
+        self._grouped = grouped
         self._attention_flops = constants.mfu_attention * gpu.flops_16bit
         self._attention_bandwidth = constants.mbu_attention * bandwidth
         mbu_8bit = _or(constants.mbu_attention_8bit, constants.mbu_attention)
-        self._attention_bandwidth_8bit = mbu_8bit * bandwidth
+        by_sms = _or(constants.attention_sm_8bit, inf) * gpu.num_sms
+        self._attention_bandwidth_8bit = min(mbu_8bit * bandwidth, by_sms)
         self._prefill_bandwidth = _or(constants.mbu_prefill, constants.mbu_attention) * bandwidth
         self._elementwise_bandwidth = {
             "norm": _or(constants.mbu_norm, constants.mbu_elementwise) * bandwidth,
@@ -205,7 +223,10 @@ class KernelTimer:
         }
         self._l2_bytes = gpu.l2_bytes
         self._splits_attention = splits_attention or constants.mixed_tile == 0.0
-        self._quantise_s = constants.quantise_s if quantises_apart else None
+        self._quantises = quantises
+        self._quantise_s = _or(constants.quantise_s, constants.fixed_s)
+        if quantises == "unfused":
+            self._quantise_s = _or(constants.elementwise_fixed_s, constants.fixed_s)
         mbu_quantise = _or(constants.mbu_quantise, constants.mbu_elementwise)
         self._quantise_s_per_number = QUANTISE_BYTES / (mbu_quantise * bandwidth)
         self._block_s = constants.attention_block_s / gpu.num_sms
@@ -227,6 +248,7 @@ class KernelTimer:
                 operator.rows,
                 operator.cols,
                 operator.groups,
+                behind_norm=operator.name in _BEHIND_NORM,
             )
         return self.elementwise_s(operator.bytes, operator.family, operator.rows)
 
@@ -238,6 +260,8 @@ class KernelTimer:
         rows: float = 0.0,
         cols: float = 0.0,
         groups: float = 1.0,
+        *,
+        behind_norm: bool = False,
     ) -> float:
         """Time of a matrix multiplication; one-byte weights use the 8-bit peak where there is one.
 
@@ -251,11 +275,14 @@ class KernelTimer:
             Shape of the result; 0 leaves tiles out.
         groups : float
             Multiplications of that shape in one kernel.
+        behind_norm : bool
+            A norm makes its input, and can bring it to 8 bits on the way.
         """
         peak, quantise_s = self._gemm_flops, 0.0
         if weight_bytes == 1.0:
             peak = self._gemm_flops_8bit
-            if self._quantise_s is not None and cols > 0.0:
+            unfused = self._quantises == "unfused" and not behind_norm
+            if (unfused or self._quantises == "apart") and cols > 0.0:
                 inputs = 0.5 * flops / cols
                 quantise_s = self._quantise_s + inputs * self._quantise_s_per_number
         bandwidth = self._gemm_bandwidth
@@ -267,6 +294,7 @@ class KernelTimer:
         if groups > 1.0:
             mfu, mbu = self._grouped
             peak, bandwidth = mfu * peak, mbu * bandwidth
+            quantise_s += self.constants.grouped_fixed_s
         law = smooth_max(flops / peak, num_bytes / bandwidth, self._p)
         return law + self.fixed_s + quantise_s
 
@@ -277,7 +305,7 @@ class KernelTimer:
         best = 0.0
         per_result = flops / (rows * cols * groups)
         loss, sms = self.constants.gemm_tile_loss, self._num_sms
-        for tile_rows, tile_cols in GEMM_TILES:
+        for tile_rows, tile_cols in GEMM_TILES if groups <= 1.0 else GROUPED_TILES:
             tiles = ceil(rows / tile_rows) * ceil(cols / tile_cols) * groups / sms
             tiles += waves * (ceil(tiles) - tiles)
             slower = 1.0 + 0.5 * loss * (128.0 / tile_rows + 128.0 / tile_cols - 1.5)
@@ -324,7 +352,7 @@ class KernelTimer:
         flops : float
             Work of the kernel.
         padded_flops : float
-            The same in whole tiles of `PREFILL_TILE` queries.
+            The same in whole tiles of `KernelConstants.prefill_tile` queries.
         blocks : float
             Tiles times heads.
         """
@@ -347,11 +375,15 @@ class KernelTimer:
         per_token = self._per_token_s(work)
         if constants.decode_waves > 0.0:
             per_token *= 1.0 + constants.decode_waves * (wave_share(blocks) - 1.0)
-        begin_s = self._sequence_s(work, self._block_s) * num_decodes
-        overlap = constants.decode_overlap
+        fixed_s, block_s, overlap = self.attention_fixed_s, self._block_s, constants.decode_overlap
+        if work.cache_bytes == 1.0:
+            fixed_s = _or(constants.attention_fixed_8bit_s, fixed_s)
+            block_s = _or(constants.attention_block_8bit_s, block_s * self._num_sms) / self._num_sms
+            overlap = _or(constants.decode_overlap_8bit, overlap)
+        begin_s = self._sequence_s(work, block_s) * num_decodes
         splits = constants.attention_split_s > 0.0 and blocks < SPLIT_BLOCKS
         return DecodeTerms(
-            const=self.attention_fixed_s + (1.0 - overlap) * begin_s,
+            const=fixed_s + (1.0 - overlap) * begin_s,
             linear=(1.0 - overlap) * per_token + constants.attention_context_s / num_decodes,
             root=overlap * begin_s,
             rate=overlap * per_token,

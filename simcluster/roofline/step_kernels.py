@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.roofline.bounded import remember
@@ -17,6 +19,9 @@ from simcluster.roofline.operators import (
 )
 from simcluster.units import TICKS_PER_S
 
+_BEHIND_ALL_REDUCE: Final = ("input_norm", "post_norm")
+"""Norms of a layer that follow an all-reduce."""
+
 
 class StepKernels:
     """Kernels of one instance, or of one stage of its pipeline.
@@ -31,8 +36,8 @@ class StepKernels:
         Link between the ranks.
     tp_size, pp_size, stage : int
         Ranks, stages, and which of the stages this is, from 0.
-    own_allreduce : bool
-        See `EngineProfile.own_allreduce`.
+    own_allreduce, fuses_allreduce : bool
+        See `EngineProfile`.
     """
 
     def __init__(
@@ -45,9 +50,11 @@ class StepKernels:
         stage: int,
         *,
         own_allreduce: bool,
+        fuses_allreduce: bool,
     ) -> None:
         self._timer, self._model, self._fabric, self._tp_size = timer, model, fabric, tp_size
         self._own_allreduce = own_allreduce
+        self._fuses_norms = fuses_allreduce and tp_size > 1
         self._is_first, self._is_last = stage == 0, stage == pp_size - 1
         self._layer_runs = layer_runs(model.spec, pp_size, stage)
         self._moe_kinds = tuple(dict.fromkeys(run.moe for run in self._layer_runs))
@@ -65,6 +72,8 @@ class StepKernels:
         by_kind = {}
         for moe in self._moe_kinds:
             operators = layer_operators(model, tp_size, num_tokens, moe=moe)
+            if self._fuses_norms:
+                operators = [op for op in operators if op.name not in _BEHIND_ALL_REDUCE]
             attention = next(i for i, op in enumerate(operators) if op.kind == "attention")
             by_kind[moe] = operators, self._ticks(operators), attention
         runs = []

@@ -106,8 +106,10 @@ class RooflineStepTime:
         timer = KernelTimer(
             gpu,
             engine.kernel_generation,
-            quantises_apart=engine.quantises_apart,
+            quantises=engine.quantises,
             splits_attention=engine.splits_attention,
+            num_experts=model.spec.num_experts,
+            expert_width=model.spec.moe_ffn_dim // tp_size,
         )
         self._host = HostWork(engine, tp_size * pp_size, is_first=stage == 0, is_last=self._is_last)
         self._kernels = StepKernels(
@@ -118,10 +120,12 @@ class RooflineStepTime:
             pp_size,
             stage,
             own_allreduce=engine.own_allreduce,
+            fuses_allreduce=engine.fuses_allreduce,
         )
         self._attention = StepAttention(timer, model, tp_size)
         self._window = self._attention.window
         self._issue = float(round(engine.issue_s * TICKS_PER_S))
+        self._piece_issue = float(round(engine.piece_issue_s * TICKS_PER_S))
         self._graph_issue = float(round(engine.graph_issue_s * TICKS_PER_S))
         self._decode_plans: dict[int, _DecodePlan] = {}
         # By tokens and samples of a step; all lines at first, then a tuple of those that matter.
@@ -242,6 +246,7 @@ class RooflineStepTime:
         num_seqs = shape.num_decodes + len(shape.chunks)
         num_sampled = shape.num_sampled if shape.chunks else shape.num_decodes
         graph = not shape.chunks and self._captured(shape.num_decodes)
+        issue = self._issue_of(shape.num_tokens)
         full, windowed = self._attention_of(shape)
         runs: list[KernelRun] = []
         for operators, tick_run in self._kernels.runs(shape.num_tokens, num_sampled):
@@ -250,7 +255,7 @@ class RooflineStepTime:
                 ticks[tick_run.attention] = windowed if tick_run.window else full
             run = KernelRun(
                 names=tuple(operator.name for operator in operators),
-                issue_s=(0.0 if graph else self._issue * TICK_S,) * len(ticks),
+                issue_s=(0.0 if graph else issue * TICK_S,) * len(ticks),
                 run_s=tuple(value * TICK_S for value in ticks),
                 collective=tuple(
                     operator.kind in ("all_reduce", "all_gather") for operator in operators
@@ -313,7 +318,8 @@ class RooflineStepTime:
         key = (tokens, shape.num_sampled if self._is_last else 0)
         lines = self._chunk_lines.get(key)
         if lines is None:
-            lines = eager_lines(tuple(run for _, run in self._kernels.runs(*key)), self._issue)
+            runs = tuple(run for _, run in self._kernels.runs(*key))
+            lines = eager_lines(runs, self._issue_of(tokens))
             remember(self._chunk_lines, key, lines)
         elif isinstance(lines, list):
             # A count of tokens that comes again: worth finding the lines that matter.
@@ -326,6 +332,11 @@ class RooflineStepTime:
             if value > core:
                 core = value
         return core
+
+    def _issue_of(self, num_tokens: int) -> float:
+        """CPU time to issue a kernel of a step that is not captured whole (ticks)."""
+        pieces = num_tokens <= self._engine.piece_max_tokens
+        return self._piece_issue if pieces else self._issue
 
     def _captured(self, num_decodes: int) -> bool:
         return num_decodes <= self._engine.graph_max_seqs
@@ -342,7 +353,7 @@ class RooflineStepTime:
             lines: tuple[Line, ...] = (graph_line(runs, self._graph_issue),)
         else:
             least = decode_ticks(terms, num_decodes)
-            lines = envelope(eager_lines(runs, self._issue), least, least)
+            lines = envelope(eager_lines(runs, self._issue_of(num_decodes)), least, least)
         plan = _DecodePlan(terms, lines, self._host.total(num_decodes))
         remember(self._decode_plans, num_decodes, plan)
         return plan

@@ -177,6 +177,12 @@ class EngineTable:
         Field(ge=0, description="Decode steps up to so many sequences are captured graphs."),
     ] = None
     issue_s: Annotated[Seconds | None, Field(description="CPU cost of one kernel (s).")] = None
+    piece_max_tokens: Annotated[
+        int | None, Field(ge=0, description="Tokens of steps that are captured in pieces.")
+    ] = None
+    piece_issue_s: Annotated[
+        Seconds | None, Field(description="CPU cost of issuing a kernel of those (s).")
+    ] = None
     graph_issue_s: Annotated[
         Seconds | None, Field(description="CPU cost of launching a captured step (s).")
     ] = None
@@ -195,9 +201,12 @@ class EngineTable:
             "joins the step after the next (asynchronous scheduling)."
         ),
     ] = None
-    quantises_apart: Annotated[
-        bool | None,
-        Field(description="A kernel of its own brings inputs to 8 bits."),
+    quantises: Annotated[
+        Literal["fused", "unfused", "apart"] | None,
+        Field(description="Kernels that bring inputs to 8 bits: none, behind no norm, all."),
+    ] = None
+    fuses_allreduce: Annotated[
+        bool | None, Field(description="The norm behind an all-reduce is part of it.")
     ] = None
     splits_attention: Annotated[
         bool | None,

@@ -36,6 +36,9 @@ _DENSE: Final = (
     "sampler",
 )
 _OLD: Final = "2024"
+_TUNED: Final = ((8, 1792), (8, 2048), (8, 3584), (8, 4096), (8, 7168))
+"""Experts and widths for which vLLM ships tuned tiles on A100 and H100: in aiconfigurator's tables
+they reach twice the arithmetic of all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,10 @@ class FittedSet:
         Software.
     source : str
         What is fitted to what.
-    mixed_tile : int
-        Queries of a tile of the attention kernel, where one kernel computes chunks and decodes; 0
-        where there are two.
+    tile : int
+        Queries of a tile of the attention kernel.
+    one_kernel : bool
+        It computes chunks and decodes of a step in one call.
     """
 
     name: str
@@ -93,7 +97,8 @@ class FittedSet:
     holds_for: tuple[str, ...]
     generation: str
     source: str
-    mixed_tile: int = 0
+    tile: int = 128
+    one_kernel: bool = False
 
 
 _GA100: Final = (
@@ -116,6 +121,7 @@ SETS: Final = (
         "(LLMServingSim); shares near 1 because it clocks above the data sheet, elementwise "
         "kernels run out of L2",
         64,
+        True,
     ),
     FittedSet(
         "ampere-ga100-2024",
@@ -129,6 +135,7 @@ SETS: Final = (
         "CodeLlama-34B on A100 80 GB; attention: aiconfigurator's on A100 SXM with this p "
         "(FlashAttention-2 in both); mixed_mfu and mixed_block carried over from ada-rtx4090",
         128,
+        True,
     ),
     FittedSet(
         "ampere-ga100-2023",
@@ -141,6 +148,7 @@ SETS: Final = (
         "As ampere-ga100-2024, with the attention of Vidur's early profile (32 query and 4 KV "
         "heads), whose prefill kernel does not skip the masked half",
         128,
+        True,
     ),
     FittedSet(
         "ampere-ga100",
@@ -154,6 +162,7 @@ SETS: Final = (
         "elementwise kernels carried over from ampere-ga100-2024, norms, row_* and "
         "mixed_mfu and mixed_block from ada-rtx4090",
         128,
+        True,
     ),
     FittedSet(
         "ampere-ga102",
@@ -170,6 +179,7 @@ SETS: Final = (
         "CodeLlama-34B on A40; attention: aiconfigurator's on A100 SXM with this p (the same "
         "kernels, no measurement on this die)",
         64,
+        True,
     ),
     FittedSet(
         "hopper-2024",
@@ -207,6 +217,7 @@ SETS: Final = (
         "kernels on L40S; elementwise kernels, mixed_mfu and mixed_block carried over from "
         "ada-rtx4090 (same die)",
         64,
+        True,
     ),
     FittedSet(
         "blackwell",
@@ -219,6 +230,7 @@ SETS: Final = (
         "Multiplications, attention, experts, p: aiconfigurator's vLLM 0.19 kernels on B200; "
         "elementwise kernels carried over from hopper; decodes beside a chunk have a kernel of "
         "their own",
+        256,
     ),
     FittedSet(
         "blackwell-gb202",
@@ -235,6 +247,7 @@ SETS: Final = (
         "(LLMServingSim), experts of aiconfigurator's (vLLM 0.19), on RTX PRO 6000; "
         "aiconfigurator's attention, 3 to 5 % faster where it does not come out of L2, is left out",
         64,
+        True,
     ),
 )
 """In the order in which they are fitted: a set starts from one before it."""
@@ -261,7 +274,10 @@ def fitted_sets(data: Path) -> dict[str, KernelConstants]:
         if fitted.name != "ada-rtx4090":
             inside = found["ada-rtx4090"]
             start = replace(start, mixed_mfu=inside.mixed_mfu, mixed_block_s=inside.mixed_block_s)
-        start = replace(start, mixed_tile=fitted.mixed_tile)
+        if fitted.name in ("ampere-ga100", "hopper"):
+            start = replace(start, tuned_experts=_TUNED)
+        mixed = fitted.tile if fitted.one_kernel else 0
+        start = replace(start, prefill_tile=fitted.tile, mixed_tile=mixed)
         if not fitted.generation and fitted.start.endswith(_OLD) and fitted.gpu != "A40":
             inside = found["ada-rtx4090"]
             start = replace(
@@ -275,10 +291,20 @@ def fitted_sets(data: Path) -> dict[str, KernelConstants]:
         constants = start
         for rows, gpu in _tables(fitted, data):
             constants = fit(rows, gpu, constants)
+        if fitted.name.startswith("hopper") and constants.mbu_attention_8bit is not None:
+            constants = _bound_by_sms(constants, catalog.gpu(fitted.gpu))
         found[fitted.name] = replace(
             constants, accuracy="fitted", source=fitted.source, generation=fitted.generation
         )
     return found
+
+
+def _bound_by_sms(constants: KernelConstants, gpu: GPUSpec) -> KernelConstants:
+    """The same 8-bit decode attention as a rate of the SMs, which H100 and H200 have in common."""
+    share = constants.mbu_attention_8bit
+    assert share is not None
+    rate = share * gpu.memory_bandwidth / gpu.num_sms
+    return replace(constants, mbu_attention_8bit=None, attention_sm_8bit=rate)
 
 
 def _tables(fitted: FittedSet, data: Path) -> list[tuple[Samples, GPUSpec]]:

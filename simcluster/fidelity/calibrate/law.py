@@ -14,8 +14,8 @@ from simcluster.fidelity.calibrate.readers.samples import ELEMENTWISE, Mask, Sam
 from simcluster.roofline.kernels import (
     FEW_ROWS,
     GEMM_TILES,
+    GROUPED_TILES,
     KEPT_FOR_HEADS,
-    PREFILL_TILE,
     QUANTISE_BYTES,
     ROW_BYTES,
     SPLIT_BLOCKS,
@@ -59,7 +59,9 @@ def gemm_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArra
     top_k, experts = _one_if_nan(rows["top_k"]), _one_if_nan(rows["num_experts"])
     m, n, k = rows["m"], rows["n"], rows["k"]
     routed = m * top_k
-    groups = np.where(grouped, experts * (1.0 - (1.0 - top_k / experts) ** m), 1.0)
+    at_random = experts * (1.0 - (1.0 - top_k / experts) ** m)
+    touched = np.where(np.isnan(rows["touched"]), at_random, rows["touched"])
+    groups = np.where(grouped, touched, 1.0)
     flops = 2.0 * routed * n * k
     moved = rows.bytes * groups * n * k + _ACTIVATION_BYTES * routed * (n + k)
     mfu_8bit = constants.mfu_gemm if constants.mfu_gemm_8bit is None else constants.mfu_gemm_8bit
@@ -75,9 +77,15 @@ def gemm_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArra
         peak[several] *= constants.mfu_grouped / constants.mfu_gemm
     if constants.mbu_grouped is not None:
         bandwidth[several] *= constants.mbu_grouped / constants.mbu_gemm
+    tuned = several & tuned_experts(rows, constants)
+    if constants.mfu_tuned is not None:
+        peak[tuned] *= constants.mfu_tuned / (constants.mfu_grouped or constants.mfu_gemm)
+    if constants.mbu_tuned is not None:
+        bandwidth[tuned] *= constants.mbu_tuned / (constants.mbu_grouped or constants.mbu_gemm)
     if constants.gemm_waves is not None:
         flops = _tiled_flops(routed / groups, n, k, groups, gpu, constants)
     law = smooth_max(flops / peak, moved / bandwidth, constants.smooth_p) + constants.fixed_s
+    law += np.where(several, constants.grouped_fixed_s, 0.0)
     if constants.quantise_s is not None and gpu.flops_8bit is not None:
         mbu = constants.mbu_quantise or constants.mbu_elementwise
         law += np.where(
@@ -88,10 +96,20 @@ def gemm_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArra
     return law
 
 
+def tuned_experts(rows: Samples, constants: KernelConstants) -> Mask:
+    """Which rows are of experts for which the engine ships tuned tiles."""
+    found = np.zeros(len(rows), dtype=np.bool_)
+    widths = rows.numbers.get("width", rows["n"])
+    for num, width in constants.tuned_experts:
+        found |= (rows["num_experts"] == num) & (widths == width)
+    return found
+
+
 def moe_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
     """Times of a gated MLP of experts (s): two grouped multiplications and the activation."""
     numbers = dict(rows.numbers)
     hidden, width = numbers["k"], numbers["n"]
+    numbers["width"] = width
     up = gemm_s(replace(rows, numbers=numbers | {"n": 2.0 * width}), gpu, constants)
     down = gemm_s(replace(rows, numbers=numbers | {"n": hidden, "k": width}), gpu, constants)
     routed = numbers["m"] * numbers["top_k"]
@@ -113,13 +131,14 @@ def _tiled_flops(
 ) -> FloatArray:
     waves = constants.gemm_waves or 0.0
     best = np.full(len(rows), np.inf)
-    for tile_rows, tile_cols in GEMM_TILES:
+    for tile_rows, tile_cols in GROUPED_TILES:
         tiles = np.ceil(rows / tile_rows) * np.ceil(cols / tile_cols) * groups / gpu.num_sms
         tiles += waves * (np.ceil(tiles) - tiles)
         slower = 128.0 / tile_rows + 128.0 / tile_cols - 1.5
         padded = tiles * gpu.num_sms * tile_rows * tile_cols * 2.0 * inner
         padded *= 1.0 + 0.5 * constants.gemm_tile_loss * slower
-        np.minimum(best, padded, out=best)
+        there = (groups > 1.0) | ((tile_rows, tile_cols) in GEMM_TILES)
+        np.minimum(best, np.where(there, padded, np.inf), out=best)
     return best
 
 
@@ -161,6 +180,8 @@ def attention_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> Floa
     sequences = np.where(mixed, 1.0, rows["batch"])
     cached = np.where(mixed, 0.0, rows["context"])
     times = np.full(len(rows), fixed)
+    if constants.attention_fixed_8bit_s is not None:
+        times[~prefill & ~mixed & (rows.bytes == 1.0)] = constants.attention_fixed_8bit_s
     some = prefill | mixed
     if some.any():
         times[some] += _prefill_s(rows.take(some), sequences[some], cached[some], gpu, constants)
@@ -179,9 +200,10 @@ def _prefill_s(
     new, heads, width = rows["m"], rows["num_heads"], rows["head_dim"]
     seen = 2.0 * (cached + new) - constants.attention_causal * (new - 1.0)
     flops = 2.0 * sequences * new * seen * heads * width
-    tiles = np.ceil(new / PREFILL_TILE)
+    tile = constants.prefill_tile
+    tiles = np.ceil(new / tile)
     waves = sequences * tiles * heads / gpu.num_sms
-    padded = flops * (tiles * PREFILL_TILE / new) * np.ceil(waves) / waves
+    padded = flops * (tiles * tile / new) * np.ceil(waves) / waves
     flops = flops + constants.prefill_waves * (padded - flops)
     moved = _ACTIVATION_BYTES * 2.0 * sequences * new * heads * width
     moved += rows.bytes * 2.0 * sequences * (cached + new) * rows["num_kv_heads"] * width
@@ -197,8 +219,11 @@ def _decode_s(rows: Samples, mixed: Mask, gpu: GPUSpec, constants: KernelConstan
     batch, heads, kv_heads = rows["batch"], rows["num_heads"], rows["num_kv_heads"]
     width, tokens = rows["head_dim"], batch * (rows["context"] + 1.0)
     bandwidth = constants.mbu_attention * gpu.memory_bandwidth
+    eight = rows.bytes == 1.0
     mbu_8bit = constants.mbu_attention_8bit or constants.mbu_attention
-    reading = np.where(rows.bytes == 1.0, mbu_8bit * gpu.memory_bandwidth, bandwidth)
+    by_sms = np.inf if constants.attention_sm_8bit is None else constants.attention_sm_8bit
+    reading_8bit = min(mbu_8bit * gpu.memory_bandwidth, by_sms * gpu.num_sms)
+    reading = np.where(eight, reading_8bit, bandwidth)
     blocks = batch * kv_heads / gpu.num_sms
     per_token = smooth_max(
         4.0 * heads * width / (constants.mfu_attention * gpu.flops_16bit),
@@ -206,14 +231,17 @@ def _decode_s(rows: Samples, mixed: Mask, gpu: GPUSpec, constants: KernelConstan
         constants.smooth_p,
     )
     moved_s = batch * _ACTIVATION_BYTES * 2.0 * heads * width / bandwidth
-    begin = constants.attention_block_s * blocks + moved_s
+    wide_block = constants.attention_block_s
+    block = np.where(eight, _or(constants.attention_block_8bit_s, wide_block), wide_block)
+    begin = block * blocks + moved_s
     stretch = np.ones(len(rows))
     if constants.decode_waves:
         distinct, index = np.unique(blocks, return_inverse=True)
         stretch = np.array([wave_share(float(one)) for one in distinct])[index]
         stretch = 1.0 + constants.decode_waves * (stretch - 1.0)
     read = tokens * per_token * stretch
-    overlap = constants.decode_overlap
+    wide_overlap = constants.decode_overlap
+    overlap = np.where(eight, _or(constants.decode_overlap_8bit, wide_overlap), wide_overlap)
     alone = (1.0 - overlap) * (begin + read) + overlap * np.hypot(begin, read)
     alone += tokens / batch * constants.attention_context_s
     splits = (blocks < SPLIT_BLOCKS) & (tokens > SPLIT_TOKENS * batch)
@@ -266,3 +294,7 @@ def layer_sums(rows: Samples, times: FloatArray) -> tuple[FloatArray, FloatArray
 
 def _one_if_nan(values: FloatArray) -> FloatArray:
     return np.where(np.isnan(values), 1.0, values)
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -97,8 +97,9 @@ def read_moe(folder: Path, system: str) -> Samples:
     wanted = ("moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts")
     frame = table(folder / f"{system}__moe.csv.gz", wanted)
     frame = frame[(frame["moe_dtype"] == "bfloat16") & (frame["moe_ep_size"] == 1)]
-    even = "balanced" if (frame["distribution"] == "balanced").any() else "power_law_1.01"
-    frame = frame[frame["distribution"] == even]
+    balanced = bool((frame["distribution"] == "balanced").any())
+    frame = frame[frame["distribution"] == ("balanced" if balanced else "power_law_1.01")]
+    most = np.minimum(column(frame, "num_experts"), column(frame, "num_tokens") * frame["topk"])
     return samples(
         "moe",
         column(frame, "latency_ms") * MS,
@@ -107,6 +108,7 @@ def read_moe(folder: Path, system: str) -> Samples:
         k=column(frame, "hidden_size"),
         num_experts=column(frame, "num_experts"),
         top_k=column(frame, "topk"),
+        touched=most if balanced else np.nan,
         group=frame["hidden_size"].astype(str),
     )
 
