@@ -130,20 +130,12 @@ def objectives(space: Space, plans: list[Plan]) -> FloatArray:
     return np.array(rows)
 
 
-def _simulated(space: Space, numbers: list[int], cache: Path) -> None:
-    choices = Choices.of(space)
-    for number in numbers:
-        choices.simulated(number, cache)
-
-
 def samplers(cache: Path) -> None:
     """Compare searches by the hypervolume they reach with so many plans judged.
 
     Once judged by the database, once by simulation; of the latter all are simulated beforehand and
     kept, so that a search is charged for its own time alone.
     """
-    import joblib
-
     space = small_space(cache)
     choices = Choices.of(space)
     numbers = list(range(len(choices.rows)))
@@ -151,18 +143,17 @@ def samplers(cache: Path) -> None:
     looked_up = [choices.plan(number) for number in numbers]
     each = (time.process_time() - started) / len(numbers)
     print(f"{len(numbers)} plans within budget, stock, quality and throughput")
-    compare(space, looked_up, f"by the database, {1e6 * each:.0f} us of CPU each", None)
+    compare(space, looked_up, f"by the database, {1e6 * each:.0f} us of CPU each")
     started = time.perf_counter()
-    joblib.Parallel(n_jobs=2)(
-        joblib.delayed(_simulated)(space, numbers[part::20], cache) for part in range(20)
-    )
+    placed = [plan for plan in looked_up if space.judge.fits(plan)]
+    space.judge.simulated(placed, space.judge.table.seeds[:1])
     wall = time.perf_counter() - started
-    simulated = [choices.simulated(number, cache) for number in numbers]
-    compare(space, simulated, f"by simulation, all in {wall:.0f} s by two processes", cache)
+    simulated = [choices.simulated(number) for number in numbers]
+    compare(space, simulated, f"by simulation, all in {wall:.0f} s", simulate=True)
 
 
-def compare(space: Space, plans: list[Plan], title: str, cache: Path | None) -> None:
-    """Print what each search reaches; `cache` holds the simulations, None looks plans up."""
+def compare(space: Space, plans: list[Plan], title: str, *, simulate: bool = False) -> None:
+    """Print what each search reaches by simulations, which are recorded, or by looking plans up."""
     import joblib
 
     values = objectives(space, plans)
@@ -185,7 +176,7 @@ def compare(space: Space, plans: list[Plan], title: str, cache: Path | None) -> 
     curves: dict[str, FloatArray] = {}
     for name, (sampler, most, seeded) in searches.items():
         runs = joblib.Parallel(n_jobs=2)(
-            joblib.delayed(_search)(space, sampler, most, seed, seeded, cache) for seed in SEEDS
+            joblib.delayed(_search)(space, sampler, most, seed, seeded, simulate) for seed in SEEDS
         )
         curves[name] = np.array(
             [[volume(objectives(space, history[:n])) / whole for n in steps if n <= most]
@@ -231,11 +222,10 @@ def _number(evaluations: float) -> str:
 
 
 def _search(
-    space: Space, sampler: str, most: int, seed: int, seeded: bool, cache: Path | None
+    space: Space, sampler: str, most: int, seed: int, seeded: bool, simulate: bool
 ) -> tuple[list[Plan], float]:
     started = time.process_time()
-    simulate = cache is not None
-    found = sampled(space, sampler, most, seed=seed, seeded=seeded, simulate=simulate, cache=cache)
+    found = sampled(space, sampler, most, seed=seed, seeded=seeded, simulate=simulate)
     return found.history, time.process_time() - started
 
 

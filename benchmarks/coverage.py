@@ -16,8 +16,10 @@ from fractions import Fraction
 
 import numpy as np
 
+from simcluster.studies.goodput.probe import Outcome, Wanted
+from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.goodput.runs import TARGETS_PER_RUN, WARMUP, replication_seed
-from simcluster.studies.goodput.search import Outcome, Settings, Verdict, Wanted, search
+from simcluster.studies.goodput.search import Verdict, search
 from simcluster.units import FloatArray
 from simcluster.workload.renewal import PoissonArrivals
 

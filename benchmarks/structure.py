@@ -42,8 +42,8 @@ from typing import Any
 PACKAGE = "simcluster"
 NODG_RUN = {
     "": ("request",),
-    "engine": ("clock", "cluster", "recorder"),
-    "engine/groups": ("front_end",),
+    "engine": ("clock", "recorder"),
+    "engine/groups": ("cluster", "front_end"),
     "engine/instance": ("instance", "ports", "runner", "span", "span_log", "state", "held_output"),
     "kvcache": ("pool",),
     "roofline": ("base",),

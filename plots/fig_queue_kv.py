@@ -15,7 +15,7 @@ from simcluster.show.plot import (
     new_figure,
     overlay,
     palette,
-    plot_kv_usage_by_pool,
+    plot_kv_usage_by_role,
     plot_queue_over_time,
     plot_waiting_over_time,
 )
@@ -41,7 +41,7 @@ def main(result_dir: Path, rate_rps: float | None, seed: int | None) -> Figure:
     middle.set_ylim(top.get_ylim())
     for name in names:
         instances = results.instances(name, rate_rps, seed)
-        plot_kv_usage_by_pool(spans[name], instances, ax=bottom, label=name, **styles[name])
+        plot_kv_usage_by_role(spans[name], instances, ax=bottom, label=name, **styles[name])
     if rate_rps is not None:
         top.set_title(f"{rate_rps:g} requests/s", loc="left", fontsize="medium")
     for ax in (top, middle):

@@ -19,7 +19,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import simcluster
-from simcluster.errors import ConfigError
 from simcluster.scenario.file import parse_override
 from simcluster.studies.cooptimize.database import Unit, throughput_rps
 from simcluster.studies.cooptimize.fleets import NO_FLEET, Fleet
@@ -149,7 +148,7 @@ def four_plans(judge: Judge, fractions: tuple[float, float]) -> list[Plan]:
 
 
 def example(
-    judge: Judge, fractions: tuple[float, float], rates: Sequence[float], out: Path, cache: Path
+    judge: Judge, fractions: tuple[float, float], rates: Sequence[float], out: Path
 ) -> None:
     """Print the plans' latency over the rate, simulated token by token; write it as a CSV."""
     print(f"P95 end-to-end latency (s), simulated; as published: {PUBLISHED_S}")
@@ -160,7 +159,7 @@ def example(
     for rate in rates:
         at_rate = dataclasses.replace(judge, rate_rps=float(rate))
         plans = four_plans(at_rate, fractions)
-        confirmed = [at_rate.confirm(plan, cache) for plan in plans]
+        confirmed = at_rate.confirm(plans)
         found[rate] = {n: one.latency_s for n, one in zip(SHOWN, confirmed, strict=True)}
         print(f"{rate:6g}  " + "  ".join(f"{found[rate][n]:30.1f}" for n in SHOWN), flush=True)
         lines += [
@@ -204,7 +203,8 @@ def ablations(changes: dict[str, object]) -> None:
                     )
                 part = dataclasses.replace(part, cluster=cluster)
                 unit = Unit(model, gpu, kind, tp_size, 1)
-                per_gpu = throughput_rps(part, scenario.workload, unit, 1, 0) / tp_size
+                alone = dataclasses.replace(scenario, environment=part)
+                per_gpu = throughput_rps(alone, unit, 1, 0) / tp_size
                 price = cluster.price_per_gpu_hour
                 assert price is not None, "boute.toml prices every type"
                 values.append((per_gpu, per_gpu / price))
@@ -213,7 +213,7 @@ def ablations(changes: dict[str, object]) -> None:
         print(f"{name:34}" + "".join(shown), flush=True)
 
 
-def saving(judge: Judge, name: str, cache: Path) -> None:
+def saving(judge: Judge, name: str) -> None:
     """Print the cheapest plan of each kind at equal targets over the rate."""
     print(
         f"\nCheapest plan (USD per hour), {name}: quality at least "
@@ -225,7 +225,7 @@ def saving(judge: Judge, name: str, cache: Path) -> None:
         space = Space.of(dataclasses.replace(judge, rate_rps=float(rate)))
         best = []
         for front in (exhaustive(space).front, restricted(space, homogeneous)):
-            best.append(next(iter(kept(space.judge, front, cache)), None))
+            best.append(next(iter(kept(space.judge, front)), None))
         found = [one for one in best if one is not None]
         if len(found) < 2:
             print(f"{rate:6g}  no plan within the targets")
@@ -240,15 +240,10 @@ def saving(judge: Judge, name: str, cache: Path) -> None:
             print(f"        {name}: {described(space.judge, one.plan)}", flush=True)
 
 
-def kept(judge: Judge, front: Sequence[Plan], cache: Path) -> Iterator[Confirmed]:
+def kept(judge: Judge, front: Sequence[Plan]) -> Iterator[Confirmed]:
     """Give the plans that keep the targets as simulated, cheapest first."""
     for plan in ranked(judge, front)[:8]:
-        try:
-            confirmed = judge.confirm(plan, cache)
-        except ConfigError:
-            continue  # cannot be packed on the nodes
-        if judge.keeps(confirmed):
-            yield confirmed
+        yield from filter(judge.keeps, judge.confirm([plan]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -275,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         judge = prepared(simcluster.load(path, free), cache=cache)
         for fractions in SPLITS[: options.splits]:
             table = options.out / f"example-{100 * fractions[0]:g}.csv"
-            example(judge, fractions, options.rates, table, cache)
+            example(judge, fractions, options.rates, table)
     targets = {
         "cooptimize.goal": "cost",
         "cooptimize.objectives": ["cost", "latency"],
@@ -283,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     for name, workload in WORKLOADS.items() if options.part in ("saving", "all") else ():
         scenario = simcluster.load(path, {**changes, **targets, **workload})
-        saving(prepared(scenario, cache=cache), name, cache)
+        saving(prepared(scenario, cache=cache), name)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from simcluster.errors import ConfigError, DataError, SimclusterError, nearest
 from simcluster.fidelity.calibrate.command import calibrate
 from simcluster.fidelity.measure.command import measure
 from simcluster.fidelity.validate.command import validate
-from simcluster.studies.cooptimize.command import cooptimize
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -199,21 +198,16 @@ def compare(
     from simcluster.show import text as report
 
     scenario = _load(**common)
-    try:
-        with _progress() as progress:
-            comparison = sweep.compare(
-                scenario,
-                jobs=jobs,
-                progress=progress,
-                out=out,
-                fmt=fmt,
-                replace=replace,
-                dask=dask,
-            )
-    except KeyboardInterrupt:
-        if out:
-            click.echo("\nFinished runs are kept; the same command goes on from them.", err=True)
-        raise
+    with report.resumable(out is not None), _progress() as progress:
+        comparison = sweep.compare(
+            scenario,
+            jobs=jobs,
+            progress=progress,
+            out=out,
+            fmt=fmt,
+            replace=replace,
+            dask=dask,
+        )
     _warn(sweep.warnings_of(scenario, comparison))
     if as_json:
         _print_json(report.as_json(comparison, swept=bool(scenario.rates_rps)))
@@ -245,6 +239,38 @@ def rank(
     scenario = _load(file, overrides, seed)
     with _progress("ranking", "candidates") as progress:
         command.run(scenario, jobs=jobs, dask=dask, progress=progress, **options)
+
+
+@main.command()
+@_with(_COMMON[:2])
+@_with(_MANY_RUNS)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Offered rate (requests/s)  [default: the scenario's]",
+)
+@click.option(
+    "-o", "--out", type=_FILE, help="Write the chosen plan here, as a scenario for simcluster run."
+)
+@click.option("--plot", "picture", type=_FILE, help="Draw the Pareto front here (PNG).")
+@click.option(
+    "--cache",
+    type=_FILE,
+    help="Folder of finished simulations  [default: simcluster in the user's cache folder]",
+)
+@click.option("--baselines/--no-baselines", default=True, help="Find the plans to compare with.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def cooptimize(file: Path, overrides: Sequence[tuple[str, object]], **options: Any) -> None:
+    """Choose load fractions and GPUs for the models of scenario FILE together.
+
+    FILE has a table [cooptimize] with models, limits and goal. Prints the Pareto front of cost,
+    latency and quality, and the best plan, simulated token by token. Finished simulations are kept:
+    running the command again resumes an interrupted search.
+    """
+    from simcluster.scenario.file import load
+    from simcluster.studies.cooptimize import command
+
+    command.run(load(file, dict(overrides)), **options)
 
 
 @main.command()
@@ -434,7 +460,6 @@ def schema(markdown: bool) -> None:
 main.add_command(calibrate)
 main.add_command(validate)
 main.add_command(measure)
-main.add_command(cooptimize)
 
 
 def _load(

@@ -22,10 +22,19 @@ class ConfigError(SimclusterError):
     rule : str
         The rule it breaks, a clause without a full stop.
     remedy : str
-        What to do, a sentence.
+        The way out, a sentence.
+    missing_bytes : float, optional
+        Memory per GPU that is missing, where that is the rule it breaks.
     """
 
-    def __init__(self, key: str, value: object, rule: str, remedy: str) -> None:
+    def __init__(
+        self,
+        key: str,
+        value: object,
+        rule: str,
+        remedy: str,
+        missing_bytes: float | None = None,
+    ) -> None:
         shown = (
             "" if value is None else f" = {value!r}" if isinstance(value, str) else f" = {value}"
         )
@@ -34,10 +43,11 @@ class ConfigError(SimclusterError):
         self.value = value
         self.rule = rule
         self.remedy = remedy
+        self.missing_bytes = missing_bytes
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str, str]]:
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str, str, float | None]]:
         # Exceptions are pickled with their message alone: one raised in a worker must come back.
-        return type(self), (self.key, self.value, self.rule, self.remedy)
+        return type(self), (self.key, self.value, self.rule, self.remedy, self.missing_bytes)
 
 
 class DataError(SimclusterError):

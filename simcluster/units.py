@@ -7,7 +7,6 @@ additions and ``now + (t - now) == t`` holds.
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import numpy as np
@@ -23,10 +22,8 @@ TICK_S: Final = 1.0 / TICKS_PER_S
 MAX_TIME_S: Final = 2.0**21
 """Times must stay below this (s) for sums to be exact: 24 days."""
 
-KB: Final = 1e3
 MB: Final = 1e6
 GB: Final = 1e9
-GIB: Final = 2.0**30
 MS: Final = 1e-3
 US: Final = 1e-6
 NS: Final = 1e-9
@@ -41,11 +38,6 @@ def on_grid(time_s: float) -> float:
     False
     """
     return round(time_s * TICKS_PER_S) * TICK_S
-
-
-def on_grid_up(time_s: float) -> float:
-    """Return the first multiple of ``TICK_S`` that is not before `time_s` (s)."""
-    return math.ceil(time_s * TICKS_PER_S) * TICK_S
 
 
 def grid_array(times_s: FloatArray) -> FloatArray:

@@ -22,10 +22,9 @@ import simcluster
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError
-from simcluster.runs import output
+from simcluster.runs import executor, output
 from simcluster.scenario.rank_table import RankTable
-from simcluster.studies.goodput import find, runs
-from simcluster.studies.rank import rounds
+from simcluster.studies.goodput import find
 from simcluster.studies.rank.rank import rank
 
 SCENARIO: dict[str, Any] = {
@@ -398,7 +397,7 @@ FROM_PYTHON: list[tuple[str, Any, str]] = [
     ("simulate", {"rate_rps": 0.0}, "rate_rps = 0.0: must be a number > 0."),
     ("simulate", {"rate_rps": math.nan}, "rate_rps = nan: must be a number > 0."),
     ("simulate", {"strategy": 3}, "strategy = 3: the scenario has no strategy of this name."),
-    ("simulate", {"resolution": "fine"}, "run.resolution = 'fine': not a resolution."),
+    ("simulate", {"resolution": "fine"}, "run.resolution = 'fine': is not a resolution."),
     ("compare", {"jobs": 0}, "jobs = 0: must be a whole number >= 1. Leave it out"),
     ("compare", {"jobs": "2"}, "jobs = '2': must be a whole number >= 1."),
     ("compare", {"dask": 8786}, "dask = 8786: must be an address. Give one such as"),
@@ -522,8 +521,7 @@ def test_an_answer_that_cannot_be_written_is_not_searched_for(
     command: str, name: str, words: str, scenario: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A search takes minutes: it is refused before, not after."""
-    for searcher in (rounds, runs):
-        monkeypatch.setattr(searcher, "outcomes", None)  # whoever simulates fails
+    monkeypatch.setattr(executor, "outcomes", None)  # whoever simulates fails
     (scenario.parent / "file").touch()
     refused(call(command, scenario, "--jobs", 1, "-o", scenario.parent / name), words, "-o")
 
@@ -567,9 +565,10 @@ def test_requests_that_are_all_too_long_are_explained(scenario: Path) -> None:
 
 def test_an_error_of_a_worker_comes_back_as_one_line(scenario: Path) -> None:
     """Exceptions cross from one process to another by pickle, key, value, rule and remedy too."""
-    error = ConfigError("a.b", 3, "a rule", "A remedy.")
+    error = ConfigError("a.b", 3, "a rule", "A remedy.", missing_bytes=1e9)
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.key, again.value) == (str(error), "a.b", 3)
+    assert again.missing_bytes == 1e9
     arguments = ["--set", 'workload.arrivals={kind="closed-loop",concurrency=10}', "--jobs", "2"]
     refused(call("compare", scenario, *arguments), "workload.rate_rps", "closed loop")
 

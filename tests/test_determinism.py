@@ -28,7 +28,8 @@ from simcluster.engine.clock import (
     Clock,
     Wake,
 )
-from simcluster.runs.simulate import Result, run, simulate
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run, simulate
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.testing import specs

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from simcluster.config import ModelConfig, SloConfig
-from simcluster.runs.simulate import RESOLUTIONS, Result, run
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import RESOLUTIONS, run
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.testing.specs import environment, llama_2_7b, vllm_engine
 from simcluster.units import grid_array

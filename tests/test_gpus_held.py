@@ -22,6 +22,7 @@ from simcluster.cli import main
 from simcluster.errors import DataError
 from simcluster.frames.goodput import goodput_table
 from simcluster.frames.metrics import gpu_hours, mean_gpus
+from simcluster.runs.executor import Runner
 from simcluster.scenario.file import resolve
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
@@ -29,7 +30,7 @@ from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.strategies.scaling import MitosisSettings, ThresholdSettings
 from simcluster.studies import bestserve
 from simcluster.studies.goodput import Cell, find, runs, simulate_cell, tables
-from simcluster.studies.goodput.search import Settings
+from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.rank import finals, race, report, rounds, screen
 from simcluster.studies.rank.rank import rank
 from simcluster.testing.outcomes import outcome_of_odds
@@ -157,7 +158,7 @@ def test_runs_that_do_not_say_how_many_gpus_they_held_have_no_cost() -> None:
     def simulate(_: Scenario, cells: Sequence[Cell]) -> list[runs.Outcome]:
         return [
             dataclasses.replace(one, statistics={**one.statistics, "mean_gpus": math.nan})
-            for one in runs.simulate_cells(scenario, cells, jobs=1)
+            for one in runs.simulate_cells(scenario, cells, Runner(jobs=1))
         ]
 
     scenario = resolve(DOCUMENT)
@@ -320,23 +321,24 @@ def test_candidates_are_measured_against_what_is_carried_per_gpu_held(
     """One GPU held of six at most carries 10: others of one GPU must carry as much, not 2."""
     dull: dict[str, float] = {}
 
-    def cross(scenario: Scenario, *, uninteresting_rps: float, **_: Any) -> race.Crossing:
-        (strategy,) = scenario.strategies
-        dull[strategy.name] = uninteresting_rps
-        seen = race.Probe(
+    def search(start: Cell, _: float, *, uninteresting_rps: float) -> race.Search:
+        dull[start.strategy] = uninteresting_rps
+        seen = race.RaceRun(
             rate_rps=10.0,
+            num_requests=1,
             attainment=0.95,
             ttft_attainment=0.95,
             tpot_attainment=1.0,
             ttft_s=0.1,
             tpot_s=0.01,
-            stay_s=1.0,
+            residence_s=1.0,
             peak_kv_usage=0.1,
             num_preemptions=0,
-            mean_gpus=1.0 if strategy.name == "auto" else 6.0,
+            mean_gpus=1.0 if start.strategy == "auto" else 6.0,
         )
+        yield from ()
         return race.Crossing(
-            name=strategy.name,
+            name=start.strategy,
             goodput_rps=10.0,
             low_rps=10.0,
             high_rps=11.0,
@@ -344,14 +346,14 @@ def test_candidates_are_measured_against_what_is_carried_per_gpu_held(
             num_requests=1,
         )
 
-    monkeypatch.setattr(rounds, "cross", cross)
+    monkeypatch.setattr(rounds, "search", search)
     names = ["auto", *(f"fixed{k}" for k in range(9))]
     some = [NoDG(name=n, autoscale=scaled(6) if n == "auto" else None) for n in names]
     scenario = dataclasses.replace(resolve(DOCUMENT), strategies=tuple(some))
     bound = screen.Screen(scenario.environment, screen.Lengths.of(scenario)).bound(some[1])
     bounds = {n: dataclasses.replace(bound, total_rps=50.0, num_gpus=6) for n in names}
     bounds["auto"] = dataclasses.replace(bounds["auto"], total_rps=60.0, ramp_s=1.0)
-    rounds.Rounds(scenario, bounds, 1, None, None).first_round()
+    rounds.Rounds(scenario, bounds, Runner(jobs=1)).first_round()
     later = [rate for rate in dull.values() if rate > 0]
     assert len(later) > 3
     assert later == pytest.approx([0.65 * 6 * 10.0] * len(later))

@@ -77,7 +77,7 @@ KNOWN = {
 }
 """Folders that may import from fewer folders than stand before them."""
 
-SIMPY = ("engine.", "runs.simulate")
+SIMPY = ("engine.", "runs.simulate", "runs.source")
 """Where time passes: the only importers of SimPy."""
 LATE = {"pandas", "pyarrow", "joblib", "scipy", "torch", "optuna", "distributed"}
 """Packages that are imported inside the functions that need them."""

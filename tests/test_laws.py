@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from simcluster.config import Environment, SloConfig
 from simcluster.rng import stream
 from simcluster.roofline.sources import StepTimeFactory
-from simcluster.runs.simulate import Result, run
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.testing import specs
 from simcluster.testing.laws import STAMPS, check_laws

@@ -22,7 +22,7 @@ from simcluster.errors import ConfigError, DataError
 from simcluster.registry import Registry
 from simcluster.roofline import STEP_TIMES, RooflineSource, StepTime
 from simcluster.roofline.of_environment import roofline_step_time
-from simcluster.runs import recorded
+from simcluster.runs import cell
 from simcluster.runs.simulate import run
 from simcluster.scenario.file import json_schema
 from simcluster.show.text import heading
@@ -305,8 +305,8 @@ def test_a_package_that_cannot_be_imported_is_one_line(
 def test_recorded_runs_count_the_code_of_plug_ins_as_their_maker() -> None:
     """After a change of a plug-in its runs are made again, those of others are not."""
     plain = simcluster.resolve(SCENARIO)
-    assert recorded.made_by(plain.document, "one") == recorded.program()
+    assert cell.made_by(plain, "one") == cell.program()
     own = simcluster.resolve(with_workload(arrivals="pairs"))
-    maker = recorded.made_by(own.document, "one")
-    assert maker != recorded.program()
-    assert maker.startswith(recorded.program())
+    maker = cell.made_by(own, "one")
+    assert maker != cell.program()
+    assert maker.startswith(cell.program())

@@ -22,11 +22,11 @@ from simcluster.config import SloConfig, SloTargets
 from simcluster.frames.metrics import attainments, class_attainments, met_targets
 from simcluster.frames.schema import Columns
 from simcluster.rng import stream
+from simcluster.runs.cell import Cell
 from simcluster.runs.simulate import run
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG
-from simcluster.studies.goodput import runs
-from simcluster.studies.goodput.search import Outcome, Verdict
+from simcluster.studies.goodput import Outcome, Verdict, runs
 from simcluster.studies.rank import race
 from simcluster.testing import specs
 from simcluster.testing.refusals import refused
@@ -338,7 +338,7 @@ def test_a_race_counts_the_class_that_is_met_least() -> None:
     for names in (("quick", "slow"), ("slow", "quick")):
         classes = dict(zip(names, ({"ttft_s": 0.06}, {"ttft_s": 5.0}), strict=True))
         scenario = resolve(tables({"classes": classes}, classes=TWO))
-        seen = race.probe(scenario, 30.0, 1, 400)
+        seen = race.probe(scenario, Cell(scenario.strategies[0].name, 30.0, 1, 400))
         plain = resolve(tables({"ttft_s": 0.06}))
         workload = build(
             dataclasses.replace(scenario.workload, num_requests=400),

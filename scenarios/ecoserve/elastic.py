@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from run import write_csv
 
 from simcluster.frames.metrics import gpu_hours, met_targets
-from simcluster.runs import recorded
+from simcluster.runs import cell
 from simcluster.runs.executor import outcomes
 from simcluster.runs.simulate import simulate
 from simcluster.scenario.file import resolve
@@ -172,7 +172,7 @@ def end_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def kept(folder: Path, *call: Any) -> tuple[str, int, Any, Any, Any]:
     """Return what `one` returns for `call`, from `folder` if it was run before."""
-    digest = sha256(json.dumps([recorded.program(), *call]).encode()).hexdigest()
+    digest = sha256(json.dumps([cell.program(), *call]).encode()).hexdigest()
     path = folder / f"elastic-{digest[:20]}.json"
     if not path.exists():
         partial = path.with_suffix(".partial")

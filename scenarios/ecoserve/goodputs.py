@@ -20,12 +20,12 @@ from typing import Any
 from cases import Case
 from readings import READINGS, met_by_reading
 
-from simcluster.runs import recorded
+from simcluster.runs import cell
 from simcluster.runs.simulate import simulate
 from simcluster.studies.goodput import Outcome
-from simcluster.studies.goodput.estimate import Estimate, cross
+from simcluster.studies.goodput.estimate import Estimate, estimate_crossing
+from simcluster.studies.goodput.probe import Probe
 from simcluster.studies.goodput.runs import WARMUP, guess, outcome, replication_seed
-from simcluster.studies.goodput.search import Probe
 
 GRID = 1.06
 """Ratio of neighbouring rates."""
@@ -100,7 +100,7 @@ class Runs:
         self._scenario = case.scenario([table])
         self._metrics = (*METRICS, *READINGS) if tokens else METRICS
         document = json.dumps([self._scenario.document, self._metrics], sort_keys=True)
-        digest = sha256(f"{recorded.program()} {document}".encode()).hexdigest()
+        digest = sha256(f"{cell.program()} {document}".encode()).hexdigest()
         self._path = folder / f"{digest[:20]}.jsonl"
         self._known: dict[tuple[int, int], dict[str, Outcome]] = {}
         if self._path.exists():
@@ -207,7 +207,7 @@ class Runs:
             above = self._probe(metric, high, replications)
             if best[0] is not None and below.log_odds - above.log_odds > STRAIGHT:
                 break
-            estimate = cross(below.counts, above.counts, level)
+            estimate = estimate_crossing(below.counts, above.counts, level)
             if estimate is not None:
                 off = round(estimate.log_rate / math.log(GRID) - (low + high) / 2)
                 between = abs(off) <= high - low

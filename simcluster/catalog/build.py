@@ -197,6 +197,10 @@ def node(row: Row) -> NodeShape:
     )
 
 
+def _scaled(value: float | None, unit: float) -> float | None:
+    return None if value is None else value * unit
+
+
 def engine(row: Row) -> EngineProfile:
     """Return an engine profile."""
     r: dict[str, Any] = dict(row)
@@ -217,6 +221,11 @@ def engine(row: Row) -> EngineProfile:
         prefix_caching=r.get("prefix_caching", False),
         overlaps_host=r["overlaps_host"],
         plans_ahead=r.get("plans_ahead", False),
+        kv_connector=r.get("kv_connector", "beside"),
+        kv_put_bytes_per_s=_scaled(r.get("kv_put_gbs"), GB),
+        kv_get_bytes_per_s=_scaled(r.get("kv_get_gbs"), GB),
+        kv_poll_s=r.get("kv_poll_ms", 0.0) * MS,
+        kv_buffer_bytes=_scaled(r.get("kv_buffer_gb"), GB),
         graph_max_seqs=r["graph_max_seqs"],
         issue_s=r["issue_us"] * US,
         graph_issue_s=r["graph_issue_us"] * US,

@@ -484,6 +484,16 @@ class EngineProfile:
     kernel_generation : str
         Software generation of its kernels, where the GPU has constants for it:
         `GPUSpec.constants_of`; empty for the current one.
+    kv_connector : str
+        How FuDG moves KV: ``"beside"`` the steps over the links (vLLM V1, SGLang, Dynamo), or
+        ``"inside"`` them, which then wait for it (vLLM V0).
+    kv_put_bytes_per_s, kv_get_bytes_per_s : float or None
+        Rates of a connector inside the steps, per rank (bytes/s); None for a side that does not
+        wait.
+    kv_poll_s : float
+        Wait of each get beside its bytes (s).
+    kv_buffer_bytes : float or None
+        KV that a prefill instance holds before it stops (bytes); None for no limit.
     quantises : str
         How the inputs of multiplications with 8-bit weights are brought to 8 bits: by the kernel
         before, at no cost (``"fused"``), where that is a norm, and by a kernel of their own behind
@@ -523,6 +533,11 @@ class EngineProfile:
     host_workers_s: float = 0.0
     cpu_speed: float = 1.0
     kernel_generation: str = ""
+    kv_connector: str = "beside"
+    kv_put_bytes_per_s: float | None = None
+    kv_get_bytes_per_s: float | None = None
+    kv_poll_s: float = 0.0
+    kv_buffer_bytes: float | None = None
     quantises: str = "fused"
     fuses_allreduce: bool = False
     piece_max_tokens: int = 0

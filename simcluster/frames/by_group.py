@@ -1,4 +1,4 @@
-"""A run of several models, pool by pool: who answered how many requests, how fast, how well."""
+"""A run of several models, group by group: who answered how many requests, how fast, how well."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simcluster.units import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolSummary:
+class GroupSummary:
     """One model on one GPU type in a run, or all of them.
 
     Attributes
@@ -50,9 +50,9 @@ class PoolSummary:
     e2el_p95_s: float
 
 
-def pool_summaries(
+def group_summaries(
     frames: Mapping[str, Columns], environment: Environment, run: RunConfig
-) -> list[PoolSummary]:
+) -> list[GroupSummary]:
     """Return one row per model and GPU type, and a last one for all.
 
     Parameters
@@ -66,7 +66,7 @@ def pool_summaries(
 
     Notes
     -----
-    A request belongs to the pool that prefills it. One that was turned away on arrival belongs to
+    A request belongs to the group that prefills it. One that was rejected on arrival belongs to
     none and counts in the last row alone.
     """
     requests, instances = in_window(frames["requests"], run), frames["instances"]
@@ -92,7 +92,7 @@ def pool_summaries(
 
 def _row(
     model: str, gpu: str, mean_gpus: float, cost: float, requests: Columns, mine: np.ndarray
-) -> PoolSummary:
+) -> GroupSummary:
     finished = mine & (np.asarray(requests["status"]) == "finished")
 
     def percentile(name: str, share: float) -> float:
@@ -101,7 +101,7 @@ def _row(
         return float(np.quantile(values, share)) if len(values) else np.nan
 
     quality: FloatArray = np.asarray(requests["quality"], dtype=np.float64)[mine]
-    return PoolSummary(
+    return GroupSummary(
         model=model,
         gpu=gpu,
         mean_gpus=mean_gpus,

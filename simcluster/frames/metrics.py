@@ -172,7 +172,7 @@ def window_bounds(columns: Frame, warmup_s: float, cooldown_s: float) -> tuple[f
     return warmup_s, float(arrival.max()) - cooldown_s
 
 
-def window(columns: Frame, warmup_s: float, cooldown_s: float) -> BoolArray:
+def measured_window(columns: Frame, warmup_s: float, cooldown_s: float) -> BoolArray:
     """Return which requests are counted: those that arrive in the measured window.
 
     Parameters
@@ -195,7 +195,7 @@ def window(columns: Frame, warmup_s: float, cooldown_s: float) -> BoolArray:
 
 def in_window(columns: Frame, run: RunConfig) -> Columns:
     """Return the counted requests alone: those that arrive in the window of `run`."""
-    kept = window(columns, run.warmup_s, run.cooldown_s)
+    kept = measured_window(columns, run.warmup_s, run.cooldown_s)
     return {name: np.asarray(columns[name])[kept] for name in schema_of("requests", columns)}
 
 
@@ -209,7 +209,7 @@ def attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str,
     slo : SloConfig
         The targets; its criterion decides the entry ``slo``.
     counted : ndarray
-        Which requests count (`window`), bool, shape ``(num_requests,)``.
+        Which requests count (`measured_window`), bool, shape ``(num_requests,)``.
 
     Returns
     -------
@@ -376,7 +376,7 @@ def summarise(
     duration of ``vllm bench serve`` does: the requests over the time of their arrivals alone would
     be more than any cluster serves.
     """
-    counted = window(columns, run.warmup_s, run.cooldown_s)
+    counted = measured_window(columns, run.warmup_s, run.cooldown_s)
     start, end = window_bounds(columns, run.warmup_s, run.cooldown_s)
     finished = _has_status(columns, "finished")
     last_output = _floats(columns, "last_output_s")

@@ -133,14 +133,16 @@ def kv_blocks(
         weights = weight_bytes_per_gpu(model, tp_size, pp_size, stage)
         share = engine.gpu_memory_utilization * gpu.memory_bytes
         at_stage = f" in stage {stage + 1}" if pp_size > 1 else ""
+        missing = max(-pool, 0.1 * GB)
         raise ConfigError(
             key,
             tp_size,
             f"{name} does not fit on {gpu.name}: {weights / GB:.1f} GB of weights{at_stage} and "
             f"{engine.reserved_bytes / GB:.1f} GB reserved per GPU, of {share / GB:.1f} GB usable; "
-            f"{max(-pool / GB, 0.1):.1f} GB per GPU are missing",
+            f"{missing / GB:.1f} GB per GPU are missing",
             _enough(model, gpu, engine, tp_size, pp_size)
             or "Choose a GPU with more memory, or weights of fewer bytes.",
+            missing,
         )
     blocks = int(pool // (per_token * engine.block_size))
     if blocks * engine.block_size < model.max_model_len:

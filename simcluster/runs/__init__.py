@@ -3,11 +3,14 @@
 =============  =================================================================
 module         idea
 =============  =================================================================
+cell           one run of a study, and the digests that say what it is
+result         frames of one run
+source         requests enter a deployment, by the clock or in turn
 simulate       (scenario, seed) -> result
-recorded       runs on disk: named by what they are made of, checked, used again
+recorded       runs on disk: recognised, checked, used again
 folder         result folders: written whole or not at all, read back as frames
 output         folders and files for results, refused before the work
-executor       many calls at once: joblib here, Dask on a cluster
+executor       many runs at once: joblib here, Dask on a cluster
 compare        every strategy at every rate with every seed
 kernel_budget  how many events are too many, kernel by kernel
 =============  =================================================================

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Mapping
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,20 @@ import numpy as np
 from simcluster.errors import ConfigError
 from simcluster.frames.itl import gaps_of
 from simcluster.frames.metrics import SweepRow, summarise
-from simcluster.frames.schema import Columns
-from simcluster.runs.executor import outcomes
-from simcluster.runs.folder import FORMATS, Comparison, Format, Unfinished, cells_of, read, writing
-from simcluster.runs.recorded import Cell
-from simcluster.runs.simulate import Result, simulate
+from simcluster.runs.cell import Cell
+from simcluster.runs.executor import Runner
+from simcluster.runs.folder import (
+    FORMATS,
+    Comparison,
+    Format,
+    Outcome,
+    Unfinished,
+    cells_of,
+    read,
+    writing,
+)
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import simulate
 from simcluster.scenario import arguments
 from simcluster.scenario.scenario import Scenario, refuse_other
 from simcluster.strategies.base import dry_run
@@ -135,33 +146,50 @@ def compare(
         remedy = "Add slo.ttft_s, slo.tpot_s, slo.itl_s or slo.e2el_s."
         raise ConfigError("slo", None, "a comparison needs at least one latency target", remedy)
     todo = cells(scenario)
-    with contextlib.ExitStack() as stack:
-        folder = (
-            stack.enter_context(writing(out, scenario, todo, fmt, replace=replace)) if out else None
+    with writing(out, scenario, todo, fmt, replace=replace) if out else nullcontext() as folder:
+        # Highest rates first: they take longest, and short runs fill the gaps at the end.
+        order = sorted(todo, key=lambda cell: -(cell.rate_rps or 0.0))
+        came = Runner(jobs, dask).each(
+            functools.partial(_run, folder=None if dask else folder),
+            [(scenario, cell) for cell in order],
+            folder,
+            _told(scenario, order, folder, progress),
         )
-        rows: dict[Cell, SweepRow] = {}
-        frames: dict[Cell, Mapping[str, Columns]] = {}
-        work = _Work(scenario, todo)
-        # Closed at once whatever ends this block: no run goes on while the folder is put in order.
-        done = stack.enter_context(
-            contextlib.closing(_run_all(scenario, todo, jobs, folder, dask, work))
-        )
-        for cell, row, columns in done:
-            rows[cell], frames[cell] = row, columns
-            if progress:
-                progress(len(rows), len(todo), work.share(cell))
-        in_order = [rows[cell] for cell in todo]
+        by_cell = dict(zip(order, came, strict=True))
+        rows = [by_cell[cell][0] for cell in todo]
         if folder:
-            folder.write_sweep(in_order)
+            folder.write_sweep(rows)
     if out:
         return dataclasses.replace(read(out), _scenario=scenario)
-    kept = dict(zip(cells_of(in_order), (frames[cell] for cell in todo), strict=True))
-    return Comparison(dict(scenario.document), in_order, kept, scenario)
+    kept = dict(zip(cells_of(rows), (by_cell[cell][1] for cell in todo), strict=True))
+    return Comparison(dict(scenario.document), rows, kept, scenario)
+
+
+def _told(
+    scenario: Scenario, cells: Sequence[Cell], folder: Unfinished | None, progress: Progress | None
+) -> Callable[[int, Outcome], None] | None:
+    """Return what hears of each finished cell, by its number, and tells `progress`."""
+    if progress is None:
+        return None
+    by_time = scenario.workload.duration_s is not None
+    left = {
+        cell: (cell.rate_rps or 1.0) if by_time else 1.0
+        for cell in cells
+        if folder is None or not folder.has(cell)
+    }
+    total, numbers = sum(left.values()), itertools.count(1)
+
+    def told(number: int, _: Outcome) -> None:
+        left.pop(cells[number], None)
+        share = 1.0 - sum(left.values()) / total if left else 1.0
+        progress(next(numbers), len(cells), share)
+
+    return told
 
 
 def run(scenario: Scenario, cell: Cell) -> Comparison:
     """Run one cell; the result is a comparison of one."""
-    _, row, columns = _run(scenario, cell, None)
+    row, columns = _run(scenario, cell, None)
     return Comparison(dict(scenario.document), [row], {cells_of([row])[0]: columns}, scenario)
 
 
@@ -200,66 +228,16 @@ def warnings_of(scenario: Scenario, comparison: Comparison) -> list[str]:
     return lines
 
 
-_Outcome = tuple[Cell, SweepRow, Mapping[str, Columns]]
-
-
-class _Work:
-    """How much of the work is done, by offered requests."""
-
-    def __init__(self, scenario: Scenario, todo: list[Cell]) -> None:
-        by_time = scenario.workload.duration_s is not None
-        self._requests = {c: (c.rate_rps or 1.0) if by_time else 1.0 for c in todo}
-        self._left = self._all = sum(self._requests.values())
-
-    def skip(self, cell: Cell) -> None:
-        """Take a cell out that is there already."""
-        self._all -= self._requests[cell]
-        self._left -= self._requests.pop(cell)
-
-    def share(self, cell: Cell) -> float:
-        """Return the share that is done, 0 to 1, now that `cell` is finished."""
-        self._left -= self._requests.pop(cell, 0.0)
-        return 1.0 - self._left / self._all if self._requests else 1.0
-
-
-def _run_all(
-    scenario: Scenario,
-    todo: list[Cell],
-    jobs: int | None,
-    folder: Unfinished | None,
-    dask: str | None,
-    work: _Work,
-) -> Generator[_Outcome, None, None]:
-    """Give the outcome of each cell as it finishes; those that are there already come first."""
-    left, known = [], []
-    for cell in todo:
-        if folder and (row := folder.row(cell)):
-            known.append((cell, row))
-            work.skip(cell)
-        else:
-            left.append(cell)
-    yield from ((cell, row, {}) for cell, row in known)
-    # Highest rates first: they take longest, and short runs fill the gaps at the end.
-    left.sort(key=lambda cell: -(cell.rate_rps or 0.0))
-    calls = [(scenario, cell, None if dask else folder) for cell in left]
-    with contextlib.closing(outcomes(_run, calls, jobs=jobs, dask=dask)) as done:
-        for cell, row, columns in done:
-            if dask and folder:
-                folder.write(cell, columns, row)
-                columns = {}
-            yield cell, row, columns
-
-
-def _run(scenario: Scenario, cell: Cell, folder: Unfinished | None) -> _Outcome:
+def _run(scenario: Scenario, cell: Cell, folder: Unfinished | None) -> Outcome:
     """Run one cell; its frames go into `folder` if there is one, else back to the caller."""
     if scenario.run.resolution == "kernel":
         _refuse_too_many_kernels(scenario, cell)
     result = simulate(scenario, strategy=cell.strategy, rate_rps=cell.rate_rps, seed=cell.seed)
     row = summary(scenario, result)
     if folder is None:
-        return cell, row, result.columns
+        return row, result.columns
     folder.write(cell, result.columns, row)
-    return cell, row, {}
+    return row, {}
 
 
 def _refuse_too_many_kernels(scenario: Scenario, cell: Cell) -> None:

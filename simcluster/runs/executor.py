@@ -1,4 +1,7 @@
-"""Many calls at once: by joblib on the cores of this machine, by Dask's futures on a cluster."""
+"""Many calls at once: by joblib on the cores of this machine, by Dask's futures on a cluster.
+
+A `Runner` is how a study does its runs: recorded ones are taken, the others done and recorded.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,172 @@ import logging
 import queue
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from simcluster import registry
 from simcluster.errors import DataError, WorkerError
-from simcluster.runs.recorded import program
+from simcluster.runs.cell import Cell, program
+from simcluster.runs.recorded import Label, RecordedRuns
 from simcluster.scenario import arguments
+from simcluster.scenario.scenario import Scenario
 
 T = TypeVar("T")
 
 CONNECT_S: Final = 5.0
-"""How long a Dask scheduler, and then its first worker, may take to answer (s)."""
-_KEPT: Final = "What was recorded is kept, and the same command goes on from it."
+"""How long a Dask scheduler may take to answer (s)."""
+LOOK_S: Final = 5.0
+"""How long Dask's first worker, and then a result, may take before workers are looked for (s)."""
+_KEPT: Final = "Recorded runs are kept; the same command resumes."
+
+
+class Store(Protocol[T]):
+    """Where the outcomes of calls are kept, by the arguments of the call."""
+
+    def read(self, *call: Any) -> T | None:
+        """Return the outcome of a call; None if there is none that can be used."""
+        ...
+
+    def keep(self, outcome: T, *call: Any) -> T:
+        """Keep the outcome of a call and return what of it shall stay in memory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled(Generic[T]):
+    """A `Store` in a folder of recorded runs.
+
+    Attributes
+    ----------
+    runs : RecordedRuns
+        The folder.
+    label : callable
+        Says with the arguments of a call what its outcome is of.
+    made : callable
+        Makes an outcome of the values that were recorded.
+    """
+
+    runs: RecordedRuns
+    label: Callable[..., Label]
+    made: Callable[..., T]
+
+    def read(self, *call: Any) -> T | None:
+        """Return what was recorded of a call; None if there is nothing that can be used."""
+        return self.runs.read(self.label(*call), self.made)
+
+    def keep(self, outcome: T, *call: Any) -> T:
+        """Record an outcome."""
+        return self.runs.keep(self.label(*call), outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """How a study does its runs.
+
+    Attributes
+    ----------
+    jobs : int or None
+        Processes on this machine; None for one per core, 1 for this one.
+    dask : str or None
+        Address of a Dask scheduler whose workers take the place of those processes.
+    recorded : RecordedRuns or None
+        Where outcomes are kept; None keeps none.
+    """
+
+    jobs: int | None = None
+    dask: str | None = None
+    recorded: RecordedRuns | None = None
+
+    def each(
+        self,
+        function: Callable[..., T],
+        calls: Sequence[tuple[Any, ...]],
+        store: Store[T] | None = None,
+        done: Callable[[int, T], None] | None = None,
+    ) -> list[T]:
+        """Return the outcome of each call; what is in the store is not called again.
+
+        Parameters
+        ----------
+        function : callable
+            What to call, here or in another process.
+        calls : sequence of tuple
+            Arguments of each call; those that take longest first keep all workers busy to the end.
+        store : Store, optional
+            Takes each outcome as soon as it is there.
+        done : callable, optional
+            Called after that with the number of the call and its outcome; those of the store come
+            first.
+
+        Raises
+        ------
+        ConfigError, DataError, WorkerError
+            As `outcomes` does.
+        """
+        found: dict[int, T] = {}
+        left = []
+        for number, call in enumerate(calls):
+            known = None if store is None else store.read(*call)
+            if known is None:
+                left.append((function, number, *call))
+                continue
+            found[number] = known
+            if done:
+                done(number, known)
+        with contextlib.closing(outcomes(_numbered, left, jobs=self.jobs, dask=self.dask)) as came:
+            for number, outcome in came:
+                kept = outcome if store is None else store.keep(outcome, *calls[number])
+                found[number] = kept
+                if done:
+                    done(number, kept)
+        return [found[number] for number in range(len(calls))]
+
+    def cells(
+        self,
+        measure: Callable[[Scenario, Cell], T],
+        scenario: Scenario,
+        cells: Sequence[Cell],
+        *,
+        made: Callable[..., T],
+        kind: str = "",
+        done: Callable[[Cell], None] | None = None,
+    ) -> list[T]:
+        """Return the outcomes of runs of `scenario`, in the order of the cells.
+
+        The longest are run first, so that short ones fill the gaps at the end.
+
+        Parameters
+        ----------
+        measure : callable
+            Simulates a run and returns its outcome, a dataclass or a mapping.
+        scenario : Scenario
+            With the strategies of all cells.
+        cells : sequence of Cell
+            The runs.
+        made : callable
+            Makes an outcome of the values that were recorded: the dataclass, or `dict`.
+        kind : str
+            Tells what `measure` returns from what others do (`runs.cell.identity`).
+        done : callable, optional
+            Called with each cell whose outcome is there.
+        """
+        runs = self.recorded
+        store = None
+        if runs is not None:
+            store = Labelled(runs, lambda _, cell: runs.label(scenario, cell, kind), made)
+        light = {cell.strategy: scenario.only(cell.strategy) for cell in cells}
+        order = sorted(dict.fromkeys(cells), key=lambda cell: -(cell.num_requests or 0))
+        calls = [(light[cell.strategy], cell) for cell in order]
+        told = None if done is None else lambda number, _: done(order[number])
+        by_cell = dict(zip(order, self.each(measure, calls, store, told), strict=True))
+        return [by_cell[cell] for cell in cells]
+
+
+def _numbered(function: Callable[..., T], number: int, *call: Any) -> tuple[int, T]:
+    """Call `function`, here or in a worker; the outcome comes with the number of its call."""
+    return number, function(*call)
 
 
 def outcomes(
@@ -72,7 +227,7 @@ def outcomes(
         remedy = 'Give one such as "tcp://host:8786".'
         arguments.of_type("dask", dask, str, "an address", remedy)
     calls = list(calls)
-    if dask is not None:
+    if dask is not None and calls:
         yield from _on_dask(function, calls, dask)
     elif jobs == 1 or len(calls) <= 1:
         yield from (function(*call) for call in calls)
@@ -134,7 +289,7 @@ def _on_dask(function: Callable[..., T], calls: list[tuple[Any, ...]], address: 
         left = {client.submit(function, *call, pure=False) for call in calls}
         for one in left:
             one.add_done_callback(done.put)
-        patience_s = CONNECT_S
+        patience_s = LOOK_S
         future: Any = None
         try:
             while left:
@@ -145,8 +300,11 @@ def _on_dask(function: Callable[..., T], calls: list[tuple[Any, ...]], address: 
                 except (queue.Empty, TimeoutError):
                     if future is not None and future.status == "error":
                         raise  # the call's own
+                    if client.status != "running":  # it tries to reconnect
+                        raise CancelledError from None
                     # A long call; or a result that is lost with its worker, or has a long way.
-                    if not client.scheduler_info()["workers"]:
+                    # Not by scheduler_info(): a thread of Dask's may empty its list of workers.
+                    if not client.nthreads():
                         raise WorkerError(f"--dask {address}: no worker is left. {_KEPT}") from None
                     if future is not None:
                         done.put(future)
@@ -189,7 +347,7 @@ def _connected(address: str) -> Iterator[Any]:
         ) from None
     with _unlogged("distributed.client"), _unlogged("asyncio"), client:
         try:
-            client.wait_for_workers(1, timeout=CONNECT_S)
+            client.wait_for_workers(1, timeout=LOOK_S)
         except TimeoutError:
             raise DataError(
                 f"--dask {address}: the scheduler has no workers. Start some with "
@@ -219,7 +377,7 @@ def _unlogged(name: str) -> Iterator[None]:
 def _program() -> str | None:
     """Return `program` of the process this runs in; None where simcluster cannot be imported."""
     try:
-        from simcluster.runs import recorded
+        from simcluster.runs import cell
     except ImportError:
         return None
-    return recorded.program()
+    return cell.program()

@@ -14,9 +14,7 @@ import json
 import logging
 import os
 import re
-import shutil
 import tomllib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,21 +31,19 @@ from simcluster.errors import DataError, nearest
 from simcluster.frames.goodput import goodput_table
 from simcluster.frames.metrics import SweepRow
 from simcluster.frames.schema import Columns, frame, schema_of, table
-from simcluster.runs.output import put_in_place, refuse_strangers, unwritable
+from simcluster.runs import output
+from simcluster.runs.cell import Cell, identity, inputs, made_by
 from simcluster.runs.recorded import (
     MANIFEST,
-    Cell,
-    Recorded,
-    adopt,
-    identity,
-    inputs,
-    made_by,
+    Label,
     publish,
     recorded,
+    refuse_loss,
     scratch,
+    take_over,
     write_manifest,
 )
-from simcluster.runs.simulate import FRAMES
+from simcluster.runs.result import FRAMES
 from simcluster.scenario import arguments
 from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
@@ -176,6 +172,10 @@ def _parsed(texts: Sequence[str], dtype: str) -> npt.NDArray[Any]:
 # Result folders ---------------------------------------------------------------------------------
 
 
+Outcome = tuple[SweepRow, Mapping[str, Columns]]
+"""What a comparison keeps of a run: its row, and its frames where no folder has them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Unfinished:
     """A result folder that is being written, a hidden sibling of the final one.
@@ -186,15 +186,15 @@ class Unfinished:
         Where to write.
     names : dict of Cell to str
         Path of each cell in `folder`; ``"."`` for a single run.
-    labels : dict of Cell to tuple of str
-        Name, identity (`runs.recorded.identity`) and maker (`runs.recorded.made_by`) of each cell.
+    labels : dict of Cell to Label
+        What each cell is; the name of its folder stands in ``about["name"]``.
     fmt : str
         Format of the frames.
     """
 
     folder: Path
     names: dict[Cell, str]
-    labels: dict[Cell, tuple[str, str, str]]
+    labels: dict[Cell, Label]
     fmt: Format
 
     def write(self, cell: Cell, frames: Mapping[str, Columns], row: SweepRow) -> None:
@@ -204,8 +204,7 @@ class Unfinished:
         for name in FRAMES:
             write_frame(frames[name], name, unfinished, self.fmt)
         write_frame(sweep_columns([row]), "sweep", unfinished, self.fmt)
-        name, identity_, maker = self.labels[cell]
-        write_manifest(unfinished, name=name, identity=identity_, maker=maker, fmt=self.fmt)
+        write_manifest(unfinished, self.labels[cell], self.fmt)
         if final == self.folder:
             for path in sorted(unfinished.iterdir()):
                 path.rename(final / path.name)
@@ -213,12 +212,22 @@ class Unfinished:
         else:
             publish(unfinished, final)
 
-    def row(self, cell: Cell) -> SweepRow | None:
+    def has(self, cell: Cell) -> bool:
+        """Whether a cell of a comparison is already there."""
+        return self.names[cell] != "." and (self.folder / self.names[cell]).is_dir()
+
+    def read(self, _: Scenario, cell: Cell) -> Outcome | None:
         """Return the sweep row of a cell that is already there."""
-        folder = self.folder / self.names[cell]
-        if folder == self.folder or not folder.is_dir():
+        if not self.has(cell):
             return None
-        return rows_of(read_frame("sweep", folder))[0]
+        return rows_of(read_frame("sweep", self.folder / self.names[cell]))[0], {}
+
+    def keep(self, outcome: Outcome, _: Scenario, cell: Cell) -> Outcome:
+        """Write a run, if the process that did it has not, and return its row."""
+        row, frames = outcome
+        if frames:
+            self.write(cell, frames, row)
+        return row, {}
 
     def write_sweep(self, rows: Sequence[SweepRow]) -> None:
         """Write the sweep frame, in the order of the cells."""
@@ -268,7 +277,6 @@ def writing(
     out = Path(os.path.abspath(arguments.path("out", out, "Give the path of a folder.")))
     arguments.one_of("fmt", fmt, FORMATS, "a format of frames")
     _refuse_strangers(out)
-    partial = out.with_name(f".{out.name}.partial")
     labels, names = _labels(scenario, cells)
     text = to_toml(scenario.document)
     meta = {
@@ -278,101 +286,49 @@ def writing(
         "inputs": inputs(scenario.document),
         "cells": list(names.values()),
     }
-    done = False
-    try:
+    with output.partial(out, _CELLS) as partial:
         found = recorded(partial) + recorded(out)
         if not replace:
-            _refuse_loss(out, found, labels)
-        unfinished = Unfinished(partial, names, labels, fmt)
-        sound = _begin(unfinished, found)
+            known = {label.identity: label.about["name"] for label in labels.values()}
+            refuse_loss(out, found, known)
+        sound: set[Path] = set()
+        if "." in names.values():
+            output.clear(partial)
+        else:
+            (partial / _CELLS).mkdir(exist_ok=True)
+            places = {labels[cell].identity: Path(name).name for cell, name in names.items()}
+            makers = {label.identity: label.made_by for label in labels.values()}
+            sound = take_over(
+                found, partial / _CELLS, lambda run: places.get(run.identity), makers, fmt
+            )
         (partial / _SCENARIO).write_text(text, encoding="utf-8")
         (partial / _META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
         there = _same(out, text, meta) and all(out / name in sound for name in names.values())
-        yield unfinished
+        yield Unfinished(partial, names, labels, fmt)
         if there:
             (partial / f"sweep.{fmt}").replace(out / f"sweep.{fmt}")
+            output.clear(partial)
         else:
-            put_in_place(out, partial)
-        done = True
-    except OSError as error:
-        raise unwritable(out, error) from None
-    finally:
-        if done or not any((partial / _CELLS).glob("[!.]*")):
-            shutil.rmtree(partial, ignore_errors=True)
+            output.put_in_place(out, partial)
 
 
-def _labels(
-    scenario: Scenario, cells: Sequence[Cell]
-) -> tuple[dict[Cell, tuple[str, str, str]], dict[Cell, str]]:
-    """Return name, identity and maker of each cell, and its path in the folder."""
-    makers = {s.name: made_by(scenario.document, s.name) for s in scenario.strategies}
+def _labels(scenario: Scenario, cells: Sequence[Cell]) -> tuple[dict[Cell, Label], dict[Cell, str]]:
+    """Return what each cell is, and its path in the folder."""
+    makers = {s.name: made_by(scenario, s.name) for s in scenario.strategies}
     labels = {
-        cell: (name, identity(scenario, cell), makers[cell.strategy])
+        cell: Label(identity(scenario, cell), makers[cell.strategy], {"name": name})
         for cell, name in cell_names(cells).items()
     }
     if len(cells) == 1:
         return labels, {cells[0]: "."}
-    return labels, {cell: f"{_CELLS}/{name}-{own}" for cell, (name, own, _) in labels.items()}
-
-
-def _refuse_loss(
-    out: Path, found: Sequence[Recorded], labels: Mapping[Cell, tuple[str, str, str]]
-) -> None:
-    """Refuse to put one scenario's results in the place of another's.
-
-    A run may give way to the same strategy, rate and seed after a change of the scenario, as long
-    as other runs show that it is still the same comparison.
-    """
-    names = {name for name, _, _ in labels.values()}
-    lost = [run.name for run in found if run.name not in names]
-    if not lost and not any(own in {r.identity for r in found} for _, own, _ in labels.values()):
-        lost = [run.name for run in found]
-    if lost:
-        raise DataError(
-            f"{out}: holds {len(lost)} runs of another scenario that would be lost ({lost[0]}). "
-            "Give another folder with -o, or --replace to put these results in their place."
-        )
-
-
-def _begin(unfinished: Unfinished, found: Sequence[Recorded]) -> set[Path]:
-    """Fill the folder with the runs that can be used again, and leave nothing else in its cells.
-
-    Returns where sound runs were found.
-    """
-    partial, names = unfinished.folder, unfinished.names
-    single = "." in names.values()
-    if single:
-        shutil.rmtree(partial, ignore_errors=True)
-    (partial if single else partial / _CELLS).mkdir(parents=True, exist_ok=True)
-    if single:
-        return set()
-    faults: Counter[str] = Counter()
-    places: set[Path] = set()
-    for cell, (_, own, maker) in unfinished.labels.items():
-        final = partial / names[cell]
-        candidates = [run for run in found if run.identity == own]
-        reasons = [run.fault(maker, unfinished.fmt) for run in candidates]
-        sound = [run for run, reason in zip(candidates, reasons, strict=True) if reason is None]
-        places.update(run.folder for run in sound)
-        if final not in places:
-            shutil.rmtree(final, ignore_errors=True)
-            if sound:
-                adopt(sound[0], final)
-        if candidates and not sound:
-            faults[reasons[0] or ""] += 1
-    wanted = {Path(name).name for name in names.values()}
-    for path in sorted((partial / _CELLS).iterdir()):
-        if path.name not in wanted:
-            shutil.rmtree(path)
-    for reason, count in faults.items():
-        noun = "run is" if count == 1 else "runs are"
-        _log.warning("%d recorded %s %s: run again", count, noun, reason)
-    return places
+    return labels, {
+        cell: f"{_CELLS}/{label.about['name']}-{label.identity}" for cell, label in labels.items()
+    }
 
 
 def _refuse_strangers(out: Path) -> None:
     """Refuse an existing folder that holds anything but our results."""
-    refuse_strangers(out, _OWN)
+    output.refuse_strangers(out, _OWN)
     if out.exists() and any(out.iterdir()) and not (out / _META).exists():
         advice = "Give another folder with -o."
         raise DataError(f"{out}: is not a result folder (no {_META}). {advice}")
@@ -461,45 +417,41 @@ class Comparison:
         return list(self._cells)
 
     def requests(
-        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
+        self,
+        strategy: str | None = None,
+        rate_rps: float | None = None,
+        seed: int | None = None,
+        num_requests: int | None = None,
     ) -> pd.DataFrame:
         """Return one row per request (`schema.REQUESTS`) of one run.
 
         Parameters
         ----------
-        strategy, rate_rps, seed : str, float, int, optional
-            Which run; what is left out may have only one value.
+        strategy, rate_rps, seed, num_requests : str, float, int, int, optional
+            Which run, as a `Cell` names it; what is left out may have only one value.
 
         Raises
         ------
         DataError
             If no run matches, or several do.
         """
-        return self.frame("requests", strategy, rate_rps, seed)
+        return self.frame("requests", strategy, rate_rps, seed, num_requests)
 
-    def spans(
-        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
-    ) -> pd.DataFrame:
-        """Return one row per span of equal steps (`schema.SPANS`) of one run."""
-        return self.frame("spans", strategy, rate_rps, seed)
+    def spans(self, *cell: Any, **which: Any) -> pd.DataFrame:
+        """Return one row per span of equal steps (`schema.SPANS`); as `requests`."""
+        return self.frame("spans", *cell, **which)
 
-    def transfers(
-        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
-    ) -> pd.DataFrame:
-        """Return one row per KV transfer (`schema.TRANSFERS`) of one run."""
-        return self.frame("transfers", strategy, rate_rps, seed)
+    def transfers(self, *cell: Any, **which: Any) -> pd.DataFrame:
+        """Return one row per KV transfer (`schema.TRANSFERS`); as `requests`."""
+        return self.frame("transfers", *cell, **which)
 
-    def links(
-        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
-    ) -> pd.DataFrame:
-        """Return bytes and utilisation of every link over time (`schema.LINKS`) of one run."""
-        return self.frame("links", strategy, rate_rps, seed)
+    def links(self, *cell: Any, **which: Any) -> pd.DataFrame:
+        """Return bytes and utilisation of every link over time (`schema.LINKS`); as `requests`."""
+        return self.frame("links", *cell, **which)
 
-    def instances(
-        self, strategy: str | None = None, rate_rps: float | None = None, seed: int | None = None
-    ) -> pd.DataFrame:
-        """Return one row per instance (`schema.INSTANCES`) of one run."""
-        return self.frame("instances", strategy, rate_rps, seed)
+    def instances(self, *cell: Any, **which: Any) -> pd.DataFrame:
+        """Return one row per instance (`schema.INSTANCES`); as `requests`."""
+        return self.frame("instances", *cell, **which)
 
     def frames(self, cell: Cell) -> dict[str, Columns]:
         """Return all frames of one run as columns."""
@@ -515,13 +467,15 @@ class Comparison:
         strategy: str | None = None,
         rate_rps: float | None = None,
         seed: int | None = None,
+        num_requests: int | None = None,
     ) -> pd.DataFrame:
-        """Return the frame called `name`, one of ``simulate.FRAMES``, of one run.
+        """Return the frame called `name`, one of ``result.FRAMES``, of one run.
 
         Parameters and errors as in `requests`.
         """
         found = list(self._cells)
-        for field, value in zip(Cell._fields, (strategy, rate_rps, seed), strict=True):
+        wanted = (strategy, rate_rps, seed, num_requests)
+        for field, value in zip(Cell._fields, wanted, strict=True):
             known = list(dict.fromkeys(getattr(cell, field) for cell in found))
             if value is None and len(known) > 1:
                 raise DataError(f"several runs differ in {field}: name one of {_listed(known)}")

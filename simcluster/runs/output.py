@@ -47,36 +47,74 @@ def refuse_strangers(out: Path, own: Collection[str]) -> None:
 
 
 @contextlib.contextmanager
-def folder(out: Path | None) -> Iterator[None]:
-    """Make a folder before the work that is to fill it; if it stays empty it goes again.
+def partial(out: Path, work: str) -> Iterator[Path]:
+    """Give the hidden folder beside `out` in which its results are made, to this process alone.
+
+    Whatever ends the block, the folder stays if there are runs in it.
 
     Parameters
     ----------
-    out : Path or None
-        The folder; None for no folder.
+    out : Path
+        Where the results go in the end.
+    work : str
+        Subfolder of the runs.
 
     Raises
     ------
     DataError
-        If it cannot be made or written to.
+        If another process is writing to `out`, or nobody can.
     """
-    if out is None:
-        yield
-        return
-    missing = [place for place in (out, *out.parents) if not place.exists()]
+    place = out.with_name(f".{out.name}.partial")
+    missing = [above for above in place.parents if not above.exists()]
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        trial = out / f".{uuid.uuid4().hex[:8]}"
-        trial.touch()
-        trial.unlink()
+        with _held(place, out):
+            try:
+                yield place
+            finally:
+                if not any((place / work).glob("[!.]*")):
+                    shutil.rmtree(place, ignore_errors=True)
+                with contextlib.suppress(OSError):  # not empty: the results are in it
+                    for above in missing:
+                        above.rmdir()
     except OSError as error:
         raise unwritable(out, error) from None
+
+
+@contextlib.contextmanager
+def _held(place: Path, out: Path) -> Iterator[None]:
+    """Make a folder and hold it for this process: the system lets go of it when that ends."""
     try:
+        import fcntl
+    except ImportError:  # Windows: nothing tells of another process there
+        place.mkdir(parents=True, exist_ok=True)
         yield
-    finally:
-        with contextlib.suppress(OSError):  # it is not empty: what it was made for
-            for place in missing:
-                place.rmdir()
+        return
+    while True:
+        place.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            held = os.open(place, os.O_RDONLY)
+            stack.callback(os.close, held)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(
+                    f"{out}: another process is writing to it. Wait for it to end, or give "
+                    "another folder with -o."
+                ) from None
+            except OSError:
+                pass  # a file system without locks on folders, such as NFS
+            if place.exists() and os.path.samestat(os.fstat(held), place.stat()):
+                yield
+                return
+            # That process has ended just now and put the folder in its place.
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that whoever looks finds all of it or none; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 def put_in_place(out: Path, finished: Path) -> None:
@@ -87,6 +125,20 @@ def put_in_place(out: Path, finished: Path) -> None:
         out.rename(old)
     finished.rename(out)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def clear(folder: Path) -> None:
+    """Delete what is in a folder."""
+    for path in folder.iterdir():
+        remove(path)
 
 
 def link(source: Path, target: Path) -> None:

@@ -1,227 +1,64 @@
-"""Runs on disk, named by what they are made of: recognised, checked, used again.
+"""Recorded runs: recognised by what decides them, checked, used again.
 
-A run is described by an identity, a digest of all that decides its outcome: the parts of the
-scenario that matter to it, its rate and seed, and the contents of the files it reads. Beside its
-frames lies a manifest with the identity, what made it, and a digest of every file.
+A run is recorded as a file ``IDENTITY.json`` (`RecordedRuns`: small outcomes, for any study) or as
+a folder of frames with a manifest (`runs.folder`, for comparisons). Both appear whole or not at
+all and are never changed, so a process may be killed while it writes, and several may write to one
+folder of recorded runs.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import dataclasses
 import hashlib
-import inspect
 import json
+import logging
 import os
 import shutil
-import sys
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
-from simcluster._version import __version__
-from simcluster.config import Environment
-from simcluster.registry import Registry
-from simcluster.roofline import STEP_TIMES
-from simcluster.routing import ROUTERS
-from simcluster.runs.output import link
+import numpy as np
+
+from simcluster.errors import DataError
+from simcluster.runs import output
+from simcluster.runs.cell import Cell, digest, identity, identity_in, made_by, program, scope_of
+from simcluster.scenario import arguments
 from simcluster.scenario.scenario import Scenario
-from simcluster.sched import QUEUES, SCHEDULERS
-from simcluster.strategies import STRATEGIES
-from simcluster.workload import ARRIVALS, LENGTHS
+
+T = TypeVar("T")
 
 MANIFEST: Final = "cell.json"
 """File of a run's folder that says what the run is and what belongs to it."""
-
-_ID_LEN: Final = 16
-"""Hexadecimal digits of an identity: among a million runs two agree with odds of 1 in 10^7."""
+RUNS: Final = "runs"
+"""Subfolder of a result folder with the runs that are recorded as files."""
 
 Fault = Literal["made by another version", "damaged", "in another format"]
 
+_log = logging.getLogger("simcluster")
 
-class Cell(NamedTuple):
-    """One run of a comparison.
+
+class Label(NamedTuple):
+    """What a run is that is recorded.
 
     Attributes
     ----------
-    strategy : str
-        Its name in the scenario.
-    rate_rps : float or None
-        Offered rate (requests/s); None where the workload has its own.
-    seed : int
-        Seed of the run.
+    identity : str
+        Digest of all that decides the outcome, but the program.
+    made_by : str
+        The program (`runs.cell.made_by`).
+    about : mapping
+        What else is written beside the outcome: of a file at least ``strategy`` and ``scope`` (what
+        decides all runs of the strategy), of a folder its ``name``.
     """
 
-    strategy: str
-    rate_rps: float | None
-    seed: int
-
-
-def identity(scenario: Scenario, cell: Cell) -> str:
-    """Return a digest of all that decides the outcome of one run, but the program.
-
-    Entries of the catalogue count by what they hold, whatever file they come from, and other
-    entries do not count; files count by their contents, wherever they lie. Prices, the other
-    strategies, rates and seeds, and the wanted attainment are not in it: the run is the same
-    whatever they are.
-
-    Parameters
-    ----------
-    scenario : Scenario
-        What is simulated.
-    cell : Cell
-        The run.
-
-    Raises
-    ------
-    OSError
-        If a file that the scenario names cannot be read.
-    """
-    workload = scenario.workload
-    if cell.rate_rps is not None:
-        workload = replace(workload, rate_rps=None)
-    environment = without_prices(scenario.environment)
-    parts = [
-        replace(environment, slo=replace(environment.slo, attainment=1.0)),
-        workload,
-        scenario.quality,
-        replace(scenario.run, seeds=(cell.seed,)),
-        scenario.strategy(cell.strategy),
-        cell.rate_rps,
-    ]
-    return digest_of(parts)[:_ID_LEN]
-
-
-def without_prices(environment: Environment) -> Environment:
-    """Return `environment` with machines that cost nothing that is known."""
-    first, *others = (
-        replace(c, gpu=replace(c.gpu, prices=()), price_per_gpu_hour=None, currency="")
-        for c in environment.clusters
-    )
-    return replace(environment, cluster=first, extra_clusters=tuple(others))
-
-
-def digest_of(value: object) -> str:
-    """Return the SHA-256 of settings and plain values, of files by what is in them."""
-    text = json.dumps(_with_contents(value), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _with_contents(value: Any) -> Any:
-    """Return plain values, with the digest of its contents in place of the path of a file."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _with_contents(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _with_contents(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_contents(inner) for inner in value]
-    return digest(Path(value)) if _is_file(value) else value
-
-
-def inputs(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return the SHA-256 of the files that a scenario reads, by path."""
-    return {path: digest(Path(path)) for path in _paths(dict(document))}
-
-
-def _paths(value: Any) -> Iterator[str]:
-    """Absolute paths of existing files in `value`."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for inner in value:
-            yield from _paths(inner)
-    elif _is_file(value):
-        yield value
-
-
-def _is_file(value: object) -> bool:
-    return isinstance(value, str) and os.path.isabs(value) and os.path.isfile(value)
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@functools.cache
-def program() -> str:
-    """Return the version of simcluster and a digest of its code and catalogue.
-
-    A run made by other code is another run, also while a version is being worked on.
-    """
-    root = Path(__file__).parents[1]
-    total = hashlib.sha256()
-    for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".toml")):
-        total.update(f"{path.relative_to(root).as_posix()}\0".encode())
-        total.update(path.read_bytes())
-    return f"{__version__}+{total.hexdigest()[:12]}"
-
-
-_REGISTRIES: Final[tuple[Registry[Any], ...]] = (
-    STRATEGIES,
-    SCHEDULERS,
-    QUEUES,
-    ROUTERS,
-    ARRIVALS,
-    LENGTHS,
-    STEP_TIMES,
-)
-
-
-def made_by(document: Mapping[str, Any], strategy: str) -> str:
-    """Return `program`, with a digest of code from elsewhere that a run may use.
-
-    Parameters
-    ----------
-    document : mapping
-        The scenario with all defaults filled in.
-    strategy : str
-        Name of the run's strategy. Its code counts if it is not ours, and so does the code of every
-        scheduler, queue, router, arrival process, length distribution and source of step times
-        that the scenario names.
-    """
-    own = next(s for s in document["strategy"] if s["name"] == strategy)
-    words = set(_words([own, document["workload"], document["engine"]]))
-    sources = {
-        _source(registry[name])
-        for registry in _REGISTRIES
-        for name in registry
-        if name in words and _root(registry[name]) != _root(made_by)
-    }
-    if not sources:
-        return program()
-    return f"{program()}+{hashlib.sha256(''.join(sorted(sources)).encode()).hexdigest()[:12]}"
-
-
-def _words(value: Any) -> Iterator[str]:
-    """All texts in `value`, a name of a registry among them."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for inner in value:
-            yield from _words(inner)
-    elif isinstance(value, str):
-        yield value
-
-
-def _root(implementation: Any) -> str:
-    """Name of the package that an implementation comes from."""
-    return str(getattr(implementation, "__module__", "")).split(".")[0]
-
-
-def _source(implementation: Any) -> str:
-    """Digest of the package that an implementation comes from, or of its file."""
-    package = sys.modules.get(_root(implementation))
-    if package is not None and package.__file__ and hasattr(package, "__path__"):
-        files = sorted(Path(package.__file__).parent.rglob("*.py"))
-        return "".join(map(digest, files))
-    has_code = inspect.isclass(implementation) or inspect.isroutine(implementation)
-    try:
-        return digest(Path(inspect.getfile(implementation if has_code else type(implementation))))
-    except (OSError, TypeError):  # defined where no file is, as in a notebook
-        return repr(implementation)
+    identity: str
+    made_by: str
+    about: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,53 +67,84 @@ class Recorded:
 
     Attributes
     ----------
-    folder : Path
-        Where its frames are.
+    path : Path
+        Its file, or the folder of its frames.
     name : str
-        Strategy, rate and seed, as in the names of folders.
+        Of a file: the strategy; of a folder: strategy, rate and seed, as in the names of folders.
     identity : str
-        As it was when the run was written.
-    manifest : dict
-        The rest of what was written beside it; empty if that cannot be read.
+        As it was when the run was written; of a file the digest of its strategy (`scope_of`).
+    values : dict
+        What was written; empty if that is damaged.
     """
 
-    folder: Path
+    path: Path
     name: str
     identity: str
-    manifest: Mapping[str, Any]
+    values: Mapping[str, Any]
 
-    def fault(self, maker: str, fmt: str) -> Fault | None:
+    def fault(self, maker: str | None, fmt: str | None = None) -> Fault | None:
         """Return why the run cannot be used again; None if it can.
 
         Parameters
         ----------
-        maker : str
-            What would make the run now (`made_by`).
-        fmt : str
-            Wanted format of its frames.
+        maker : str or None
+            What would make the run now (`runs.cell.made_by`); None for this program, whatever code
+            from elsewhere it may use.
+        fmt : str or None
+            Wanted format of its frames; None where it is a file.
         """
-        files = self.manifest.get("files")
-        if not isinstance(files, dict) or not files:
+        files = self.values.get("files", {} if fmt is None else None)
+        if not self.values or not isinstance(files, dict):
             return "damaged"
-        if self.manifest.get("made_by") != maker:
+        made = str(self.values.get("made_by"))
+        if not made.startswith(program()) if maker is None else made != maker:
             return "made by another version"
-        if self.manifest.get("format") != fmt:
+        if self.values.get("format") != fmt:
             return "in another format"
         try:
-            same = all(digest(self.folder / name) == known for name, known in files.items())
+            same = all(digest(self.path / name) == known for name, known in files.items())
         except OSError:
             same = False
         return None if same else "damaged"
+
+    def put(self, final: Path) -> None:
+        """Give it the name `final` too, by hard links where the file system has them."""
+        if self.path.is_file():
+            output.link(self.path, final)
+            return
+        unfinished = scratch(final)
+        for name in (*self.values["files"], MANIFEST):
+            output.link(self.path / name, unfinished / name)
+        publish(unfinished, final)
+
+
+def read_file(path: Path) -> Recorded:
+    """Return the run in a file, without values if the file is not as it was written."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        known = values.pop("sha256")
+        if known != _digest(values):
+            raise ValueError(known)
+        return Recorded(path, str(values["strategy"]), str(values["scope"]), values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Recorded(path, "", "", {})
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+# Runs of frames ---------------------------------------------------------------------------------
 
 
 def recorded(folder: Path) -> list[Recorded]:
     """Return the runs in a result folder, finished or not: one at its top, or those in it."""
     places = [folder] if (folder / MANIFEST).is_file() else []
     places += sorted(p for p in (folder / "cells").glob("[!.]*") if p.is_dir())
-    return [_recorded(place) for place in places]
+    return [_read_folder(place) for place in places]
 
 
-def _recorded(folder: Path) -> Recorded:
+def _read_folder(folder: Path) -> Recorded:
     name, _, suffix = folder.name.rpartition("-")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -285,13 +153,13 @@ def _recorded(folder: Path) -> Recorded:
         return Recorded(folder, name, suffix, {})
 
 
-def write_manifest(folder: Path, *, name: str, identity: str, maker: str, fmt: str) -> None:
+def write_manifest(folder: Path, label: Label, fmt: str) -> None:
     """Write the manifest of the run whose files are in `folder`."""
     files = {p.name: digest(p) for p in sorted(folder.iterdir()) if p.name != MANIFEST}
     manifest = {
-        "name": name,
-        "identity": identity,
-        "made_by": maker,
+        **label.about,
+        "identity": label.identity,
+        "made_by": label.made_by,
         "format": fmt,
         "files": files,
     }
@@ -318,9 +186,227 @@ def publish(unfinished: Path, final: Path) -> None:
         shutil.rmtree(unfinished)
 
 
-def adopt(found: Recorded, final: Path) -> None:
-    """Put a recorded run under the name `final`, by hard links where the file system has them."""
-    unfinished = scratch(final)
-    for name in (*found.manifest["files"], MANIFEST):
-        link(found.folder / name, unfinished / name)
-    publish(unfinished, final)
+# Small outcomes ---------------------------------------------------------------------------------
+
+
+class RecordedRuns:
+    """A folder of small outcomes that a study opens.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder; it is made when the first outcome is recorded.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._scenario: Scenario | None = None
+        self._scopes: dict[str, tuple[str, str]] = {}
+
+    def __iter__(self) -> Iterator[Recorded]:
+        """Give what is recorded, damaged files included."""
+        return map(read_file, sorted(self.folder.glob("[!.]*.json")))
+
+    def label(self, scenario: Scenario, cell: Cell, kind: str = "") -> Label:
+        """Return the label of a run of `scenario`; `kind` as in `runs.cell.identity`."""
+        if scenario is not self._scenario:
+            self._scenario, self._scopes = scenario, {}
+        name = cell.strategy
+        if name not in self._scopes:
+            self._scopes[name] = scope_of(scenario, name), made_by(scenario, name)
+        scope, maker = self._scopes[name]
+        if cell.num_requests is None:
+            own = identity(scenario, cell, kind)
+        else:
+            own = identity_in(scope, cell, kind)
+        about = {**cell._asdict(), "scope": scope, **({"kind": kind} if kind else {})}
+        return Label(own, maker, about)
+
+    def read(self, label: Label, made: Callable[..., T]) -> T | None:
+        """Return a recorded outcome, made by `made`; None if there is none that can be used."""
+        run = read_file(self._path(label))
+        if run.fault(label.made_by):
+            return None
+        values = run.values["outcome"]
+        return made(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def keep(self, label: Label, outcome: T) -> T:
+        """Record an outcome, a dataclass or a mapping, and return it."""
+        plain: Any = outcome
+        if dataclasses.is_dataclass(outcome) and not isinstance(outcome, type):
+            plain = dataclasses.asdict(outcome)
+        written = {**label.about, "made_by": label.made_by, "outcome": plain}
+        values = json.loads(json.dumps(written, default=np.ndarray.tolist))
+        text = json.dumps({**values, "sha256": _digest(values)}, indent=1)
+        output.write_whole(self._path(label), text + "\n")
+        return outcome
+
+    def _path(self, label: Label) -> Path:
+        return self.folder / f"{label.identity}.json"
+
+
+@contextlib.contextmanager
+def writing(
+    out: str | Path | None,
+    files: Sequence[str],
+    scenario: Scenario | None = None,
+    *,
+    replace: bool = False,
+) -> Iterator[tuple[Path, RecordedRuns] | tuple[None, None]]:
+    """Write the result folder of a study: refused before any work, complete or absent after it.
+
+    As long as the study is under way its folder is a hidden sibling of `out`. Whatever ends the
+    study, its recorded runs stay there, and the next one into the same folder resumes from them.
+    Once the first of `files` is written the folder takes its place, even if the block then fails.
+
+    Runs that are there already, in `out` or from a study that was interrupted, are used again if
+    they are whole and the same program made them; a warning is logged about others.
+
+    Parameters
+    ----------
+    out : str, Path or None
+        The folder; None for none.
+    files : sequence of str
+        Names of the results beside the runs.
+    scenario : Scenario, optional
+        Whose strategies alone may have runs in the folder: results of another one are refused, and
+        runs of a strategy that has changed give way. Without it all runs stay.
+    replace : bool
+        Put these results in the place of another scenario's.
+
+    Yields
+    ------
+    Path or None
+        Where to write `files`.
+    RecordedRuns or None
+        Where to record runs.
+
+    Raises
+    ------
+    DataError
+        If `out` cannot be written, holds something else, or results of another scenario, or if
+        another process is writing it.
+    """
+    if out is None:
+        yield None, None
+        return
+    out = Path(os.path.abspath(arguments.path("out", out, "Give the path of a folder.")))
+    output.refuse_strangers(out, (*files, RUNS))
+    with output.partial(out, RUNS) as partial:
+        runs = RecordedRuns(partial / RUNS)
+        found = [*runs, *RecordedRuns(out / RUNS)]
+        makers = None
+        if scenario is not None:
+            names = {scope_of(scenario, s.name): s.name for s in scenario.strategies}
+            makers = {scope: made_by(scenario, name) for scope, name in names.items()}
+            if not replace:
+                refuse_loss(out, found, names, files[0])
+        runs.folder.mkdir(exist_ok=True)
+        take_over(found, runs.folder, lambda run: run.path.name, makers)
+        for name in files:
+            (partial / name).unlink(missing_ok=True)
+        ended = False
+        try:
+            yield partial, runs
+            ended = True
+        finally:
+            if ended or (partial / files[0]).exists():
+                with contextlib.suppress(OSError):  # there are runs in it
+                    runs.folder.rmdir()
+                output.put_in_place(out, partial)
+
+
+# What an earlier study has left -----------------------------------------------------------------
+
+
+def refuse_loss(
+    out: Path, found: Sequence[Recorded], names: Mapping[str, str], result: str = ""
+) -> None:
+    """Refuse to put one scenario's results in the place of another's.
+
+    A run may give way to that of the same name after a change of the scenario, as long as other
+    runs show that it is still the same study. What is damaged says nothing.
+
+    Parameters
+    ----------
+    out : Path
+        Where the results are to go.
+    found : sequence of Recorded
+        What is there.
+    names : mapping of str to str
+        Name of each identity that the study wants.
+    result : str
+        A file in `out` that must not be lost where no runs are there.
+
+    Raises
+    ------
+    DataError
+        If results would be lost.
+    """
+    lost = [run.name for run in found if run.name and run.name not in names.values()]
+    if not lost and not any(run.identity in names for run in found):
+        lost = [run.name for run in found if run.name]
+    what = f"{len(lost)} run{'s' if lost[1:] else ''}"
+    if not found and result and (out / result).exists():
+        lost, what = [result], "results"
+    if lost:
+        raise DataError(
+            f"{out}: holds {what} of another scenario that would be lost ({lost[0]}). "
+            "Give another folder with -o, or --replace to put these results in their place."
+        )
+
+
+def take_over(
+    found: Sequence[Recorded],
+    folder: Path,
+    name_of: Callable[[Recorded], str | None],
+    makers: Mapping[str, str] | None,
+    fmt: str | None = None,
+) -> set[Path]:
+    """Put the runs that can be used again into `folder`, and leave nothing else in it.
+
+    A warning is logged about those that are wanted and cannot be used.
+
+    Parameters
+    ----------
+    found : sequence of Recorded
+        What is there, in `folder` or elsewhere.
+    folder : Path
+        Where they go.
+    name_of : callable
+        Name of a run in `folder`; None if it is not wanted.
+    makers : mapping of str to str, or None
+        What would make the run of each wanted identity now; None if all are wanted.
+    fmt : str or None
+        As in `Recorded.fault`.
+
+    Returns
+    -------
+    set of Path
+        Where sound runs were found.
+    """
+    sound: dict[str, Recorded] = {}
+    faults: dict[str, Fault] = {}
+    places: set[Path] = set()
+    for run in found:
+        name = name_of(run)
+        known = makers is None or run.identity in makers or not run.values
+        if name is None or not known:
+            continue
+        fault = run.fault(None if makers is None else makers.get(run.identity), fmt)
+        if fault is not None:
+            faults[name] = fault
+            continue
+        sound.setdefault(name, run)
+        places.add(run.path)
+    for name, run in sound.items():
+        if folder / name not in places:
+            output.remove(folder / name)
+            run.put(folder / name)
+    for path in sorted(folder.iterdir()):
+        if path.name not in sound:
+            output.remove(path)
+    for fault, count in Counter(f for name, f in faults.items() if name not in sound).items():
+        noun = "run is" if count == 1 else "runs are"
+        _log.warning("%d recorded %s %s: run again", count, noun, fault)
+    return places

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import gc
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy.typing as npt
 import simpy
 
 from simcluster.config import Environment
-from simcluster.engine.clock import ARRIVAL, SCHEDULING, At, Clock
-from simcluster.engine.groups.cluster import Cluster, Deployment
+from simcluster.engine.clock import SCHEDULING, At, Clock
+from simcluster.engine.groups.cluster import Cluster
 from simcluster.engine.log import KernelLog
 from simcluster.engine.recorder import Recorder, transfer_columns
-from simcluster.errors import ConfigError, InvariantError
+from simcluster.errors import InvariantError
 from simcluster.frames.itl import with_p99
-from simcluster.frames.schema import (
-    INSTANCES,
-    LINKS,
-    SCALING,
-    SEGMENTS,
-    SPANS,
-    TRANSFERS,
-    WINDOWS,
-    frame,
-    schema_of,
-)
 from simcluster.quality import QualityCurve
-from simcluster.request import Request, RequestStatus
 from simcluster.rng import stream
 from simcluster.roofline.sources import StepTimeFactory
+from simcluster.runs.cell import Cell
+from simcluster.runs.result import Result
+from simcluster.runs.source import ClosedLoop, OpenLoop, Source
 from simcluster.scenario import arguments
 from simcluster.scenario.scenario import Scenario, refuse_other
 from simcluster.strategies.base import Strategy
@@ -43,104 +32,8 @@ from simcluster.strategies.routed import Routed
 from simcluster.units import MAX_TIME_S, on_grid
 from simcluster.workload import Workload, build
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 RESOLUTIONS: Final = ("span", "step", "kernel")
 """What one event stands for; the results are the same."""
-
-_ROWS_AT_ONCE: Final = 1 << 14
-
-FRAMES: Final = (
-    "requests",
-    "spans",
-    "segments",
-    "transfers",
-    "links",
-    "windows",
-    "scaling",
-    "instances",
-)
-"""Frames of a run."""
-
-
-@dataclass(frozen=True, repr=False)
-class Result:
-    """What one run gave.
-
-    Attributes
-    ----------
-    strategy : str
-        Name of the strategy.
-    rate_rps : float
-        Offered rate (requests/s); NaN in a closed loop.
-    seed : int
-        Seed of the run.
-    num_gpus : int
-        GPUs the strategy used, the most at a time.
-    columns : dict
-        Frame name to columns, as in `simcluster.frames.schema`.
-    end_s : float
-        When the last request ended (s).
-    num_events : int
-        SimPy events.
-    """
-
-    strategy: str
-    rate_rps: float
-    seed: int
-    num_gpus: int
-    columns: dict[str, dict[str, npt.NDArray[Any]]]
-    end_s: float
-    num_events: int
-
-    def __repr__(self) -> str:
-        requests = len(self.columns["requests"]["request_id"])
-        return (
-            f"Result({self.strategy!r}, {self.rate_rps:g} requests/s, seed {self.seed}: "
-            f"{requests} requests, {self.num_gpus} GPUs)"
-        )
-
-    @cached_property
-    def requests(self) -> pd.DataFrame:
-        """One row per arrived request."""
-        columns = self.columns["requests"]
-        return frame(columns, schema_of("requests", columns))
-
-    @cached_property
-    def spans(self) -> pd.DataFrame:
-        """One row per run of equal steps."""
-        return frame(self.columns["spans"], SPANS)
-
-    @cached_property
-    def segments(self) -> pd.DataFrame:
-        """One row per stay of a request in a decode batch."""
-        return frame(self.columns["segments"], SEGMENTS)
-
-    @cached_property
-    def transfers(self) -> pd.DataFrame:
-        """One row per KV transfer."""
-        return frame(self.columns["transfers"], TRANSFERS)
-
-    @cached_property
-    def links(self) -> pd.DataFrame:
-        """Bytes and utilisation of every link in equal stretches of time."""
-        return frame(self.columns["links"], LINKS)
-
-    @cached_property
-    def windows(self) -> pd.DataFrame:
-        """One row per prefill window of a macro instance."""
-        return frame(self.columns["windows"], WINDOWS)
-
-    @cached_property
-    def scaling(self) -> pd.DataFrame:
-        """One row per instance that came or went, and per split and merge."""
-        return frame(self.columns["scaling"], SCALING)
-
-    @cached_property
-    def instances(self) -> pd.DataFrame:
-        """One row per instance."""
-        return frame(self.columns["instances"], INSTANCES)
 
 
 def simulate(
@@ -191,29 +84,40 @@ def simulate(
     seed = scenario.run.seeds[0] if seed is None else seed
     if rate_rps is None:
         rate_rps = scenario.default_rate_rps
-    workload = build(
-        scenario.workload,
-        seed=seed,
-        rate_rps=rate_rps,
-        max_model_len=scenario.environment.model.max_model_len,
-    )
     quality = scenario.quality
-    if quality is not None:
-        score = quality.draw(workload.prompt_len, workload.output_len, seed)
-        workload = replace(workload, score=score)
-    elif isinstance(chosen, Routed):
-        score = stream(seed, "scores").random(workload.num_requests)
-        workload = replace(workload, score=score)
     return run(
         scenario.environment,
         chosen,
-        workload,
+        workload_of(scenario, Cell(chosen.name, rate_rps, seed)),
         seed=seed,
         resolution=resolution or scenario.run.resolution,
         max_time_s=scenario.run.max_time_s,
         kernels_in=kernels_in,
         quality=None if quality is None else quality.curve(),
     )
+
+
+def workload_of(scenario: Scenario, cell: Cell) -> Workload:
+    """Return the requests of a run: the same for all strategies at its rate, seed and length.
+
+    Their scores are drawn with them where something routes by difficulty or has a quality.
+    """
+    settings = scenario.workload
+    if cell.num_requests is not None:
+        settings = replace(settings, num_requests=cell.num_requests, duration_s=None)
+    workload = build(
+        settings,
+        seed=cell.seed,
+        rate_rps=cell.rate_rps,
+        max_model_len=scenario.environment.model.max_model_len,
+    )
+    if scenario.quality is not None:
+        score = scenario.quality.draw(workload.prompt_len, workload.output_len, cell.seed)
+    elif isinstance(scenario.strategy(cell.strategy), Routed):
+        score = stream(cell.seed, "scores").random(workload.num_requests)
+    else:
+        return workload
+    return replace(workload, score=score)
 
 
 @contextmanager
@@ -265,8 +169,8 @@ def run(
     step_time : callable, optional
         Makes the step-time model of an instance; default: the source that `environment` names.
     kernels_in : tuple of float, optional
-        Start and end (s) of a stretch of time: the steps that reach into it, and no others, are run
-        kernel by kernel (of a pipeline all steps), and the kernels in the stretch are in the frame
+        Start and end (s) of an interval: the steps that reach into it, and no others, are run
+        kernel by kernel (of a pipeline all steps), and the kernels in it are in the frame
         ``kernels`` of the result.
     quality : QualityCurve, optional
         Expected quality of each model of a strategy of several by the workload's scores.
@@ -281,13 +185,7 @@ def run(
     ConfigError
         If the deployment does not fit the machines.
     """
-    if resolution not in RESOLUTIONS:
-        raise ConfigError(
-            "run.resolution",
-            resolution,
-            "not a resolution",
-            f"Use one of {', '.join(RESOLUTIONS)}.",
-        )
+    arguments.one_of("run.resolution", resolution, RESOLUTIONS, "a resolution")
     env = Clock()
     recorder = Recorder(None if kernels_in is None else KernelLog(*kernels_in))
     if workload.hashes is not None:
@@ -304,51 +202,47 @@ def run(
     deployment = strategy.build(cluster)
     if deployment.models and workload.score is None:
         raise InvariantError("a deployment of several models needs the scores of its requests")
-    done = simpy.Event(env)
-    source = _ClosedLoop if workload.concurrency is not None else _OpenLoop
-    arrivals = source(cluster, deployment, workload)
-    left = workload.num_requests
-
-    def ended(request: Request) -> None:
-        nonlocal left
-        recorder.requests.ended(request)
-        left -= 1
-        if not left:
-            done.succeed()
-        else:
-            arrivals.one_ended()
-
-    cluster.on_finish = ended
-    if not left:
-        done.succeed()
-    if max_time_s is not None:
-        timer = At(env, on_grid(max_time_s), 2 * SCHEDULING)
-        timer.callbacks.append(lambda _: _stop(done))
-    try:
-        env.run(until=done)
-    except RuntimeError as error:
-        if not str(error).startswith("No scheduled events left"):
-            raise
-        raise InvariantError(f"{left} requests are left and nothing happens any more") from error
-    if left and env.peek() == math.inf:
-        raise InvariantError(f"{left} requests are left and nothing happens any more")
-    if env.now > MAX_TIME_S:
-        raise InvariantError("the run is longer than the time grid is exact")
+    loop = OpenLoop if workload.concurrency is None else ClosedLoop
+    _let_pass(env, loop(cluster, deployment, workload), max_time_s)
     for instance in cluster.instances:
         instance.close()
     for close in deployment.on_end:
         close(env.now)
     models = deployment.models or (environment.model.spec.name,)
-    routed = quality is not None and len(models) == quality.num_models
-    requests = recorder.requests.columns(
-        models, quality.expected if quality is not None and routed else None
-    )
+    rated = quality is not None and len(models) == quality.num_models
+    expected = quality.expected if quality is not None and rated else None
+    requests = recorder.requests.columns(models, expected)
     if workload.slo_class is not None:
         requests["slo_class"] = workload.slo_class[: len(requests["request_id"])]
-    result = _result(strategy.name, workload, seed, cluster, recorder, requests, env)
+    columns = {"requests": requests, **_columns(cluster)}
     if environment.slo.has_target("itl_s"):
-        result.columns["requests"] = with_p99(result.columns, environment, step_time=step_time)
-    return result
+        columns["requests"] = with_p99(columns, environment, step_time=step_time)
+    return Result(
+        strategy=strategy.name,
+        rate_rps=float("nan") if workload.rate_rps is None else workload.rate_rps,
+        seed=seed,
+        num_gpus=cluster.num_gpus,
+        columns=columns,
+        end_s=env.now,
+        num_events=env.num_events,
+    )
+
+
+def _let_pass(env: Clock, source: Source, max_time_s: float | None) -> None:
+    """Let time pass until all requests of `source` have ended, or until `max_time_s`."""
+    if max_time_s is not None:
+        timer = At(env, on_grid(max_time_s), 2 * SCHEDULING)
+        timer.callbacks.append(lambda _: _stop(source.done))
+    try:
+        env.run(until=source.done)
+    except RuntimeError as error:
+        if not str(error).startswith("No scheduled events left"):
+            raise
+        raise _stuck(source) from error
+    if source.num_left and env.peek() == math.inf:
+        raise _stuck(source)
+    if env.now > MAX_TIME_S:
+        raise InvariantError("the run is longer than the time grid is exact")
 
 
 def _stop(done: simpy.Event) -> None:
@@ -357,15 +251,13 @@ def _stop(done: simpy.Event) -> None:
         done.succeed()
 
 
-def _result(
-    strategy: str,
-    workload: Workload,
-    seed: int,
-    cluster: Cluster,
-    recorder: Recorder,
-    requests: dict[str, npt.NDArray[Any]],
-    env: Clock,
-) -> Result:
+def _stuck(source: Source) -> InvariantError:
+    return InvariantError(f"{source.num_left} requests are left and nothing happens any more")
+
+
+def _columns(cluster: Cluster) -> dict[str, dict[str, npt.NDArray[Any]]]:
+    """Return the columns of all frames but the requests'."""
+    recorder = cluster.recorder
     for placed in cluster.placed:
         recorder.instances.add(
             (
@@ -381,110 +273,13 @@ def _result(
                 placed.gpu,
             )
         )
-    return Result(
-        strategy=strategy,
-        rate_rps=float("nan") if workload.rate_rps is None else workload.rate_rps,
-        seed=seed,
-        num_gpus=cluster.num_gpus,
-        columns={
-            "requests": requests,
-            "spans": recorder.spans.columns(),
-            "segments": recorder.segments.columns(),
-            "transfers": transfer_columns(recorder.transfers),
-            "links": cluster.network.columns(env.now),
-            "windows": recorder.windows.columns(),
-            "scaling": recorder.scaling.columns(),
-            "instances": recorder.instances.columns(),
-            **({} if recorder.kernels is None else {"kernels": recorder.kernels.columns()}),
-        },
-        end_s=env.now,
-        num_events=env.num_events,
-    )
-
-
-def _rows(workload: Workload) -> Iterator[tuple[float, int, int, bool]]:
-    """Give arrival, prompt, output and rejection of each request, a chunk of Python's own at once.
-
-    Lists of all of them would take five times the memory of the arrays.
-    """
-    arrays = (workload.arrival_s, workload.prompt_len, workload.output_len, workload.rejected)
-    for first in range(0, workload.num_requests, _ROWS_AT_ONCE):
-        chunk = slice(first, first + _ROWS_AT_ONCE)
-        yield from zip(*(array[chunk].tolist() for array in arrays), strict=True)
-
-
-class _Source(ABC):
-    """Lets requests enter a deployment; the rejected ones are turned away on arrival."""
-
-    def __init__(self, cluster: Cluster, deployment: Deployment, workload: Workload) -> None:
-        self._cluster = cluster
-        self._env = cluster.env
-        self._entry = deployment.entry
-        self._concurrency = workload.concurrency
-        self._hashes = workload.hashes
-        self._block_size = cluster.environment.engine.block_size
-        self._score = workload.score
-        self._slo_class = workload.slo_class
-        self._priority = workload.priority
-        self._log = cluster.recorder.requests
-        self._coming = _rows(workload)
-        self.process = self._env.process(self._run())
-
-    @abstractmethod
-    def one_ended(self) -> None:
-        """Hear that a request finished or was rejected."""
-
-    @abstractmethod
-    def _run(self) -> Generator[simpy.Event, Any, None]:
-        """Let the requests enter, each at its time."""
-
-    def _enter(self, arrival_s: float, prompt_len: int, output_len: int, rejected: bool) -> None:
-        number = self._log.num_arrived
-        request = Request(number, arrival_s, prompt_len, output_len)
-        if self._score is not None:
-            request.score = float(self._score[number])
-        if self._slo_class is not None:
-            request.slo_class = self._slo_class[number]
-        if self._priority is not None:
-            request.priority = int(self._priority[number])
-        if self._hashes is not None:
-            request.block_ids = self._hashes.runs(number, self._block_size)
-        self._log.arrived(request)
-        if rejected:
-            request.status = RequestStatus.REJECTED
-            self._cluster.on_finish(request)
-        else:
-            self._entry.submit(request)
-
-
-class _OpenLoop(_Source):
-    """Requests arrive by the clock."""
-
-    def one_ended(self) -> None:
-        """Nothing to do: arrivals do not wait for the end of others."""
-
-    def _run(self) -> Generator[simpy.Event, Any, None]:
-        env = self._env
-        for arrival_s, prompt_len, output_len, rejected in self._coming:
-            yield At(env, arrival_s, ARRIVAL)
-            self._enter(arrival_s, prompt_len, output_len, rejected)
-
-
-class _ClosedLoop(_Source):
-    """A fixed number of requests is in the system; the next enters when one ends."""
-
-    def _run(self) -> Generator[simpy.Event, Any, None]:
-        yield At(self._env, 0.0, ARRIVAL)
-        for _ in range(self._concurrency or 0):
-            self._enter_next()
-
-    def one_ended(self) -> None:
-        """Let the next request enter, after all that ends at this time."""
-        arrival = At(self._env, self._env.now, ARRIVAL)
-        arrival.callbacks.append(lambda _: self._enter_next())
-
-    def _enter_next(self) -> None:
-        coming = next(self._coming, None)
-        if coming is not None:
-            _, prompt_len, output_len, rejected = coming
-            self._enter(self._env.now, prompt_len, output_len, rejected)
+    return {
+        "spans": recorder.spans.columns(),
+        "segments": recorder.segments.columns(),
+        "transfers": transfer_columns(recorder.transfers),
+        "links": cluster.network.columns(cluster.env.now),
+        "windows": recorder.windows.columns(),
+        "scaling": recorder.scaling.columns(),
+        "instances": recorder.instances.columns(),
+        **({} if recorder.kernels is None else {"kernels": recorder.kernels.columns()}),
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -12,8 +12,6 @@ from simcluster.config import SETTINGS_CONFIG
 Kind = Literal["nodg", "chunked", "padg", "fudg"]
 Objective = Literal["cost", "latency", "quality"]
 Sampler = Literal["auto", "exhaustive", "nsga2", "gp", "random"]
-
-SAMPLERS: Final[tuple[Sampler, ...]] = ("auto", "exhaustive", "nsga2", "gp", "random")
 
 Degree = Annotated[int, Field(ge=1)]
 

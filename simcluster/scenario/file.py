@@ -503,13 +503,13 @@ def _routed(
     strategies = []
     for strategy in file.strategy:
         if isinstance(strategy, Routed):
-            pools = tuple(
+            groups = tuple(
                 dataclasses.replace(
-                    pool,
-                    model=models.get(pool.model, pool.model),
-                    gpu=catalog.gpu(pool.gpu, f"strategy.{strategy.name}.pool[{i}].gpu").name,
+                    group,
+                    model=models.get(group.model, group.model),
+                    gpu=catalog.gpu(group.gpu, f"strategy.{strategy.name}.pool[{i}].gpu").name,
                 )
-                for i, pool in enumerate(strategy.pool)
+                for i, group in enumerate(strategy.pool)
             )
             names = tuple(models.get(name, name) for name in strategy.models)
             for name in names:
@@ -520,7 +520,7 @@ def _routed(
                         "is no model of this scenario",
                         f"{nearest(name, set(models.values()))} Or add an [[extra_model]].",
                     )
-            strategy = dataclasses.replace(strategy, pool=pools, models=names)
+            strategy = dataclasses.replace(strategy, pool=groups, models=names)
             strategy.cuts()
             if quality is not None:
                 known = quality.curve().num_models

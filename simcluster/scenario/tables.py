@@ -201,6 +201,31 @@ class EngineTable:
             "joins the step after the next (asynchronous scheduling)."
         ),
     ] = None
+    kv_connector: Annotated[
+        Literal["beside", "inside"] | None,
+        Field(
+            description="How fudg moves KV: beside the steps over the links (vLLM V1, SGLang, "
+            "Dynamo), or inside the steps, which wait for it (vLLM V0)."
+        ),
+    ] = None
+    kv_put_bytes_per_s: Annotated[
+        float | None,
+        Field(gt=0, description="KV that a prefill step puts, per rank (bytes/s); inside only."),
+    ] = None
+    kv_get_bytes_per_s: Annotated[
+        float | None,
+        Field(gt=0, description="KV that a decode step gets, per rank (bytes/s); inside only."),
+    ] = None
+    kv_poll_s: Annotated[
+        Seconds | None, Field(description="Wait of each get beside its bytes (s); inside only.")
+    ] = None
+    kv_buffer_bytes: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="KV that a prefill instance holds before it stops (bytes); inside only.",
+        ),
+    ] = None
     quantises: Annotated[
         Literal["fused", "unfused", "apart"] | None,
         Field(description="Kernels that bring inputs to 8 bits: none, behind no norm, all."),

@@ -30,7 +30,7 @@ class Scheduler(ABC):
     A subclass has one method, `schedule`. It admits requests from the head of the queue only, with
     `_admit`, and plans decodes with `_decode_plan`; then a run of decode steps can be one event,
     and an arrival ends it only where the arrival could be admitted. A subclass that looks beyond
-    the head overrides `add` to return True.
+    the head, such as at the number of waiting requests, sets `looks_beyond_head`.
     `simcluster.testing.contracts.SchedulerContract` checks that all this holds.
 
     Parameters
@@ -57,6 +57,9 @@ class Scheduler(ABC):
     ----------
     splits_prompts : bool
         Class attribute: a prompt may be computed in chunks over several steps, beside decodes.
+    looks_beyond_head : bool
+        Class attribute: plans depend on more than the head of the queue, so any arrival may change
+        them.
     limit_key : str
         Class attribute: key of a strategy that sets the most tokens of a step.
     waiting : RequestQueue
@@ -80,6 +83,7 @@ class Scheduler(ABC):
     """
 
     splits_prompts: ClassVar[bool] = False
+    looks_beyond_head: ClassVar[bool] = False
     limit_key: ClassVar[str] = "max_num_batched_tokens"
 
     def __init__(
@@ -193,8 +197,8 @@ class Scheduler(ABC):
         self.waiting_blocks += self.pool.blocks_for(target(request))
         if self.plans_ahead:
             self._unseen.append(request)
-            return self.waiting.goes_first(request)
-        return self.waiting.push(request)
+            return self._counts(request)
+        return self.waiting.push(request) or self.looks_beyond_head
 
     def see(self, num_requests: int) -> None:
         """Let the next plan know of the first `num_requests` that it does not know of yet."""
@@ -228,7 +232,9 @@ class Scheduler(ABC):
 
     def _counts(self, request: Request) -> bool:
         """Whether `request`, once it is seen, may change a plan."""
-        return request.status is RequestStatus.TRANSFERRING or self.waiting.goes_first(request)
+        if self.looks_beyond_head or request.status is RequestStatus.TRANSFERRING:
+            return True
+        return self.waiting.goes_first(request)
 
     @abstractmethod
     def _plan(self, now: float) -> StepPlan | None:

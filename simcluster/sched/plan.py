@@ -60,6 +60,14 @@ class StepPlan:
             return 0
         return self.max_steps - 1 if self.last_tokens else self.max_steps
 
+    def prompts_ended_by(self, num_steps: int) -> list[Request]:
+        """Requests whose prefill ends with the first `num_steps` steps; before they are booked."""
+        if self.last_tokens:
+            return [self.chunks[0][0]] if num_steps == self.max_steps else []
+        if num_steps > 1:
+            return []
+        return [r for r, n in self.chunks if r.num_computed_tokens + n == target(r)]
+
     def last_step(self) -> StepPlan:
         """Return the plan of the last step alone, where its chunk is smaller than the others."""
         earlier, size = self.max_steps - 1, self.num_decodes

@@ -260,18 +260,6 @@ def plot_tpot_ecdf(
     return axes
 
 
-def plot_e2el_ecdf(
-    requests: Frame,
-    *,
-    target_s: float | None = None,
-    ax: Axes | None = None,
-    **line_kwargs: Any,
-) -> Axes:
-    """Draw the share of requests whose end-to-end latency is at most x; as `plot_ttft_ecdf`."""
-    values = _latency(requests, "e2el_s", "user")
-    return _plot_ecdf(values, ax, target_s, "End-to-end latency", "s", **line_kwargs)
-
-
 def plot_attainment(
     sweep: Frame,
     target: float,
@@ -542,20 +530,20 @@ def plot_kv_usage_over_time(
     return axes
 
 
-def pools(instances: Frame) -> dict[str, list[int]]:
-    """Return the ids of the instances of each pool, from the instances frame."""
+def instances_by_role(instances: Frame) -> dict[str, list[int]]:
+    """Return the ids of the instances of each role, from the instances frame."""
     ids = np.asarray(instances["instance"], dtype=np.int64).tolist()
     names = [str(name) for name in np.asarray(instances["pool"], dtype=object)]
     return {
-        pool: [i for i, name in zip(ids, names, strict=True) if name == pool]
-        for pool in dict.fromkeys(names)
+        role: [i for i, name in zip(ids, names, strict=True) if name == role]
+        for role in dict.fromkeys(names)
     }
 
 
-def plot_kv_usage_by_pool(
+def plot_kv_usage_by_role(
     spans: Frame, instances: Frame, *, ax: Axes | None = None, **line_kwargs: Any
 ) -> Axes:
-    """Draw the KV usage of each pool; a mean over prefill and decode instances would hide both.
+    """Draw the KV usage of each role; a mean over prefill and decode instances would hide both.
 
     Parameters
     ----------
@@ -564,7 +552,7 @@ def plot_kv_usage_by_pool(
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default pyplot's current axes.
     **line_kwargs
-        For the lines; the lines of prefill pools are thinner and paler.
+        For the lines; the lines of prefill instances are thinner and paler.
 
     Returns
     -------
@@ -572,12 +560,12 @@ def plot_kv_usage_by_pool(
         The same axes.
     """
     axes = _given_or_current(ax)
-    members = pools(instances)
-    for pool, ids in members.items():
+    members = instances_by_role(instances)
+    for role, ids in members.items():
         own = dict(line_kwargs)
         if len(members) > 1:
-            own["label"] = f"{line_kwargs.get('label', '')} ({pool})".strip()
-            if pool == "prefill":
+            own["label"] = f"{line_kwargs.get('label', '')} ({role})".strip()
+            if role == "prefill":
                 own |= {"linewidth": 0.9, "alpha": 0.7}
         plot_kv_usage_over_time(spans, instances=ids, ax=axes, **own)
     return axes
@@ -607,7 +595,7 @@ def render_comparison(
     out_dir : Path
         Folder to write to; made where it does not exist.
     instances_by_strategy : mapping of str to frame, optional
-        The instances frames of the same runs; with them KV usage is drawn per pool.
+        The instances frames of the same runs; with them KV usage is drawn by role.
     run : RunConfig, optional
         Its warm-up and cool-down cut the requests of the latency figures; by default all count.
     title : str
@@ -670,7 +658,7 @@ def render_comparison(
     ax = figure.subplots()
     for name, spans in spans_by_strategy.items():
         if instances_by_strategy is not None and name in instances_by_strategy:
-            plot_kv_usage_by_pool(
+            plot_kv_usage_by_role(
                 spans, instances_by_strategy[name], ax=ax, label=name, **styles[name]
             )
         else:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import click
 import numpy as np
 
 from simcluster.catalog import Entry, default_price
 from simcluster.catalog.specs import ModelSpec
 from simcluster.config import ClusterConfig, Environment, SloConfig
 from simcluster.errors import DataError
-from simcluster.frames.by_group import pool_summaries
+from simcluster.frames.by_group import group_summaries
 from simcluster.frames.goodput import representative_rate, strategies
 from simcluster.frames.metrics import STATISTICS, cached_block_share
 from simcluster.frames.schema import CLASS_ATTAINMENT
@@ -43,6 +45,23 @@ _ACCURACY: Final = {
     "fitted": "constants fitted here to published measurements of its kernels",
     "data-sheet": "data sheet with typical efficiencies, not measured",
 }
+
+
+@contextlib.contextmanager
+def resumable(kept: bool) -> Iterator[None]:
+    """Say on standard error what becomes of finished runs if the block is interrupted (Ctrl-C).
+
+    Parameters
+    ----------
+    kept : bool
+        Whether they are recorded; nothing is said otherwise.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if kept:
+            click.echo("\nFinished runs are kept; the same command resumes.", err=True)
+        raise
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -88,7 +107,7 @@ def run_text(comparison: Comparison) -> str:
         title,
         aligned(summary),
         aligned([["latency", "mean", "P50", "P90", "P99"], *latencies]),
-        *_pools(comparison, scenario),
+        *_groups(comparison, scenario),
     ]
     return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
 
@@ -116,8 +135,8 @@ def _cached(comparison: Comparison) -> list[list[str]]:
     ]
 
 
-def _pools(comparison: Comparison, scenario: Scenario) -> list[str]:
-    """Return the table of pools of a run of several models; nothing for other runs."""
+def _groups(comparison: Comparison, scenario: Scenario) -> list[str]:
+    """Return the table of groups of a run of several models; nothing for other runs."""
     environment = scenario.environment
     if not environment.extra_models and not environment.extra_clusters:
         return []
@@ -136,7 +155,7 @@ def _pools(comparison: Comparison, scenario: Scenario) -> list[str]:
             "-" if math.isnan(row.quality) else f"{row.quality:.4f}",
             *map(_number, (row.ttft_p50_s, row.ttft_p95_s, row.e2el_p50_s, row.e2el_p95_s)),
         ]
-        for row in pool_summaries(frames, environment, scenario.run)
+        for row in group_summaries(frames, environment, scenario.run)
     ]
     return [aligned([*head, *table], heads=2)]
 
@@ -628,8 +647,8 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
     environment, run = comparison.scenario.environment, comparison.scenario.run
     result: dict[str, Any] = {"rows": rows, "step_times": step_times_of(environment)}
     if environment.extra_models and len(rows) == 1:
-        pools = pool_summaries(comparison.frames(comparison.cells()[0]), environment, run)
-        result["pools"] = [_plain(dataclasses.asdict(pool)) for pool in pools]
+        groups = group_summaries(comparison.frames(comparison.cells()[0]), environment, run)
+        result["pools"] = [_plain(dataclasses.asdict(group)) for group in groups]
     if swept:
         goodput = rows_of(comparison.goodput)
         price = environment.cluster.price_per_gpu_hour

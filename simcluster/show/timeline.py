@@ -263,8 +263,8 @@ def trace_events(frames: Frames, log: Columns, view: View) -> Iterator[Event]:
 
 
 def _instance_name(instances: Columns, instance: int) -> str:
-    pool, node, num_gpus = (instances[name][instance] for name in ("pool", "node", "num_gpus"))
-    role = "" if pool == "mixed" else f"{pool}, "
+    does, node, num_gpus = (instances[name][instance] for name in ("pool", "node", "num_gpus"))
+    role = "" if does == "mixed" else f"{does}, "
     gpus = "1 GPU" if num_gpus == 1 else f"{num_gpus} GPUs"
     return f"instance {instance} ({role}node {node}, {gpus})"
 

@@ -36,7 +36,7 @@ from simcluster.strategies.base import (
 from simcluster.strategies.fudg import FuDG
 from simcluster.strategies.nodg import NoDG
 from simcluster.strategies.padg import PaDG
-from simcluster.strategies.routed import Pool, Routed
+from simcluster.strategies.routed import Routed, ServingGroup
 
 STRATEGIES: Registry[type[Any]] = Registry(
     "simcluster.strategies", {"nodg": NoDG, "fudg": FuDG, "padg": PaDG, "routed": Routed}
@@ -54,10 +54,10 @@ __all__ = [
     "InstanceShape",
     "NoDG",
     "PaDG",
-    "Pool",
     "Routed",
     "RouterSettings",
     "SchedulerSettings",
+    "ServingGroup",
     "Strategy",
     "dry_run",
 ]

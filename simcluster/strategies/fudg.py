@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from pydantic import Field
 from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.groups.handover import KvHandover
 from simcluster.engine.groups.prefill_gateway import Conductor, PrefillGateway
+from simcluster.engine.groups.step_connector import ConnectorRates, StepConnector
 from simcluster.engine.instance import InstanceLike
 from simcluster.engine.links.link import Path
 from simcluster.engine.shape import InstanceShape
@@ -81,6 +83,13 @@ class FuDG(RouterSettings):
             "max_num_batched_tokens.",
         ),
     ] = None
+    kv_connector: Annotated[
+        Literal["beside", "inside"] | None,
+        Field(
+            description="Whether KV moves beside the steps over the links, or inside the steps, "
+            "which wait for it; default: the engine's."
+        ),
+    ] = None
     first_token: Annotated[
         Literal["decode", "prefill"],
         Field(
@@ -137,7 +146,8 @@ class FuDG(RouterSettings):
             )
         shape = self.shape()
         self._check_conductor(cluster, shape)
-        cluster.moves_kv = True
+        connector = self._connector(cluster)
+        cluster.moves_kv = connector == "beside"
         if self.transfer == "layerwise" and self.pp_size > 1:
             raise ConfigError(
                 shape.key("transfer"),
@@ -158,17 +168,30 @@ class FuDG(RouterSettings):
         for instance in decode:
             paths(prefill[0], instance)  # what is refused is refused before the run
         num_layers = cluster.environment.model.spec.num_layers
-        handover = KvHandover(
-            cluster.env,
-            cluster.network,
-            decode,
-            router=LeastLoaded,
-            paths=paths,
-            bytes_per_token=cluster.environment.model.kv_bytes_per_token,
-            on_finish=finished,
-            num_layers=num_layers,
-            waiting_block_share=self.waiting_block_share,
-        )
+        handover: KvHandover
+        if connector == "inside":
+            handover = StepConnector(
+                cluster.env,
+                cluster.network,
+                decode,
+                router=LeastLoaded,
+                bytes_per_token=cluster.environment.model.kv_bytes_per_token,
+                on_finish=finished,
+                rates=self._rates(cluster),
+                log=cluster.recorder.transfers,
+            )
+        else:
+            handover = KvHandover(
+                cluster.env,
+                cluster.network,
+                decode,
+                router=LeastLoaded,
+                paths=paths,
+                bytes_per_token=cluster.environment.model.kv_bytes_per_token,
+                on_finish=finished,
+                num_layers=num_layers,
+                waiting_block_share=self.waiting_block_share,
+            )
         follow_layers = num_layers if self.transfer == "layerwise" else None
         gateway: PrefillGateway
         if self.prefill_choice == "router":
@@ -207,6 +230,45 @@ class FuDG(RouterSettings):
                 self.decode_autoscale, cluster, shape, "decode", handover, handover.num_coming
             )
         return Deployment(gateway)
+
+    def _connector(self, cluster: Cluster) -> str:
+        """Return how KV moves, by the engine or by the strategy's own word.
+
+        Raises
+        ------
+        ConfigError
+            If a setting has no meaning for a connector inside the steps.
+        """
+        engine = cluster.environment.engine
+        connector = self.kv_connector or engine.kv_connector
+        if connector == "beside":
+            return connector
+        for key, value, default in (
+            ("pp_size", self.pp_size, 1),
+            ("transfer", self.transfer, "after-prefill"),
+            ("pool", self.pool or "none", "none"),
+            ("waiting_block_share", self.waiting_block_share, None),
+        ):
+            if value != default:
+                rule = "does not go with a KV connector inside the steps, which moves whole prompts"
+                remedy = 'Leave it out, or use kv_connector = "beside".'
+                raise ConfigError(self.shape().key(key), value, rule, remedy)
+        if engine.kv_get_bytes_per_s is None and engine.kv_put_bytes_per_s is None:
+            raise ConfigError(
+                "engine.kv_get_bytes_per_s",
+                None,
+                "a KV connector inside the steps needs the rate at which a step gets or puts KV",
+                "Give it, or kv_put_bytes_per_s, or take an engine profile that has them.",
+            )
+        return connector
+
+    def _rates(self, cluster: Cluster) -> ConnectorRates:
+        engine = cluster.environment.engine
+        put, get = (
+            inf if rate is None else self.tp_size * rate
+            for rate in (engine.kv_put_bytes_per_s, engine.kv_get_bytes_per_s)
+        )
+        return ConnectorRates(put, get, engine.kv_poll_s, engine.kv_buffer_bytes or inf)
 
     def _check_conductor(self, cluster: Cluster, shape: InstanceShape) -> None:
         """Refuse what the estimates cannot do, and settings without effect beside them."""
@@ -250,11 +312,11 @@ class FuDG(RouterSettings):
         here, there = cluster.where(source).home, cluster.where(destination).home
         if self.placement == "intra-node" and here.node != there.node:
             return ()
-        pool = self.pool or ("none" if self.placement == "intra-node" else "decode-node")
-        if pool == "none":
+        staging = self.pool or ("none" if self.placement == "intra-node" else "decode-node")
+        if staging == "none":
             return (topology.between(here, there),)
         near = there
-        if pool == "remote":
+        if staging == "remote":
             nodes = range(cluster.environment.cluster.num_nodes)
             others = [node for node in nodes if node not in (here.node, there.node)]
             if not others:
@@ -319,7 +381,7 @@ class FuDG(RouterSettings):
             # Decode instances fill the nodes from the other end: on nodes of their own if possible.
             decode = [cluster.place(shape, "decode", last=True) for _ in range(num_decode)]
             return prefill, decode
-        pools: dict[str, list[InstanceLike]] = {"prefill": [], "decode": []}
+        placed: dict[str, list[InstanceLike]] = {"prefill": [], "decode": []}
         left = {"prefill": num_prefill, "decode": num_decode}
         every = range(cluster.environment.cluster.num_nodes)
         nodes = [node for node in every if cluster.room(shape, node) >= 2]
@@ -334,10 +396,10 @@ class FuDG(RouterSettings):
         # Each role is dealt out evenly over the nodes, so that every prefill finds a decode.
         while left["prefill"] or left["decode"]:
             for node in used:
-                for pool in ("prefill", "decode"):
-                    if left[pool] and cluster.room(shape, node):
-                        pools[pool].append(cluster.place(shapes[pool], pool, node))
-                        left[pool] -= 1
+                for role in ("prefill", "decode"):
+                    if left[role] and cluster.room(shape, node):
+                        placed[role].append(cluster.place(shapes[role], role, node))
+                        left[role] -= 1
             if not any(cluster.room(shape, node) for node in used) and any(left.values()):
                 raise ConfigError(
                     shape.key("prefill_instances"),
@@ -346,4 +408,4 @@ class FuDG(RouterSettings):
                     f"{len(used)} nodes so that every node has both roles",
                     "Choose numbers closer to each other, or another tp_size.",
                 )
-        return pools["prefill"], pools["decode"]
+        return placed["prefill"], placed["decode"]

@@ -1,4 +1,4 @@
-"""Several models behind a router by difficulty, on pools of instances of any strategy (BOute)."""
+"""Several models behind a router by difficulty, on groups of instances of any strategy (BOute)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Serving = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class ServingGroup:
     """Instances of one model on GPUs of one type (a table ``[[strategy.pool]]``)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
@@ -43,7 +43,7 @@ class Pool:
         float | None,
         Field(
             gt=0,
-            description="Its share of the model's requests, relative to the model's other pools; "
+            description="Its share of the model's requests, relative to the model's other groups; "
             "default: its number of GPUs.",
         ),
     ] = None
@@ -56,26 +56,26 @@ class ModelRouter:
     ----------
     thresholds : sequence of float
         Scores at which the next stronger model takes over, one less than models, never falling.
-    pools : sequence of sequence of EntryPoint
-        Pools of each model.
+    groups : sequence of sequence of EntryPoint
+        Groups of instances of each model.
     weights : sequence of sequence of float
-        Share of each pool in its model's requests.
+        Share of each group in its model's requests.
     """
 
     def __init__(
         self,
         thresholds: Sequence[float],
-        pools: Sequence[Sequence[EntryPoint]],
+        groups: Sequence[Sequence[EntryPoint]],
         weights: Sequence[Sequence[float]],
     ) -> None:
         self._thresholds = list(thresholds)
-        self._pools = [list(of_model) for of_model in pools]
+        self._groups = [list(of_model) for of_model in groups]
         self._shares = [FixedShares(of_model) for of_model in weights]
 
     def submit(self, request: Request) -> None:
-        """Choose the model by the score and the pool by its share."""
+        """Choose the model by the score and the group by its share."""
         request.model = model = bisect_right(self._thresholds, request.score)
-        self._pools[model][self._shares[model].choose()].submit(request)
+        self._groups[model][self._shares[model].choose()].submit(request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class Routed:
     """Several models, weak to strong; the harder a request, the stronger its model.
 
     A router scores each request's difficulty (``[quality]``); thresholds on the score, equivalently
-    load fractions, split the requests (BOute, section 3). Pools of one model share its requests in
+    load fractions, split the requests (BOute, section 3). Groups of one model share its requests in
     fixed proportion.
     """
 
@@ -109,8 +109,8 @@ class Routed:
         ),
     ] = None
     pool: Annotated[
-        tuple[Pool, ...],
-        Field(min_length=1, description="Pools of instances, at least one a model."),
+        tuple[ServingGroup, ...],
+        Field(min_length=1, description="Groups of instances, at least one a model."),
     ]
 
     def cuts(self) -> tuple[float, ...]:
@@ -159,13 +159,13 @@ class Routed:
         return tuple(2.0 if m >= strongest else cut for m, cut in enumerate(cuts[1:]))
 
     def build(self, cluster: Cluster) -> Deployment:
-        """Place every pool on the machines of its GPU type and put the router in front.
+        """Place every group on the machines of its GPU type and put the router in front.
 
         Raises
         ------
         ConfigError
-            If a pool names a model or GPU that the scenario has not, a model that gets requests has
-            no pool, or the instances do not fit.
+            If a group names a model or GPU that the scenario has not, a model with requests has no
+            group, or the instances do not fit.
         """
         cuts = self.cuts()
         machines, first_node = {}, 0
@@ -178,18 +178,18 @@ class Routed:
         entries: list[list[EntryPoint]] = [[] for _ in self.models]
         weights: list[list[float]] = [[] for _ in self.models]
         closers: list[Callable[[float], None]] = []
-        for number, pool in enumerate(self.pool):
+        for number, group in enumerate(self.pool):
             key = f"strategy.{self.name}.pool[{number}]"
             known = [m.spec.name for m in cluster.environment.models]
-            _check_name(f"{key}.model", pool.model, [m for m in known if m in self.models])
-            _check_name(f"{key}.gpu", pool.gpu, list(machines))
-            environment = cluster.environment.part(pool.model, pool.gpu)
-            part = cluster.part(environment, *machines[pool.gpu])
+            _check_name(f"{key}.model", group.model, [m for m in known if m in self.models])
+            _check_name(f"{key}.gpu", group.gpu, list(machines))
+            environment = cluster.environment.part(group.model, group.gpu)
+            part = cluster.part(environment, *machines[group.gpu])
             before = cluster.num_gpus
-            built = pool.serving.build(part)
-            model = self.models.index(pool.model)
+            built = group.serving.build(part)
+            model = self.models.index(group.model)
             entries[model].append(built.entry)
-            weights[model].append(pool.weight or float(cluster.num_gpus - before))
+            weights[model].append(group.weight or float(cluster.num_gpus - before))
             closers += built.on_end
         for model, name in enumerate(self.models):
             low = cuts[model - 1] if model else 0.0
@@ -198,7 +198,7 @@ class Routed:
                 raise ConfigError(
                     f"strategy.{self.name}.pool",
                     None,
-                    f"no pool serves {name}, which gets requests",
+                    f"no group serves {name}, which gets requests",
                     f'Add a [[strategy.pool]] with model = "{name}", or give it no load.',
                 )
         return Deployment(

@@ -114,7 +114,7 @@ def start(
     settings: ScalingSettings,
     cluster: Cluster,
     shape: InstanceShape,
-    pool: str,
+    role: str,
     group: Group,
     signal: Signal,
     *,
@@ -126,7 +126,7 @@ def start(
     ----------
     settings : ScalingSettings
         When instances come and go.
-    cluster, shape, pool
+    cluster, shape, role
         Where they are placed, what they are made of, their role.
     group : Group
         Where they serve.
@@ -139,7 +139,7 @@ def start(
     return Autoscaler(
         cluster,
         shape,
-        pool,
+        role,
         group,
         signal,
         least=least,
@@ -162,7 +162,7 @@ def scale_by_load(
     settings: ThresholdSettings,
     cluster: Cluster,
     shape: InstanceShape,
-    pool: str,
+    role: str,
     group: Group,
     waiting: Callable[[], int],
 ) -> Autoscaler:
@@ -172,7 +172,7 @@ def scale_by_load(
     ----------
     settings : ThresholdSettings
         When instances come and go.
-    cluster, shape, pool
+    cluster, shape, role
         Where they are placed, what they are made of, their role.
     group : Group
         Where they serve.
@@ -193,4 +193,4 @@ def scale_by_load(
             "Start with as many, or lower it.",
         )
     signal = Threshold(group, waiting, settings.up, settings.down)
-    return start(settings, cluster, shape, pool, group, signal, least=settings.min_instances)
+    return start(settings, cluster, shape, role, group, signal, least=settings.min_instances)

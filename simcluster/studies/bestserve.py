@@ -201,7 +201,7 @@ class _Remembered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
+class TandemDeployment:
     """A strategy as the heuristic simulator knows it.
 
     Attributes
@@ -276,12 +276,12 @@ class _Slots:
         heapq.heappush(self._ends, (end - self._delay, request))
 
 
-def simulate(deployment: Deployment, times: BatchTimes, workload: Workload) -> Latencies:
-    """Simulate requests by batches and pseudo batches.
+def estimate(deployment: TandemDeployment, times: BatchTimes, workload: Workload) -> Latencies:
+    """Estimate the latencies of requests by batches and pseudo batches.
 
     Parameters
     ----------
-    deployment : Deployment
+    deployment : TandemDeployment
         What serves.
     times : BatchTimes
         Times of batches.
@@ -298,8 +298,8 @@ def simulate(deployment: Deployment, times: BatchTimes, workload: Workload) -> L
     if deployment.mixed:
         first_s, last_s = _collocated(deployment, times, workload)
     else:
-        first_s = _prefill_pool(deployment, times, workload)
-        last_s = _decode_pool(deployment, times, workload, first_s)
+        first_s = _prefilled(deployment, times, workload)
+        last_s = _decoded(deployment, times, workload, first_s)
     gaps = workload.output_len - 1.0
     tpot = np.full(len(first_s), np.nan)
     np.divide(last_s - first_s, gaps, out=tpot, where=gaps > 0)
@@ -312,7 +312,9 @@ def _decoding(times: BatchTimes, prompt: int, output: int) -> Callable[[int], fl
     return lambda batch: (output - 1) * times.decode_s(batch, context)
 
 
-def _batch(deployment: Deployment, waiting: deque[int], prompts: list[int], most: int) -> list[int]:
+def _batch(
+    deployment: TandemDeployment, waiting: deque[int], prompts: list[int], most: int
+) -> list[int]:
     """Take the next prefill batch from `waiting`: at least one request, at most `most`."""
     batch: list[int] = []
     tokens = 0
@@ -329,7 +331,7 @@ def _prefill_s(times: BatchTimes, batch: list[int], prompts: list[int]) -> float
     return times.prefill_s(len(batch), max(1, mean))
 
 
-def _prefill_pool(deployment: Deployment, times: BatchTimes, workload: Workload) -> FloatArray:
+def _prefilled(deployment: TandemDeployment, times: BatchTimes, workload: Workload) -> FloatArray:
     arrivals, prompts = workload.arrival_s.tolist(), workload.prompt_len.tolist()
     free = [0.0] * deployment.prefill
     first_s = np.empty(len(arrivals))
@@ -349,33 +351,33 @@ def _prefill_pool(deployment: Deployment, times: BatchTimes, workload: Workload)
     return first_s
 
 
-def _decode_pool(
-    deployment: Deployment, times: BatchTimes, workload: Workload, first_s: FloatArray
+def _decoded(
+    deployment: TandemDeployment, times: BatchTimes, workload: Workload, first_s: FloatArray
 ) -> FloatArray:
     prompts, outputs = workload.prompt_len.tolist(), workload.output_len.tolist()
     ready_s = first_s + deployment.transfer_s_per_token * workload.prompt_len
-    pool = [_Slots(deployment.slots) for _ in range(deployment.decode)]
+    instances = [_Slots(deployment.slots) for _ in range(deployment.decode)]
     now = 0.0
     for request in np.argsort(ready_s, kind="stable").tolist():
         now = max(now, float(ready_s[request]))  # in order: nobody overtakes one that waits
-        slots = min(pool, key=lambda own: own.num_busy(now))
+        slots = min(instances, key=lambda own: own.num_busy(now))
         now = slots.free_at(now)
         slots.release(now)
         slots.admit(now, request, _decoding(times, prompts[request], outputs[request]))
-    return _left(pool, first_s)
+    return _left(instances, first_s)
 
 
 def _collocated(
-    deployment: Deployment, times: BatchTimes, workload: Workload
+    deployment: TandemDeployment, times: BatchTimes, workload: Workload
 ) -> tuple[FloatArray, FloatArray]:
     arrivals, prompts = workload.arrival_s.tolist(), workload.prompt_len.tolist()
     outputs = workload.output_len.tolist()
     first_s = np.empty(len(arrivals))
-    pool = []
-    for instance in range(deployment.mixed):
+    instances = []
+    for number in range(deployment.mixed):
         slots = _Slots(deployment.slots)
-        pool.append(slots)
-        own = deque(range(instance, len(arrivals), deployment.mixed))
+        instances.append(slots)
+        own = deque(range(number, len(arrivals), deployment.mixed))
         waiting: deque[int] = deque()
         now = 0.0
         while own or waiting:
@@ -393,13 +395,13 @@ def _collocated(
             first_s[batch] = now
             for request in batch:
                 slots.admit(now, request, _decoding(times, prompts[request], outputs[request]))
-    return first_s, _left(pool, first_s)
+    return first_s, _left(instances, first_s)
 
 
-def _left(pool: list[_Slots], first_s: FloatArray) -> FloatArray:
+def _left(instances: list[_Slots], first_s: FloatArray) -> FloatArray:
     """When each request leaves (s)."""
     last_s = first_s.copy()
-    for slots in pool:
+    for slots in instances:
         slots.release(math.inf)
         for request, end in slots.left.items():
             last_s[request] = end
@@ -410,9 +412,10 @@ def _left(pool: list[_Slots], first_s: FloatArray) -> FloatArray:
 
 
 def knows(strategy: Strategy) -> bool:
-    """Tell whether BestServe has such a strategy: prefill first, or pools; always the same GPUs.
+    """Tell whether BestServe knows a strategy.
 
-    Pipelines it has not.
+    Those are collocated with prefill first, or disaggregated, on the same GPUs at all times and
+    without pipelines.
     """
     match strategy:
         case NoDG(scheduler="prefill-priority", pp_size=1, autoscale=None):
@@ -422,7 +425,7 @@ def knows(strategy: Strategy) -> bool:
     return False
 
 
-def deployment(environment: Environment, strategy: Strategy) -> Deployment:
+def deployment(environment: Environment, strategy: Strategy) -> TandemDeployment:
     """Return `strategy` as the heuristic simulator knows it.
 
     Raises
@@ -450,7 +453,7 @@ def deployment(environment: Environment, strategy: Strategy) -> Deployment:
             network = config.network.bandwidth * config.network.efficiency
             bandwidth = config.num_nics * network
         per_token_s = environment.model.kv_bytes_per_token / bandwidth
-    return Deployment(
+    return TandemDeployment(
         mixed=count["mixed"],
         prefill=count["prefill"],
         decode=count["decode"],
@@ -514,7 +517,7 @@ def goodput_rps(
             rate_rps=rate_rps,
             max_model_len=environment.model.max_model_len,
         )
-        ttft_s, tpot_s = simulate(served, batches, workload)
+        ttft_s, tpot_s = estimate(served, batches, workload)
         return within(ttft_s, slo.ttft_s) and within(tpot_s, slo.tpot_s)
 
     low, high = 0.0, 1.0

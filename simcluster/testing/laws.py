@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simcluster.request import tokens_gained
-from simcluster.runs.simulate import Result
+from simcluster.runs.result import Result
 from simcluster.units import FloatArray
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -60,11 +60,11 @@ def check_windows(result: Result) -> None:
         opened, closed = windows["opened_s"][mine], windows["closed_s"][mine]
         require(bool((opened[1:] >= closed[:-1]).all()), "two windows are open at a time")
     routed = requests["routed_s"]
-    # Of several pools those with windows: a pool is one model on one GPU type.
+    # Of several groups those with windows: a group is one model on one GPU type.
     instances = result.columns["instances"]
-    pools = list(zip(instances["model"], instances["gpu"], strict=True))
-    with_windows = {pools[number] for number in windows["instance"]}
-    turns = np.array([pool in with_windows for pool in pools], dtype=bool)
+    groups = list(zip(instances["model"], instances["gpu"], strict=True))
+    with_windows = {groups[number] for number in windows["instance"]}
+    turns = np.array([group in with_windows for group in groups], dtype=bool)
     at = requests["prefill_instance"]
     enters = np.isnan(routed) | (at < 0) | ~turns[at]
     for number in np.unique(windows["instance"]):
@@ -211,8 +211,8 @@ def check_stamps(result: Result) -> None:
     """
     requests, spans = result.columns["requests"], result.columns["spans"]
     finished = requests["status"] == "finished"
-    pools = result.columns["instances"]["pool"]
-    for instance in range(len(pools)):
+    roles = result.columns["instances"]["pool"]
+    for instance in range(len(roles)):
         mine = spans["instance"] == instance
         prefills, decodes = mine & (spans["num_prefills"] > 0), mine & (spans["num_decodes"] > 0)
         here = finished & (requests["prefill_instance"] == instance)
@@ -228,7 +228,7 @@ def check_stamps(result: Result) -> None:
         starts = np.sort(spans["start_s"][decodes])
         stamp = requests["decode_start_s"][here]
         require(bool(np.isin(stamp, starts).all()), "a decode outside of decode steps")
-        if pools[instance] == "mixed":
+        if roles[instance] == "mixed":
             first = starts[np.searchsorted(starts, requests["first_token_s"][here])]
             one_lane = not spans["lane"][mine].any()
             require(not one_lane or bool((stamp == first).all()), "a decode starts late or early")

@@ -14,7 +14,7 @@ import numpy as np
 
 from simcluster.catalog.specs import EngineProfile, ModelSpec
 from simcluster.config import Environment, ModelConfig, SloConfig
-from simcluster.runs.simulate import Result
+from simcluster.runs.result import Result
 from simcluster.testing.laws import require
 from simcluster.testing.specs import (
     eager_engine,

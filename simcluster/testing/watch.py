@@ -8,7 +8,7 @@ from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.instance import Instance, InstanceLike
 from simcluster.engine.instance.pipelined import PipelinedInstance
 from simcluster.kvcache import PrefixPool
-from simcluster.request import Request
+from simcluster.request import Request, RequestStatus
 from simcluster.sched import Scheduler, StepOutcome, StepPlan, target
 from simcluster.strategies.base import Strategy
 from simcluster.testing.laws import require
@@ -216,8 +216,11 @@ def check_stop(scheduler: Scheduler) -> None:
 
 def check_counts(scheduler: Scheduler) -> None:
     """The tokens and blocks that routers see are those of the requests that wait or prefill."""
-    waiting = [*scheduler.waiting, *scheduler.swapped]
-    tokens = [target(r) for r in (*waiting, *scheduler._joining, *scheduler._prefilling.values())]
+    waiting, joining = [*scheduler.waiting, *scheduler.swapped], list(scheduler._joining)
+    for request in scheduler._unseen:
+        came = request.status is RequestStatus.TRANSFERRING
+        (joining if came else waiting).append(request)
+    tokens = [target(r) for r in (*waiting, *joining, *scheduler._prefilling.values())]
     require(scheduler.queued_tokens == sum(tokens), "queued_tokens is not the sum of its requests")
     blocks = [scheduler.pool.blocks_for(target(request)) for request in waiting]
     require(

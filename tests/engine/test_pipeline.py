@@ -11,7 +11,8 @@ from simcluster.config import ModelConfig, SloConfig
 from simcluster.errors import ConfigError
 from simcluster.roofline import handover_s, pipeline_stages
 from simcluster.roofline.base import StepShape
-from simcluster.runs.simulate import Result, run
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run
 from simcluster.strategies import NoDG, PaDG
 from simcluster.testing.specs import environment, ideal_engine, llama_2_7b, nvlink3, vllm_engine
 from simcluster.workload import Workload

@@ -19,7 +19,8 @@ from simcluster.errors import InvariantError
 from simcluster.frames import unroll
 from simcluster.roofline import StepShape, StepTimeSource
 from simcluster.routing import ROUTERS
-from simcluster.runs.simulate import Result, run
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run
 from simcluster.sched import QUEUES, SCHEDULERS, DecodeBatch, StepPlan, target
 from simcluster.sched.chunked import ChunkedPrefill
 from simcluster.strategies import FuDG, NoDG, PaDG

@@ -12,7 +12,8 @@ import pytest
 from simcluster.config import Environment, SloConfig
 from simcluster.roofline import RooflineStepTime, StepTime
 from simcluster.roofline.base import StepShape
-from simcluster.runs.simulate import Result, run
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.testing import specs
 from simcluster.testing.step_times import LinearStepTime, same_for_all

@@ -116,7 +116,7 @@ def gpu(constants: KernelConstants) -> GPUSpec:
 def test_arrays_and_steps_agree_on_multiplications(m: int, n: int, k: int, size: float) -> None:
     """The fitted law is the simulated one."""
     part = gpu(finer())
-    timer = KernelTimer(part, quantises_apart=True)
+    timer = KernelTimer(part, quantises="apart")
     expected = timer.gemm_s(2.0 * m * n * k, size * n * k + 2.0 * m * (n + k), size, m, n)
     rows = samples("gemm", [1.0], m=m, n=n, k=k, num_bytes=size)
     assert kernel_s(rows, part, part.constants)[0] == pytest.approx(expected, rel=1e-12)
@@ -324,8 +324,8 @@ def test_eight_bit_inputs_cost_a_kernel_only_where_the_engine_has_one() -> None:
     model = ModelConfig(spec=specs.codellama_34b(), max_model_len=4096, weight_bytes=1.0)
     engine = specs.ideal_engine()
     fused, apart = (
-        RooflineStepTime(model, part, specs.nvlink3(), replace(engine, quantises_apart=flag), 1)
-        for flag in (False, True)
+        RooflineStepTime(model, part, specs.nvlink3(), replace(engine, quantises=how), 1)
+        for how in ("fused", "apart")
     )
     extra = apart.prefill_s(1) - fused.prefill_s(1)
     assert extra == pytest.approx(48 * 4 * 5e-6, rel=0.05)

@@ -22,13 +22,13 @@ from simcluster.frames.metrics import (
     count_over_time,
     ecdf,
     level_over_time,
+    measured_window,
     met_targets,
     queued_over_time,
     request_metrics,
     summarise,
     time_average,
     waiting_over_time,
-    window,
 )
 from simcluster.frames.schema import REQUESTS, SPANS, SWEEP, checked, frame
 from simcluster.units import FloatArray
@@ -193,9 +193,17 @@ def test_marginal_attainment_is_the_smallest_share_and_joint_the_share_of_all() 
 def test_the_window_keeps_both_its_edges() -> None:
     """Requests before the warm-up's end, and in the last seconds of the arrivals, are left out."""
     columns = requests([{"arrival_s": t} for t in (0.0, 9.99, 10.0, 15.0, 20.0, 20.01, 30.0)])
-    assert window(columns, 10.0, 10.0).tolist() == [False, False, True, True, True, False, False]
-    assert window(columns, 0.0, 0.0).all()
-    assert not window(columns, 25.0, 10.0).any()
+    assert measured_window(columns, 10.0, 10.0).tolist() == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert measured_window(columns, 0.0, 0.0).all()
+    assert not measured_window(columns, 25.0, 10.0).any()
 
 
 def test_the_window_is_cut_by_arrival_not_by_finish() -> None:
@@ -206,7 +214,7 @@ def test_the_window_is_cut_by_arrival_not_by_finish() -> None:
             {"arrival_s": 20.0, "first_output_s": 21.0, "last_output_s": 22.0},
         ]
     )
-    assert window(columns, 10.0, 0.0).tolist() == [False, True]
+    assert measured_window(columns, 10.0, 0.0).tolist() == [False, True]
 
 
 def summary(columns: Columns, **changes: Any) -> dict[str, Any]:

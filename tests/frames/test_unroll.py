@@ -29,7 +29,8 @@ from simcluster.frames.unroll import (
 from simcluster.roofline import StepShape
 from simcluster.roofline.of_environment import roofline_step_time
 from simcluster.runs import compare as sweep
-from simcluster.runs.simulate import Result, run, simulate
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run, simulate
 from simcluster.scenario.file import resolve
 from simcluster.sched import StepOutcome, StepPlan
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy

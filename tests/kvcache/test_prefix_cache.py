@@ -18,7 +18,8 @@ from simcluster.config import SchedulerConfig
 from simcluster.errors import ConfigError, DataError, InvariantError
 from simcluster.kvcache import PrefixPool
 from simcluster.request import Request
-from simcluster.runs.simulate import Result, run
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run
 from simcluster.sched import SCHEDULERS
 from simcluster.strategies import FuDG, NoDG
 from simcluster.studies.prefix_reuse import replay

@@ -75,6 +75,7 @@ def test_a_model_too_large_is_refused_with_the_degree_that_fits() -> None:
     message = str(caught.value)
     assert message.startswith("strategy.tp_size = 1: double does not fit on A100-80GB SXM")
     assert "63.9 GB per GPU are missing" in message
+    assert caught.value.missing_bytes == pytest.approx(63.9e9, abs=0.05e9)
     assert message.endswith("Enough is tp_size x pp_size = 2 x 1 or 1 x 2.")
     kv_blocks(model, a100(), vllm_engine(), 2, key="strategy.tp_size")
     kv_blocks(model, a100(), vllm_engine(), 1, 2, key="strategy.tp_size")

@@ -21,7 +21,8 @@ from simcluster.routing import (
     SharedQueue,
     Status,
 )
-from simcluster.runs.simulate import Result, run
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run
 from simcluster.strategies import NoDG
 from simcluster.testing import specs
 from simcluster.testing.step_times import ConstantStepTime, LinearStepTime, same_for_all

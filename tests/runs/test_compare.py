@@ -19,7 +19,7 @@ from simcluster.errors import DataError
 from simcluster.frames.schema import SCHEMAS
 from simcluster.runs import compare as sweep
 from simcluster.runs import folder as store
-from simcluster.runs.simulate import FRAMES
+from simcluster.runs.result import FRAMES
 from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
 from simcluster.testing.scenarios import small_scenario
@@ -179,7 +179,7 @@ def test_what_another_scenario_left_is_not_used(scenario: Scenario, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         sweep.compare(scenario, jobs=1, out=out, progress=interrupt)
     changed = resolve(DOCUMENT, {"slo.tpot_s": 1.0})
-    with pytest.raises(DataError, match="runs of another scenario that would be lost"):
+    with pytest.raises(DataError, match="1 run of another scenario that would be lost"):
         sweep.compare(changed, jobs=1, out=out)
     read = sweep.compare(changed, jobs=1, out=out, replace=True)
     np.testing.assert_array_equal(read.sweep, sweep.compare(changed, jobs=1).sweep)

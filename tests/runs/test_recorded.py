@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import simcluster
-from simcluster.runs.recorded import program
+from simcluster.runs.cell import program
 
 CHANGE_ONE_BY_ONE = """
 import sys
 from pathlib import Path
 import simcluster
-from simcluster.runs.recorded import program
+from simcluster.runs.cell import program
 
 print(program.__wrapped__())
 for name in sys.argv[1:]:
@@ -28,7 +28,7 @@ def test_the_digest_of_the_program_covers_the_whole_package(tmp_path: Path) -> N
     """A change of any module or catalogue file makes another program, wherever it is installed."""
     package = Path(simcluster.__file__).parent
     shutil.copytree(package, tmp_path / "simcluster", ignore=shutil.ignore_patterns("__pycache__"))
-    changed = ["errors.py", "runs/recorded.py", "engine/clock.py", "catalog/gpus.toml"]
+    changed = ["errors.py", "runs/cell.py", "engine/clock.py", "catalog/gpus.toml"]
     done = subprocess.run(
         [sys.executable, "-c", CHANGE_ONE_BY_ONE, *changed],
         cwd=tmp_path,

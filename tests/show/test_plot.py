@@ -20,7 +20,7 @@ from simcluster.frames.goodput import goodput_table
 from simcluster.frames.metrics import summarise
 from simcluster.frames.schema import INSTANCES, REQUESTS, SCHEMAS, SPANS, SWEEP, checked, frame
 from simcluster.runs.folder import Cell, writing
-from simcluster.runs.simulate import FRAMES
+from simcluster.runs.result import FRAMES
 from simcluster.scenario.file import resolve
 from simcluster.show.plot import (
     COLOURS,
@@ -28,9 +28,8 @@ from simcluster.show.plot import (
     overlay,
     palette,
     plot_attainment,
-    plot_e2el_ecdf,
     plot_goodput_bars,
-    plot_kv_usage_by_pool,
+    plot_kv_usage_by_role,
     plot_kv_usage_over_time,
     plot_queue_over_time,
     plot_tpot_ecdf,
@@ -149,12 +148,6 @@ CASES: dict[str, tuple[Callable[..., Axes], dict[str, Columns], str, str]] = {
         "Time per output token (ms)",
         "Share of arrived requests (≥ 2 tokens)",
     ),
-    "e2el": (
-        plot_e2el_ecdf,
-        {"requests": make_requests(3.0)},
-        "End-to-end latency (s)",
-        "Share of arrived requests",
-    ),
     "attainment": (
         lambda sweep, **k: plot_attainment(sweep, 0.9, **k),
         {"sweep": make_sweep()},
@@ -181,7 +174,7 @@ CASES: dict[str, tuple[Callable[..., Axes], dict[str, Columns], str, str]] = {
     ),
     "kv_usage": (plot_kv_usage_over_time, {"spans": make_spans()}, "Time (s)", "KV blocks in use"),
     "kv_usage_by_pool": (
-        plot_kv_usage_by_pool,
+        plot_kv_usage_by_role,
         {"spans": make_spans(), "instances": make_instances(("prefill", "decode"))},
         "Time (s)",
         "KV blocks in use",
@@ -455,7 +448,7 @@ def result_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results") / "comparison"
     with writing(out, resolve(document), cells) as folder:
         rows = []
-        for name, rate, _ in cells:
+        for name, rate, *_ in cells:
             assert rate is not None
             frames = empty | {
                 "requests": make_requests(rate),

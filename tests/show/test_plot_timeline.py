@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from simcluster import load, simulate
 from simcluster.errors import DataError
 from simcluster.runs import compare as sweep
-from simcluster.runs.simulate import Result
+from simcluster.runs.result import Result
 from simcluster.show.plot_timeline import KIND_COLOURS, legend_of_turns, plot_rolling_activation
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,8 @@ from matplotlib.patches import StepPatch
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import Environment, SloConfig
 from simcluster.errors import ConfigError
-from simcluster.runs.simulate import Result, run, simulate
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run, simulate
 from simcluster.scenario.file import resolve
 from simcluster.show.plot_links import figure_of_links
 from simcluster.strategies import FuDG, NoDG

@@ -21,7 +21,8 @@ from simcluster.routing.rolling_activation import (
     PaperActivation,
     slack_statistic,
 )
-from simcluster.runs.simulate import Result, run
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run
 from simcluster.strategies import NoDG, PaDG
 from simcluster.testing import specs
 from simcluster.testing.laws import check_laws

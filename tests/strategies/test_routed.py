@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 import simcluster
 from simcluster.config import ClusterConfig, Environment, ModelConfig, RunConfig
 from simcluster.errors import ConfigError
-from simcluster.frames.by_group import pool_summaries
+from simcluster.frames.by_group import group_summaries
 from simcluster.frames.unroll import steps
 from simcluster.quality import curve
 from simcluster.routing.shares import FixedShares
-from simcluster.runs.recorded import Cell, identity
+from simcluster.runs.cell import Cell, identity
 from simcluster.runs.simulate import run
-from simcluster.strategies import FuDG, NoDG, PaDG, Pool, Routed
+from simcluster.strategies import FuDG, NoDG, PaDG, Routed, ServingGroup
 from simcluster.testing.laws import check_laws
 from simcluster.testing.specs import (
     environment,
@@ -115,7 +115,7 @@ def deployments(draw: st.DrawFn) -> Routed:
         for gpu in draw(st.sampled_from([(A100,), (H100,), (A100, H100)])):
             weight = draw(st.sampled_from([None, 1.0, 2.5]))
             serving = draw(servings(len(pools)))
-            pools.append(Pool(model=model, gpu=gpu, serving=serving, weight=weight))
+            pools.append(ServingGroup(model=model, gpu=gpu, serving=serving, weight=weight))
     weak = draw(st.sampled_from([0.0, 0.25, 0.5, 0.8, 1.0]))
     return Routed(
         name="routed", models=("small", "large"), fractions=(weak, 1 - weak), pool=tuple(pools)
@@ -163,7 +163,7 @@ def test_one_model_alone_is_the_strategy_itself(
 ) -> None:
     """Routing that sends everything to one pool adds nothing to the strategy of that pool."""
     where = dataclasses.replace(two_models(), extra_models=(), extra_clusters=())
-    pool = Pool(model="large", gpu=A100, serving=serving)
+    pool = ServingGroup(model="large", gpu=A100, serving=serving)
     routed = Routed(name="routed", models=("large",), fractions=(1.0,), pool=(pool,))
     assert_same(run(where, routed, load(requests)), run(where, serving, load(requests)))
 
@@ -175,8 +175,8 @@ def test_models_share_the_machines_of_a_type() -> None:
         models=("small", "large"),
         fractions=(0.5, 0.5),
         pool=(
-            Pool(model="small", gpu=A100, serving=NoDG(name="s", tp_size=4, instances=3)),
-            Pool(model="large", gpu=A100, serving=NoDG(name="l", tp_size=4, instances=2)),
+            ServingGroup(model="small", gpu=A100, serving=NoDG(name="s", tp_size=4, instances=3)),
+            ServingGroup(model="large", gpu=A100, serving=NoDG(name="l", tp_size=4, instances=2)),
         ),
     )
     with pytest.raises(ConfigError, match=r"strategy\.l\.instances = 2.*holds 1"):
@@ -190,8 +190,8 @@ def test_pools_and_nodes_are_numbered_through() -> None:
         models=("small", "large"),
         fractions=(0.5, 0.5),
         pool=(
-            Pool(model="small", gpu=H100, serving=NoDG(name="s", instances=1)),
-            Pool(model="large", gpu=A100, serving=NoDG(name="l", tp_size=8, instances=2)),
+            ServingGroup(model="small", gpu=H100, serving=NoDG(name="s", instances=1)),
+            ServingGroup(model="large", gpu=A100, serving=NoDG(name="l", tp_size=8, instances=2)),
         ),
     )
     instances = run(two_models(), strategy, load([(0.0, 5, 5, 0.5)])).columns["instances"]
@@ -217,15 +217,15 @@ def test_pools_of_a_model_share_its_requests_by_weight() -> None:
         models=("small",),
         fractions=(1.0,),
         pool=(
-            Pool(model="small", gpu=A100, weight=3.0, serving=NoDG(name="a", instances=1)),
-            Pool(model="small", gpu=H100, weight=1.0, serving=NoDG(name="h", instances=2)),
+            ServingGroup(model="small", gpu=A100, weight=3.0, serving=NoDG(name="a", instances=1)),
+            ServingGroup(model="small", gpu=H100, weight=1.0, serving=NoDG(name="h", instances=2)),
         ),
     )
     where = two_models()
     work = load([(0.001, 10, 5, 0.5)] * 40)
     result = run(where, strategy, work, quality=curve.constant([0.7]))
     scenario_run = RunConfig()
-    a100, h100_, whole = pool_summaries(result.columns, where, scenario_run)
+    a100, h100_, whole = group_summaries(result.columns, where, scenario_run)
     assert (a100.num_requests, h100_.num_requests, whole.num_requests) == (30, 10, 40)
     assert (a100.mean_gpus, h100_.mean_gpus, whole.mean_gpus) == (1, 2, 3)
     assert (a100.cost_per_hour, h100_.cost_per_hour, whole.cost_per_hour) == (1.5, 6.0, 7.5)
@@ -234,7 +234,7 @@ def test_pools_of_a_model_share_its_requests_by_weight() -> None:
     arrival = requests["arrival_s"]
     instances["taken_s"] = np.array([0.0, 0.0, arrival[-1] / 2])
     frames = {"requests": requests, "instances": instances}
-    _, h100_, whole = pool_summaries(frames, where, scenario_run)
+    _, h100_, whole = group_summaries(frames, where, scenario_run)
     assert (h100_.mean_gpus, whole.mean_gpus) == pytest.approx((1.5, 2.5))
     assert (h100_.cost_per_hour, whole.cost_per_hour) == pytest.approx((4.5, 6.0))
     assert whole.quality == pytest.approx(0.7)
@@ -366,10 +366,10 @@ def test_bad_pools_are_refused(pool: dict[str, Any], message: str) -> None:
         simcluster.simulate(simcluster.resolve({**TABLES, "strategy": [strategy]}))
 
 
-def test_a_model_with_requests_needs_a_pool() -> None:
+def test_a_model_with_requests_needs_a_group() -> None:
     """Unless its fraction is nothing."""
     strategy = {**TABLES["strategy"][0], "pool": TABLES["strategy"][0]["pool"][1:]}
-    with pytest.raises(ConfigError, match=r"no pool serves llama-3\.1-8b"):
+    with pytest.raises(ConfigError, match=r"no group serves llama-3\.1-8b"):
         simcluster.simulate(simcluster.resolve({**TABLES, "strategy": [strategy]}))
     alone = {**strategy, "fractions": [0.0, 1.0]}
     result = simcluster.simulate(simcluster.resolve({**TABLES, "strategy": [alone]}))

@@ -19,7 +19,8 @@ from simcluster.engine.recorder import Recorder
 from simcluster.errors import ConfigError
 from simcluster.frames.metrics import gpu_hours
 from simcluster.request import Request
-from simcluster.runs.simulate import Result, run
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.strategies.scaling import MitosisSettings, ThresholdSettings, start_up_s
 from simcluster.testing import specs

@@ -12,7 +12,7 @@ from simcluster.errors import ConfigError
 from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies import bestserve
-from simcluster.studies.bestserve import Deployment, Estimator
+from simcluster.studies.bestserve import Estimator, TandemDeployment
 from simcluster.workload import Workload
 
 DOCUMENT: dict[str, Any] = {
@@ -64,9 +64,9 @@ def workload(arrival_s: list[float], output_len: int = 11) -> Workload:
     )
 
 
-def served(**changes: Any) -> Deployment:
+def served(**changes: Any) -> TandemDeployment:
     """Return one collocated instance, or what `changes` make of it."""
-    base = Deployment(
+    base = TandemDeployment(
         mixed=1, prefill=0, decode=0, slots=100, prefill_tokens=100, transfer_s_per_token=0.0
     )
     return dataclasses.replace(base, **changes)
@@ -146,7 +146,7 @@ def test_one_prompt_at_a_time_waits_like_md1(rho: float) -> None:
     for seed in range(20):
         gaps = np.random.default_rng(seed).exponential(1 / rho, 4000)
         requests = workload(np.cumsum(gaps).tolist())
-        ttft_s, _ = bestserve.simulate(served(**DISAGGREGATED), Fixed(1.0, 0.0), requests)
+        ttft_s, _ = bestserve.estimate(served(**DISAGGREGATED), Fixed(1.0, 0.0), requests)
         waits.append(ttft_s.mean() - 1.0)
     half_width = 4 * np.std(waits, ddof=1) / np.sqrt(len(waits))
     assert abs(np.mean(waits) - rho / (2 * (1 - rho))) < half_width
@@ -156,17 +156,17 @@ def test_decode_pool_adds_transfer_and_steps() -> None:
     """TPOT = (transfer + 10 steps) / 10 where slots are free; with one slot requests queue."""
     deployment = served(**DISAGGREGATED, transfer_s_per_token=0.001)
     requests = workload([0.0, 10.0])
-    ttft_s, tpot_s = bestserve.simulate(deployment, Fixed(1.0, 0.05), requests)
+    ttft_s, tpot_s = bestserve.estimate(deployment, Fixed(1.0, 0.05), requests)
     np.testing.assert_allclose(ttft_s, 1.0)
     np.testing.assert_allclose(tpot_s, (0.1 + 0.5) / 10)
     deployment = dataclasses.replace(deployment, slots=1, prefill=2)
-    _, tpot_s = bestserve.simulate(deployment, Fixed(1.0, 0.05), workload([0.0, 0.0]))
+    _, tpot_s = bestserve.estimate(deployment, Fixed(1.0, 0.05), workload([0.0, 0.0]))
     np.testing.assert_allclose(tpot_s, [0.06, 0.06 + 0.05])
 
 
 def test_a_prefill_holds_up_what_decodes_there() -> None:
     """Collocated: the second prompt comes in the middle of the first one's decoding."""
-    ttft_s, tpot_s = bestserve.simulate(served(), Fixed(1.0, 0.1), workload([0.0, 1.5]))
+    ttft_s, tpot_s = bestserve.estimate(served(), Fixed(1.0, 0.1), workload([0.0, 1.5]))
     np.testing.assert_allclose(ttft_s, 1.0)
     np.testing.assert_allclose(tpot_s, [(1.0 + 1.0) / 10, 0.1])
 
@@ -175,13 +175,13 @@ def test_prompts_share_a_prefill_up_to_the_token_limit() -> None:
     """Three wait: two fit in 200 tokens, the third comes in the next batch."""
     deployment = served(**DISAGGREGATED, prefill_tokens=200)
     arrivals = [0.0, 0.1, 0.2, 0.3]
-    ttft_s, _ = bestserve.simulate(deployment, Fixed(1.0, 0.0), workload(arrivals))
+    ttft_s, _ = bestserve.estimate(deployment, Fixed(1.0, 0.0), workload(arrivals))
     np.testing.assert_allclose(ttft_s + arrivals, [1.0, 3.0, 3.0, 4.0])
 
 
 def test_pseudo_batches_follow_the_occupancy_damped() -> None:
     """Slots fill one by one: each request sees the mean of the busy slots and what was before."""
-    _, tpot_s = bestserve.simulate(
+    _, tpot_s = bestserve.estimate(
         served(**DISAGGREGATED), Fixed(0.0, 0.0, 1.0), workload([0.0, 0.1, 0.2, 0.3], 2)
     )
     pseudo, expected = 1.0, []

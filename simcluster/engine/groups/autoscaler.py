@@ -7,7 +7,7 @@ from math import ceil, inf
 from typing import Final, Protocol
 
 from simcluster.engine.clock import ROUTING, At
-from simcluster.engine.groups.cluster import Cluster, ScaledPool
+from simcluster.engine.groups.cluster import Cluster, ScaledGroup
 from simcluster.engine.groups.overall import OverallScheduler
 from simcluster.engine.instance import InstanceLike
 from simcluster.engine.shape import InstanceShape
@@ -129,7 +129,7 @@ class Autoscaler:
         Where instances are placed.
     shape : InstanceShape
         What they are made of.
-    pool : str
+    role : str
         Their role.
     group : Group
         Where they serve.
@@ -146,7 +146,7 @@ class Autoscaler:
         self,
         cluster: Cluster,
         shape: InstanceShape,
-        pool: str,
+        role: str,
         group: Group,
         signal: Signal,
         *,
@@ -159,7 +159,7 @@ class Autoscaler:
         self._cluster = cluster
         self._env = cluster.env
         self._shape = shape
-        self._pool = pool
+        self._role = role
         self._group = group
         self._signal = signal
         self._least = least
@@ -173,7 +173,7 @@ class Autoscaler:
         cluster.scaled.append(self._limits())
         self._next_look()
 
-    def _limits(self) -> ScaledPool:
+    def _limits(self) -> ScaledGroup:
         """Return the instances that there are and may be, and the time between the two."""
         first = len(self._group.instances)
         room = len(self._cluster.placed) + self._cluster.num_that_fit(self._shape)
@@ -182,7 +182,7 @@ class Autoscaler:
         if most > first:
             looks = max(1, ceil(self._cooldown_s / self._interval_s))  # from a change to the next
             ramp_s = (1 + (most - first - 1) * looks) * self._interval_s + self._start_up_s
-        return ScaledPool(self._pool, first, most, ramp_s)
+        return ScaledGroup(self._role, first, most, ramp_s)
 
     def _next_look(self) -> None:
         look = At(self._env, self._env.now + self._interval_s, ROUTING + 1)
@@ -212,7 +212,7 @@ class Autoscaler:
         return self._cluster.num_that_fit(self._shape) > 0
 
     def _start(self) -> None:
-        instance = self._cluster.place(self._shape, self._pool)
+        instance = self._cluster.place(self._shape, self._role)
         self._write("start", instance)
         if not self._start_up_s:
             self._join(instance)

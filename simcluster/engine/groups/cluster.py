@@ -100,7 +100,7 @@ class Placed:
         return GpuGroup(first.owner, first.node, gpus)
 
 
-class ScaledPool(NamedTuple):
+class ScaledGroup(NamedTuple):
     """Instances that come and go with the load.
 
     Attributes
@@ -143,7 +143,7 @@ class Cluster:
     ----------
     placed : list of Placed
         Every instance of the run, also those removed, by its number.
-    scaled : list of ScaledPool
+    scaled : list of ScaledGroup
         What the autoscalers of the run may do.
     macro_ids : iterator of int
         Numbers for the macro instances of the run.
@@ -174,7 +174,7 @@ class Cluster:
         self.seed = seed
         self.recorder = recorder
         self.placed: list[Placed] = []
-        self.scaled: list[ScaledPool] = []
+        self.scaled: list[ScaledGroup] = []
         self.network = LinkNetwork(env, recorder)
         self.moves_kv = False
         self.on_finish: Callable[[Request], None] = lambda _: None

@@ -202,6 +202,9 @@ class KvHandover(InstanceOwner):
         routing = At(env, env.now, ROUTING)
         routing.callbacks.append(lambda _: self._route(source, request))
 
+    def follow(self, instance: InstanceLike) -> None:
+        """Know the prefill instance `instance`, from which requests will come."""
+
     def stream(
         self, source: InstanceLike, request: Request, num_tokens: int, layer_end_s: float
     ) -> None:

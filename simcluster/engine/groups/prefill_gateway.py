@@ -52,6 +52,7 @@ class PrefillGateway(Gateway):
 
     def _set_up(self, instance: InstanceLike) -> None:
         instance.shows_first_token = self._shows_first_token
+        self._handover.follow(instance)
         if self._follow_layers is not None:
             instance.follow_prefills(self._handover.stream, self._follow_layers)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from math import inf
 from typing import Any
 
@@ -72,6 +72,11 @@ class Instance(InstanceState):
         What its collectives share with KV transfers.
     shows_first_token : bool
         Whether the first token of a request that decodes elsewhere reaches its user from here.
+    put : callable or None
+        What a step that ended prompts waits for, from their tokens and the instance's place in
+        ties: a KV connector inside the steps.
+    get_s : callable or None
+        Time (s, on the grid) that a step waits for the KV of the requests that it takes in.
     """
 
     owner: InstanceOwner
@@ -100,6 +105,9 @@ class Instance(InstanceState):
         self.stop_at: StopAt | None = None
         self.wires: SharedWires | None = None
         self.shows_first_token = True
+        self.put: Callable[[int, int], Iterable[simpy.Event]] | None = None
+        self.get_s: Callable[[Sequence[Request]], float] | None = None
+        self._get_s = 0.0  # that the step about to start waits for
         self._copy_s = copy_s
         self._wake = Wake(env)
         self._is_idle = False
@@ -271,8 +279,11 @@ class Instance(InstanceState):
                 yield self._wake.sleep()
                 continue
             self._begin(plan)
-            for event in runner.run(span, plan):  # noqa: UP028  nothing is sent into a tuple
+            for event in runner.run(span, plan):
                 yield event
+            if self.put is not None and plan.chunks:
+                for event in self._put(plan, self.put):
+                    yield event
             self._end(plan)
             if env.peek() <= env.now:
                 # Others have business at this very time: let it settle before planning.
@@ -301,6 +312,9 @@ class Instance(InstanceState):
         elif scheduler.pool.shares and plan is not None and plan.chunks:
             self.owner.boundary(self)  # who came in may hold the prefix of who waits outside
         if scheduler.joined:
+            if self.get_s is not None and plan is not None:
+                self._get_s = self.get_s(scheduler.joined)
+                plan.max_steps, plan.last_tokens = 1, 0  # the step that waits is an event
             for request in scheduler.joined:
                 self.owner.joined(self, request)
             scheduler.joined.clear()
@@ -315,16 +329,29 @@ class Instance(InstanceState):
 
     def _begin(self, plan: StepPlan) -> None:
         """Begin the span of `plan`, now."""
-        scheduler, swap, copies_s = self.scheduler, self.scheduler.swap, 0.0
+        scheduler, swap, copies_s = self.scheduler, self.scheduler.swap, self._get_s
+        self._get_s = 0.0
         if swap.copied_blocks:
             assert self._copy_s is not None, "only with host memory is there anything to copy"
-            copies_s = self._copy_s(swap.copied_blocks)
+            copies_s += self._copy_s(swap.copied_blocks)
             swap.copied_blocks = 0
         self.span.begin(plan, self.env.now, copies_s)
         if self.wires is not None:
             self.step_time = self.wires.begin(plan, scheduler.shape(plan))
         if self._on_prefill is not None and plan.chunks:
             self._announce(plan, self._on_prefill)
+
+    def _put(
+        self, plan: StepPlan, put: Callable[[int, int], Iterable[simpy.Event]]
+    ) -> Iterator[simpy.Event]:
+        """Wait until the KV of the prompts that the span of `plan` ended has been put."""
+        span = self.span
+        # What asks for one more token and no others is not handed over.
+        ended = plan.prompts_ended_by(span.num_steps)
+        tokens = sum(target(r) for r in ended if r.output_len > r.num_output_tokens + 1)
+        if tokens:
+            yield from put(tokens, self.order)
+            span.ends[span.num_steps - 1] = self.env.now
 
     def _announce(self, plan: StepPlan, on_prefill: OnPrefill) -> None:
         """Say of every request whose prefill ends with the step of `plan` when its KV appears.

@@ -24,17 +24,6 @@ from simcluster.fidelity.calibrate.readers.vidur import TRAINED
 from simcluster.fidelity.calibrate.report import kernels_row
 
 _ATTENTION: Final = ("attention_prefill", "attention_decode", "attention_mixed")
-_DENSE: Final = (
-    "gemm",
-    "norm",
-    "norm_only",
-    "rope",
-    "activation",
-    "add",
-    "embedding",
-    "kv_write",
-    "sampler",
-)
 _OLD: Final = "2024"
 _TUNED: Final = ((8, 1792), (8, 2048), (8, 3584), (8, 4096), (8, 7168))
 """Experts and widths for which vLLM ships tuned tiles on A100 and H100: in aiconfigurator's tables

@@ -234,7 +234,7 @@ def _decode_s(rows: Samples, mixed: Mask, gpu: GPUSpec, constants: KernelConstan
     wide_block = constants.attention_block_s
     block = np.where(eight, _or(constants.attention_block_8bit_s, wide_block), wide_block)
     begin = block * blocks + moved_s
-    stretch = np.ones(len(rows))
+    stretch: FloatArray = np.ones(len(rows))
     if constants.decode_waves:
         distinct, index = np.unique(blocks, return_inverse=True)
         stretch = np.array([wave_share(float(one)) for one in distinct])[index]
@@ -242,7 +242,7 @@ def _decode_s(rows: Samples, mixed: Mask, gpu: GPUSpec, constants: KernelConstan
     read = tokens * per_token * stretch
     wide_overlap = constants.decode_overlap
     overlap = np.where(eight, _or(constants.decode_overlap_8bit, wide_overlap), wide_overlap)
-    alone = (1.0 - overlap) * (begin + read) + overlap * np.hypot(begin, read)
+    alone: FloatArray = (1.0 - overlap) * (begin + read) + overlap * np.hypot(begin, read)
     alone += tokens / batch * constants.attention_context_s
     splits = (blocks < SPLIT_BLOCKS) & (tokens > SPLIT_TOKENS * batch)
     alone += np.where(splits, constants.attention_split_s, 0.0)

@@ -26,7 +26,6 @@ from simcluster.units import MS, US, FloatArray
 
 FEW_CLIENTS = 4
 """Clients of the runs that the host time of ``vllm-0.11`` is fitted to."""
-Profile = Callable[[Sequence[float]], EngineProfile]
 
 
 def vllm_0_2(data_dir: Path) -> str:

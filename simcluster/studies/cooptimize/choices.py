@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -101,16 +100,16 @@ class Choices:
         """Look a plan up in the database."""
         return self.judge.look_up(*self._parts(number))
 
-    def simulated(self, number: int, cache: Path | None) -> Plan:
+    def simulated(self, number: int) -> Plan:
         """Simulate a plan with the first seed; infinitely slow if the nodes cannot hold it."""
         split, fleets = self._parts(number)
         cost, quality = float(self.costs[number]), float(self.qualities[number])
         plan = Plan(split, fleets, cost, math.inf, quality)
         try:
-            latency_s, _ = self.judge.simulated(plan, self.judge.table.seeds[0], cache)
+            ((judged,),) = self.judge.simulated([plan], self.judge.table.seeds[:1])
         except ConfigError:
             return plan
-        return Plan(split, fleets, cost, latency_s, quality)
+        return Plan(split, fleets, cost, judged.latency_s, quality)
 
     def _parts(self, number: int) -> tuple[tuple[float, ...], tuple[Fleet, ...]]:
         split, *indices = self.rows[number].tolist()

@@ -1,92 +1,73 @@
-"""The command ``simcluster cooptimize``."""
+"""The command ``simcluster cooptimize``: thin."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
+from simcluster.errors import DataError
+from simcluster.runs import output
+from simcluster.show.text import resumable
 
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Replace a value of the file, such as cooptimize.budget_per_hour=20; may be repeated.",
-)
-@click.option(
-    "--rate",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Offered rate (requests/s)  [default: the scenario's]",
-)
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Write the chosen plan here, as a scenario for simcluster run.",
-)
-@click.option(
-    "--plot", "picture", type=click.Path(path_type=Path), help="Draw the Pareto front here (PNG)."
-)
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    help="Folder of finished simulations  [default: simcluster in the user's cache folder]",
-)
-@click.option("--baselines/--no-baselines", default=True, help="Find the plans to compare with.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Processes  [default: one per core]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def cooptimize(
-    file: Path,
-    overrides: tuple[str, ...],
+
+def run(
+    scenario: Any,
+    *,
     rate: float | None,
+    cache: Path | None,
+    jobs: int | None,
+    dask: str | None,
+    baselines: bool,
     out: Path | None,
     picture: Path | None,
-    cache: Path | None,
-    baselines: bool,
-    jobs: int | None,
     as_json: bool,
 ) -> None:
-    """Choose load fractions and GPUs for the models of scenario FILE together.
-
-    FILE has a table [cooptimize] with models, limits and goal. Prints the Pareto front of cost,
-    latency and quality, and the best plan, simulated token by token. What has been simulated is
-    kept: after an interrupt the same command goes on.
-    """
+    """Search, write, print."""
     from simcluster.catalog.toml_writer import to_toml
-    from simcluster.errors import DataError
-    from simcluster.scenario.file import load, parse_override
     from simcluster.studies.cooptimize import report
     from simcluster.studies.cooptimize.database import default_cache
-    from simcluster.studies.cooptimize.run import cooptimize as search
+    from simcluster.studies.cooptimize.run import cooptimize, with_baselines
 
-    scenario = load(file, dict(parse_override(text) for text in overrides))
-    outcome = search(
-        scenario,
-        rate_rps=rate,
-        cache=cache or default_cache(),
-        jobs=jobs,
-        baselines=baselines,
-        progress=_show if sys.stderr.isatty() else None,
-    )
-    try:
-        if out is not None:
-            plan = outcome.judge.scenario_of(outcome.chosen.plan)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(to_toml(plan.document), encoding="utf-8")
-        if picture is not None:
+    with resumable(True):
+        outcome = cooptimize(
+            scenario,
+            rate_rps=rate,
+            cache=cache or default_cache(),
+            jobs=jobs,
+            dask=dask,
+            baselines=False,
+            progress=_show if sys.stderr.isatty() else None,
+        )
+        if out is not None:  # before it is compared with others
+            with _written():
+                plan = outcome.judge.scenario_of(outcome.chosen.plan)
+                output.write_whole(out, to_toml(plan.document))
+        if baselines:
+            outcome = with_baselines(outcome)
+    if picture is not None:
+        figure = report.figure(outcome)
+        with _written():
             picture.parent.mkdir(parents=True, exist_ok=True)
-            report.figure(outcome).savefig(picture)
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be written ({error.strerror}).") from None
+            figure.savefig(picture)
     if as_json:
         click.echo(json.dumps(report.as_json(outcome), indent=2))
     else:
         click.echo(report.text(outcome), nl=False)
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    """Say in one line what cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be written ({error.strerror}).") from None
 
 
 def _show(stage: str, done: int, total: int) -> None:

@@ -1,12 +1,11 @@
-"""The offline stage: latencies of each kind of replica by load, simulated once and kept on disk."""
+"""The offline stage: latencies of each kind of replica by load, simulated once and recorded."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import itertools
+import math
 import os
-import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +13,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from simcluster.config import ClusterConfig, Environment, RunConfig
+from simcluster.config import ClusterConfig
 from simcluster.errors import ConfigError
 from simcluster.frames.metrics import in_window
-from simcluster.runs.executor import with_registered
-from simcluster.runs.recorded import digest_of, program, without_prices
-from simcluster.runs.simulate import run
+from simcluster.frames.schema import Columns
+from simcluster.runs.cell import Cell, digest_of, made_by, scope_of
+from simcluster.runs.executor import Labelled, Runner
+from simcluster.runs.recorded import Label
+from simcluster.runs.simulate import run, workload_of
 from simcluster.scenario.cooptimize_table import CooptimizeTable, Kind
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.strategies.base import dry_run
 from simcluster.strategies.nodg import SCHEDULER_OF
 from simcluster.units import FloatArray
-from simcluster.workload import WorkloadSettings, build
 
 METRICS: Final = ("e2el_s", "ttft_s", "tpot_s")
 
@@ -155,13 +155,13 @@ def candidates(scenario: Scenario, table: CooptimizeTable) -> list[Unit]:
                     for pp_size in table.pp_sizes:
                         unit = Unit(model, cluster.gpu.name, kind, tp_size, pp_size)
                         try:
-                            _placed(scenario.environment, unit, 1)
+                            group = _group(scenario, unit, 1)
+                            dry_run(group.environment, group.strategies[0])
                             found.append(unit)
                         except ConfigError as error:
                             refused.append(error)
         if len(found) == before:
-            missing = [e for e in refused if "missing" in e.rule] or refused
-            closest = min(missing, key=_gb_missing)
+            closest = min(refused, key=lambda e: e.missing_bytes or math.inf)
             raise ConfigError(
                 "cooptimize.models",
                 model,
@@ -171,15 +171,15 @@ def candidates(scenario: Scenario, table: CooptimizeTable) -> list[Unit]:
     return found
 
 
-def _gb_missing(error: ConfigError) -> float:
-    found = re.search(r"([\d.]+) GB per GPU are missing", error.rule)
-    return float(found[1]) if found else np.inf
-
-
-def _placed(environment: Environment, unit: Unit, count: int) -> None:
-    """Place units on idle machines, so that what does not fit is refused."""
-    part = environment.part(unit.model, unit.gpu)
-    dry_run(part, unit.serving(count, str(unit)))
+def _group(scenario: Scenario, unit: Unit, count: int) -> Scenario:
+    """Return `scenario` with nothing but a group of units."""
+    return dataclasses.replace(
+        scenario,
+        environment=scenario.environment.part(unit.model, unit.gpu),
+        strategies=(unit.serving(count, str(unit)),),
+        quality=None,
+        document={},
+    )
 
 
 def most_units(cluster: ClusterConfig, unit: Unit) -> int:
@@ -196,12 +196,10 @@ def build_database(
     scenario: Scenario,
     table: CooptimizeTable,
     units: Sequence[Unit],
-    *,
-    cache: Path | None,
-    jobs: int | None = None,
+    runner: Runner,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[Unit, Entry]:
-    """Simulate every unit at every load, or take what an earlier call has kept.
+    """Simulate every unit at every load, or take what an earlier call has recorded.
 
     Parameters
     ----------
@@ -211,54 +209,45 @@ def build_database(
         Its loads.
     units : sequence of Unit
         What to simulate.
-    cache : Path or None
-        Folder of kept entries, each named by a digest of all that decides it and written as soon
-        as it is there; None keeps nothing.
-    jobs : int, optional
-        Processes; default: one per core.
+    runner : Runner
+        Does it.
     progress : callable, optional
         Called with the number of finished units and of all.
     """
-    import joblib
-
-    found: dict[Unit, Entry] = {}
-    left = []
-    for unit in units:
-        entry = None if cache is None else _read(_file(cache, scenario, table, unit), unit)
-        if entry is None:
-            left.append(unit)
-        else:
-            found[unit] = entry
     # Small units serve most requests and take longest.
-    left.sort(key=lambda unit: unit.num_gpus)
-    measured = with_registered(_measured)
-    calls = (joblib.delayed(measured)(scenario, table, unit, cache) for unit in left)
-    parallel = joblib.Parallel(n_jobs=jobs or -1, return_as="generator_unordered")
-    outcomes = (
-        parallel(calls)
-        if len(left) > 1 and jobs != 1
-        else (_measured(scenario, table, unit, cache) for unit in left)
-    )
-    for entry in outcomes:
-        found[entry.unit] = entry
+    calls = [(scenario, table, unit) for unit in sorted(units, key=lambda unit: unit.num_gpus)]
+    store = None if runner.recorded is None else Labelled(runner.recorded, _label, _entry)
+    count = itertools.count(1)
+
+    def done(*_: object) -> None:
         if progress:
-            progress(len(found), len(units))
+            progress(next(count), len(calls))
+
+    found = {entry.unit: entry for entry in runner.each(_simulated, calls, store, done)}
     return {unit: found[unit] for unit in units}
 
 
-def _measured(scenario: Scenario, table: CooptimizeTable, unit: Unit, cache: Path | None) -> Entry:
-    entry = _simulated(scenario, table, unit)
-    if cache is not None:
-        _write(_file(cache, scenario, table, unit), entry)
-    return entry
+def _label(scenario: Scenario, table: CooptimizeTable, unit: Unit) -> Label:
+    """Return what the entry of a unit is, by all that decides it."""
+    group, name = _group(scenario, unit, 1), str(unit)
+    scope = scope_of(group, name)
+    parts = [scope, unit, own_duration_s(scenario), table.loads, table.seeds[0]]
+    about = {"strategy": name, "scope": scope}
+    return Label(digest_of(parts)[:32], made_by(group, name), about)
+
+
+def _entry(
+    unit: dict[str, Any], capacity_rps: float, counts: tuple[int, ...], quantiles: dict[str, Any]
+) -> Entry:
+    """Return an entry from what was recorded of it."""
+    return Entry(Unit(**unit), capacity_rps, counts, {m: np.array(q) for m, q in quantiles.items()})
 
 
 def _simulated(scenario: Scenario, table: CooptimizeTable, unit: Unit) -> Entry:
-    environment = scenario.environment.part(unit.model, unit.gpu)
-    most = most_units(environment.cluster, unit)
+    most = most_units(scenario.environment.part(unit.model, unit.gpu).cluster, unit)
     counts = (1,) if most == 1 else (1, min(_MANY, most))
     seed = table.seeds[0]
-    capacity = throughput_rps(environment, scenario.workload, unit, counts[-1], seed) / counts[-1]
+    capacity = throughput_rps(scenario, unit, counts[-1], seed) / counts[-1]
     duration_s = own_duration_s(scenario)
     quantiles = {m: np.empty((len(counts), len(table.loads), len(MASSES))) for m in METRICS}
     for at, load in enumerate(table.loads):
@@ -273,29 +262,25 @@ def _simulated(scenario: Scenario, table: CooptimizeTable, unit: Unit) -> Entry:
             num = round(rate * duration_s)
             if load <= _NEAR_SATURATION:
                 num = min(max(num, _FEWEST), _MOST)
-            strategy = unit.serving(count, "unit")
-            values = latencies_of(environment, scenario, strategy, max(num, 1), rate, seed)
+            values = _latencies(_group(scenario, unit, count), rate, max(num, 1), seed)
             for metric in METRICS:
                 quantiles[metric][group, at] = np.quantile(values[metric], _LEVELS)
     return Entry(unit, capacity, counts, quantiles)
 
 
-def latencies_of(
-    environment: Environment,
-    scenario: Scenario,
-    strategy: Any,
-    num_requests: int,
-    rate_rps: float,
-    seed: int,
+def _requests(group: Scenario, rate_rps: float, num_requests: int, seed: int) -> Columns:
+    """Return the requests frame of a run of a group of units."""
+    (strategy,) = group.strategies
+    workload = workload_of(group, Cell(strategy.name, rate_rps, seed, num_requests))
+    return run(group.environment, strategy, workload, seed=seed).columns["requests"]
+
+
+def _latencies(
+    group: Scenario, rate_rps: float, num_requests: int, seed: int
 ) -> dict[str, FloatArray]:
-    """Simulate one strategy and return its latencies (s) by metric, over finished requests."""
-    result = run(
-        environment,
-        strategy,
-        _requests(scenario.workload, num_requests, rate_rps, environment, seed),
-        seed=seed,
-    )
-    columns = in_window(result.columns["requests"], _window(scenario.run))
+    """Simulate a group and return its latencies (s) by metric, over finished requests."""
+    measured = dataclasses.replace(group.run, cooldown_s=0.0)
+    columns = in_window(_requests(group, rate_rps, num_requests, seed), measured)
     finished = np.asarray(columns["status"]) == "finished"
     values = {}
     for metric in METRICS:
@@ -305,21 +290,13 @@ def latencies_of(
     return values
 
 
-def _window(config: RunConfig) -> RunConfig:
-    return dataclasses.replace(config, cooldown_s=0.0)
-
-
-def throughput_rps(
-    environment: Environment, workload: WorkloadSettings, unit: Unit, count: int, seed: int
-) -> float:
+def throughput_rps(scenario: Scenario, unit: Unit, count: int, seed: int) -> float:
     """Requests per second that a saturated group finishes: of a crowd, the middle three fifths.
 
     Parameters
     ----------
-    environment : Environment
-        Of the unit's model and GPU type (`Environment.part`).
-    workload : WorkloadSettings
-        Whose lengths.
+    scenario : Scenario
+        Machines, models and lengths.
     unit : Unit
         Of what the group consists.
     count : int
@@ -327,20 +304,10 @@ def throughput_rps(
     seed : int
         Of the lengths.
     """
-    num = _SATURATING * count
-    crowd = _requests(workload, num, 1e5, environment, seed)
-    columns = run(environment, unit.serving(count, "unit"), crowd, seed=seed).columns["requests"]
+    columns = _requests(_group(scenario, unit, count), 1e5, _SATURATING * count, seed)
     ends = np.sort(columns["last_token_s"][np.asarray(columns["status"]) == "finished"])
     low, high = int(0.2 * len(ends)), int(0.8 * len(ends))
     return float((high - low) / (ends[high] - ends[low]))
-
-
-def _requests(
-    workload: WorkloadSettings, num: int, rate_rps: float, environment: Environment, seed: int
-) -> Any:
-    settings = dataclasses.replace(workload, num_requests=num, duration_s=None)
-    length = environment.model.max_model_len
-    return build(settings, seed=seed, rate_rps=rate_rps, max_model_len=length)
 
 
 def own_duration_s(scenario: Scenario) -> float:
@@ -352,56 +319,7 @@ def own_duration_s(scenario: Scenario) -> float:
     return num / rate if rate else 120.0
 
 
-# On disk ----------------------------------------------------------------------------------------
-
-
 def default_cache() -> Path:
-    """Folder of kept entries: ``simcluster`` in the user's cache folder."""
+    """Folder of kept simulations: ``simcluster`` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "simcluster"
-
-
-def _file(cache: Path, scenario: Scenario, table: CooptimizeTable, unit: Unit) -> Path:
-    parts = [
-        program(),
-        without_prices(scenario.environment.part(unit.model, unit.gpu)),
-        unit,
-        scenario.workload,
-        scenario.run.warmup_s,
-        own_duration_s(scenario),
-        table.loads,
-        table.seeds[0],
-    ]
-    return cache / "units" / f"{digest_of(parts)[:32]}.json"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(value, file)
-    Path(name).replace(path)
-
-
-def _write(path: Path, entry: Entry) -> None:
-    value = {
-        "capacity_rps": entry.capacity_rps,
-        "counts": entry.counts,
-        "quantiles": {m: q.tolist() for m, q in entry.quantiles.items()},
-    }
-    write_json(path, value)
-
-
-def _read(path: Path, unit: Unit) -> Entry | None:
-    """Return a kept entry; None if there is none or it is damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return Entry(
-            unit,
-            float(value["capacity_rps"]),
-            tuple(value["counts"]),
-            {m: np.array(value["quantiles"][m]) for m in METRICS},
-        )
-    except (OSError, ValueError, KeyError):
-        return None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -15,12 +15,15 @@ import numpy as np
 from simcluster.config import TARGET_KEYS
 from simcluster.errors import ConfigError
 from simcluster.quality import QualityCurve
-from simcluster.runs.recorded import Cell, digest_of, identity, program
+from simcluster.runs.cell import Cell
+from simcluster.runs.executor import Labelled, Runner
+from simcluster.runs.recorded import Label, RecordedRuns
 from simcluster.runs.simulate import simulate
 from simcluster.scenario.cooptimize_table import CooptimizeTable
 from simcluster.scenario.file import changed
 from simcluster.scenario.scenario import Scenario
-from simcluster.studies.cooptimize.database import Database, write_json
+from simcluster.strategies.base import dry_run
+from simcluster.studies.cooptimize.database import Database
 from simcluster.studies.cooptimize.fleets import LATENCY_GRID, Fleet, Stock, tail_shares
 from simcluster.units import FloatArray
 
@@ -117,6 +120,8 @@ class Judge:
         Quality by load fractions; None for one model.
     rate_rps : float
         Offered rate of all requests.
+    runner : Runner
+        Does the simulations.
     """
 
     scenario: Scenario
@@ -125,6 +130,7 @@ class Judge:
     stock: Stock
     curve: QualityCurve | None
     rate_rps: float
+    runner: Runner = field(default_factory=Runner)
 
     @property
     def metric(self) -> str:
@@ -224,49 +230,74 @@ class Judge:
             "pool": [pool for _, pool in pools],
         }
 
-    def simulated(self, plan: Plan, seed: int, cache: Path | None) -> tuple[float, float]:
-        """Return latency (s) and quality of a simulation of all pools together.
+    def simulated(self, plans: Sequence[Plan], seeds: Sequence[int]) -> list[list[Judged]]:
+        """Simulate plans, all pools of each together, with each seed.
 
         Raises
         ------
         ConfigError
-            If the instances cannot be placed on the nodes.
+            If the instances of one cannot be placed on the nodes.
         """
-        scenario = self.scenario_of(plan)
-        path = None
-        if cache is not None:
-            run = identity(scenario, Cell(NAME, self.rate_rps, seed))
-            parts = [program(), run, self.metric, self.table.percentile]
-            path = cache / "plans" / f"{digest_of(parts)[:32]}.json"
-            try:
-                kept = json.loads(path.read_text(encoding="utf-8"))
-                return float(kept["latency_s"]), float(kept["quality"])
-            except (OSError, ValueError, KeyError):
-                pass
-        requests = simulate(scenario, rate_rps=self.rate_rps, seed=seed).columns["requests"]
-        inside = requests["arrival_s"] >= scenario.run.warmup_s
-        last = requests["arrival_s"].max() - scenario.run.cooldown_s
-        inside &= requests["arrival_s"] <= last
-        inside &= requests["status"] != "rejected"  # too long for every plan
-        finished = requests["status"][inside] == "finished"
-        values = np.where(finished, requests[self.metric][inside], math.inf)
-        values = values[~np.isnan(values)]
-        latency = float(np.quantile(values, self.table.percentile / 100, method="higher"))
-        quality = float(np.mean(requests["quality"][inside]))
-        if path is not None:
-            write_json(path, {"latency_s": latency, "quality": quality})
-        return latency, quality
+        calls = [
+            (scenario, Cell(NAME, self.rate_rps, seed), self.metric, self.table.percentile)
+            for scenario in map(self.scenario_of, plans)
+            for seed in seeds
+        ]
+        runs = self.runner.recorded
+        store = None if runs is None else Labelled(runs, functools.partial(_label, runs), Judged)
+        came = iter(self.runner.each(_judged, calls, store))
+        return [list(itertools.islice(came, len(seeds))) for _ in plans]
 
-    def confirm(self, plan: Plan, cache: Path | None) -> Confirmed:
-        """Simulate a plan with every seed."""
-        outcomes = [self.simulated(plan, seed, cache) for seed in self.table.seeds]
-        latencies, qualities = zip(*outcomes, strict=True)
-        return Confirmed(plan, tuple(latencies), tuple(qualities))
+    def confirm(self, plans: Sequence[Plan]) -> list[Confirmed]:
+        """Simulate plans with every seed; those that the nodes cannot hold are left out."""
+        placed = [plan for plan in plans if self.fits(plan)]
+        return [
+            Confirmed(plan, tuple(o.latency_s for o in own), tuple(o.quality for o in own))
+            for plan, own in zip(placed, self.simulated(placed, self.table.seeds), strict=True)
+        ]
+
+    def fits(self, plan: Plan) -> bool:
+        """Whether the nodes can hold the instances of a plan."""
+        try:
+            scenario = self.scenario_of(plan)
+            dry_run(scenario.environment, scenario.strategies[0])
+        except ConfigError:
+            return False
+        return True
 
     def keeps(self, confirmed: Confirmed) -> bool:
         """Tell whether a plan keeps to the latency limit as simulated, and to the others."""
         plan = dataclasses.replace(confirmed.plan, latency_s=confirmed.latency_s)
         return max(self.violations(plan)) <= TOLERANCE
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A simulation of a plan: the wanted percentile (s), and the mean expected quality."""
+
+    latency_s: float
+    quality: float
+
+
+def _judged(scenario: Scenario, cell: Cell, metric: str, percentile: float) -> Judged:
+    """Simulate a plan."""
+    requests = simulate(scenario, rate_rps=cell.rate_rps, seed=cell.seed).columns["requests"]
+    inside = requests["arrival_s"] >= scenario.run.warmup_s
+    last = requests["arrival_s"].max() - scenario.run.cooldown_s
+    inside &= requests["arrival_s"] <= last
+    inside &= requests["status"] != "rejected"  # too long for every plan
+    finished = requests["status"][inside] == "finished"
+    values = np.where(finished, requests[metric][inside], math.inf)
+    values = values[~np.isnan(values)]
+    latency = float(np.quantile(values, percentile / 100, method="higher"))
+    return Judged(latency, float(np.mean(requests["quality"][inside])))
+
+
+def _label(
+    runs: RecordedRuns, scenario: Scenario, cell: Cell, metric: str, percentile: float
+) -> Label:
+    """Return what a simulation of a plan is."""
+    return runs.label(scenario, cell, f"{metric} {percentile}")
 
 
 def percentile_of(tail: FloatArray, percentile: float) -> float:

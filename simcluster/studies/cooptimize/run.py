@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simcluster.errors import ConfigError
+from simcluster.runs.executor import Runner
+from simcluster.runs.recorded import RUNS, RecordedRuns
 from simcluster.scenario.cooptimize_table import CooptimizeTable
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.cooptimize.database import build_database, candidates
@@ -91,6 +95,7 @@ def cooptimize(
     rate_rps: float | None = None,
     cache: Path | None = None,
     jobs: int | None = None,
+    dask: str | None = None,
     baselines: bool = True,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -103,9 +108,11 @@ def cooptimize(
     rate_rps : float, optional
         Offered rate (requests/s); default: the scenario's.
     cache : Path, optional
-        Folder of simulations, kept as soon as each is done: a killed search goes on from them.
+        Folder where simulations are recorded as soon as each is done: a killed search resumes.
     jobs : int, optional
-        Processes of the offline stage; default: one per core.
+        Processes; default: one per core.
+    dask : str, optional
+        Address of a Dask scheduler, in place of the processes.
     baselines : bool
         Find the restricted plans too.
     progress : callable, optional
@@ -117,29 +124,42 @@ def cooptimize(
         If a limit cannot be kept, whatever is deployed; says what can.
     """
     started = time.perf_counter()
-    judge = prepared(scenario, rate_rps=rate_rps, cache=cache, jobs=jobs, progress=progress)
+    judge = prepared(
+        scenario, rate_rps=rate_rps, cache=cache, jobs=jobs, dask=dask, progress=progress
+    )
     database_s = time.perf_counter() - started
     space = Space.of(judge)
-    found = _search(space, cache)
+    found = _search(space)
     if not found.front:
         raise _nothing(space)
     search_s = time.perf_counter() - started - database_s
-    finalists = _confirmed(judge, found.front, cache, progress)
-    kept = judge.keeps(finalists[0])
-    restricted = _baselines(space, cache) if baselines and len(judge.table.models) == 2 else {}
-    finalists_s = time.perf_counter() - started - database_s - search_s
-    return Outcome(
+    finalists = _confirmed(judge, found.front, progress)
+    outcome = Outcome(
         judge,
         found,
         finalists,
         finalists[0],
-        kept,
-        restricted,
+        judge.keeps(finalists[0]),
+        {},
         preferences(judge.database, judge.stock, judge.table.models),
         database_s,
         search_s,
-        finalists_s,
+        time.perf_counter() - started - database_s - search_s,
     )
+    return with_baselines(outcome) if baselines else outcome
+
+
+def with_baselines(outcome: Outcome) -> Outcome:
+    """Find the restricted plans that the chosen one is compared with, of two models."""
+    started, judge = time.perf_counter(), outcome.judge
+    if len(judge.table.models) != 2:
+        return outcome
+    space, found = Space.of(judge), dict[str, Confirmed | None]()
+    for name, allowed in rules().items():
+        front = restricted(space, allowed)
+        found[name] = _confirmed(judge, front)[0] if front else None
+    finalists_s = outcome.finalists_s + time.perf_counter() - started
+    return dataclasses.replace(outcome, baselines=found, finalists_s=finalists_s)
 
 
 def prepared(
@@ -148,6 +168,7 @@ def prepared(
     rate_rps: float | None = None,
     cache: Path | None = None,
     jobs: int | None = None,
+    dask: str | None = None,
     progress: Progress | None = None,
 ) -> Judge:
     """Check the limits and build the database: the offline stage.
@@ -178,15 +199,10 @@ def prepared(
         )
     stock = Stock(scenario.environment.clusters)
     units = candidates(scenario, table)
-    stage: Callable[[int, int], None] | None = None
-    if progress is not None:
-        heard = progress
-
-        def stage(done: int, total: int) -> None:
-            heard("database", done, total)
-
-    database = build_database(scenario, table, units, cache=cache, jobs=jobs, progress=stage)
-    return Judge(scenario, table, database, stock, curve, rate)
+    runner = Runner(jobs, dask, None if cache is None else RecordedRuns(cache / RUNS))
+    stage = None if progress is None else functools.partial(progress, "database")
+    database = build_database(scenario, table, units, runner, stage)
+    return Judge(scenario, table, database, stock, curve, rate, runner)
 
 
 def _check_loads(table: CooptimizeTable) -> None:
@@ -199,7 +215,7 @@ def _check_loads(table: CooptimizeTable) -> None:
         )
 
 
-def _search(space: Space, cache: Path | None) -> Found:
+def _search(space: Space) -> Found:
     table = space.judge.table
     simulate = table.evaluate == "simulation"
     sampler = table.sampler
@@ -222,7 +238,6 @@ def _search(space: Space, cache: Path | None) -> Found:
         table.evaluations,
         stable=table.stable,
         seed=table.seeds[0],
-        cache=cache,
         simulate=simulate,
     )
 
@@ -238,25 +253,22 @@ def ranked(judge: Judge, plans: Sequence[Plan]) -> list[Plan]:
 
 
 def _confirmed(
-    judge: Judge, front: Sequence[Plan], cache: Path | None, progress: Progress | None = None
+    judge: Judge, front: Sequence[Plan], progress: Progress | None = None
 ) -> list[Confirmed]:
     """Simulate the best plans until as many as wanted keep the limits; the best one first.
 
     Where none of three times as many does, the quickest is the best.
     """
-    wanted, confirmed = judge.table.finalists, []
-    num_kept = 0
-    for plan in ranked(judge, front)[: 3 * wanted]:
-        try:
-            one = judge.confirm(plan, cache)
-        except ConfigError:
-            continue  # its instances cannot be packed on the nodes
-        confirmed.append(one)
-        num_kept += judge.keeps(one)
-        if progress:
-            progress("finalists", len(confirmed), 3 * wanted)
-        if num_kept >= wanted:
-            break
+    wanted, num_kept = judge.table.finalists, 0
+    plans = iter(ranked(judge, front)[: 3 * wanted])
+    confirmed: list[Confirmed] = []
+    # At once as many as are simulated in any case.
+    while num_kept < wanted and (batch := list(itertools.islice(plans, wanted - num_kept))):
+        for one in judge.confirm(batch):
+            confirmed.append(one)
+            num_kept += judge.keeps(one)
+            if progress:
+                progress("finalists", len(confirmed), 3 * wanted)
     if not confirmed:
         raise ConfigError(
             "cooptimize",
@@ -368,11 +380,3 @@ def rules() -> dict[str, Allowed]:
 def restricted(space: Space, allowed: Allowed) -> list[Plan]:
     """Return the front of the plans that a baseline allows, within the limits."""
     return exhaustive(space, allowed).front
-
-
-def _baselines(space: Space, cache: Path | None) -> dict[str, Confirmed | None]:
-    found: dict[str, Confirmed | None] = {}
-    for name, allowed in rules().items():
-        front = restricted(space, allowed)
-        found[name] = _confirmed(space.judge, front, cache)[0] if front else None
-    return found

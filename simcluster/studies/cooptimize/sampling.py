@@ -7,7 +7,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -35,7 +34,6 @@ def sampled(
     *,
     stable: int | None = None,
     seed: int = 0,
-    cache: Path | None = None,
     simulate: bool = False,
     seeded: bool | None = None,
 ) -> Found:
@@ -45,8 +43,8 @@ def sampled(
     not been judged and keeps the limits known beforehand: budget, stock, quality, and no more load
     than the database has; the Gaussian processes propose only such plans. Optuna is told the plan
     and not the proposal, so that nothing is judged twice and nothing that cannot be taken. With the
-    same seed and a cache of simulations an interrupted search repeats its steps without their cost,
-    and goes on.
+    same seed and recorded simulations an interrupted search repeats its steps without their cost,
+    and resumes.
 
     Parameters
     ----------
@@ -60,8 +58,6 @@ def sampled(
         Stop when so many in a row did not change the front.
     seed : int
         Of the sampler.
-    cache : Path, optional
-        Where simulations are kept.
     simulate : bool
         Judge by a simulation of all pools together and not by the database.
     seeded : bool, optional
@@ -84,7 +80,7 @@ def sampled(
         first = promising(choices, simulate, math.ceil(_SEEDED * num_evaluations))
 
     def judged(number: int) -> Plan:
-        return choices.simulated(number, cache) if simulate else choices.plan(number)
+        return choices.simulated(number) if simulate else choices.plan(number)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # optuna marks its samplers as experimental

@@ -4,21 +4,25 @@
 module     idea
 =========  =========================================================
 arguments  checks of what is asked for
-student    Student's t distribution in closed form
+rules      what is asked of a search, and the numbers of its method
 estimate   replications at two rates -> a goodput with its interval
+probe      runs at one rate, and what they show
+locate     from rate to rate until two close ones have the crossing between them
 search     the search of one strategy: which runs it wants next
 runs       the searches of all strategies, answered by the simulator
 pairs      pairs of strategies, whatever their verdicts are
 by_rate    pairs of strategies, rate by rate
-store      the runs of a search on disk
 tables     goodputs as text, rows and files
 command    the command line
 =========  =========================================================
 """
 
+from simcluster.runs.cell import Cell
 from simcluster.studies.goodput.estimate import Compared, Estimate, Interval, compare
-from simcluster.studies.goodput.runs import Cell, Found, find, simulate_cell, simulate_cells
-from simcluster.studies.goodput.search import Located, Outcome, Settings, Verdict
+from simcluster.studies.goodput.probe import Outcome
+from simcluster.studies.goodput.rules import Settings
+from simcluster.studies.goodput.runs import Found, find, simulate_cell, simulate_cells
+from simcluster.studies.goodput.search import Located, Verdict
 
 __all__ = [
     "Cell",

@@ -11,9 +11,10 @@ from typing import Final
 import numpy as np
 
 from simcluster.frames.goodput import three_digits
-from simcluster.studies.goodput import student
-from simcluster.studies.goodput.runs import Cell, Found, Simulate, replication_seed
-from simcluster.studies.goodput.search import Outcome
+from simcluster.runs.cell import Cell
+from simcluster.studies.goodput.estimate import t_p_value
+from simcluster.studies.goodput.probe import Outcome
+from simcluster.studies.goodput.runs import Found, Simulate, replication_seed
 from simcluster.units import FloatArray
 
 LEVEL: Final = 0.05
@@ -84,7 +85,7 @@ def paired_p_value(differences: FloatArray) -> float:
     mean = float(differences.mean())
     if error == 0.0:
         return 1.0 if mean == 0.0 else 0.0
-    return 2 * (1 - student.cdf(abs(mean) / error, size - 1))
+    return t_p_value(mean / error, size - 1)
 
 
 def compare_by_rate(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import sys
@@ -25,7 +24,10 @@ def run(
     as_json: bool,
 ) -> None:
     """Search, write, print."""
-    from simcluster.studies.goodput import find, simulate_cells, store, tables
+    from simcluster.runs import recorded
+    from simcluster.runs.executor import Runner
+    from simcluster.show.text import resumable
+    from simcluster.studies.goodput import find, simulate_cells, tables
     from simcluster.studies.goodput.by_rate import compare_by_rate
 
     shown = sys.stderr.isatty()
@@ -37,11 +39,11 @@ def run(
         )
 
     try:
-        with contextlib.ExitStack() as stack:
-            simulate: Any = functools.partial(simulate_cells, jobs=jobs, dask=dask)
-            if out is not None:
-                kept = store.writing(out, scenario, jobs=jobs, dask=dask, replace=replace)
-                simulate = stack.enter_context(kept)
+        with (
+            resumable(out is not None),
+            recorded.writing(out, tables.FILES, scenario, replace=replace) as (folder, kept),
+        ):
+            simulate = functools.partial(simulate_cells, runner=Runner(jobs, dask, kept))
             found = find(
                 scenario,
                 tolerance=tolerance,
@@ -49,15 +51,11 @@ def run(
                 simulate=simulate,
                 progress=progress if shown else None,
             )
-            if out is not None:  # before it is compared: whatever happens then, it is not lost
-                tables.write(found, simulate.folder, compared=False)
+            if folder is not None:  # before it is compared: whatever happens then, it is not lost
+                tables.write(found, folder, compared=False)
             pairs = compare_by_rate(found, simulate) if by_rate else None
-            if out is not None:
-                tables.write(found, simulate.folder, pairs)
-    except KeyboardInterrupt:
-        if out is not None:
-            click.echo("\nFinished runs are kept; the same command goes on from them.", err=True)
-        raise
+            if folder is not None:
+                tables.write(found, folder, pairs)
     finally:
         if shown:
             click.echo(err=True)

@@ -8,7 +8,6 @@ from typing import Final
 
 import numpy as np
 
-from simcluster.studies.goodput import student
 from simcluster.units import FloatArray
 
 CONFIDENCE: Final = 0.95
@@ -124,12 +123,26 @@ class Estimate:
         return _exp(self.log_rate, self.half_width)
 
 
+def t_quantile(probability: float, degrees: int) -> float:
+    """Value that Student's t with `degrees` degrees of freedom stays below with `probability`."""
+    from scipy import stats
+
+    return float(stats.t.ppf(probability, degrees))
+
+
+def t_p_value(t: float, degrees: int) -> float:
+    """Two-sided p-value of a value of Student's t with `degrees` degrees of freedom."""
+    from scipy import stats
+
+    return 2 * float(stats.t.sf(abs(t), degrees))
+
+
 def half_width(error: float, degrees: int) -> float:
     """Return half the width of the 95 % interval of an estimate with this standard error."""
-    return student.quantile(0.5 + CONFIDENCE / 2, degrees) * error
+    return t_quantile(0.5 + CONFIDENCE / 2, degrees) * error
 
 
-def cross(low: Counts, high: Counts, target: float) -> Estimate | None:
+def estimate_crossing(low: Counts, high: Counts, target: float) -> Estimate | None:
     """Return the goodput near two rates, or None where attainment hardly falls between them.
 
     Parameters
@@ -303,7 +316,7 @@ def compare(
     error, degrees = _error_of_difference(one, other, (1.0, 1.0), paired=paired)
     p_value = 0.0 if ratio else 1.0
     if error > 0:
-        p_value = 2 * (1 - student.cdf(ratio / error, degrees))
+        p_value = t_p_value(ratio / error, degrees)
     rates = math.exp(one.log_rate), math.exp(other.log_rate)
     gap = rates[0] - rates[1]
     half = half_width(*_error_of_difference(one, other, rates, paired=paired))

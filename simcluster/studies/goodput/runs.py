@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from simcluster.errors import ConfigError, DataError
-from simcluster.frames.metrics import mean_gpus, members_of, met_targets, request_metrics, window
+from simcluster.frames.metrics import (
+    mean_gpus,
+    measured_window,
+    members_of,
+    met_targets,
+    request_metrics,
+)
 from simcluster.frames.schema import Columns
 from simcluster.rng import stream
 from simcluster.roofline.base import StepShape
-from simcluster.runs.executor import outcomes
-from simcluster.runs.recorded import digest_of
-from simcluster.runs.simulate import run
+from simcluster.runs.cell import Cell, digest_of
+from simcluster.runs.executor import Runner
+from simcluster.runs.simulate import run, workload_of
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import Strategy
 from simcluster.strategies.base import dry_run
 from simcluster.studies.goodput import arguments
 from simcluster.studies.goodput.estimate import Compared
 from simcluster.studies.goodput.pairs import compare_all
-from simcluster.studies.goodput.search import (
-    Located,
-    Outcome,
-    Search,
-    Settings,
-    Verdict,
-    Wanted,
-    search,
-)
-from simcluster.workload import WorkloadSettings, build
+from simcluster.studies.goodput.probe import Outcome, Wanted
+from simcluster.studies.goodput.rules import Settings
+from simcluster.studies.goodput.search import Located, Verdict, search
+from simcluster.workload import WorkloadSettings
 from simcluster.workload.base import EndlessArrivals
 from simcluster.workload.build import fit
+
+W = TypeVar("W")
+R = TypeVar("R")
+V = TypeVar("V")
 
 _MANY: Final = 500_000
 WARMUP: Final = 0.3
@@ -50,15 +54,6 @@ TARGETS_PER_RUN: Final = 20.0
 """Shortest run, in targets of the TTFT or the end-to-end latency."""
 Progress = Callable[[int, int], None]
 """Called with the number of strategies that are done and of all runs so far."""
-
-
-class Cell(NamedTuple):
-    """One run of a search: all that its outcome depends on, beside the scenario."""
-
-    strategy: str
-    rate_rps: float
-    seed: int
-    num_requests: int
 
 
 Simulate = Callable[[Scenario, Sequence[Cell]], Sequence[Outcome]]
@@ -182,14 +177,25 @@ def find(
     seed = scenario.run.seeds[0] if seed is None else seed
     guesses = {s.name: guess(scenario, s) for s in scenario.strategies}
     if simulate is None:
-        simulate = functools.partial(simulate_cells, jobs=jobs, dask=dask)
-    rounds = _Rounds(scenario, seed, simulate, progress)
-    known = starts or {}
-    verdicts = rounds.answer(
+        simulate = functools.partial(simulate_cells, runner=Runner(jobs, dask))
+    known, num_runs = starts or {}, 0
+
+    def ask(wanted: list[tuple[str, Wanted]]) -> Sequence[Outcome]:
+        nonlocal num_runs
+        num_runs += len(wanted)
+        cells = [
+            Cell(name, one.rate_rps, replication_seed(seed, one.replication), one.num_requests)
+            for name, one in wanted
+        ]
+        return simulate(scenario, cells)
+
+    verdicts = answer(
         {
             name: search(known.get(name, own.rate_rps), _with_ramp(settings, own.ramp_s))
             for name, own in guesses.items()
-        }
+        },
+        ask,
+        lambda ended: progress(ended, num_runs) if progress else None,
     )
     if all(v.status == "unattainable" for v in verdicts.values()):
         best = "; ".join(f"{name} {best_achievable(v)}" for name, v in verdicts.items())
@@ -352,7 +358,7 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     slo = scenario.environment.slo
     arrival = np.asarray(columns["arrival_s"], dtype=np.float64)
     end = float(arrival[-1])
-    kept = window(columns, WARMUP * end, 0.0)
+    kept = measured_window(columns, WARMUP * end, 0.0)
     met = met_targets(columns, slo)
     names = TARGETS if slo.criterion == "marginal" else ("joint",)
     latency = request_metrics(columns, slo.metric)
@@ -424,49 +430,21 @@ def mean_lengths(scenario: Scenario) -> tuple[float, float]:
 
 def simulate_cell(scenario: Scenario, cell: Cell) -> Outcome:
     """Simulate one run of a search: that of `simulate` with as many requests."""
-    settings = dataclasses.replace(
-        scenario.workload, num_requests=cell.num_requests, duration_s=None
-    )
-    environment = scenario.environment
-    workload = build(
-        settings,
-        seed=cell.seed,
-        rate_rps=cell.rate_rps,
-        max_model_len=environment.model.max_model_len,
-    )
-    result = run(environment, scenario.strategy(cell.strategy), workload, seed=cell.seed)
-    end = float(workload.arrival_s[-1])
-    one = outcome(result.columns["requests"], scenario, cell.rate_rps)
-    held = mean_gpus(result.columns["instances"], WARMUP * end, end)
+    assert cell.rate_rps is not None
+    strategy = scenario.strategy(cell.strategy)
+    result = run(scenario.environment, strategy, workload_of(scenario, cell), seed=cell.seed)
+    requests = result.columns["requests"]
+    end_s = float(requests["arrival_s"][-1])
+    one = outcome(requests, scenario, cell.rate_rps)
+    held = mean_gpus(result.columns["instances"], WARMUP * end_s, end_s)
     return dataclasses.replace(one, statistics={**one.statistics, "mean_gpus": held})
 
 
 def simulate_cells(
-    scenario: Scenario,
-    cells: Sequence[Cell],
-    *,
-    jobs: int | None = None,
-    dask: str | None = None,
-    done: Callable[[Cell, Outcome], None] | None = None,
+    scenario: Scenario, cells: Sequence[Cell], runner: Runner | None = None
 ) -> list[Outcome]:
-    """Run `cells` on the cores of this machine or on a Dask cluster (`executor.outcomes`).
-
-    The longest first, so that short ones fill the gaps at the end. `done` is called with each
-    outcome as soon as it is there.
-    """
-    order = sorted(range(len(cells)), key=lambda i: -cells[i].num_requests)
-    calls = [(scenario, cells[i], i) for i in order]
-    by_place: dict[int, Outcome] = {}
-    with contextlib.closing(outcomes(_placed, calls, jobs=jobs, dask=dask)) as came:
-        for place, one in came:
-            by_place[place] = one
-            if done:
-                done(cells[place], one)
-    return [by_place[i] for i in range(len(cells))]
-
-
-def _placed(scenario: Scenario, cell: Cell, place: int) -> tuple[int, Outcome]:
-    return place, simulate_cell(scenario, cell)
+    """Run `cells`; default: on all cores of this machine, with nothing kept."""
+    return (runner or Runner()).cells(simulate_cell, scenario, cells, made=Outcome)
 
 
 def replication_seed(seed: int, replication: int) -> int:
@@ -474,35 +452,34 @@ def replication_seed(seed: int, replication: int) -> int:
     return int(stream(seed, "replications", str(replication)).integers(2**31))
 
 
-class _Rounds:
-    """Lets searches go on in rounds: what all of them want is run at once."""
+def answer(
+    searches: Mapping[str, Generator[list[W], list[R], V]],
+    ask: Callable[[list[tuple[str, W]]], Sequence[R]],
+    told: Callable[[int], None] | None = None,
+) -> dict[str, V]:
+    """Let searches go on in rounds, all runs that they want at once, and return how each ends.
 
-    def __init__(
-        self, scenario: Scenario, seed: int, simulate: Simulate, progress: Progress | None
-    ) -> None:
-        self._scenario, self._seed = scenario, seed
-        self._simulate, self._progress = simulate, progress
-        self._runs = 0
-
-    def _cell(self, strategy: str, wanted: Wanted) -> Cell:
-        seed = replication_seed(self._seed, wanted.replication)
-        return Cell(strategy, wanted.rate_rps, seed, wanted.num_requests)
-
-    def answer(self, searches: Mapping[str, Search]) -> dict[str, Verdict]:
-        """Return what each search ends with."""
-        ended: dict[str, Verdict] = {}
-        waiting = {name: next(one) for name, one in searches.items()}
-        while waiting:
-            todo = [self._cell(name, one) for name, batch in waiting.items() for one in batch]
-            came = iter(self._simulate(self._scenario, todo))
-            self._runs += len(todo)
-            following: dict[str, list[Wanted]] = {}
-            for name, batch in waiting.items():
-                try:
-                    following[name] = searches[name].send([next(came) for _ in batch])
-                except StopIteration as end:
-                    ended[name] = end.value
-            waiting = following
-            if self._progress:
-                self._progress(len(ended), self._runs)
-        return {name: ended[name] for name in searches}
+    Parameters
+    ----------
+    searches : mapping of str to generator
+        Each yields the runs that it wants, is sent their outcomes, and returns what it found.
+    ask : callable
+        Does runs: of whom, and what is wanted. Returns the outcomes in the same order.
+    told : callable, optional
+        Called after each round with the number of searches that have ended.
+    """
+    ended: dict[str, V] = {}
+    answers: dict[str, Any] = dict.fromkeys(searches)
+    while answers:
+        wanted: dict[str, list[W]] = {}
+        for name, outcomes in answers.items():
+            try:
+                wanted[name] = searches[name].send(outcomes)
+            except StopIteration as end:
+                ended[name] = end.value
+        if told:
+            told(len(ended))
+        todo = [(name, one) for name, batch in wanted.items() for one in batch]
+        came = iter(ask(todo) if todo else ())
+        answers = {name: list(itertools.islice(came, len(b))) for name, b in wanted.items()}
+    return {name: ended[name] for name in searches}

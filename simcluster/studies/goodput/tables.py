@@ -19,6 +19,9 @@ from simcluster.runs import output
 from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
 from simcluster.studies.goodput.by_rate import ByRate
 from simcluster.studies.goodput.estimate import Interval, logit
+from simcluster.studies.goodput.locate import Bracket
+from simcluster.studies.goodput.probe import Probe
+from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.goodput.runs import (
     TARGETS,
     WARMUP,
@@ -26,8 +29,10 @@ from simcluster.studies.goodput.runs import (
     best_achievable,
     replication_seed,
 )
-from simcluster.studies.goodput.search import Probe, Settings, Stage, Status, Verdict
+from simcluster.studies.goodput.search import Stage, Status, Verdict
 
+FILES: Final = ("goodput.json", "probes.csv", "scenario.toml")
+"""Files of a result folder, beside the recorded runs."""
 LEVELS: Final = (0.5, 0.9, 0.99)
 """Attainments whose rates are bounded by the runs of the search."""
 _WIDTH: Final = 100
@@ -172,12 +177,9 @@ def near(verdict: Verdict, level: float) -> dict[str, float | None]:
         if p.log_odds >= wanted and (high is None or p.rate_rps < high.rate_rps)
     ]
     low = max(reach, key=lambda p: p.rate_rps, default=None)
-    rate = None
-    if low is not None and high is not None:
-        share = (low.log_odds - wanted) / (low.log_odds - high.log_odds)
-        rate = low.rate_rps * (high.rate_rps / low.rate_rps) ** share
+    around = Bracket(low, high)
     return {
-        "rps": rate,
+        "rps": around.crossing_rps(wanted) if around.is_closed else None,
         "low_rps": None if low is None else low.rate_rps,
         "high_rps": None if high is None else high.rate_rps,
     }

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from simcluster.runs import output
+from simcluster.runs import recorded
+from simcluster.show.text import resumable
 from simcluster.studies.rank import report
 from simcluster.studies.rank.rank import rank
 
@@ -27,15 +28,15 @@ def run(
     show_all: bool,
 ) -> None:
     """Rank, write, print."""
-    if out is not None:
-        report.refuse_strangers(out)
-    with output.folder(out):
-        ranking = rank(scenario, jobs=jobs, dask=dask, progress=progress)
-        pictures = report.write(ranking, out) if out is not None else []
+    pictures: list[Path] = []
+    with resumable(out is not None), recorded.writing(out, report.FILES) as (folder, runs):
+        ranking = rank(scenario, jobs=jobs, dask=dask, progress=progress, recorded=runs)
+        if folder is not None:
+            pictures = report.write(ranking, folder)
     if as_json:
         click.echo(json.dumps(report.as_json(ranking), indent=2))
         return
     shown = len(ranking.candidates) if show_all else 20
     click.echo(report.as_text(ranking, shown=shown), nl=False)
     for picture in pictures:
-        click.echo(f"picture: {picture}")
+        click.echo(f"picture: {(out or picture.parent) / picture.name}")

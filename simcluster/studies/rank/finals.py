@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from simcluster.runs.executor import Runner
 from simcluster.scenario.scenario import Scenario
-from simcluster.studies.goodput import Interval, Located, find
+from simcluster.studies.goodput import Interval, Located, Verdict, find, simulate_cells
 from simcluster.studies.goodput.tables import ending
 
 LONGEST: Final = 20_000
@@ -26,8 +28,8 @@ class Finals:
         GPUs that each of those holds at its goodput, mean over time.
     unsettled : dict of str to str
         What is known of the goodput of each of the others, in words.
-    decided, undecided : tuple of str
-        Pairs that are told apart at 95 % and those that are not, in words.
+    verdicts : dict of str to Verdict
+        How each search ended.
     num_requests : int
         Requests simulated.
     """
@@ -35,8 +37,7 @@ class Finals:
     intervals: dict[str, Interval]
     mean_gpus: dict[str, float]
     unsettled: dict[str, str]
-    decided: tuple[str, ...]
-    undecided: tuple[str, ...]
+    verdicts: dict[str, Verdict]
     num_requests: int
 
 
@@ -46,8 +47,7 @@ def settle(
     *,
     tolerance: float,
     seed: int,
-    jobs: int | None = None,
-    dask: str | None = None,
+    runner: Runner,
 ) -> Finals:
     """Settle the goodputs of some strategies of `scenario` on the same requests.
 
@@ -61,8 +61,8 @@ def settle(
         Wanted half width of the 95 % intervals over the goodput.
     seed : int
         Decides the requests.
-    jobs, dask : int, str, optional
-        As in `executor.outcomes`.
+    runner : Runner
+        Does the runs.
 
     Notes
     -----
@@ -75,11 +75,9 @@ def settle(
         seed=seed,
         tolerance=tolerance,
         max_requests=LONGEST,
-        jobs=jobs,
-        dask=dask,
+        simulate=functools.partial(simulate_cells, runner=runner),
         starts=starts,
     )
-    pairs = found.comparisons()
     return Finals(
         intervals={
             name: verdict.estimate.interval
@@ -96,7 +94,6 @@ def settle(
             for name, verdict in found.verdicts.items()
             if verdict.estimate is None
         },
-        decided=tuple(str(pair) for pair in pairs if pair.decided),
-        undecided=tuple(str(pair) for pair in pairs if not pair.decided),
+        verdicts=found.verdicts,
         num_requests=sum(verdict.num_requests for verdict in found.verdicts.values()),
     )

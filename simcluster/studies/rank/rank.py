@@ -16,7 +16,8 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from simcluster.errors import ConfigError, DataError
-from simcluster.runs.executor import outcomes
+from simcluster.runs.executor import Runner, outcomes
+from simcluster.runs.recorded import RecordedRuns
 from simcluster.scenario import arguments
 from simcluster.scenario.check import validated
 from simcluster.scenario.rank_table import RankTable
@@ -39,6 +40,7 @@ def rank(
     jobs: int | None = None,
     dask: str | None = None,
     progress: Progress | None = None,
+    recorded: RecordedRuns | None = None,
 ) -> Ranking:
     """Rank all candidates of `table` and the strategies of `scenario`.
 
@@ -51,9 +53,11 @@ def rank(
     jobs : int, optional
         Processes; default: one per core.
     dask : str, optional
-        Address of a Dask scheduler, for the rounds of the race.
+        Address of a Dask scheduler, in place of the processes.
     progress : callable, optional
-        Called after each candidate of a round.
+        Called after each run of a round.
+    recorded : RecordedRuns, optional
+        Where runs are kept as soon as each is done, and taken from if they are there.
 
     Returns
     -------
@@ -104,7 +108,7 @@ def rank(
     scenario = scenario.with_strategies(strategies.values())
     if table.mode == "bestserve":
         return _estimated(scenario, table, bounds, found.removed, jobs, dask, progress)
-    race = Rounds(scenario, bounds, jobs, dask, progress)
+    race = Rounds(scenario, bounds, Runner(jobs, dask, recorded), progress)
     race.first_round()
     race.second_round()
     field = race.third_round()
@@ -124,8 +128,7 @@ def rank(
         candidates=candidates,
         removed=found.removed,
         unsettled=final.unsettled,
-        undecided=final.undecided,
-        decided=final.decided,
+        verdicts=final.verdicts,
         notes=race.notes(candidates),
         latency_rate_rps=rate,
         num_requests=race.num_requests,
@@ -189,8 +192,7 @@ def _estimated(
         candidates=tuple(candidates),
         removed=removed,
         unsettled={},
-        undecided=(),
-        decided=(),
+        verdicts={},
         notes=(),
         latency_rate_rps=math.nan,
         num_requests=0,

@@ -10,6 +10,8 @@ from typing import Literal
 
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
+from simcluster.studies.goodput import Verdict
+from simcluster.studies.goodput.pairs import compare_all
 from simcluster.studies.rank.explain import Bottleneck
 
 Stage = Literal["bound", "screen", "race", "final"]
@@ -102,10 +104,8 @@ class Ranking:
     unsettled : dict of str to str
         What the finals say of each finalist that they did not settle, in words; the goodput of
         such a candidate is that of the last round.
-    undecided : tuple of str
-        Pairs of finalists that the runs do not tell apart, in words.
-    decided : tuple of str
-        Pairs that they do.
+    verdicts : dict of str to Verdict
+        How the searches of the finalists ended.
     notes : tuple of str
         What else a reader must know of single candidates.
     latency_rate_rps : float
@@ -119,11 +119,20 @@ class Ranking:
     candidates: tuple[Candidate, ...]
     removed: Counter[str]
     unsettled: dict[str, str]
-    undecided: tuple[str, ...]
-    decided: tuple[str, ...]
+    verdicts: dict[str, Verdict]
     notes: tuple[str, ...]
     latency_rate_rps: float
     num_requests: int
+
+    @property
+    def decided(self) -> tuple[str, ...]:
+        """Pairs of finalists that differ significantly, in words."""
+        return tuple(str(pair) for pair in compare_all(self.verdicts) if pair.decided)
+
+    @property
+    def undecided(self) -> tuple[str, ...]:
+        """Pairs of finalists that do not."""
+        return tuple(str(pair) for pair in compare_all(self.verdicts) if not pair.decided)
 
     def cost_front(self) -> tuple[Candidate, ...]:
         """Candidates that no other beats in goodput at no more cost, the cheapest first.

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 20
 _FAMILIES: Final = ("NoDG", "NoDG chunked", "PaDG", "FuDG intra-node", "FuDG inter-node")
-_FILES: Final = ("ranking.csv", "ranking.json", "cost_front.png", "latency_front.png")
+FILES: Final = ("ranking.json", "ranking.csv", "cost_front.png", "latency_front.png")
+"""Files of a result folder, beside the recorded runs."""
 
 
 def as_text(ranking: Ranking, *, shown: int = _SHOWN) -> str:
@@ -100,11 +101,9 @@ def _unsettled(ranking: Ranking) -> str:
 
 
 def _told_apart(ranking: Ranking) -> str:
-    if not ranking.decided and not ranking.undecided:
-        return ""
-    lines = ["Finalists, pair by pair on the same requests where not said otherwise (95 % each):"]
-    lines += [f"  {text}" for text in (*ranking.decided, *ranking.undecided)]
-    return "\n".join(lines)
+    pairs = (*ranking.decided, *ranking.undecided)
+    title = "Finalists, pair by pair on the same requests where not said otherwise (95 % each):"
+    return "\n".join([title, *(f"  {text}" for text in pairs)]) if pairs else ""
 
 
 def _why(candidates: tuple[Candidate, ...]) -> str:
@@ -132,8 +131,16 @@ def _fronts(ranking: Ranking) -> str:
     return "\n".join(parts)
 
 
-def as_json(ranking: Ranking) -> dict[str, Any]:
-    """Return the ranking as plain values for ``json.dumps``: NaN and infinity as None."""
+def as_json(ranking: Ranking, *, compared: bool = True) -> dict[str, Any]:
+    """Return the ranking as plain values for ``json.dumps``: NaN and infinity as None.
+
+    Parameters
+    ----------
+    ranking : Ranking
+        The ranking.
+    compared : bool
+        With the comparisons of the finalists; else None stands there.
+    """
     environment = ranking.scenario.environment
     on_cost = {c.name for c in ranking.cost_front()}
     on_latency = {c.name for c in ranking.latency_front()}
@@ -151,8 +158,8 @@ def as_json(ranking: Ranking) -> dict[str, Any]:
         ],
         "notes": list(ranking.notes),
         "unsettled": dict(ranking.unsettled),
-        "undecided": list(ranking.undecided),
-        "decided": list(ranking.decided),
+        "undecided": list(ranking.undecided) if compared else None,
+        "decided": list(ranking.decided) if compared else None,
         "removed": dict(ranking.removed),
         "latency_rate_rps": _finite(ranking.latency_rate_rps),
         "currency": environment.cluster.currency,
@@ -185,21 +192,10 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def refuse_strangers(out: Path) -> None:
-    """Refuse a folder that holds anything but a ranking of ours, or is none.
-
-    Raises
-    ------
-    DataError
-        If so.
-    """
-    output.refuse_strangers(out, _FILES)
-
-
 def write(ranking: Ranking, out: Path) -> list[Path]:
     """Write the ranking into the folder `out`: rows as CSV and JSON, a picture of each front.
 
-    The rows are there before the pictures are drawn.
+    The rows are there before the finalists are compared and before the pictures are drawn.
 
     Returns
     -------
@@ -209,17 +205,10 @@ def write(ranking: Ranking, out: Path) -> list[Path]:
     Raises
     ------
     DataError
-        If `out` cannot be written or holds something else.
+        If `out` cannot be written.
     """
-    refuse_strangers(out)
-    with output.together(out) as folder:  # before the pictures: a ranking takes long
-        plain = as_json(ranking)
-        text = json.dumps(plain, indent=1) + "\n"
-        (folder / "ranking.json").write_text(text, encoding="utf-8")
-        with (folder / "ranking.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=[*plain["candidates"][0]])
-            writer.writeheader()
-            writer.writerows(plain["candidates"])
+    _write_rows(as_json(ranking, compared=False), out)
+    _write_rows(as_json(ranking), out)
     with output.together(out) as folder:
         pictures = []
         for name, plot in (("cost_front", plot_cost_front), ("latency_front", plot_latency_front)):
@@ -228,6 +217,16 @@ def write(ranking: Ranking, out: Path) -> list[Path]:
             figure.savefig(folder / f"{name}.png")
             pictures.append(out / f"{name}.png")
     return pictures
+
+
+def _write_rows(plain: dict[str, Any], out: Path) -> None:
+    with output.together(out) as folder:
+        text = json.dumps(plain, indent=1) + "\n"
+        (folder / "ranking.json").write_text(text, encoding="utf-8")
+        with (folder / "ranking.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=[*plain["candidates"][0]])
+            writer.writeheader()
+            writer.writerows(plain["candidates"])
 
 
 # Pictures ----------------------------------------------------------------------------------------

@@ -6,20 +6,24 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from simcluster.errors import DataError
-from simcluster.runs.executor import outcomes
+from simcluster.runs.cell import Cell
+from simcluster.runs.executor import Runner
 from simcluster.scenario.scenario import Scenario
-from simcluster.studies.goodput import Interval, Located, student
+from simcluster.studies.goodput import Interval, Located
+from simcluster.studies.goodput.estimate import t_quantile
+from simcluster.studies.goodput.rules import RULES
 from simcluster.studies.goodput.runs import WARMUP as FINAL_WARMUP
-from simcluster.studies.goodput.search import RESIDENCES
+from simcluster.studies.goodput.runs import answer
 from simcluster.studies.rank.explain import explain, family
 from simcluster.studies.rank.finals import LONGEST, Finals, settle
-from simcluster.studies.rank.race import WARMUP, Crossing, Probe, cross, probe
+from simcluster.studies.rank.race import WARMUP, Crossing, RaceRun, Search, probe, search
 from simcluster.studies.rank.ranking import Candidate, Stage
 from simcluster.studies.rank.screen import Bound
 
@@ -27,10 +31,12 @@ Progress = Callable[[int, int, float], None]
 """Called with the number of candidates done in a round, of all, and the share of the work."""
 
 FIRST, SECOND, THIRD = 4.0, 10.0, 16.0
-"""Length of a run in the rounds, in TTFT targets or half stays, the longer of both."""
+"""Length of a run in the rounds, in TTFT targets or half residence times, the longer of both."""
 REPLICATIONS: Final = 3
 """Draws of requests in the third round."""
 _LEAST_REQUESTS: Final = 200
+_CLOSE: Final = 1.06  # step and end of a search that starts from an earlier round's goodput
+_USUAL_RUNS: Final = 5  # of a search, to tell how far a round has come
 _SCOUTS: Final = 3  # of each family, that show how far below its bound a family ends
 # Short runs flatter, some candidates more than others: where decode instances with little memory
 # are yet to fill up, a run of 44 s put a goodput of 42 requests/s at its bound of 58, and one of
@@ -52,14 +58,12 @@ class Rounds:
         self,
         scenario: Scenario,
         bounds: Mapping[str, Bound],
-        jobs: int | None,
-        dask: str | None,
-        progress: Progress | None,
+        runner: Runner,
+        progress: Progress | None = None,
     ) -> None:
         self._scenario, self._bounds = scenario, bounds
-        self._jobs, self._dask, self._progress = jobs, dask, progress
+        self._runner, self._progress = runner, progress
         self._strategies = {s.name: s for s in scenario.strategies}
-        self._light = {s.name: scenario.only(s.name) for s in scenario.strategies}
         self._first: dict[str, Crossing] = {}
         self._guessed: dict[str, float] = {}
         self._second: dict[str, Crossing] = {}
@@ -78,8 +82,7 @@ class Rounds:
         ]
         scouts = list(dict.fromkeys(scouts))
         share = 0.6  # of the bound; where scouts start
-        calls = [(name, share * self._bounds[name].total_rps, 0.0) for name in scouts]
-        self._find(calls, 0, len(order))
+        self._find([(name, share * self._bounds[name].total_rps, 0.0) for name in scouts], order)
         rest = [name for name in order if name not in self._first]
         per_gpu = max(self._value(c) / self._held(c) for c in self._first.values())
         calls = []
@@ -97,8 +100,7 @@ class Rounds:
                 self._guessed[name] = guess * bound.total_rps
             else:
                 calls.append((name, guess * bound.total_rps, dull))
-        calls.sort(key=lambda call: call[1])  # slow candidates take longest
-        self._find(calls, len(self._first) + len(self._guessed), len(order))
+        self._find(calls, order)
 
     def _families(self, names: Sequence[str]) -> dict[str, list[str]]:
         own: dict[str, list[str]] = {}
@@ -106,31 +108,21 @@ class Rounds:
             own.setdefault(family(self._strategies[name]), []).append(name)
         return own
 
-    def _find(self, calls: Sequence[tuple[str, float, float]], done: int, total: int) -> None:
-        jobs = [
-            (self._light[name], guess, self._seed(0), self._length(name, guess, FIRST), dull)
+    def _find(self, calls: Sequence[tuple[str, float, float]], field: Sequence[str]) -> None:
+        """Search some of a field of candidates: name, first guess, and what is not interesting."""
+        target = self._scenario.environment.slo.attainment
+        searches = {
+            name: search(self._cell(name, guess, 0, FIRST), target, uninteresting_rps=dull)
             for name, guess, dull in calls
-        ]
-        for crossing in outcomes(_cross, jobs, jobs=self._jobs, dask=self._dask):
-            self._first[crossing.name] = crossing
-            self.num_requests += crossing.num_requests
-            done += 1
-            self._tell(done, total, 0.25 * done / total)
+        }
+        done = len(self._first) + len(self._guessed)
+        self._first |= self._crossings(searches, (0.0, 0.25), done, len(field))
 
     def second_round(self) -> None:
         """Look longer at those that may be close to the best."""
         field = self._close(self._first, 0)
-        calls = [
-            (self._light[n], self._value(c), self._seed(1), self._length(n, self._value(c), SECOND))
-            for n, c in self._first.items()
-            if n in field
-        ]
-        calls.sort(key=lambda call: call[1])  # slow candidates take longest
-        for crossing in outcomes(_cross_again, calls, jobs=self._jobs, dask=self._dask):
-            self._second[crossing.name] = crossing
-            self.num_requests += crossing.num_requests
-            share = 0.25 + 0.2 * len(self._second) / len(calls)
-            self._tell(len(self._second), len(calls), share)
+        starts = [self._cell(n, self._value(self._first[n]), 1, SECOND) for n in field]
+        self._second = self._crossings(self._closer(starts), (0.25, 0.45), 0, len(field))
 
     def third_round(self) -> list[str]:
         """Look at those close to the best on several draws; return them, the best first."""
@@ -141,29 +133,72 @@ class Rounds:
         for name in field:
             size, length = self._bounds[name].num_gpus, self._length(name, guesses[name], THIRD)
             lengths[size] = max(lengths.get(size, 0), length)
-        done, total = 0, REPLICATIONS * len(field)
         for draw in range(REPLICATIONS):
-            jobs = [
-                (
-                    self._light[n],
-                    guesses[n],
-                    self._seed(2 + draw),
-                    lengths[self._bounds[n].num_gpus],
-                )
+            starts = [
+                Cell(n, guesses[n], self._seed(2 + draw), lengths[self._bounds[n].num_gpus])
                 for n in field
             ]
-            jobs.sort(key=lambda job: job[1])
-            for crossing in outcomes(_cross_again, jobs, jobs=self._jobs, dask=self._dask):
-                self._third.setdefault(crossing.name, []).append(crossing)
-                self.num_requests += crossing.num_requests
-                done += 1
-                self._tell(done, total, 0.45 + 0.25 * done / total)
+            shares = (0.45 + 0.25 * draw / REPLICATIONS, 0.45 + 0.25 * (draw + 1) / REPLICATIONS)
+            done, total = draw * len(field), REPLICATIONS * len(field)
+            for n, c in self._crossings(self._closer(starts), shares, done, total).items():
+                self._third.setdefault(n, []).append(c)
             # Longer runs carry less than the second round's: the next draw starts from there.
             guesses = {n: self._third[n][0].goodput_rps or guesses[n] for n in field}
         order = sorted(field, key=lambda name: -self._mean_log(name))
         least = self._mean_log(order[0]) - self._half_width() - _BIAS[2]
         # The second comes along, to say by how much it is behind.
         return order[: max(2, sum(self._mean_log(name) >= least for name in order))]
+
+    def _closer(self, starts: Sequence[Cell]) -> dict[str, Search]:
+        """Return searches of those whose goodputs are known from an earlier round."""
+        target = self._scenario.environment.slo.attainment
+        return {one.strategy: search(one, target, step=_CLOSE, near=_CLOSE) for one in starts}
+
+    def _crossings(
+        self, searches: Mapping[str, Search], shares: tuple[float, float], done: int, total: int
+    ) -> dict[str, Crossing]:
+        """Return how searches end.
+
+        Parameters
+        ----------
+        searches : mapping of str to generator
+            Of the candidates.
+        shares : tuple of float
+            Share of the work that is done before and after, 0 to 1.
+        done, total : int
+            Candidates that are done before, and all of this round.
+        """
+        runs = Counter[str]()
+        ended = 0
+
+        def tell(num_ended: int) -> None:
+            nonlocal ended
+            ended = num_ended
+            known = sum(min(count / _USUAL_RUNS, 0.9) for count in runs.values())
+            part = 1.0 if ended == len(searches) else known / len(searches)
+            self._tell(done + ended, total, shares[0] + part * (shares[1] - shares[0]))
+
+        def heard(cell: Cell) -> None:
+            runs[cell.strategy] += 1
+            tell(ended)
+
+        def ask(wanted: list[tuple[str, Cell]]) -> list[RaceRun]:
+            return self._probes([cell for _, cell in wanted], heard)
+
+        found = answer(searches, ask, tell)
+        self.num_requests += sum(crossing.num_requests for crossing in found.values())
+        return found
+
+    def _probes(
+        self, cells: Sequence[Cell], done: Callable[[Cell], None] | None = None
+    ) -> list[RaceRun]:
+        """Return the outcomes of runs of candidates, as the race sees them."""
+        scenario, kind = self._scenario, "race"
+        return self._runner.cells(probe, scenario, cells, made=RaceRun, kind=kind, done=done)
+
+    def _cell(self, name: str, rate_rps: float, draw: int, times: float) -> Cell:
+        """Return a run of a candidate on a draw of requests, as long as those of a round."""
+        return Cell(name, rate_rps, self._seed(draw), self._length(name, rate_rps, times))
 
     def _value(self, crossing: Crossing) -> float:
         """Return a goodput (requests/s), not above its bound, as short runs may put it."""
@@ -206,8 +241,7 @@ class Rounds:
             {name: self._start(name) for name in names},
             tolerance=tolerance,
             seed=self._seed(2 + REPLICATIONS),
-            jobs=self._jobs,
-            dask=self._dask,
+            runner=self._runner,
         )
         self.num_requests += final.num_requests
         if not final.intervals and not self._sound():
@@ -228,32 +262,29 @@ class Rounds:
         if name not in self._sound():
             return self._bounds[name].total_rps
         slopes = [c.slope for c in own if math.isfinite(c.slope)]
-        stays = [p.stay_s for c in own for p in c.probes if p.rate_rps == c.low_rps]
-        stays = [stay_s for stay_s in stays if math.isfinite(stay_s)]
+        known = [p.residence_s for c in own for p in c.probes if p.rate_rps == c.low_rps]
+        known = [residence_s for residence_s in known if math.isfinite(residence_s)]
         rate = math.exp(self._mean_log(name))
-        stay_s = sum(stays) / len(stays) if stays else self._bounds[name].stay_s
+        residence_s = sum(known) / len(known) if known else self._bounds[name].residence_s
         return Located(
             rate_rps=rate,
             slope=sum(slopes) / len(slopes) if slopes else _SLOPE,
-            num_requests=math.ceil(min(rate * RESIDENCES * stay_s, LONGEST)),
+            num_requests=math.ceil(min(rate * RULES.residences * residence_s, LONGEST)),
         )
 
     def _own_interval(self, name: str) -> Interval:
         """Return the goodput of a candidate by the third round alone."""
         logs = [math.log(c.goodput_rps) for c in self._third[name]]
         error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
-        half = student.quantile(0.975, len(logs) - 1) * error + _BIAS[2]
+        half = t_quantile(0.975, len(logs) - 1) * error + _BIAS[2]
         value = math.exp(self._mean_log(name))
         return Interval(value=value, low=value * _exp(-half), high=value * _exp(half))
 
-    def latencies(self, names: Sequence[str], rate_rps: float) -> dict[str, Probe]:
+    def latencies(self, names: Sequence[str], rate_rps: float) -> dict[str, RaceRun]:
         """Return the run of each candidate at a rate that all of them carry."""
-        jobs = [
-            (self._light[name], rate_rps, self._seed(0), self._length(name, rate_rps, FIRST))
-            for name in names
-        ]
-        self.num_requests += sum(job[-1] for job in jobs)
-        return dict(outcomes(_probe, jobs, jobs=self._jobs, dask=self._dask))
+        cells = [self._cell(name, rate_rps, 0, FIRST) for name in names]
+        self.num_requests += sum(cell.num_requests or 0 for cell in cells)
+        return dict(zip(names, self._probes(cells), strict=True))
 
     def notes(self, candidates: Sequence[Candidate]) -> tuple[str, ...]:
         """Return which candidates' runs are too short for all of their instances to start."""
@@ -278,7 +309,7 @@ class Rounds:
         """
         slo, bound = self._scenario.environment.slo.strictest(), self._bounds[name]
         target_s = max(slo.ttft_s or 0.0, slo.e2el_s or 0.0)
-        long_s = times * max(target_s, bound.stay_s / 2)
+        long_s = times * max(target_s, bound.residence_s / 2)
         rate_rps = min(rate_rps, bound.total_rps)
         ramp = min((bound.ramp_s or 0.0) / WARMUP * rate_rps, LONGEST)
         return max(_LEAST_REQUESTS, math.ceil(max(long_s * rate_rps, ramp)))
@@ -323,7 +354,7 @@ class Rounds:
         """
         spread, degrees = self._spread()
         level = 1 - 0.025 / max(1, len(self._third) - 1)
-        return student.quantile(level, degrees) * spread * math.sqrt(2 / REPLICATIONS)
+        return t_quantile(level, degrees) * spread * math.sqrt(2 / REPLICATIONS)
 
     def standings(self, final: Finals) -> list[Candidate]:
         """Return all candidates, the best first.
@@ -372,7 +403,7 @@ class Rounds:
         if name not in self._sound():
             return Interval(value=0.0, low=0.0, high=self._bounds[name].total_rps)
         spread, degrees = self._spread()
-        wide = student.quantile(0.975, degrees) * spread * math.sqrt(2 / REPLICATIONS)
+        wide = t_quantile(0.975, degrees) * spread * math.sqrt(2 / REPLICATIONS)
         half = math.hypot(math.log(own.high / own.value), wide) + _BIAS[2]
         value = own.value * math.exp(self._mean_log(name) - self._mean_log(winner))
         return Interval(value=value, low=value * _exp(-half), high=value * _exp(half))
@@ -382,7 +413,7 @@ class Rounds:
         last = self._second if name in self._second else self._first
         length, bias = (SECOND, _BIAS[1]) if last is self._second else (FIRST, _BIAS[0])
         spread, degrees = self._spread()
-        wide = student.quantile(0.975, degrees) * spread * math.sqrt(2 * THIRD / length)
+        wide = t_quantile(0.975, degrees) * spread * math.sqrt(2 * THIRD / length)
         half = math.hypot(math.log(own.high / own.value), wide) + bias
         scale = own.value / self._value(last[winner])
         value, most = scale * self._value(last[name]), self._bounds[name].total_rps
@@ -423,30 +454,3 @@ class Rounds:
 def _exp(x: float) -> float:
     """Return e to the power of `x`; infinity where that is no number."""
     return math.exp(x) if x < _MOST_LOG else math.inf
-
-
-def _cross(
-    scenario: Scenario, guess_rps: float, seed: int, num_requests: int, dull_rps: float
-) -> Crossing:
-    return cross(
-        scenario,
-        guess_rps=guess_rps,
-        seed=seed,
-        num_requests=num_requests,
-        uninteresting_rps=dull_rps,
-    )
-
-
-def _cross_again(scenario: Scenario, guess_rps: float, seed: int, num_requests: int) -> Crossing:
-    return cross(
-        scenario,
-        guess_rps=guess_rps,
-        seed=seed,
-        num_requests=num_requests,
-        step=1.06,
-        near=1.06,
-    )
-
-
-def _probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> tuple[str, Probe]:
-    return scenario.strategies[0].name, probe(scenario, rate_rps, seed, num_requests)

@@ -89,8 +89,8 @@ class Bound:
         Share of the requests within the targets when they are alone, 0 to 1.
     alone_ttft_s, alone_tpot_s : float
         Latencies that the wanted share of requests gets when alone (s).
-    stay_s : float
-        Mean stay of a request that never waits, in that batch (s).
+    residence_s : float
+        Mean residence time of a request that never waits, in that batch (s).
     num_gpus : int
         GPUs it takes; where instances come and go, those of the most in service.
     ramp_s : float or None
@@ -107,7 +107,7 @@ class Bound:
     alone_share: float
     alone_ttft_s: float
     alone_tpot_s: float
-    stay_s: float
+    residence_s: float
     num_gpus: int
     ramp_s: float | None = None
 
@@ -162,7 +162,7 @@ class Screen:
             decode_rps = count["decode"] / decode_s if decode_s > 0 else math.inf
             link_rps = _link_rps(environment, strategy, cluster, lengths)
             total = min(prefill_rps, decode_rps, link_rps)
-            if cluster.scaled:  # both pools at their most may be more than there are machines
+            if cluster.scaled:  # both roles at their most may be more than there are machines
                 each = prefill_rps / count["prefill"], decode_rps / count["decode"]
                 room = environment.cluster.num_gpus / first.num_gpus
                 total = min(total, room / sum(1 / rps for rps in each))
@@ -181,7 +181,7 @@ class Screen:
             alone_share=float(alone.mean()),
             alone_ttft_s=float(np.quantile(prefills, slo.attainment)),
             alone_tpot_s=tpot_s,
-            stay_s=float(prefills.mean()) + decode_s * batch,
+            residence_s=float(prefills.mean()) + decode_s * batch,
             num_gpus=cluster.most_gpus,
             ramp_s=max((scaled.ramp_s for scaled in cluster.scaled), default=None),
         )
@@ -279,19 +279,19 @@ def _link_rps(
 
     Where instances come and go nobody knows on which nodes: then NICs do not limit the bound.
     """
-    assert isinstance(strategy, FuDG), "only FuDG has pools"
+    assert isinstance(strategy, FuDG), "only FuDG moves the KV cache"
     config = environment.cluster
     kv_bytes = environment.model.kv_bytes_per_token * lengths.prompt
-    pools = {
+    placed_as = {
         role: [placed for placed in cluster.placed if placed.role == role]
         for role in ("prefill", "decode")
     }
     most = cluster.most_instances
-    gpus = {role: most[role] * own[0].num_gpus for role, own in pools.items()}
+    gpus = {role: most[role] * own[0].num_gpus for role, own in placed_as.items()}
     if strategy.placement == "intra-node":
         lane = config.fabric.bandwidth * config.fabric.efficiency
         return min(gpus.values()) * lane / kv_bytes
-    nodes = {role: {placed.node for placed in own} for role, own in pools.items()}
+    nodes = {role: {placed.node for placed in own} for role, own in placed_as.items()}
     limits = [min(gpus.values()) * config.pcie.bandwidth * config.pcie.efficiency]
     apart = not nodes["prefill"] & nodes["decode"] and not cluster.scaled
     if config.network is not None and apart:

@@ -19,7 +19,8 @@ from simcluster.config import Environment
 from simcluster.registry import Registry
 from simcluster.request import Request
 from simcluster.roofline.sources import StepTimeFactory
-from simcluster.runs.simulate import Result, run
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run
 from simcluster.strategies.base import Strategy
 from simcluster.testing.laws import check_laws, require
 from simcluster.testing.toy import assert_same, toy_workload

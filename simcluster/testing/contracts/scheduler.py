@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from simcluster.testing.contracts.base import (
 )
 from simcluster.testing.laws import require
 from simcluster.testing.toy import (
+    AHEAD,
     ENGINES,
     MAX_MODEL_LEN,
     STRICT,
@@ -222,13 +224,15 @@ class SchedulerContract:
     def test_resolutions_agree_in_a_crowd(
         self, scheduler: type[Scheduler], num_kv_blocks: int | None
     ) -> None:
-        """Heads of the queue that do not fit, newcomers before them, under every queue."""
+        """Heads that do not fit, newcomers before them, under every queue; planned ahead or not."""
+        loads = [crowd(60), crowd(40, gap_s=0.01)]
         for queue in QUEUES:
             keys: dict[str, Any] = {"queue": queue, "num_kv_blocks": num_kv_blocks}
             keys |= {"name": "contract", "instances": 1, "max_num_seqs": 8}
             with registered(SCHEDULERS, scheduler) as name:
                 strategy = strategy_with(scheduler, name, ("nodg", keys, 32))
-                agreeing_run(toy_environment(), strategy, crowd(60))
+                for engine, load in itertools.product((None, AHEAD), loads):
+                    agreeing_run(toy_environment(engine), strategy, load)
 
     @laws(60)
     @given(

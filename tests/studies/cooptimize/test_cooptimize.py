@@ -19,6 +19,8 @@ import simcluster
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import ConfigError
+from simcluster.runs.executor import Runner
+from simcluster.runs.recorded import RecordedRuns
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.cooptimize import database as offline
 from simcluster.studies.cooptimize import judge as judging
@@ -507,7 +509,7 @@ def test_an_interrupted_search_goes_on(
     for unit, entry in where.database.items():
         for metric in METRICS:
             assert np.array_equal(entry.quantiles[metric], again.database[unit].quantiles[metric])
-    assert not list(tmp_path.rglob("*.part"))
+    assert all(path.suffix == ".json" for path in (tmp_path / "runs").iterdir())
 
 
 def with_own(tmp_path: Path, output_len: int, **others: Any) -> Scenario:
@@ -542,10 +544,11 @@ def test_what_is_kept_serves_the_same_entries_of_the_catalogue_alone(
 
     def called(scenario: Scenario) -> tuple[list[str], float]:
         calls.clear()
-        offline.build_database(scenario, table_of(scenario), [unit], cache=tmp_path, jobs=1)
-        where = dataclasses.replace(judge(), scenario=scenario)
-        latency_s, _ = where.simulated(plan, 0, tmp_path)
-        return list(calls), latency_s
+        runner = Runner(jobs=1, recorded=RecordedRuns(tmp_path / "runs"))
+        offline.build_database(scenario, table_of(scenario), [unit], runner)
+        where = dataclasses.replace(judge(), scenario=scenario, runner=runner)
+        ((found,),) = where.simulated([plan], [0])
+        return list(calls), found.latency_s
 
     both = ["unit", "plan"]
     first, short_s = called(with_own(tmp_path, 20))
@@ -571,7 +574,8 @@ def test_a_search_by_simulations_goes_on_after_an_interrupt(
     pytest.importorskip("optuna")
     changes = {"evaluate": "simulation", "sampler": "random", "evaluations": 5, "fractions": 4}
     scenario = simcluster.resolve(with_limits(**changes))
-    where = prepared(scenario, cache=kept, jobs=1)
+    runner = Runner(jobs=1, recorded=RecordedRuns(tmp_path / "runs"))
+    where = dataclasses.replace(prepared(scenario, cache=kept, jobs=1), runner=runner)
     original, done = judging.simulate, []
 
     def simulates(*arguments: Any, **options: Any) -> Any:
@@ -583,14 +587,14 @@ def test_a_search_by_simulations_goes_on_after_an_interrupt(
     monkeypatch.setattr(judging, "simulate", simulates)
     space, stop_at = Space.of(where), 2
     with pytest.raises(KeyboardInterrupt):
-        sampled(space, "random", 5, seed=0, cache=tmp_path, simulate=True)
+        sampled(space, "random", 5, seed=0, simulate=True)
     assert len(done) == 2
     stop_at = 10_000
-    found = sampled(space, "random", 5, seed=0, cache=tmp_path, simulate=True)
+    found = sampled(space, "random", 5, seed=0, simulate=True)
     assert found.num_evaluations == 5 == len(done)
     for plan in found.history:  # judged by the simulation with the first seed
-        latency, _ = where.simulated(plan, 0, tmp_path)
-        assert plan.latency_s == latency
+        ((again,),) = where.simulated([plan], [0])
+        assert plan.latency_s == again.latency_s
         assert plan.latency_s != where.look_up(plan.fractions, plan.fleets).latency_s
     assert len(done) == 5
     # The whole command, with what is kept.

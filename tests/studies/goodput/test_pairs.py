@@ -13,9 +13,10 @@ from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput import Cell, Found, Outcome, Settings, Verdict, find
 from simcluster.studies.goodput.by_rate import compare_by_rate
-from simcluster.studies.goodput.estimate import cross, logit
+from simcluster.studies.goodput.estimate import estimate_crossing, logit
 from simcluster.studies.goodput.pairs import compare_verdicts
-from simcluster.studies.goodput.search import Probe, Stage
+from simcluster.studies.goodput.probe import Probe
+from simcluster.studies.goodput.search import Stage
 from simcluster.testing.outcomes import outcome_of_odds
 from simcluster.testing.scenarios import small_scenario
 
@@ -93,7 +94,7 @@ def stage(name: str, goodput: float, numbers: Sequence[int]) -> Stage:
         runs = tuple(outcome(goodput, Cell(name, rate, number, 4000)) for number in own)
         probes.append(Probe(rate, 4000, runs, tuple(own)))
     low, high = probes
-    return Stage(low=low, high=high, estimate=cross(low.counts, high.counts, 0.9))
+    return Stage(low=low, high=high, estimate=estimate_crossing(low.counts, high.counts, 0.9))
 
 
 def test_a_pair_is_compared_on_replications_that_both_have_met() -> None:

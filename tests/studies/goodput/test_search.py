@@ -15,24 +15,15 @@ from simcluster.cli import main
 from simcluster.rng import stream
 from simcluster.runs.simulate import run
 from simcluster.strategies import NoDG
-from simcluster.studies.goodput import compare, student
+from simcluster.studies.goodput import compare
 from simcluster.studies.goodput.by_rate import AtRate, ByRate, paired_p_value
-from simcluster.studies.goodput.estimate import Counts, Estimate, cross
-from simcluster.studies.goodput.search import Outcome, Settings, search
+from simcluster.studies.goodput.estimate import Counts, Estimate, estimate_crossing
+from simcluster.studies.goodput.probe import Outcome
+from simcluster.studies.goodput.rules import Settings
+from simcluster.studies.goodput.search import search
 from simcluster.testing import specs
 from simcluster.testing.step_times import ConstantStepTime, same_for_all
 from simcluster.testing.workloads import workload_of
-
-
-def test_student_is_that_of_scipy() -> None:
-    """Closed forms for odd and even degrees."""
-    from scipy import stats
-
-    for degrees in (1, 2, 3, 4, 7, 9, 30):
-        for t in (-2.0, 0.0, 0.5, 3.0):
-            assert student.cdf(t, degrees) == pytest.approx(stats.t.cdf(t, degrees), abs=1e-12)
-        expected = stats.t.ppf(0.975, degrees)
-        assert student.quantile(0.975, degrees) == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_deployment_of_one_sequence_waits_as_the_benchmark_says(md1: Any) -> None:
@@ -132,8 +123,8 @@ def test_the_marginal_criterion_takes_the_least_share() -> None:
     high = _counts(2.0, [[0.95, 0.80], [0.95, 0.81], [0.95, 0.79]])
     assert low.attainment == pytest.approx(0.95)
     both, second = (
-        cross(low, high, 0.9),
-        cross(_counts(1.0, [0.95, 0.94, 0.96]), _counts(2.0, [0.80, 0.81, 0.79]), 0.9),
+        estimate_crossing(low, high, 0.9),
+        estimate_crossing(_counts(1.0, [0.95, 0.94, 0.96]), _counts(2.0, [0.80, 0.81, 0.79]), 0.9),
     )
     assert both is not None
     assert second is not None
@@ -142,17 +133,22 @@ def test_the_marginal_criterion_takes_the_least_share() -> None:
 
 def test_the_crossing_lies_between_the_two_rates() -> None:
     """Log odds are taken as straight in the logarithm of the rate."""
-    estimate = cross(_counts(1.0, [0.75] * 3), _counts(4.0, [0.25] * 3), 0.5)
+    estimate = estimate_crossing(_counts(1.0, [0.75] * 3), _counts(4.0, [0.25] * 3), 0.5)
     assert estimate is not None
     assert estimate.interval.value == pytest.approx(2.0)
     assert estimate.half_width == pytest.approx(0.0, abs=1e-6)
-    assert cross(_counts(1.0, [0.25] * 3), _counts(4.0, [0.75] * 3), 0.5) is None
+    assert estimate_crossing(_counts(1.0, [0.25] * 3), _counts(4.0, [0.75] * 3), 0.5) is None
 
 
 def test_a_line_that_hardly_falls_has_no_crossing_or_an_open_interval() -> None:
     """One that crosses a thousand times above the rates is none; wide noise is no overflow."""
-    assert cross(_counts(1.0, [0.99, 0.99, 0.99]), _counts(1.1, [0.98999] * 3), 0.5) is None
-    estimate = cross(_counts(1.0, [0.5, 0.9, 0.1]), _counts(1.0001, [0.4999999, 0.9, 0.1]), 0.5)
+    assert (
+        estimate_crossing(_counts(1.0, [0.99, 0.99, 0.99]), _counts(1.1, [0.98999] * 3), 0.5)
+        is None
+    )
+    estimate = estimate_crossing(
+        _counts(1.0, [0.5, 0.9, 0.1]), _counts(1.0001, [0.4999999, 0.9, 0.1]), 0.5
+    )
     assert estimate is not None
     assert estimate.interval.low == 0.0
     assert estimate.interval.high == math.inf
@@ -169,7 +165,7 @@ def test_chance_in_the_number_of_arrivals_is_no_noise() -> None:
 
     groups = [_counts(r, share(r, x), x) for r, x in zip(rates, arrivals, strict=True)]
     plain = [_counts(r, share(r, x)) for r, x in zip(rates, arrivals, strict=True)]
-    estimate, without = cross(*groups, 0.9), cross(*plain, 0.9)
+    estimate, without = estimate_crossing(*groups, 0.9), estimate_crossing(*plain, 0.9)
     assert estimate is not None
     assert without is not None
     truth = (2 - math.log(9)) / 8

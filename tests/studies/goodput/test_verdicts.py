@@ -25,9 +25,11 @@ from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput import Cell, Estimate, Found, Outcome, compare, find, runs, tables
 from simcluster.studies.goodput import pairs as pairs_module
 from simcluster.studies.goodput.by_rate import compare_by_rate
-from simcluster.studies.goodput.estimate import cross, logit
+from simcluster.studies.goodput.estimate import estimate_crossing, logit
 from simcluster.studies.goodput.pairs import compare_verdicts
-from simcluster.studies.goodput.search import Probe, Settings, Stage, Verdict
+from simcluster.studies.goodput.probe import Probe
+from simcluster.studies.goodput.rules import Settings
+from simcluster.studies.goodput.search import Stage, Verdict
 from simcluster.testing.outcomes import outcome_of_odds
 from simcluster.testing.scenarios import small_scenario
 
@@ -168,7 +170,7 @@ def stages(draw: st.DrawFn, *, is_final: bool, number: int = 0) -> Stage:
         numbers = tuple(range(first + size * (side > 0), first + size * (1 + (side > 0))))
         probes.append(Probe(rate * math.exp(0.05 * side), 4000, tuple(outcomes), numbers))
     low, high = probes
-    estimate = cross(low.counts, high.counts, 0.9)
+    estimate = estimate_crossing(low.counts, high.counts, 0.9)
     return Stage(low=low, high=high, estimate=estimate, is_final=is_final)
 
 

@@ -16,14 +16,17 @@ from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError
 from simcluster.rng import stream
+from simcluster.runs.cell import Cell
+from simcluster.runs.executor import Runner
 from simcluster.scenario.file import load, resolve
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.studies.goodput import Interval
+from simcluster.studies.goodput.pairs import compare_all
 from simcluster.studies.rank import finals, race, report, rounds, screen
 from simcluster.studies.rank.explain import explain
-from simcluster.studies.rank.race import Crossing, Probe, cross
+from simcluster.studies.rank.race import Crossing, RaceRun, Search, cross
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 from simcluster.studies.space import shapes, space
@@ -63,13 +66,11 @@ def settle_quickly(scenario: Scenario, names: list[str], *, seed: int, **_: Any)
         ).goodput_rps
         for name in names
     }
-    best = max(values, key=lambda name: values[name])
     return finals.Finals(
         intervals={n: Interval(value=v, low=0.97 * v, high=1.03 * v) for n, v in values.items()},
         mean_gpus=dict.fromkeys(names, math.nan),
         unsettled={},
-        decided=tuple(f"{best} beats {n}" for n in names if n != best),
-        undecided=(),
+        verdicts={},
         num_requests=0,
     )
 
@@ -202,7 +203,7 @@ def test_no_run_carries_more_than_its_bound(strategy: Any) -> None:
     scenario = dataclasses.replace(scenario, strategies=(strategy,))
     bound = screen.Screen(scenario.environment, screen.Lengths.of(scenario)).bound(strategy)
     rate = 1.1 * bound.total_rps
-    seen = race.probe(scenario, rate, seed=0, num_requests=math.ceil(30 * rate))
+    seen = race.probe(scenario, Cell("a", rate, 0, math.ceil(30 * rate)))
     assert seen.attainment < 0.9
 
 
@@ -212,17 +213,20 @@ def test_no_run_carries_more_than_its_bound(strategy: Any) -> None:
 def logistic(goodput: float, steepness: float) -> Any:
     """Return a stand-in for `race.probe` whose attainment is 90 % at `goodput`."""
 
-    def probe(scenario: Scenario, rate_rps: float, seed: int, num_requests: int) -> Probe:
-        odds = 9.0 * (goodput / rate_rps) ** steepness
-        share = round(num_requests * odds / (1 + odds)) / num_requests
-        return Probe(
-            rate_rps=rate_rps,
+    def probe(_: Scenario, cell: Cell) -> RaceRun:
+        assert cell.rate_rps is not None
+        assert cell.num_requests is not None
+        odds = 9.0 * (goodput / cell.rate_rps) ** steepness
+        share = round(cell.num_requests * odds / (1 + odds)) / cell.num_requests
+        return RaceRun(
+            rate_rps=cell.rate_rps,
+            num_requests=cell.num_requests,
             attainment=share,
             ttft_attainment=share,
             tpot_attainment=1.0,
             ttft_s=1.0,
             tpot_s=0.1,
-            stay_s=5.0,
+            residence_s=5.0,
             peak_kv_usage=0.5,
             num_preemptions=0,
         )
@@ -262,7 +266,7 @@ def test_candidates_meet_the_same_requests(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(race, "run", spy)
     scenario = resolve({**DOCUMENT, "strategy": [*DOCUMENT["strategy"], FUDG]})
     for name, rate in (("mine", 8.0), ("pd", 8.0), ("pd", 16.0)):
-        race.probe(scenario.only(name), rate, seed=3, num_requests=100)
+        race.probe(scenario, Cell(name, rate, 3, 100))
     np.testing.assert_array_equal(seen[0].arrival_s, seen[1].arrival_s)
     np.testing.assert_array_equal(seen[0].prompt_len, seen[2].prompt_len)
     np.testing.assert_allclose(seen[1].arrival_s, 2 * seen[2].arrival_s, atol=1e-9)
@@ -276,13 +280,13 @@ RATE = 70.0
 def test_stopping_the_clock_early_changes_no_attainment() -> None:
     """Who has not finished by then has missed the targets anyway, far above the goodput too."""
     scenario = resolve(DOCUMENT, {"workload.num_requests": 2000})
-    seen = race.probe(scenario.only("mine"), RATE, seed=0, num_requests=2000)
+    seen = race.probe(scenario, Cell("mine", RATE, 0, 2000))
     import simcluster
-    from simcluster.frames.metrics import met_targets, window
+    from simcluster.frames.metrics import measured_window, met_targets
 
     whole = simcluster.simulate(scenario, strategy="mine", rate_rps=RATE, seed=0)
     requests = whole.columns["requests"]
-    counted = window(requests, race.WARMUP * float(requests["arrival_s"][-1]), 0.0)
+    counted = measured_window(requests, race.WARMUP * float(requests["arrival_s"][-1]), 0.0)
     met = met_targets(requests, scenario.environment.slo)
     assert 0.0 < seen.attainment < 0.9
     assert seen.attainment == met["joint"][counted].mean()
@@ -291,8 +295,9 @@ def test_stopping_the_clock_early_changes_no_attainment() -> None:
 def test_finalists_are_settled_and_compared() -> None:
     """With intervals that hold what another long run gives, and a word about the pair."""
     scenario = resolve({**DOCUMENT, "strategy": [*DOCUMENT["strategy"], FUDG]})
-    found = finals.settle(scenario, {"mine": 10.0, "pd": 10.0}, tolerance=0.3, seed=5, jobs=1)
-    assert len(found.decided) + len(found.undecided) == 1
+    starts = {"mine": 10.0, "pd": 10.0}
+    found = finals.settle(scenario, starts, tolerance=0.3, seed=5, runner=Runner(jobs=1))
+    assert len(compare_all(found.verdicts)) == 1
     assert found.num_requests > 10_000
     for name, interval in found.intervals.items():
         guess = interval.value
@@ -314,7 +319,7 @@ BOUND = screen.Bound(
     alone_share=1.0,
     alone_ttft_s=0.1,
     alone_tpot_s=0.01,
-    stay_s=5.0,
+    residence_s=5.0,
     num_gpus=4,
 )
 
@@ -338,14 +343,15 @@ def raced(
     """
     met: list[list[Met]] = []
 
-    def found(scenario: Scenario, *, seed: int, num_requests: int, **_: Any) -> Crossing:
-        (strategy,) = scenario.strategies
-        met[-1].append(Met(strategy.name, seed, num_requests))
-        common, own = stream(seed, "all"), stream(seed, strategy.name)
-        value = goodputs[strategy.name]
+    def found(start: Cell, *_: object, **__: object) -> Search:
+        name, num_requests = start.strategy, start.num_requests or 0
+        met[-1].append(Met(name, start.seed, num_requests))
+        common, own = stream(start.seed, "all"), stream(start.seed, name)
+        value = goodputs[name]
         value *= math.exp(0.3 * common.standard_normal() + 0.01 * own.standard_normal())
+        yield from ()
         return Crossing(
-            name=strategy.name,
+            name=name,
             goodput_rps=value,
             low_rps=0.99 * value,
             high_rps=1.01 * value,
@@ -353,7 +359,7 @@ def raced(
             num_requests=num_requests,
         )
 
-    monkeypatch.setattr(rounds, "cross", found)
+    monkeypatch.setattr(rounds, "search", found)
     scenario = resolve(DOCUMENT, {"run.seeds": [seed]})
     candidates = tuple(
         NoDG(name=n, instances=1, scheduler="chunked" if "chunk" in n else "prefill-priority")
@@ -361,7 +367,7 @@ def raced(
     )
     scenario = dataclasses.replace(scenario, strategies=candidates)
     known = {n: dataclasses.replace(BOUND, total_rps=rate) for n, rate in bounds.items()}
-    race = rounds.Rounds(scenario, known, 1, None, None)
+    race = rounds.Rounds(scenario, known, Runner(jobs=1))
     field: list[str] = []
     for play in (race.first_round, race.second_round, race.third_round):
         met.append([])
@@ -451,7 +457,6 @@ def test_a_ranking_is_sorted_and_complete(ranking: Ranking) -> None:
     assert goodputs == sorted(goodputs, reverse=True)
     assert {c.name for c in ranking.candidates} >= {"mine", "4m-tp1", "2e-tp2", "2p2d-tp1"}
     assert [c.stage for c in ranking.candidates].count("final") == 2
-    assert len(ranking.decided) + len(ranking.undecided) == 1
     for c in ranking.candidates:
         assert c.low_rps <= c.goodput_rps <= c.high_rps
         assert c.cost_per_hour == 2.0 * c.num_gpus
@@ -490,16 +495,17 @@ def probe_of(**changes: Any) -> Crossing:
     """Return a crossing whose run beyond the goodput is this."""
     base: dict[str, Any] = {
         "rate_rps": 10.0,
+        "num_requests": 1000,
         "attainment": 0.8,
         "ttft_attainment": 0.95,
         "tpot_attainment": 0.8,
         "ttft_s": 1.0,
         "tpot_s": 0.1,
-        "stay_s": 5.0,
+        "residence_s": 5.0,
         "peak_kv_usage": 0.5,
         "num_preemptions": 0,
     }
-    seen = Probe(**{**base, **changes})
+    seen = RaceRun(**{**base, **changes})
     return Crossing(
         name="a", goodput_rps=9.0, low_rps=8.0, high_rps=10.0, probes=(seen,), num_requests=1
     )

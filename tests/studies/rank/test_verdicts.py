@@ -14,15 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcluster.errors import DataError
+from simcluster.runs.cell import Cell
 from simcluster.scenario.file import resolve
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput import Found, Outcome, Settings, Verdict
-from simcluster.studies.goodput.estimate import cross as crossing_of
-from simcluster.studies.goodput.search import Probe as Runs
+from simcluster.studies.goodput.estimate import estimate_crossing
+from simcluster.studies.goodput.probe import Probe
 from simcluster.studies.goodput.search import Stage, Status
 from simcluster.studies.rank import finals, report, rounds
-from simcluster.studies.rank.race import Crossing, Probe
+from simcluster.studies.rank.race import Crossing, RaceRun, Search
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 from simcluster.testing.scenarios import small_scenario
@@ -44,18 +45,19 @@ Race = Mapping[str, list[float]]
 """Goodput of each candidate in each search for it: 0 for none, infinite for no limit."""
 
 
-def raced(name: str, goodput: float, *, falls: bool, stay_s: float) -> Crossing:
+def raced(name: str, goodput: float, *, falls: bool, residence_s: float) -> Crossing:
     """Return a search of the race that ended at `goodput`."""
 
-    def probe(rate: float, share: float) -> Probe:
-        return Probe(
+    def probe(rate: float, share: float) -> RaceRun:
+        return RaceRun(
             rate_rps=rate,
+            num_requests=1000,
             attainment=share,
             ttft_attainment=share,
             tpot_attainment=1.0,
             ttft_s=math.nan,
             tpot_s=0.1,
-            stay_s=stay_s,
+            residence_s=residence_s,
             peak_kv_usage=0.5,
             num_preemptions=0,
         )
@@ -91,9 +93,9 @@ def verdict(status: Status, goodput: float) -> Verdict:
             for met in shares
         )
         numbers = tuple(range(size * (side > 0), size * (1 + (side > 0))))
-        probes.append(Runs(goodput * math.exp(0.05 * side), 4000, runs, numbers))
+        probes.append(Probe(goodput * math.exp(0.05 * side), 4000, runs, numbers))
     low, high = probes
-    estimate = crossing_of(low.counts, high.counts, 0.9)
+    estimate = estimate_crossing(low.counts, high.counts, 0.9)
     stage = Stage(low=low, high=high, estimate=estimate, is_final=status != "not settled")
     if status in ("unlimited", "unattainable"):
         return Verdict(status=status, estimate=None, probes=(low,))
@@ -110,18 +112,19 @@ def ranked(
     ends: Mapping[str, tuple[Status, float]],
     *,
     falls: bool = True,
-    stay_s: float = 1.0,
+    residence_s: float = 1.0,
     scenario: Scenario = SCENARIO,
     table: RankTable = TABLE,
 ) -> Ranking:
     """Rank candidates whose searches end like this."""
     count = dict.fromkeys(NAMES, 0)
 
-    def cross(scenario: Scenario, **_: Any) -> Crossing:
-        (strategy,) = scenario.strategies
-        goodput = race[strategy.name][count[strategy.name]]
-        count[strategy.name] += 1
-        return raced(strategy.name, goodput, falls=falls, stay_s=stay_s)
+    def search(start: Cell, *_: object, **__: object) -> Search:
+        name = start.strategy
+        goodput = race[name][count[name]]
+        count[name] += 1
+        yield from ()
+        return raced(name, goodput, falls=falls, residence_s=residence_s)
 
     def find(scenario: Scenario, *, tolerance: float, **_: Any) -> Found:
         names = [strategy.name for strategy in scenario.strategies]
@@ -133,11 +136,11 @@ def ranked(
             verdicts={name: verdict(*ends[name]) for name in names},
         )
 
-    def probe(scenario: Scenario, rate_rps: float, *_: Any) -> Probe:
-        return raced("", rate_rps, falls=True, stay_s=stay_s).probes[0]
+    def probe(_: Scenario, cell: Cell) -> RaceRun:
+        return raced("", cell.rate_rps or 0.0, falls=True, residence_s=residence_s).probes[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rounds, "cross", cross)
+        patch.setattr(rounds, "search", search)
         patch.setattr(rounds, "probe", probe)
         patch.setattr(finals, "find", find)
         return rank(scenario, table, jobs=1)
@@ -159,14 +162,14 @@ DRAWS = 2 + rounds.REPLICATIONS
         {name: st.tuples(st.sampled_from(STATUSES), st.floats(0.01, 1e3)) for name in NAMES}
     ),
     falls=st.booleans(),
-    stay_s=st.sampled_from([1.0, math.nan, 0.0]),
+    residence_s=st.sampled_from([1.0, math.nan, 0.0]),
 )
 def test_any_rounds_and_finals_end_in_a_table_or_in_one_line(
-    race: Race, ends: Mapping[str, tuple[Status, float]], falls: bool, stay_s: float
+    race: Race, ends: Mapping[str, tuple[Status, float]], falls: bool, residence_s: float
 ) -> None:
     """Sorted, with intervals around the goodputs; settled are those that the finals settled."""
     try:
-        ranking = ranked(race, ends, falls=falls, stay_s=stay_s)
+        ranking = ranked(race, ends, falls=falls, residence_s=residence_s)
     except DataError as error:
         line = str(error)
     else:

@@ -34,6 +34,32 @@ class TestRegisteredSchedulers(SchedulerContract):
         return SCHEDULERS[name]
 
 
+class InPairs(PrefillPriority):
+    """Right: lets requests decode until two others wait, and says that it looks at how many."""
+
+    looks_beyond_head = True
+
+    def _prefill_chunks(self, now: float) -> tuple[tuple[Request, int], ...]:
+        if len(self.waiting) < 2 and self.batch.size:
+            return ()
+        return super()._prefill_chunks(now)
+
+
+class TestASchedulerThatLooksBeyondTheHead(SchedulerContract):
+    """It keeps the contract, also where the engine plans a step ahead."""
+
+    @pytest.fixture
+    def scheduler(self) -> type[Scheduler]:
+        """Return the class."""
+        return InPairs
+
+
+class KeepsToItself(InPairs):
+    """Looks at how many wait, and does not say so."""
+
+    looks_beyond_head = False
+
+
 class SaysNothingChanges(PrefillPriority):
     """Says that an arrival changes nothing, also where it is the head and fits."""
 
@@ -149,6 +175,21 @@ class KeepsStateInItsClass(PrefillPriority):
         return True
 
 
+class EveryOtherIsLazy(InPairs):
+    """Every other one that is made lets requests wait for company."""
+
+    made: ClassVar[list[int]] = []
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.made.append(1)
+        self._is_lazy = len(self.made) % 2 == 1
+
+    def _prefill_chunks(self, now: float) -> tuple[tuple[Request, int], ...]:
+        own = super() if self._is_lazy else super(InPairs, self)
+        return own._prefill_chunks(now)
+
+
 class PreemptsFromASet(PrefillPriority):
     """Preempts whom a set of the running requests gives first."""
 
@@ -168,6 +209,7 @@ class ForgetsToCount(ChunkedPrefill):
 CROWD = {"num_kv_blocks": 13}
 WRONG_SCHEDULERS: list[tuple[type, str, str, dict[str, Any]]] = [
     (SaysNothingChanges, "resolutions_agree_in_a_crowd", "requests.scheduled_s", CROWD),
+    (KeepsToItself, "resolutions_agree_in_a_crowd", "requests.scheduled_s", CROWD),
     (AssumesFirstCome, "resolutions_agree_in_a_crowd", "requests.scheduled_s", CROWD),
     (PlansTooFar, "resolutions_agree_in_a_crowd", "requests.scheduled_s", CROWD),
     (
@@ -186,7 +228,7 @@ WRONG_SCHEDULERS: list[tuple[type, str, str, dict[str, Any]]] = [
     (Overfills, "resolutions_agree_in_a_crowd", "more running than max_num_seqs", CROWD),
     (KeepsStateInItsClass, "two_of_them_share_nothing", "changes what this one does", {}),
     (KeepsStateInItsClass, "equal_instances_with_equal_requests_stay_equal", "differs between", {}),
-    (KeepsStateInItsClass, "the_same_run_gives_the_same_result", "requests", {}),
+    (EveryOtherIsLazy, "the_same_run_gives_the_same_result", "requests", {}),
     (
         PreemptsFromASet,
         "decisions_do_not_depend_on_the_order_of_a_set",

@@ -26,8 +26,8 @@ from simcluster.strategies import (
     Gateway,
     NoDG,
     PaDG,
-    Pool,
     Routed,
+    ServingGroup,
     Strategy,
 )
 from simcluster.strategies.scaling import MitosisSettings, ThresholdSettings
@@ -73,8 +73,12 @@ OURS: dict[str, list[Strategy]] = {
             models=("small", "large"),
             fractions=(0.5, 0.5),
             pool=(
-                Pool(model="small", gpu="A100-80GB SXM", serving=NoDG(name="a", instances=2)),
-                Pool(model="large", gpu="A100-80GB SXM", serving=PaDG(name="b", instances=2)),
+                ServingGroup(
+                    model="small", gpu="A100-80GB SXM", serving=NoDG(name="a", instances=2)
+                ),
+                ServingGroup(
+                    model="large", gpu="A100-80GB SXM", serving=PaDG(name="b", instances=2)
+                ),
             ),
         ),
     ],

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import math
-import os
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
-from simcluster.errors import DataError, WorkerError
+from simcluster.errors import WorkerError
+from simcluster.runs import recorded
+from simcluster.runs.cell import identity, scope_of
+from simcluster.runs.executor import Runner
 from simcluster.scenario.file import resolve
-from simcluster.studies.goodput import Cell, Outcome, find, runs, store, tables
+from simcluster.studies.goodput import Cell, find, runs, tables
 from simcluster.testing.scenarios import small_scenario
 
 DOCUMENT = small_scenario(
@@ -47,7 +46,7 @@ def written(place: Path) -> dict[str, int]:
 
 def strategies_of(place: Path, names: set[str]) -> set[str]:
     """Return the strategies of some runs."""
-    return {store.read_run(place / "runs" / name).strategy for name in names}
+    return {recorded.read_file(place / "runs" / name).name for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -67,46 +66,18 @@ def again(finished: Path, tmp_path: Path) -> Path:
 
 def test_what_is_read_back_is_what_was_written(tmp_path: Path) -> None:
     """To the last bit, with NaN, and in the order of the cells."""
-    scenario = resolve(DOCUMENT)
+    scenario, options = resolve(DOCUMENT), (tmp_path / "out", tables.FILES)
     cells = [Cell("one", 3.0, 1, 50), Cell("two", 40.0, 2, 60), Cell("one", 3.0, 1, 50)]
-    with store.writing(tmp_path / "out", scenario, jobs=1) as kept:
-        first = kept(scenario, cells)
-        (kept.folder / "goodput.json").touch()
-    assert first == list(map(runs.simulate_cell, [scenario] * 3, cells))
-    with store.writing(tmp_path / "out", scenario, jobs=1) as kept:
-        before = written(kept.folder)
-        assert kept(scenario, cells) == first
-        assert written(kept.folder) == before
+    with recorded.writing(*options, scenario) as (_, kept):
+        first = runs.simulate_cells(scenario, cells, Runner(jobs=1, recorded=kept))
+    assert repr(first) == repr(list(map(runs.simulate_cell, [scenario] * 3, cells)))
+    with recorded.writing(*options, scenario) as (folder, kept):
+        assert folder is not None
+        before = written(folder)
+        again = runs.simulate_cells(scenario, cells, Runner(jobs=1, recorded=kept))
+        assert repr(again) == repr(first)
+        assert written(folder) == before
     assert len(before) == 2
-
-
-@pytest.mark.parametrize(
-    "outcome",
-    [
-        Outcome(
-            counted=(7, 8, 9),
-            met=(1, 2, 3),
-            residence_s=math.nan,
-            arrivals=0.1 + 0.2,
-            drift=-1e-300,
-            growth=np.float64(1 / 3),
-            controls=(0.1, -0.0),
-            statistics={"ttft_s_p50": math.nan, "output_tokens": 20.0},
-        )
-    ],
-)
-def test_an_outcome_survives_its_file(outcome: Outcome, tmp_path: Path) -> None:
-    """Every field, whatever it holds."""
-    scenario = resolve(DOCUMENT)
-    with store.writing(tmp_path / "out", scenario) as kept:
-        cell = Cell("one", 3.0, 1, 50)
-        kept._write(cell, outcome)
-        (path,) = (kept.folder / "runs").iterdir()
-        assert repr(store.read_run(path).outcome) == repr(
-            outcome.__class__(
-                **{**{f: getattr(outcome, f) for f in outcome.__slots__}, "growth": 1 / 3}
-            )
-        )
 
 
 def test_a_finished_search_runs_nothing_again(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,18 +117,18 @@ def test_a_changed_strategy_runs_only_its_own_cells(again: Path) -> None:
 def test_what_decides_a_run_is_in_its_identity(changes: dict[str, object]) -> None:
     """Each makes it another run; length, rate and seed do too."""
     one, other = resolve(DOCUMENT), resolve(DOCUMENT, changes)
-    assert store.scope_of(one, "one") != store.scope_of(other, "one")
+    assert scope_of(one, "one") != scope_of(other, "one")
 
 
 def test_rate_seed_and_length_are_in_the_identity() -> None:
     """And nothing that a search sets itself."""
-    scope = store.scope_of(resolve(DOCUMENT), "one")
-    cell = Cell("one", 3.0, 1, 50)
+    scenario = resolve(DOCUMENT)
+    scope, cell = scope_of(scenario, "one"), Cell("one", 3.0, 1, 50)
     others = [cell._replace(rate_rps=3.1), cell._replace(seed=2), cell._replace(num_requests=51)]
-    assert len({store.identity(scope, c) for c in (cell, *others)}) == 4
+    assert len({identity(scenario, c) for c in (cell, *others)}) == 4
     for key in ("workload.num_requests", "workload.rate_rps", "slo.attainment"):
         changed = resolve(DOCUMENT, {key: 0.8 if key == "slo.attainment" else 33})
-        assert store.scope_of(changed, "one") == scope
+        assert scope_of(changed, "one") == scope
 
 
 def test_runs_of_a_search_count_the_entries_that_are_used(tmp_path: Path) -> None:
@@ -171,9 +142,9 @@ def test_runs_of_a_search_count_the_entries_that_are_used(tmp_path: Path) -> Non
     ):
         (tmp_path / name).write_text(to_toml({"link": rows}))
         scenario = resolve({**DOCUMENT, "catalog": [str(tmp_path / name)]})
-        scopes.append(store.scope_of(scenario, "two"))
+        scopes.append(scope_of(scenario, "two"))
     assert scopes[0] == scopes[1] != scopes[2]
-    assert store.scope_of(resolve(DOCUMENT), "two") not in scopes
+    assert scope_of(resolve(DOCUMENT), "two") not in scopes
 
 
 def test_mean_lengths_are_those_of_the_table_and_not_of_its_name(tmp_path: Path) -> None:
@@ -210,7 +181,8 @@ def age(path: Path) -> None:
     record = json.loads(path.read_text())
     del record["sha256"]
     record["made_by"] = "0.0.9"
-    path.write_text(json.dumps({**record, "sha256": store._digest(record)}))
+    digest = sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**record, "sha256": digest}))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +215,7 @@ def test_another_scenario_is_refused_unless_told(again: Path) -> None:
     for change in ({"slo.ttft_s": 0.3}, {"strategy.0.name": "other"}):
         refused = call(again, change)
         assert refused.exit_code == 1
-        assert "out: holds results of another scenario that would be lost (" in refused.stderr
+        assert " runs of another scenario that would be lost (one). Give" in refused.stderr
         assert refused.stderr.count("\n") == 1
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert call(again, {"slo.ttft_s": 0.3}, "--replace").exit_code == 0
@@ -256,12 +228,14 @@ def test_results_without_runs_are_not_replaced_silently(tmp_path: Path) -> None:
     """Such as those of an earlier version."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "goodput.json").write_text("{}")
-    with (
-        pytest.raises(DataError, match="results of another scenario"),
-        store.writing(tmp_path / "out", resolve(DOCUMENT)),
-    ):
-        pass
+    refused = call(tmp_path)
+    assert refused.exit_code == 1
+    assert (
+        "out: holds results of another scenario that would be lost (goodput.json)."
+        in refused.stderr
+    )
     assert (tmp_path / "out" / "goodput.json").read_text() == "{}"
+    assert {p.name for p in tmp_path.iterdir()} == {"out", "s.toml"}
 
 
 def test_a_search_that_fails_keeps_its_runs(tmp_path: Path) -> None:
@@ -269,8 +243,9 @@ def test_a_search_that_fails_keeps_its_runs(tmp_path: Path) -> None:
     scenario = resolve(DOCUMENT)
 
     def fail(num_runs: int) -> None:
-        with store.writing(tmp_path / "out", scenario, jobs=1) as kept:
-            kept(scenario, [Cell("one", 3.0, seed, 20) for seed in range(num_runs)])
+        with recorded.writing(tmp_path / "out", tables.FILES, scenario) as (_, kept):
+            cells = [Cell("one", 3.0, seed, 20) for seed in range(num_runs)]
+            runs.simulate_cells(scenario, cells, Runner(jobs=1, recorded=kept))
             raise WorkerError("a process died")
 
     with pytest.raises(WorkerError):
@@ -282,34 +257,14 @@ def test_a_search_that_fails_keeps_its_runs(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_killed_search_goes_on_with_what_was_recorded(finished: Path, tmp_path: Path) -> None:
-    """Killed again and again at random moments: recorded runs stay, the answer is the same."""
+def test_a_killed_search_goes_on_with_what_was_recorded(
+    killed_twice: Callable[..., dict[str, int]], finished: Path, tmp_path: Path
+) -> None:
+    """Killed again at random moments: recorded runs stay, the answer is the same."""
     (tmp_path / "s.toml").write_text(to_toml(DOCUMENT))
     command = [sys.executable, "-m", "simcluster", "goodput", "s.toml", "-o", "out", "--jobs", "2"]
     command += OPTIONS
-    rng = np.random.default_rng(1)
-    known: dict[str, int] = {}
-    partial = tmp_path / ".out.partial"
-    for _ in range(3):
-        process = subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        started = time.monotonic()
-        while process.poll() is None and len(written(partial)) <= len(known):
-            time.sleep(0.005)
-            assert time.monotonic() - started < 60
-        time.sleep(float(rng.uniform(0.0, 0.1)))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        now = written(partial)
-        assert known.items() <= now.items()
-        known = now
-    assert known
+    known = killed_twice(command, lambda: written(tmp_path / ".out.partial"))
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert done.stderr == ""
     assert known.items() <= written(tmp_path / "out").items()
@@ -323,5 +278,5 @@ def test_tables_from_python_are_written_too(tmp_path: Path) -> None:
     """Without runs, into any folder."""
     found = find(resolve(DOCUMENT), tolerance=0.5, max_requests=1000, jobs=1)
     paths = tables.write(found, tmp_path / "new" / "out")
-    assert sorted(p.name for p in (tmp_path / "new").rglob("*")) == sorted(["out", *store.FILES])
+    assert sorted(p.name for p in (tmp_path / "new").rglob("*")) == sorted(["out", *tables.FILES])
     assert all(path.is_file() for path in paths)
