@@ -214,6 +214,7 @@ def engine(row: Row) -> EngineProfile:
         kernel_generation=r.get("kernel_generation", ""),
         quantises=r.get("quantises", "fused"),
         fuses_allreduce=r.get("fuses_allreduce", False),
+        front_end_s=r.get("front_end_ms", 0.0) * MS,
         piece_max_tokens=r.get("piece_max_tokens", 0),
         piece_issue_s=r.get("piece_issue_us", 0.0) * US,
         splits_attention=r.get("splits_attention", False),

@@ -458,6 +458,9 @@ class EngineProfile:
         none.
     issue_s : float
         CPU cost of issuing one kernel (s).
+    front_end_s : float
+        Time that a request takes from its arrival to the scheduler: HTTP, chat template, tokenising
+        and the way between processes (s). A latency: it does not limit requests/s.
     piece_max_tokens : int
         Steps of at most so many tokens that are not captured whole are captured in pieces between
         attention kernels; 0 for none.
@@ -540,6 +543,7 @@ class EngineProfile:
     kv_buffer_bytes: float | None = None
     quantises: str = "fused"
     fuses_allreduce: bool = False
+    front_end_s: float = 0.0
     piece_max_tokens: int = 0
     piece_issue_s: float = 0.0
     plans_ahead: bool = False

@@ -242,6 +242,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
             choices=("fused", "unfused", "apart"),
         ),
         "fuses_allreduce": Key("flag", "a norm is part of the all-reduce", required=False),
+        "front_end_ms": Key("number", "from arrival to the scheduler (ms)", required=False),
         "piece_max_tokens": _count("tokens of steps captured in pieces", required=False, low=0),
         "piece_issue_us": Key("number", "CPU cost per kernel of those (us)", required=False),
         "splits_attention": Key("flag", "chunks and decodes in kernels apart", required=False),

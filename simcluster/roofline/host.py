@@ -18,6 +18,7 @@ _CPU_TIMES: Final = (
     "issue_s",
     "graph_issue_s",
     "piece_issue_s",
+    "front_end_s",
 )
 """Numbers of an engine profile that depend on the host's CPU."""
 

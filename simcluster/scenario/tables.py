@@ -177,6 +177,10 @@ class EngineTable:
         Field(ge=0, description="Decode steps up to so many sequences are captured graphs."),
     ] = None
     issue_s: Annotated[Seconds | None, Field(description="CPU cost of one kernel (s).")] = None
+    front_end_s: Annotated[
+        Seconds | None,
+        Field(description="From a request's arrival to the scheduler: HTTP, tokenising (s)."),
+    ] = None
     piece_max_tokens: Annotated[
         int | None, Field(ge=0, description="Tokens of steps that are captured in pieces.")
     ] = None

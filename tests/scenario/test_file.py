@@ -218,6 +218,7 @@ ENGINE_VALUES: dict[str, object] = {
     "kv_poll_s": 0.001,
     "kv_buffer_bytes": 3e9,
     "quantises": "apart",
+    "front_end_s": 0.004,
     "piece_max_tokens": 100,
     "piece_issue_s": 3e-6,
     "fuses_allreduce": True,

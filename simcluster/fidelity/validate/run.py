@@ -12,6 +12,7 @@ from simcluster.errors import DataError, nearest
 from simcluster.fidelity.validate import (
     aic_e2e,
     apex_e2e,
+    blis_vllm015,
     distserve_fits,
     ecoserve_prefill,
     kernel_checks,
@@ -31,6 +32,7 @@ END_TO_END: Final[dict[str, CheckFunction]] = {
     apex_e2e.DATA_SET: apex_e2e.checks,
     aic_e2e.DATA_SET: aic_e2e.checks,
     llmservingsim_vllm.DATA_SET: llmservingsim_vllm.checks,
+    blis_vllm015.DATA_SET: blis_vllm015.checks,
     l20_five_systems.DATA_SET: l20_five_systems.checks,
     sarathi_iter.DATA_SET: sarathi_iter.checks,
     distserve_fits.DATA_SET: distserve_fits.checks,
