@@ -11,7 +11,7 @@ import numpy as np
 from simcluster.catalog.specs import EngineProfile
 from simcluster.fidelity.validate.base import Check, check
 from simcluster.fidelity.validate.harness import environment, records, serve, table
-from simcluster.units import FloatArray
+from simcluster.units import FloatArray, IntArray
 from simcluster.workload.hashes import BlockHashes
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _experiment(stages: list[dict[str, Any]], engine: EngineProfile | str) -> Fl
     return np.array([1e3 * times[counted & (stage == i)].mean(axis=0) for i in range(len(stages))])
 
 
-def _hashes(of: _Prompts, prompts: FloatArray) -> BlockHashes:
+def _hashes(of: _Prompts, prompts: IntArray) -> BlockHashes:
     """Block ids of prompts that take turns, with whole blocks of their system prompt in common."""
     num_blocks = -(-int(prompts[0]) // _BLOCK)
     shared = np.arange(num_blocks) < of.system_len // _BLOCK

@@ -5,8 +5,8 @@ changed: host time is what steps take beside their kernels, so the two are fitte
 
 - ``vllm-0.2``: token times of Splitwise's A100 runs; held out: prompt times, and all H100 runs.
 - ``vllm-0.6``: APEX's chat runs at the lower rate (7 of 46); held out: the other 39.
-- ``vllm-0.11``: InferenceMAX's H100 runs of 1024 tokens in and out with four clients (3 of 45), then
-  the front end from their TTFT; held out: the other 42.
+- ``vllm-0.11``: InferenceMAX's H100 runs of 1024 tokens in and out with four clients (3 of 45),
+  then the front end from their TTFT; held out: the other 42.
 - ``vllm-0.19``: both runs of LLMServingSim and two load stages of ``blis_vllm015`` (Llama-3.1-8B on
   one H100; they tell a step's constant from its sequences), one host time for three GPUs; then the
   front end from the TTFT of those stages. Held out: the other 32 stages.
