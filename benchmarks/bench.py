@@ -51,6 +51,10 @@ def with_bytecode() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
+Case = tuple[str, str, int, float | None]
+"""Strategy, kind of requests, how many, and their rate (requests/s)."""
+
+
 def import_s() -> float:
     """CPU seconds of importing the package."""
     code = "import time; a = time.process_time(); import simcluster; print(time.process_time() - a)"
@@ -65,14 +69,20 @@ def import_s() -> float:
     return float(out.stdout)
 
 
-def whole_process(folder: Path, case: tuple[str, str, int, float | None]) -> tuple[float, float]:
-    """CPU seconds and peak memory (MB) of ``simcluster run`` on `case`."""
+def written(folder: Path, case: Case) -> Path:
+    """Return the scenario file of `case`, with its trace beside it."""
     strategy, kind, count, rate = case
     trace = folder / f"{kind}-{count}.csv"
     if not trace.exists():
         workloads.write_trace(trace, kind, count)
     file = folder / "scenario.toml"
     file.write_text(workloads.scenario(strategy, trace, rate))
+    return file
+
+
+def whole_process(folder: Path, case: Case) -> tuple[float, float]:
+    """CPU seconds and peak memory (MB) of ``simcluster run`` on `case`."""
+    file = written(folder, case)
     command = [sys.executable, "-m", "simcluster", "run", str(file), "--json"]
     command += ["-o", tempfile.mkdtemp(dir=folder)]  # a finished run would not be done again
     process = subprocess.Popen(
@@ -84,14 +94,9 @@ def whole_process(folder: Path, case: tuple[str, str, int, float | None]) -> tup
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e3
 
 
-def loop(folder: Path, case: tuple[str, str, int, float | None]) -> tuple[float, float, float]:
+def loop(folder: Path, case: Case) -> tuple[float, float, float]:
     """CPU seconds of the simulation alone, events per request, attainment."""
-    strategy, kind, count, rate = case
-    trace = folder / f"{kind}-{count}.csv"
-    if not trace.exists():
-        workloads.write_trace(trace, kind, count)
-    file = folder / "scenario.toml"
-    file.write_text(workloads.scenario(strategy, trace, rate))
+    file = written(folder, case)
     code = (
         "import json, sys, time, simcluster, numpy as np\n"
         "scenario = simcluster.load(sys.argv[1])\n"

@@ -37,21 +37,13 @@ import numpy as np
 import numpy.typing as npt
 
 import simcluster
+from simcluster.runs.result import FRAMES
 
 Table = dict[str, Any]
 Frames = Mapping[str, Mapping[str, npt.NDArray[Any]]]
 
 LIST = Path(__file__).with_suffix(".toml")
-OTHER_FRAMES = (
-    "spans",
-    "segments",
-    "transfers",
-    "links",
-    "windows",
-    "scaling",
-    "instances",
-    "kernels",
-)
+OTHER_FRAMES = (*(name for name in FRAMES if name != "requests"), "kernels")
 """Frames of the second digest, in its order; a frame that a run does not have counts as empty."""
 
 

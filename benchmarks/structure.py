@@ -12,8 +12,8 @@ Files are read as text and syntax trees; nothing is imported or run. The rules o
   writes ``from simcluster import units`` does not need what it holds.
 - *Branches* of a function: 1, and 1 for each ``if``, ``for``, ``while``, ``except``, ``case``,
   ``assert``, conditional expression, comprehension, and each ``and`` or ``or`` between two terms;
-  functions inside it included. Of a loop: those of the function that it stands in. Lines of a
-  function: without its docstring; of a class: with all of them.
+  functions inside it included. Of a loop: the same for the statement alone. Lines of a function:
+  without its docstring; of a class: with all of them.
 - *Pair*: two files, or a file with itself, that share a run of six or more lines: the same text, or
   the same shape, so that one becomes the other by new names (the same new name for the same old
   one), strings and numbers. Comments, docstrings, imports, blank lines and lines of punctuation
@@ -174,12 +174,12 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 @dataclass(frozen=True)
 class Part:
-    """A function or a class: its name, lines and branches, and whether a loop is in it."""
+    """A function or a class: its name, lines and branches, and those of its branchiest loop."""
 
     name: str
     num_lines: int
     num_branches: int
-    has_loop: bool
+    loop_branches: int
 
 
 def _docstring_lines(node: ast.AST) -> set[int]:
@@ -198,6 +198,10 @@ def _branches(function: ast.AST) -> int:
     nodes = list(ast.walk(function))
     terms = sum(len(node.values) - 1 for node in nodes if isinstance(node, ast.BoolOp))
     return 1 + terms + sum(type(node).__name__ in _BRANCHES for node in nodes)
+
+
+def _loops(node: ast.AST) -> Iterator[ast.AST]:
+    return (inner for inner in ast.walk(node) if isinstance(inner, ast.For | ast.While))
 
 
 def _span(node: Definition) -> int:
@@ -225,7 +229,7 @@ def parts(package: list[Source]) -> tuple[list[Part], list[Part]]:
                 name=name,
                 num_lines=_span(node) - len(documented),
                 num_branches=_branches(node),
-                has_loop=any(isinstance(inner, ast.For | ast.While) for inner in ast.walk(node)),
+                loop_branches=max(map(_branches, _loops(node)), default=1) - 1,
             )
             found[is_class].append(part)
     return found
@@ -304,14 +308,16 @@ def figures(root: Path) -> dict[str, tuple[int | None, str]]:
     functions, classes = parts(package)
     largest = max(classes, key=lambda part: part.num_lines)
     longest = max(functions, key=lambda part: part.num_lines)
-    loop = max((part for part in functions if part.has_loop), key=lambda part: part.num_branches)
+    loop = max(functions, key=lambda part: part.loop_branches)
+    most = max(functions, key=lambda part: part.num_branches)
     branchy = sum(part.num_branches > MOST_BRANCHES for part in functions)
     files = [code_lines(s) for folder in SEARCHED for s in sources(root, folder)]
     return {
         **_map(package),
         "lines to read for one NoDG run": nodg_run(root),
         "lines of the largest class": (largest.num_lines, largest.name),
-        "branches of the branchiest loop": (loop.num_branches, loop.name),
+        "branches of the branchiest loop": (loop.loop_branches, loop.name),
+        "branches of the branchiest function": (most.num_branches, most.name),
         "lines of the longest function": (longest.num_lines, longest.name),
         f"functions with more than {MOST_BRANCHES} branches": (branchy, f"of {len(functions):,}"),
         f"pairs that share {MIN_LINES} lines": (len(pairs(files)), f"in {len(files)} files"),

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -21,6 +21,8 @@ from simcluster.errors import ConfigError, DataError, SimclusterError, nearest
 from simcluster.fidelity.calibrate.command import calibrate
 from simcluster.fidelity.measure.command import measure
 from simcluster.fidelity.validate.command import validate
+from simcluster.workload.formats import TimeUnit, TraceFormat
+from simcluster.workload.turns import TurnLengths
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -297,15 +299,12 @@ def cooptimize(file: Path, overrides: Sequence[tuple[str, object]], **options: A
     "--by-rate", is_flag=True, help="Also compare each pair of strategies at all of the goodputs."
 )
 def goodput(
-    out: Path | None,
-    replace: bool,
-    as_json: bool,
-    jobs: int | None,
-    dask: str | None,
-    tolerance: float,
-    max_requests: int,
-    by_rate: bool,
-    **common: Any,
+    file: Path,
+    overrides: Any,
+    seed: int | None,
+    trace: Path | None,
+    resolution: str | None,
+    **options: Any,
 ) -> None:
     """Find the highest rate that each strategy of scenario FILE carries, and how sure that is.
 
@@ -314,17 +313,7 @@ def goodput(
     """
     from simcluster.studies.goodput import command
 
-    command.run(
-        _load(**common),
-        tolerance=tolerance,
-        max_requests=max_requests,
-        by_rate=by_rate,
-        jobs=jobs,
-        dask=dask,
-        out=out,
-        replace=replace,
-        as_json=as_json,
-    )
+    command.run(_load(file, overrides, seed, trace, resolution), **options)
 
 
 @main.command()
@@ -380,6 +369,38 @@ def timeline(
         end_s=end,
     )
     click.echo(f"{out}: {count:,} events. Open it in https://ui.perfetto.dev")
+
+
+@main.command()
+@click.argument("file", type=_FILE)
+@click.option("--format", type=click.Choice(get_args(TraceFormat)), default="auto")
+@click.option("--time-unit", type=click.Choice(get_args(TimeUnit)), help="Unit of its times.")
+@click.option("--block-size", type=click.IntRange(1, 1 << 20), help="Tokens of a block with an id.")
+@click.option("--turns", type=click.Choice(get_args(TurnLengths)), default="auto")
+@click.option("--start", type=click.FloatRange(0), default=0.0, help="From here (s).")
+@click.option("--end", type=click.FloatRange(0, min_open=True), help="To here (s).")
+@click.option("-o", "--out", type=_FILE, help="Draw it into this picture (.png, .svg, .pdf).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def trace(
+    file: Path, out: Path | None, start: float, end: float | None, as_json: bool, **told: Any
+) -> None:
+    """Say what is understood of the trace in FILE: format, unit, rates, lengths, reuse.
+
+    The options are those of workload.trace in a scenario; the last lines are such a table.
+    """
+    from simcluster.studies import trace_file
+    from simcluster.workload.replay import TraceReplay
+
+    asked = TraceReplay(path=str(file), start_s=start, end_s=end, **told)
+    found = asked.read()
+    known = trace_file.facts(found)
+    if as_json:
+        _print_json(known)
+    else:
+        click.echo(trace_file.trace_text(asked, found, known), nl=False)
+    if out is not None:
+        trace_file.write_figure(found, out)
+        click.echo(out, err=True)
 
 
 @main.group(cls=_ListByDefault, subcommand_metavar="COMMAND [ARGS]...")

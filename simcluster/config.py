@@ -2,78 +2,97 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import math
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec, ModelSpec
 
 SETTINGS_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """pydantic configuration of settings: unknown keys, wrong types, nan and inf are refused."""
 
+
+class Settings:
+    """Base of settings: frozen dataclasses whose fields are the keys of a table of a scenario file.
+
+    The text below a field says what the key means, with its unit; ``simcluster schema`` prints it.
+    """
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Return the JSON schema of the table, with the text below each key as its description."""
+        found = handler(schema)
+        keys = handler.resolve_ref_schema(found)["properties"]
+        for key, text in _texts(cls).items():
+            if key in keys:
+                keys[key].setdefault("description", text)
+        return found
+
+
+def _texts(cls: type[Any]) -> dict[str, str]:
+    """Return the texts below the fields of a class and of its bases; none without its source."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__bases__):
+        texts |= _texts(base)
+    try:
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError):
+        return texts
+    assert isinstance(tree, ast.ClassDef)
+    for key, below in itertools.pairwise(tree.body):
+        match key, below:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                texts[name] = " ".join(text.split())
+    return texts
+
+
 TARGET_KEYS: Final = ("ttft_s", "tpot_s", "itl_s", "e2el_s")
 """Targets that a request, or a class of requests, may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SloTargets:
+class SloTargets(Settings):
     """Latency targets of the requests of a class (a table ``[slo.classes.NAME]``)."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
-    ttft_s: Annotated[
-        float | None, Field(gt=0, description="Target of the time to first token (s).")
-    ] = None
-    tpot_s: Annotated[
-        float | None, Field(gt=0, description="Target of the mean time per output token (s).")
-    ] = None
-    itl_s: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            description="Target of the inter-token latency (s): 99 % of the gaps between the "
-            "tokens of a request must be within it.",
-        ),
-    ] = None
-    e2el_s: Annotated[
-        float | None, Field(gt=0, description="Target of the end-to-end latency (s).")
-    ] = None
+    ttft_s: Annotated[float | None, Field(gt=0)] = None
+    """Target of the time to first token (s)."""
+    tpot_s: Annotated[float | None, Field(gt=0)] = None
+    """Target of the mean time per output token (s)."""
+    itl_s: Annotated[float | None, Field(gt=0)] = None
+    """Target of the inter-token latency (s): 99 % of the gaps between the tokens of a request must
+    be within it."""
+    e2el_s: Annotated[float | None, Field(gt=0)] = None
+    """Target of the end-to-end latency (s)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloConfig(SloTargets):
     """Latency targets of a request, and how attainment is counted (the table ``[slo]``)."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
-    classes: Annotated[
-        dict[str, SloTargets] | None,
-        Field(
-            description="Targets of classes of requests, by the names of workload.classes; what a "
-            "class leaves out is that of [slo]."
-        ),
-    ] = None
-    attainment: Annotated[
-        float,
-        Field(gt=0, le=1, description="Share of requests that must meet the targets."),
-    ] = 0.9
-    criterion: Annotated[
-        Literal["joint", "marginal"],
-        Field(
-            description="joint: a request meets all targets (DistServe, EcoServe); marginal: the "
-            "smallest of the separate shares (BestServe)."
-        ),
-    ] = "joint"
-    metric: Annotated[
-        Literal["user", "ecoserve"],
-        Field(
-            description="user: TTFT = first output - arrival; ecoserve: TTFT = decode start - "
-            "arrival, TPOT from there (EcoServe, section 2.1)."
-        ),
-    ] = "user"
+    classes: dict[str, SloTargets] | None = None
+    """Targets of classes of requests, by the names of workload.classes; what a class leaves out is
+    that of [slo]."""
+    attainment: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of requests that must meet the targets."""
+    criterion: Literal["joint", "marginal"] = "joint"
+    """joint: a request meets all targets (DistServe, EcoServe); marginal: the smallest of the
+    separate shares (BestServe)."""
+    metric: Literal["user", "ecoserve"] = "user"
+    """user: TTFT = first output - arrival; ecoserve: TTFT = decode start - arrival, TPOT from there
+    (EcoServe, section 2.1)."""
 
     @property
     def has_targets(self) -> bool:
@@ -124,49 +143,34 @@ class SloConfig(SloTargets):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
-    """The machines.
-
-    Attributes
-    ----------
-    gpu : GPUSpec
-        Type of every GPU.
-    num_nodes, gpus_per_node : int
-        How many of each.
-    fabric : LinkSpec
-        Link between the GPUs of a node, per GPU and direction.
-    network : LinkSpec or None
-        Link between nodes, per NIC and direction; None if there is none.
-    num_nics : int
-        NICs per node, shared by its GPUs.
-    pcie : LinkSpec
-        Link between a GPU and its host's memory, per GPU and direction.
-    price_per_gpu_hour : float or None
-        Price of one GPU for one hour in `currency`; None where none is known.
-    currency : str
-        ISO code of the price.
-    gpus_per_domain : int or None
-        GPUs that `fabric` joins; those of different domains meet over `pcie`. None: all of a node.
-    gpus_per_switch : int or None
-        GPUs that share one PCIe link to the CPU; None: each has its own.
-    nodes_per_switch : int or None
-        Nodes on one network switch; None: all.
-    oversubscription : float
-        Bandwidth of the nodes on a network switch over that of its uplinks, >= 1.
-    """
+    """The machines."""
 
     gpu: GPUSpec
+    """Type of every GPU."""
     num_nodes: int
     gpus_per_node: int
+    """How many of each."""
     fabric: LinkSpec
+    """Link between the GPUs of a node, per GPU and direction."""
     network: LinkSpec | None
+    """Link between nodes, per NIC and direction; None if there is none."""
     num_nics: int
+    """NICs per node, shared by its GPUs."""
     pcie: LinkSpec
+    """Link between a GPU and its host's memory, per GPU and direction."""
     price_per_gpu_hour: float | None
+    """Price of one GPU for one hour in `currency`; None where none is known."""
     currency: str = "USD"
+    """ISO code of the price."""
     gpus_per_domain: int | None = None
+    """GPUs that `fabric` joins; those of different domains meet over `pcie`. None: all of a
+    node."""
     gpus_per_switch: int | None = None
+    """GPUs that share one PCIe link to the CPU; None: each has its own."""
     nodes_per_switch: int | None = None
+    """Nodes on one network switch; None: all."""
     oversubscription: float = 1.0
+    """Bandwidth of the nodes on a network switch over that of its uplinks, >= 1."""
 
     @property
     def num_gpus(self) -> int:
@@ -176,69 +180,43 @@ class ClusterConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
-    """Limits of one step.
-
-    Attributes
-    ----------
-    max_num_seqs : int
-        Most sequences running at once, >= 1.
-    max_num_batched_tokens : int
-        Most tokens of one step, >= 1: of a prefill step, or with chunked prefill the token budget
-        (decoding sequences take one each).
-    """
+    """Limits of one step."""
 
     max_num_seqs: int
+    """Most sequences running at once, >= 1."""
     max_num_batched_tokens: int
+    """Most tokens of one step, >= 1: of a prefill step, or with chunked prefill the token budget
+    (decoding sequences take one each)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
+class RunConfig(Settings):
     """How a simulation is run (the table ``[run]``)."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
-    seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...],
-        Field(min_length=1, description="Seeds; every strategy and rate runs once with each."),
-    ] = (0,)
-    warmup_s: Annotated[
-        float,
-        Field(ge=0, description="Requests that arrive before this (s) are not counted."),
-    ] = 0.0
-    cooldown_s: Annotated[
-        float,
-        Field(ge=0, description="Requests of the last so many seconds are not counted (s)."),
-    ] = 0.0
-    resolution: Annotated[
-        Literal["span", "step", "kernel"],
-        Field(description="What is an event: a run of equal steps, a step, a kernel."),
-    ] = "span"
-    max_time_s: Annotated[
-        float | None,
-        Field(gt=0, description="Stop the clock here (s); default: when all have finished."),
-    ] = None
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Seeds; every strategy and rate runs once with each."""
+    warmup_s: Annotated[float, Field(ge=0)] = 0.0
+    """Requests that arrive before this (s) are not counted."""
+    cooldown_s: Annotated[float, Field(ge=0)] = 0.0
+    """Requests of the last so many seconds are not counted (s)."""
+    resolution: Literal["span", "step", "kernel"] = "span"
+    """What is an event: a run of equal steps, a step, a kernel."""
+    max_time_s: Annotated[float | None, Field(gt=0)] = None
+    """Stop the clock here (s); default: when all have finished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The model and how it is stored.
-
-    Attributes
-    ----------
-    spec : ModelSpec
-        Its shape.
-    max_model_len : int
-        Longest prompt plus output (tokens) that is served.
-    weight_bytes : float
-        Bytes of one weight: 2 for bf16, 1 for fp8.
-    kv_bytes : float
-        Bytes of one number in the KV cache: 2 for 16 bit, 1 for fp8.
-    """
+    """The model and how it is stored."""
 
     spec: ModelSpec
+    """Its shape."""
     max_model_len: int
+    """Longest prompt plus output (tokens) that is served."""
     weight_bytes: float = 2.0
+    """Bytes of one weight: 2 for bf16, 1 for fp8."""
     kv_bytes: float = 2.0
+    """Bytes of one number in the KV cache: 2 for 16 bit, 1 for fp8."""
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -248,33 +226,22 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What every strategy of a scenario shares: model, machines, engine, targets.
-
-    Attributes
-    ----------
-    model : ModelConfig
-        What is served.
-    cluster : ClusterConfig
-        On which machines.
-    engine : EngineProfile
-        By which engine; overrides of the scenario are already in it.
-    slo : SloConfig
-        The targets; some routers use them.
-    extra_models : tuple of ModelConfig
-        Further models that strategies of several models serve.
-    extra_clusters : tuple of ClusterConfig
-        Further machines, each of another GPU type.
-    step_times : str
-        Source of the step times, a key of `simcluster.roofline.STEP_TIMES`.
-    """
+    """What every strategy of a scenario shares: model, machines, engine, targets."""
 
     model: ModelConfig
+    """What is served."""
     cluster: ClusterConfig
+    """On which machines."""
     engine: EngineProfile
+    """By which engine; overrides of the scenario are already in it."""
     slo: SloConfig = field(default_factory=SloConfig)
+    """The targets; some routers use them."""
     extra_models: tuple[ModelConfig, ...] = ()
+    """Further models that strategies of several models serve."""
     extra_clusters: tuple[ClusterConfig, ...] = ()
+    """Further machines, each of another GPU type."""
     step_times: str = "roofline"
+    """Source of the step times, a key of `simcluster.roofline.STEP_TIMES`."""
 
     @property
     def models(self) -> tuple[ModelConfig, ...]:

@@ -129,17 +129,12 @@ class KindIn:
     """Annotation of a setting: a name, or a table whose ``kind`` is an entry of a registry.
 
     What counts is the registry as it is when the validator is made.
-
-    Attributes
-    ----------
-    registry : Registry
-        Settings classes by their ``kind``.
-    key : str
-        The key as written in the scenario file, such as ``workload.arrivals``.
     """
 
     registry: Registry[Any]
+    """Settings classes by their ``kind``."""
     key: str
+    """The key as written in the scenario file, such as ``workload.arrivals``."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         classes = dict(self.registry)

@@ -12,8 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+# Before NumPy: threads of BLAS that wait for each other more than double the CPU time of a fit.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
+from hypothesis import settings
+
+from simcluster.testing.examples import examples
+
+settings.register_profile("suite", examples(100))
+settings.load_profile("suite")
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 600.0

@@ -126,7 +126,7 @@ SETTINGS = [
     ("run.seeds=[]", "run.seeds = []: must be a list with at least one item"),
     ("run.seeds=[1,1]", "run.seeds = [1, 1]: must differ from one another. Write [1]."),
     ("workload=3", "workload = 3: must be a table."),
-    ("workload.rate_rps=0", "workload.rate_rps = 0: must be a number > 0."),
+    ("workload.rate_rps=0", "workload.rate_rps = 0: must be a number > 0 and <= 1000000000."),
     ("workload.num_requests=0", "workload.num_requests = 0: must be a whole number >= 1"),
     (
         "workload.lengths={kind='fixed', prompt_len=-5, output_len=1}",

@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 import simcluster
+from helpers.scenarios import small_scenario
 from simcluster import catalog
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.runs import compare as sweep
 from simcluster.scenario.file import json_schema, load, resolve
 from simcluster.show import text as report
-from simcluster.testing.scenarios import small_scenario
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "scenarios").glob("*.py"))

@@ -17,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import simcluster
+from helpers.outcomes import outcome_of_odds
+from helpers.scenarios import small_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import DataError
@@ -33,8 +35,6 @@ from simcluster.studies.goodput import Cell, find, runs, simulate_cell, tables
 from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.rank import finals, race, report, rounds, screen
 from simcluster.studies.rank.rank import rank
-from simcluster.testing.outcomes import outcome_of_odds
-from simcluster.testing.scenarios import small_scenario
 
 PRICE = 2.0
 ALWAYS_UP = {"up": 1e-6, "down": 0.0, "interval_s": 0.5, "cooldown_s": 0.5, "start_up_s": 0.25}

@@ -60,7 +60,15 @@ INSIDE = {
         "instance",
         "groups",
     ),
-    "studies": ("prefix_reuse", "space", "bestserve", "goodput", "rank", "cooptimize"),
+    "studies": (
+        "prefix_reuse",
+        "trace_file",
+        "space",
+        "bestserve",
+        "goodput",
+        "rank",
+        "cooptimize",
+    ),
     "fidelity": ("measure", "calibrate", "validate"),
 }
 """The order inside folders that have folders."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.config import Environment, SloConfig
@@ -21,6 +21,7 @@ from simcluster.runs.result import Result
 from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.testing import specs
+from simcluster.testing.examples import examples
 from simcluster.testing.laws import STAMPS, check_laws
 from simcluster.testing.step_times import ConstantStepTime, LinearStepTime, same_for_all
 from simcluster.testing.watch import Watched
@@ -297,7 +298,7 @@ def strategies(draw: st.DrawFn, kinds: tuple[str, ...] = ("nodg", "fudg", "padg"
     )
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(strategy=strategies(), workload=workloads())
 def test_requests_tokens_blocks_and_time_are_conserved(
     strategy: Strategy, workload: Workload
@@ -334,7 +335,7 @@ def assert_empty(watched: Watched) -> None:
         assert host is None or host.free_blocks == host.num_blocks
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(strategy=strategies(), workload=workloads())
 def test_pipelines_conserve_too(strategy: Any, workload: Workload) -> None:
     """Two stages with a batch in flight on each, on the roofline's step times."""
@@ -351,7 +352,7 @@ def test_pipelines_conserve_too(strategy: Any, workload: Workload) -> None:
     assert_empty(watched)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(strategy=strategies(), workload=workloads())
 def test_littles_law_holds_exactly(strategy: Strategy, workload: Workload) -> None:
     """From empty to empty: the number in the system, summed over time, is the residences' sum.
@@ -427,7 +428,7 @@ def with_copies(environment: Environment, block_s: float, slo: SloConfig) -> Env
     return dataclasses.replace(environment, cluster=cluster, slo=slo)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(strategy=strategies(("nodg", "padg")), workload=workloads())
 def test_twice_the_time_is_twice_every_stamp(strategy: Strategy, workload: Workload) -> None:
     """Arrivals, steps and targets that take twice as long double every time, to the last bit."""
@@ -447,7 +448,7 @@ def test_twice_the_time_is_twice_every_stamp(strategy: Strategy, workload: Workl
             assert same(expected, other.columns[frame][name]), f"{frame}.{name}"
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(workload=workloads(), chunk=st.sampled_from([16, 17, 40, 256]))
 def test_chunk_size_changes_no_work(workload: Workload, chunk: int) -> None:
     """Prompt tokens computed are prompt tokens asked for, in whatever pieces."""
@@ -460,7 +461,7 @@ def test_chunk_size_changes_no_work(workload: Workload, chunk: int) -> None:
     assert (spans["num_steps"] * spans["prefill_tokens"]).sum() == asked
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(strategy=strategies(), workload=workloads(), concurrency=st.integers(1, 12))
 def test_a_closed_loop_keeps_its_number_in_the_system(
     strategy: Strategy, workload: Workload, concurrency: int
@@ -500,7 +501,7 @@ def assert_same_before(one: Result, other: Result, until_s: float) -> None:
         )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(strategy=strategies(), workload=workloads(), data=st.data())
 def test_nothing_depends_on_the_future(
     strategy: Strategy, workload: Workload, data: st.DataObject
@@ -522,7 +523,7 @@ def test_nothing_depends_on_the_future(
     )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(strategy=strategies(), workload=workloads(), until_s=st.floats(0.001, 3.0))
 def test_a_run_that_is_stopped_is_the_beginning_of_the_run(
     strategy: Strategy, workload: Workload, until_s: float
@@ -606,7 +607,7 @@ def test_more_load_does_not_raise_attainment(
     assert (rises.mean(axis=0) <= noise).all(), rises.mean(axis=0)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(strategy=strategies(), workload=workloads())
 def test_span_is_step_here_too(strategy: Strategy, workload: Workload) -> None:
     """The default resolution gives the floats of one event per step on all of these cases."""

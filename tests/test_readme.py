@@ -22,8 +22,10 @@ COMMANDS = re.findall(r"^    simcluster (\w+ .*?)(?:  #.*)?$", README, re.MULTIL
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder to work in that has the scenarios."""
+    """Return a folder to work in that has the scenarios, and a trace in Mooncake's format."""
     shutil.copytree(ROOT / "scenarios", tmp_path / "scenarios")
+    row = '{{"timestamp": {}, "input_length": 600, "output_length": 9, "hash_ids": [1, {}]}}\n'
+    (tmp_path / "requests.jsonl").write_text("".join(row.format(2000 * n, n) for n in range(5)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from helpers.refusals import refused
+from helpers.scenarios import small_scenario
 from simcluster import compare, read, resolve, simulate
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
@@ -29,8 +31,6 @@ from simcluster.strategies import FuDG, NoDG
 from simcluster.studies.goodput import Outcome, Verdict, runs
 from simcluster.studies.rank import race
 from simcluster.testing import specs
-from simcluster.testing.refusals import refused
-from simcluster.testing.scenarios import small_scenario
 from simcluster.testing.step_times import ConstantStepTime, same_for_all
 from simcluster.testing.workloads import workload_of
 from simcluster.workload import Workload, build

@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cases import Case
 from goodputs import Found, find
 from rows import Row
-from studies import STUDIES
 
 from simcluster.runs.executor import outcomes
+from studies import STUDIES
 
 QUICK_ROWS = 2
 QUICK_S = 3.0

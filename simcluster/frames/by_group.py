@@ -15,39 +15,28 @@ from simcluster.units import FloatArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSummary:
-    """One model on one GPU type in a run, or all of them.
-
-    Attributes
-    ----------
-    model, gpu : str
-        What; ``"all"`` and empty for the whole deployment.
-    mean_gpus : float
-        GPUs that its instances hold, mean over the window.
-    cost_per_hour : float
-        Their price; NaN where one is not known.
-    num_requests : int
-        Requests counted that were given to it.
-    share : float
-        Those as a share of all, 0 to 1.
-    quality : float
-        Their mean expected quality, 0 to 1; NaN if not known.
-    ttft_p50_s, ttft_p95_s, tpot_p50_s, tpot_p95_s, e2el_p50_s, e2el_p95_s : float
-        Percentiles over those that finished (s).
-    """
+    """One model on one GPU type in a run, or all of them."""
 
     model: str
     gpu: str
+    """What; ``"all"`` and empty for the whole deployment."""
     mean_gpus: float
+    """GPUs that its instances hold, mean over the window."""
     cost_per_hour: float
+    """Their price; NaN where one is not known."""
     num_requests: int
+    """Requests counted that were given to it."""
     share: float
+    """Those as a share of all, 0 to 1."""
     quality: float
+    """Their mean expected quality, 0 to 1; NaN if not known."""
     ttft_p50_s: float
     ttft_p95_s: float
     tpot_p50_s: float
     tpot_p95_s: float
     e2el_p50_s: float
     e2el_p95_s: float
+    """Percentiles over those that finished (s)."""
 
 
 def group_summaries(

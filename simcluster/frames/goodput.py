@@ -38,19 +38,13 @@ def three_digits(value: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goodput:
-    """A goodput, or the bound that the grid of rates gives.
-
-    Attributes
-    ----------
-    value : float
-        Goodput (requests/s). Where censored, the bound: the highest rate of the grid (the goodput
-        is at least that) or the lowest (it is less). NaN where runs have no offered rate.
-    censored : str or None
-        ``"above"`` if no rate of the grid is too high, ``"below"`` if every rate is, else None.
-    """
+    """A goodput, or the bound that the grid of rates gives."""
 
     value: float
+    """Goodput (requests/s). Where censored, the bound: the highest rate of the grid (the goodput is
+    at least that) or the lowest (it is less). NaN where runs have no offered rate."""
     censored: Censored | None = None
+    """``"above"`` if no rate of the grid is too high, ``"below"`` if every rate is, else None."""
 
     def __str__(self) -> str:
         sign = {None: "", "above": "≥ ", "below": "< "}[self.censored]

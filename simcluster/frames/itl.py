@@ -37,29 +37,20 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Gaps between the released tokens of every request.
-
-    Attributes
-    ----------
-    step_s : ndarray of float64
-        From the end of each decode step's predecessor to its own end (s), lane after lane; shape
-        ``(num_steps,)``.
-    first, last : ndarray of int64
-        Runs of steps ``first <= step < last`` whose gaps are a request's; shape ``(num_runs,)``.
-    run_of : ndarray of int64
-        Whose each run is, shape ``(num_runs,)``.
-    single_s : ndarray of float64
-        All other gaps (s), shape ``(num_singles,)``; NaN for a token that was never released.
-    single_of : ndarray of int64
-        Whose each of them is.
-    """
+    """Gaps between the released tokens of every request."""
 
     step_s: FloatArray
+    """From the end of each decode step's predecessor to its own end (s), lane after lane; shape
+    ``(num_steps,)``."""
     first: IntArray
     last: IntArray
+    """Runs of steps ``first <= step < last`` whose gaps are a request's; shape ``(num_runs,)``."""
     run_of: IntArray
+    """Whose each run is, shape ``(num_runs,)``."""
     single_s: FloatArray
+    """All other gaps (s), shape ``(num_singles,)``; NaN for a token that was never released."""
     single_of: IntArray
+    """Whose each of them is."""
 
     def statistics(self, chosen: BoolArray) -> dict[str, float]:
         """Return mean, P50, P90 and P99 (s) of all gaps of the chosen requests.
@@ -175,7 +166,7 @@ def gaps_of(
     turn = np.concatenate(
         [np.full(len(some), -1), 2 * refills, place, np.full(len(final), 2 * len(start_s))]
     )
-    alone_s = (requests["first_token_s"][some], start_s[refills], requests["last_token_s"][final])
+    alone_s = (requests["first_output_s"][some], start_s[refills], requests["last_token_s"][final])
     begins = np.concatenate([alone_s[0], alone_s[1], ends[first], alone_s[2]])
     stops = np.concatenate([alone_s[0], alone_s[1], ends[last - 1], alone_s[2]])
     order = np.lexsort((turn, owner))

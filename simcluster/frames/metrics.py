@@ -41,7 +41,7 @@ LATENCIES: Final = ("ttft_s", "tpot_s", "e2el_s")
 STATISTICS: Final = ("mean", "p50", "p90", "p99")
 """What is told of a latency over the requests of a run."""
 RESIDENCES_PER_WINDOW: Final = 10.0
-"""A window shorter than so many median residence times is transient."""
+"""A run whose counted requests arrive within fewer median residence times is transient."""
 
 _SHARES: Final = frozenset({"kv_usage"})
 _LEVELS: Final = frozenset({"kv_usage", "num_waiting", "num_running"})
@@ -284,7 +284,7 @@ def _statistics(name: str, values: FloatArray) -> dict[str, float]:
 
 
 def _is_transient(e2el_s: FloatArray, window_s: float) -> bool:
-    """Tell whether the window is too short for the median residence; the unfinished stay for ever.
+    """Tell whether arrivals over `window_s` are too short; the unfinished stay for ever.
 
     `e2el_s` holds the admitted requests alone, with NaN for the unfinished.
     """
@@ -297,13 +297,17 @@ def _is_transient(e2el_s: FloatArray, window_s: float) -> bool:
 def _work_bounds(columns: Frame, counted: BoolArray, run: RunConfig) -> tuple[float, float]:
     """Return from when to when (s) the counted requests were worked on.
 
-    From the end of the warm-up, or the first arrival where none came before it, to the last output
-    of the counted requests; to ``run.max_time_s`` where the clock was stopped before some ended.
+    From the end of the warm-up, or from the first counted arrival where the system was empty
+    before, to the last output of the counted requests; to ``run.max_time_s`` where the clock was
+    stopped before some ended.
     """
     arrival, last_output = _floats(columns, "arrival_s"), _floats(columns, "last_output_s")
     if not counted.any():
         return run.warmup_s, run.warmup_s
-    start = run.warmup_s if arrival.min() < run.warmup_s else float(arrival[counted].min())
+    start = float(arrival[counted].min())
+    served = ~_has_status(columns, "rejected")
+    if np.any(served & (arrival < run.warmup_s) & ~(last_output <= run.warmup_s)):
+        start = run.warmup_s
     ends = last_output[counted & _has_status(columns, "finished")]
     end = float(ends.max(initial=start))
     if run.max_time_s is not None and _has_status(columns, "unfinished")[counted].any():
@@ -382,7 +386,8 @@ def summarise(
     last_output = _floats(columns, "last_output_s")
     rejected = _has_status(columns, "rejected")
     latency = request_metrics(columns, slo.metric)
-    transient = _is_transient(latency["e2el_s"][counted & ~rejected], end - start)
+    span_s = float(np.ptp(_floats(columns, "arrival_s")[counted])) if counted.any() else 0.0
+    transient = _is_transient(latency["e2el_s"][counted & ~rejected], span_s)
     if transient or np.isnan(rate_rps):
         start, end = _work_bounds(columns, counted, run)
 

@@ -201,7 +201,7 @@ SWEEP: Final[Schema] = {
     "cached_token_share": Column(
         "float64", "", "share of the prompt tokens found in the KV cache, 0 to 1"
     ),
-    "transient": Column("bool", "", "window shorter than ten median residence times"),
+    "transient": Column("bool", "", "its requests arrive within ten median residence times"),
     "rates_from_s": Column("float64", "s", "start of the time that rates are taken over"),
     "rates_to_s": Column(
         "float64", "s", "its end: the last arrival counted, or the last output (transient, closed)"

@@ -40,18 +40,13 @@ Frames = Mapping[str, Columns]
 
 @dataclass(frozen=True, slots=True)
 class PerRequest:
-    """Numbers of every request, in one array because they are of different lengths.
-
-    Attributes
-    ----------
-    offsets : int array, shape ``(num_requests + 1,)``
-        Where the numbers of each request begin; the last entry is their total.
-    values : float array, shape ``(offsets[-1],)``
-        The numbers, request by request.
-    """
+    """Numbers of every request, in one array because they are of different lengths."""
 
     offsets: IntArray
+    """Where the numbers of each request begin; the last entry is their total; shape ``(num_requests
+    + 1,)``."""
     values: FloatArray
+    """The numbers, request by request; shape ``(offsets[-1],)``."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -265,21 +260,14 @@ def token_layout(frames: Frames) -> TokenLayout:
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """Where the decode steps of the lanes are if they stand in a row, one lane after the other.
-
-    Attributes
-    ----------
-    num_lanes : int
-        Lanes of an instance, at most.
-    order : int array
-        Rows of spans or steps that decode, by lane and then as they were.
-    base : int array
-        Decode steps of all lanes before each one, and of all.
-    """
+    """Where the decode steps of the lanes are if they stand in a row, one lane after the other."""
 
     num_lanes: int
+    """Lanes of an instance, at most."""
     order: IntArray
+    """Rows of spans or steps that decode, by lane and then as they were."""
     base: IntArray
+    """Decode steps of all lanes before each one, and of all."""
 
     @classmethod
     def of(cls, columns: Columns, num_steps: IntArray) -> Lanes:
@@ -367,7 +355,8 @@ def released_times(frames: Frames, tokens: PerRequest) -> PerRequest:
 
     They differ from the computed times where a strategy holds output back: a token computed in an
     instance whose prefill window holds its output is released when the window says so, or earlier,
-    with the last token of its request, if the instance then had nothing left to do.
+    with the last token of its request, if the instance then had nothing left to do. A first token
+    whose KV moves to another instance may be released there, when its request joins the batch.
 
     Parameters
     ----------
@@ -408,6 +397,12 @@ def released_times(frames: Frames, tokens: PerRequest) -> PerRequest:
             until[np.isinf(until)] = np.nan
             released[here] = np.where(ended, last_output_s[here], until)
     some = tokens.counts > 0
+    moved = some & _moved(requests, windows["instance"][holds])
+    first = tokens.offsets[:-1][moved]
+    # NaN where the run ended before the other instance had released it.
+    released[first] = requests["first_output_s"][moved]
+    if np.any(released[first] < tokens.values[first]):
+        raise InvariantError("a first token was released before it was computed")
     ended = requests["status"] == "finished"
     for place, rows, name in (
         (tokens.offsets[:-1], some, "first_output_s"),
@@ -416,6 +411,17 @@ def released_times(frames: Frames, tokens: PerRequest) -> PerRequest:
         if not np.array_equal(released[place[rows]], requests[name][rows], equal_nan=True):
             raise InvariantError("the windows do not release output when the run did")
     return PerRequest(tokens.offsets, released)
+
+
+def _moved(requests: Columns, holding: IntArray) -> npt.NDArray[np.bool_]:
+    """Return whose KV has left the instance of its prefill, or is about to.
+
+    `holding` are the instances with windows that hold output.
+    """
+    prefilled = requests["prefill_instance"]
+    unseen = np.isnan(requests["first_output_s"]) & ~np.isin(prefilled, holding)
+    moved: npt.NDArray[np.bool_] = (prefilled != requests["decode_instance"]) | unseen
+    return moved
 
 
 def _instances(frames: Frames, layout: TokenLayout) -> IntArray:

@@ -18,19 +18,14 @@ class QualityCurve:
 
     Scores are quantiles: over all requests they are uniform on 0 to 1, so the thresholds of a
     router are the cumulative load fractions of its models.
-
-    Attributes
-    ----------
-    levels : ndarray of float64
-        Scores, rising from 0 to 1, shape ``(num_levels,)``.
-    cumulative : ndarray of float64
-        Quality of each model summed over the requests up to each score (the integral of its
-        expected quality from 0), shape ``(num_models, num_levels)``; linear between levels. The
-        last column is the quality of each model alone.
     """
 
     levels: FloatArray
+    """Scores, rising from 0 to 1, shape ``(num_levels,)``."""
     cumulative: FloatArray
+    """Quality of each model summed over the requests up to each score (the integral of its expected
+    quality from 0), shape ``(num_models, num_levels)``; linear between levels. The last column is
+    the quality of each model alone."""
 
     @property
     def num_models(self) -> int:

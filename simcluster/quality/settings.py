@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from simcluster.catalog import PACKAGED, Catalog
 from simcluster.catalog.specs import QualityCounts
-from simcluster.config import SETTINGS_CONFIG
+from simcluster.config import Settings
 from simcluster.errors import ConfigError, DataError
 from simcluster.quality import curve
 from simcluster.quality.curve import QualityCurve
@@ -28,20 +28,12 @@ COLUMNS = ("score", "weak_correct", "strong_correct")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommonQuality(ABC):
+class CommonQuality(Settings, ABC):
     """What every kind of quality takes."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
-    length_correlation: Annotated[
-        float,
-        Field(
-            gt=-1,
-            lt=1,
-            description="Correlation of difficulty with prompt plus output length (of the normal "
-            "scores of both): above 0, harder requests are longer.",
-        ),
-    ] = 0.0
+    length_correlation: Annotated[float, Field(gt=-1, lt=1)] = 0.0
+    """Correlation of difficulty with prompt plus output length (of the normal scores of both):
+    above 0, harder requests are longer."""
 
     @abstractmethod
     def curve(self) -> QualityCurve:
@@ -90,26 +82,14 @@ class MeasuredQuality(CommonQuality):
     """Counts of who answered right, of a weak and a strong model, and a router."""
 
     kind: Literal["measured"] = "measured"
-    benchmark: Annotated[
-        str,
-        Field(min_length=1, description="Counts of the catalogue, such as gsm8k-routellm."),
-    ]
-    router: Annotated[
-        Router,
-        Field(
-            description="noisy: sees who gains under Gaussian noise; oracle: knows who gains; "
-            "random: knows nothing."
-        ),
-    ] = "noisy"
-    separation: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            le=30,
-            description="Of the noisy router: distance of a gain from none, in standard deviations "
-            "of the noise; default: as calibrated to the published router.",
-        ),
-    ] = None
+    benchmark: Annotated[str, Field(min_length=1)]
+    """Counts of the catalogue, such as gsm8k-routellm."""
+    router: Router = "noisy"
+    """noisy: sees who gains under Gaussian noise; oracle: knows who gains; random: knows
+    nothing."""
+    separation: Annotated[float | None, Field(ge=0, le=30)] = None
+    """Of the noisy router: distance of a gain from none, in standard deviations of the noise;
+    default: as calibrated to the published router."""
 
     def curve(self) -> QualityCurve:
         """Return expected quality against the score, of the packaged counts of this name."""
@@ -127,19 +107,13 @@ class MeasuredQuality(CommonQuality):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountedQuality(CommonQuality):
-    """What `MeasuredQuality` is in a scenario: the counts in the place of their name.
-
-    Attributes
-    ----------
-    measured : QualityCounts
-        Who answered right, and the operating point of a published router.
-    router, separation
-        As in `MeasuredQuality`.
-    """
+    """What `MeasuredQuality` is in a scenario: the counts in the place of their name."""
 
     measured: QualityCounts
+    """Who answered right, and the operating point of a published router."""
     router: Router
     separation: float | None
+    """As in `MeasuredQuality`."""
 
     def curve(self) -> QualityCurve:
         """Return expected quality against the score."""
@@ -161,14 +135,9 @@ class CsvQuality(CommonQuality):
     """Scored requests of one's own with the outcome of a weak and a strong model."""
 
     kind: Literal["csv"] = "csv"
-    path: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="CSV with the columns score (0 to 1, higher is harder), weak_correct and "
-            "strong_correct (0 to 1), relative to the scenario file.",
-        ),
-    ]
+    path: Annotated[str, Field(min_length=1)]
+    """CSV with the columns score (0 to 1, higher is harder), weak_correct and strong_correct (0 to
+    1), relative to the scenario file."""
 
     def curve(self) -> QualityCurve:
         """Return expected quality against the score."""
@@ -185,13 +154,8 @@ class PointsQuality(CommonQuality):
     """Points of quality against the load fraction of the strong model."""
 
     kind: Literal["points"] = "points"
-    points: Annotated[
-        tuple[tuple[float, float], ...],
-        Field(
-            min_length=2,
-            description="Pairs of the strong model's load fraction, from 0 to 1, and quality.",
-        ),
-    ]
+    points: Annotated[tuple[tuple[float, float], ...], Field(min_length=2)]
+    """Pairs of the strong model's load fraction, from 0 to 1, and quality."""
 
     def curve(self) -> QualityCurve:
         """Return expected quality against the score."""
@@ -224,19 +188,11 @@ class AbilitiesQuality(CommonQuality):
     """Accuracies of two or more models, and how much the router's score tells."""
 
     kind: Literal["abilities"] = "abilities"
-    accuracies: Annotated[
-        tuple[Annotated[float, Field(gt=0, lt=1)], ...],
-        Field(min_length=2, description="Accuracy of each model alone, rising."),
-    ]
-    separation: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=30,
-            description="How much the score tells: probability of a right answer is "
-            "Phi(a - separation x normal score); 0: nothing.",
-        ),
-    ] = 1.0
+    accuracies: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=2)]
+    """Accuracy of each model alone, rising."""
+    separation: Annotated[float, Field(ge=0, le=30)] = 1.0
+    """How much the score tells: probability of a right answer is Phi(a - separation x normal
+    score); 0: nothing."""
 
     def curve(self) -> QualityCurve:
         """Return expected quality against the score."""

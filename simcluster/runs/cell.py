@@ -28,24 +28,16 @@ _ID_LEN: Final = 16
 
 
 class Cell(NamedTuple):
-    """One run: all that its outcome depends on, beside the scenario.
-
-    Attributes
-    ----------
-    strategy : str
-        Its name in the scenario.
-    rate_rps : float or None
-        Offered rate (requests/s); None where the workload has its own.
-    seed : int
-        Seed of the run.
-    num_requests : int or None
-        Requests of the run; None for as many as the scenario says.
-    """
+    """One run: all that its outcome depends on, beside the scenario."""
 
     strategy: str
+    """Its name in the scenario."""
     rate_rps: float | None
+    """Offered rate (requests/s); None where the workload has its own."""
     seed: int
+    """Seed of the run."""
     num_requests: int | None = None
+    """Requests of the run; None for as many as the scenario says."""
 
 
 def identity(scenario: Scenario, cell: Cell, kind: str = "") -> str:

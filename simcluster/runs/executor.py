@@ -46,21 +46,14 @@ class Store(Protocol[T]):
 
 @dataclass(frozen=True, slots=True)
 class Labelled(Generic[T]):
-    """A `Store` in a folder of recorded runs.
-
-    Attributes
-    ----------
-    runs : RecordedRuns
-        The folder.
-    label : callable
-        Says with the arguments of a call what its outcome is of.
-    made : callable
-        Makes an outcome of the values that were recorded.
-    """
+    """A `Store` in a folder of recorded runs."""
 
     runs: RecordedRuns
+    """The folder."""
     label: Callable[..., Label]
+    """Says with the arguments of a call what its outcome is of."""
     made: Callable[..., T]
+    """Makes an outcome of the values that were recorded."""
 
     def read(self, *call: Any) -> T | None:
         """Return what was recorded of a call; None if there is nothing that can be used."""
@@ -73,21 +66,14 @@ class Labelled(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """How a study does its runs.
-
-    Attributes
-    ----------
-    jobs : int or None
-        Processes on this machine; None for one per core, 1 for this one.
-    dask : str or None
-        Address of a Dask scheduler whose workers take the place of those processes.
-    recorded : RecordedRuns or None
-        Where outcomes are kept; None keeps none.
-    """
+    """How a study does its runs."""
 
     jobs: int | None = None
+    """Processes on this machine; None for one per core, 1 for this one."""
     dask: str | None = None
+    """Address of a Dask scheduler whose workers take the place of those processes."""
     recorded: RecordedRuns | None = None
+    """Where outcomes are kept; None keeps none."""
 
     def each(
         self,

@@ -178,24 +178,16 @@ Outcome = tuple[SweepRow, Mapping[str, Columns]]
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A result folder that is being written, a hidden sibling of the final one.
-
-    Attributes
-    ----------
-    folder : Path
-        Where to write.
-    names : dict of Cell to str
-        Path of each cell in `folder`; ``"."`` for a single run.
-    labels : dict of Cell to Label
-        What each cell is; the name of its folder stands in ``about["name"]``.
-    fmt : str
-        Format of the frames.
-    """
+    """A result folder that is being written, a hidden sibling of the final one."""
 
     folder: Path
+    """Where to write."""
     names: dict[Cell, str]
+    """Path of each cell in `folder`; ``"."`` for a single run."""
     labels: dict[Cell, Label]
+    """What each cell is; the name of its folder stands in ``about["name"]``."""
     fmt: Format
+    """Format of the frames."""
 
     def write(self, cell: Cell, frames: Mapping[str, Columns], row: SweepRow) -> None:
         """Write one run: its frames and its row from `metrics.summarise`, all at once."""
@@ -351,17 +343,12 @@ class Comparison:
     """Runs of one scenario: a row for each, and their frames on demand.
 
     A single run is a comparison of one cell.
-
-    Attributes
-    ----------
-    document : dict
-        The scenario file with all defaults filled in.
-    rows : sequence of dict
-        One per cell, with the columns of `schema.SWEEP`.
     """
 
     document: dict[str, Any]
+    """The scenario file with all defaults filled in."""
     rows: Sequence[SweepRow]
+    """One per cell, with the columns of `schema.SWEEP`."""
     _cells: Mapping[Cell, Path | Mapping[str, Columns]]
     _scenario: Scenario | None = None
     _inputs: Mapping[str, str] | None = None

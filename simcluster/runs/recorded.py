@@ -43,44 +43,29 @@ _log = logging.getLogger("simcluster")
 
 
 class Label(NamedTuple):
-    """What a run is that is recorded.
-
-    Attributes
-    ----------
-    identity : str
-        Digest of all that decides the outcome, but the program.
-    made_by : str
-        The program (`runs.cell.made_by`).
-    about : mapping
-        What else is written beside the outcome: of a file at least ``strategy`` and ``scope`` (what
-        decides all runs of the strategy), of a folder its ``name``.
-    """
+    """What a run is that is recorded."""
 
     identity: str
+    """Digest of all that decides the outcome, but the program."""
     made_by: str
+    """The program (`runs.cell.made_by`)."""
     about: Mapping[str, Any]
+    """What else is written beside the outcome: of a file at least ``strategy`` and ``scope`` (what
+    decides all runs of the strategy), of a folder its ``name``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A run found on disk.
-
-    Attributes
-    ----------
-    path : Path
-        Its file, or the folder of its frames.
-    name : str
-        Of a file: the strategy; of a folder: strategy, rate and seed, as in the names of folders.
-    identity : str
-        As it was when the run was written; of a file the digest of its strategy (`scope_of`).
-    values : dict
-        What was written; empty if that is damaged.
-    """
+    """A run found on disk."""
 
     path: Path
+    """Its file, or the folder of its frames."""
     name: str
+    """Of a file: the strategy; of a folder: strategy, rate and seed, as in the names of folders."""
     identity: str
+    """As it was when the run was written; of a file the digest of its strategy (`scope_of`)."""
     values: Mapping[str, Any]
+    """What was written; empty if that is damaged."""
 
     def fault(self, maker: str | None, fmt: str | None = None) -> Fault | None:
         """Return why the run cannot be used again; None if it can.

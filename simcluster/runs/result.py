@@ -26,35 +26,29 @@ FRAMES: Final = (
 """Frames of a run."""
 
 
+def _frame(name: str) -> cached_property[pd.DataFrame]:
+    """Return the property of a `Result` that is its frame called `name`."""
+    return cached_property(lambda result: result.frame(name))
+
+
 @dataclass(frozen=True, repr=False)
 class Result:
-    """What one run gave.
-
-    Attributes
-    ----------
-    strategy : str
-        Name of the strategy.
-    rate_rps : float
-        Offered rate (requests/s); NaN in a closed loop.
-    seed : int
-        Seed of the run.
-    num_gpus : int
-        GPUs the strategy used, the most at a time.
-    columns : dict
-        Frame name to columns, as in `simcluster.frames.schema`.
-    end_s : float
-        When the last request ended (s).
-    num_events : int
-        SimPy events.
-    """
+    """What one run gave."""
 
     strategy: str
+    """Name of the strategy."""
     rate_rps: float
+    """Offered rate (requests/s); NaN in a closed loop."""
     seed: int
+    """Seed of the run."""
     num_gpus: int
+    """GPUs the strategy used, the most at a time."""
     columns: dict[str, dict[str, npt.NDArray[Any]]]
+    """Frame name to columns, as in `simcluster.frames.schema`."""
     end_s: float
+    """When the last request ended (s)."""
     num_events: int
+    """SimPy events."""
 
     def __repr__(self) -> str:
         requests = len(self.columns["requests"]["request_id"])
@@ -68,42 +62,19 @@ class Result:
         columns = self.columns[name]
         return frame(columns, schema_of(name, columns))
 
-    @cached_property
-    def requests(self) -> pd.DataFrame:
-        """One row per arrived request."""
-        return self.frame("requests")
-
-    @cached_property
-    def spans(self) -> pd.DataFrame:
-        """One row per run of equal steps."""
-        return self.frame("spans")
-
-    @cached_property
-    def segments(self) -> pd.DataFrame:
-        """One row per stay of a request in a decode batch."""
-        return self.frame("segments")
-
-    @cached_property
-    def transfers(self) -> pd.DataFrame:
-        """One row per KV transfer."""
-        return self.frame("transfers")
-
-    @cached_property
-    def links(self) -> pd.DataFrame:
-        """Bytes and utilisation of every link in equal intervals of time."""
-        return self.frame("links")
-
-    @cached_property
-    def windows(self) -> pd.DataFrame:
-        """One row per prefill window of a macro instance."""
-        return self.frame("windows")
-
-    @cached_property
-    def scaling(self) -> pd.DataFrame:
-        """One row per instance that came or went, and per split and merge."""
-        return self.frame("scaling")
-
-    @cached_property
-    def instances(self) -> pd.DataFrame:
-        """One row per instance."""
-        return self.frame("instances")
+    requests = _frame("requests")
+    """One row per arrived request."""
+    spans = _frame("spans")
+    """One row per run of equal steps."""
+    segments = _frame("segments")
+    """One row per stay of a request in a decode batch."""
+    transfers = _frame("transfers")
+    """One row per KV transfer."""
+    links = _frame("links")
+    """Bytes and utilisation of every link in equal intervals of time."""
+    windows = _frame("windows")
+    """One row per prefill window of a macro instance."""
+    scaling = _frame("scaling")
+    """One row per instance that came or went, and per split and merge."""
+    instances = _frame("instances")
+    """One row per instance."""

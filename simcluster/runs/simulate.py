@@ -17,14 +17,14 @@ from simcluster.engine.clock import SCHEDULING, At, Clock
 from simcluster.engine.groups.cluster import Cluster
 from simcluster.engine.log import KernelLog
 from simcluster.engine.recorder import Recorder, transfer_columns
-from simcluster.errors import InvariantError
+from simcluster.errors import ConfigError, InvariantError
 from simcluster.frames.itl import with_p99
 from simcluster.quality import QualityCurve
 from simcluster.rng import stream
 from simcluster.roofline.sources import StepTimeFactory
 from simcluster.runs.cell import Cell
 from simcluster.runs.result import Result
-from simcluster.runs.source import ClosedLoop, OpenLoop, Source
+from simcluster.runs.source import Source, source_of
 from simcluster.scenario import arguments
 from simcluster.scenario.scenario import Scenario, refuse_other
 from simcluster.strategies.base import Strategy
@@ -183,7 +183,7 @@ def run(
     Raises
     ------
     ConfigError
-        If the deployment does not fit the machines.
+        If the deployment does not fit the machines, or the run lasts longer than the time grid.
     """
     arguments.one_of("run.resolution", resolution, RESOLUTIONS, "a resolution")
     env = Clock()
@@ -202,8 +202,8 @@ def run(
     deployment = strategy.build(cluster)
     if deployment.models and workload.score is None:
         raise InvariantError("a deployment of several models needs the scores of its requests")
-    loop = OpenLoop if workload.concurrency is None else ClosedLoop
-    _let_pass(env, loop(cluster, deployment, workload), max_time_s)
+    source = source_of(workload)(cluster, deployment, workload)
+    _let_pass(env, source, max_time_s)
     for instance in cluster.instances:
         instance.close()
     for close in deployment.on_end:
@@ -213,7 +213,7 @@ def run(
     expected = quality.expected if quality is not None and rated else None
     requests = recorder.requests.columns(models, expected)
     if workload.slo_class is not None:
-        requests["slo_class"] = workload.slo_class[: len(requests["request_id"])]
+        requests["slo_class"] = workload.slo_class[source.rows]
     columns = {"requests": requests, **_columns(cluster)}
     if environment.slo.has_target("itl_s"):
         columns["requests"] = with_p99(columns, environment, step_time=step_time)
@@ -230,29 +230,28 @@ def run(
 
 def _let_pass(env: Clock, source: Source, max_time_s: float | None) -> None:
     """Let time pass until all requests of `source` have ended, or until `max_time_s`."""
-    if max_time_s is not None:
-        timer = At(env, on_grid(max_time_s), 2 * SCHEDULING)
-        timer.callbacks.append(lambda _: _stop(source.done))
-    try:
-        env.run(until=source.done)
-    except RuntimeError as error:
-        if not str(error).startswith("No scheduled events left"):
-            raise
-        raise _stuck(source) from error
-    if source.num_left and env.peek() == math.inf:
-        raise _stuck(source)
-    if env.now > MAX_TIME_S:
-        raise InvariantError("the run is longer than the time grid is exact")
+    stop_s = math.inf if max_time_s is None else max_time_s
+    is_stuck = False
 
+    def stop(_: simpy.Event) -> None:
+        nonlocal is_stuck
+        if not source.done.triggered:
+            is_stuck = env.peek() == math.inf
+            source.done.succeed()
 
-def _stop(done: simpy.Event) -> None:
-    """Let `done` happen if it has not."""
-    if not done.triggered:
-        done.succeed()
-
-
-def _stuck(source: Source) -> InvariantError:
-    return InvariantError(f"{source.num_left} requests are left and nothing happens any more")
+    timer = At(env, on_grid(min(stop_s, MAX_TIME_S)), 2 * SCHEDULING)
+    timer.callbacks.append(stop)
+    env.run(until=source.done)
+    if is_stuck:
+        raise InvariantError(f"{source.num_left} requests are left and nothing happens any more")
+    if source.num_left and env.now >= MAX_TIME_S < stop_s:
+        raise ConfigError(
+            "run.max_time_s",
+            max_time_s,
+            f"the run reaches {MAX_TIME_S:.0f} s (24 days), where the time grid ends, with "
+            f"{source.num_left} requests to come or unfinished",
+            "Set it to an earlier time, or ask for fewer or shorter requests, or for more GPUs.",
+        )
 
 
 def _columns(cluster: Cluster) -> dict[str, dict[str, npt.NDArray[Any]]]:

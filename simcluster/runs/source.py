@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Generator, Iterator
+from heapq import heappop, heappush
 from typing import Any, Final
 
+import numpy as np
 import simpy
 
 from simcluster.engine.clock import ARRIVAL, At
 from simcluster.engine.groups.cluster import Cluster, Deployment
+from simcluster.errors import InvariantError
 from simcluster.request import Request, RequestStatus
 from simcluster.roofline.host import on_cpu
-from simcluster.units import TICKS_PER_S
+from simcluster.units import TICKS_PER_S, IntArray
 from simcluster.workload import Workload
 
 _ROWS_AT_ONCE: Final = 1 << 14
@@ -70,29 +74,43 @@ class Source(ABC):
         self._log.ended(request)
         self.num_left -= 1
         if self.num_left:
-            self._one_ended()
+            self._one_ended(request)
         else:
             self.done.succeed()
 
+    @property
+    def rows(self) -> slice | IntArray:
+        """Rows of the workload that have entered, in the order of the requests' ids."""
+        return slice(self._log.num_arrived)
+
     @abstractmethod
-    def _one_ended(self) -> None:
-        """Hear that a request ended and others are left."""
+    def _one_ended(self, request: Request) -> None:
+        """Hear that `request` ended and others are left."""
 
     @abstractmethod
     def _run(self) -> Generator[simpy.Event, Any, None]:
         """Let the requests enter, each at its time."""
 
-    def _enter(self, arrival_s: float, prompt_len: int, output_len: int, rejected: bool) -> None:
+    def _enter(
+        self,
+        arrival_s: float,
+        prompt_len: int,
+        output_len: int,
+        rejected: bool,
+        row: int | None = None,
+    ) -> None:
+        """Let a request of the workload enter: the next one, or the one in `row`."""
         number, workload = self._log.num_arrived, self._workload
+        row = number if row is None else row
         request = Request(number, arrival_s, prompt_len, output_len)
         if workload.score is not None:
-            request.score = float(workload.score[number])
+            request.score = float(workload.score[row])
         if workload.slo_class is not None:
-            request.slo_class = workload.slo_class[number]
+            request.slo_class = workload.slo_class[row]
         if workload.priority is not None:
-            request.priority = int(workload.priority[number])
+            request.priority = int(workload.priority[row])
         if workload.hashes is not None:
-            request.block_ids = workload.hashes.runs(number, self._block_size)
+            request.block_ids = workload.hashes.runs(row, self._block_size)
         self._log.arrived(request)
         if rejected:
             request.status = RequestStatus.REJECTED
@@ -107,7 +125,7 @@ class Source(ABC):
 class OpenLoop(Source):
     """Requests arrive by the clock."""
 
-    def _one_ended(self) -> None:
+    def _one_ended(self, request: Request) -> None:
         """Nothing to do: arrivals do not wait for the end of others."""
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
@@ -122,10 +140,10 @@ class ClosedLoop(Source):
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
         yield At(self._env, 0.0, ARRIVAL)
-        for _ in range(self._workload.concurrency or 0):
+        for _ in range(min(self._workload.concurrency or 0, self._workload.num_requests)):
             self._enter_next()
 
-    def _one_ended(self) -> None:
+    def _one_ended(self, request: Request) -> None:
         """Let the next request enter, after all that ends at this time."""
         arrival = At(self._env, self._env.now, ARRIVAL)
         arrival.callbacks.append(lambda _: self._enter_next())
@@ -135,3 +153,59 @@ class ClosedLoop(Source):
         if coming is not None:
             _, prompt_len, output_len, rejected = coming
             self._enter(self._env.now, prompt_len, output_len, rejected)
+
+
+class Sessions(Source):
+    """Turns wait for the answer before them; the first of a session arrives by the clock.
+
+    Requests that arrive at the same time enter in the order of the workload.
+    """
+
+    def __init__(self, cluster: Cluster, deployment: Deployment, workload: Workload) -> None:
+        if workload.turns is None:
+            raise InvariantError("sessions need requests that wait for answers")
+        after = workload.turns.after
+        self._think_s = workload.turns.think_s
+        self._next = dict(zip(after.tolist(), range(len(after)), strict=True))
+        self._first = np.flatnonzero(after < 0)
+        self._due: list[tuple[float, int]] = []
+        self._entered = array("q")
+        super().__init__(cluster, deployment, workload)
+
+    @property
+    def rows(self) -> slice | IntArray:
+        """Rows of the workload that have entered, in the order of the requests' ids."""
+        return np.array(self._entered, dtype=np.int64)
+
+    def _run(self) -> Generator[simpy.Event, Any, None]:
+        arrival_s = self._workload.arrival_s[self._first].tolist()
+        for row, time_s in zip(self._first.tolist(), arrival_s, strict=True):
+            heappush(self._due, (time_s, row))
+            yield At(self._env, time_s, ARRIVAL)
+            self._enter_due()
+
+    def _one_ended(self, request: Request) -> None:
+        """Let the next turn of the session come when its user has read and written."""
+        row = self._next.get(self._entered[request.request_id])
+        if row is None:
+            return
+        time_s = self._env.now + float(self._think_s[row])
+        time_s = max(time_s, float(self._workload.arrival_s[row]))
+        heappush(self._due, (time_s, row))
+        At(self._env, time_s, ARRIVAL).callbacks.append(lambda _: self._enter_due())
+
+    def _enter_due(self) -> None:
+        """Let everything enter that is due now."""
+        load = self._workload
+        while self._due and self._due[0][0] <= self._env.now:
+            _, row = heappop(self._due)
+            self._entered.append(row)
+            lengths = int(load.prompt_len[row]), int(load.output_len[row])
+            self._enter(self._env.now, *lengths, bool(load.rejected[row]), row)
+
+
+def source_of(workload: Workload) -> type[Source]:
+    """Return the kind of source that `workload` needs."""
+    if workload.turns is not None:
+        return Sessions
+    return OpenLoop if workload.concurrency is None else ClosedLoop

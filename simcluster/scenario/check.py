@@ -126,24 +126,16 @@ class _Bare:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A key of a scenario file and what its schema says.
-
-    Attributes
-    ----------
-    key : str
-        As written in the file, such as ``strategy[1].tp_size``.
-    table : str
-        The table it stands in, such as ``[slo]``.
-    schema : dict
-        Its schema, references resolved.
-    siblings : tuple of str
-        Keys that its table knows.
-    """
+    """A key of a scenario file and what its schema says."""
 
     key: str
+    """As written in the file, such as ``strategy[1].tp_size``."""
     table: str
+    """The table it stands in, such as ``[slo]``."""
     schema: JsonSchema
+    """Its schema, references resolved."""
     siblings: tuple[str, ...]
+    """Keys that its table knows."""
 
     @property
     def expected(self) -> str:
@@ -285,26 +277,36 @@ class Keys:
             if whole.get("type") == "object":
                 yield f"[{name}]", whole
                 for key, inner in whole["properties"].items():
-                    for member in self.members(self.resolve(inner)):
-                        item = self.resolve(member.get("items") or {})
-                        if item.get("type") == "object":
-                            yield f"[[{name}.{key}]]", item
-                        elif named := member.get("additionalProperties"):
-                            yield f"[{name}.{key}.NAME]", self.resolve(named)
-                        elif member.get("type") == "object":
-                            yield _titled(f"[{name}.{key}]", member), member
-            for member in self.members(whole):
-                if member.get("type") == "object":
-                    yield _titled(f"[{name}]", member), member
-            for member in self.members(self.resolve(whole.get("items") or {})):
-                yield _titled(f"[[{name}]]", member), member
-                for key, inner in member.get("properties", {}).items():
-                    item = self.resolve(inner.get("items") or {})
-                    if item.get("type") == "object":
-                        yield f"[[{name}.{key}]]", item
-                    for table in self.members(self.resolve(inner)):
-                        if table.get("type") == "object":
-                            yield f"[{name}.{key}] with kind = {_kind(member)!r}", table
+                    yield from self._inside(f"{name}.{key}", inner)
+            for table in self._objects(whole):
+                yield _titled(f"[{name}]", table), table
+            for table in self.members(self.resolve(whole.get("items") or {})):
+                yield _titled(f"[[{name}]]", table), table
+                yield from self._of_member(name, table)
+
+    def _inside(self, path: str, schema: JsonSchema) -> Iterator[tuple[str, JsonSchema]]:
+        """Give the tables that a key of a table holds: several, one for each name, or one."""
+        for member in self.members(self.resolve(schema)):
+            item = self.resolve(member.get("items") or {})
+            if item.get("type") == "object":
+                yield f"[[{path}]]", item
+            elif named := member.get("additionalProperties"):
+                yield f"[{path}.NAME]", self.resolve(named)
+            elif member.get("type") == "object":
+                yield _titled(f"[{path}]", member), member
+
+    def _of_member(self, name: str, table: JsonSchema) -> Iterator[tuple[str, JsonSchema]]:
+        """Give the tables inside one of the tables ``[[name]]``."""
+        for key, inner in table.get("properties", {}).items():
+            item = self.resolve(inner.get("items") or {})
+            if item.get("type") == "object":
+                yield f"[[{name}.{key}]]", item
+            for own in self._objects(self.resolve(inner)):
+                yield f"[{name}.{key}] with kind = {_kind(table)!r}", own
+
+    def _objects(self, schema: JsonSchema) -> Iterator[JsonSchema]:
+        """Give the members of `schema` that are tables."""
+        return (member for member in self.members(schema) if member.get("type") == "object")
 
 
 def _titled(header: str, table: JsonSchema) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from simcluster.config import SETTINGS_CONFIG
+from simcluster.config import Settings
 
 Kind = Literal["nodg", "chunked", "padg", "fudg-intra", "fudg-inter"]
 KINDS: Final[tuple[Kind, ...]] = ("nodg", "chunked", "padg", "fudg-intra", "fudg-inter")
@@ -18,59 +18,32 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RankTable:
+class RankTable(Settings):
     """The candidates of ``simcluster rank`` (the table ``[rank]``): all combinations of its lists.
 
     With ``mode = "bestserve"`` goodputs come from BestServe's estimator in place of simulations.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
-    num_gpus: Annotated[
-        tuple[Degree, ...],
-        Field(description="GPUs of a candidate; default: all of the cluster."),
-    ] = ()
-    strategies: Annotated[
-        tuple[Kind, ...],
-        Field(
-            min_length=1,
-            description="Families: prefill first, chunked prefill, PaDG, FuDG in a node, between "
-            "nodes.",
-        ),
-    ] = KINDS
-    tp_sizes: Annotated[
-        tuple[Degree, ...], Field(min_length=1, description="Tensor-parallel degrees.")
-    ] = (1, 2, 4, 8)
-    pp_sizes: Annotated[
-        tuple[Degree, ...], Field(min_length=1, description="Stages of the pipeline.")
-    ] = (1,)
-    prefill_shares: Annotated[
-        tuple[Share, ...],
-        Field(min_length=1, description="Shares of the instances that prefill, in FuDG."),
-    ] = (0.25, 0.5, 0.75)
-    chunk_sizes: Annotated[
-        tuple[Degree, ...],
-        Field(description="Token budgets with chunked prefill (tokens); default: the engine's."),
-    ] = ()
-    max_num_seqs: Annotated[
-        tuple[Degree, ...],
-        Field(description="Limits of the sequences running at once; default: the engine's."),
-    ] = ()
-    max_num_batched_tokens: Annotated[
-        tuple[Degree, ...],
-        Field(description="Limits of a prefill step (tokens); default: the engine's."),
-    ] = ()
-    mode: Annotated[
-        Literal["simulate", "bestserve"],
-        Field(
-            description="simulate: token by token; bestserve: BestServe's estimator and pseudo "
-            "batches, collocated and disaggregated strategies alone."
-        ),
-    ] = "simulate"
-    finalists: Annotated[
-        int, Field(ge=1, description="Candidates whose goodput is settled to the tolerance.")
-    ] = 4
-    tolerance: Annotated[
-        float,
-        Field(gt=0, lt=1, description="Half width of a finalist's 95 % interval over its goodput."),
-    ] = 0.03
+    num_gpus: tuple[Degree, ...] = ()
+    """GPUs of a candidate; default: all of the cluster."""
+    strategies: Annotated[tuple[Kind, ...], Field(min_length=1)] = KINDS
+    """Families: prefill first, chunked prefill, PaDG, FuDG in a node, between nodes."""
+    tp_sizes: Annotated[tuple[Degree, ...], Field(min_length=1)] = (1, 2, 4, 8)
+    """Tensor-parallel degrees."""
+    pp_sizes: Annotated[tuple[Degree, ...], Field(min_length=1)] = (1,)
+    """Stages of the pipeline."""
+    prefill_shares: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.25, 0.5, 0.75)
+    """Shares of the instances that prefill, in FuDG."""
+    chunk_sizes: tuple[Degree, ...] = ()
+    """Token budgets with chunked prefill (tokens); default: the engine's."""
+    max_num_seqs: tuple[Degree, ...] = ()
+    """Limits of the sequences running at once; default: the engine's."""
+    max_num_batched_tokens: tuple[Degree, ...] = ()
+    """Limits of a prefill step (tokens); default: the engine's."""
+    mode: Literal["simulate", "bestserve"] = "simulate"
+    """simulate: token by token; bestserve: BestServe's estimator and pseudo batches, collocated and
+    disaggregated strategies alone."""
+    finalists: Annotated[int, Field(ge=1)] = 4
+    """Candidates whose goodput is settled to the tolerance."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.03
+    """Half width of a finalist's 95 % interval over its goodput."""

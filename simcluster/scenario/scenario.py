@@ -19,43 +19,29 @@ from simcluster.workload import WorkloadSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """Everything that a question to the simulator is about, resolved.
-
-    Attributes
-    ----------
-    environment : Environment
-        Model, machines, engine, targets.
-    workload : WorkloadSettings
-        What arrives.
-    rates_rps : tuple of float
-        Rates of a sweep (requests/s), each > 0; may be empty.
-    strategies : tuple of Strategy
-        What is compared; none where ``[rank]`` or ``[cooptimize]`` makes its own.
-    run : RunConfig
-        Seeds, measured window, resolution.
-    document : mapping
-        The scenario file with all defaults filled in, as `resolve` takes it: to be written, and to
-        make another scenario of. Everything to be read from it has a value here.
-    quality : CommonQuality or None
-        How good answers are by the router's score, for strategies of several models.
-    catalog : Catalog
-        The entries that the scenario could name; those that it does name stand above.
-    rank : RankTable or None
-        The space of ``simcluster rank``; None where the file has no table ``[rank]``.
-    cooptimize : CooptimizeTable or None
-        Limits and goal of ``simcluster cooptimize``; None where the file has no such table.
-    """
+    """Everything that a question to the simulator is about, resolved."""
 
     environment: Environment
+    """Model, machines, engine, targets."""
     workload: WorkloadSettings
+    """What arrives."""
     rates_rps: tuple[float, ...]
+    """Rates of a sweep (requests/s), each > 0; may be empty."""
     strategies: tuple[Strategy, ...]
+    """What is compared; none where ``[rank]`` or ``[cooptimize]`` makes its own."""
     run: RunConfig
+    """Seeds, measured window, resolution."""
     document: Mapping[str, Any]
+    """The scenario file with all defaults filled in, as `resolve` takes it: to be written, and to
+    make another scenario of. Everything to be read from it has a value here."""
     quality: CommonQuality | None = None
+    """How good answers are by the router's score, for strategies of several models."""
     catalog: Catalog = PACKAGED
+    """The entries that the scenario could name; those that it does name stand above."""
     rank: RankTable | None = None
+    """The space of ``simcluster rank``; None where the file has no table ``[rank]``."""
     cooptimize: CooptimizeTable | None = None
+    """Limits and goal of ``simcluster cooptimize``; None where the file has no such table."""
 
     def strategy(self, name: str | None = None) -> Strategy:
         """Return the strategy called `name`, the first by default.

@@ -169,11 +169,32 @@ def heading(scenario: Scenario) -> str:
             f"engine {environment.engine.name}",
             *_extras(environment),
             f"Requests: {_requests(scenario.workload)}",
+            *_wrapped(notes_of(scenario)),
             f"Targets:  {targets(environment.slo)}",
             _step_times(environment),
             f"Price:    {_price(environment.cluster)}",
         ]
     )
+
+
+def notes_of(scenario: Scenario) -> tuple[str, ...]:
+    """Return what was assumed about the files of requests, and what of them is not simulated."""
+    try:
+        return scenario.workload.notes()
+    except DataError as error:
+        return (str(error),)  # results are shown of a file that is not there any more
+
+
+def _wrapped(notes: Sequence[str]) -> list[str]:
+    """Return notes as indented lines."""
+    indent = 10 * " "
+    return [
+        line
+        for note in notes
+        for line in textwrap.wrap(
+            note, _WIDTH, initial_indent=indent, subsequent_indent=indent + "  "
+        )
+    ]
 
 
 def _extras(environment: Environment) -> list[str]:
@@ -410,7 +431,9 @@ def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:
     mean = f" Means over {seeds} seeds." if seeds > 1 else ""
     if math.isnan(rate):
         own = float(sweep["rate_rps"].iloc[0])
-        offered = "closed loop" if math.isnan(own) else f"offered {own:.4g} req/s"
+        offered = (
+            "no offered rate (answers decide)" if math.isnan(own) else f"offered {own:.4g} req/s"
+        )
         ends = {_END_OF_RATES[_until_output(row)] for row in rows_of(sweep)}
         return (
             f"Good requests finish within their targets; {offered}.{mean}\n"
@@ -646,6 +669,8 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
         rows.append(_plain({**plain, **rest}))
     environment, run = comparison.scenario.environment, comparison.scenario.run
     result: dict[str, Any] = {"rows": rows, "step_times": step_times_of(environment)}
+    if notes := notes_of(comparison.scenario):
+        result["notes"] = list(notes)
     if environment.extra_models and len(rows) == 1:
         groups = group_summaries(comparison.frames(comparison.cells()[0]), environment, run)
         result["pools"] = [_plain(dataclasses.asdict(group)) for group in groups]

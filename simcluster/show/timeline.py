@@ -47,21 +47,15 @@ _CHROME_COLOURS: Final = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class View:
-    """The stretch of time that is drawn.
-
-    Attributes
-    ----------
-    start_s, end_s : float
-        What was asked for (s): steps, kernels and transfers that reach into it are drawn whole.
-    first_s, last_s : float
-        From the start of the first of those steps to the end of the last (s): requests and prefill
-        windows are cut there.
-    """
+    """The stretch of time that is drawn."""
 
     start_s: float
     end_s: float
+    """What was asked for (s): steps, kernels and transfers that reach into it are drawn whole."""
     first_s: float
     last_s: float
+    """From the start of the first of those steps to the end of the last (s): requests and prefill
+    windows are cut there."""
 
     def shows(self, starts_s: npt.ArrayLike, ends_s: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Tell which of some things reach into it; NaN stands for not yet."""

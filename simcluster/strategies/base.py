@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from simcluster.config import SETTINGS_CONFIG, Environment
+from simcluster.config import Environment, Settings
 from simcluster.engine.clock import Clock
 from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.recorder import Recorder
@@ -48,69 +48,37 @@ class Strategy(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommonSettings:
+class CommonSettings(Settings):
     """Keys that every strategy takes."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
+    name: Annotated[str, Field(min_length=1)]
+    """Name in tables and plots."""
+    tp_size: Annotated[int, Field(ge=1)] = 1
+    """GPUs of a tensor-parallel group."""
+    pp_size: Annotated[int, Field(ge=1)] = 1
+    """Stages of a pipeline; as many batches are in flight, each with its share of the KV blocks and
+    its own max_num_seqs."""
+    max_num_seqs: Annotated[int | None, Field(ge=1)] = None
+    """Most sequences running at once; default: the engine's."""
+    max_num_batched_tokens: Annotated[int | None, Field(ge=1)] = None
+    """Most tokens of one prefill step; default: the engine's."""
+    instances_per_node: Annotated[int | None, Field(ge=1)] = None
+    """Most instances on one node; default: as many as fit."""
+    num_kv_blocks: Annotated[int | None, Field(ge=1)] = None
+    """KV blocks of an instance; default: what fits in memory."""
+    prefix_caching: bool | None = None
+    """Requests with a common prefix share its KV blocks; default: the engine's."""
+    preemption: Literal["recompute", "swap"] = "recompute"
+    """recompute: a preempted request loses its KV; swap: it is copied to host memory and back,
+    while there is room."""
+    swap_bytes: Annotated[float, Field(gt=0)] = 4.0 * 2**30
+    """Host memory for swapped KV, per GPU (bytes); vLLM: 4 GiB."""
+    tp_across_nodes: bool = False
+    """A tensor-parallel group may be larger than a node; it takes whole nodes."""
 
-    name: Annotated[str, Field(min_length=1, description="Name in tables and plots.")]
-    tp_size: Annotated[int, Field(ge=1, description="GPUs of a tensor-parallel group.")] = 1
-    pp_size: Annotated[
-        int,
-        Field(
-            ge=1,
-            description="Stages of a pipeline; as many batches are in flight, each with its share "
-            "of the KV blocks and its own max_num_seqs.",
-        ),
-    ] = 1
-    max_num_seqs: Annotated[
-        int | None,
-        Field(ge=1, description="Most sequences running at once; default: the engine's."),
-    ] = None
-    max_num_batched_tokens: Annotated[
-        int | None,
-        Field(ge=1, description="Most tokens of one prefill step; default: the engine's."),
-    ] = None
-    instances_per_node: Annotated[
-        int | None,
-        Field(ge=1, description="Most instances on one node; default: as many as fit."),
-    ] = None
-    num_kv_blocks: Annotated[
-        int | None,
-        Field(ge=1, description="KV blocks of an instance; default: what fits in memory."),
-    ] = None
-    prefix_caching: Annotated[
-        bool | None,
-        Field(
-            description="Requests with a common prefix share its KV blocks; default: the engine's."
-        ),
-    ] = None
-    preemption: Annotated[
-        Literal["recompute", "swap"],
-        Field(
-            description="recompute: a preempted request loses its KV; swap: it is copied to host "
-            "memory and back, while there is room."
-        ),
-    ] = "recompute"
-    swap_bytes: Annotated[
-        float,
-        Field(gt=0, description="Host memory for swapped KV, per GPU (bytes); vLLM: 4 GiB."),
-    ] = 4.0 * 2**30
-    tp_across_nodes: Annotated[
-        bool,
-        Field(
-            description="A tensor-parallel group may be larger than a node; it takes whole nodes."
-        ),
-    ] = False
-
-    queue: Annotated[
-        str,
-        NameIn(QUEUES),
-        Field(
-            description="Order in which waiting requests are admitted: first come, shortest prompt "
-            "first, or by the priority of their class."
-        ),
-    ] = "first-come"
+    queue: Annotated[str, NameIn(QUEUES)] = "first-come"
+    """Order in which waiting requests are admitted: first come, shortest prompt first, or by the
+    priority of their class."""
 
     def make_queue(self) -> RequestQueue:
         """Return the queue of requests that wait in front of the instances, empty."""
@@ -138,17 +106,11 @@ class CommonSettings:
 class SchedulerSettings(CommonSettings):
     """Keys of the strategies whose instances prefill and decode."""
 
-    scheduler: Annotated[
-        str, NameIn(SCHEDULERS), Field(description="What an instance runs next.")
-    ] = "prefill-priority"
-    chunk_size: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="Token budget of a step (tokens), with a scheduler that splits prompts "
-            "(chunked); default: the engine's.",
-        ),
-    ] = None
+    scheduler: Annotated[str, NameIn(SCHEDULERS)] = "prefill-priority"
+    """What an instance runs next."""
+    chunk_size: Annotated[int | None, Field(ge=1)] = None
+    """Token budget of a step (tokens), with a scheduler that splits prompts (chunked); default: the
+    engine's."""
 
     @property
     def splits_prompts(self) -> bool:
@@ -181,26 +143,13 @@ class SchedulerSettings(CommonSettings):
 class RouterSettings(CommonSettings):
     """Keys of the strategies with a router in front of their instances."""
 
-    router: Annotated[
-        str,
-        NameIn(ROUTERS),
-        Field(description="Which instance gets a request; in fudg, which prefill instance."),
-    ] = "least-loaded"
-    prefix_weight: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="Tokens of load that a cached token outweighs, with router prefix-aware.",
-        ),
-    ] = 1.0
-    status_interval_s: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="The router knows the load of the instances as it was at the last multiple "
-            "of this time (s), and what it sent them since; 0: as it is.",
-        ),
-    ] = 0.0
+    router: Annotated[str, NameIn(ROUTERS)] = "least-loaded"
+    """Which instance gets a request; in fudg, which prefill instance."""
+    prefix_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Tokens of load that a cached token outweighs, with router prefix-aware."""
+    status_interval_s: Annotated[float, Field(ge=0)] = 0.0
+    """The router knows the load of the instances as it was at the last multiple of this time (s),
+    and what it sent them since; 0: as it is."""
 
     def make_router(self) -> Router:
         """Return the router in its initial state."""

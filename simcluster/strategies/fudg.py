@@ -43,91 +43,41 @@ class FuDG(RouterSettings):
     """
 
     kind: Literal["fudg"] = "fudg"
-    prefill_instances: Annotated[
-        int | None, Field(ge=1, description="Prefill instances; default: half of what fits.")
-    ] = None
-    decode_instances: Annotated[
-        int | None, Field(ge=1, description="Decode instances; default: the rest of what fits.")
-    ] = None
-    placement: Annotated[
-        Literal["intra-node", "inter-node"],
-        Field(description="Whether the two pools share nodes, and so which links the KV takes."),
-    ] = "intra-node"
-    pool: Annotated[
-        Literal["none", "decode-node", "remote"] | None,
-        Field(
-            description="Host memory that the KV passes: none (GPU to GPU), that of the decode "
-            "instance's node, or that of a third node; default: none inside a node, else "
-            "decode-node."
-        ),
-    ] = None
-    transfer: Annotated[
-        Literal["after-prefill", "layerwise"],
-        Field(
-            description="When the KV sets out: after the last layer, or from the end of the first "
-            "layer on, layer by layer behind the prefill."
-        ),
-    ] = "after-prefill"
-    prefill_max_num_seqs: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="Most prompts in a batch of a prefill instance; default: max_num_seqs.",
-        ),
-    ] = None
-    prefill_max_num_batched_tokens: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="Most tokens in a batch of a prefill instance; default: "
-            "max_num_batched_tokens.",
-        ),
-    ] = None
-    kv_connector: Annotated[
-        Literal["beside", "inside"] | None,
-        Field(
-            description="Whether KV moves beside the steps over the links, or inside the steps, "
-            "which wait for it; default: the engine's."
-        ),
-    ] = None
-    first_token: Annotated[
-        Literal["decode", "prefill"],
-        Field(
-            description="Which side shows the first token: the decode side when it has the KV "
-            "(vLLM, SGLang, Dynamo), or the prefill side (DistServe's evaluation)."
-        ),
-    ] = "decode"
-    waiting_block_share: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=1,
-            description="A decode instance takes no more KV while requests that do not decode yet "
-            "have this share of its blocks (DistServe: 0.05); default: it takes what fits.",
-        ),
-    ] = None
-    prefill_choice: Annotated[
-        Literal["router", "ttft"],
-        Field(
-            description="Who chooses the prefill instance: router, or the smallest estimated TTFT "
-            "(MoonCake), cached prefixes counted in."
-        ),
-    ] = "router"
-    early_rejection: Annotated[
-        bool,
-        Field(
-            description="Turn a request away on arrival if its estimated TTFT or the next step of "
-            "the decode instance would miss its target; needs prefill_choice = 'ttft'."
-        ),
-    ] = False
-    prefill_autoscale: Annotated[
-        ThresholdSettings | None,
-        Field(description="Prefill instances come and go with the load; default: they stay."),
-    ] = None
-    decode_autoscale: Annotated[
-        ThresholdSettings | None,
-        Field(description="Decode instances come and go with the load; default: they stay."),
-    ] = None
+    prefill_instances: Annotated[int | None, Field(ge=1)] = None
+    """Prefill instances; default: half of what fits."""
+    decode_instances: Annotated[int | None, Field(ge=1)] = None
+    """Decode instances; default: the rest of what fits."""
+    placement: Literal["intra-node", "inter-node"] = "intra-node"
+    """Whether the two pools share nodes, and so which links the KV takes."""
+    pool: Literal["none", "decode-node", "remote"] | None = None
+    """Host memory that the KV passes: none (GPU to GPU), that of the decode instance's node, or
+    that of a third node; default: none inside a node, else decode-node."""
+    transfer: Literal["after-prefill", "layerwise"] = "after-prefill"
+    """When the KV sets out: after the last layer, or from the end of the first layer on, layer by
+    layer behind the prefill."""
+    prefill_max_num_seqs: Annotated[int | None, Field(ge=1)] = None
+    """Most prompts in a batch of a prefill instance; default: max_num_seqs."""
+    prefill_max_num_batched_tokens: Annotated[int | None, Field(ge=1)] = None
+    """Most tokens in a batch of a prefill instance; default: max_num_batched_tokens."""
+    kv_connector: Literal["beside", "inside"] | None = None
+    """Whether KV moves beside the steps over the links, or inside the steps, which wait for it;
+    default: the engine's."""
+    first_token: Literal["decode", "prefill"] = "decode"
+    """Which side shows the first token: the decode side when it has the KV (vLLM, SGLang, Dynamo),
+    or the prefill side (DistServe's evaluation)."""
+    waiting_block_share: Annotated[float | None, Field(gt=0, le=1)] = None
+    """A decode instance takes no more KV while requests that do not decode yet have this share of
+    its blocks (DistServe: 0.05); default: it takes what fits."""
+    prefill_choice: Literal["router", "ttft"] = "router"
+    """Who chooses the prefill instance: router, or the smallest estimated TTFT (MoonCake), cached
+    prefixes counted in."""
+    early_rejection: bool = False
+    """Turn a request away on arrival if its estimated TTFT or the next step of the decode instance
+    would miss its target; needs prefill_choice = 'ttft'."""
+    prefill_autoscale: ThresholdSettings | None = None
+    """Prefill instances come and go with the load; default: they stay."""
+    decode_autoscale: ThresholdSettings | None = None
+    """Decode instances come and go with the load; default: they stay."""
 
     def build(self, cluster: Cluster) -> Deployment:
         """Place both pools and connect them.

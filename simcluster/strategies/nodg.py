@@ -26,13 +26,10 @@ class NoDG(SchedulerSettings, RouterSettings):
     """
 
     kind: Literal["nodg"] = "nodg"
-    instances: Annotated[
-        int | None, Field(ge=1, description="Instances; default: as many as the GPUs hold.")
-    ] = None
-    autoscale: Annotated[
-        ThresholdSettings | None,
-        Field(description="Instances come and go with the load; default: they stay."),
-    ] = None
+    instances: Annotated[int | None, Field(ge=1)] = None
+    """Instances; default: as many as the GPUs hold."""
+    autoscale: ThresholdSettings | None = None
+    """Instances come and go with the load; default: they stay."""
 
     def build(self, cluster: Cluster) -> Deployment:
         """Place the instances and put a router in front of them.

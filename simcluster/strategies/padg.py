@@ -48,71 +48,32 @@ class PaDG(SchedulerSettings):
     """
 
     kind: Literal["padg"] = "padg"
-    instances: Annotated[
-        int | None,
-        Field(ge=1, description="Instances, at the start if they scale; default: as many as fit."),
-    ] = None
-    macro_instances: Annotated[
-        int,
-        Field(
-            ge=1,
-            description="Macro instances that they are divided into, at the start if they scale.",
-        ),
-    ] = 1
-    mitosis: Annotated[
-        MitosisSettings | None,
-        Field(
-            description="Macro instances grow, split, shrink and merge; default: they stay as they "
-            "are."
-        ),
-    ] = None
-    variant: Annotated[
-        Literal["paper", "code"],
-        Field(
-            description="Routing by Algorithm 1 of the paper, where requests can wait, or as in "
-            "the released code, where the next instance gets what the current one cannot take."
-        ),
-    ] = "paper"
-    slack: Annotated[
-        str | None,
-        Field(
-            description="How the saved TPOT of the running requests is judged: mean, max, min or "
-            "quantile:q with q from 0 to 1; default: mean in the paper, max in the code."
-        ),
-    ] = None
-    next_instance: Annotated[
-        Literal["cyclic", "random"],
-        Field(description="Which instance's window comes next: in turn, or drawn."),
-    ] = "cyclic"
-    window: Annotated[
-        str,
-        Field(
-            description="When a window passes on: adaptive (by the variant's rule), or "
-            "fixed:FRACTION of the TTFT target after it opened, unchecked."
-        ),
-    ] = "adaptive"
-    constraints: Annotated[
-        tuple[Literal["ttft", "tpot", "kv"], ...],
-        Field(description="Constraints of Algorithm 1 that are checked."),
-    ] = CONSTRAINTS
-    prefill_error: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="Error of the predicted prefill time: standard deviation of the logarithm "
-            "of a random factor per request.",
-        ),
-    ] = 0.0
-    status_interval_s: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="Instances report their state every so often (s); 0: at every step.",
-        ),
-    ] = 0.0
-    hold_output: Annotated[
-        bool, Field(description="Hold the instance's output back during its prefill window.")
-    ] = True
+    instances: Annotated[int | None, Field(ge=1)] = None
+    """Instances, at the start if they scale; default: as many as fit."""
+    macro_instances: Annotated[int, Field(ge=1)] = 1
+    """Macro instances that they are divided into, at the start if they scale."""
+    mitosis: MitosisSettings | None = None
+    """Macro instances grow, split, shrink and merge; default: they stay as they are."""
+    variant: Literal["paper", "code"] = "paper"
+    """Routing by Algorithm 1 of the paper, where requests can wait, or as in the released code,
+    where the next instance gets what the current one cannot take."""
+    slack: str | None = None
+    """How the saved TPOT of the running requests is judged: mean, max, min or quantile:q with q
+    from 0 to 1; default: mean in the paper, max in the code."""
+    next_instance: Literal["cyclic", "random"] = "cyclic"
+    """Which instance's window comes next: in turn, or drawn."""
+    window: str = "adaptive"
+    """When a window passes on: adaptive (by the variant's rule), or fixed:FRACTION of the TTFT
+    target after it opened, unchecked."""
+    constraints: tuple[Literal["ttft", "tpot", "kv"], ...] = CONSTRAINTS
+    """Constraints of Algorithm 1 that are checked."""
+    prefill_error: Annotated[float, Field(ge=0)] = 0.0
+    """Error of the predicted prefill time: standard deviation of the logarithm of a random factor
+    per request."""
+    status_interval_s: Annotated[float, Field(ge=0)] = 0.0
+    """Instances report their state every so often (s); 0: at every step."""
+    hold_output: bool = True
+    """Hold the instance's output back during its prefill window."""
 
     def __post_init__(self) -> None:
         """Check what one key alone cannot tell.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from simcluster.config import SETTINGS_CONFIG
+from simcluster.config import Settings
 from simcluster.engine.groups.cluster import Cluster, Deployment, EntryPoint
 from simcluster.engine.links.topology import Topology
 from simcluster.engine.placement import Machines
@@ -29,24 +29,17 @@ Serving = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServingGroup:
+class ServingGroup(Settings):
     """Instances of one model on GPUs of one type (a table ``[[strategy.pool]]``)."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
-    model: Annotated[str, Field(min_length=1, description="Which of the scenario's models.")]
-    gpu: Annotated[
-        str, Field(min_length=1, description="Which of the scenario's GPU types they run on.")
-    ]
+    model: Annotated[str, Field(min_length=1)]
+    """Which of the scenario's models."""
+    gpu: Annotated[str, Field(min_length=1)]
+    """Which of the scenario's GPU types they run on."""
     serving: Serving
-    weight: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            description="Its share of the model's requests, relative to the model's other groups; "
-            "default: its number of GPUs.",
-        ),
-    ] = None
+    weight: Annotated[float | None, Field(gt=0)] = None
+    """Its share of the model's requests, relative to the model's other groups; default: its number
+    of GPUs."""
 
 
 class ModelRouter:
@@ -79,7 +72,7 @@ class ModelRouter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Routed:
+class Routed(Settings):
     """Several models, weak to strong; the harder a request, the stronger its model.
 
     A router scores each request's difficulty (``[quality]``); thresholds on the score, equivalently
@@ -87,31 +80,18 @@ class Routed:
     fixed proportion.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
     kind: Literal["routed"] = "routed"
-    name: Annotated[str, Field(min_length=1, description="Name in tables and plots.")]
-    models: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...],
-        Field(
-            min_length=1, description="Models of the scenario, from the weakest to the strongest."
-        ),
-    ]
-    fractions: Annotated[
-        tuple[Annotated[float, Field(ge=0, le=1)], ...] | None,
-        Field(description="Load fraction of each model; they add up to 1."),
-    ] = None
-    thresholds: Annotated[
-        tuple[Annotated[float, Field(ge=0, le=1)], ...] | None,
-        Field(
-            description="In place of fractions: scores at which the next stronger model takes "
-            "over, one less than models."
-        ),
-    ] = None
-    pool: Annotated[
-        tuple[ServingGroup, ...],
-        Field(min_length=1, description="Groups of instances, at least one a model."),
-    ]
+    name: Annotated[str, Field(min_length=1)]
+    """Name in tables and plots."""
+    models: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+    """Models of the scenario, from the weakest to the strongest."""
+    fractions: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
+    """Load fraction of each model; they add up to 1."""
+    thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
+    """In place of fractions: scores at which the next stronger model takes over, one less than
+    models."""
+    pool: Annotated[tuple[ServingGroup, ...], Field(min_length=1)]
+    """Groups of instances, at least one a model."""
 
     def cuts(self) -> tuple[float, ...]:
         """Return the scores at which the next stronger model takes over.

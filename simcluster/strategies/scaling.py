@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from simcluster.config import SETTINGS_CONFIG
+from simcluster.config import Settings
 from simcluster.engine.groups.autoscaler import (
     DISK_BYTES_PER_S,
     Autoscaler,
@@ -23,49 +23,32 @@ from simcluster.units import on_grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScalingSettings:
+class ScalingSettings(Settings):
     """When instances are started and drained."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
-    max_instances: Annotated[
-        int | None,
-        Field(ge=1, description="Most instances in service; default: as many as the GPUs hold."),
-    ] = None
-    interval_s: Annotated[
-        float, Field(gt=0, description="How often the load is looked at (s).")
-    ] = 30.0
-    cooldown_s: Annotated[
-        float, Field(ge=0, description="Shortest time between two changes (s).")
-    ] = 60.0
-    start_up_s: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            description="Time from taking the GPUs to serving (s); default: the weights at 375 "
-            "MB/s from a local disk, all of the start-up included.",
-        ),
-    ] = None
+    max_instances: Annotated[int | None, Field(ge=1)] = None
+    """Most instances in service; default: as many as the GPUs hold."""
+    interval_s: Annotated[float, Field(gt=0)] = 30.0
+    """How often the load is looked at (s)."""
+    cooldown_s: Annotated[float, Field(ge=0)] = 60.0
+    """Shortest time between two changes (s)."""
+    start_up_s: Annotated[float | None, Field(ge=0)] = None
+    """Time from taking the GPUs to serving (s); default: the weights at 375 MB/s from a local disk,
+    all of the start-up included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MitosisSettings(ScalingSettings):
     """EcoServe's scaling of macro instances (EcoServe, mitosis scaling)."""
 
-    lower: Annotated[
-        int, Field(ge=1, description="N_l: instances that split off, and a macro instance's least.")
-    ]
-    upper: Annotated[int, Field(ge=1, description="N_u: most instances of a macro instance.")]
-    up_at: Annotated[
-        float,
-        Field(
-            gt=0,
-            description="One more instance where the mean TTFT exceeds this share of its target.",
-        ),
-    ] = 1.0
-    scale_down: Annotated[
-        bool, Field(description="Drain instances where the saved TPOT allows it.")
-    ] = True
+    lower: Annotated[int, Field(ge=1)]
+    """N_l: instances that split off, and a macro instance's least."""
+    upper: Annotated[int, Field(ge=1)]
+    """N_u: most instances of a macro instance."""
+    up_at: Annotated[float, Field(gt=0)] = 1.0
+    """One more instance where the mean TTFT exceeds this share of its target."""
+    scale_down: bool = True
+    """Drain instances where the saved TPOT allows it."""
 
     def __post_init__(self) -> None:
         """Check that a split leaves two macro instances of at least N_l.
@@ -89,9 +72,12 @@ class MitosisSettings(ScalingSettings):
 class ThresholdSettings(ScalingSettings):
     """A plain autoscaler by the unfinished requests per instance."""
 
-    up: Annotated[float, Field(gt=0, description="More instances above this (requests each).")]
-    down: Annotated[float, Field(ge=0, description="Fewer instances below this (requests each).")]
-    min_instances: Annotated[int, Field(ge=1, description="Fewest instances in service.")] = 1
+    up: Annotated[float, Field(gt=0)]
+    """More instances above this (requests each)."""
+    down: Annotated[float, Field(ge=0)]
+    """Fewer instances below this (requests each)."""
+    min_instances: Annotated[int, Field(ge=1)] = 1
+    """Fewest instances in service."""
 
     def __post_init__(self) -> None:
         """Check that the thresholds do not cross.

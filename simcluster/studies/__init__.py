@@ -4,6 +4,7 @@
 module        idea
 ============  ============================================================
 prefix_reuse  share of a workload's prompts that a prefix cache would hold
+trace_file    a trace at a glance: its format, rates, lengths and reuse
 space         candidates: strategies x parallelism x splits x limits
 bestserve     BestServe's estimator
 goodput       the highest rate within the targets, with its interval

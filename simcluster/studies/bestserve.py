@@ -202,26 +202,18 @@ class _Remembered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TandemDeployment:
-    """A strategy as the heuristic simulator knows it.
-
-    Attributes
-    ----------
-    mixed, prefill, decode : int
-        Instances of each role.
-    slots : int
-        Sequences that decode at once in an instance.
-    prefill_tokens : int
-        Tokens of a prefill batch.
-    transfer_s_per_token : float
-        Time to move the KV cache of one token to the decode instance (s), alone on the link.
-    """
+    """A strategy as the heuristic simulator knows it."""
 
     mixed: int
     prefill: int
     decode: int
+    """Instances of each role."""
     slots: int
+    """Sequences that decode at once in an instance."""
     prefill_tokens: int
+    """Tokens of a prefill batch."""
     transfer_s_per_token: float
+    """Time to move the KV cache of one token to the decode instance (s), alone on the link."""
 
 
 class Latencies(NamedTuple):

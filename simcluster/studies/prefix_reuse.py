@@ -14,20 +14,14 @@ from simcluster.workload.base import Workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixReuse:
-    """What was found in the cache.
-
-    Attributes
-    ----------
-    num_blocks, found_blocks : int
-        Blocks of the prompts, and those of them that were found.
-    num_tokens, found_tokens : int
-        The same in tokens.
-    """
+    """What was found in the cache."""
 
     num_blocks: int
     found_blocks: int
+    """Blocks of the prompts, and those of them that were found."""
     num_tokens: int
     found_tokens: int
+    """The same in tokens."""
 
     @property
     def block_share(self) -> float:

@@ -28,28 +28,20 @@ from simcluster.strategies.nodg import SCHEDULER_OF
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A point of the space before it is known to fit.
-
-    Attributes
-    ----------
-    kind : str
-        Family.
-    num_gpus, tp_size, pp_size : int
-        All GPUs, ranks of a group, stages.
-    prefill_share : float or None
-        Share of the instances that prefill; None without disaggregation.
-    chunk_size, max_num_seqs, max_num_batched_tokens : int or None
-        Limits; None for the engine's.
-    """
+    """A point of the space before it is known to fit."""
 
     kind: Kind
+    """Family."""
     num_gpus: int
     tp_size: int
     pp_size: int
+    """All GPUs, ranks of a group, stages."""
     prefill_share: float | None
+    """Share of the instances that prefill; None without disaggregation."""
     chunk_size: int | None
     max_num_seqs: int | None
     max_num_batched_tokens: int | None
+    """Limits; None for the engine's."""
 
     @property
     def num_instances(self) -> int:
@@ -130,18 +122,12 @@ def shapes(table: RankTable, environment: Environment) -> Iterator[Shape]:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The candidates that fit, and why the others do not.
-
-    Attributes
-    ----------
-    strategies : dict of str to Strategy
-        By name, in the order of the table.
-    removed : Counter of str
-        Number of removed candidates by the rule that removed them.
-    """
+    """The candidates that fit, and why the others do not."""
 
     strategies: dict[str, Strategy]
+    """By name, in the order of the table."""
     removed: Counter[str]
+    """Number of removed candidates by the rule that removed them."""
 
     def refuse_empty(self) -> None:
         """Refuse a space of which nothing is left.

@@ -6,10 +6,7 @@ module      idea
 specs       GPUs, links, models and engines that no calibration moves
 step_times  step times that can be written down on paper
 workloads   workloads written out by hand
-scenarios   a small scenario as the tables of its file
-outcomes    outcomes of the runs of a goodput search
-fair_share  max-min fair sharing in plain words
-refusals    bad input is refused in one line
+examples    how many examples a property test draws
 laws        laws that the frames of any run obey
 watch       a strategy wrapped to keep books of its own
 contracts   one suite per extension point, for a plug-in to inherit

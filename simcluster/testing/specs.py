@@ -47,32 +47,18 @@ def a100() -> GPUSpec:
 
 def h100() -> GPUSpec:
     """Return an H100-80GB SXM: data-sheet peaks with FP8, rounded kernel constants."""
-    return GPUSpec(
+    a100_spec = a100()
+    return replace(
+        a100_spec,
         name="H100-80GB SXM",
-        vendor="NVIDIA",
         arch="Hopper",
-        memory_bytes=80e9,
         memory_bandwidth=3350e9,
         flops_16bit=989e12,
         flops_8bit=1979e12,
         num_sms=132,
         fabric="nvlink4",
         pcie="pcie5",
-        constants=KernelConstants(
-            mfu_gemm=0.7,
-            mbu_gemm=0.85,
-            mfu_attention=0.5,
-            mbu_attention=0.8,
-            mbu_elementwise=0.7,
-            smooth_p=1.4,
-            fixed_s=3e-6,
-            attention_block_s=1e-6,
-            mixed_tile=64.0,
-            mixed_mfu=0.8,
-            accuracy="data-sheet",
-            source=_SOURCE,
-        ),
-        prices=(),
+        constants=replace(a100_spec.constants, mbu_gemm=0.85, attention_block_s=1e-6),
         source="NVIDIA H100 data sheet",
     )
 
@@ -111,33 +97,18 @@ def codellama_34b() -> ModelSpec:
 
 def llama_2_7b() -> ModelSpec:
     """Return Llama-2-7B: multi-head attention, 32 layers."""
-    return ModelSpec(
+    return replace(
+        codellama_34b(),
         name="llama-2-7b",
         num_layers=32,
         hidden_size=4096,
         num_heads=32,
         num_kv_heads=32,
-        head_dim=128,
         ffn_dim=11008,
-        vocab_size=32000,
-        gated_mlp=True,
-        tied_embeddings=False,
         max_position=4096,
-        num_experts=0,
-        num_experts_active=0,
-        moe_ffn_dim=0,
-        num_shared_experts=0,
         num_dense_layers=32,
-        q_lora_rank=0,
-        kv_lora_rank=0,
-        qk_nope_dim=0,
-        qk_rope_dim=0,
-        v_head_dim=0,
-        sliding_window=None,
-        num_sliding_layers=0,
         num_params=6_738_415_616,
         kv_bytes_per_token=524_288,
-        source="published config.json",
     )
 
 

@@ -7,14 +7,16 @@ and ties are common. The contracts and the tests of the three resolutions run on
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import numpy as np
 
 from simcluster.catalog.specs import EngineProfile, ModelSpec
 from simcluster.config import Environment, ModelConfig, SloConfig
-from simcluster.runs.result import Result
+from simcluster.runs.result import FRAMES, Result
+from simcluster.runs.simulate import run
+from simcluster.strategies import Strategy
 from simcluster.testing.laws import require
 from simcluster.testing.specs import (
     eager_engine,
@@ -26,6 +28,7 @@ from simcluster.testing.specs import (
 from simcluster.testing.workloads import shared_prefixes
 from simcluster.units import grid_array
 from simcluster.workload import Workload
+from simcluster.workload.turns import Turns
 
 TOY: Final[ModelSpec] = dataclasses.replace(
     llama_2_7b(),
@@ -52,7 +55,9 @@ OVERLAPPING: Final[EngineProfile] = dataclasses.replace(
     vllm_engine(), name="overlapping", overlaps_host=True
 )
 """An engine that does the host work of a step while the GPU works on the step before."""
-AHEAD: Final[EngineProfile] = dataclasses.replace(vllm_engine(), name="ahead", plans_ahead=True)
+AHEAD: Final[EngineProfile] = dataclasses.replace(
+    vllm_engine(), name="ahead", plans_ahead=True, front_end_s=0.003
+)
 """An engine that plans a step while the step before runs."""
 ENGINES: Final = (ideal_engine(), vllm_engine(), eager_engine(), OVERLAPPING, AHEAD)
 """Engines without host work, with some, with kernels issued one by one, overlapping, ahead."""
@@ -62,15 +67,7 @@ LOOSE: Final = SloConfig(ttft_s=5.0, tpot_s=0.1)
 """Targets that the toy cluster meets."""
 STRICT: Final = SloConfig(ttft_s=0.02, tpot_s=0.003)
 """Targets that it can just meet, so that windows of rolling activation come and go."""
-COMPARED: Final = (
-    "requests",
-    "segments",
-    "transfers",
-    "links",
-    "windows",
-    "scaling",
-    "instances",
-)
+COMPARED: Final = tuple(name for name in FRAMES if name != "spans")
 """Frames that do not depend on the resolution; spans do."""
 
 
@@ -88,6 +85,7 @@ def toy_workload(
     requests: Sequence[tuple[float, int, int]],
     concurrency: int | None = None,
     prefixes: Sequence[tuple[int, int]] | None = None,
+    turns: Sequence[float] | None = None,
 ) -> Workload:
     """Return a workload of `requests`, with three priorities and a score for each.
 
@@ -100,6 +98,9 @@ def toy_workload(
     prefixes : sequence of (int, int), optional
         Group and shared tokens of each request, repeated as often as needed: requests of a group
         begin alike. Every other answer can be shared too, as in a conversation.
+    turns : sequence of float, optional
+        For each request, repeated as often as needed, the time (s) between the answer to the one
+        before it and its arrival; a negative one for a request that waits for nobody.
     """
     gaps, prompts, outputs = (np.array(column) for column in zip(*requests, strict=True))
     count = len(requests)
@@ -110,7 +111,14 @@ def toy_workload(
         hashes = shared_prefixes(
             groups, shared, known, tokens_per_id=(8, 16, 32)[len(prefixes) % 3]
         )
+    waits = None
+    if turns is not None:
+        think_s = grid_array(np.resize(np.asarray(turns, np.float64), count))
+        think_s[0] = -1.0
+        after = np.where(think_s < 0, -1, np.arange(count) - 1)
+        waits = Turns(after=after, think_s=np.maximum(think_s, 0.0))
     return Workload(
+        turns=waits,
         arrival_s=np.zeros(count) if concurrency else grid_array(np.cumsum(gaps)),
         prompt_len=prompts,
         output_len=outputs,
@@ -145,3 +153,39 @@ def assert_same(one: Result, other: Result, frames: Sequence[str] = COMPARED) ->
                 f"{name}.{column}: {values} against {theirs}",
             )
     require(one.end_s == other.end_s, f"the runs end at {one.end_s} s and {other.end_s} s")
+
+
+def agreed(
+    where: Environment,
+    strategy: Strategy,
+    workload: Workload,
+    resolutions: Sequence[str] = ("span", "step"),
+    *,
+    same: Callable[[Result, Result], None] = assert_same,
+    **options: Any,
+) -> Result:
+    """Return a run at the first of some resolutions whose frames are the same at all of them.
+
+    Parameters
+    ----------
+    where, strategy, workload
+        Those of `simcluster.runs.simulate.run`.
+    resolutions : sequence of str
+        By default spans and steps.
+    same : callable
+        Requires that two runs are the same.
+    **options
+        Further arguments of `simcluster.runs.simulate.run`.
+
+    Raises
+    ------
+    AssertionError
+        With the first column that differs, and both its values.
+    """
+    first, *others = (
+        run(where, strategy, workload, resolution=resolution, **options)
+        for resolution in resolutions
+    )
+    for other in others:
+        same(first, other)
+    return first

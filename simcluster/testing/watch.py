@@ -16,25 +16,17 @@ from simcluster.testing.laws import require
 
 @dataclass
 class InstanceBooks:
-    """What an instance, or one lane of a pipelined instance, was seen to do.
-
-    Attributes
-    ----------
-    num_prefilled : int
-        Prefills that ended, recomputations included.
-    prefill_tokens, decode_tokens : int
-        Tokens computed in prefill chunks, and tokens that decode steps produced.
-    cached_tokens : int
-        Tokens that admitted requests found in the KV cache, recomputations included.
-    admitted : list of int
-        Request ids in the order in which a prefill of theirs was begun.
-    """
+    """What an instance, or one lane of a pipelined instance, was seen to do."""
 
     num_prefilled: int = 0
+    """Prefills that ended, recomputations included."""
     prefill_tokens: int = 0
     decode_tokens: int = 0
+    """Tokens computed in prefill chunks, and tokens that decode steps produced."""
     cached_tokens: int = 0
+    """Tokens that admitted requests found in the KV cache, recomputations included."""
     admitted: list[int] = field(default_factory=list)
+    """Request ids in the order in which a prefill of theirs was begun."""
 
 
 class Watched:
@@ -52,8 +44,6 @@ class Watched:
 
     Attributes
     ----------
-    cluster : Cluster
-        The machines of the last run.
     levels : list of (float, int)
         Time (s) and number of requests in the system from then on, rejected ones left out.
     lanes : list of Instance
@@ -63,6 +53,7 @@ class Watched:
     """
 
     cluster: Cluster
+    """The machines of the last run."""
 
     def __init__(self, strategy: Strategy) -> None:
         self.kind = strategy.kind

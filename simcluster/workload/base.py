@@ -17,14 +17,19 @@ from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError
 from simcluster.units import FloatArray, IntArray
 from simcluster.workload.hashes import BlockHashes
+from simcluster.workload.turns import Turns
 
 T = TypeVar("T")
 BoolArray = npt.NDArray[np.bool_]
 
 DEFAULT_NUM_REQUESTS: Final = 2000
 """Requests of a workload that says neither how many nor how long."""
-MAX_NUM_REQUESTS: Final = 100_000_000
-"""More requests than this in one workload are refused (2.5 GB of arrays)."""
+MAX_NUM_REQUESTS: Final = 30_000_000
+"""More requests than this in one workload are refused; drawing so many takes 2 GB."""
+MAX_RATE_RPS: Final = 1e9
+"""Higher rates (requests/s) are refused; at this one all requests come at once."""
+SHORTEST_S: Final = 1e-3
+"""Shorter phases of arrivals (s) are refused: they would be one mean rate."""
 MAX_TOKENS: Final = 2**31 - 1
 """Longest prompt or output (tokens) that fits the frames' 32-bit columns."""
 
@@ -36,7 +41,8 @@ class Workload:
     Attributes
     ----------
     arrival_s : ndarray of float64
-        Arrivals (s) on the time grid, shape ``(num_requests,)``, sorted; all 0 in a closed loop.
+        Arrivals (s) on the time grid, shape ``(num_requests,)``, sorted; all 0 in a closed loop. Of
+        a turn that waits for an answer the earliest, wherever it stands.
     prompt_len, output_len : ndarray of int64
         Tokens asked, each >= 1, shape ``(num_requests,)``.
     rejected : ndarray of bool
@@ -47,7 +53,8 @@ class Workload:
         finishes. None where requests arrive by the clock.
     rate_rps : float or None
         Offered rate (requests/s): the one asked for, or the trace's, schedule's or clients' own.
-        None in a closed loop and where all requests of a trace arrive at once.
+        None in a closed loop, where turns wait for answers, and where all requests of a trace
+        arrive at once.
     notes : tuple of str
         What a reader of the result should know about the requests, such as clients left out.
     score : ndarray of float64 or None
@@ -58,6 +65,8 @@ class Workload:
         Class of each request, shape ``(num_requests,)``, dtype object; None without classes.
     priority : ndarray of int64 or None
         Its priority, the smaller number first, shape ``(num_requests,)``; None without classes.
+    turns : Turns or None
+        Which requests wait for the answer to another one; None where none does.
     """
 
     arrival_s: FloatArray
@@ -71,6 +80,7 @@ class Workload:
     hashes: BlockHashes | None = None
     slo_class: npt.NDArray[np.object_] | None = None
     priority: IntArray | None = None
+    turns: Turns | None = None
 
     @property
     def num_requests(self) -> int:
@@ -120,7 +130,7 @@ class ArrivalTimes:
     ----------
     arrival_s : ndarray of float64
         Arrivals (s), sorted, >= 0; not yet on the time grid.
-    rate_rps, concurrency, notes
+    rate_rps, concurrency, notes, turns
         As in `Workload`.
     lengths : LengthDistribution or None
         The lengths of these very requests, where the source knows them.
@@ -135,6 +145,7 @@ class ArrivalTimes:
     lengths: LengthDistribution | None = None
     notes: tuple[str, ...] = ()
     hashes: BlockHashes | None = None
+    turns: Turns | None = None
 
 
 class ArrivalProcess(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from simcluster.errors import ConfigError
 from simcluster.rng import stream
 from simcluster.units import MAX_TIME_S, IntArray, grid_array
-from simcluster.workload.base import BoolArray, Offer, Workload
+from simcluster.workload.base import MAX_RATE_RPS, BoolArray, Offer, Workload
 from simcluster.workload.classes import choices
 from simcluster.workload.settings import RequestClass, WorkloadSettings
 
@@ -51,10 +50,9 @@ def build(
         If a trace or clients file cannot be used.
     """
     rate_rps = settings.rate_rps if rate_rps is None else rate_rps
-    if rate_rps is not None and not 0 < rate_rps < math.inf:
-        raise ConfigError(
-            "workload.rate_rps", rate_rps, "a rate must be above 0", "Raise or leave out the rate."
-        )
+    if rate_rps is not None and not 0 < rate_rps <= MAX_RATE_RPS:
+        rule = f"a rate must be above 0 and at most {MAX_RATE_RPS:g} requests/s"
+        raise ConfigError("workload.rate_rps", rate_rps, rule, "Change or leave out the rate.")
     if max_model_len < 2:
         raise ConfigError(
             "engine.max_model_len",
@@ -73,13 +71,13 @@ def build(
         seed,
     )
     arrival_s = drawn.arrival_s
-    if not arrival_s[-1] < MAX_TIME_S:
+    if not arrival_s.max() < MAX_TIME_S:
         raise ConfigError(
-            "workload.rate_rps",
-            drawn.rate_rps,
-            f"the last of {len(arrival_s)} requests arrives at {arrival_s[-1]:g} s, later than the "
-            f"{MAX_TIME_S:.0f} s (24 days) of the time grid",
-            "Raise the rate or ask for fewer requests.",
+            "workload.rate_rps" if rate_rps is not None else "workload",
+            rate_rps,
+            f"the last of {len(arrival_s)} requests arrives at {arrival_s.max():g} s, later than "
+            f"the {MAX_TIME_S:.0f} s (24 days) of the time grid",
+            "Raise the rate, ask for fewer requests, or cut a window (start_s, end_s) of a trace.",
         )
     hashes = drawn.hashes if lengths is None else None
     lengths = lengths or drawn.lengths
@@ -111,6 +109,7 @@ def build(
         rate_rps=drawn.rate_rps,
         notes=drawn.notes,
         hashes=hashes,
+        turns=drawn.turns,
         slo_class=slo_class,
         priority=priority,
     )

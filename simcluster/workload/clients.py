@@ -30,8 +30,8 @@ from simcluster.workload.base import (
     arrivals_before,
     joined,
 )
+from simcluster.workload.files import Table, read_csv
 from simcluster.workload.lengths import Quantiles
-from simcluster.workload.traces import Table, read_csv
 
 BLOCK = 1024
 """Gaps drawn at once."""
@@ -186,7 +186,8 @@ class ClientArrivals:
         Field(min_length=1, description="Which model's clients, where path is a folder."),
     ] = None
     num_clients: Annotated[
-        int | None, Field(ge=1, description="Only so many clients, the busiest; default: all.")
+        int | None,
+        Field(ge=1, le=1_000_000, description="Only so many clients, the busiest; default: all."),
     ] = None
 
     def with_base(self, folder: Path) -> ClientArrivals:
@@ -215,25 +216,33 @@ class ClientArrivals:
             )
         return next(folder.glob(f"{self.model}_clients.csv*"))
 
-    def draw(self, offer: Offer, seed: int) -> ArrivalTimes:
-        """Return the arrivals of the run `seed` (see `ArrivalProcess`)."""
+    def _clients(self, *, needs_lengths: bool) -> tuple[list[Client], tuple[str, ...]]:
+        """Return the clients that take part, and who does not."""
         file = self.file
         clients = read_clients(file)
-        notes: tuple[str, ...] = ()
-        if offer.needs_lengths:
-            known = [c for c in clients if c.prompt is not None and c.output is not None]
-            if not known:
-                raise DataError(
-                    f"{file}: no client has length columns. Set workload.lengths to draw the "
-                    "lengths from elsewhere."
-                )
-            if len(known) < len(clients):
-                share = 1 - sum(c.rate_rps for c in known) / sum(c.rate_rps for c in clients)
-                notes = (
-                    f"{file.name}: {len(clients) - len(known)} of {len(clients)} clients "
-                    f"({share:.0%} of the request rate) have no lengths and were left out.",
-                )
-            clients = known
+        if not needs_lengths:
+            return clients, ()
+        known = [c for c in clients if c.prompt is not None and c.output is not None]
+        if not known:
+            raise DataError(
+                f"{file}: no client has length columns. Set workload.lengths to draw the lengths "
+                "from elsewhere."
+            )
+        if len(known) == len(clients):
+            return clients, ()
+        share = 1 - sum(c.rate_rps for c in known) / sum(c.rate_rps for c in clients)
+        return known, (
+            f"{file.name}: {len(clients) - len(known)} of {len(clients)} clients ({share:.0%} of "
+            "the request rate) have no lengths and were left out.",
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader of results should know about the file; it is read."""
+        return self._clients(needs_lengths=True)[1]
+
+    def draw(self, offer: Offer, seed: int) -> ArrivalTimes:
+        """Return the arrivals of the run `seed` (see `ArrivalProcess`)."""
+        clients, notes = self._clients(needs_lengths=offer.needs_lengths)
         mixture = Mixture(tuple(clients[: self.num_clients]))
         rate_rps = offer.rate_rps if offer.rate_rps is not None else mixture.rate_rps
         if offer.duration_s is None:

@@ -24,7 +24,9 @@ class ClosedLoopArrivals:
     has_lengths: ClassVar[bool] = False
 
     kind: Literal["closed-loop"] = "closed-loop"
-    concurrency: Annotated[int, Field(ge=1, description="Requests in the system at once.")]
+    concurrency: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Requests in the system at once.")
+    ]
 
     def draw(self, offer: Offer, seed: int) -> ArrivalTimes:
         """Return zeros: when the requests arrive is for the engine to say."""

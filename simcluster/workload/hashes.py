@@ -82,6 +82,19 @@ class BlockHashes:
             offsets=offsets - offsets[0],
         )
 
+    def of_rows(self, rows: IntArray) -> BlockHashes:
+        """Return the hashes of the requests `rows`, in that order."""
+        counts = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        place = np.repeat(self.offsets[:-1][rows] - offsets[:-1], counts) + np.arange(offsets[-1])
+        return BlockHashes(
+            tokens_per_id=self.tokens_per_id,
+            num_tokens=self.num_tokens[rows],
+            first=self.first[place],
+            count=self.count[place],
+            offsets=offsets,
+        )
+
     def cut_to(self, num_tokens: IntArray) -> BlockHashes:
         """Return the hashes with at most `num_tokens`, shape ``(num_requests,)``, of each."""
         return replace(self, num_tokens=np.minimum(self.num_tokens, num_tokens))

@@ -17,6 +17,8 @@ from simcluster.units import FloatArray, IntArray
 from simcluster.workload.base import MAX_TOKENS
 
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+Median = Annotated[float, Field(ge=1, le=MAX_TOKENS)]
+Sigma = Annotated[float, Field(ge=0, le=5)]
 
 
 def whole_tokens(lengths: FloatArray) -> IntArray:
@@ -80,13 +82,13 @@ class LognormalLengths:
     __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
 
     kind: Literal["lognormal"] = "lognormal"
-    prompt_median: Annotated[float, Field(ge=1, description="Median prompt (tokens).")]
+    prompt_median: Annotated[Median, Field(description="Median prompt (tokens).")]
     prompt_sigma: Annotated[
-        float, Field(ge=0, description="Standard deviation of the logarithm of the prompt length.")
+        Sigma, Field(description="Standard deviation of the logarithm of the prompt length.")
     ]
-    output_median: Annotated[float, Field(ge=1, description="Median output (tokens).")]
+    output_median: Annotated[Median, Field(description="Median output (tokens).")]
     output_sigma: Annotated[
-        float, Field(ge=0, description="Standard deviation of the logarithm of the output length.")
+        Sigma, Field(description="Standard deviation of the logarithm of the output length.")
     ]
     prompt_min: Annotated[Tokens, Field(description="Shorter prompts get this (tokens).")] = 1
     prompt_max: Annotated[
@@ -135,11 +137,11 @@ class QuantileLengths:
         Field(min_length=2, description="Cumulative shares, rising from 0 to 1."),
     ]
     prompt: Annotated[
-        tuple[float, ...],
+        tuple[Median, ...],
         Field(description="Prompt length at each level (tokens), never falling."),
     ]
     output: Annotated[
-        tuple[float, ...],
+        tuple[Median, ...],
         Field(description="Output length at each level (tokens), never falling."),
     ]
 

@@ -16,8 +16,8 @@ from pydantic import ConfigDict, Field
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError
 from simcluster.rng import stream
-from simcluster.units import FloatArray
-from simcluster.workload.base import EndlessArrivals
+from simcluster.units import MAX_TIME_S, FloatArray
+from simcluster.workload.base import MAX_RATE_RPS, SHORTEST_S, EndlessArrivals
 
 
 def inverse_cumulative_rate(
@@ -54,8 +54,12 @@ class OnOffArrivals(EndlessArrivals):
     """Bursts and pauses of fixed length in turn, beginning with a burst; Poisson in each."""
 
     kind: Literal["on-off"] = "on-off"
-    on_s: Annotated[float, Field(gt=0, description="Length of a burst (s).")]
-    off_s: Annotated[float, Field(gt=0, description="Length of a pause (s).")]
+    on_s: Annotated[
+        float, Field(ge=SHORTEST_S, le=MAX_TIME_S, description="Length of a burst (s).")
+    ]
+    off_s: Annotated[
+        float, Field(ge=SHORTEST_S, le=MAX_TIME_S, description="Length of a pause (s).")
+    ]
     off_share: Annotated[
         float,
         Field(ge=0, lt=1, description="Rate in a pause as a share of the rate in a burst."),
@@ -79,9 +83,14 @@ class SchedulePiece:
 
     __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
 
-    duration_s: Annotated[float, Field(gt=0, description="How long it lasts (s).")]
+    duration_s: Annotated[
+        float, Field(ge=SHORTEST_S, le=MAX_TIME_S, description="How long it lasts (s).")
+    ]
     rate_rps: Annotated[
-        float, Field(ge=0, description="Rate (requests/s); 0 for a pause of the arrivals.")
+        float,
+        Field(
+            ge=0, le=MAX_RATE_RPS, description="Rate (requests/s); 0 for a pause of the arrivals."
+        ),
     ]
 
 

@@ -39,11 +39,15 @@ class GammaArrivals(EndlessArrivals):
     kind: Literal["gamma"] = "gamma"
     burstiness: Annotated[
         float | None,
-        Field(gt=0, description="Shape of the gaps; 1 is Poisson, less is burstier."),
+        Field(ge=1e-4, le=1e6, description="Shape of the gaps; 1 is Poisson, less is burstier."),
     ] = None
     cv: Annotated[
         float | None,
-        Field(gt=0, description="Coefficient of variation of the gaps, in place of burstiness."),
+        Field(
+            ge=1e-3,
+            le=100,
+            description="Coefficient of variation of the gaps, in place of burstiness.",
+        ),
     ] = None
 
     def __post_init__(self) -> None:

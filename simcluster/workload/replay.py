@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -13,7 +16,13 @@ from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError, DataError
 from simcluster.units import IntArray
 from simcluster.workload.base import ArrivalTimes, Offer, joined
-from simcluster.workload.traces import Trace, TraceFormat, read_trace
+from simcluster.workload.formats import TimeUnit, TraceFormat
+from simcluster.workload.recognise import TraceOptions
+from simcluster.workload.traces import ALL, Trace, read_trace
+from simcluster.workload.turns import TurnLengths
+
+MAX_TRACE_S: Final = 1e9
+"""Longest trace of which a window can be cut (s): 32 years."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,19 +34,50 @@ class TraceFile:
 
     path: Annotated[
         str,
-        Field(min_length=1, description="Trace file, from the scenario's folder; gzip or plain."),
+        Field(
+            min_length=1,
+            description="Trace file, from the scenario's folder: CSV, JSON lines, a JSON array or "
+            "Parquet; text may be gzip.",
+        ),
     ]
     format: Annotated[
         TraceFormat,
-        Field(description="What the file looks like; auto tells by its first line."),
+        Field(description="Published format of the file; auto tells it by its columns."),
+    ] = "auto"
+    time_unit: Annotated[
+        TimeUnit | None,
+        Field(description="Unit of its times; default: that of the format."),
+    ] = None
+    block_size: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=1 << 20,
+            description="Tokens of a block that has an id; default: that of the format.",
+        ),
+    ] = None
+    turns: Annotated[
+        TurnLengths,
+        Field(
+            description="What the prompt length of a later turn of a session is: whole, or added "
+            "to the turn before and its answer; auto tells it by lengths and ids."
+        ),
     ] = "auto"
     start_s: Annotated[
         float,
-        Field(ge=0, description="Leave out what arrives earlier (s since the first request)."),
+        Field(
+            ge=0,
+            le=MAX_TRACE_S,
+            description="Leave out what arrives earlier (s since the first request).",
+        ),
     ] = 0.0
     end_s: Annotated[
         float | None,
-        Field(gt=0, description="Leave out what arrives from then on (s since the first request)."),
+        Field(
+            gt=0,
+            le=MAX_TRACE_S,
+            description="Leave out what arrives from then on (s since the first request).",
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -55,7 +95,9 @@ class TraceFile:
         return replace(self, path=joined(folder, self.path))
 
     def read(self, *, arrivals: bool = True) -> Trace:
-        """Read the file and cut it to the window; arrivals count from its first request.
+        """Read the window of the file; arrivals count from its first request.
+
+        The last files that were read are kept, so that the runs of a sweep do not read them again.
 
         Parameters
         ----------
@@ -64,30 +106,49 @@ class TraceFile:
 
         Raises
         ------
-        ConfigError
-            If no request is in the window.
         DataError
-            If the file cannot be used.
+            If the file cannot be used, or no request is in the window.
         """
-        whole = self.start_s == 0 and self.end_s is None
-        trace = read_trace(Path(self.path), self.format, arrivals=arrivals or not whole)
-        if whole or trace.arrival_s is None:
-            return trace
-        first, last = np.searchsorted(trace.arrival_s, [self.start_s, self.end_s or np.inf])
-        if first == last:
-            raise ConfigError(
-                f"{self.key}.start_s",
-                self.start_s,
-                f"no request of {self.path} is in the window",
-                f"The file covers 0 to {trace.arrival_s[-1]:g} s.",
-            )
-        return replace(
-            trace,
-            arrival_s=trace.arrival_s[first:last] - trace.arrival_s[first],
-            prompt_len=trace.prompt_len[first:last],
-            output_len=trace.output_len[first:last],
-            hashes=None if trace.hashes is None else trace.hashes.of_requests(first, last),
+        window_s = (self.start_s, math.inf if self.end_s is None else self.end_s)
+        options = TraceOptions(
+            format=self.format,
+            time_unit=self.time_unit,
+            block_size=self.block_size,
+            turns=self.turns,
         )
+        return _read(Path(self.path), _state(self.path), options, window_s, arrivals)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader of results should know about the file; it is read."""
+        return _notes(self.read())
+
+
+def _notes(trace: Trace) -> tuple[str, ...]:
+    return f"{trace.file.name}: {trace.summary}", *trace.notes
+
+
+def _state(path: str) -> tuple[int, ...]:
+    """Return what changes with a file: size and times; nothing where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+@functools.lru_cache(maxsize=2)
+def _read(
+    path: Path,
+    state: tuple[int, ...],
+    options: TraceOptions,
+    window_s: tuple[float, float],
+    arrivals: bool,
+) -> Trace:
+    trace = read_trace(path, options, arrivals=arrivals or window_s != ALL, window_s=window_s)
+    for array in (trace.arrival_s, trace.prompt_len, trace.output_len):
+        if array is not None:
+            array.setflags(write=False)
+    return trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +185,14 @@ class TraceArrivals(TraceFile):
     def draw(self, offer: Offer, seed: int) -> ArrivalTimes:
         """Return the arrivals of the trace (see `ArrivalProcess`)."""
         trace = self.read()
-        arrival_s = trace.arrival_s
+        if trace.turns is not None and offer.rate_rps is not None:
+            raise ConfigError(
+                "workload.rate_rps",
+                offer.rate_rps,
+                f"turns of {self.path} wait for answers, so that the rate is a result",
+                "Leave the rates out.",
+            )
+        arrival_s, turns = trace.arrival_s, trace.turns
         assert arrival_s is not None
         if offer.num_requests is not None:
             if offer.num_requests > len(arrival_s):
@@ -137,6 +205,8 @@ class TraceArrivals(TraceFile):
                 )
             arrival_s = arrival_s[: offer.num_requests]
         rate_rps = (len(arrival_s) - 1) / arrival_s[-1] if arrival_s[-1] > 0 else None
+        if turns is not None:
+            rate_rps = None
         if offer.rate_rps is not None:
             if rate_rps is None:
                 raise DataError(
@@ -147,12 +217,17 @@ class TraceArrivals(TraceFile):
             arrival_s = arrival_s * (rate_rps / offer.rate_rps)
             rate_rps = offer.rate_rps
         if offer.duration_s is not None:
-            arrival_s = arrival_s[: np.searchsorted(arrival_s, offer.duration_s)]
+            late = arrival_s >= offer.duration_s
+            if turns is not None:
+                late &= turns.after[: len(late)] < 0  # whole sessions, as they begin
+            arrival_s = arrival_s[: np.argmax(late) if late.any() else len(late)]
         return ArrivalTimes(
             arrival_s=arrival_s,
             rate_rps=None if rate_rps is None else float(rate_rps),
             lengths=RowLengths(trace.prompt_len, trace.output_len),
             hashes=trace.hashes,
+            turns=None if turns is None else turns.of_requests(0, len(arrival_s)),
+            notes=_notes(trace),
         )
 
 
@@ -174,6 +249,10 @@ class TraceLengths(TraceFile):
         Literal["file", "sampled"],
         Field(description="file: row after row; sampled: rows drawn at random, with repetition."),
     ] = "file"
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader of results should know about the file; it is read."""
+        return _notes(self.read(arrivals=False))
 
     def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Return prompt and output lengths (tokens).

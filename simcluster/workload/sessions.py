@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError
 from simcluster.rng import stream
-from simcluster.units import FloatArray, IntArray
+from simcluster.units import FloatArray, IntArray, grid_array
 from simcluster.workload.base import (
     DEFAULT_NUM_REQUESTS,
     MAX_TOKENS,
@@ -21,7 +21,9 @@ from simcluster.workload.base import (
     arrivals_before,
 )
 from simcluster.workload.hashes import BlockHashes
+from simcluster.workload.lengths import Median, Sigma
 from simcluster.workload.replay import RowLengths
+from simcluster.workload.turns import Turns, before_each
 
 TOKENS_PER_ID: Final = 16
 """Tokens of a block with an id."""
@@ -30,7 +32,12 @@ MEMORY_SPANS: Final = 30
 SAMPLE: Final = 50_000
 """Sessions from which the mean number of turns under a limit of the context is taken; 0.5 %."""
 
-Sigma = Annotated[float, Field(ge=0, le=5, description="Standard deviation of its logarithm.")]
+SAMPLED_TURNS: Final = 1_000_000
+"""Turns of the sample, at most."""
+MAX_TURNS: Final = 20_000_000
+"""More turns than this are not drawn; so many take 3 GB."""
+
+Spread = Annotated[Sigma, Field(description="Standard deviation of its logarithm.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +49,11 @@ class SessionArrivals:
     turn's prompt is the one before, its answer, and a new message. Messages, answers and the gaps
     from turn to turn are lognormal and independent.
 
-    The loop is open: a turn arrives a gap after the turn before it, however long the answer took.
-    The gap is time to answer plus time to read and write; where the first exceeds it, the turn
-    comes too early to find all of its context in a cache. At another rate the same sessions arrive
-    closer together or further apart, and the gaps within them stay.
+    By default the loop is open: a turn arrives a gap after the turn before it, however long the
+    answer took. The gap is time to answer plus time to read and write; where the first exceeds it,
+    the turn comes too early to find all of its context in a cache. With ``gap_after = "answer"``
+    the gap begins with the end of the answer. At another rate the same sessions arrive closer
+    together or further apart, and the gaps within them stay.
 
     The process is stationary from time 0: sessions that began earlier are under way, and their next
     turns come with the context they have reached. Only the caches are empty then.
@@ -56,25 +64,35 @@ class SessionArrivals:
     needs_rate: ClassVar[bool] = True
 
     kind: Literal["sessions"] = "sessions"
-    mean_turns: Annotated[float, Field(ge=1, description="Mean number of turns of a session.")] = (
-        5.0
-    )
+    mean_turns: Annotated[
+        float, Field(ge=1, le=1000, description="Mean number of turns of a session.")
+    ] = 5.0
     gap_median_s: Annotated[
-        float, Field(gt=0, description="Median time from one turn to the next (s).")
+        float,
+        Field(ge=1e-3, le=86_400, description="Median time from one turn to the next (s)."),
     ] = 30.0
-    gap_sigma: Sigma = 0.8
+    gap_sigma: Spread = 0.8
+    gap_after: Annotated[
+        Literal["arrival", "answer"],
+        Field(
+            description="From when the gap to the next turn counts: the arrival of the turn before "
+            "(an open loop), or the end of its answer (the user waits for it)."
+        ),
+    ] = "arrival"
     message_median: Annotated[
-        float, Field(ge=1, description="Median length of a message of the user (tokens).")
+        Median, Field(description="Median length of a message of the user (tokens).")
     ] = 60.0
-    message_sigma: Sigma = 1.0
-    output_median: Annotated[
-        float, Field(ge=1, description="Median length of an answer (tokens).")
-    ] = 180.0
-    output_sigma: Sigma = 0.7
+    message_sigma: Spread = 1.0
+    output_median: Annotated[Median, Field(description="Median length of an answer (tokens).")] = (
+        180.0
+    )
+    output_sigma: Spread = 0.7
     system_prompts: Annotated[
         int, Field(ge=1, le=1_000_000, description="Different system prompts.")
     ] = 10
-    system_len: Annotated[int, Field(ge=0, description="Length of each of them (tokens).")] = 500
+    system_len: Annotated[
+        int, Field(ge=0, le=MAX_TOKENS, description="Length of each of them (tokens).")
+    ] = 500
     zipf: Annotated[
         float, Field(ge=0, le=10, description="Exponent of their popularity; 0 for equal shares.")
     ] = 1.0
@@ -82,6 +100,7 @@ class SessionArrivals:
         int | None,
         Field(
             ge=2,
+            le=MAX_TOKENS,
             description="A session ends before a turn whose prompt and answer together are longer "
             "(tokens); default: no limit.",
         ),
@@ -118,9 +137,10 @@ class SessionArrivals:
             rate_rps=rate_rps,
             lengths=RowLengths(turns.prompt_len, turns.output_len),
             hashes=turns.hashes,
+            turns=turns.waits if self.gap_after == "answer" else None,
         )
 
-    def _turns(self, count: int, rate_rps: float, seed: int) -> Turns:
+    def _turns(self, count: int, rate_rps: float, seed: int) -> SessionTurns:
         """Return the first `count` turns from time 0 on at a rate of `rate_rps` turns per second.
 
         The first n of more turns are the same, as long as they begin with the same sessions.
@@ -128,11 +148,21 @@ class SessionArrivals:
         mean_gap_s = self.gap_median_s * math.exp(self.gap_sigma**2 / 2)
         memory_s = MEMORY_SPANS * (self.mean_turns - 1) * mean_gap_s
         session_rate = rate_rps / self._turns_within_limit()
+        if (expected := session_rate * memory_s * self.mean_turns + count) > MAX_TURNS:
+            raise ConfigError(
+                "workload.arrivals.mean_turns",
+                self.mean_turns,
+                f"about {expected:.2g} turns would have to be drawn to find those of sessions that "
+                f"are under way at the start, more than {MAX_TURNS:,}",
+                "Lower it, gap_median_s, the rate or the number of requests.",
+            )
         older = self._sessions("older", -_begins(memory_s, session_rate, seed, "older"), seed)
         older = older.of(np.flatnonzero(older.arrival_s >= 0))
         end_s = count / rate_rps
         while True:
             end_s *= 1.25
+            if session_rate * end_s * self.mean_turns > MAX_TURNS:
+                raise self._too_long()
             newer = self._sessions("newer", _begins(end_s, session_rate, seed, "newer"), seed)
             turns = older.followed_by(newer)
             chosen = np.flatnonzero(turns.arrival_s < end_s)
@@ -144,17 +174,22 @@ class SessionArrivals:
         """Mean number of turns of a session, those behind `max_context_len` left out."""
         if self.max_context_len is None:
             return self.mean_turns
-        sample = self._sessions("sample", np.zeros(SAMPLE), 0)
+        num = min(SAMPLE, int(SAMPLED_TURNS / self.mean_turns))
+        sample = self._sessions("sample", np.zeros(num), 0)
         if not len(sample.arrival_s):
-            raise ConfigError(
-                "workload.arrivals.max_context_len",
-                self.max_context_len,
-                f"no first turn fits behind a system prompt of {self.system_len} tokens",
-                "Raise it.",
-            )
-        return len(sample.arrival_s) / SAMPLE
+            raise self._too_long()
+        return len(sample.arrival_s) / num
 
-    def _sessions(self, name: str, begin_s: FloatArray, seed: int) -> Turns:
+    def _too_long(self) -> ConfigError:
+        """Return the error that says that no turn, or hardly one, fits."""
+        return ConfigError(
+            "workload.arrivals.max_context_len",
+            self.max_context_len,
+            f"hardly a first turn fits behind a system prompt of {self.system_len} tokens",
+            "Raise it, or lower system_len, message_median or output_median.",
+        )
+
+    def _sessions(self, name: str, begin_s: FloatArray, seed: int) -> SessionTurns:
         """Return all turns of the sessions that begin at `begin_s` (s), session by session.
 
         The first sessions of more are the same.
@@ -197,12 +232,14 @@ class SessionArrivals:
         own = blocks[starts + count - 1]
         common = self.system_len // TOKENS_PER_ID
         first_own = self.system_prompts * common + np.cumsum(own) - own
-        turns = Turns(
+        turns = SessionTurns(
             arrival_s=begin_s[session] + within(gaps),
             prompt_len=prompt,
             output_len=output,
             system_id=system[session] * common,
             own_id=first_own[session],
+            session=session,
+            gap_s=gaps,
             system_blocks=common,
         )
         most = min(self.max_context_len or MAX_TOKENS, MAX_TOKENS)
@@ -210,8 +247,8 @@ class SessionArrivals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turns:
-    """Turns of sessions.
+class SessionTurns:
+    """Turns of sessions, with what their block ids are made from.
 
     Attributes
     ----------
@@ -221,6 +258,10 @@ class Turns:
         Tokens, shape ``(num_turns,)``.
     system_id, own_id : ndarray of int64
         First id of the system prompt's blocks, and of those behind them; shape ``(num_turns,)``.
+    session : ndarray of int64
+        Whose each turn is, shape ``(num_turns,)``.
+    gap_s : ndarray of float64
+        Time since the turn before it (s), 0 for a first turn; shape ``(num_turns,)``.
     system_blocks : int
         Full blocks of a system prompt.
     """
@@ -230,31 +271,45 @@ class Turns:
     output_len: IntArray
     system_id: IntArray
     own_id: IntArray
+    session: IntArray
+    gap_s: FloatArray
     system_blocks: int
 
-    def of(self, rows: IntArray) -> Turns:
+    def of(self, rows: IntArray) -> SessionTurns:
         """Return the turns `rows`, in that order."""
-        return Turns(
+        return SessionTurns(
             arrival_s=self.arrival_s[rows],
             prompt_len=self.prompt_len[rows],
             output_len=self.output_len[rows],
             system_id=self.system_id[rows],
             own_id=self.own_id[rows],
+            session=self.session[rows],
+            gap_s=self.gap_s[rows],
             system_blocks=self.system_blocks,
         )
 
-    def followed_by(self, others: Turns) -> Turns:
+    def followed_by(self, others: SessionTurns) -> SessionTurns:
         """Return these and `others`, whose own ids are moved behind ours."""
         last = -(-(self.prompt_len + self.output_len) // TOKENS_PER_ID)
         shift = int((self.own_id + last).max(initial=0))
-        return Turns(
+        return SessionTurns(
             arrival_s=np.concatenate([self.arrival_s, others.arrival_s]),
             prompt_len=np.concatenate([self.prompt_len, others.prompt_len]),
             output_len=np.concatenate([self.output_len, others.output_len]),
             system_id=np.concatenate([self.system_id, others.system_id]),
             own_id=np.concatenate([self.own_id, others.own_id + shift]),
+            session=np.concatenate(
+                [self.session, others.session + 1 + self.session.max(initial=0)]
+            ),
+            gap_s=np.concatenate([self.gap_s, others.gap_s]),
             system_blocks=self.system_blocks,
         )
+
+    @property
+    def waits(self) -> Turns:
+        """Every turn after the answer to the one before it, where that is among these."""
+        after = before_each(self.session)
+        return Turns(after=after, think_s=grid_array(np.where(after < 0, 0.0, self.gap_s)))
 
     @property
     def hashes(self) -> BlockHashes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
@@ -13,8 +13,10 @@ from simcluster.catalog import Catalog
 from simcluster.config import SETTINGS_CONFIG
 from simcluster.errors import ConfigError, nearest
 from simcluster.registry import KindIn, Registry
+from simcluster.units import MAX_TIME_S
 from simcluster.workload.base import (
     MAX_NUM_REQUESTS,
+    MAX_RATE_RPS,
     ArrivalProcess,
     LengthDistribution,
     joined,
@@ -104,8 +106,10 @@ class RequestClass:
     priority: Annotated[
         int,
         Field(
+            ge=-1_000_000,
+            le=1_000_000,
             description="Its requests go before those of classes with larger numbers, in a "
-            'strategy with queue = "priority".'
+            'strategy with queue = "priority".',
         ),
     ] = 0
 
@@ -145,11 +149,19 @@ class WorkloadSettings:
     ] = None
     duration_s: Annotated[
         float | None,
-        Field(gt=0, description="Requests that arrive before this (s), instead of num_requests."),
+        Field(
+            gt=0,
+            le=MAX_TIME_S,
+            description="Requests that arrive before this (s), instead of num_requests.",
+        ),
     ] = None
     rate_rps: Annotated[
         float | None,
-        Field(gt=0, description="Mean rate (requests/s) where no sweep gives one."),
+        Field(
+            gt=0,
+            le=MAX_RATE_RPS,
+            description="Mean rate (requests/s) where no sweep gives one.",
+        ),
     ] = None
     on_too_long: Annotated[
         Literal["reject", "truncate", "error"],
@@ -245,9 +257,7 @@ class WorkloadSettings:
             return TraceReplay(path=self.trace)
         if self.trace is not None:
             trace = self.trace
-            return TraceReplay(
-                path=trace.path, format=trace.format, start_s=trace.start_s, end_s=trace.end_s
-            )
+            return TraceReplay(**{f.name: getattr(trace, f.name) for f in fields(trace)})
         if self.arrivals is None:
             return PoissonArrivals()
         if isinstance(self.arrivals, str):
@@ -273,6 +283,20 @@ class WorkloadSettings:
         if all(part is shared for part in parts) or len(known) < len(parts):
             return shared
         return MixedLengths(self.shares, known)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader of results should know about the files that requests come from.
+
+        Raises
+        ------
+        DataError
+            If one cannot be read any more.
+        """
+        sources = [self.arrival_process, self.lengths, *(c.lengths for c in self.classes or ())]
+        if self.lengths is not None and isinstance(sources[0], ClientArrivals):
+            del sources[0]  # its lengths do not count
+        told = (getattr(source, "notes", tuple) for source in sources)
+        return tuple(dict.fromkeys(note for notes in told for note in notes()))
 
     def with_base(self, folder: Path) -> WorkloadSettings:
         """Return these settings with their relative paths taken from `folder`.

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from scipy.stats import truncnorm
 
+from helpers.refusals import refused
 from simcluster import catalog
 from simcluster.catalog import Catalog, derive, store, tables
 from simcluster.catalog.specs import ModelSpec, Price
 from simcluster.errors import ConfigError, DataError
-from simcluster.testing.refusals import refused
 
 DATA = Path(
     os.environ.get("SIMCLUSTER_DATA", Path(__file__).resolve().parents[2] / "../shared/data")

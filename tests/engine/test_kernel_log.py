@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.catalog.specs import EngineProfile
@@ -16,6 +16,7 @@ from simcluster.roofline import StepShape
 from simcluster.roofline.of_environment import roofline_step_time
 from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG, PaDG
+from simcluster.testing.examples import examples
 from simcluster.testing.specs import eager_engine, vllm_engine
 from simcluster.testing.toy import ENGINES, STRICT, assert_same, toy_environment
 from simcluster.testing.workloads import workload_of
@@ -41,7 +42,7 @@ def busy() -> Workload:
     )
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     strategy=st.sampled_from(list(STRATEGIES.values())),
     engine=st.sampled_from(ENGINES),

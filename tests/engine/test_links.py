@@ -13,12 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.fair_share import max_min_rates
 from simcluster.engine.clock import ARRIVAL, At, Clock
 from simcluster.engine.links import link as link_module
 from simcluster.engine.links.link import Link, LinkNetwork, Path
 from simcluster.engine.recorder import Recorder, transfer_columns
 from simcluster.rng import stream
-from simcluster.testing.fair_share import max_min_rates
+from simcluster.testing.examples import examples
 from simcluster.testing.laws import union_of
 from simcluster.units import TICK_S, FloatArray, grid_array, on_grid
 
@@ -183,7 +184,7 @@ NETWORKS = st.lists(
 BANDWIDTHS = st.lists(st.sampled_from([1.0, 2.0, 3.0, 7.0, 1e9]), min_size=5, max_size=5)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(network=NETWORKS, bandwidths=BANDWIDTHS)
 def test_every_flow_has_a_bottleneck(
     network: list[tuple[set[int], int]], bandwidths: list[float]
@@ -219,9 +220,7 @@ TRANSFERS = st.lists(
 
 @pytest.mark.parametrize("few", [0, 24], ids=["coupled routes", "all routes"])
 @settings(
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(
     transfers=TRANSFERS,
@@ -372,7 +371,7 @@ def raised_together(paths: list[Path]) -> list[float]:
     return rates
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     data=st.data(),
     bandwidths=st.lists(st.sampled_from([1e6, 2e6, 5e6]), min_size=3, max_size=3),
@@ -399,7 +398,7 @@ def test_flows_that_share_a_counter_end_like_flows_tracked_one_by_one(
         assert link.num_bytes <= most, "more bytes than the link carries"
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     arrivals=st.lists(st.floats(0.0, 20.0), min_size=1, max_size=30),
     seed=st.integers(0, 10**6),

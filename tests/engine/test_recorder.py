@@ -6,7 +6,7 @@ from math import nan
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.engine import log as logs
@@ -15,6 +15,7 @@ from simcluster.engine.log import Log
 from simcluster.engine.request_log import RequestLog
 from simcluster.frames.schema import REQUESTS, Column
 from simcluster.request import Request, RequestStatus
+from simcluster.testing.examples import examples
 
 SCHEMA = {
     "number": Column("int32", "", "a number"),
@@ -32,7 +33,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(rows=ROWS, chunk=st.integers(1, 5))
 def test_a_log_gives_back_its_rows(rows: list[tuple[int, float, str]], chunk: int) -> None:
     """In order and typed, over the ends of chunks and the growth of arrays; then it is empty."""
@@ -51,7 +52,7 @@ def test_a_log_gives_back_its_rows(rows: list[tuple[int, float, str]], chunk: in
     assert columns["time_s"].dtype == np.float64
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     fates=st.lists(st.sampled_from(["finished", "rejected", "unfinished", "held"]), max_size=25),
     chunk=st.integers(1, 5),

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
+from helpers.refusals import refused
 from simcluster import catalog
 from simcluster.catalog import Catalog
 from simcluster.catalog.specs import AllReduceTerms, GPUSpec, KernelConstants
@@ -34,7 +35,7 @@ from simcluster.roofline import RooflineStepTime, StepShape
 from simcluster.roofline.kernels import KernelTimer, smooth_max, wave_share
 from simcluster.roofline.operators import attention_work, layer_operators
 from simcluster.testing import specs
-from simcluster.testing.refusals import refused
+from simcluster.testing.examples import examples
 from simcluster.units import TICK_S
 
 DATA = Path(
@@ -112,7 +113,7 @@ def gpu(constants: KernelConstants) -> GPUSpec:
     st.integers(64, 30000),
     st.sampled_from([0.5, 1.0, 2.0]),
 )
-@settings(deadline=None)
+@examples(100)
 def test_arrays_and_steps_agree_on_multiplications(m: int, n: int, k: int, size: float) -> None:
     """The fitted law is the simulated one."""
     part = gpu(finer())
@@ -123,7 +124,7 @@ def test_arrays_and_steps_agree_on_multiplications(m: int, n: int, k: int, size:
 
 
 @given(st.integers(1, 4096), st.sampled_from([1, 2, 4, 8]))
-@settings(deadline=None, max_examples=40)
+@examples(40)
 def test_arrays_and_steps_agree_on_layers_with_experts(m: int, tp_size: int) -> None:
     """Mixtral: elementwise kernels, plain and grouped multiplications."""
     part = gpu(finer())
@@ -151,7 +152,7 @@ def test_arrays_and_steps_agree_on_layers_with_experts(m: int, tp_size: int) -> 
 
 
 @given(st.integers(1, 300), st.integers(1, 9000), st.integers(0, 3000))
-@settings(deadline=None)
+@examples(100)
 def test_arrays_and_steps_agree_on_attention(batch: int, context: int, new: int) -> None:
     """Decode, one chunk, and both in one kernel, out of the record of a step."""
     part = gpu(finer())
@@ -219,7 +220,7 @@ def test_putting_parts_together_costs_where_contexts_are_split() -> None:
 
 
 @given(st.integers(1, 300), st.integers(1, 9000), st.floats(0.0, 1.0))
-@settings(deadline=None, max_examples=50)
+@examples(50)
 def test_blocks_that_begin_while_others_read_save_time(
     batch: int, context: int, overlap: float
 ) -> None:
@@ -238,7 +239,7 @@ def test_blocks_that_begin_while_others_read_save_time(
 
 
 @given(st.integers(1, 200), st.integers(1, 300), st.integers(1, 200), st.floats(0.0, 1.0))
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_finer_decode_terms_give_the_same_bits_however_they_are_asked(
     batch: int, context: int, num_steps: int, overlap: float
 ) -> None:
@@ -284,7 +285,7 @@ def test_rows_and_the_second_level_cache_count_in_elementwise_kernels() -> None:
 
 
 @given(st.floats(0.01, 50))
-@settings(deadline=None)
+@examples(100)
 def test_part_waves_never_pay(waves: float) -> None:
     """A stretch of at least 1, at most the time of a part wave alone; 1 in whole waves of two."""
     assert 1.0 <= wave_share(waves) <= 2.0

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.errors import DataError
@@ -15,6 +15,7 @@ from simcluster.frames.goodput import (
     representative_rate,
     strategies,
 )
+from simcluster.testing.examples import examples
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_a_mean_over_seeds_that_misses_by_rounding_reaches_the_target() -> None:
     assert goodput_rps([5, 5], [0.85, 0.95], 0.9) == Goodput(value=5.0, censored="above")
 
 
-@settings(deadline=None)
+@examples(100)
 @given(
     st.lists(st.integers(0, 100), min_size=1, max_size=8),
     st.integers(1, 99),

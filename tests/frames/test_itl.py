@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import simcluster
@@ -31,6 +31,7 @@ from simcluster.roofline import StepShape
 from simcluster.roofline.of_environment import roofline_step_time
 from simcluster.runs.simulate import Result, run, simulate
 from simcluster.strategies import FuDG, NoDG, PaDG
+from simcluster.testing.examples import examples
 from simcluster.testing.specs import vllm_engine
 from simcluster.testing.toy import ENGINES, STRICT, TOY, WINDOWED, toy_environment, toy_workload
 from simcluster.testing.workloads import workload_of
@@ -49,7 +50,7 @@ STRATEGIES: list[Any] = [
 GAPS = st.one_of(st.just(0.0), st.integers(0, 40).map(lambda k: k * 2.0**-10), st.floats(0.0, 0.03))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     strategy=st.sampled_from(STRATEGIES),
     requests=st.lists(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.config import RunConfig, SloConfig
@@ -31,6 +31,7 @@ from simcluster.frames.metrics import (
     waiting_over_time,
 )
 from simcluster.frames.schema import REQUESTS, SPANS, SWEEP, checked, frame
+from simcluster.testing.examples import examples
 from simcluster.units import FloatArray
 
 NAN = float("nan")
@@ -418,6 +419,19 @@ def test_a_burst_is_measured_over_the_work_not_the_arrivals(length_s: float) -> 
     assert row["throughput_rps"] == pytest.approx(48 if length_s < 2 else 96 / length_s, rel=0.02)
 
 
+def test_a_burst_after_a_pause_is_measured_from_the_burst_on() -> None:
+    """A request at 0 to warm the cache, then four at once a minute later: two seconds of work."""
+    columns = requests(
+        [{"arrival_s": 0.0, "first_output_s": 0.5, "last_output_s": 0.5}]
+        + [{"arrival_s": 60.0, "first_output_s": e, "last_output_s": e} for e in (61, 61, 62, 62)]
+    )
+    row = summary(columns, run=RunConfig(warmup_s=1.0))
+    assert (row["rates_from_s"], row["rates_to_s"]) == (60.0, 62.0)
+    assert row["throughput_rps"] == 2.0
+    busy = {**columns, "last_output_s": np.array([1.5, 61, 61, 62, 62])}
+    assert summary(busy, run=RunConfig(warmup_s=1.0))["rates_from_s"] == 1.0
+
+
 def test_a_clock_that_is_stopped_ends_the_time_of_the_rates() -> None:
     """One of two users was answered once in ten seconds, the other not at all."""
     columns = requests(
@@ -554,7 +568,7 @@ def test_ecdf_of_a_few_values() -> None:
     assert (x.size, y.size) == (0, 0)
 
 
-@settings(deadline=None)
+@examples(100)
 @given(st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(NAN)), min_size=1, max_size=30))
 def test_ecdf_is_the_share_at_most_x(values: list[float]) -> None:
     """Its definition, checked by counting."""
@@ -642,7 +656,7 @@ def test_a_time_average_weighs_by_time_where_a_mean_over_rows_would_not() -> Non
     assert time_average(times, usage, 0.0, 100.0) == pytest.approx(0.02)
 
 
-@settings(deadline=None)
+@examples(100)
 @given(
     st.lists(
         st.tuples(st.floats(0, 100), st.floats(0, 50)),

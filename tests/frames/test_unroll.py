@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster import load, read
@@ -26,6 +26,7 @@ from simcluster.frames.unroll import (
     steps,
     token_times,
 )
+from simcluster.request import RequestStatus
 from simcluster.roofline import StepShape
 from simcluster.roofline.of_environment import roofline_step_time
 from simcluster.runs import compare as sweep
@@ -34,6 +35,7 @@ from simcluster.runs.simulate import run, simulate
 from simcluster.scenario.file import resolve
 from simcluster.sched import StepOutcome, StepPlan
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
+from simcluster.testing.examples import examples
 from simcluster.testing.specs import eager_engine, vllm_engine
 from simcluster.testing.toy import ENGINES, STRICT, TOY, WINDOWED, toy_environment
 from simcluster.testing.workloads import workload_of
@@ -127,6 +129,7 @@ class Witness:
     def _watch(self, instance: Instance) -> None:
         scheduler, held = instance.scheduler, []
         complete, release_output = scheduler.complete, instance.release_output
+        schedule = scheduler.schedule
 
         def watched_complete(plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
             decoding = [r.request_id for r in scheduler.batch] if plan.num_decodes else []
@@ -135,9 +138,24 @@ class Witness:
                 self.computed[number].append(now)
                 if instance.hold_output:
                     held.append(number)
-                else:
+                elif number not in moving(outcome):
                     self.released[number].append(now)
             return outcome
+
+        def moving(outcome: StepOutcome) -> set[int]:
+            """Whose first token another instance shows."""
+            if instance.shows_first_token:
+                return set()
+            return {
+                r.request_id for r in outcome.prefilled if r.status is RequestStatus.TRANSFERRING
+            }
+
+        def watched_schedule(now: float) -> StepPlan | None:
+            plan = schedule(now)
+            for request in scheduler.joined:
+                if not self.released[request.request_id]:
+                    self.released[request.request_id].append(now)
+            return plan
 
         def watched_release() -> Any:
             for number in held:
@@ -148,6 +166,7 @@ class Witness:
         def scheduler_clock() -> float:
             return float(instance.env.now)
 
+        scheduler.schedule = watched_schedule  # type: ignore[method-assign]  # listening in
         scheduler.complete = watched_complete  # type: ignore[method-assign]  # listening in
         instance.release_output = watched_release  # type: ignore[method-assign]
 
@@ -190,7 +209,7 @@ def test_the_cases_hold_output_preempt_and_share_steps(busy: Workload) -> None:
 GAPS = st.one_of(st.just(0.0), st.integers(0, 40).map(lambda k: k * 2.0**-10), st.floats(0.0, 0.03))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     strategy=st.sampled_from(list(STRATEGIES.values())),
     requests=st.lists(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.errors import InvariantError
 from simcluster.kvcache import BlockPool
+from simcluster.testing.examples import examples
 
 
 class NumberedBlocks:
@@ -30,7 +31,7 @@ class NumberedBlocks:
             self.free.append(self.used.pop())
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     num_blocks=st.integers(1, 50),
     changes=st.lists(st.integers(-20, 20), max_size=40),

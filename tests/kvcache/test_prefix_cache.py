@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.refusals import refused
 from simcluster.config import SchedulerConfig
 from simcluster.errors import ConfigError, DataError, InvariantError
 from simcluster.kvcache import PrefixPool
@@ -24,7 +25,7 @@ from simcluster.sched import SCHEDULERS
 from simcluster.strategies import FuDG, NoDG
 from simcluster.studies.prefix_reuse import replay
 from simcluster.testing import specs
-from simcluster.testing.refusals import refused
+from simcluster.testing.examples import examples
 from simcluster.testing.step_times import ConstantStepTime, LinearStepTime, same_for_all
 from simcluster.testing.workloads import shared_prefixes, workload_of
 from simcluster.workload import Workload, WorkloadSettings, build
@@ -109,7 +110,7 @@ def chain(tokens: Tokens) -> tuple[range, ...]:
     return tuple(range(n, n + 1) for n in numbers)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(data=st.data())
 def test_the_pool_is_a_list_of_blocks_known_by_their_tokens(data: st.DataObject) -> None:
     """Found, free and known are those of the slow way after every arrival, step and departure."""
@@ -204,7 +205,7 @@ def test_nobody_has_blocks_twice() -> None:
 # --- ids ---------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     rows=st.lists(st.lists(st.integers(0, 30), max_size=6), min_size=1, max_size=6),
     tokens_per_id=st.sampled_from([1, 4, 12]),
@@ -351,7 +352,7 @@ def cached(result: Result) -> list[int]:
     return tokens
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(load=conversations(), num_blocks=st.sampled_from([16, 20, 40]), chunked=st.booleans())
 def test_one_instance_that_is_never_busy_finds_what_a_replay_finds(
     load: Workload, num_blocks: int, chunked: bool
@@ -373,7 +374,7 @@ def test_one_instance_that_is_never_busy_finds_what_a_replay_finds(
     assert result.columns["instances"]["asked_blocks"][0] == expected.num_blocks
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(load=conversations(), block_size=st.sampled_from([4, 8, 16]))
 def test_a_larger_cache_finds_no_fewer(load: Workload, block_size: int) -> None:
     """Up to the cache without end, which finds what a set of all prefixes finds."""

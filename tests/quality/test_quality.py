@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster import catalog
@@ -20,6 +20,7 @@ from simcluster.quality.settings import (
     MeasuredQuality,
     PointsQuality,
 )
+from simcluster.testing.examples import examples
 
 BENCHMARKS = catalog.names("quality")
 COUNTS = st.tuples(*[st.integers(1, 500)] * 4)
@@ -41,7 +42,7 @@ def test_accuracies_are_those_of_the_counts(name: str, weak: float, strong: floa
 
 
 @given(COUNTS, SHARES)
-@settings(deadline=None)
+@examples(100)
 def test_a_random_router_is_a_straight_line(counts: tuple[int, ...], share: float) -> None:
     """Each query gains the mean gain."""
     both, only_strong, only_weak, _ = counts
@@ -51,7 +52,7 @@ def test_a_random_router_is_a_straight_line(counts: tuple[int, ...], share: floa
 
 
 @given(COUNTS, SHARES)
-@settings(deadline=None)
+@examples(100)
 def test_an_oracle_sends_first_who_gains_and_last_who_loses(
     counts: tuple[int, ...], share: float
 ) -> None:
@@ -65,7 +66,7 @@ def test_an_oracle_sends_first_who_gains_and_last_who_loses(
 
 
 @given(COUNTS, SHARES, st.floats(0.05, 5), st.floats(0.05, 5))
-@settings(deadline=None)
+@examples(100)
 def test_a_noisy_router_lies_between_and_rises_with_its_separation(
     counts: tuple[int, ...], share: float, one: float, other: float
 ) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 import simpy
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simcluster.roofline.dispatch import Line, TickRun, eager_lines, envelope, graph_line
+from simcluster.testing.examples import examples
 
 
 def brute_force_end(
@@ -88,7 +89,7 @@ runs = st.lists(layer_run(), min_size=1, max_size=4).map(tuple)
 
 
 @given(runs, ticks, ticks, ticks)
-@settings(deadline=None)
+@examples(100)
 def test_the_lines_are_the_end_of_the_step(
     runs: tuple[TickRun, ...], issue: float, full: float, windowed: float
 ) -> None:
@@ -99,7 +100,7 @@ def test_the_lines_are_the_end_of_the_step(
 
 
 @given(runs, ticks, ticks, ticks)
-@settings(deadline=None)
+@examples(100)
 def test_a_captured_step_runs_back_to_back(
     runs: tuple[TickRun, ...], issue: float, full: float, windowed: float
 ) -> None:
@@ -110,7 +111,7 @@ def test_a_captured_step_runs_back_to_back(
 
 
 @given(runs, ticks, ticks, ticks, ticks, ticks)
-@settings(deadline=None)
+@examples(100)
 def test_the_envelope_drops_no_line_that_could_win(
     runs: tuple[TickRun, ...],
     issue: float,
@@ -128,7 +129,7 @@ def test_the_envelope_drops_no_line_that_could_win(
 
 
 @given(st.lists(ticks, min_size=1, max_size=8), st.integers(1, 40), ticks, st.integers(0, 30))
-@settings(deadline=None)
+@examples(100)
 @example(times=[0.0, 10.0], repeat=30, issue=5.0, extra=0)
 def test_a_queue_deeper_than_a_layer_never_delays_equal_layers(
     times: list[float], repeat: int, issue: float, extra: int
@@ -152,7 +153,7 @@ def test_a_queue_shorter_than_a_layer_can_delay() -> None:
 
 
 @given(st.lists(ticks, min_size=1, max_size=30), ticks, st.integers(1, 5))
-@settings(deadline=None)
+@examples(100)
 def test_the_recurrence_is_the_simulation_with_processes(
     kernels: list[float], issue: float, queue_depth: int
 ) -> None:

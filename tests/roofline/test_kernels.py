@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.catalog.specs import AllReduceTerms
@@ -13,11 +13,12 @@ from simcluster.config import ModelConfig
 from simcluster.roofline.collectives import all_gather_s, all_reduce_s
 from simcluster.roofline.kernels import KernelTimer, smooth_max
 from simcluster.roofline.operators import attention_work
+from simcluster.testing.examples import examples
 from simcluster.testing.specs import a100, codellama_34b, h100, nvlink3
 
 
 @given(st.floats(0, 1e3), st.floats(0, 1e3), st.floats(1, 20))
-@settings(deadline=None)
+@examples(100)
 def test_the_smooth_maximum_lies_between_maximum_and_sum(a: float, b: float, p: float) -> None:
     """Two resources used at once can neither finish before the slower nor after both in turn."""
     value = smooth_max(a, b, p)

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.catalog.specs import ModelSpec
@@ -20,6 +20,7 @@ from simcluster.roofline import (
     tp_degrees,
     weight_bytes_per_gpu,
 )
+from simcluster.testing.examples import examples
 from simcluster.testing.specs import a100, codellama_34b, llama_2_7b, vllm_engine
 
 
@@ -127,7 +128,7 @@ def test_kv_heads_are_split_or_replicated_evenly() -> None:
     st.booleans(),
     st.sampled_from([2.0, 1.0, 0.5]),
 )
-@settings(deadline=None)
+@examples(100)
 def test_the_stages_hold_the_weights_of_the_whole(
     spec: ModelSpec, tp_size: int, pp_size: int, tied: bool, weight_bytes: float
 ) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from simcluster.catalog import PACKAGED
 from simcluster.catalog.specs import ModelSpec
 from simcluster.config import ModelConfig
 from simcluster.roofline.operators import (
@@ -26,47 +27,13 @@ def config(spec: ModelSpec, **kwargs: float) -> ModelConfig:
 
 
 def mixtral() -> ModelSpec:
-    """Mixtral-8x7B (published config.json): 46.70e9 parameters, 12.88e9 active."""
-    return replace(
-        codellama_34b(),
-        name="mixtral-8x7b",
-        num_layers=32,
-        hidden_size=4096,
-        num_heads=32,
-        ffn_dim=14336,
-        num_experts=8,
-        num_experts_active=2,
-        moe_ffn_dim=14336,
-        num_dense_layers=0,
-        num_params=46_702_792_704,
-        kv_bytes_per_token=131_072,
-    )
+    """Mixtral-8x7B: 46.70e9 parameters, 12.88e9 active."""
+    return PACKAGED.model("mixtral-8x7b")
 
 
 def deepseek_v3() -> ModelSpec:
-    """DeepSeek-V3 (published config.json): 671.0e9 parameters, 70272 bytes of KV per token."""
-    return replace(
-        codellama_34b(),
-        name="deepseek-v3",
-        num_layers=61,
-        hidden_size=7168,
-        num_heads=128,
-        num_kv_heads=128,
-        ffn_dim=18432,
-        vocab_size=129280,
-        num_experts=256,
-        num_experts_active=8,
-        moe_ffn_dim=2048,
-        num_shared_experts=1,
-        num_dense_layers=3,
-        q_lora_rank=1536,
-        kv_lora_rank=512,
-        qk_nope_dim=128,
-        qk_rope_dim=64,
-        v_head_dim=128,
-        num_params=671_025_000_000,
-        kv_bytes_per_token=70_272,
-    )
+    """DeepSeek-V3: 671.0e9 parameters, 70272 bytes of KV per token."""
+    return PACKAGED.model("deepseek-v3")
 
 
 def all_operators(model: ModelConfig, tp_size: int, m: int, sampled: int) -> list[Operator]:

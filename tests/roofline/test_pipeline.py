@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import simpy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.catalog.specs import EngineProfile, LinkSpec, ModelSpec
@@ -30,6 +30,7 @@ from simcluster.roofline import (
     stage_layers,
 )
 from simcluster.roofline.operators import layer_runs
+from simcluster.testing.examples import examples
 from simcluster.testing.specs import (
     a100,
     codellama_34b,
@@ -180,7 +181,7 @@ def test_layers_are_split_as_vllm_splits_them(num_layers: int, counts: tuple[int
 
 
 @given(models(), st.data())
-@settings(deadline=None)
+@examples(100)
 def test_every_layer_is_in_one_stage(spec: ModelSpec, data: st.DataObject) -> None:
     """Stages differ by one layer at most, windows are shared out evenly, kinds keep their order."""
     pp_size = data.draw(st.integers(1, spec.num_layers))
@@ -202,7 +203,7 @@ def test_every_layer_is_in_one_stage(spec: ModelSpec, data: st.DataObject) -> No
 
 
 @given(pipelines(engine=ideal_engine()), shapes())
-@settings(deadline=None)
+@examples(100)
 def test_without_dispatch_the_stages_add_up_to_the_whole(
     arguments: dict[str, Any], shape: StepShape
 ) -> None:
@@ -212,7 +213,7 @@ def test_without_dispatch_the_stages_add_up_to_the_whole(
 
 
 @given(pipelines(), shapes())
-@settings(deadline=None)
+@examples(100)
 def test_each_stage_pays_its_own_dispatch(arguments: dict[str, Any], shape: StepShape) -> None:
     """A stage is part of the whole's critical path; the parts together hide less than the whole."""
     whole_s = stages_of(**(arguments | {"pp_size": 1}))[0].gpu_s(shape)
@@ -221,7 +222,7 @@ def test_each_stage_pays_its_own_dispatch(arguments: dict[str, Any], shape: Step
 
 
 @given(pipelines(), shapes())
-@settings(deadline=None)
+@examples(100)
 def test_a_stage_is_the_simulation_of_its_kernels(
     arguments: dict[str, Any], shape: StepShape
 ) -> None:
@@ -239,7 +240,7 @@ def test_a_stage_is_the_simulation_of_its_kernels(
 
 
 @given(pipelines(), st.integers(1, 80), st.integers(1, 3000))
-@settings(deadline=None)
+@examples(100)
 def test_a_span_of_decodes_on_a_stage_is_its_steps(
     arguments: dict[str, Any], num_decodes: int, mean_context: int
 ) -> None:
@@ -388,7 +389,7 @@ ticks = st.integers(0, 4000).map(lambda n: n * TICK_S)
     st.lists(st.integers(1, 90), min_size=1, max_size=5),
     st.integers(0, 60),
 )
-@settings(deadline=None)
+@examples(100)
 def test_the_recurrence_is_the_simulation_of_queues_in_tandem(
     batches: list[tuple[float, int]], per_token: list[int], handed: int
 ) -> None:
@@ -405,7 +406,7 @@ def test_the_recurrence_is_the_simulation_of_queues_in_tandem(
 
 
 @given(pipelines(), st.lists(st.tuples(ticks, shapes()), min_size=1, max_size=8))
-@settings(deadline=None)
+@examples(100)
 def test_batches_pass_in_order_and_one_at_a_time(
     arguments: dict[str, Any], batches: list[tuple[float, StepShape]]
 ) -> None:
@@ -449,7 +450,7 @@ def test_one_batch_alone_leaves_bubbles_in_all_stages_but_one(pp_size: int) -> N
 
 
 @given(st.integers(1, 8), st.integers(1, 20))
-@settings(deadline=None)
+@examples(100)
 def test_micro_batches_leave_the_bubbles_of_gpipe(pp_size: int, num_batches: int) -> None:
     """(p - 1) / (m + p - 1) for m micro-batches (GPipe, 2019, section 2.3), forward pass only."""
     pipeline = constant(*[0.25] * pp_size)
@@ -463,7 +464,7 @@ stage_times = st.lists(st.integers(1, 50).map(float), min_size=1, max_size=6)
 
 
 @given(stage_times, st.integers(1, 30), st.integers(0, 9))
-@settings(deadline=None)
+@examples(100)
 def test_equal_batches_take_the_makespan_of_a_flow_shop(
     stage_s: list[float], num_batches: int, handed_s: int
 ) -> None:
@@ -486,7 +487,7 @@ def period_s(pipeline: Pipeline, shape: StepShape, num_in_flight: int) -> float:
 
 
 @given(stage_times, st.integers(0, 9))
-@settings(deadline=None)
+@examples(100)
 def test_as_many_batches_as_stages_saturate_the_slowest_stage(
     stage_s: list[float], handed_s: int
 ) -> None:

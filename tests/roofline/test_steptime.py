@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.catalog.specs import EngineProfile, GPUSpec, ModelSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.roofline import KernelSchedule, RooflineStepTime, StepShape
+from simcluster.testing.examples import examples
 from simcluster.testing.specs import (
     a100,
     codellama_34b,
@@ -170,7 +171,7 @@ def shapes(draw: st.DrawFn) -> StepShape:
 
 
 @given(step_times(), shapes())
-@settings(deadline=None)
+@examples(100)
 def test_the_closed_form_is_the_simulation_of_every_kernel(
     model: RooflineStepTime, shape: StepShape
 ) -> None:
@@ -186,7 +187,7 @@ def test_the_closed_form_is_the_simulation_of_every_kernel(
 
 
 @given(step_times(), st.integers(1, 100), st.integers(1, 3000), st.integers(1, 90))
-@settings(deadline=None)
+@examples(100)
 def test_a_span_of_decodes_is_its_steps(
     model: RooflineStepTime, num_decodes: int, mean_context: int, num_steps: int
 ) -> None:
@@ -206,7 +207,7 @@ def test_a_span_of_decodes_is_its_steps(
 
 
 @given(step_times(), shapes())
-@settings(deadline=None)
+@examples(100)
 def test_every_time_lies_on_the_grid(model: RooflineStepTime, shape: StepShape) -> None:
     """Sums of such times are exact, which is what the agreement rests on."""
     schedule = model.kernels(shape)
@@ -271,7 +272,7 @@ def attended_pairs(new: Sequence[tuple[int, int]], window: int | None) -> int:
 
 
 @given(chunks.filter(len), st.booleans())
-@settings(deadline=None)
+@examples(100)
 def test_prefill_attention_counts_each_attended_token_once(
     new: tuple[tuple[int, int], ...], windowed: bool
 ) -> None:

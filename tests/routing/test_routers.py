@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.request import Request
@@ -25,6 +25,7 @@ from simcluster.runs.result import Result
 from simcluster.runs.simulate import run
 from simcluster.strategies import NoDG
 from simcluster.testing import specs
+from simcluster.testing.examples import examples
 from simcluster.testing.step_times import ConstantStepTime, LinearStepTime, same_for_all
 from simcluster.testing.workloads import shared_prefixes, workload_of
 from simcluster.units import FloatArray, grid_array
@@ -62,7 +63,7 @@ def test_round_robin_goes_round(count: int, num_requests: int) -> None:
     assert chosen == [k % count for k in range(num_requests)]
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(rounds=st.lists(LOADS, min_size=1, max_size=12))
 def test_least_loaded_takes_a_minimum_and_ties_take_turns(rounds: list[list[int]]) -> None:
     """Nobody has less than the chosen one; among equals the first after the last chosen."""
@@ -78,7 +79,7 @@ def test_least_loaded_takes_a_minimum_and_ties_take_turns(rounds: list[list[int]
         last = chosen
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     rounds=st.lists(
         st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=3, max_size=3),
@@ -158,7 +159,7 @@ def test_a_prefix_draws_its_requests_to_where_it_is() -> None:
     assert mixed.columns["requests"]["prefill_instance"].tolist() != groups
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     rounds=st.lists(
         st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=6),

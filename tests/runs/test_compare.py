@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 import simcluster
+from helpers.scenarios import small_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.errors import DataError
 from simcluster.frames.schema import SCHEMAS
@@ -22,7 +23,6 @@ from simcluster.runs import folder as store
 from simcluster.runs.result import FRAMES
 from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
-from simcluster.testing.scenarios import small_scenario
 
 DOCUMENT = small_scenario(
     {"name": "vLLM", "kind": "nodg"},

@@ -22,6 +22,7 @@ import pytest
 from click.testing import CliRunner
 
 import simcluster
+from helpers.scenarios import small_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError, WorkerError
@@ -31,7 +32,6 @@ from simcluster.runs.cell import Cell, identity, made_by
 from simcluster.runs.executor import outcomes
 from simcluster.scenario.file import resolve
 from simcluster.show import text as report
-from simcluster.testing.scenarios import small_scenario
 
 DOCUMENT = small_scenario(
     {"name": "vLLM", "kind": "nodg"},

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.scenarios import small_scenario
 from simcluster import catalog
 from simcluster.catalog.own_file import entry_text
 from simcluster.catalog.specs import EngineProfile
@@ -20,7 +21,7 @@ from simcluster.errors import ConfigError
 from simcluster.scenario.file import json_schema, load, markdown_keys, parse_override, resolve
 from simcluster.scenario.tables import EngineTable
 from simcluster.strategies import STRATEGIES
-from simcluster.testing.scenarios import small_scenario
+from simcluster.testing.examples import examples
 from simcluster.workload import ARRIVALS, LENGTHS
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +57,7 @@ TABLES = st.dictionaries(
 
 
 @given(TABLES)
-@settings(deadline=None)
+@examples(100)
 def test_toml_reads_back(document: dict[str, object]) -> None:
     """The standard library's reader, the oracle, gives back what was written."""
     assert tomllib.loads(to_toml(document)) == document

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.config import SchedulerConfig
@@ -15,6 +15,7 @@ from simcluster.errors import InvariantError
 from simcluster.kvcache import BlockPool
 from simcluster.request import Request, RequestStatus
 from simcluster.sched import QUEUES, SCHEDULERS, DecodeBatch, Scheduler, StepPlan
+from simcluster.testing.examples import examples
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -87,7 +88,7 @@ def check_batch(batch: DecodeBatch, slow: SlowBatch, free: int, limit: int) -> N
     assert batch.window_tokens(min(limit, 5), window).tolist() == grown
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     data=st.data(),
     block_size=st.sampled_from([1, 2, 3, 4, 16]),
@@ -355,7 +356,7 @@ def check_plan(plan: StepPlan | None, slow: SlowPlan, config: SchedulerConfig) -
         assert plan.num_decodes + plan.prefill_tokens <= config.max_num_batched_tokens
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     data=st.data(),
     name=st.sampled_from(["prefill-priority", "chunked"]),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.patches import StepPatch
 
+from helpers.drawn import bursts
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import Environment, SloConfig
 from simcluster.errors import ConfigError
@@ -21,6 +22,7 @@ from simcluster.scenario.file import resolve
 from simcluster.show.plot_links import figure_of_links
 from simcluster.strategies import FuDG, NoDG
 from simcluster.testing import specs
+from simcluster.testing.examples import examples
 from simcluster.testing.laws import check_laws, union_of
 from simcluster.testing.step_times import LinearStepTime, same_for_all
 from simcluster.testing.workloads import shared_prefixes, workload_of
@@ -68,32 +70,34 @@ def machines(
     return dataclasses.replace(base, cluster=cluster)
 
 
+def disaggregated(
+    prefill_instances: int | None,
+    decode_instances: int | None,
+    *,
+    num_kv_blocks: int = 3000,
+    **settings: Any,
+) -> FuDG:
+    """Return a deployment of so many instances, by default with memory for all."""
+    return FuDG(
+        name="fudg",
+        prefill_instances=prefill_instances,
+        decode_instances=decode_instances,
+        num_kv_blocks=num_kv_blocks,
+        **settings,
+    )
+
+
 def deployed(environment: Environment, strategy: FuDG, workload: Workload) -> Result:
     """Run it."""
     return run(environment, strategy, workload, step_time=same_for_all(STEP_TIME))
 
 
-@st.composite
-def workloads(draw: st.DrawFn) -> Workload:
-    """Up to 25 requests with ties."""
-    rows = draw(
-        st.lists(
-            st.tuples(
-                st.sampled_from([0.0, 0.0, 0.01, 0.05, 0.2]),
-                st.integers(1, 150),
-                st.integers(1, 100),
-            ),
-            min_size=1,
-            max_size=25,
-        )
-    )
-    gaps, prompts, outputs = zip(*rows, strict=True)
-    return workload_of(np.cumsum(gaps), prompts, outputs)
+WORKLOADS = bursts([0.0, 0.0, 0.01, 0.05, 0.2], most=25)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
-    workload=workloads(),
+    workload=WORKLOADS,
     placement=st.sampled_from(PLACEMENTS),
     pools=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     num_kv_blocks=st.sampled_from([64, 80, 2000]),
@@ -102,13 +106,7 @@ def test_every_byte_of_kv_moves_once_per_copy(
     workload: Workload, placement: Placement, pools: tuple[int, int], num_kv_blocks: int
 ) -> None:
     """Transfers carry the KV of the prompts that go on to decode, leg after leg, no more."""
-    strategy = FuDG(
-        name="fudg",
-        prefill_instances=pools[0],
-        decode_instances=pools[1],
-        placement=placement,
-        num_kv_blocks=num_kv_blocks,
-    )
+    strategy = disaggregated(pools[0], pools[1], placement=placement, num_kv_blocks=num_kv_blocks)
     result = deployed(machines(), strategy, workload)
     check_laws(result)
     requests, transfers = result.columns["requests"], result.columns["transfers"]
@@ -136,8 +134,8 @@ def test_every_byte_of_kv_moves_once_per_copy(
     assert (requests["transfer_s"][~moved] == 0).all()
 
 
-@settings(max_examples=80, deadline=None)
-@given(workload=workloads(), placement=st.sampled_from(PLACEMENTS))
+@examples(80)
+@given(workload=WORKLOADS, placement=st.sampled_from(PLACEMENTS))
 def test_instances_work_exactly_while_they_hold_something_to_compute(
     workload: Workload, placement: Placement
 ) -> None:
@@ -146,13 +144,7 @@ def test_instances_work_exactly_while_they_hold_something_to_compute(
     A prefill instance is busy from routing to first token of its requests, a decode instance from
     the arrival of the KV to the last token.
     """
-    strategy = FuDG(
-        name="fudg",
-        prefill_instances=2,
-        decode_instances=2,
-        placement=placement,
-        num_kv_blocks=3000,
-    )
+    strategy = disaggregated(2, 2, placement=placement)
     result = deployed(machines(), strategy, workload)
     requests, spans = result.columns["requests"], result.columns["spans"]
     joined_s = requests["first_token_s"] + requests["transfer_s"]
@@ -169,20 +161,13 @@ def test_instances_work_exactly_while_they_hold_something_to_compute(
         assert (spans["kind"][steps] == pool).all()
 
 
-@settings(max_examples=80, deadline=None)
-@given(workload=workloads(), placement=st.sampled_from(PLACEMENTS))
+@examples(80)
+@given(workload=WORKLOADS, placement=st.sampled_from(PLACEMENTS))
 def test_decodes_do_not_disturb_prefills(workload: Workload, placement: Placement) -> None:
     """What disaggregation is for: TTFT is that of an instance whose answers all have one token."""
     fudg = deployed(
         machines(),
-        FuDG(
-            name="fudg",
-            prefill_instances=1,
-            decode_instances=1,
-            placement=placement,
-            num_kv_blocks=3000,
-            first_token="prefill",
-        ),
+        disaggregated(1, 1, placement=placement, first_token="prefill"),
         workload,
     )
     alone = run(
@@ -305,7 +290,7 @@ def test_prefill_stalls_when_decode_has_no_room() -> None:
     the first has ended, and only when it has left can the third's prefill begin.
     """
     environment = machines(latency_s=0.0)
-    strategy = FuDG(name="fudg", prefill_instances=1, decode_instances=1, num_kv_blocks=64)
+    strategy = disaggregated(1, 1, num_kv_blocks=64)
     result = deployed(environment, strategy, workload_of(np.zeros(3), 200, 56))
     requests, transfers = result.columns["requests"], result.columns["transfers"]
     prefill_s = 200 * STEP_TIME.per_prefill_token_s
@@ -331,14 +316,7 @@ def test_prefill_stalls_when_decode_has_no_room() -> None:
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_queue_in_front_of_a_full_prefill_pool_moves_on(placement: Placement) -> None:
     """Blocks that a transfer frees let in whoever waits in front, with no step to announce it."""
-    strategy = FuDG(
-        name="fudg",
-        prefill_instances=1,
-        decode_instances=2,
-        placement=placement,
-        router="shared-queue",
-        num_kv_blocks=64,
-    )
+    strategy = disaggregated(1, 2, placement=placement, router="shared-queue", num_kv_blocks=64)
     environment = machines(network=5e7, fabric=5e7)
     result = deployed(environment, strategy, workload_of(np.zeros(6), 200, 2))
     assert (result.columns["requests"]["status"] == "finished").all()
@@ -346,7 +324,7 @@ def test_a_queue_in_front_of_a_full_prefill_pool_moves_on(placement: Placement) 
 
 def test_kv_goes_to_the_decode_instance_with_fewer_tokens() -> None:
     """Least loaded, what is still on its way included: two prompts at once go to two instances."""
-    strategy = FuDG(name="fudg", prefill_instances=1, decode_instances=3, num_kv_blocks=3000)
+    strategy = disaggregated(1, 3)
     environment = machines(gpus_per_node=8, num_nodes=1, fabric=1e8)
     result = deployed(environment, strategy, workload_of(np.zeros(9), 25, 50))
     _, counts = np.unique(result.columns["requests"]["decode_instance"], return_counts=True)
@@ -360,7 +338,7 @@ def test_a_transfer_that_waits_behind_a_preempted_request_follows_it() -> None:
     have fitted beside A all along, then moves without waiting for A's end.
     """
     environment = machines(fabric=1e11)
-    strategy = FuDG(name="fudg", prefill_instances=1, decode_instances=1, num_kv_blocks=64)
+    strategy = disaggregated(1, 1, num_kv_blocks=64)
     workload = workload_of([0.0, 0.0, 0.35], [100, 100, 60], [100, 100, 5])
     result = deployed(environment, strategy, workload)
     requests, transfers = result.columns["requests"], result.columns["transfers"]
@@ -384,14 +362,7 @@ SLOW_DECODES = LinearStepTime(2.0**-13, 2.0**-6)
 
 def stalled(share: float | None) -> Result:
     """Seven prompts of 200 tokens (50 blocks), pools of 200 blocks, one decode at a time."""
-    strategy = FuDG(
-        name="fudg",
-        prefill_instances=1,
-        decode_instances=1,
-        num_kv_blocks=200,
-        max_num_seqs=1,
-        waiting_block_share=share,
-    )
+    strategy = disaggregated(1, 1, num_kv_blocks=200, max_num_seqs=1, waiting_block_share=share)
     environment = machines(latency_s=0.0, fabric=1e11)
     work = workload_of(np.zeros(7), 200, 56)
     return run(environment, strategy, work, step_time=same_for_all(SLOW_DECODES))
@@ -422,9 +393,9 @@ def test_prefill_stalls_when_the_decode_side_will_not_pull() -> None:
     assert free["num_preemptions"].sum() > requests["num_preemptions"].sum() == 0
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
-    workload=workloads(),
+    workload=WORKLOADS,
     placement=st.sampled_from(PLACEMENTS),
     num_kv_blocks=st.sampled_from([80, 200]),
     max_num_seqs=st.sampled_from([1, 3, 64]),
@@ -434,10 +405,9 @@ def test_the_decode_side_pulls_only_below_its_share_of_waiting_blocks(
     workload: Workload, placement: Placement, num_kv_blocks: int, max_num_seqs: int, share: float
 ) -> None:
     """Whenever blocks are reserved, those reserved before for requests that wait are below it."""
-    strategy = FuDG(
-        name="fudg",
-        prefill_instances=2,
-        decode_instances=1,
+    strategy = disaggregated(
+        2,
+        1,
         placement=placement,
         num_kv_blocks=num_kv_blocks,
         max_num_seqs=max_num_seqs,
@@ -463,19 +433,13 @@ def test_the_decode_side_pulls_only_below_its_share_of_waiting_blocks(
         assert sum(waiting) < share * num_kv_blocks
 
 
-@settings(max_examples=60, deadline=None)
-@given(workload=workloads(), placement=st.sampled_from(PLACEMENTS))
+@examples(60)
+@given(workload=WORKLOADS, placement=st.sampled_from(PLACEMENTS))
 def test_without_pressure_the_limits_of_distserve_change_nothing(
     workload: Workload, placement: Placement
 ) -> None:
     """Where all that could wait is below the share, every frame is the same, bit by bit."""
-    plain = FuDG(
-        name="fudg",
-        prefill_instances=2,
-        decode_instances=2,
-        placement=placement,
-        num_kv_blocks=2000,
-    )
+    plain = disaggregated(2, 2, placement=placement, num_kv_blocks=2000)
     limited = dataclasses.replace(
         plain,
         waiting_block_share=1.0,
@@ -492,14 +456,7 @@ def test_the_batches_of_the_context_stage_have_limits_of_their_own() -> None:
     """Two prompts a batch by number, two by tokens; decodes are limited by `max_num_seqs` alone."""
     work = workload_of(np.zeros(6), 100, 50)
     for settings_ in ({"prefill_max_num_seqs": 2}, {"prefill_max_num_batched_tokens": 256}):
-        strategy = FuDG(
-            name="fudg",
-            prefill_instances=1,
-            decode_instances=1,
-            num_kv_blocks=2000,
-            max_num_seqs=6,
-            **settings_,  # type: ignore[arg-type]
-        )
+        strategy = disaggregated(1, 1, num_kv_blocks=2000, max_num_seqs=6, **settings_)
         environment, step_time = machines(fabric=1e11), same_for_all(SLOW_DECODES)
         spans = run(environment, strategy, work, step_time=step_time).columns["spans"]
         assert spans["num_prefills"][spans["kind"] == "prefill"].tolist() == [2, 2, 2]
@@ -509,14 +466,8 @@ def test_the_batches_of_the_context_stage_have_limits_of_their_own() -> None:
 # --- MoonCake's own scheduling -------------------------------------------------------------------
 
 
-CONDUCTED = FuDG(
-    name="fudg",
-    prefill_instances=2,
-    decode_instances=1,
-    placement="inter-node",
-    num_kv_blocks=3000,
-    prefill_max_num_seqs=1,
-    prefill_choice="ttft",
+CONDUCTED = disaggregated(
+    2, 1, placement="inter-node", prefill_max_num_seqs=1, prefill_choice="ttft"
 )
 """Prompts one by one, where the estimate of the TTFT is exact."""
 
@@ -533,8 +484,8 @@ def free_at(requests: dict[str, np.ndarray], instance: int, number: int) -> floa
     return max(ends, float(requests["arrival_s"][number]))
 
 
-@settings(max_examples=80, deadline=None)
-@given(workload=workloads(), ttft_s=st.sampled_from([None, 0.05, 0.15, 0.3]))
+@examples(80)
+@given(workload=WORKLOADS, ttft_s=st.sampled_from([None, 0.05, 0.15, 0.3]))
 def test_a_request_goes_where_its_first_token_comes_first(
     workload: Workload, ttft_s: float | None
 ) -> None:
@@ -610,8 +561,8 @@ def test_early_rejection_without_targets_is_refused() -> None:
         deployed(with_targets(), strategy, workload_of([0.0], 100, 2))
 
 
-@settings(max_examples=40, deadline=None)
-@given(workload=workloads())
+@examples(40)
+@given(workload=WORKLOADS)
 def test_early_rejection_with_loose_targets_changes_nothing(workload: Workload) -> None:
     """Bit by bit, and nobody is rejected."""
     plain = dataclasses.replace(CONDUCTED, prefill_max_num_seqs=None, num_kv_blocks=64)
@@ -629,13 +580,7 @@ def test_early_rejection_with_loose_targets_changes_nothing(workload: Workload) 
 
 def one_request(**settings: object) -> Result:
     """One prompt of 200 tokens from one prefill to one decode instance, in a cluster of three."""
-    strategy = FuDG(
-        name="fudg",
-        prefill_instances=1,
-        decode_instances=1,
-        num_kv_blocks=3000,
-        **settings,  # type: ignore[arg-type]
-    )
+    strategy = disaggregated(1, 1, **settings)
     environment = machines(num_nodes=3, gpus_per_node=2, pcie=4e8, network=2e8, fabric=1e8)
     return deployed(environment, strategy, workload_of([0.0], 200, 9))
 
@@ -692,13 +637,7 @@ def test_a_pool_takes_the_kv_while_the_decode_side_is_full() -> None:
     As `test_prefill_stalls_when_decode_has_no_room`, with a pool between: nothing stalls.
     """
     environment = machines(latency_s=0.0)
-    strategy = FuDG(
-        name="fudg",
-        prefill_instances=1,
-        decode_instances=1,
-        num_kv_blocks=64,
-        pool="decode-node",
-    )
+    strategy = disaggregated(1, 1, num_kv_blocks=64, pool="decode-node")
     result = deployed(environment, strategy, workload_of(np.zeros(3), 200, 56))
     move_s = math.ceil(200 * KV_BYTES / 1e9 / TICK_S) * TICK_S
     expected = [PREFILL_S + k * (PREFILL_S + move_s) for k in range(3)]
@@ -726,7 +665,7 @@ def test_a_pool_takes_the_kv_while_the_decode_side_is_full() -> None:
 )
 def test_transfers_that_cannot_be_are_refused(settings: dict[str, object], message: str) -> None:
     """One line with the way out."""
-    strategy = FuDG(name="fudg", num_kv_blocks=3000, **settings)  # type: ignore[arg-type]
+    strategy = disaggregated(None, None, **settings)
     with pytest.raises(ConfigError, match=message):
         deployed(machines(), strategy, workload_of([0.0], 200, 9))
 
@@ -735,7 +674,7 @@ def test_nodes_without_a_network_are_refused() -> None:
     """Before anything runs, with the nodes that cannot reach each other."""
     base = machines()
     islands = dataclasses.replace(base, cluster=dataclasses.replace(base.cluster, network=None))
-    inside = FuDG(name="fudg", num_kv_blocks=3000)
+    inside = disaggregated(None, None)
     assert deployed(islands, inside, workload_of([0.0], 200, 9)).end_s > 0
     between = dataclasses.replace(inside, placement="inter-node")
     with pytest.raises(ConfigError, match="no path from node 0 to node 1"):
@@ -753,13 +692,7 @@ def test_eight_prefill_and_eight_decode_instances_are_balanced() -> None:
     )
     environment = machines(num_nodes=2, gpus_per_node=8, fabric=1e10)
     for placement in PLACEMENTS:
-        strategy = FuDG(
-            name="fudg",
-            prefill_instances=8,
-            decode_instances=8,
-            placement=placement,
-            num_kv_blocks=3000,
-        )
+        strategy = disaggregated(8, 8, placement=placement)
         result = deployed(environment, strategy, work)
         requests, pool = result.columns["requests"], result.columns["instances"]["pool"]
         for role, tokens in (("prefill", "prompt_len"), ("decode", "output_len")):
@@ -773,13 +706,7 @@ def test_links_carry_what_the_transfers_moved() -> None:
     """Every byte of a transfer on every link of its path, never faster than the link."""
     rng = np.random.default_rng(1)
     work = workload_of(np.cumsum(rng.exponential(0.2, 60)), rng.integers(1, 150, 60), 9)
-    strategy = FuDG(
-        name="fudg",
-        prefill_instances=2,
-        decode_instances=2,
-        placement="inter-node",
-        num_kv_blocks=3000,
-    )
+    strategy = disaggregated(2, 2, placement="inter-node")
     result = deployed(machines(), strategy, work)
     links, transfers = result.columns["links"], result.columns["transfers"]
     assert links["utilisation"].max() <= 1 + 1e-9
@@ -795,13 +722,7 @@ def test_the_picture_of_links_shows_the_busiest_and_every_kind_of_copy() -> None
     """Curves of the links frame, highest first; points of the transfers frame, copy by copy."""
     rng = np.random.default_rng(1)
     work = workload_of(np.cumsum(rng.exponential(0.2, 60)), rng.integers(1, 150, 60), 9)
-    strategy = FuDG(
-        name="fudg",
-        prefill_instances=2,
-        decode_instances=2,
-        placement="inter-node",
-        num_kv_blocks=3000,
-    )
+    strategy = disaggregated(2, 2, placement="inter-node")
     result = deployed(machines(), strategy, work)
     figure = figure_of_links({"fudg": result.links}, {"fudg": result.transfers})
     levels, points = figure.axes

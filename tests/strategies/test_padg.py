@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from helpers.drawn import bursts
 from simcluster.config import Environment, SloConfig
 from simcluster.request import Request
 from simcluster.routing.prefill_predictor import PrefillPredictor, from_profile
@@ -25,6 +26,7 @@ from simcluster.runs.result import Result
 from simcluster.runs.simulate import run
 from simcluster.strategies import NoDG, PaDG
 from simcluster.testing import specs
+from simcluster.testing.examples import examples
 from simcluster.testing.laws import check_laws
 from simcluster.testing.step_times import LinearStepTime, same_for_all
 from simcluster.testing.workloads import workload_of
@@ -131,7 +133,7 @@ class Definition:
 CHANGES = ("route", "route", "route", "prefilled", "prefilled", "step", "step", "step", "leave")
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 4), slack=st.sampled_from(SLACKS))
 def test_the_books_of_the_ring_are_algorithm_1(seed: int, count: int, slack: Slack) -> None:
     """Sums and keys stand for the pending and existing sets of the paper, whatever happens."""
@@ -348,30 +350,13 @@ class Replay:
         return used
 
 
-@st.composite
-def workloads(draw: st.DrawFn) -> Workload:
-    """Bursts of requests of all lengths."""
-    rows = draw(
-        st.lists(
-            st.tuples(
-                st.sampled_from([0.0, 0.0, 0.001, 0.01, 0.03, 0.1, 0.3]),
-                st.integers(1, 150),
-                st.integers(1, 100),
-            ),
-            min_size=1,
-            max_size=30,
-        )
-    )
-    gaps, prompts, outputs = zip(*rows, strict=True)
-    return workload_of(np.cumsum(gaps), prompts, outputs)
-
-
+WORKLOADS = bursts([0.0, 0.0, 0.001, 0.01, 0.03, 0.1, 0.3], most=30)
 TARGETS = st.sampled_from([(0.2, 0.0061), (0.1, 0.0057), (0.3, 0.0103), (0.16, 0.04), (5.0, 0.1)])
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
-    workload=workloads(),
+    workload=WORKLOADS,
     targets=TARGETS,
     num_instances=st.integers(1, 4),
     slack=st.sampled_from(SLACKS),
@@ -539,9 +524,9 @@ RINGS_OF_ONE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RINGS_OF_ONE)
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
-    workload=workloads(),
+    workload=WORKLOADS,
     targets=TARGETS,
     scheduler=st.sampled_from(["prefill-priority", "chunked"]),
     num_kv_blocks=st.sampled_from([70, 2000]),
@@ -644,9 +629,9 @@ class CodeReplay(Replay):
         return super().blocks(begun, index, now)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
-    workload=workloads(),
+    workload=WORKLOADS,
     targets=TARGETS,
     num_instances=st.integers(1, 4),
     num_kv_blocks=st.sampled_from([70, 150, 2000]),

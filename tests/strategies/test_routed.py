@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import simcluster
@@ -21,6 +21,7 @@ from simcluster.routing.shares import FixedShares
 from simcluster.runs.cell import Cell, identity
 from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG, PaDG, Routed, ServingGroup
+from simcluster.testing.examples import examples
 from simcluster.testing.laws import check_laws
 from simcluster.testing.specs import (
     environment,
@@ -122,7 +123,7 @@ def deployments(draw: st.DrawFn) -> Routed:
     )
 
 
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(deployments(), REQUESTS, st.sampled_from([None, None, 3]))
 def test_span_equals_step_and_the_laws_hold(
     strategy: Routed, requests: list[tuple[float, int, int, float]], concurrency: int | None
@@ -143,7 +144,7 @@ def test_span_equals_step_and_the_laws_hold(
     assert len(steps(span.columns, where)["end_s"]) == span.columns["spans"]["num_steps"].sum()
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(deployments(), REQUESTS.filter(lambda r: sum(o for _, _, o, _ in r) < 150))
 def test_step_equals_kernel(
     strategy: Routed, requests: list[tuple[float, int, int, float]]
@@ -156,7 +157,7 @@ def test_step_equals_kernel(
     )
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(servings(0), REQUESTS)
 def test_one_model_alone_is_the_strategy_itself(
     serving: Any, requests: list[tuple[float, int, int, float]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster.config import SloConfig
@@ -24,6 +24,7 @@ from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.strategies.scaling import MitosisSettings, ThresholdSettings, start_up_s
 from simcluster.testing import specs
+from simcluster.testing.examples import examples
 from simcluster.testing.laws import check_laws
 from simcluster.testing.step_times import LinearStepTime, same_for_all
 from simcluster.testing.workloads import workload_of
@@ -114,7 +115,7 @@ def test_the_instance_whose_window_is_open_goes_last() -> None:
     assert [scheduler.drain() for _ in range(2)] == [third, second]
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     bounds=st.sampled_from([(1, 1), (1, 2), (2, 3), (3, 6), (2, 7)]),
     moves=st.lists(st.booleans(), max_size=30),

@@ -10,12 +10,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from helpers.refusals import refused
 from simcluster.errors import ConfigError
-from simcluster.testing.refusals import refused
+from simcluster.testing.examples import examples
 from simcluster.units import TICK_S, TICKS_PER_S, FloatArray
 from simcluster.workload import ARRIVALS, ArrivalProcess, Workload, WorkloadSettings, build
 from simcluster.workload.base import EndlessArrivals
@@ -267,7 +268,7 @@ DIGEST = """
 import hashlib
 from simcluster.workload import WorkloadSettings, build
 from simcluster.workload.lengths import LognormalLengths
-from simcluster.testing.refusals import refused
+from helpers.refusals import refused
 from simcluster.workload.renewal import GammaArrivals
 lengths = LognormalLengths(prompt_median=300, prompt_sigma=1, output_median=80, output_sigma=0.7)
 requests = build(
@@ -335,7 +336,7 @@ def test_settings_that_say_nothing_or_two_things_are_refused(
     ).filter(lambda pieces: any(rate > 0 for _, rate in pieces)),
     points=st.lists(st.floats(0, 1e5), min_size=1, max_size=20).map(sorted),
 )
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_the_inverse_cumulative_rate_inverts_the_cumulative_rate(
     pieces: list[tuple[float, float]], points: list[float]
 ) -> None:
@@ -362,7 +363,7 @@ def test_the_inverse_cumulative_rate_inverts_the_cumulative_rate(
     rate_rps=st.floats(0.01, 1e4),
     num_requests=st.integers(1, 300),
 )
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_every_workload_keeps_the_laws(
     process: EndlessArrivals | ClosedLoopArrivals, seed: int, rate_rps: float, num_requests: int
 ) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from helpers.refusals import refused
 from simcluster.errors import ConfigError, DataError, SimclusterError
-from simcluster.testing.refusals import refused
 from simcluster.workload import Workload, WorkloadSettings, build
 from simcluster.workload.clients import ClientArrivals, Mixture, read_clients, weibull_shape
 from simcluster.workload.lengths import FixedLengths

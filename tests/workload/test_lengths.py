@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from helpers.refusals import refused
 from simcluster import catalog
 from simcluster.catalog import Catalog
 from simcluster.errors import ConfigError
 from simcluster.rng import stream
-from simcluster.testing.refusals import refused
+from simcluster.testing.examples import examples
 from simcluster.units import IntArray
 from simcluster.workload import LENGTHS, LengthDistribution, WorkloadSettings, build
 from simcluster.workload.base import MAX_TOKENS
@@ -262,7 +263,7 @@ LENGTH_PAIRS = st.lists(
 
 
 @given(pairs=LENGTH_PAIRS, max_model_len=st.integers(2, 12_000))
-@settings(deadline=None)
+@examples(100)
 def test_too_long_requests_are_marked_or_cut(
     pairs: list[tuple[int, int]], max_model_len: int
 ) -> None:
@@ -309,7 +310,7 @@ def test_every_distribution_is_in_the_registry_under_its_kind() -> None:
         ]
     ),
 )
-@settings(deadline=None)
+@examples(100)
 def test_a_longer_draw_begins_with_the_shorter_one(
     num_requests: int, more: int, lengths: LengthDistribution
 ) -> None:

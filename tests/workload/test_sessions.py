@@ -8,11 +8,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.refusals import refused
 from simcluster.studies.prefix_reuse import replay
-from simcluster.testing.refusals import refused
+from simcluster.testing.examples import examples
 from simcluster.workload import Workload, WorkloadSettings, build
 from simcluster.workload.sessions import SessionArrivals
 
@@ -65,6 +66,25 @@ def test_the_rate_is_the_one_asked_for_from_the_start() -> None:
     assert load.rate_rps == 10.0
 
 
+def test_users_may_wait_for_the_answer_before_they_think() -> None:
+    """The same turns; each waits for the one before it in its session, and then a gap."""
+    open_loop = drawn(num_requests=500)
+    waiting = drawn(dataclasses.replace(PLAIN, gap_after="answer"), num_requests=500)
+    for name in ("arrival_s", "prompt_len", "output_len"):
+        assert getattr(open_loop, name).tolist() == getattr(waiting, name).tolist()
+    assert open_loop.turns is None
+    turns = waiting.turns
+    assert turns is not None
+    pairs = [pair for session in sessions_of(waiting).values() for pair in pairwise(session)]
+    assert len(pairs) > 150
+    for earlier, later in pairs:
+        assert turns.after[later] == earlier
+        gap_s = waiting.arrival_s[later] - waiting.arrival_s[earlier]
+        assert turns.think_s[later] == pytest.approx(gap_s, abs=2.0**-31)
+    assert set(np.flatnonzero(turns.after >= 0)) >= {later for _, later in pairs}
+    assert not turns.think_s[turns.after < 0].any()
+
+
 def test_turns_and_gaps_have_their_moments() -> None:
     """Turns are geometric with their mean, gaps lognormal with their median.
 
@@ -114,7 +134,7 @@ def test_system_prompts_are_shared_by_popularity_and_nothing_else_is() -> None:
     assert np.allclose(shares, expected, atol=0.02)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     system_len=st.sampled_from([0, 1, 15, 16, 33]),
     mean_turns=st.sampled_from([1.0, 1.5, 6.0]),
@@ -182,7 +202,7 @@ def test_a_hundred_thousand_requests_take_fifty_bytes_each() -> None:
     [
         ({}, {}, None, "workload.rate_rps: sessions need a rate"),
         ({}, {"lengths": "sharegpt-etalon"}, 1.0, "sessions have lengths of their own"),
-        ({"max_context_len": 40}, {}, 1.0, "no first turn fits behind a system prompt of 40"),
+        ({"max_context_len": 40}, {}, 1.0, "hardly a first turn fits behind a system prompt of 40"),
     ],
 )
 def test_sessions_that_cannot_be_are_refused(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from helpers.refusals import refused
 from simcluster.errors import ConfigError
-from simcluster.testing.refusals import refused
 from simcluster.workload import ARRIVALS, LENGTHS, WorkloadSettings, build
 from simcluster.workload.clients import ClientArrivals
 from simcluster.workload.closed_loop import ClosedLoopArrivals
@@ -182,7 +182,7 @@ def test_a_rate_that_is_none_is_refused(rate_rps: float) -> None:
     ("table", "key", "says"),
     [
         ({"rate_rps": 1, "duration_s": 1e-9}, "workload.duration_s", "no request arrives"),
-        ({"rate_rps": 1e9, "duration_s": 1e9}, "workload.duration_s", "more than 100000000"),
+        ({"rate_rps": 1e9, "duration_s": 1e6}, "workload.duration_s", "more than 30000000"),
         ({"rate_rps": 1e-5}, "workload.rate_rps", "24 days"),
     ],
 )

@@ -36,12 +36,14 @@ class TwoTiers(SchedulerSettings, RouterSettings):
     """Two groups of instances that differ in their tensor-parallel degree."""
 
     kind: Literal["two-tiers"] = "two-tiers"
-    short_len: Annotated[
-        int, Field(ge=1, description="Longest prompt that goes to the small instances (tokens).")
-    ]
-    short_instances: Annotated[int, Field(ge=1, description="Small instances (tp_size GPUs).")] = 1
-    long_instances: Annotated[int, Field(ge=1, description="Large instances.")] = 1
-    long_tp_size: Annotated[int, Field(ge=1, description="GPUs of a large instance.")] = 2
+    short_len: Annotated[int, Field(ge=1)]
+    """Longest prompt that goes to the small instances (tokens)."""
+    short_instances: Annotated[int, Field(ge=1)] = 1
+    """Small instances (tp_size GPUs)."""
+    long_instances: Annotated[int, Field(ge=1)] = 1
+    """Large instances."""
+    long_tp_size: Annotated[int, Field(ge=1)] = 2
+    """GPUs of a large instance."""
 
     def build(self, cluster: Cluster) -> Deployment:
         """Place both tiers, each behind a router of its own.

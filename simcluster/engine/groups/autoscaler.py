@@ -12,6 +12,7 @@ from simcluster.engine.groups.overall import OverallScheduler
 from simcluster.engine.instance import InstanceLike
 from simcluster.engine.shape import InstanceShape
 from simcluster.errors import InvariantError
+from simcluster.units import MAX_TIME_S
 
 DISK_BYTES_PER_S: Final = 67.5e9 / 180.0
 """Weights that an engine brings up from a local disk in a second (bytes/s), everything included:
@@ -203,7 +204,7 @@ class Autoscaler:
             elif wanted < 0 and not self._starting and count > self._least:
                 self._changed_s = now
                 self._drain()
-        if self._env.peek() == inf:
+        if self._env.peek() >= MAX_TIME_S:  # the end of the time grid stands there in any case
             # The run goes on, so requests are left; but none arrives and no instance does anything.
             raise InvariantError("requests are left and nothing happens but looks at the load")
         self._next_look()

@@ -68,17 +68,12 @@ class Call:
 
     Attributes
     ----------
-    operator : str
-        Its name in the CSV.
     m, n, k, batch, context, num_heads, num_kv_heads, head_dim, tp : int or None
         Its sizes; None where the operator has no such size.
-    dtype : str
-        ``"bf16"``, ``"fp16"`` or ``"fp8"``.
-    mode : str
-        ``"graph"`` (inside a captured graph) or ``"eager"`` (launched one by one).
     """
 
     operator: str
+    """Its name in the CSV."""
     m: int | None = None
     n: int | None = None
     k: int | None = None
@@ -88,8 +83,10 @@ class Call:
     num_kv_heads: int | None = None
     head_dim: int | None = None
     dtype: str
+    """``"bf16"``, ``"fp16"`` or ``"fp8"``."""
     tp: int | None = None
     mode: str = "graph"
+    """``"graph"`` (inside a captured graph) or ``"eager"`` (launched one by one)."""
 
     def size(self, name: str) -> int:
         """Return a size that this operator has."""
@@ -211,29 +208,16 @@ def _heads(shards: Sequence[tuple[ModelSpec, int]]) -> list[tuple[int, int, int]
     return sorted({(m.num_heads // tp, _kv_heads(m, tp), m.head_dim) for m, tp in shards})
 
 
-def _decodes(shards: Sequence[tuple[ModelSpec, int]], dtype: str) -> list[Call]:
+def _attention(
+    operator: str,
+    shards: Sequence[tuple[ModelSpec, int]],
+    dtype: str,
+    sizes: Iterable[tuple[int | None, int, int]],
+) -> list[Call]:
+    """Return the calls of all heads of the shards with all `sizes`: m, batch and context."""
     return [
         Call(
-            operator="attention_decode",
-            batch=batch,
-            context=context,
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=head_dim,
-            dtype=dtype,
-        )
-        for heads, kv_heads, head_dim in _heads(shards)
-        for batch, context in product(BATCHES, CONTEXTS)
-        if batch * (context + 1) <= MAX_CACHED
-    ]
-
-
-def _prefills(shards: Sequence[tuple[ModelSpec, int]], dtype: str) -> list[Call]:
-    sizes = {(m, b, 0) for m, b in product(PROMPTS, PROMPT_BATCHES) if m * b <= MAX_PROMPT_TOKENS}
-    sizes |= {(m, 1, c) for m, c in product((128, 512, 2048), CHUNK_CONTEXTS)}
-    return [
-        Call(
-            operator="attention_prefill",
+            operator=operator,
             m=m,
             batch=batch,
             context=context,
@@ -242,9 +226,19 @@ def _prefills(shards: Sequence[tuple[ModelSpec, int]], dtype: str) -> list[Call]
             head_dim=head_dim,
             dtype=dtype,
         )
-        for heads, kv_heads, head_dim in _heads(shards)
-        for m, batch, context in sorted(sizes)
+        for (heads, kv_heads, head_dim), (m, batch, context) in product(_heads(shards), sizes)
     ]
+
+
+def _decodes(shards: Sequence[tuple[ModelSpec, int]], dtype: str) -> list[Call]:
+    sizes = [(None, b, c) for b, c in product(BATCHES, CONTEXTS) if b * (c + 1) <= MAX_CACHED]
+    return _attention("attention_decode", shards, dtype, sizes)
+
+
+def _prefills(shards: Sequence[tuple[ModelSpec, int]], dtype: str) -> list[Call]:
+    sizes = {(m, b, 0) for m, b in product(PROMPTS, PROMPT_BATCHES) if m * b <= MAX_PROMPT_TOKENS}
+    sizes |= {(m, 1, c) for m, c in product((128, 512, 2048), CHUNK_CONTEXTS)}
+    return _attention("attention_prefill", shards, dtype, sorted(sizes))
 
 
 def _elementwise(

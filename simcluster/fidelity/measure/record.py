@@ -6,7 +6,7 @@ import csv
 import io
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final
 
@@ -14,21 +14,7 @@ from simcluster.catalog.own_file import write_whole
 from simcluster.fidelity.measure.plan import Call
 from simcluster.units import US
 
-COLUMNS: Final = (
-    "operator",
-    "m",
-    "n",
-    "k",
-    "batch",
-    "context",
-    "num_heads",
-    "num_kv_heads",
-    "head_dim",
-    "dtype",
-    "tp",
-    "mode",
-    "time_us",
-)
+COLUMNS: Final = (*(f.name for f in fields(Call)), "time_us")
 """Columns of the file; ``docs/calibration.md`` says what they mean."""
 
 _WRITE_EVERY_S: Final = 5.0
@@ -36,21 +22,14 @@ _WRITE_EVERY_S: Final = 5.0
 
 @dataclass(slots=True)
 class Record:
-    """Rows that were measured so far, and the file that holds them.
-
-    Attributes
-    ----------
-    path : Path
-        The file; written anew, whole, every few seconds.
-    comments : list of str
-        Lines about machine and run that stand before the header line.
-    rows : list of tuple of Call and float
-        Calls and their times (s).
-    """
+    """Rows that were measured so far, and the file that holds them."""
 
     path: Path
+    """The file; written anew, whole, every few seconds."""
     comments: list[str]
+    """Lines about machine and run that stand before the header line."""
     rows: list[tuple[Call, float]] = field(default_factory=list)
+    """Calls and their times (s)."""
     _written: float = field(default_factory=time.monotonic)
 
     def add(self, call: Call, time_s: float) -> None:

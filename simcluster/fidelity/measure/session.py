@@ -46,30 +46,20 @@ _TOY_CACHE: Final = 2**14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What to measure, where, and for how long.
-
-    Attributes
-    ----------
-    path : Path or None
-        File to write; None for one named after the GPU.
-    device : str
-        ``"cuda"``, ``"cuda:1"``... or ``"cpu"``.
-    quick : bool
-        A few calls of toy size, to try it out.
-    models : tuple of str
-        Models of the catalogue whose shapes are measured.
-    groups : tuple of str
-        Of `plan.GROUPS`, which.
-    budget_s : float
-        No call starts later than this after the beginning (s).
-    """
+    """What to measure, where, and for how long."""
 
     path: Path | None = None
+    """File to write; None for one named after the GPU."""
     device: str = "cuda"
+    """``"cuda"``, ``"cuda:1"``... or ``"cpu"``."""
     quick: bool = False
+    """A few calls of toy size, to try it out."""
     models: tuple[str, ...] = plan.DEFAULT_MODELS
+    """Models of the catalogue whose shapes are measured."""
     groups: tuple[str, ...] = plan.GROUPS
+    """Of `plan.GROUPS`, which."""
     budget_s: float = 240.0
+    """No call starts later than this after the beginning (s)."""
 
 
 @dataclass(slots=True)

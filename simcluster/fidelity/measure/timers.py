@@ -25,18 +25,12 @@ _FLUSH_BYTES: Final = 2**29
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A call that is ready to run.
-
-    Attributes
-    ----------
-    run : callable
-        Runs the call on copy i of its weights or cache.
-    copies : int
-        How many copies there are; together they are larger than the cache of the GPU.
-    """
+    """A call that is ready to run."""
 
     run: Callable[[int], object]
+    """Runs the call on copy i of its weights or cache."""
     copies: int = 1
+    """How many copies there are; together they are larger than the cache of the GPU."""
 
 
 class Timer(Protocol):

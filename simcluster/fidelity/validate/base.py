@@ -19,50 +19,35 @@ _TAIL: Final = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Check:
-    """Simulated against measured values of one quantity; errors are shares, 0.07 being 7 %.
-
-    Attributes
-    ----------
-    data_set : str
-        Folder of the measured set, such as ``"vidur_mlp"``.
-    gpu, model : str
-        What was measured; ``"all"`` or empty where several or none.
-    regime : str
-        Which part of the data, such as ``"unseen n"`` or ``"prefill"``.
-    quantity : str
-        What is compared, such as ``"GEMM time"`` or ``"TPOT"``.
-    n : int
-        Number of pairs.
-    median, mean, p90 : float
-        Of the absolute relative errors.
-    bias : float
-        Mean simulated over mean measured value, less 1.
-    must, aim : float or None
-        Limits of the statistic named by `limits`; None where none was set.
-    limits : str
-        ``"mean"``, ``"median"``, ``"p90"`` or ``"bias"``.
-    measured, simulated : float array or None
-        The pairs, shape ``(n,)``, for pictures.
-    unit : str
-        Of both: ``"s"``, ``"ms"``, ``"tokens/s"``.
-    """
+    """Simulated against measured values of one quantity; errors are shares, 0.07 being 7 %."""
 
     data_set: str
+    """Folder of the measured set, such as ``"vidur_mlp"``."""
     gpu: str
     model: str
+    """What was measured; ``"all"`` or empty where several or none."""
     regime: str
+    """Which part of the data, such as ``"unseen n"`` or ``"prefill"``."""
     quantity: str
+    """What is compared, such as ``"GEMM time"`` or ``"TPOT"``."""
     n: int
+    """Number of pairs."""
     median: float
     mean: float
     p90: float
+    """Of the absolute relative errors."""
     bias: float
+    """Mean simulated over mean measured value, less 1."""
     must: float | None = None
     aim: float | None = None
+    """Limits of the statistic named by `limits`; None where none was set."""
     limits: Statistic = "mean"
+    """``"mean"``, ``"median"``, ``"p90"`` or ``"bias"``."""
     measured: FloatArray | None = None
     simulated: FloatArray | None = None
+    """The pairs, shape ``(n,)``, for pictures."""
     unit: str = "s"
+    """Of both: ``"s"``, ``"ms"``, ``"tokens/s"``."""
 
     @property
     def value(self) -> float:

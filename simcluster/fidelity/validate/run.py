@@ -44,37 +44,24 @@ END_TO_END: Final[dict[str, CheckFunction]] = {
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """A check that could not be made.
-
-    Attributes
-    ----------
-    data_set : str
-        Its name.
-    reason : str
-        What is missing.
-    """
+    """A check that could not be made."""
 
     data_set: str
+    """Its name."""
     reason: str
+    """What is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What `validate` found.
-
-    Attributes
-    ----------
-    checks : tuple of Check
-        In the order of the report.
-    absent : tuple of Absent
-        Checks whose data are missing.
-    seconds : float
-        How long it took (s).
-    """
+    """What `validate` found."""
 
     checks: tuple[Check, ...]
+    """In the order of the report."""
     absent: tuple[Absent, ...]
+    """Checks whose data are missing."""
     seconds: float
+    """How long it took (s)."""
 
 
 def validate(data_dir: Path, only: Sequence[str] = ()) -> Validation:

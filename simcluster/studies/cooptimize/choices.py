@@ -25,43 +25,30 @@ _MOST_COMBINED: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choices:
-    """Plans that keep budget, stock, quality and the database's loads.
-
-    Attributes
-    ----------
-    judge : Judge
-        Whose limits.
-    splits : list of tuple of float
-        Load fractions that reach the wanted quality.
-    fleets : tuple of list of Fleet
-        Of each model; the last one is none.
-    rows : ndarray of int64
-        Plans by index, shape ``(n, 1 + num_models)``: split, and fleet of each model.
-    names : list of str
-        Of the variables.
-    points : ndarray of float64
-        Variables of each plan, each 0 to 1 from its least to its largest value, shape
-        ``(n, len(names))``: load fractions of all models but the last; and of each model the load
-        (logarithm), the latency at little load (logarithm) and the cost.
-    estimates : ndarray of float64
-        Latency (s) as estimated from the same, shape ``(n,)``: of the model with the largest, that
-        at little load stretched by the load, as a step grows with the requests in the batch.
-    costs, qualities : ndarray of float64
-        Of each plan, shape ``(n,)``.
-    seen : ndarray of bool
-        What has been judged, shape ``(n,)``.
-    """
+    """Plans that keep budget, stock, quality and the database's loads."""
 
     judge: Judge
+    """Whose limits."""
     splits: list[tuple[float, ...]]
+    """Load fractions that reach the wanted quality."""
     fleets: tuple[list[Fleet], ...]
+    """Of each model; the last one is none."""
     rows: IntArray
+    """Plans by index, shape ``(n, 1 + num_models)``: split, and fleet of each model."""
     names: list[str]
+    """Of the variables."""
     points: FloatArray
+    """Variables of each plan, each 0 to 1 from its least to its largest value, shape ``(n,
+    len(names))``: load fractions of all models but the last; and of each model the load
+    (logarithm), the latency at little load (logarithm) and the cost."""
     estimates: FloatArray
+    """Latency (s) as estimated from the same, shape ``(n,)``: of the model with the largest, that
+    at little load stretched by the load, as a step grows with the requests in the batch."""
     costs: FloatArray
     qualities: FloatArray
+    """Of each plan, shape ``(n,)``."""
     seen: Any
+    """What has been judged, shape ``(n,)``."""
 
     @classmethod
     def of(cls, space: Space) -> Choices:

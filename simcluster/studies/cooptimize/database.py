@@ -47,23 +47,16 @@ _SATURATING: Final = 800
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The smallest deployment of a model on one GPU type by one strategy.
-
-    Attributes
-    ----------
-    model, gpu : str
-        Which.
-    kind : str
-        Strategy, a `settings.Kind`.
-    tp_size, pp_size : int
-        Of each of its instances.
-    """
+    """The smallest deployment of a model on one GPU type by one strategy."""
 
     model: str
     gpu: str
+    """Which."""
     kind: Kind
+    """Strategy, a `settings.Kind`."""
     tp_size: int
     pp_size: int
+    """Of each of its instances."""
 
     @property
     def num_instances(self) -> int:
@@ -91,24 +84,16 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """What the database knows of a unit.
-
-    Attributes
-    ----------
-    unit : Unit
-        Of which.
-    capacity_rps : float
-        Requests/s that a saturated unit finishes, in a group of many.
-    counts : tuple of int
-        Units of the simulated groups: one, and some.
-    quantiles : dict of str to ndarray
-        For each of `METRICS` the latencies (s), shape ``(groups, loads, len(MASSES))``.
-    """
+    """What the database knows of a unit."""
 
     unit: Unit
+    """Of which."""
     capacity_rps: float
+    """Requests/s that a saturated unit finishes, in a group of many."""
     counts: tuple[int, ...]
+    """Units of the simulated groups: one, and some."""
     quantiles: Mapping[str, FloatArray]
+    """For each of `METRICS` the latencies (s), shape ``(groups, loads, len(MASSES))``."""
 
     def latencies(self, metric: str, load: float, count: int, loads: Sequence[float]) -> FloatArray:
         """Return the quantiles (s) of a latency in a group of `count` units at a load.

@@ -28,21 +28,14 @@ LATENCY_GRID: Final[FloatArray] = np.geomspace(1e-4, 1e5, 1024)
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Units that serve one model together, each GPU type with one kind of unit.
-
-    Attributes
-    ----------
-    parts : tuple of tuple of Unit and int
-        Kinds of units and how many of each; empty for no fleet.
-    capacity_rps : float
-        Requests/s that it finishes when saturated.
-    cost_per_hour : float
-        Price of its GPUs.
-    """
+    """Units that serve one model together, each GPU type with one kind of unit."""
 
     parts: tuple[tuple[Unit, int], ...]
+    """Kinds of units and how many of each; empty for no fleet."""
     capacity_rps: float
+    """Requests/s that it finishes when saturated."""
     cost_per_hour: float
+    """Price of its GPUs."""
 
     def num_gpus(self, gpu: str) -> int:
         """GPUs of one type."""
@@ -59,15 +52,10 @@ NO_FLEET: Final = Fleet((), 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """GPU types with their numbers and prices.
-
-    Attributes
-    ----------
-    clusters : tuple of ClusterConfig
-        One for each GPU type.
-    """
+    """GPU types with their numbers and prices."""
 
     clusters: tuple[ClusterConfig, ...]
+    """One for each GPU type."""
 
     def __post_init__(self) -> None:
         for cluster in self.clusters:
@@ -106,18 +94,12 @@ class Stock:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Fleets of the same kinds of units, by capacity.
-
-    Attributes
-    ----------
-    units : tuple of Unit
-        One for each GPU type of it.
-    by_level : tuple of Fleet or None
-        The cheapest of a capacity of at least each level; None where the stock is too small.
-    """
+    """Fleets of the same kinds of units, by capacity."""
 
     units: tuple[Unit, ...]
+    """One for each GPU type of it."""
     by_level: tuple[Fleet | None, ...]
+    """The cheapest of a capacity of at least each level; None where the stock is too small."""
 
     def __str__(self) -> str:
         return " + ".join(f"{unit.gpu} {unit}" for unit in self.units)

@@ -36,46 +36,30 @@ NAME = "co-optimised"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Load fractions and fleets of all models, and what they come to.
-
-    Attributes
-    ----------
-    fractions : tuple of float
-        Share of the requests of each model, from the weakest to the strongest.
-    fleets : tuple of Fleet
-        What serves each.
-    cost_per_hour : float
-        Price of all GPUs.
-    latency_s : float
-        The wanted percentile of the wanted latency (s), as it was judged; inf where overloaded.
-    quality : float
-        Mean expected quality, 0 to 1; NaN for one model without.
-    """
+    """Load fractions and fleets of all models, and what they come to."""
 
     fractions: tuple[float, ...]
+    """Share of the requests of each model, from the weakest to the strongest."""
     fleets: tuple[Fleet, ...]
+    """What serves each."""
     cost_per_hour: float
+    """Price of all GPUs."""
     latency_s: float
+    """The wanted percentile of the wanted latency (s), as it was judged; inf where overloaded."""
     quality: float
+    """Mean expected quality, 0 to 1; NaN for one model without."""
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """A plan and its simulations token by token, all pools together.
-
-    Attributes
-    ----------
-    plan : Plan
-        As the database has it.
-    latencies_s : tuple of float
-        The wanted percentile (s) with each seed.
-    qualities : tuple of float
-        Mean expected quality with each seed.
-    """
+    """A plan and its simulations token by token, all pools together."""
 
     plan: Plan
+    """As the database has it."""
     latencies_s: tuple[float, ...]
+    """The wanted percentile (s) with each seed."""
     qualities: tuple[float, ...]
+    """Mean expected quality with each seed."""
 
     @property
     def latency_s(self) -> float:
@@ -104,33 +88,22 @@ def _student_975(freedom: int) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judge:
-    """Everything a plan is judged by.
-
-    Attributes
-    ----------
-    scenario : Scenario
-        Models, machines, workload, targets.
-    table : CooptimizeTable
-        Limits and goal.
-    database : mapping of Unit to Entry
-        The offline stage.
-    stock : Stock
-        GPU types, numbers, prices.
-    curve : QualityCurve or None
-        Quality by load fractions; None for one model.
-    rate_rps : float
-        Offered rate of all requests.
-    runner : Runner
-        Does the simulations.
-    """
+    """Everything a plan is judged by."""
 
     scenario: Scenario
+    """Models, machines, workload, targets."""
     table: CooptimizeTable
+    """Limits and goal."""
     database: Database
+    """The offline stage."""
     stock: Stock
+    """GPU types, numbers, prices."""
     curve: QualityCurve | None
+    """Quality by load fractions; None for one model."""
     rate_rps: float
+    """Offered rate of all requests."""
     runner: Runner = field(default_factory=Runner)
+    """Does the simulations."""
 
     @property
     def metric(self) -> str:

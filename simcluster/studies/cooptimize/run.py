@@ -37,38 +37,26 @@ BASELINES = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What a co-optimisation found.
-
-    Attributes
-    ----------
-    judge : Judge
-        Limits, database, stock.
-    found : Found
-        The search and its front.
-    finalists : list of Confirmed
-        Plans simulated token by token, the best first.
-    chosen : Confirmed
-        The first of them that keeps all limits as simulated, else the quickest.
-    kept : bool
-        Whether the chosen one keeps them.
-    baselines : dict of str to Confirmed or None
-        The best plan of each restricted space; None where none keeps the limits.
-    preferences : dict of str to ndarray
-        Thousands of requests per unit of currency by model and GPU type.
-    database_s, search_s, finalists_s : float
-        How long each stage took (s).
-    """
+    """What a co-optimisation found."""
 
     judge: Judge
+    """Limits, database, stock."""
     found: Found
+    """The search and its front."""
     finalists: list[Confirmed]
+    """Plans simulated token by token, the best first."""
     chosen: Confirmed
+    """The first of them that keeps all limits as simulated, else the quickest."""
     kept: bool
+    """Whether the chosen one keeps them."""
     baselines: Mapping[str, Confirmed | None]
+    """The best plan of each restricted space; None where none keeps the limits."""
     preferences: Mapping[str, FloatArray]
+    """Thousands of requests per unit of currency by model and GPU type."""
     database_s: float
     search_s: float
     finalists_s: float
+    """How long each stage took (s)."""
 
 
 def table_of(scenario: Scenario) -> CooptimizeTable:

@@ -31,43 +31,28 @@ Allowed = Callable[[Sequence[Fleet]], bool]
 
 @dataclass(slots=True)
 class Found:
-    """What a search found.
-
-    Attributes
-    ----------
-    front : list of Plan
-        Undominated plans that keep all limits, cheapest first.
-    num_evaluations : int
-        Plans judged.
-    sampler : str
-        By what.
-    seconds : float
-        How long the search took, without the database.
-    history : list of Plan
-        Of a sampler, every plan judged, in order.
-    """
+    """What a search found."""
 
     front: list[Plan]
+    """Undominated plans that keep all limits, cheapest first."""
     num_evaluations: int
+    """Plans judged."""
     sampler: str
+    """By what."""
     seconds: float
+    """How long the search took, without the database."""
     history: list[Plan] = field(default_factory=list)
+    """Of a sampler, every plan judged, in order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Space:
-    """What can be chosen.
-
-    Attributes
-    ----------
-    judge : Judge
-        What judges.
-    families : tuple of list of Family
-        Of each model.
-    """
+    """What can be chosen."""
 
     judge: Judge
+    """What judges."""
     families: tuple[list[Family], ...]
+    """Of each model."""
 
     @classmethod
     def of(cls, judge: Judge) -> Space:

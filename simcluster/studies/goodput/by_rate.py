@@ -24,21 +24,14 @@ _FIRST: Final = 2_000_000  # number of the first replication: none that a goodpu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AtRate:
-    """Two strategies at one offered rate, on the same requests.
-
-    Attributes
-    ----------
-    rate_rps : float
-        Offered rate (requests/s).
-    difference : float
-        Attainment of the first less that of the second, mean over the replications.
-    p_value : float
-        Two-sided, of no difference; of this pair at this rate alone.
-    """
+    """Two strategies at one offered rate, on the same requests."""
 
     rate_rps: float
+    """Offered rate (requests/s)."""
     difference: float
+    """Attainment of the first less that of the second, mean over the replications."""
     p_value: float
+    """Two-sided, of no difference; of this pair at this rate alone."""
 
     def winner(self, first: str, second: str) -> str | None:
         """Return the name of the better one, None where it is undecided."""

@@ -19,30 +19,21 @@ _MOST: Final = 700.0  # logarithm of what is still a number
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What the replications at one rate gave.
-
-    Attributes
-    ----------
-    rate_rps : float
-        Offered rate (requests/s).
-    counted : ndarray
-        Requests counted in each replication for each criterion, shape ``(num_replications,
-        num_criteria)``: one column if the targets count jointly, else one for each target.
-    met : ndarray
-        Of them those that met it, same shape.
-    arrivals : ndarray
-        Logarithm of the rate at which requests came in each replication over `rate_rps`, shape
-        ``(num_replications,)``.
-    controls : ndarray
-        Logarithms of other sums of what was asked for over their expectations, such as tokens,
-        shape ``(num_replications, num_controls)``.
-    """
+    """What the replications at one rate gave."""
 
     rate_rps: float
+    """Offered rate (requests/s)."""
     counted: FloatArray
+    """Requests counted in each replication for each criterion, shape ``(num_replications,
+    num_criteria)``: one column if the targets count jointly, else one for each target."""
     met: FloatArray
+    """Of them those that met it, same shape."""
     arrivals: FloatArray
+    """Logarithm of the rate at which requests came in each replication over `rate_rps`, shape
+    ``(num_replications,)``."""
     controls: FloatArray
+    """Logarithms of other sums of what was asked for over their expectations, such as tokens, shape
+    ``(num_replications, num_controls)``."""
 
     @property
     def attainments(self) -> FloatArray:
@@ -87,25 +78,17 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A goodput from replications at two rates.
-
-    Attributes
-    ----------
-    log_rate : float
-        Logarithm of the goodput (requests/s).
-    slope : float
-        Fall of the log odds of attainment per unit of the logarithm of the rate.
-    influence : ndarray
-        By how much the noise of each replication moves `log_rate`: the squares sum to its
-        variance. Shape ``(2 * num_replications,)``, those of the lower rate first.
-    degrees : int
-        Effective degrees of freedom of that variance.
-    """
+    """A goodput from replications at two rates."""
 
     log_rate: float
+    """Logarithm of the goodput (requests/s)."""
     slope: float
+    """Fall of the log odds of attainment per unit of the logarithm of the rate."""
     influence: FloatArray
+    """By how much the noise of each replication moves `log_rate`: the squares sum to its variance.
+    Shape ``(2 * num_replications,)``, those of the lower rate first."""
     degrees: int
+    """Effective degrees of freedom of that variance."""
 
     @property
     def variance(self) -> float:
@@ -243,28 +226,19 @@ def _exp(centre: float, half: float) -> Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """Two strategies.
-
-    Attributes
-    ----------
-    first, second : str
-        Their names; the first has the higher estimate.
-    ratio : Interval
-        Goodput of the first over that of the second.
-    difference_rps : Interval
-        Goodput of the first less that of the second (requests/s).
-    p_value : float
-        Two-sided, of the ratio being 1; of this pair alone.
-    paired : bool
-        Whether they met the same requests.
-    """
+    """Two strategies."""
 
     first: str
     second: str
+    """Their names; the first has the higher estimate."""
     ratio: Interval
+    """Goodput of the first over that of the second."""
     difference_rps: Interval
+    """Goodput of the first less that of the second (requests/s)."""
     p_value: float
+    """Two-sided, of the ratio being 1; of this pair alone."""
     paired: bool
+    """Whether they met the same requests."""
 
     @property
     def decided(self) -> bool:

@@ -34,18 +34,12 @@ S = TypeVar("S", bound=Seen)
 
 @dataclass(frozen=True, slots=True)
 class Bracket(Generic[S]):
-    """The two rates around a crossing.
-
-    Attributes
-    ----------
-    low : object or None
-        The run at the highest rate of those that reached the target, as far as was looked.
-    high : object or None
-        The run at the lowest rate of those that missed it.
-    """
+    """The two rates around a crossing."""
 
     low: S | None = None
+    """The run at the highest rate of those that reached the target, as far as was looked."""
     high: S | None = None
+    """The run at the lowest rate of those that missed it."""
 
     @property
     def is_closed(self) -> bool:

@@ -25,36 +25,24 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a run gave.
-
-    Attributes
-    ----------
-    counted : tuple of int
-        Requests after the warm-up that each criterion is about.
-    met : tuple of int
-        Of them those that met it.
-    residence_s : float
-        Mean time in the system (s) of those that finished; NaN if none did.
-    arrivals : float
-        Logarithm of the rate at which requests came after the warm-up over the rate offered.
-    controls : tuple of float
-        Logarithms of other sums of what they asked for over their expectations.
-    drift : float
-        Share within the targets less that of the second half of the counted arrivals.
-    growth : float
-        Arrivals less departures in the second half of the arrivals, over the arrivals.
-    statistics : dict of str to float
-        To be averaged and shown: latencies (s), separate attainments, tokens.
-    """
+    """What a run gave."""
 
     counted: tuple[int, ...]
+    """Requests after the warm-up that each criterion is about."""
     met: tuple[int, ...]
+    """Of them those that met it."""
     residence_s: float
+    """Mean time in the system (s) of those that finished; NaN if none did."""
     arrivals: float
+    """Logarithm of the rate at which requests came after the warm-up over the rate offered."""
     drift: float
+    """Share within the targets less that of the second half of the counted arrivals."""
     growth: float
+    """Arrivals less departures in the second half of the arrivals, over the arrivals."""
     controls: tuple[float, ...] = ()
+    """Logarithms of other sums of what they asked for over their expectations."""
     statistics: dict[str, float] = field(default_factory=dict)
+    """To be averaged and shown: latencies (s), separate attainments, tokens."""
 
     @property
     def least(self) -> tuple[int, int]:

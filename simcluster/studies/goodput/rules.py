@@ -12,36 +12,25 @@ class Walk:
     """How one rate follows another until two close ones have the crossing between them.
 
     Distances are those of the log odds of attainment from those of the target.
-
-    Attributes
-    ----------
-    step : float
-        Ratio of a rate to the one before it while all of them lie on one side, > 1.
-    far_step : float
-        The same at a large distance, if it is larger than `step`; downwards at least its square.
-    far : float
-        The distance that is large.
-    growth : float
-        Factor of `step` from each rate that misses the target to the next.
-    leap : float
-        Ratio to the next rate below `leap_below`.
-    leap_below : float
-        Share of the first guess below which rates fall by `leap`.
-    margin : float
-        Share of the logarithms between two rates that the next one keeps from both, below 0.5.
-    straight : float
-        Fall of the log odds between two rates up to which they are taken as straight in the
-        logarithm of the rate; beyond it the next rate lies in the middle.
     """
 
     step: float
+    """Ratio of a rate to the one before it while all of them lie on one side, > 1."""
     far_step: float = 1.0
+    """The same at a large distance, if it is larger than `step`; downwards at least its square."""
     far: float
+    """The distance that is large."""
     growth: float = 1.0
+    """Factor of `step` from each rate that misses the target to the next."""
     leap: float = 1.0
+    """Ratio to the next rate below `leap_below`."""
     leap_below: float = 0.0
+    """Share of the first guess below which rates fall by `leap`."""
     margin: float
+    """Share of the logarithms between two rates that the next one keeps from both, below 0.5."""
     straight: float = math.inf
+    """Fall of the log odds between two rates up to which they are taken as straight in the
+    logarithm of the rate; beyond it the next rate lies in the middle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,97 +39,67 @@ class SearchRules:
 
     None is fitted to a result: they trade requests against risk, and
     ``benchmarks/coverage.py`` measures on a queue with a known goodput what they achieve.
-
-    Attributes
-    ----------
-    scout_requests : int
-        Requests of the first run at a rate.
-    scout_residences : float
-        Length of a run that locates, in mean residence times.
-    hopeless : float
-        Log odds short of the target at which a short run is believed.
-    walk : Walk
-        How locating goes from rate to rate.
-    near : float
-        Highest over lowest rate at which locating may end.
-    straight : float
-        Fall of the log odds between two rates that a straight line is trusted with.
-    farthest : float
-        Times the first guess beyond which the targets are met at any rate.
-    lowest : float
-        Share of the first guess below which they are met at none.
-    alone : float
-        Requests in the system below which one meets no other.
-    residences : float
-        Length of a replication in mean residence times, at least: long answers stay much longer.
-    least_requests : int
-        Requests of a replication, at least.
-    pilot_size : int
-        Replications at each of the two rates of a pilot stage.
-    first_pilot : int
-        Number of the first replication of a pilot stage, above those of all final stages.
-    fall : float
-        Fall of the log odds between the two rates of a stage, times the root of the tolerance.
-    spread : tuple of float
-        Distance of the two rates: least in tolerances, most in their roots.
-    pilot_spread : float
-        The least in a pilot stage, whose slope is that of single short runs, often too steep.
-    too_far : float
-        Logarithm of the ratio of two rates that do not differ in attainment, beyond which there is
-        nothing to settle.
-    outside : float
-        Distance of the crossing from the middle of the two rates, in their distances, from which
-        the stage is repeated there; but at least the smaller of the next two.
-    beyond, beyond_tolerances : float
-        That distance in log odds, and in tolerances.
-    most_shift : float
-        Farthest move to a crossing outside, in distances of the two rates.
-    ample : float
-        Times the least length up to which a bias makes runs longer.
-    longer : float
-        Growth of the wanted length from which a final stage is repeated.
-    growth : tuple of float
-        Of the run length from stage to stage, least and most.
-    chance : tuple of float
-        Of taking noise for a bias: in a pilot, in a final stage.
-    aim : float
-        Half width that a run length is chosen for, in tolerances: few stages shall be too wide.
-    unsteady : float
-        What the empty start of the runs may add to the goodput, in tolerances.
-    most_stages : int
-        Stages of a search.
     """
 
     scout_requests: int = 400
+    """Requests of the first run at a rate."""
     scout_residences: float = 12.0
+    """Length of a run that locates, in mean residence times."""
     hopeless: float = 2.0
+    """Log odds short of the target at which a short run is believed."""
     walk: Walk = Walk(
         step=1.1, far_step=1.6, far=2.5, leap=4.0, leap_below=1 / 30, margin=0.2, straight=5.0
     )
+    """How locating goes from rate to rate."""
     near: float = 1.12
+    """Highest over lowest rate at which locating may end."""
     straight: float = 2.5
+    """Fall of the log odds between two rates that a straight line is trusted with."""
     farthest: float = 30.0
+    """Times the first guess beyond which the targets are met at any rate."""
     lowest: float = 1e-6
+    """Share of the first guess below which they are met at none."""
     alone: float = 0.05
+    """Requests in the system below which one meets no other."""
     residences: float = 20.0
+    """Length of a replication in mean residence times, at least: long answers stay much longer."""
     least_requests: int = 4000
+    """Requests of a replication, at least."""
     pilot_size: int = 3
+    """Replications at each of the two rates of a pilot stage."""
     first_pilot: int = 1_000_000
+    """Number of the first replication of a pilot stage, above those of all final stages."""
     fall: float = 6.0
+    """Fall of the log odds between the two rates of a stage, times the root of the tolerance."""
     spread: tuple[float, float] = (0.2, 0.6)
+    """Distance of the two rates: least in tolerances, most in their roots."""
     pilot_spread: float = 0.5
+    """The least in a pilot stage, whose slope is that of single short runs, often too steep."""
     too_far: float = 1.0
+    """Logarithm of the ratio of two rates that do not differ in attainment, beyond which there is
+    nothing to settle."""
     outside: float = 0.6
+    """Distance of the crossing from the middle of the two rates, in their distances, from which the
+    stage is repeated there; but at least the smaller of the next two."""
     beyond: float = 1.0
     beyond_tolerances: float = 0.75
+    """That distance in log odds, and in tolerances."""
     most_shift: float = 3.0
+    """Farthest move to a crossing outside, in distances of the two rates."""
     ample: float = 2.0
+    """Times the least length up to which a bias makes runs longer."""
     longer: float = 1.5
+    """Growth of the wanted length from which a final stage is repeated."""
     growth: tuple[float, float] = (1.4, 8.0)
+    """Of the run length from stage to stage, least and most."""
     chance: tuple[float, float] = (0.05, 0.001)
+    """Of taking noise for a bias: in a pilot, in a final stage."""
     aim: float = 0.5
+    """Half width that a run length is chosen for, in tolerances: few stages shall be too wide."""
     unsteady: float = 1 / 3
+    """What the empty start of the runs may add to the goodput, in tolerances."""
     most_stages: int = 12
+    """Stages of a search."""
 
 
 RULES: Final = SearchRules()
@@ -149,31 +108,21 @@ RULES: Final = SearchRules()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How sure the answer shall be.
-
-    Attributes
-    ----------
-    target : float
-        Attainment that a rate must reach, above 0 and below 1.
-    tolerance : float
-        Half width of the 95 % interval over the goodput, > 0.
-    replications : int
-        Independent runs at each of the two rates that an estimate rests on, >= 3.
-    max_requests : int
-        Longest run (requests).
-    least_s : float
-        Shortest run (s of arrivals), apart from first scouts: a queue must have the time to build
-        up beyond the targets.
-    scout_s : float
-        Shortest scout (s of arrivals): instances that are yet to start must have the time.
-    """
+    """How sure the answer shall be."""
 
     target: float
+    """Attainment that a rate must reach, above 0 and below 1."""
     tolerance: float = 0.03
+    """Half width of the 95 % interval over the goodput, > 0."""
     replications: int = 5
+    """Independent runs at each of the two rates that an estimate rests on, >= 3."""
     max_requests: int = 200_000
+    """Longest run (requests)."""
     least_s: float = 0.0
+    """Shortest run (s of arrivals), apart from first scouts: a queue must have the time to build up
+    beyond the targets."""
     scout_s: float = 0.0
+    """Shortest scout (s of arrivals): instances that are yet to start must have the time."""
 
     def num_scout_requests(self, rate_rps: float) -> int:
         """Requests of a first run at a rate (requests/s)."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from simcluster.errors import ConfigError, DataError
 from simcluster.frames.metrics import (
@@ -37,8 +36,9 @@ from simcluster.studies.goodput.pairs import compare_all
 from simcluster.studies.goodput.probe import Outcome, Wanted
 from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.goodput.search import Located, Verdict, search
+from simcluster.units import FloatArray
 from simcluster.workload import WorkloadSettings
-from simcluster.workload.base import EndlessArrivals
+from simcluster.workload.base import BoolArray, EndlessArrivals
 from simcluster.workload.build import fit
 
 W = TypeVar("W")
@@ -62,30 +62,20 @@ Simulate = Callable[[Scenario, Sequence[Cell]], Sequence[Outcome]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Goodputs of the strategies of a scenario, on the same requests.
-
-    Attributes
-    ----------
-    scenario : Scenario
-        What was searched.
-    settings : Settings
-        How.
-    seed : int
-        What the seeds of the replications follow from.
-    num_gpus : dict of str to int
-        GPUs of each strategy; of an autoscaled one those of its most instances in service.
-    verdicts : dict of str to Verdict
-        By strategy, in the order of the scenario.
-    ramps_s : dict of str to float
-        Of the autoscaled strategies: the least time until all instances can serve (s).
-    """
+    """Goodputs of the strategies of a scenario, on the same requests."""
 
     scenario: Scenario
+    """What was searched."""
     settings: Settings
+    """How."""
     seed: int
+    """What the seeds of the replications follow from."""
     num_gpus: dict[str, int]
+    """GPUs of each strategy; of an autoscaled one those of its most instances in service."""
     verdicts: dict[str, Verdict]
+    """By strategy, in the order of the scenario."""
     ramps_s: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Of the autoscaled strategies: the least time until all instances can serve (s)."""
 
     def comparisons(self) -> list[Compared]:
         """Every pair of strategies that have a goodput, the best first (`compare_verdicts`)."""
@@ -272,21 +262,14 @@ def check(scenario: Scenario) -> None:
 
 
 class Guess(NamedTuple):
-    """Where the search for a goodput starts.
-
-    Attributes
-    ----------
-    rate_rps : float
-        About the most that the strategy can carry (requests/s).
-    num_gpus : int
-        Its GPUs; of an autoscaled strategy those of its most instances in service.
-    ramp_s : float or None
-        Of an autoscaled strategy: the least time until all instances can serve (s).
-    """
+    """Where the search for a goodput starts."""
 
     rate_rps: float
+    """About the most that the strategy can carry (requests/s)."""
     num_gpus: int
+    """Its GPUs; of an autoscaled strategy those of its most instances in service."""
     ramp_s: float | None
+    """Of an autoscaled strategy: the least time until all instances can serve (s)."""
 
 
 def guess(scenario: Scenario, strategy: Strategy) -> Guess:
@@ -362,20 +345,8 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     met = met_targets(columns, slo)
     names = TARGETS if slo.criterion == "marginal" else ("joint",)
     latency = request_metrics(columns, slo.metric)
-    statistics: dict[str, float] = {}
-    for key in TARGETS:
-        values = latency[f"{key}_s"][kept]
-        values = values[~np.isnan(values)]
-        points = np.quantile(values, (0.5, 0.9, 0.99)) if values.size else [math.nan] * 3
-        for percent, value in zip((50, 90, 99), points, strict=True):
-            statistics[f"{key}_s_p{percent}"] = float(value)
-        statistics[f"{key}_attainment"] = float(met[key][kept].mean())
     members = members_of(columns, slo)
-    for name, own in members.items():
-        for key in (*TARGETS, "joint"):
-            within = met[key][kept & own]
-            share = float(within.mean()) if within.size else math.nan
-            statistics[f"{name}.{key}_attainment"] = share
+    statistics = _latencies(latency, kept) | _attainments(met, kept, members)
     groups = [kept & own for own in members.values()] or [kept]
     statistics["output_tokens"] = float(np.asarray(columns["num_output_tokens"])[kept].mean())
     late = kept & (arrival >= (1 + WARMUP) / 2 * end)
@@ -402,7 +373,31 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     )
 
 
-def _drift(met: npt.NDArray[np.bool_], all_: npt.NDArray[np.bool_], late: Any) -> float:
+def _latencies(latency: Mapping[str, FloatArray], kept: BoolArray) -> dict[str, float]:
+    """Return percentiles (s) of the requests that are counted; NaN where there are none."""
+    found: dict[str, float] = {}
+    for key in TARGETS:
+        values = latency[f"{key}_s"][kept]
+        values = values[~np.isnan(values)]
+        points = np.quantile(values, (0.5, 0.9, 0.99)) if values.size else [math.nan] * 3
+        for percent, value in zip((50, 90, 99), points, strict=True):
+            found[f"{key}_s_p{percent}"] = float(value)
+    return found
+
+
+def _attainments(
+    met: Mapping[str, BoolArray], kept: BoolArray, members: Mapping[str, BoolArray]
+) -> dict[str, float]:
+    """Return the shares within each target, of all that are counted and of each class."""
+    found = {f"{key}_attainment": float(met[key][kept].mean()) for key in TARGETS}
+    for name, own in members.items():
+        for key in (*TARGETS, "joint"):
+            within = met[key][kept & own]
+            found[f"{name}.{key}_attainment"] = float(within.mean()) if within.size else math.nan
+    return found
+
+
+def _drift(met: BoolArray, all_: BoolArray, late: Any) -> float:
     """Return the share of `all_` that met its targets less that of the `late` ones; 0 of none."""
     return float(met[all_].mean() - met[late].mean()) if late.any() else 0.0
 

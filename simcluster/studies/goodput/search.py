@@ -31,21 +31,14 @@ Status = Literal["found", "wide", "not settled", "unlimited", "unattainable"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """About where attainment crosses the target.
-
-    Attributes
-    ----------
-    rate_rps : float
-        About the goodput (requests/s).
-    slope : float
-        Fall of the log odds of attainment per unit of the logarithm of the rate, > 0.
-    num_requests : int
-        Least length of a run there.
-    """
+    """About where attainment crosses the target."""
 
     rate_rps: float
+    """About the goodput (requests/s)."""
     slope: float
+    """Fall of the log odds of attainment per unit of the logarithm of the rate, > 0."""
     num_requests: int
+    """Least length of a run there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,30 +105,21 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The goodput of one strategy.
-
-    Attributes
-    ----------
-    status : str
-        ``"found"``; ``"wide"``: the longest runs leave the interval wider than asked, or queues
-        still build up in them; ``"not settled"``: no final stage has the crossing between its two
-        rates; ``"unlimited"``: the targets are met at any rate; ``"unattainable"``: at none.
-    estimate : Estimate or None
-        The goodput, if it is found or wide: that of the last stage alone, a final one. What pilots
-        estimate is none: of many pilots some look far better than they are.
-    probes : tuple of Probe
-        Every run, in the order of the search.
-    stages : tuple of Stage
-        The replications that show attainment fall between their two rates, in order; pilots too.
-    alone : Probe or None
-        Of ``"unattainable"``: requests that meet no other.
-    """
+    """The goodput of one strategy."""
 
     status: Status
+    """``"found"``; ``"wide"``: the longest runs leave the interval wider than asked, or queues
+    still build up in them; ``"not settled"``: no final stage has the crossing between its two
+    rates; ``"unlimited"``: the targets are met at any rate; ``"unattainable"``: at none."""
     estimate: Estimate | None
+    """The goodput, if it is found or wide: that of the last stage alone, a final one. What pilots
+    estimate is none: of many pilots some look far better than they are."""
     probes: tuple[Probe, ...]
+    """Every run, in the order of the search."""
     stages: tuple[Stage, ...] = ()
+    """The replications that show attainment fall between their two rates, in order; pilots too."""
     alone: Probe | None = None
+    """Of ``"unattainable"``: requests that meet no other."""
 
     @property
     def num_requests(self) -> int:

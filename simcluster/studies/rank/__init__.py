@@ -5,6 +5,7 @@ module   idea
 =======  =================================================
 screen   upper bounds from the roofline
 race     candidates on the same requests
+draws    goodputs on several draws, and how far they agree
 rounds   rounds that grow longer while the field shrinks
 finals   goodputs of the finalists, and which pairs differ
 explain  bottlenecks, with the figures that show them

@@ -18,27 +18,18 @@ LONGEST: Final = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finals:
-    """What the longest runs say.
-
-    Attributes
-    ----------
-    intervals : dict of str to Interval
-        Goodput (requests/s) and its 95 % interval of each finalist that has one.
-    mean_gpus : dict of str to float
-        GPUs that each of those holds at its goodput, mean over time.
-    unsettled : dict of str to str
-        What is known of the goodput of each of the others, in words.
-    verdicts : dict of str to Verdict
-        How each search ended.
-    num_requests : int
-        Requests simulated.
-    """
+    """What the longest runs say."""
 
     intervals: dict[str, Interval]
+    """Goodput (requests/s) and its 95 % interval of each finalist that has one."""
     mean_gpus: dict[str, float]
+    """GPUs that each of those holds at its goodput, mean over time."""
     unsettled: dict[str, str]
+    """What is known of the goodput of each of the others, in words."""
     verdicts: dict[str, Verdict]
+    """How each search ended."""
     num_requests: int
+    """Requests simulated."""
 
 
 def settle(

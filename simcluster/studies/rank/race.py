@@ -39,35 +39,28 @@ class RaceRun:
 
     Attributes
     ----------
-    rate_rps : float
-        Offered rate (requests/s).
-    num_requests : int
-        Requests that arrived.
     attainment, ttft_attainment, tpot_attainment, itl_attainment : float
         Shares of the counted requests within all targets, and within each, 0 to 1.
-    ttft_s, tpot_s : float
-        Latencies that the wanted share of the finished requests gets (s); NaN if none has any.
-    residence_s : float
-        Mean time in the system of the finished requests (s); NaN if none has finished.
-    peak_kv_usage : float
-        Largest share of KV blocks in use in any instance that decodes, 0 to 1.
-    num_preemptions : int
-        Preemptions.
-    mean_gpus : float
-        GPUs held, mean over what is counted; NaN where nobody counted them.
     """
 
     rate_rps: float
+    """Offered rate (requests/s)."""
     num_requests: int
+    """Requests that arrived."""
     attainment: float
     ttft_attainment: float
     tpot_attainment: float
     ttft_s: float
     tpot_s: float
+    """Latencies that the wanted share of the finished requests gets (s); NaN if none has any."""
     residence_s: float
+    """Mean time in the system of the finished requests (s); NaN if none has finished."""
     peak_kv_usage: float
+    """Largest share of KV blocks in use in any instance that decodes, 0 to 1."""
     num_preemptions: int
+    """Preemptions."""
     mean_gpus: float = math.nan
+    """GPUs held, mean over what is counted; NaN where nobody counted them."""
     itl_attainment: float = 1.0
 
     @property
@@ -78,28 +71,19 @@ class RaceRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossing:
-    """Where attainment crosses the target, on one draw of requests.
-
-    Attributes
-    ----------
-    name : str
-        The candidate.
-    goodput_rps : float
-        Interpolated (requests/s); 0 if the targets are missed at any rate.
-    low_rps, high_rps : float
-        Highest rate seen to reach the target and lowest seen to miss it (requests/s).
-    probes : tuple of RaceRun
-        The runs, in the order they were made.
-    num_requests : int
-        Requests of all runs.
-    """
+    """Where attainment crosses the target, on one draw of requests."""
 
     name: str
+    """The candidate."""
     goodput_rps: float
+    """Interpolated (requests/s); 0 if the targets are missed at any rate."""
     low_rps: float
     high_rps: float
+    """Highest rate seen to reach the target and lowest seen to miss it (requests/s)."""
     probes: tuple[RaceRun, ...]
+    """The runs, in the order they were made."""
     num_requests: int
+    """Requests of all runs."""
 
     @property
     def slope(self) -> float:

@@ -15,6 +15,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
+from simcluster.config import Environment
 from simcluster.errors import ConfigError, DataError
 from simcluster.runs.executor import Runner, outcomes
 from simcluster.runs.recorded import RecordedRuns
@@ -80,28 +81,15 @@ def rank(
     table = table or scenario.rank or RankTable()
     check(scenario)
     environment = scenario.environment
-    if table.mode == "bestserve" and environment.slo.classes:
-        rule = "BestServe's estimator knows one set of targets, the workload has classes"
-        raise ConfigError("rank.mode", table.mode, rule, 'Use rank.mode = "simulate".')
-    if table.mode == "bestserve" and environment.slo.itl_s is not None:
-        rule = "BestServe's estimator does not know the gaps between tokens (slo.itl_s)"
-        raise ConfigError("rank.mode", table.mode, rule, 'Use rank.mode = "simulate".')
+    if table.mode == "bestserve":
+        _refuse_for_bestserve(environment)
     found = space(table, environment)
     strategies = {**found.strategies, **{s.name: s for s in scenario.strategies}}
     if not strategies:
         found.refuse_empty()
     screen = Screen(environment, Lengths.of(scenario))
     bounds = {name: screen.bound(strategy) for name, strategy in strategies.items()}
-    hopeless = [n for n, b in bounds.items() if b.alone_share < environment.slo.attainment]
-    if len(hopeless) == len(bounds):
-        best_ttft = min(b.alone_ttft_s for b in bounds.values())
-        best_tpot = min(b.alone_tpot_s for b in bounds.values())
-        raise DataError(
-            f"none of the {len(bounds)} candidates meets the targets for "
-            f"{100 * environment.slo.attainment:g} % of the requests even when they are alone: the "
-            f"best TTFT is {best_ttft:.3g} s, the best TPOT {1e3 * best_tpot:.3g} ms. Loosen "
-            "slo.ttft_s or slo.tpot_s, or take faster GPUs."
-        )
+    hopeless = _hopeless(bounds, environment)
     for name in hopeless:
         found.removed["targets are missed even by requests that are alone"] += 1
         del strategies[name], bounds[name]
@@ -132,6 +120,32 @@ def rank(
         notes=race.notes(candidates),
         latency_rate_rps=rate,
         num_requests=race.num_requests,
+    )
+
+
+def _refuse_for_bestserve(environment: Environment) -> None:
+    """Refuse targets that BestServe's estimator does not know."""
+    rule = ""
+    if environment.slo.classes:
+        rule = "BestServe's estimator knows one set of targets, the workload has classes"
+    elif environment.slo.itl_s is not None:
+        rule = "BestServe's estimator does not know the gaps between tokens (slo.itl_s)"
+    if rule:
+        raise ConfigError("rank.mode", "bestserve", rule, 'Use rank.mode = "simulate".')
+
+
+def _hopeless(bounds: Mapping[str, Bound], environment: Environment) -> list[str]:
+    """Return who misses the targets even with requests that are alone; refuse if all do."""
+    hopeless = [n for n, b in bounds.items() if b.alone_share < environment.slo.attainment]
+    if len(hopeless) < len(bounds):
+        return hopeless
+    best_ttft = min(b.alone_ttft_s for b in bounds.values())
+    best_tpot = min(b.alone_tpot_s for b in bounds.values())
+    raise DataError(
+        f"none of the {len(bounds)} candidates meets the targets for "
+        f"{100 * environment.slo.attainment:g} % of the requests even when they are alone: the "
+        f"best TTFT is {best_ttft:.3g} s, the best TPOT {1e3 * best_tpot:.3g} ms. Loosen "
+        "slo.ttft_s or slo.tpot_s, or take faster GPUs."
     )
 
 

@@ -19,51 +19,36 @@ Stage = Literal["bound", "screen", "race", "final"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A ranked candidate.
-
-    Attributes
-    ----------
-    name : str
-        As BestServe writes it (`space`), or that of a strategy of the file.
-    strategy : str
-        Family: ``"NoDG"``, ``"NoDG chunked"``, ``"PaDG"``, ``"FuDG intra-node"``, ...
-    num_gpus : int
-        GPUs it takes; where instances come and go, those of the most in service.
-    mean_gpus : float
-        GPUs that it holds about its goodput, mean over time.
-    goodput_rps, low_rps, high_rps : float
-        Goodput and its 95 % interval (requests/s).
-    stage : str
-        How far it came: ``"bound"`` (the roofline alone says that it cannot win; its goodput is
-        what others of its family make of theirs), ``"screen"`` (one draw of few requests),
-        ``"race"`` (several draws) or ``"final"`` (settled in the longest runs).
-    price_per_gpu_hour : float or None
-        Price of one GPU; None where no price is known.
-    bottleneck : str
-        What keeps it from carrying more.
-    why : str
-        The same in words, with figures.
-    ttft_s, tpot_s : float
-        Latencies that the wanted share of requests gets at the ranking's `latency_rate_rps` (s);
-        NaN if it does not carry that rate.
-    bound_rps : float
-        What its parts carry at most by the roofline (requests/s).
-    """
+    """A ranked candidate."""
 
     name: str
+    """As BestServe writes it (`space`), or that of a strategy of the file."""
     strategy: str
+    """Family: ``"NoDG"``, ``"NoDG chunked"``, ``"PaDG"``, ``"FuDG intra-node"``, ..."""
     num_gpus: int
+    """GPUs it takes; where instances come and go, those of the most in service."""
     mean_gpus: float
+    """GPUs that it holds about its goodput, mean over time."""
     goodput_rps: float
     low_rps: float
     high_rps: float
+    """Goodput and its 95 % interval (requests/s)."""
     stage: Stage
+    """How far it came: ``"bound"`` (the roofline alone says that it cannot win; its goodput is what
+    others of its family make of theirs), ``"screen"`` (one draw of few requests), ``"race"``
+    (several draws) or ``"final"`` (settled in the longest runs)."""
     price_per_gpu_hour: float | None
+    """Price of one GPU; None where no price is known."""
     bottleneck: Bottleneck
+    """What keeps it from carrying more."""
     why: str
+    """The same in words, with figures."""
     ttft_s: float
     tpot_s: float
+    """Latencies that the wanted share of requests gets at the ranking's `latency_rate_rps` (s); NaN
+    if it does not carry that rate."""
     bound_rps: float
+    """What its parts carry at most by the roofline (requests/s)."""
 
     @property
     def per_gpu_rps(self) -> float:
@@ -89,40 +74,27 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """All candidates, the best first.
-
-    Attributes
-    ----------
-    scenario : Scenario
-        What was ranked; its strategies are the candidates.
-    table : RankTable
-        The space.
-    candidates : tuple of Candidate
-        By goodput, falling.
-    removed : Counter of str
-        Number of candidates that rules removed before any run.
-    unsettled : dict of str to str
-        What the finals say of each finalist that they did not settle, in words; the goodput of
-        such a candidate is that of the last round.
-    verdicts : dict of str to Verdict
-        How the searches of the finalists ended.
-    notes : tuple of str
-        What else a reader must know of single candidates.
-    latency_rate_rps : float
-        Offered rate at which latencies are compared (requests/s).
-    num_requests : int
-        Requests simulated in all.
-    """
+    """All candidates, the best first."""
 
     scenario: Scenario
+    """What was ranked; its strategies are the candidates."""
     table: RankTable
+    """The space."""
     candidates: tuple[Candidate, ...]
+    """By goodput, falling."""
     removed: Counter[str]
+    """Number of candidates that rules removed before any run."""
     unsettled: dict[str, str]
+    """What the finals say of each finalist that they did not settle, in words; the goodput of such
+    a candidate is that of the last round."""
     verdicts: dict[str, Verdict]
+    """How the searches of the finalists ended."""
     notes: tuple[str, ...]
+    """What else a reader must know of single candidates."""
     latency_rate_rps: float
+    """Offered rate at which latencies are compared (requests/s)."""
     num_requests: int
+    """Requests simulated in all."""
 
     @property
     def decided(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -252,20 +253,7 @@ def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
 
     for name, colour in families.items():
         own = [c for c in ranking.candidates if c.strategy == name]
-        ax.errorbar(
-            [x(c) for c in own],
-            [c.goodput_rps for c in own],
-            yerr=[
-                [max(0.0, c.goodput_rps - c.low_rps) for c in own],
-                [max(0.0, c.high_rps - c.goodput_rps) if _has_high(c) else 0.0 for c in own],
-            ],
-            fmt="o",
-            markersize=3.5,
-            elinewidth=0.6,
-            color=colour,
-            alpha=0.75,
-            label=name,
-        )
+        _with_intervals(ax, [x(c) for c in own], own, colour=colour, label=name)
     front = ranking.cost_front()
     ax.step(
         [x(c) for c in front],
@@ -295,6 +283,25 @@ def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
     ax.set_xlim(ends[0] - 0.8 * gap, ends[1] + 0.6 * gap)
     _finish(ax)
     return ax
+
+
+def _with_intervals(
+    ax: Axes, x: Sequence[float], candidates: Sequence[Candidate], *, colour: str, label: str
+) -> None:
+    """Draw the goodputs of candidates at `x`, with their intervals."""
+    low = [max(0.0, c.goodput_rps - c.low_rps) for c in candidates]
+    high = [max(0.0, c.high_rps - c.goodput_rps) if _has_high(c) else 0.0 for c in candidates]
+    ax.errorbar(
+        x,
+        [c.goodput_rps for c in candidates],
+        yerr=[low, high],
+        fmt="o",
+        markersize=3.5,
+        elinewidth=0.6,
+        color=colour,
+        alpha=0.75,
+        label=label,
+    )
 
 
 def plot_latency_front(ranking: Ranking, *, ax: Axes) -> Axes:

@@ -17,10 +17,10 @@ from simcluster.runs.cell import Cell
 from simcluster.runs.executor import Runner
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput import Interval, Located
-from simcluster.studies.goodput.estimate import t_quantile
 from simcluster.studies.goodput.rules import RULES
 from simcluster.studies.goodput.runs import WARMUP as FINAL_WARMUP
 from simcluster.studies.goodput.runs import answer
+from simcluster.studies.rank.draws import Draws, around, exp
 from simcluster.studies.rank.explain import explain, family
 from simcluster.studies.rank.finals import LONGEST, Finals, settle
 from simcluster.studies.rank.race import WARMUP, Crossing, RaceRun, Search, probe, search
@@ -47,7 +47,6 @@ _BIAS: Final = (0.2, 0.1, 0.08)  # by which runs of a round may flatter one more
 _FAR_BEHIND: Final = 0.5  # of what the best carries per GPU: a bound below it needs no run
 _MOST: Final = (32, 8)  # candidates that go on, of one number of GPUs
 _MOST_SMALLER: Final = (4, 2)  # the same of each smaller number of GPUs
-_MOST_LOG: Final = 700.0  # logarithm of what is still a number
 _SLOPE: Final = 15.0  # of the log odds of attainment over the log rate, where no run shows it
 
 
@@ -67,7 +66,7 @@ class Rounds:
         self._first: dict[str, Crossing] = {}
         self._guessed: dict[str, float] = {}
         self._second: dict[str, Crossing] = {}
-        self._third: dict[str, list[Crossing]] = {}
+        self._third = Draws()
         self.num_requests = 0
 
     # --- rounds -------------------------------------------------------------------------------
@@ -141,13 +140,13 @@ class Rounds:
             shares = (0.45 + 0.25 * draw / REPLICATIONS, 0.45 + 0.25 * (draw + 1) / REPLICATIONS)
             done, total = draw * len(field), REPLICATIONS * len(field)
             for n, c in self._crossings(self._closer(starts), shares, done, total).items():
-                self._third.setdefault(n, []).append(c)
+                self._third.add(n, c)
             # Longer runs carry less than the second round's: the next draw starts from there.
             guesses = {n: self._third[n][0].goodput_rps or guesses[n] for n in field}
-        order = sorted(field, key=lambda name: -self._mean_log(name))
-        least = self._mean_log(order[0]) - self._half_width() - _BIAS[2]
+        order = sorted(field, key=lambda name: -self._third.mean_log(name))
+        least = self._third.mean_log(order[0]) - self._third.half_width() - _BIAS[2]
         # The second comes along, to say by how much it is behind.
-        return order[: max(2, sum(self._mean_log(name) >= least for name in order))]
+        return order[: max(2, sum(self._third.mean_log(name) >= least for name in order))]
 
     def _closer(self, starts: Sequence[Cell]) -> dict[str, Search]:
         """Return searches of those whose goodputs are known from an earlier round."""
@@ -244,7 +243,7 @@ class Rounds:
             runner=self._runner,
         )
         self.num_requests += final.num_requests
-        if not final.intervals and not self._sound():
+        if not final.intervals and not self._third.sound:
             raise DataError(
                 f"none of the {len(self._third)} best candidates meets the targets on each of "
                 f"{REPLICATIONS} draws of requests, at any rate, and no finalist is settled: even "
@@ -259,26 +258,18 @@ class Rounds:
         Its bound alone if on some draw it met the targets at no rate.
         """
         own = self._third[name]
-        if name not in self._sound():
+        if name not in self._third.sound:
             return self._bounds[name].total_rps
         slopes = [c.slope for c in own if math.isfinite(c.slope)]
         known = [p.residence_s for c in own for p in c.probes if p.rate_rps == c.low_rps]
         known = [residence_s for residence_s in known if math.isfinite(residence_s)]
-        rate = math.exp(self._mean_log(name))
+        rate = math.exp(self._third.mean_log(name))
         residence_s = sum(known) / len(known) if known else self._bounds[name].residence_s
         return Located(
             rate_rps=rate,
             slope=sum(slopes) / len(slopes) if slopes else _SLOPE,
             num_requests=math.ceil(min(rate * RULES.residences * residence_s, LONGEST)),
         )
-
-    def _own_interval(self, name: str) -> Interval:
-        """Return the goodput of a candidate by the third round alone."""
-        logs = [math.log(c.goodput_rps) for c in self._third[name]]
-        error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
-        half = t_quantile(0.975, len(logs) - 1) * error + _BIAS[2]
-        value = math.exp(self._mean_log(name))
-        return Interval(value=value, low=value * _exp(-half), high=value * _exp(half))
 
     def latencies(self, names: Sequence[str], rate_rps: float) -> dict[str, RaceRun]:
         """Return the run of each candidate at a rate that all of them carry."""
@@ -323,39 +314,6 @@ class Rounds:
 
     # --- what the rounds say ------------------------------------------------------------------
 
-    def _sound(self) -> list[str]:
-        """Candidates of the third round that met the targets at some rate on each draw."""
-        return [n for n, own in self._third.items() if all(c.goodput_rps > 0 for c in own)]
-
-    def _mean_log(self, name: str) -> float:
-        """Mean over the draws of the log goodput; minus infinity if one of them has none."""
-        values = [c.goodput_rps for c in self._third[name]]
-        return float(np.mean([math.log(value) if value > 0 else -math.inf for value in values]))
-
-    def _spread(self) -> tuple[float, int]:
-        """Standard deviation between draws of a log goodput less that of the others, and its df."""
-        logs = np.array(
-            [[math.log(c.goodput_rps) for c in self._third[name]] for name in self._sound()]
-        )
-        if not len(logs):
-            return math.inf, 1  # nothing says how much
-        if len(logs) < 2:
-            own = logs - logs.mean(axis=1, keepdims=True)
-            return float(np.sqrt((own**2).sum() / (logs.shape[1] - 1))), logs.shape[1] - 1
-        # What a draw does to all candidates alike is not between them.
-        rest = logs - logs.mean(axis=1, keepdims=True) - logs.mean(axis=0) + logs.mean()
-        degrees = (logs.shape[0] - 1) * (logs.shape[1] - 1)
-        return float(np.sqrt((rest**2).sum() / degrees)), degrees
-
-    def _half_width(self) -> float:
-        """Half width of the 95 % interval of a ratio of two means of the third round, in logs.
-
-        By Bonferroni for all pairs with the best.
-        """
-        spread, degrees = self._spread()
-        level = 1 - 0.025 / max(1, len(self._third) - 1)
-        return t_quantile(level, degrees) * spread * math.sqrt(2 / REPLICATIONS)
-
     def standings(self, final: Finals) -> list[Candidate]:
         """Return all candidates, the best first.
 
@@ -364,7 +322,7 @@ class Rounds:
         nobody was settled, the winner's goodput is that of the third round.
         """
         winner = self._winner(final)
-        own = final.intervals.get(winner) or self._own_interval(winner)
+        own = final.intervals.get(winner) or self._third.interval_of(winner, _BIAS[2])
         ranked = []
         for name in self._first:
             if name in final.intervals:
@@ -389,10 +347,10 @@ class Rounds:
         The best of the settled, but of those that met the targets on each draw of the third round
         if there are any, for the others' ratios to it are taken there.
         """
-        sound = self._sound()
+        sound = self._third.sound
         settled = [name for name in final.intervals if name in sound]
         if sound and not settled:
-            return max(sound, key=self._mean_log)
+            return max(sound, key=self._third.mean_log)
         return max(settled or final.intervals, key=lambda name: final.intervals[name].value)
 
     def _raced(self, name: str, winner: str, own: Interval) -> Interval:
@@ -400,27 +358,25 @@ class Rounds:
 
         It is 0, with an interval up to the bound, if on some draw the targets were met at no rate.
         """
-        if name not in self._sound():
+        if name not in self._third.sound:
             return Interval(value=0.0, low=0.0, high=self._bounds[name].total_rps)
-        spread, degrees = self._spread()
-        wide = t_quantile(0.975, degrees) * spread * math.sqrt(2 / REPLICATIONS)
+        wide = self._third.half_width_of_ratios(0.975)
         half = math.hypot(math.log(own.high / own.value), wide) + _BIAS[2]
-        value = own.value * math.exp(self._mean_log(name) - self._mean_log(winner))
-        return Interval(value=value, low=value * _exp(-half), high=value * _exp(half))
+        ratio = math.exp(self._third.mean_log(name) - self._third.mean_log(winner))
+        return around(own.value * ratio, half)
 
     def _screened(self, name: str, winner: str, own: Interval) -> Interval:
         """Return a goodput from that of the winner and the ratio to it in an earlier round."""
         last = self._second if name in self._second else self._first
         length, bias = (SECOND, _BIAS[1]) if last is self._second else (FIRST, _BIAS[0])
-        spread, degrees = self._spread()
-        wide = t_quantile(0.975, degrees) * spread * math.sqrt(2 * THIRD / length)
+        wide = self._third.half_width_of_ratios(0.975, REPLICATIONS * THIRD / length)
         half = math.hypot(math.log(own.high / own.value), wide) + bias
         scale = own.value / self._value(last[winner])
         value, most = scale * self._value(last[name]), self._bounds[name].total_rps
         return Interval(
             value=value,
-            low=min(scale * last[name].low_rps * _exp(-half), value),
-            high=max(min(scale * last[name].high_rps * _exp(half), most), value),
+            low=min(scale * last[name].low_rps * exp(-half), value),
+            high=max(min(scale * last[name].high_rps * exp(half), most), value),
         )
 
     def _last(self, name: str) -> Crossing | None:
@@ -449,8 +405,3 @@ class Rounds:
             tpot_s=math.nan,
             bound_rps=bound.total_rps,
         )
-
-
-def _exp(x: float) -> float:
-    """Return e to the power of `x`; infinity where that is no number."""
-    return math.exp(x) if x < _MOST_LOG else math.inf

@@ -30,16 +30,11 @@ _NUM_LENGTHS: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Requests of the workload, without their times.
-
-    Attributes
-    ----------
-    prompts, outputs : ndarray
-        Tokens, shape ``(num_requests,)``.
-    """
+    """Requests of the workload, without their times."""
 
     prompts: IntArray
     outputs: IntArray
+    """Tokens, shape ``(num_requests,)``."""
 
     @classmethod
     def of(cls, scenario: Scenario) -> Lengths:
@@ -70,46 +65,33 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """What the parts of a candidate carry at most (requests/s); inf where it has no such part.
-
-    Attributes
-    ----------
-    total_rps : float
-        Bound of the goodput: what all parts carry, over the wanted attainment, for the requests
-        that may miss need not be served well.
-    prefill_rps, decode_rps : float
-        All prefills, or all decode steps, if the GPUs that do them did nothing else.
-    link_rps : float
-        KV transfers over the slowest kind of link they take.
-    batch, memory_batch : int
-        Sequences in a decode step: the most within target, limits and memory; within memory alone.
-    dispatch_share : float
-        Share of that step in which the GPU waits for the CPU, 0 to 1.
-    alone_share : float
-        Share of the requests within the targets when they are alone, 0 to 1.
-    alone_ttft_s, alone_tpot_s : float
-        Latencies that the wanted share of requests gets when alone (s).
-    residence_s : float
-        Mean residence time of a request that never waits, in that batch (s).
-    num_gpus : int
-        GPUs it takes; where instances come and go, those of the most in service.
-    ramp_s : float or None
-        Where instances come and go: the least time until all can serve (s).
-    """
+    """What the parts of a candidate carry at most (requests/s); inf where it has no such part."""
 
     total_rps: float
+    """Bound of the goodput: what all parts carry, over the wanted attainment, for the requests that
+    may miss need not be served well."""
     prefill_rps: float
     decode_rps: float
+    """All prefills, or all decode steps, if the GPUs that do them did nothing else."""
     link_rps: float
+    """KV transfers over the slowest kind of link they take."""
     batch: int
     memory_batch: int
+    """Sequences in a decode step: the most within target, limits and memory; within memory
+    alone."""
     dispatch_share: float
+    """Share of that step in which the GPU waits for the CPU, 0 to 1."""
     alone_share: float
+    """Share of the requests within the targets when they are alone, 0 to 1."""
     alone_ttft_s: float
     alone_tpot_s: float
+    """Latencies that the wanted share of requests gets when alone (s)."""
     residence_s: float
+    """Mean residence time of a request that never waits, in that batch (s)."""
     num_gpus: int
+    """GPUs it takes; where instances come and go, those of the most in service."""
     ramp_s: float | None = None
+    """Where instances come and go: the least time until all can serve (s)."""
 
 
 class Screen:

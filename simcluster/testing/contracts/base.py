@@ -22,6 +22,7 @@ from simcluster.roofline.sources import StepTimeFactory
 from simcluster.runs.result import Result
 from simcluster.runs.simulate import run
 from simcluster.strategies.base import Strategy
+from simcluster.testing.examples import THOROUGH
 from simcluster.testing.laws import check_laws, require
 from simcluster.testing.toy import assert_same, toy_workload
 from simcluster.testing.watch import Watched
@@ -53,13 +54,15 @@ KERNEL_TOKENS = 60
 def laws(max_examples: int) -> settings:
     """Return the settings of a contract's test: the same examples on every machine, every day.
 
+    A thorough run (``SIMCLUSTER_THOROUGH=1``) draws ten times as many, and others each time.
+
     The fixture of a contract is a class or plain settings, so it may serve all examples. A test is
     meant to be inherited by many classes, and its result does not depend on a slow machine.
     """
     return settings(
-        max_examples=max_examples,
+        max_examples=10 * max_examples if THOROUGH else max_examples,
         deadline=None,
-        derandomize=True,
+        derandomize=not THOROUGH,
         report_multiple_bugs=False,
         suppress_health_check=[
             HealthCheck.function_scoped_fixture,
@@ -246,22 +249,15 @@ class HashedRequest(Request):
 
 @dataclass(frozen=True)
 class Ask:
-    """A request as a test without a clock sees it.
-
-    Attributes
-    ----------
-    step : int
-        Steps that have been done when it arrives.
-    prompt_len, output_len : int
-        Tokens.
-    priority : int
-        That of its class.
-    """
+    """A request as a test without a clock sees it."""
 
     step: int
+    """Steps that have been done when it arrives."""
     prompt_len: int
     output_len: int
+    """Tokens."""
     priority: int = 0
+    """That of its class."""
 
     def request(self, number: int, hashed: int | None = None) -> HashedRequest:
         """Return it as request `number`; `hashed` is what it hashes to, by default the same."""

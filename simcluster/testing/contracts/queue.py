@@ -37,24 +37,16 @@ _BUSY: Final = [*["push"] * 6, "pop", "pop", "victim", "put back", "push", "pop"
 
 @dataclass
 class Handled:
-    """A queue through which requests go, with books beside it.
-
-    Attributes
-    ----------
-    queue : RequestQueue
-        What is tried; empty.
-    waiting : list of Request
-        What must be in it, in any order.
-    out : list of Request
-        What was popped and not put back, in order.
-    log : list of tuple
-        What happened to which request.
-    """
+    """A queue through which requests go, with books beside it."""
 
     queue: RequestQueue
+    """What is tried; empty."""
     waiting: list[Request] = field(default_factory=list)
+    """What must be in it, in any order."""
     out: list[Request] = field(default_factory=list)
+    """What was popped and not put back, in order."""
     log: list[tuple[str, int]] = field(default_factory=list)
+    """What happened to which request."""
 
     def push(self, request: Request) -> None:
         """Let a new request wait; check what `goes_first` foretold and what `push` returns."""

@@ -49,25 +49,17 @@ _MOST_STEPS = 4000
 
 @dataclass(frozen=True)
 class Limits:
-    """Room of a scheduler that is tried without a clock.
-
-    Attributes
-    ----------
-    max_num_seqs : int
-        Sequences at once.
-    chunk_tokens : int
-        Token budget of a step where prompts are split.
-    num_blocks, host_blocks : int
-        KV blocks of 16 tokens on the GPU, and in host memory.
-    queue : str
-        A key of `simcluster.sched.QUEUES`.
-    """
+    """Room of a scheduler that is tried without a clock."""
 
     max_num_seqs: int
+    """Sequences at once."""
     chunk_tokens: int
+    """Token budget of a step where prompts are split."""
     num_blocks: int
     host_blocks: int
+    """KV blocks of 16 tokens on the GPU, and in host memory."""
     queue: str
+    """A key of `simcluster.sched.QUEUES`."""
 
     def make(self, scheduler: type[Scheduler]) -> Scheduler:
         """Return a scheduler with this room and an empty pool."""

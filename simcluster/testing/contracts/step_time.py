@@ -28,22 +28,16 @@ _SHORT = [(0.0, 60, 3), (0.001, 30, 4), (0.002, 90, 2), (0.003, 5, 6)]
 
 @dataclasses.dataclass(frozen=True)
 class Decodes:
-    """A run of decode steps of sequences of equal length.
-
-    Attributes
-    ----------
-    num_seqs, context_len : int
-        Sequences, and tokens that each attends to in the first step.
-    num_steps : int
-        Steps of the run.
-    after : tuple of int
-        Sequences and context of a step before it, whose GPU time may hide host work; (0, 0): none.
-    """
+    """A run of decode steps of sequences of equal length."""
 
     num_seqs: int
     context_len: int
+    """Sequences, and tokens that each attends to in the first step."""
     num_steps: int
+    """Steps of the run."""
     after: tuple[int, int]
+    """Sequences and context of a step before it, whose GPU time may hide host work; (0, 0):
+    none."""
 
     def shape(self, step: int, window: int | None) -> StepShape:
         """Return the shape of step number `step`, from 0."""
@@ -143,14 +137,10 @@ class StepTimeContract:
             @pytest.fixture
             def step_time(self):
                 return mine
-
-    Attributes
-    ----------
-    tp_sizes : tuple of int
-        Tensor-parallel degrees that the source knows, 1 among them; override it.
     """
 
     tp_sizes: ClassVar[tuple[int, ...]] = (1, 2)
+    """Tensor-parallel degrees that the source knows, 1 among them; override it."""
 
     @pytest.fixture
     def step_time(self) -> StepTimeFactory:

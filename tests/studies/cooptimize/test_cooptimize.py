@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import simcluster
@@ -39,6 +39,7 @@ from simcluster.studies.cooptimize.run import (
 )
 from simcluster.studies.cooptimize.sampling import promising, sampled, spread
 from simcluster.studies.cooptimize.search import Space, exhaustive, pareto
+from simcluster.testing.examples import examples
 
 WEAK, STRONG, CHEAP, DEAR = "llama-3.1-8b", "llama-3.1-70b", "RTX 5090", "H100 SXM"
 LOADS = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
@@ -105,7 +106,7 @@ def judge(**changes: Any) -> Judge:
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=30))
-@settings(deadline=None)
+@examples(100)
 def test_the_front_is_what_no_other_point_beats(points: list[tuple[int, ...]]) -> None:
     """By comparing every pair."""
     rows = np.array(points, dtype=float)
@@ -121,7 +122,7 @@ def test_the_front_is_what_no_other_point_beats(points: list[tuple[int, ...]]) -
 
 @pytest.mark.parametrize("num_objectives", [1, 2, 3])
 @given(data=st.data())
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_the_hypervolume_is_the_number_of_dominated_cells(
     num_objectives: int, data: st.DataObject
 ) -> None:
@@ -137,7 +138,7 @@ def test_the_hypervolume_is_the_number_of_dominated_cells(
 
 
 @given(st.floats(0.01, 100), st.floats(1, 99))
-@settings(deadline=None)
+@examples(100)
 def test_a_percentile_is_read_off_the_tail(scale: float, percentile: float) -> None:
     """Of an exponential distribution: -scale x log of the share beyond."""
     tail = np.exp(-LATENCY_GRID / scale)
@@ -280,7 +281,7 @@ def test_samplers_find_plans_within_the_limits_and_repeat(
 
 
 @given(st.lists(st.floats(0, 1), min_size=7, max_size=7), st.integers(0, 10))
-@settings(deadline=None, max_examples=30)
+@examples(30)
 def test_a_proposal_stands_for_the_nearest_plan_not_judged(point: list[float], seen: int) -> None:
     """Against measuring to each; and a plan's own variables stand for it."""
     choices = Choices.of(Space.of(judge()))
@@ -316,7 +317,7 @@ def test_the_gp_begins_where_an_estimate_is_best() -> None:
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=12, unique=True))
-@settings(deadline=None, max_examples=60)
+@examples(60)
 def test_the_spread_adds_the_most_volume_at_each_step(points: list[tuple[int, ...]]) -> None:
     """Against trying every point at every step."""
     values = np.array(points, dtype=float)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from helpers.scenarios import small_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import WorkerError
@@ -22,7 +23,6 @@ from simcluster.runs.cell import identity, scope_of
 from simcluster.runs.executor import Runner
 from simcluster.scenario.file import resolve
 from simcluster.studies.goodput import Cell, find, runs, tables
-from simcluster.testing.scenarios import small_scenario
 
 DOCUMENT = small_scenario(
     {"name": "one", "kind": "nodg"},

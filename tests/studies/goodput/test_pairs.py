@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from helpers.outcomes import outcome_of_odds
+from helpers.scenarios import small_scenario
 from simcluster.rng import stream
 from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
@@ -17,8 +19,6 @@ from simcluster.studies.goodput.estimate import estimate_crossing, logit
 from simcluster.studies.goodput.pairs import compare_verdicts
 from simcluster.studies.goodput.probe import Probe
 from simcluster.studies.goodput.search import Stage
-from simcluster.testing.outcomes import outcome_of_odds
-from simcluster.testing.scenarios import small_scenario
 
 DOCUMENT = small_scenario({"name": "one", "kind": "nodg"}, {"name": "two", "kind": "nodg"})
 SLOPE = 12.0

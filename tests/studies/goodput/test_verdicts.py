@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from helpers.outcomes import outcome_of_odds
+from helpers.scenarios import small_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.scenario.file import resolve
@@ -30,8 +32,7 @@ from simcluster.studies.goodput.pairs import compare_verdicts
 from simcluster.studies.goodput.probe import Probe
 from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.goodput.search import Stage, Verdict
-from simcluster.testing.outcomes import outcome_of_odds
-from simcluster.testing.scenarios import small_scenario
+from simcluster.testing.examples import examples
 
 SETTINGS = Settings(target=0.9, tolerance=0.05, max_requests=20_000)
 STATISTICS = {
@@ -196,7 +197,7 @@ def verdicts(draw: st.DrawFn) -> Verdict:
     )
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.lists(verdicts(), min_size=1, max_size=4))
 def test_any_verdicts_make_a_table(drawn: list[Verdict]) -> None:
     """With every pair of goodputs once, the better first, and intervals around their values."""
@@ -229,7 +230,7 @@ def test_any_verdicts_make_a_table(drawn: list[Verdict]) -> None:
     json.dumps(tables.as_json(found), allow_nan=False)
 
 
-@settings(deadline=None)
+@examples(100)
 @given(verdicts(), verdicts())
 def test_the_order_of_a_pair_does_not_matter(one: Verdict, other: Verdict) -> None:
     """Whatever the two verdicts are."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from helpers.scenarios import small_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError
@@ -30,7 +31,6 @@ from simcluster.studies.rank.race import Crossing, RaceRun, Search, cross
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 from simcluster.studies.space import shapes, space
-from simcluster.testing.scenarios import small_scenario
 
 SHIPPED = Path(__file__).parents[3] / "scenarios" / "rank_32gpus.toml"
 DOCUMENT = small_scenario(

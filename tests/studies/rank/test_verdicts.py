@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.scenarios import small_scenario
 from simcluster.errors import DataError
 from simcluster.runs.cell import Cell
 from simcluster.scenario.file import resolve
@@ -26,7 +27,7 @@ from simcluster.studies.rank import finals, report, rounds
 from simcluster.studies.rank.race import Crossing, RaceRun, Search
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
-from simcluster.testing.scenarios import small_scenario
+from simcluster.testing.examples import examples
 
 DOCUMENT = small_scenario(
     {"name": "mine", "kind": "nodg", "tp_size": 4},
@@ -153,7 +154,7 @@ STATUSES: tuple[Status, ...] = ("found", "wide", "not settled", "unlimited", "un
 DRAWS = 2 + rounds.REPLICATIONS
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(
     race=st.fixed_dictionaries(
         {name: st.lists(GOODPUTS, min_size=DRAWS, max_size=DRAWS) for name in NAMES}

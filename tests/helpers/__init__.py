@@ -1,0 +1,1 @@
+"""What several tests use: workloads drawn, refusals, scenarios, a second implementation."""
