@@ -11,7 +11,7 @@ import pandas as pd
 from common import command, csv_argument
 from matplotlib.figure import Figure
 
-from simcluster.show.plot import new_figure, palette
+from simcluster.show.plot import log_scale, new_figure, palette
 
 BY_FOURS, BEST = "routing, 4 + 8 or 8 + 4 H100", "routing, best split of 12 H100"
 
@@ -51,9 +51,7 @@ def main(table: Path) -> Figure:
     for start, end in spans(rates, held):
         ax.axvspan(start, end, color="0.92", zorder=0, label=label)
         label = "_nolegend_"
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("{x:g}")
+    log_scale(ax)
     ax.set_xlabel("offered rate (requests/s)")
     ax.set_ylabel("P95 end-to-end latency (s)")
     ax.legend(fontsize="small")

@@ -14,9 +14,9 @@ catalog     what is known of GPUs, links, servers, models, engines and prices
 config      resolved settings, as they travel inside the package
 workload    which requests arrive, and when
 quality     how good routed answers are
+kvcache     the KV cache of an instance
 roofline    how long a step takes, and what fits in memory
 frames      what comes out of a run: columns, and the numbers made of them
-kvcache     the KV cache of an instance
 routing     which instance gets a request
 sched       what an instance runs next
 engine      where simulated time passes: instances, links, groups of instances

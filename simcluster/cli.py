@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from simcluster._version import __version__
-from simcluster.errors import ConfigError, DataError, SimclusterError, nearest
+from simcluster.errors import ConfigError, DataError, SimclusterError, printable, same_thing
 from simcluster.fidelity.calibrate.command import calibrate
 from simcluster.fidelity.measure.command import measure
 from simcluster.fidelity.validate.command import validate
@@ -50,7 +50,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except SimclusterError as error:
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
             ctx.exit(1)
 
 
@@ -432,8 +432,9 @@ def catalog_list(words: Sequence[str], kind: str | None, as_json: bool) -> None:
         click.echo(catalog_text(found), nl=False)
     else:
         kinds = entries.KINDS if kind is None else ("gpu" if kind == "price" else kind,)
-        known = [name for each in kinds for name in entries.names(each)]
-        raise DataError(f"nothing in the catalogue matches {text!r}. {nearest(text, known)}")
+        known = [part for each in kinds for n in entries.names(each) for part in (n, n.split()[0])]
+        hint = same_thing(text, dict.fromkeys(known)) or "`simcluster catalog` lists all."
+        raise DataError(f"nothing in the catalogue matches {text!r}. {hint}")
 
 
 @catalog.command("add-model")
@@ -442,12 +443,12 @@ def catalog_list(words: Sequence[str], kind: str | None, as_json: bool) -> None:
 @click.option("--name", help="Name of the entry  [default: from the file or its folder]")
 def catalog_add_model(config: Path, out: Path | None, name: str | None) -> None:
     """Read a model's config.json (Hugging Face style) as an entry."""
-    from simcluster.catalog import build, config_json
+    from simcluster.catalog import config_json, model_entry
     from simcluster.catalog.own_file import add_entry, entry_text
     from simcluster.show.text import model_text
 
     row = config_json.read(config, name)
-    lines = model_text(build.model(row), config_json.stored_as(config))
+    lines = model_text(model_entry.model(row))
     if out is None:
         click.echo("".join(f"# {line}\n" for line in lines) + entry_text("model", row), nl=False)
         return
@@ -527,7 +528,7 @@ def _progress(
 
 def _warn(lines: Sequence[str]) -> None:
     for line in lines:
-        click.echo(f"warning: {line}", err=True)
+        click.echo(f"warning: {printable(line)}", err=True)
 
 
 def _print_json(value: object) -> None:

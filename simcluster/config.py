@@ -14,7 +14,18 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec, ModelSpec
+from simcluster.catalog.layers import (
+    BF16,
+    KV_BYTES,
+    WEIGHT_DTYPES,
+    Attention,
+    LatentAttention,
+    Mixer,
+    ModelSpec,
+    Recurrent,
+    WeightDtype,
+)
+from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec
 
 SETTINGS_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """pydantic configuration of settings: unknown keys, wrong types, nan and inf are refused."""
@@ -213,15 +224,84 @@ class ModelConfig:
     """Its shape."""
     max_model_len: int
     """Longest prompt plus output (tokens) that is served."""
-    weight_bytes: float = 2.0
-    """Bytes of one weight: 2 for bf16, 1 for fp8."""
-    kv_bytes: float = 2.0
-    """Bytes of one number in the KV cache: 2 for 16 bit, 1 for fp8."""
+    weight_dtype: str | None = None
+    """How the weights of the layers are stored, a key of `WEIGHT_DTYPES`; None: as the checkpoint
+    says. Embedding, router and LM head have 16 bits in any case: engines quantise layers only."""
+    kv_dtype: str | None = None
+    """How the cache is stored, a key of `KV_BYTES`; None: as the checkpoint says, else bf16."""
+
+    @property
+    def weight_bytes(self) -> float:
+        """All weights, as they are served (bytes)."""
+        spec, hidden, saved = self.spec, self.spec.hidden_size, 0.0
+        for layer, repeat in spec.layers:
+            parts = layer.matrices(hidden, gated=spec.gated_mlp)
+            saved += repeat * sum((2.0 - self.dtype_of(d).num_bytes) * n for d, n in parts)
+        return 2.0 * spec.num_params - saved
+
+    @property
+    def kv_bytes(self) -> float:
+        """Bytes of one number in the cache."""
+        return KV_BYTES[self.kv_dtype or self.spec.kv_dtype or "bf16"]
+
+    def dtype_of(self, stored: WeightDtype) -> WeightDtype:
+        """Return how weights are served that the checkpoint has `stored`.
+
+        What is stored in the dtype that is named, by whatever blocks, stays as it is, and so does
+        what a checkpoint in that dtype left in 16 bits.
+        """
+        named = self.weight_dtype
+        if named is None or named == stored.name.partition("-")[0]:
+            return stored
+        if named != stored.name == BF16.name:
+            found = {dtype.name for run in self.spec.layers for dtype in run.layer.dtypes_in_use}
+            if any(named == name.partition("-")[0] for name in found):
+                return stored
+        return WEIGHT_DTYPES[named]
+
+    def kv_bytes_of(self, mixer: Mixer | None) -> float:
+        """Cache of one token in a layer with `mixer`, all heads, without windows (bytes)."""
+        if mixer is None:
+            return 0.0
+        index = mixer.index if isinstance(mixer, LatentAttention) else None
+        return self.kv_bytes * mixer.kv_numbers + (0 if index is None else index.cache_bytes)
+
+    def layer_kv_bytes(self, mixer: Mixer | None, num_tokens: int, num_cached: int = 0) -> float:
+        """KV cache or state of a sequence in one layer, as `sequence_kv_bytes` (bytes)."""
+        if isinstance(mixer, Recurrent):
+            return mixer.state_bytes
+        if isinstance(mixer, Attention) and mixer.reach is not None:
+            return self.kv_bytes_of(mixer) * mixer.reach.of(num_tokens)
+        return self.kv_bytes_of(mixer) * (num_tokens - num_cached)
+
+    def sequence_kv_bytes(self, num_tokens: int, num_cached: int = 0) -> int:
+        """KV cache of a sequence of `num_tokens`, >= 1, in all layers (bytes).
+
+        Recurrent layers have their state, layers with a window or chunk what they attend to; of the
+        others the first `num_cached` tokens are left out.
+        """
+        runs = [(run.layer.mixer, run.repeat) for run in self.spec.layers]
+        each = (
+            repeat * self.layer_kv_bytes(mixer, num_tokens, num_cached) for mixer, repeat in runs
+        )
+        return round(sum(each))
+
+    @property
+    def kv_bytes_per_kept_token(self) -> int:
+        """KV cache of one token in the layers that keep all tokens (bytes)."""
+        runs = [(run.layer.mixer, run.repeat) for run in self.spec.layers]
+        kept = [
+            repeat * self.kv_bytes_of(mixer)
+            for mixer, repeat in runs
+            if not (isinstance(mixer, Attention) and mixer.reach is not None)
+        ]
+        return round(sum(kept))
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """KV cache of one token over all layers (bytes)."""
-        return round(self.spec.kv_bytes_per_token * self.kv_bytes / 2)
+        """KV cache of one token over all layers, windows left out of account (bytes)."""
+        runs = self.spec.layers
+        return round(sum(run.repeat * self.kv_bytes_of(run.layer.mixer) for run in runs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

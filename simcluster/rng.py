@@ -19,11 +19,6 @@ def stream(seed: int, *name: str) -> np.random.Generator:
         Seed of the run, >= 0.
     *name : str
         Path of the stream, such as ``"arrivals"`` or ``"faults", "instance-3"``.
-
-    Returns
-    -------
-    numpy.random.Generator
-        A fresh generator at the start of the stream.
     """
     words = tuple(zlib.crc32(part.encode()) for part in name)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=words))

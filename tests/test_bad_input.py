@@ -119,7 +119,7 @@ SETTINGS = [
     ("slo.ttft_s=inf", "slo.ttft_s = Infinity: must be a number > 0."),
     ("slo.attainment=90", "slo.attainment = 90: must be a number > 0 and <= 1."),
     ("slo.metric=users", "slo.metric = 'users': must be one of 'user', 'ecoserve'. Did you mean"),
-    ("model.weight_dtype=int3", "model.weight_dtype = 'int3': must be one of 'bf16', 'fp8'."),
+    ("model.weight_dtype=int3", "model.weight_dtype = 'int3': must be one of 'bf16', 'fp8', "),
     ("sweep.rates_rps=4", "sweep.rates_rps = 4: must be a list, each a number > 0."),
     ("sweep.rates_rps=[0]", "sweep.rates_rps[0] = 0: must be a number > 0."),
     ("sweep.rates_rps=[4,2]", "sweep.rates_rps = [4.0, 2.0]: must rise, without repeats. Write"),
@@ -137,7 +137,7 @@ SETTINGS = [
         "workload.arrivals.burstyness = 2: is not a key of [workload.arrivals]. Did you",
     ),
     # names that do not exist
-    ("cluster.gpu=L21", "cluster.gpu = 'L21': no such gpu in the catalogue. Did you mean 'L20'"),
+    ("cluster.gpu=L21", "cluster.gpu = 'L21': no such gpu in the catalogue. `simcluster catalog"),
     ("model.name=codelama-34b", "model.name = 'codelama-34b': no such model"),
     ("engine.profile=vlm-0.7", "engine.profile = 'vlm-0.7': no such engine"),
     ("cluster.network=10gb", "cluster.network = '10gb': "),
@@ -624,3 +624,34 @@ def test_a_timeline_window_with_nothing_in_it_is_refused(scenario: Path, tmp_pat
         "give a stretch of it",
     )
     assert not out.exists()
+
+
+@pytest.mark.parametrize("digits", [5000, 100_000])
+def test_a_number_of_thousands_of_digits_is_refused_in_one_short_line(
+    scenario: Path, digits: int
+) -> None:
+    """Python itself refuses to read or write it: in an override, and in the file."""
+    key = f"workload.num_requests = 1{digits * '0'}"
+    line = refused(call("run", scenario, "--set", key), "num_requests = ", "must be a whole number")
+    assert len(line) < 300
+    scenario.write_text(key)
+    assert len(refused(call("run", scenario), "is not TOML")) < 300
+
+
+def test_nesting_without_end_is_refused_in_one_short_line(scenario: Path) -> None:
+    """5,000 lists in each other are more than Python's stack holds."""
+    scenario.write_text("model = " + 5000 * "[")
+    assert len(refused(call("run", scenario), "is not TOML")) < 300
+
+
+def test_control_characters_never_reach_the_terminal(tmp_path: Path) -> None:
+    r"""Of columns, cells and values: they are written out, as \x1b."""
+    file = tmp_path / "trace.csv"
+    file.write_text("arrival_s,prompt_len,output_len,a\x1b[31m\n0,1,1,2\n", encoding="utf-8")
+    told = call("trace", file)
+    assert "not simulated: column a\\x1b[31m" in told.stdout
+    assert "\x1b" not in told.output
+    file.write_text("arrival_s,prompt_len,output_len\n0,\x1b[31m,1\n", encoding="utf-8")
+    assert "\x1b" not in refused(call("trace", file), "prompt_len = '\\x1b[31m': must be")
+    file = tmp_path / "\x1b[31m.csv"
+    assert "\x1b" not in refused(call("trace", file), "\\x1b[31m.csv: no such file")

@@ -97,7 +97,7 @@ def simulated(strategy: Any, resolution: str) -> list[str]:
     """The events of the ten requests under `strategy`."""
     where = environment(engine=vllm_engine(), slo=SloConfig(ttft_s=0.012, tpot_s=0.003))
     # Fewer layers than the real model, so that the kernel-by-kernel run stays short.
-    spec = dataclasses.replace(llama_2_7b(), num_layers=4, num_dense_layers=4)
+    spec = llama_2_7b(num_layers=4)
     where = dataclasses.replace(where, model=ModelConfig(spec=spec, max_model_len=352))
     load = Workload(
         arrival_s=grid_array(np.array(ARRIVALS) / 16),

@@ -26,9 +26,9 @@ ORDER = (
     "config",
     "workload",
     "quality",
+    "kvcache",
     "roofline",
     "frames",
-    "kvcache",
     "routing",
     "sched",
     "engine",
@@ -77,11 +77,11 @@ KNOWN = {
     "catalog": set(),
     "workload": {"catalog"},
     "quality": {"catalog"},
-    "roofline": {"catalog"},
-    "frames": {"roofline"},
     "kvcache": set(),
+    "roofline": {"catalog", "kvcache"},
+    "frames": {"catalog", "roofline"},
     "routing": set(),
-    "sched": {"kvcache", "roofline"},
+    "sched": {"catalog", "kvcache", "roofline"},
 }
 """Folders that may import from fewer folders than stand before them."""
 

@@ -91,7 +91,7 @@ def servers(num_servers: int, router: RouterName = "shared-queue") -> NoDG:
 
 
 ONE_TOKEN = specs.environment(
-    model=dataclasses.replace(specs.llama_2_7b(), kv_bytes_per_token=512),
+    model=specs.llama_2_7b(num_layers=1, num_heads=2, num_kv_heads=1, head_dim=128),
     engine=dataclasses.replace(specs.ideal_engine(), block_size=1024),
     max_model_len=2**18,
 )

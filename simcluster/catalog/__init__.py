@@ -10,19 +10,22 @@ first asked for. The functions look among the packaged entries; a `Catalog` has 
 them, as in ``Catalog().with_file("mine.toml").gpu("H100 NVL")``, and is a value: two in one process
 know nothing of each other.
 
-===========  =======================================================================
-module       idea
-===========  =======================================================================
-specs        specifications in seconds, bytes and FLOP/s: what an entry is read into
-tables       keys, types, ranges and units of an entry, and its check
-build        an entry in the units of data sheets -> a specification
-store        entries read when first asked for, found by name
-listing      entries as a list shows them
-config_json  a model's config.json -> an entry
-derive       length tables from measured request sets
-own_file     the user's own entries, written into a catalogue file
-toml_writer  a document -> TOML
-===========  =======================================================================
+============  =======================================================================
+module        idea
+============  =======================================================================
+specs         specifications in seconds, bytes and FLOP/s: what an entry is read into
+layers        what a model is: runs of equal layers, each with a mixer and an MLP
+tables        keys, types, ranges and units of an entry, and its check
+build         an entry in the units of data sheets -> a specification
+model_entry   an entry of the table of models -> a model
+store         entries read when first asked for, found by name
+listing       entries as a list shows them
+config_json   a model's config.json -> an entry
+quantization  what a checkpoint's files say of its dtypes
+derive        length tables from measured request sets
+own_file      the user's own entries, written into a catalogue file
+toml_writer   a document -> TOML
+============  =======================================================================
 """
 
 from simcluster.catalog.listing import Entry, search

@@ -12,7 +12,6 @@ from simcluster.catalog.specs import (
     KernelConstants,
     LengthTable,
     LinkSpec,
-    ModelSpec,
     NodeShape,
     Price,
     QualityCounts,
@@ -23,6 +22,8 @@ from simcluster.units import GB, MB, MS, NS, US
 _KIB: Final = 2.0**10
 _MIB: Final = 2.0**20
 _TERA: Final = 1e12
+DRIVER_MIB: Final = 600.0
+"""What of a GPU's total the driver keeps (MiB), where it is not known: 469 to 839 where it is."""
 _FINER_SHARES: Final = (
     "mfu_gemm_8bit",
     "mbu_quantise",
@@ -53,18 +54,6 @@ _FINER_SHARES: Final = (
     "cached_add",
     "cached_embedding",
 )
-_OPTIONAL_COUNTS: Final = (
-    "num_experts",
-    "num_experts_active",
-    "moe_ffn_dim",
-    "num_shared_experts",
-    "q_lora_rank",
-    "kv_lora_rank",
-    "qk_nope_dim",
-    "qk_rope_dim",
-    "v_head_dim",
-    "num_sliding_layers",
-)
 
 
 def gpu(
@@ -76,15 +65,18 @@ def gpu(
     """
     r: dict[str, Any] = dict(row)
     memory = r["memory_mib"] * _MIB if "memory_mib" in r else r["memory_gb"] * GB
+    cuda = r.get("cuda_mib", r["memory_mib"] - DRIVER_MIB) * _MIB if "memory_mib" in r else None
     eight_bit = r.get("tflops_8bit")
     return GPUSpec(
         name=r["name"],
         vendor=r["vendor"],
         arch=r["arch"],
         memory_bytes=float(memory),
+        cuda_bytes=cuda,
         memory_bandwidth=r["bandwidth_gb_s"] * GB,
         flops_16bit=r["tflops_16bit"] * _TERA,
         flops_8bit=None if eight_bit is None else eight_bit * _TERA,
+        native_8bit=tuple(r.get("native_8bit", ())) if eight_bit else (),
         num_sms=r["num_sms"],
         l2_bytes=r.get("l2_mb", 0.0) * MB,
         fabric=r["fabric"],
@@ -232,7 +224,12 @@ def engine(row: Row) -> EngineProfile:
         graph_issue_s=r["graph_issue_us"] * US,
         queue_depth=r["queue_depth"],
         gpu_memory_utilization=float(r["gpu_memory_utilization"]),
+        memory_rule=r.get("memory_rule", "total"),
         reserved_bytes=r["reserved_gb"] * GB,
+        sampler_bytes=float(r.get("sampler_bytes", 0.0)),
+        profile_seqs_large_gpu=r.get("profile_seqs_large_gpu"),
+        communicator_bytes=r.get("communicator_gb", 0.0) * GB,
+        hybrid_kv_cache=r.get("hybrid_kv_cache", True),
         block_size=r["block_size"],
         watermark=float(r["watermark"]),
         max_num_seqs=r["max_num_seqs"],
@@ -275,59 +272,3 @@ def quality(row: Row) -> QualityCounts:
         kept_quality=float(r["kept_quality"]),
         source=r["source"],
     )
-
-
-def model(row: Row) -> ModelSpec:
-    """Return a model; parameters and KV bytes are counted from the shape where not given."""
-    r: dict[str, Any] = {key: 0 for key in _OPTIONAL_COUNTS} | dict(row)
-    r.setdefault("num_dense_layers", 0 if r["num_experts"] else r["num_layers"])
-    return ModelSpec(
-        name=r["name"],
-        num_layers=r["num_layers"],
-        hidden_size=r["hidden_size"],
-        num_heads=r["num_heads"],
-        num_kv_heads=r["num_kv_heads"],
-        head_dim=r["head_dim"],
-        ffn_dim=r["ffn_dim"],
-        vocab_size=r["vocab_size"],
-        gated_mlp=r["gated_mlp"],
-        tied_embeddings=r["tied_embeddings"],
-        max_position=r["max_position"],
-        num_dense_layers=r["num_dense_layers"],
-        sliding_window=r.get("sliding_window"),
-        num_params=r["num_params"] if "num_params" in r else _num_params(r),
-        kv_bytes_per_token=r.get("kv_bytes_per_token", _kv_bytes_per_token(r)),
-        source=r["source"],
-        **{key: r[key] for key in _OPTIONAL_COUNTS},
-    )
-
-
-def _num_params(r: dict[str, Any]) -> int:
-    """Parameters of the shape: matrices, embeddings, norms; no biases, no learned positions."""
-    hidden, matrices = r["hidden_size"], 3 if r["gated_mlp"] else 2
-    num_moe = r["num_layers"] - r["num_dense_layers"]
-    experts = r["num_experts"] + r["num_shared_experts"]
-    moe = matrices * hidden * r["moe_ffn_dim"] * experts + hidden * r["num_experts"]
-    layers = r["num_layers"] * (_attention_params(r) + 2 * hidden)
-    layers += r["num_dense_layers"] * matrices * hidden * r["ffn_dim"] + num_moe * moe
-    embeddings = (1 if r["tied_embeddings"] else 2) * r["vocab_size"] * hidden
-    return int(layers + embeddings + hidden)
-
-
-def _attention_params(r: dict[str, Any]) -> int:
-    """Parameters of the attention projections of one layer."""
-    hidden, heads = r["hidden_size"], r["num_heads"]
-    if r["kv_lora_rank"]:
-        query = heads * (r["qk_nope_dim"] + r["qk_rope_dim"])
-        into_query = r["q_lora_rank"] * (hidden + query) if r["q_lora_rank"] else hidden * query
-        latent = hidden * (r["kv_lora_rank"] + r["qk_rope_dim"])
-        expand = r["kv_lora_rank"] * heads * (r["qk_nope_dim"] + r["v_head_dim"])
-        return int(into_query + latent + expand + heads * r["v_head_dim"] * hidden)
-    return int(2 * hidden * r["head_dim"] * (heads + r["num_kv_heads"]))
-
-
-def _kv_bytes_per_token(r: dict[str, Any]) -> int:
-    """16-bit cache of one token over all layers: keys and values, or the latent vector."""
-    if r["kv_lora_rank"]:
-        return int(2 * r["num_layers"] * (r["kv_lora_rank"] + r["qk_rope_dim"]))
-    return int(4 * r["num_layers"] * r["num_kv_heads"] * r["head_dim"])

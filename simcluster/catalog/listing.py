@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from simcluster.catalog import build
+from simcluster.catalog import build, model_entry
 from simcluster.catalog.store import KINDS, PACKAGED, Catalog, default_price, fold, texts
 from simcluster.catalog.tables import Row
 from simcluster.units import GB
@@ -91,8 +91,8 @@ def _gpu_summary(row: Row, catalog: Catalog) -> str:
 
 
 def _model_summary(row: Row) -> str:
-    spec = build.model(row)
-    kind = f"{spec.num_experts} experts" if spec.num_experts else "dense"
+    spec = model_entry.model(row)
+    kind = f"{spec.experts.num_experts} experts" if spec.experts else "dense"
     return (
         f"{spec.num_params / 1e9:.1f} B, {kind}, {spec.num_layers} layers, "
         f"KV {spec.kv_bytes_per_token / 1e3:.1f} kB/token, context {spec.max_position}"

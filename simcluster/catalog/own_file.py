@@ -40,7 +40,7 @@ def add_entry(path: Path, table: str, row: Mapping[str, object]) -> None:
         entries = tomllib.loads(text).get(table, [])
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not TOML ({error})") from None
     if not isinstance(entries, list):
         raise DataError(f"{path}: {table} is not a list of tables. Write [[{table}]].")

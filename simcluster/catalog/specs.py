@@ -209,12 +209,17 @@ class GPUSpec:
     memory_bytes : float
         Capacity that the driver reports (bytes); the data sheet's in decimal GB where that is not
         known. Engines share out a part of the former, which is up to 7 % more.
+    cuda_bytes : float or None
+        What a CUDA context can give out, the whole that engines take their share of (bytes); None
+        for `memory_bytes`.
     memory_bandwidth : float
         Data-sheet bandwidth (bytes/s).
     flops_16bit : float
         Dense FP16/BF16 peak (FLOP/s).
     flops_8bit : float or None
         Dense FP8 (else INT8) peak (FLOP/s); None where the part has none.
+    native_8bit : tuple of str
+        Numbers that it multiplies at that peak, of ``"fp8"``, ``"int8"``.
     num_sms : int
         Streaming multiprocessors (compute units, cores).
     l2_bytes : float
@@ -237,9 +242,11 @@ class GPUSpec:
     vendor: str
     arch: str
     memory_bytes: float
+    cuda_bytes: float | None = None
     memory_bandwidth: float
     flops_16bit: float
     flops_8bit: float | None
+    native_8bit: tuple[str, ...] = ("fp8", "int8")
     num_sms: int
     l2_bytes: float = 0.0
     fabric: str
@@ -248,6 +255,11 @@ class GPUSpec:
     older_constants: tuple[KernelConstants, ...] = ()
     prices: tuple[Price, ...]
     source: str
+
+    @property
+    def allocatable_bytes(self) -> float:
+        """What a CUDA context can give out (bytes)."""
+        return self.memory_bytes if self.cuda_bytes is None else self.cuda_bytes
 
     def constants_of(self, generation: str) -> KernelConstants:
         """Return the constants with software of `generation`; the current ones if not known."""
@@ -367,67 +379,6 @@ class NodeShape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """The shape of a decoder-only language model.
-
-    Attributes
-    ----------
-    name : str
-        Catalogue name, such as ``"codellama-34b"``.
-    num_layers, hidden_size, num_heads, num_kv_heads, head_dim, ffn_dim, vocab_size : int
-        The usual ones; `ffn_dim` per matrix.
-    gated_mlp : bool
-        Three matrices of `ffn_dim` (gate, up, down) instead of two.
-    tied_embeddings : bool
-        The LM head shares the embedding's weights.
-    max_position : int
-        Longest context (tokens).
-    num_experts, num_experts_active, moe_ffn_dim, num_shared_experts, num_dense_layers : int
-        Mixture of experts; all 0 in a dense model except `num_dense_layers`, the number of layers
-        with a dense MLP.
-    q_lora_rank, kv_lora_rank, qk_nope_dim, qk_rope_dim, v_head_dim : int
-        Multi-head latent attention; all 0 elsewhere.
-    sliding_window : int or None
-        Window (tokens) of the layers that have one; None where every layer attends to all.
-    num_sliding_layers : int
-        How many layers have the window.
-    num_params : int
-        All parameters.
-    kv_bytes_per_token : int
-        KV cache of one token, all layers, 16-bit (bytes).
-    source : str
-        Where the configuration was read.
-    """
-
-    name: str
-    num_layers: int
-    hidden_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    ffn_dim: int
-    vocab_size: int
-    gated_mlp: bool
-    tied_embeddings: bool
-    max_position: int
-    num_experts: int
-    num_experts_active: int
-    moe_ffn_dim: int
-    num_shared_experts: int
-    num_dense_layers: int
-    q_lora_rank: int
-    kv_lora_rank: int
-    qk_nope_dim: int
-    qk_rope_dim: int
-    v_head_dim: int
-    sliding_window: int | None
-    num_sliding_layers: int
-    num_params: int
-    kv_bytes_per_token: int
-    source: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineProfile:
     """What a serving engine adds to the GPU's work, and its default limits.
 
@@ -472,8 +423,21 @@ class EngineProfile:
         Kernels that can wait in the GPU's queue before issuing blocks.
     gpu_memory_utilization : float
         Share of GPU memory the engine takes, 0 to 1.
+    memory_rule : str
+        What `gpu_memory_utilization` is a share of: ``"total"``, ``"static"`` or ``"free"``; see
+        `simcluster.roofline.memory.kv_pool_bytes`.
     reserved_bytes : float
-        Memory per GPU for activations, graphs and communicators (bytes).
+        Memory per GPU beside weights, KV cache, activations and communicators (bytes).
+    sampler_bytes : float
+        Peak of the sampler in the profiling pass, per sequence and token of the vocabulary (bytes);
+        0 for an engine without such a pass, whose `reserved_bytes` hold the activations.
+    profile_seqs_large_gpu : int or None
+        Sequences of the profiling pass on a GPU of 70 GiB or more, if the strategy gives no number;
+        None for `max_num_seqs`.
+    communicator_bytes : float
+        Memory per GPU of an instance on several GPUs joined by NVLink (bytes).
+    hybrid_kv_cache : bool
+        Layers with a window or chunk keep no more tokens than they attend to; else all.
     block_size : int
         Tokens of one KV block.
     watermark : float
@@ -527,6 +491,11 @@ class EngineProfile:
     queue_depth: int
     gpu_memory_utilization: float
     reserved_bytes: float
+    sampler_bytes: float = 0.0
+    profile_seqs_large_gpu: int | None = None
+    communicator_bytes: float = 0.0
+    memory_rule: str = "total"
+    hybrid_kv_cache: bool = True
     block_size: int
     watermark: float
     max_num_seqs: int

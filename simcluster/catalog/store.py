@@ -6,6 +6,7 @@ for their short forms. What matches nothing or several is refused with the names
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,19 +15,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from simcluster.catalog import build
+from simcluster.catalog import build, model_entry
+from simcluster.catalog.layers import ModelSpec
 from simcluster.catalog.specs import (
     EngineProfile,
     GPUSpec,
     LengthTable,
     LinkSpec,
-    ModelSpec,
     NodeShape,
     Price,
     QualityCounts,
 )
 from simcluster.catalog.tables import TABLES, Row, check
-from simcluster.errors import ConfigError, DataError, nearest
+from simcluster.errors import ConfigError, DataError, nearest, same_thing
 
 KINDS: Final = ("gpu", "model", "link", "node", "engine", "lengths", "quality")
 """What the catalogue holds by name. Prices belong to GPUs; `listing.search` lists them."""
@@ -194,6 +195,8 @@ class Catalog:
         if found is not None:
             return known.rows[found]
         candidates = [n for n in known.rows if _begins(n, fold(name))] if fold(name) else []
+        if len(candidates) == 1 and not _is_whole_words(candidates[0], fold(name)):
+            candidates = []  # L40S is no L40
         if candidates:
             if len(candidates) == 1:
                 rule, remedy = "is not a full name of the catalogue", f"Write {candidates[0]!r}."
@@ -202,7 +205,8 @@ class Catalog:
                 rule = f"begins {len(candidates)} names of the catalogue"
                 remedy = f"Write one of {shown}."
             raise ConfigError(key, name, rule, remedy)
-        remedy = nearest(name, known.rows) + " Or add it in a catalogue file of your own."
+        slip = same_thing(name, known.rows) or f"`simcluster catalog --kind {table}` lists what is."
+        remedy = f"{slip} Or add it in a catalogue file of your own."
         raise ConfigError(key, name, f"no such {table} in the catalogue", remedy)
 
     def names(self, kind: str) -> list[str]:
@@ -247,7 +251,7 @@ class Catalog:
 
     def model(self, name: str, key: str = "model.name") -> ModelSpec:
         """Return the model called `name`; parameters and errors as in `gpu`."""
-        return build.model(self.find("model", name, key=key))
+        return model_entry.model(self.find("model", name, key=key))
 
     def link(self, name: str, key: str = "cluster.fabric") -> LinkSpec:
         """Return the link called `name`; parameters and errors as in `gpu`."""
@@ -288,8 +292,19 @@ def default_price(gpu: GPUSpec) -> Price | None:
 
 def _begins(name: str, prefix: str) -> bool:
     """Whether `prefix` begins the folded `name`, from its start or from a later word."""
-    words = name.replace("-", " ").replace("_", " ").replace("(", " ").split()
-    return any(fold("".join(words[i:])).startswith(prefix) for i in range(len(words)))
+    words = _words(name)
+    return any("".join(words[i:]).startswith(prefix) for i in range(len(words)))
+
+
+def _is_whole_words(name: str, part: str) -> bool:
+    """Whether `part` is some words of `name` and not a part of one, which may be another thing."""
+    words = _words(name)
+    runs = ("".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
+    return part in runs
+
+
+def _words(name: str) -> list[str]:
+    return [fold(word) for word in re.split(r"[-_ (]", name)]
 
 
 def _is_inherited(key: str, row: Row) -> bool:
@@ -303,7 +318,7 @@ def _tables_of(path: Path) -> dict[str, list[Row]]:
         document = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not TOML ({error})") from None
     for table, rows in document.items():
         key = f"{path.name}: {table}"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
+from simcluster.catalog.layers import KV_BYTES, WEIGHT_DTYPES
+from simcluster.catalog.model_entry import DTYPE_KEYS, MIXERS, MLPS, check_layers
 from simcluster.errors import ConfigError, nearest
 
 Row = Mapping[str, object]
@@ -77,6 +79,45 @@ def _count(meaning: str, *, required: bool = True, low: float = 1) -> Key:
     return Key("count", meaning, required=required, low=low)
 
 
+LAYER_KEYS: Final[Mapping[str, Key]] = {
+    "mixer": Key("text", "how tokens see one another", required=False, choices=MIXERS),
+    "num_heads": _count("query heads", required=False),
+    "num_kv_heads": _count("key and value heads", required=False),
+    "head_dim": _count("width of a head", required=False),
+    "v_head_dim": _count("width of a value", required=False, low=0),
+    "sliding_window": _count("attention window (tokens)", required=False, low=0),
+    "attention_chunk": _count("width of attention's chunks (tokens)", required=False, low=0),
+    "output_gate": Key("flag", "the query projection also gates the output", required=False),
+    "values_are_keys": Key("flag", "no projection of values", required=False),
+    "q_lora_rank": _count("rank of the query (MLA)", required=False, low=0),
+    "kv_lora_rank": _count("rank of the cached latent (MLA)", required=False, low=0),
+    "qk_nope_dim": _count("head width without position (MLA)", required=False, low=0),
+    "qk_rope_dim": _count("head width with position (MLA)", required=False, low=0),
+    "index_heads": _count("heads of the index of sparse attention", required=False, low=0),
+    "index_head_dim": _count("their width", required=False, low=0),
+    "index_top_k": _count("tokens that the index chooses", required=False, low=0),
+    "index_shared": Key("flag", "the choice is that of a layer before", required=False),
+    "linear_key_heads": _count("heads of keys (Mamba-2: groups)", required=False),
+    "linear_key_dim": _count("width of a key (state size)", required=False),
+    "linear_heads": _count("heads of values and of the state", required=False),
+    "linear_value_dim": _count("their width", required=False),
+    "conv_kernel": _count("width of the convolution (tokens)", required=False),
+    "state_bytes_per_number": _positive("bytes of a number of the state", required=False),
+    "mlp": Key("text", "what a token passes", required=False, choices=MLPS),
+    "ffn_dim": _count("width of the dense MLP, per matrix", required=False),
+    "num_experts": _count("experts per layer", required=False, low=0),
+    "num_experts_active": _count("experts per token", required=False, low=0),
+    "moe_ffn_dim": _count("width of an expert", required=False, low=0),
+    "num_shared_experts": _count("experts every token takes", required=False, low=0),
+    "shared_ffn_dim": _count("their width together", required=False, low=0),
+    "moe_latent_dim": _count("width that experts read and write", required=False, low=0),
+    **{
+        key: Key("text", "how weights are stored", required=False, choices=tuple(WEIGHT_DTYPES))
+        for key in DTYPE_KEYS
+    },
+}
+"""Keys of a layer: of an entry of the table of models, or of one of its runs."""
+
 TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
     "quality": {
         **_NAME,
@@ -95,9 +136,11 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "arch": Key("text", "generation, such as Hopper"),
         "memory_gb": _positive("capacity of the data sheet (GB)"),
         "memory_mib": _positive("total that the driver reports (MiB)", required=False),
+        "cuda_mib": _positive("what a CUDA context can give out (MiB)", required=False),
         "bandwidth_gb_s": _positive("memory bandwidth of the data sheet (GB/s)"),
         "tflops_16bit": _positive("dense FP16/BF16 peak (TFLOPS)"),
         "tflops_8bit": _positive("dense FP8, else INT8 peak (TFLOPS)", required=False),
+        "native_8bit": Key("texts", "numbers of that peak: fp8, int8", required=False),
         "num_sms": _count("streaming multiprocessors, compute units or cores"),
         "l2_mb": _positive("second-level cache (MB)", required=False),
         "fabric": Key("text", "link to the GPUs of the same node"),
@@ -176,30 +219,20 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
     },
     "model": {
         **_NAME,
-        "num_layers": _count("decoder layers"),
+        "num_layers": Key("count", "decoder layers", required=False, low=1, high=1000),
         "hidden_size": _count("width of the residual stream"),
-        "num_heads": _count("query heads"),
-        "num_kv_heads": _count("key and value heads"),
-        "head_dim": _count("width of a head"),
-        "ffn_dim": _count("width of the dense MLP, per matrix"),
         "vocab_size": _count("tokens of the vocabulary"),
         "gated_mlp": Key("flag", "three MLP matrices instead of two"),
         "tied_embeddings": Key("flag", "LM head shares the embedding"),
         "max_position": _count("longest context (tokens)"),
-        "num_experts": _count("experts per layer", required=False, low=0),
-        "num_experts_active": _count("experts per token", required=False, low=0),
-        "moe_ffn_dim": _count("width of an expert", required=False, low=0),
-        "num_shared_experts": _count("experts every token takes", required=False, low=0),
-        "num_dense_layers": _count("layers with a dense MLP", required=False, low=0),
-        "q_lora_rank": _count("rank of the query (MLA)", required=False, low=0),
-        "kv_lora_rank": _count("rank of the cached latent (MLA)", required=False, low=0),
-        "qk_nope_dim": _count("head width without position (MLA)", required=False, low=0),
-        "qk_rope_dim": _count("head width with position (MLA)", required=False, low=0),
-        "v_head_dim": _count("head width of the values (MLA)", required=False, low=0),
-        "sliding_window": _count("attention window (tokens)", required=False),
-        "num_sliding_layers": _count("layers with the window", required=False, low=0),
-        "num_params": _count("all parameters", required=False),
-        "kv_bytes_per_token": _count("16-bit KV cache of one token (bytes)", required=False),
+        "num_dense_layers": _count("first layers without experts", required=False, low=0),
+        "num_sliding_layers": _count("first layers with the window", required=False, low=0),
+        "layers": Key("layers", "runs of equal layers, each with its own keys", required=False),
+        "kv_dtype": Key("text", "how the cache is stored", required=False, choices=tuple(KV_BYTES)),
+        "notes": Key("texts", "what is not simulated", required=False),
+        "num_params": _count("all parameters, to check the shape", required=False),
+        "kv_bytes_per_token": _count("16-bit KV cache of a token (bytes), a check", required=False),
+        **LAYER_KEYS,
     },
     "link": {
         **_NAME,
@@ -260,7 +293,17 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "graph_issue_us": Key("number", "CPU cost of launching a captured step (us)"),
         "queue_depth": _count("kernels that can wait in the GPU's queue"),
         "gpu_memory_utilization": _share("share of GPU memory the engine takes"),
-        "reserved_gb": Key("number", "activations, graphs, communicators per GPU (GB)"),
+        "memory_rule": Key(
+            "text",
+            "what gpu_memory_utilization is a share of",
+            required=False,
+            choices=("total", "static", "free"),
+        ),
+        "reserved_gb": Key("number", "memory per GPU for all else (GB)"),
+        "sampler_bytes": Key("number", "of the profiling pass, per logit (bytes)", required=False),
+        "profile_seqs_large_gpu": _count("its sequences from 70 GiB on", required=False),
+        "communicator_gb": Key("number", "per GPU of an NVLink group (GB)", required=False),
+        "hybrid_kv_cache": Key("flag", "windowed layers keep their window alone", required=False),
         "block_size": _count("tokens of one KV block"),
         "watermark": _share("share of the blocks kept free when admitting"),
         "max_num_seqs": _count("most sequences running at once"),
@@ -298,7 +341,19 @@ def check(table: str, row: Row, *, where: str) -> None:
     ConfigError
         If a key is unknown, missing, of the wrong type or out of range.
     """
-    keys = TABLES[table]
+    _check_keys(table, TABLES[table], row, where)
+    if table == "lengths":
+        _check_lengths(row, where)
+    if table == "link":
+        _check_all_reduce(row, where)
+    if table == "model":
+        if "layers" in row:
+            _check_runs(row["layers"], f"{where}.layers")  # type: ignore[arg-type]  # just checked
+        check_layers(row, where)
+
+
+def _check_keys(table: str, keys: Mapping[str, Key], row: Row, where: str) -> None:
+    """Check that an entry has the keys it must have and no others, each of its type and range."""
     for name in row:
         if name not in keys:
             raise ConfigError(
@@ -311,12 +366,6 @@ def check(table: str, row: Row, *, where: str) -> None:
             raise ConfigError(
                 f"{where}.{name}", None, "the key is missing", f"Add {name}: {key.meaning}."
             )
-    if table == "lengths":
-        _check_lengths(row, where)
-    if table == "link":
-        _check_all_reduce(row, where)
-    if table == "model":
-        _check_model(row, where)
 
 
 def _check_value(key: str, value: object, spec: Key) -> None:
@@ -347,6 +396,9 @@ def _broken_rule(value: object, spec: Key) -> str:
                 isinstance(r, list) and all(_is_number(v, spec) for v in r) for r in value
             )
             return "" if good else "a list of lists of numbers" + _range(spec)
+        case "layers":
+            tables = isinstance(value, list) and all(isinstance(r, dict) for r in value)
+            return "" if tables and value else "a list of tables"
         case "count":
             good = isinstance(value, int) and _is_number(value, spec)
             return "" if good else "a whole number" + _range(spec)
@@ -369,36 +421,32 @@ def _range(spec: Key) -> str:
     return " above 0" if 0.0 < spec.low < 1.0 else f" of at least {spec.low:g}"
 
 
-def _check_model(row: Row, where: str) -> None:
-    """Check what follows from several numbers of a shape."""
-    of = {key: value for key, value in row.items() if isinstance(value, int)}
-    heads, kv_heads, layers = of["num_heads"], of["num_kv_heads"], of["num_layers"]
-    if heads % kv_heads:
-        raise ConfigError(
-            f"{where}.num_kv_heads",
-            kv_heads,
-            f"does not divide the {heads} query heads",
-            "Correct one of them.",
-        )
-    for part, whole, what in (
-        ("num_experts_active", of.get("num_experts", 0), "experts"),
-        ("num_dense_layers", layers, "layers"),
-        ("num_sliding_layers", layers, "layers"),
-    ):
-        if of.get(part, 0) > whole:
-            rule = f"is more than the {whole} {what} there are"
-            raise ConfigError(f"{where}.{part}", of[part], rule, "Correct one of them.")
-    needed = {
-        "num_experts": ("num_experts_active", "moe_ffn_dim"),
-        "num_sliding_layers": ("sliding_window",),
-        "sliding_window": ("num_sliding_layers",),
-        "kv_lora_rank": ("qk_nope_dim", "qk_rope_dim", "v_head_dim"),
-    }
-    for key, others in needed.items():
-        missing = [other for other in others if of.get(key) and not of.get(other)]
-        if missing:
-            remedy = f"Add {missing[0]}: {TABLES['model'][missing[0]].meaning}."
-            raise ConfigError(f"{where}.{key}", of[key], f"needs {missing[0]}", remedy)
+MOST_LAYERS: Final = 1000
+"""More layers than any model has: what has more is a slip."""
+_RUN_KEYS: Final = {
+    "repeat": Key("count", "how many times", required=False, low=1, high=MOST_LAYERS),
+    "of": Key("layers", "runs that are repeated", required=False),
+    **LAYER_KEYS,
+}
+
+
+def _check_runs(runs: list[Row], where: str, depth: int = 0) -> int:
+    """Check the keys of nested runs of layers; return how many layers they are."""
+    total = 0
+    for i, run in enumerate(runs):
+        place = f"{where}[{i}]"
+        _check_keys("model.layers", _RUN_KEYS, run, place)
+        repeat, inner = run.get("repeat", 1), run.get("of")
+        assert isinstance(repeat, int)
+        if inner is not None and depth:
+            rule, remedy = "runs can be nested once", "Write the runs out."
+            raise ConfigError(f"{place}.of", len(runs), rule, remedy)
+        assert inner is None or isinstance(inner, list)
+        total += repeat * (1 if inner is None else _check_runs(inner, f"{place}.of", depth + 1))
+    if total > MOST_LAYERS:
+        rule = f"must be at most {MOST_LAYERS} layers"
+        raise ConfigError(where, total, rule, "Correct repeat.")
+    return total
 
 
 _ALL_REDUCE: Final = {

@@ -66,11 +66,6 @@ class Wake:
 
     A process yields ``wake.at(...)`` or ``wake.sleep()``; somebody else may move it to another time
     with ``wake.move(...)``. The event moved away from still happens, with nobody listening.
-
-    Parameters
-    ----------
-    env : Clock
-        The run.
     """
 
     __slots__ = ("_env", "_event")

@@ -20,11 +20,6 @@ class Columns:
 
     Room that is not used yet costs no memory, and neither does a column in which all numbers are 0:
     the system hands pages out when they are written to.
-
-    Parameters
-    ----------
-    dtypes : mapping of str to str
-        NumPy dtype of each column, by name.
     """
 
     __slots__ = ("_arrays", "_blank", "_room", "num_rows")
@@ -68,13 +63,7 @@ class Columns:
 
 
 class Log:
-    """Rows of one frame, turned into typed arrays chunk by chunk so that tuples do not pile up.
-
-    Parameters
-    ----------
-    schema : Schema
-        Columns, in the order of the tuples.
-    """
+    """Rows of one frame, turned into typed arrays chunk by chunk so that tuples do not pile up."""
 
     __slots__ = ("_columns", "_schema", "rows")
 

@@ -11,21 +11,14 @@ from simcluster.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class GpuGroup:
-    """GPUs of one node that work together: a tensor-parallel group, or all of an instance.
-
-    Attributes
-    ----------
-    owner : str
-        Whose they are, for the names of their links, such as ``"instance-3"``.
-    node : int
-        Their node.
-    gpus : tuple of int
-        Which GPUs of the node, in order.
-    """
+    """GPUs of one node that work together: a tensor-parallel group, or all of an instance."""
 
     owner: str
+    """Whose they are, for the names of their links, such as ``"instance-3"``."""
     node: int
+    """Their node."""
     gpus: tuple[int, ...]
+    """Which GPUs of the node, in order."""
 
     def __str__(self) -> str:
         first, last = self.gpus[0], self.gpus[-1]
@@ -84,11 +77,6 @@ class Placement:
     A tensor-parallel group stays inside a node, on neighbouring GPUs where it can. A pipeline
     larger than a node goes stage by stage to the first nodes with room, a group larger than a node
     to the first free nodes.
-
-    Parameters
-    ----------
-    machines : Machines
-        The nodes.
 
     Attributes
     ----------

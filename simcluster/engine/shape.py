@@ -7,53 +7,39 @@ from dataclasses import dataclass
 
 from simcluster.config import Environment, SchedulerConfig
 from simcluster.errors import ConfigError
-from simcluster.roofline.memory import kv_blocks, kv_bytes_per_token_per_gpu
+from simcluster.kvcache import BlockLayout
+from simcluster.roofline.memory import ProfilingPass, block_bytes, kv_blocks, kv_layout
 from simcluster.sched import SCHEDULERS, splitting
 from simcluster.units import on_grid
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceShape:
-    """What an instance is made of.
-
-    Attributes
-    ----------
-    strategy : str
-        Name of the strategy, for messages.
-    tp_size : int
-        GPUs of its tensor-parallel group.
-    pp_size : int
-        Stages of its pipeline, each on such a group.
-    scheduler : str
-        A key of `simcluster.sched.SCHEDULERS`.
-    queue : str
-        A key of `simcluster.sched.QUEUES`: the order of waiting requests.
-    max_num_seqs, max_num_batched_tokens : int or None
-        Limits of a step; None for the engine's.
-    instances_per_node : int or None
-        Most instances on a node; None for as many as fit.
-    num_kv_blocks : int or None
-        KV blocks; None for what fits in memory.
-    prefix_caching : bool or None
-        Whether common prefixes share KV blocks; None for the engine's habit.
-    swap_bytes : float
-        Host memory per GPU for the KV of preempted requests (bytes); 0 to recompute it.
-    tp_across_nodes : bool
-        A tensor-parallel group may be larger than a node; it takes whole nodes then.
-    """
+    """What an instance is made of."""
 
     strategy: str
+    """Name of the strategy, for messages."""
     tp_size: int
+    """GPUs of its tensor-parallel group."""
     pp_size: int = 1
+    """Stages of its pipeline, each on such a group."""
     scheduler: str = "prefill-priority"
+    """A key of `simcluster.sched.SCHEDULERS`."""
     queue: str = "first-come"
+    """A key of `simcluster.sched.QUEUES`: the order of waiting requests."""
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    """Limits of a step; None for the engine's."""
     instances_per_node: int | None = None
+    """Most instances on a node; None for as many as fit."""
     num_kv_blocks: int | None = None
+    """KV blocks; None for what fits in memory."""
     prefix_caching: bool | None = None
+    """Whether common prefixes share KV blocks; None for the engine's habit."""
     swap_bytes: float = 0.0
+    """Host memory per GPU for the KV of preempted requests (bytes); 0 to recompute it."""
     tp_across_nodes: bool = False
+    """A tensor-parallel group may be larger than a node; it takes whole nodes then."""
 
     @property
     def num_gpus(self) -> int:
@@ -63,6 +49,12 @@ class InstanceShape:
     def key(self, name: str) -> str:
         """The scenario key `name` of this strategy."""
         return f"strategy.{self.strategy}.{name}"
+
+
+def block_layout(environment: Environment, shape: InstanceShape) -> BlockLayout:
+    """Return how many KV blocks a sequence holds in an instance of `shape`."""
+    tokens = scheduler_limits(environment, shape).max_num_batched_tokens
+    return kv_layout(environment.model, environment.engine, shape.tp_size, tokens)
 
 
 def num_kv_blocks(environment: Environment, shape: InstanceShape) -> int:
@@ -84,8 +76,15 @@ def num_kv_blocks(environment: Environment, shape: InstanceShape) -> int:
             shape.tp_size,
             shape.pp_size,
             key=shape.key("tp_size"),
+            profiled=ProfilingPass.of(
+                environment.model,
+                environment.cluster.gpu,
+                environment.engine,
+                scheduler_limits(environment, shape).max_num_batched_tokens,
+                shape.max_num_seqs,
+            ),
         )
-    tokens = num_blocks // shape.pp_size * environment.engine.block_size
+    tokens = block_layout(environment, shape).tokens_in(num_blocks // shape.pp_size)
     if tokens < environment.model.max_model_len:
         batches = f" in each of the {shape.pp_size} batches" if shape.pp_size > 1 else ""
         raise ConfigError(
@@ -102,21 +101,14 @@ def num_kv_blocks(environment: Environment, shape: InstanceShape) -> int:
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """Where an instance, or a lane of a pipelined one, keeps the KV of preempted requests.
-
-    Attributes
-    ----------
-    num_blocks : int
-        Blocks that find room, >= 1.
-    block_s : float
-        Time to copy one over the PCIe links of all GPUs of the instance at once (s).
-    latency_s : float
-        Latency of a copy (s).
-    """
+    """Where an instance, or a lane of a pipelined one, keeps the KV of preempted requests."""
 
     num_blocks: int
+    """Blocks that find room, >= 1."""
     block_s: float
+    """Time to copy one over the PCIe links of all GPUs of the instance at once (s)."""
     latency_s: float
+    """Latency of a copy (s)."""
 
     @classmethod
     def of(cls, environment: Environment, shape: InstanceShape) -> HostMemory:
@@ -128,21 +120,21 @@ class HostMemory:
             If it holds no block.
         """
         model, pcie = environment.model, environment.cluster.pcie
-        per_token = max(
-            kv_bytes_per_token_per_gpu(model, shape.tp_size, shape.pp_size, stage)
+        layout = block_layout(environment, shape)
+        size = max(
+            block_bytes(model, environment.engine, shape.tp_size, layout, shape.pp_size, stage)
             for stage in range(shape.pp_size)
         )
-        block_bytes = per_token * environment.engine.block_size
-        num_blocks = int(shape.swap_bytes / block_bytes) // shape.pp_size
+        num_blocks = int(shape.swap_bytes / size) // shape.pp_size
         if not num_blocks:
             raise ConfigError(
                 shape.key("swap_bytes"),
                 shape.swap_bytes,
-                f"a GPU's share of a KV block is {math.ceil(block_bytes)} bytes, and "
+                f"a GPU's share of a KV block is {math.ceil(size)} bytes, and "
                 f"{shape.pp_size} must find room",
                 "Raise it.",
             )
-        return cls(num_blocks, block_bytes / (pcie.bandwidth * pcie.efficiency), pcie.latency_s)
+        return cls(num_blocks, size / (pcie.bandwidth * pcie.efficiency), pcie.latency_s)
 
     def copy_s(self, num_blocks: int) -> float:
         """Time to copy `num_blocks` blocks one way (s), on the grid."""

@@ -112,13 +112,6 @@ def met_targets(columns: Frame, slo: SloConfig) -> dict[str, BoolArray]:
     target meets it. With classes each request is judged by the targets of its own. The ITL of a
     request is the P99 of its gaps, which only frames of runs with that target hold.
 
-    Parameters
-    ----------
-    columns : mapping or pandas.DataFrame
-        The requests frame.
-    slo : SloConfig
-        The targets, and the metric they are counted by.
-
     Returns
     -------
     dict of str to ndarray
@@ -228,11 +221,6 @@ def attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str,
 
 def class_attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str, float]:
     """Return the share of the counted requests of each class that met its targets.
-
-    Parameters
-    ----------
-    columns, slo, counted
-        As in `attainments`.
 
     Returns
     -------
@@ -711,11 +699,6 @@ def time_average(times_s: FloatArray, levels: FloatArray, start_s: float, end_s:
         The step function, as from `level_over_time`.
     start_s, end_s : float
         From when to when (s), ``start_s < end_s``.
-
-    Returns
-    -------
-    float
-        The time-weighted mean.
 
     Raises
     ------

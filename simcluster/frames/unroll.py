@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from simcluster.catalog.layers import Reach
 from simcluster.config import Environment
 from simcluster.errors import InvariantError
 from simcluster.frames.schema import STEPS, Columns, checked
@@ -157,8 +158,8 @@ def _fill_longer_spans(
     for kind in dict.fromkeys(kinds.values()):
         part = environment.part(kind.model, kind.gpu)
         models[kind] = source(part, kind.tp_size)
-        if (window := part.model.spec.sliding_window) is not None:
-            windows[kind] = _window_tokens(frames, window)
+        if (reach := part.model.spec.reach) is not None:
+            windows[kind] = _window_tokens(frames, reach)
     names = ["instance", "num_steps", "num_decodes", "context_tokens", "hidden_s", "start_s"]
     names += ["prefill_tokens", "cached_tokens", "wire_share"]
     columns = [np.asarray(spans[name])[longer].tolist() for name in names]
@@ -307,13 +308,6 @@ def _lane_numbers(columns: Columns, num_lanes: int) -> IntArray:
 def token_times(frames: Frames, step_log: Columns) -> PerRequest:
     """Return when every output token of every request was computed.
 
-    Parameters
-    ----------
-    frames : mapping of str to columns
-        ``requests`` and ``segments`` of the run.
-    step_log : mapping of str to array
-        Its `steps`.
-
     Returns
     -------
     PerRequest
@@ -357,13 +351,6 @@ def released_times(frames: Frames, tokens: PerRequest) -> PerRequest:
     instance whose prefill window holds its output is released when the window says so, or earlier,
     with the last token of its request, if the instance then had nothing left to do. A first token
     whose KV moves to another instance may be released there, when its request joins the batch.
-
-    Parameters
-    ----------
-    frames : mapping of str to columns
-        ``requests``, ``segments`` and ``windows`` of the run.
-    tokens : PerRequest
-        Its `token_times`.
 
     Returns
     -------
@@ -424,6 +411,12 @@ def _moved(requests: Columns, holding: IntArray) -> npt.NDArray[np.bool_]:
     return moved
 
 
+def _counted(lengths: IntArray) -> IntArray:
+    """Return ``0, 1, ..`` up to each of `lengths`, one after the other."""
+    counted: IntArray = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return counted
+
+
 def _instances(frames: Frames, layout: TokenLayout) -> IntArray:
     """Return the instance that computed each token."""
     requests, segments = frames["requests"], frames["segments"]
@@ -437,8 +430,8 @@ def _instances(frames: Frames, layout: TokenLayout) -> IntArray:
     return instance
 
 
-def _window_tokens(frames: Frames, window: int) -> tuple[IntArray, IntArray]:
-    """Sum the contexts of each decode step, each capped at `window` tokens.
+def _window_tokens(frames: Frames, reach: Reach) -> tuple[IntArray, IntArray]:
+    """Sum the contexts of each decode step, each as far as it reaches.
 
     Returns
     -------
@@ -449,8 +442,9 @@ def _window_tokens(frames: Frames, window: int) -> tuple[IntArray, IntArray]:
 
     Notes
     -----
-    The context of a sequence rises by one per step until it reaches the window, so what a segment
-    adds is written as a jump, a slope and a jump back: no work per sequence per step.
+    The context of a sequence rises by one per step until it reaches the window, or falls back to
+    one at the start of a chunk, so what a segment adds is written as jumps and slopes: no work per
+    sequence per step.
     """
     spans, segments, layout = frames["spans"], frames["segments"], token_layout(frames)
     num_steps = np.asarray(spans["num_steps"], dtype=np.int64)
@@ -462,13 +456,21 @@ def _window_tokens(frames: Frames, window: int) -> tuple[IntArray, IntArray]:
     first, length = lanes.first_steps(segments, layout.order[decodes]), layout.num_steps[decodes]
     prompt_len = np.asarray(frames["requests"]["prompt_len"], dtype=np.int64)
     context = (prompt_len[layout.request] + layout.before + layout.refilled)[decodes]
-    grows = np.clip(window - context, 0, length - 1)
+    width, last = reach.tokens, context + length - 1
     jump = np.zeros(int(lanes.base[-1]) + 2, np.int64)
     slope = np.zeros_like(jump)
-    np.add.at(jump, first, np.minimum(context, window))
-    np.add.at(jump, first + length, -np.minimum(context + length - 1, window))
     np.add.at(slope, first + 1, 1)
-    np.add.at(slope, first + 1 + grows, -1)
+    if reach.chunked:
+        np.add.at(jump, first, (context - 1) % width + 1)
+        np.add.at(jump, first + length, -((last - 1) % width + 1))
+        np.add.at(slope, first + length, -1)
+        falls = (last - 1) // width - (context - 1) // width
+        into = width - (context - 1) % width  # steps from the first to that of the first fall
+        np.add.at(jump, np.repeat(first + into, falls) + width * _counted(falls), -width)
+    else:
+        np.add.at(jump, first, np.minimum(context, width))
+        np.add.at(jump, first + length, -np.minimum(last, width))
+        np.add.at(slope, first + 1 + np.clip(width - context, 0, length - 1), -1)
     return np.cumsum(jump + np.cumsum(slope)), at
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from simcluster.errors import InvariantError
+from simcluster.kvcache.layout import BlockLayout
 from simcluster.request import Request
 
 
@@ -19,6 +20,8 @@ class BlockPool:
         Tokens of one block, >= 1.
     watermark : float
         Share of the blocks that admission leaves free, 0 to 1 (vLLM: 0.01).
+    layout : BlockLayout, optional
+        Blocks of a sequence; by default one block per `block_size` tokens.
 
     Attributes
     ----------
@@ -36,6 +39,7 @@ class BlockPool:
     __slots__ = (
         "block_size",
         "free_blocks",
+        "layout",
         "num_asked",
         "num_blocks",
         "num_found",
@@ -45,9 +49,16 @@ class BlockPool:
 
     shares: ClassVar[bool] = False
 
-    def __init__(self, num_blocks: int, block_size: int, watermark: float = 0.0) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        watermark: float = 0.0,
+        layout: BlockLayout | None = None,
+    ) -> None:
         self.num_blocks = num_blocks
-        self.block_size = block_size
+        self.layout = BlockLayout(block_size) if layout is None else layout
+        self.block_size = self.layout.block_size
         self.watermark_blocks = int(watermark * num_blocks)
         self.free_blocks = num_blocks
         self.peak_used = 0
@@ -65,8 +76,12 @@ class BlockPool:
         return 1.0 - self.free_blocks / self.num_blocks
 
     def blocks_for(self, num_tokens: int) -> int:
-        """Blocks that hold `num_tokens` tokens of one sequence."""
-        return -(-num_tokens // self.block_size)
+        """Blocks of a decoding sequence with `num_tokens` tokens in the cache."""
+        return self.layout.blocks_for(num_tokens)
+
+    def prompt_blocks(self, num_tokens: int) -> int:
+        """Blocks of a sequence while its `num_tokens` tokens are prefilled."""
+        return self.layout.prompt_blocks(num_tokens)
 
     def can_admit(self, num_blocks: int) -> bool:
         """Whether a new sequence of `num_blocks` may come in.
@@ -101,7 +116,7 @@ class BlockPool:
     # --- sequence by sequence -----------------------------------------------------------------
 
     def find(self, request: Request, num_tokens: int) -> tuple[int, int]:
-        """Leading blocks of `request` that are here, and how many of them somebody holds.
+        """Leading blocks of `request` that are here, and blocks of the pool held for them already.
 
         Parameters
         ----------

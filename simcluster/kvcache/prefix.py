@@ -9,6 +9,7 @@ from itertools import chain
 from typing import ClassVar
 
 from simcluster.errors import InvariantError
+from simcluster.kvcache.layout import BlockLayout
 from simcluster.kvcache.pool import BlockPool
 from simcluster.request import Request
 
@@ -29,8 +30,9 @@ class PrefixPool(BlockPool):
 
     Parameters
     ----------
-    num_blocks, block_size, watermark
-        As in `BlockPool`.
+    num_blocks, block_size, watermark, layout
+        As in `BlockPool`; some layers must keep all tokens. Those with a window are taken to have
+        what they need of a prefix wherever these have it, in blocks that are not shared.
 
     Notes
     -----
@@ -40,12 +42,19 @@ class PrefixPool(BlockPool):
     way (Zheng et al., NeurIPS 2024, RadixAttention).
     """
 
-    __slots__ = ("_held", "_idle", "_users")
+    __slots__ = ("_held", "_idle", "_users", "_weight")
 
     shares: ClassVar[bool] = True
 
-    def __init__(self, num_blocks: int, block_size: int, watermark: float = 0.0) -> None:
-        super().__init__(num_blocks, block_size, watermark)
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        watermark: float = 0.0,
+        layout: BlockLayout | None = None,
+    ) -> None:
+        super().__init__(num_blocks, block_size, watermark, layout)
+        self._weight = self.layout.full  # blocks of the pool for one that is shared
         self._users: dict[int, int] = {}  # of every known block: how many sequences hold it
         self._idle: OrderedDict[int, None] = OrderedDict()  # held by none, longest out of use first
         self._held: dict[int, int] = {}  # known blocks of a sequence: the first so many of its own
@@ -58,13 +67,13 @@ class PrefixPool(BlockPool):
     @property
     def num_saved(self) -> int:
         """Blocks more that the sequences here would take if each had its own."""
-        return sum(count - 1 for count in self._users.values() if count)
+        return self._weight * sum(count - 1 for count in self._users.values() if count)
 
     def allocate(self, num_blocks: int) -> None:
         """Take `num_blocks`, evicting where need be; see `BlockPool.allocate`."""
         super().allocate(num_blocks)
-        if len(self._idle) > self.free_blocks:
-            self._evict_to(self.free_blocks)
+        if len(self._idle) * self._weight > self.free_blocks:
+            self._evict_to(self.free_blocks // self._weight)
 
     def _evict_to(self, num_blocks: int) -> None:
         idle, users = self._idle, self._users
@@ -73,11 +82,11 @@ class PrefixPool(BlockPool):
 
     def settle(self, taken_blocks: int) -> None:
         """Evict what the step under way needs, as its end would."""
-        if len(self._idle) > self.free_blocks - taken_blocks:
-            self._evict_to(self.free_blocks - taken_blocks)
+        if len(self._idle) * self._weight > self.free_blocks - taken_blocks:
+            self._evict_to((self.free_blocks - taken_blocks) // self._weight)
 
     def find(self, request: Request, num_tokens: int) -> tuple[int, int]:
-        """Leading blocks of `request` that are known, and how many of them somebody holds.
+        """Leading blocks of `request` that are known, and those of the pool that somebody holds.
 
         See `BlockPool.find`. Both are found by bisection: what follows an unknown block is not
         known, and what follows an idle one is idle.
@@ -85,7 +94,8 @@ class PrefixPool(BlockPool):
         limit = (num_tokens - 1) // self.block_size
         users = self._users
         found = _leading(request.block_ids, limit, users.__contains__)
-        return found, _leading(request.block_ids, found, lambda block: users[block] > 0)
+        in_use = _leading(request.block_ids, found, lambda block: users[block] > 0)
+        return found, in_use * self._weight
 
     def take(self, request: Request, num_blocks: int, num_found: int) -> None:
         """Take `num_blocks` for `request`, of which it shares the first `num_found`."""
@@ -96,13 +106,13 @@ class PrefixPool(BlockPool):
         for block in _part(request.block_ids, 0, num_found):
             if not users[block]:
                 del idle[block]
-                self.free_blocks -= 1
+                self.free_blocks -= self._weight
             users[block] += 1
         self._held[number] = num_found
         if not request.num_preemptions:
             self.num_asked += request.prompt_len // self.block_size
             self.num_found += num_found
-        self.allocate(num_blocks - num_found)
+        self.allocate(num_blocks - num_found * self._weight)
 
     def computed(self, request: Request) -> None:
         """Make the full blocks of `request` known that its computed tokens fill."""
@@ -118,7 +128,7 @@ class PrefixPool(BlockPool):
                 users[block] = 1
             else:
                 if others:
-                    self.free_blocks += 1
+                    self.free_blocks += self._weight
                 else:
                     del idle[block]
                 users[block] = others + 1
@@ -131,13 +141,13 @@ class PrefixPool(BlockPool):
         users, idle = self._users, self._idle
         held = self._held.pop(request.request_id)
         own = list(_part(request.block_ids, 0, held))
-        freed = num_blocks - held
+        freed = num_blocks - held * self._weight
         for block in reversed(own):
             left = users[block] - 1
             users[block] = left
             if not left:
                 idle[block] = None
-                freed += 1
+                freed += self._weight
         self.release(freed)
 
     def check(self) -> None:
@@ -155,7 +165,7 @@ class PrefixPool(BlockPool):
             raise InvariantError("idle blocks are not those that nobody holds")
         if sum(self._users.values()) != sum(self._held.values()):
             raise InvariantError("users of blocks are not the sequences that hold them")
-        if not len(self._idle) <= self.free_blocks <= self.num_blocks:
+        if not len(self._idle) * self._weight <= self.free_blocks <= self.num_blocks:
             raise InvariantError("more blocks known than there are")
 
 

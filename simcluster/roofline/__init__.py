@@ -9,7 +9,7 @@ kernels         time of one kernel: a smooth roofline plus a latency
 collectives     time of an all-reduce or all-gather
 dispatch        CPU issue and GPU execution as a two-machine flow shop
 memory          weights, and the KV blocks that are left
-attention       attention of one layer in a step, without and with the sliding window
+attention       attention of one layer of each kind in a step
 host            host work of a step, before and after its kernels
 step_kernels    the kernels of a step in issue order, with their times
 schedule        a step as the dispatcher sees it: kernels in issue order
@@ -18,6 +18,7 @@ whole           step times that are known for whole steps only
 sources         sources of step times, by name
 bounded         caches that do not fill the memory
 pipeline        stages of a pipeline, and the batches that pass them
+assumptions     what they take for granted of a model on a GPU, line by line
 of_environment  step times on the GPUs and fabric of an environment
 ==============  =====================================================================
 """

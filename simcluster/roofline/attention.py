@@ -1,4 +1,4 @@
-"""Attention of one layer in a step, without and with the sliding window, in ticks.
+"""Attention of one layer of each kind in a step, in ticks; recurrent layers count as a kind.
 
 Decode attention is affine in the batch and its context (decisions.md: "Decode attention is affine
 in batch and context"), so the times of a run of steps are products, sums and rounding, the same
@@ -8,20 +8,57 @@ bits for one number and for an array.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
-from typing import Final
+from math import inf, sqrt
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from simcluster.catalog.layers import Attention, LatentAttention, Reach, Recurrent
 from simcluster.config import ModelConfig
 from simcluster.roofline.base import StepShape
 from simcluster.roofline.bounded import remember
 from simcluster.roofline.kernels import DecodeTerms, KernelTimer, MixedTerms
-from simcluster.roofline.operators import attention_work
+from simcluster.roofline.operators import (
+    AttentionWork,
+    attention_work,
+    index_work,
+    recurrence_flops,
+    state_bytes,
+)
 from simcluster.units import TICKS_PER_S, FloatArray
 
 _TO_WHOLE: Final = 1.5 * 2.0**52
 """Adding and subtracting it rounds a number below 2^51 like ``rint``: half to even."""
+
+
+class KindTerms(NamedTuple):
+    """Decode attention of one kind of layer as a function of the contexts.
+
+    Attributes
+    ----------
+    terms : DecodeTerms
+        In ticks.
+    reached : bool
+        It grows with the tokens within the layer's reach (window, chunk, top-k), else with all.
+    top_k : DecodeTerms or None
+        The index of sparse attention, which reads all.
+    """
+
+    terms: DecodeTerms
+    reached: bool
+    top_k: DecodeTerms | None
+
+    def ticks(self, context_tokens: int, window_tokens: int) -> float:
+        """Time for these sums of contexts (ticks, whole)."""
+        ticks = decode_ticks(self.terms, window_tokens if self.reached else context_tokens)
+        return ticks if self.top_k is None else ticks + decode_ticks(self.top_k, context_tokens)
+
+    def ticks_array(self, context_tokens: FloatArray, window_tokens: FloatArray) -> FloatArray:
+        """Like `ticks` for arrays."""
+        ticks = decode_ticks_array(self.terms, window_tokens if self.reached else context_tokens)
+        if self.top_k is not None:
+            ticks += decode_ticks_array(self.top_k, context_tokens)
+        return ticks
 
 
 class StepAttention:
@@ -38,49 +75,99 @@ class StepAttention:
 
     Attributes
     ----------
-    window : int or None
-        Sliding window of some layers (tokens); None if no layer has one.
+    reach : Reach or None
+        Window, chunk or top-k of some layers; None if no layer has one.
+    num_kinds : int
+        Different mixers.
     """
 
     def __init__(self, timer: KernelTimer, model: ModelConfig, tp_size: int) -> None:
+        self.reach = model.spec.reach
+        self._kinds: list[_AttentionKind | _RecurrentKind] = [
+            _RecurrentKind(timer, mixer, tp_size)
+            if isinstance(mixer, Recurrent)
+            else _AttentionKind(timer, model, mixer, tp_size)
+            for mixer in model.spec.mixers
+        ]
+        self.num_kinds = len(self._kinds)
+        # Shortest time of each kind in a step with a chunk (ticks).
+        self.least = (float(round(timer.attention_fixed_s * TICKS_PER_S)),) * self.num_kinds
+
+    def decode_terms(self, num_decodes: int) -> tuple[KindTerms, ...]:
+        """Return the terms of `num_decodes` decoding sequences, kind by kind, in ticks."""
+        return tuple([kind.decode_terms(num_decodes) for kind in self._kinds])
+
+    def of_chunks(self, shape: StepShape) -> list[float]:
+        """Attention of a step with prefill chunks, kind by kind (ticks, whole)."""
+        return [kind.of_chunks(shape) for kind in self._kinds]
+
+
+class _RecurrentKind:
+    """Recurrent layers: each sequence's state is read and written once a step."""
+
+    def __init__(self, timer: KernelTimer, mixer: Recurrent, tp_size: int) -> None:
         self._timer = timer
-        self.window = model.spec.sliding_window if model.spec.num_sliding_layers else None
-        self._work = attention_work(model, tp_size)
+        self._state_bytes = 2.0 * state_bytes(mixer, tp_size)
+        self._flops = recurrence_flops(mixer, tp_size)
+
+    def decode_terms(self, num_decodes: int) -> KindTerms:
+        ticks = self._ticks(num_decodes, num_decodes)
+        return KindTerms(DecodeTerms(ticks, 0.0, 0.0, 0.0, 0.0, inf), False, None)
+
+    def of_chunks(self, shape: StepShape) -> float:
+        num_seqs = shape.num_decodes + len(shape.chunks)
+        return float(round(self._ticks(num_seqs, shape.num_tokens)))
+
+    def _ticks(self, num_seqs: int, num_tokens: int) -> float:
+        seconds = self._timer.recurrence_s(self._flops * num_tokens, self._state_bytes * num_seqs)
+        return seconds * TICKS_PER_S
+
+
+class _AttentionKind:
+    """Layers with keys and values, or a latent vector, in the cache."""
+
+    def __init__(
+        self,
+        timer: KernelTimer,
+        model: ModelConfig,
+        mixer: Attention | LatentAttention,
+        tp_size: int,
+    ) -> None:
+        self._timer = timer
+        self._reach = mixer.reach
+        self._work = attention_work(model, mixer, tp_size)
+        self._index = index_work(mixer) if isinstance(mixer, LatentAttention) else None
         self._fixed = timer.attention_fixed_s * TICKS_PER_S
         self._causal = timer.constants.attention_causal
         self._tile = int(timer.constants.prefill_tile)
         self._mixed: dict[int, DecodeTerms | MixedTerms] = {}
 
-    @property
-    def least(self) -> float:
-        """Shortest attention of a step with a chunk (ticks)."""
-        return float(round(self._fixed))
+    def decode_terms(self, num_decodes: int) -> KindTerms:
+        index = None if self._index is None else self._terms_of(self._index, num_decodes)
+        return KindTerms(self._terms_of(self._work, num_decodes), self._reach is not None, index)
 
-    def decode_terms(self, num_decodes: int) -> DecodeTerms:
-        """Return the terms of `num_decodes` decoding sequences, in ticks.
-
-        Ticks per second are a power of two, so that no bit is lost.
-        """
-        const, linear, root, rate, split, above = self._timer.decode_terms(self._work, num_decodes)
+    def _terms_of(self, work: AttentionWork, num_decodes: int) -> DecodeTerms:
+        """Terms in ticks: ticks per second are a power of two, so that no bit is lost."""
+        const, linear, root, rate, split, above = self._timer.decode_terms(work, num_decodes)
         ticks = TICKS_PER_S
         return DecodeTerms(
             const * ticks, linear * ticks, root * ticks, rate * ticks, split * ticks, above
         )
 
-    def of_decodes(self, terms: DecodeTerms, shape: StepShape) -> tuple[float, float]:
-        """Attention of a pure decode step without and with the window (ticks, whole)."""
-        full = decode_ticks(terms, shape.context_tokens)
-        return full, 0.0 if self.window is None else decode_ticks(terms, shape.window_tokens)
-
-    def of_chunks(self, shape: StepShape) -> tuple[float, float]:
-        """Attention of a step with prefill chunks without and with the window (ticks, whole)."""
-        decodes = shape.num_decodes
-        full = self._beside_ticks(decodes, shape.context_tokens)
-        full = float(round(full + self._fixed + self._prefill_attention(shape.chunks)))
-        if self.window is None:
-            return full, 0.0
-        windowed = self._beside_ticks(decodes, shape.window_tokens) + self._fixed
-        return full, float(round(windowed + self._windowed_prefill(shape.chunks, self.window)))
+    def of_chunks(self, shape: StepShape) -> float:
+        """Attention of a step with prefill chunks (ticks, whole)."""
+        num_decodes = shape.num_decodes
+        if self._reach is None:
+            ticks = self._fixed + self._beside_ticks(num_decodes, shape.context_tokens)
+            return float(round(ticks + self._prefill_attention(self._work, shape.chunks)))
+        ticks = self._fixed + self._beside_ticks(num_decodes, shape.window_tokens)
+        ticks = round(ticks + self._reached_prefill(shape.chunks, self._reach))
+        if self._index is not None:
+            ticks += round(self._fixed + self._prefill_attention(self._index, shape.chunks))
+            if num_decodes:
+                terms = self._terms_of(self._index, num_decodes)
+                ticks += decode_ticks(terms, shape.context_tokens)
+        return float(ticks)
 
     def _beside_ticks(self, num_decodes: int, tokens: int) -> float:
         """Ticks of so many decodes beside a chunk, over so many tokens of context."""
@@ -90,13 +177,13 @@ class StepAttention:
         if known is None:
             known = self._timer.mixed_terms(self._work, num_decodes)
             if known is None:
-                known = self.decode_terms(num_decodes)
+                known = self._terms_of(self._work, num_decodes)
             remember(self._mixed, num_decodes, known)
         if isinstance(known, DecodeTerms):
             return decode_ticks(known, tokens)
         return self._timer.mixed_s(known, tokens) * TICKS_PER_S
 
-    def _prefill_attention(self, chunks: tuple[tuple[int, int], ...]) -> float:
+    def _prefill_attention(self, work: AttentionWork, chunks: tuple[tuple[int, int], ...]) -> float:
         """Attention of the chunks over all that is cached (ticks, not rounded)."""
         tokens = cached = tiles = 0
         causal, tile = self._causal, self._tile
@@ -109,35 +196,65 @@ class StepAttention:
             tiles += num
             twice_pairs += new * twice_seen
             twice_padded += num * tile * twice_seen
-        return self._prefill_ticks(tokens, cached, 0.5 * twice_pairs, 0.5 * twice_padded, tiles)
+        return self._prefill_ticks(
+            work, tokens, cached, 0.5 * twice_pairs, 0.5 * twice_padded, tiles
+        )
 
-    def _windowed_prefill(self, chunks: tuple[tuple[int, int], ...], window: int) -> float:
-        """Attention of the chunks over the last `window` tokens (ticks, not rounded)."""
+    def _reached_prefill(self, chunks: tuple[tuple[int, int], ...], reach: Reach) -> float:
+        """Attention of the chunks as far as they reach (ticks, not rounded)."""
         tokens = cached = tiles = 0
-        causal, tile = self._causal, self._tile
+        tile = self._tile
         twice_pairs = twice_padded = 0.0
         for new, old in chunks:
-            growing = min(new, max(0, window - old))
             tokens += new
-            cached += min(old, window)
-            pairs = growing * (2 * (old + growing) - causal * (growing - 1))
-            pairs += 2 * (new - growing) * window
+            cached += old % reach.tokens if reach.chunked else min(old, reach.tokens)
+            pairs = twice_pairs_within(reach, new, old, self._causal)
             num = -(-new // tile)
             tiles += num
             twice_pairs += pairs
             twice_padded += pairs * (num * tile / new)
-        return self._prefill_ticks(tokens, cached, 0.5 * twice_pairs, 0.5 * twice_padded, tiles)
+        pairs, padded = 0.5 * twice_pairs, 0.5 * twice_padded
+        return self._prefill_ticks(self._work, tokens, cached, pairs, padded, tiles)
 
     def _prefill_ticks(
-        self, tokens: int, cached: int, pairs: float, padded_pairs: float, tiles: int
+        self,
+        work: AttentionWork,
+        tokens: int,
+        cached: int,
+        pairs: float,
+        padded_pairs: float,
+        tiles: int,
     ) -> float:
-        work = self._work
         flops = self._timer.prefill_flops(
             work.prefill_flops * pairs, work.prefill_flops * padded_pairs, tiles * work.heads
         )
         flops += work.expand_flops * cached
         moved = work.io_bytes * tokens + work.prefill_kv_bytes * (tokens + cached)
         return self._timer.prefill_attention_s(flops, moved) * TICKS_PER_S
+
+
+def twice_pairs_within(reach: Reach, new: int, old: int, causal: float) -> float:
+    """Twice the pairs of a token and one it attends to, of `new` tokens behind `old` cached ones.
+
+    `causal` is the share of the masked half that is skipped.
+
+    >>> twice_pairs_within(Reach(3), 4, 1, 1.0) / 2  # 2 + 3 + 3 + 3
+    11.0
+    >>> twice_pairs_within(Reach(3, chunked=True), 4, 1, 1.0) / 2  # 2 + 3 + 1 + 2
+    8.0
+    """
+    width = reach.tokens
+
+    def rising(seen: int, count: int) -> float:
+        return count * (2 * (seen + count) - causal * (count - 1))
+
+    if not reach.chunked:
+        growing = min(new, max(0, width - old))
+        return rising(old, growing) + 2 * (new - growing) * width
+    seen = old % width
+    first = min(new, width - seen)
+    whole, rest = divmod(new - first, width)
+    return rising(seen, first) + whole * rising(0, width) + rising(0, rest)
 
 
 def decode_ticks(terms: DecodeTerms, tokens: int) -> float:

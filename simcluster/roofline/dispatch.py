@@ -5,14 +5,15 @@ kernel j taking T_j and not before its issue has ended. The last kernel ends at 
 (D_1 + .. + D_j + T_j + .. + T_n)`` (the longest path). Inside a run of equal layers the bracket
 is linear in the layer, so that only the first and the last layer can hold the maximum.
 
-The time of attention is left open: the end is a maximum of a few lines ``const + full x A +
-window x W`` in the attention times A and W of a layer without and with a sliding window.
+The times of attention are left open: the end is a maximum of a few lines ``const + n_0 A_0 + n_1
+A_1 + ..`` in the attention time A_k of a layer with the k-th kind of mixer.
 
 All times here are ticks of the grid, as floats that hold whole numbers: sums are exact.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -25,38 +26,46 @@ class TickRun(NamedTuple):
         GPU time of each kernel of a layer; 0 in the place of attention.
     attention : int
         Position of the attention kernel; -1 for none.
-    window : bool
-        That kernel has the sliding window.
+    kind : int
+        Which kind of mixer it is of, from 0.
     repeat : int
         How many layers.
     """
 
     run_ticks: tuple[float, ...]
     attention: int
-    window: bool
+    kind: int
     repeat: int
 
 
 class Line(NamedTuple):
-    """``const + full x A + window x W`` (ticks): one path through the flow shop."""
+    """``const + counts[0] x A_0 + counts[1] x A_1 + ..`` (ticks): a path through the flow shop."""
 
     const: float
-    full: int
-    window: int
+    counts: tuple[int, ...]
 
 
-def graph_line(runs: tuple[TickRun, ...], issue_ticks: float) -> Line:
-    """Return the end of a captured step: one issue, then the kernels back to back."""
-    const = issue_ticks + sum(run.repeat * sum(run.run_ticks) for run in runs)
-    attending = [run for run in runs if run.attention >= 0]
-    return Line(
-        const,
-        sum(run.repeat for run in attending if not run.window),
-        sum(run.repeat for run in attending if run.window),
+def graph_line(runs: tuple[TickRun, ...], issue_ticks: float, num_kinds: int = 1) -> Line:
+    """Return the end of a captured step: one issue, then the kernels back to back.
+
+    Parameters
+    ----------
+    runs : tuple of TickRun
+        The kernels in issue order.
+    issue_ticks : float
+        CPU time to launch the step (ticks).
+    num_kinds : int
+        Kinds of mixers.
+    """
+    line = Line(
+        issue_ticks + sum(run.repeat * sum(run.run_ticks) for run in runs), (0,) * num_kinds
     )
+    for run in runs:
+        line = _through(line, run, run.repeat, line.const)
+    return line
 
 
-def eager_lines(runs: tuple[TickRun, ...], issue_ticks: float) -> list[Line]:
+def eager_lines(runs: tuple[TickRun, ...], issue_ticks: float, num_kinds: int = 1) -> list[Line]:
     """Return the lines whose maximum is the end of a step issued kernel by kernel.
 
     Parameters
@@ -65,10 +74,12 @@ def eager_lines(runs: tuple[TickRun, ...], issue_ticks: float) -> list[Line]:
         The kernels in issue order.
     issue_ticks : float
         CPU time to issue one kernel (ticks).
+    num_kinds : int
+        Kinds of mixers.
     """
     lines: list[Line] = []
     issued = issue_ticks * sum(len(run.run_ticks) * run.repeat for run in runs)
-    after = Line(0.0, 0, 0)
+    after = Line(0.0, (0,) * num_kinds)
     for run in reversed(runs):
         layer_issue = issue_ticks * len(run.run_ticks)
         layer_run = sum(run.run_ticks)
@@ -85,19 +96,21 @@ def eager_lines(runs: tuple[TickRun, ...], issue_ticks: float) -> list[Line]:
     return lines
 
 
-def envelope(lines: list[Line], least_full: float, least_window: float) -> tuple[Line, ...]:
-    """Return the lines that can be the maximum for some A >= `least_full`, W >= `least_window`.
+def envelope(lines: list[Line], least: Sequence[float]) -> tuple[Line, ...]:
+    """Return the lines that can be the maximum where every A_k is at least ``least[k]``.
 
-    A line goes if another rises at least as fast in both and is not below it at the corner.
+    A line goes if another rises at least as fast in all of them and is not below it at the corner.
     """
-    at_corner = [line.const + line.full * least_full + line.window * least_window for line in lines]
-    order = sorted(range(len(lines)), key=lambda i: (lines[i].full + lines[i].window, at_corner[i]))
+    at_corner = [
+        line.const + sum(n * ticks for n, ticks in zip(line.counts, least, strict=True))
+        for line in lines
+    ]
+    order = sorted(range(len(lines)), key=lambda i: (sum(lines[i].counts), at_corner[i]))
     kept: list[int] = []
     for i in reversed(order):
         if not any(
-            lines[j].full >= lines[i].full
-            and lines[j].window >= lines[i].window
-            and at_corner[j] >= at_corner[i]
+            at_corner[j] >= at_corner[i]
+            and all(a >= b for a, b in zip(lines[j].counts, lines[i].counts, strict=True))
             for j in kept
         ):
             kept.append(i)
@@ -122,8 +135,8 @@ def _best_in_layer(run: TickRun, issue_ticks: float) -> tuple[float | None, floa
 
 def _through(after: Line, run: TickRun, num_layers: int, const: float) -> Line:
     """`after` with the attention of `num_layers` layers of `run` before it."""
-    if run.attention < 0:
-        return Line(const, after.full, after.window)
-    if run.window:
-        return Line(const, after.full, after.window + num_layers)
-    return Line(const, after.full + num_layers, after.window)
+    counts = after.counts
+    if run.attention >= 0:
+        kind = run.kind
+        counts = (*counts[:kind], counts[kind] + num_layers, *counts[kind + 1 :])
+    return Line(const, counts)

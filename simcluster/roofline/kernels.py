@@ -13,7 +13,7 @@ from math import ceil, inf
 from typing import Final, NamedTuple
 
 from simcluster.catalog.specs import GPUSpec, KernelConstants
-from simcluster.roofline.operators import AttentionWork, Operator
+from simcluster.roofline.operators import ACTIVATION_BYTES, AttentionWork, Operator
 
 GEMM_TILES: Final = ((128.0, 256.0), (128.0, 128.0), (64.0, 128.0), (64.0, 64.0))
 """Rows and columns of the result that one block computes; the fastest of them counts."""
@@ -29,7 +29,7 @@ ROW_BYTES: Final = 1000.0
 QUANTISE_BYTES: Final = 3.0
 """Traffic of bringing one number from 16 to 8 bits (bytes)."""
 _BEHIND_NORM: Final = frozenset(
-    ("qkv_proj", "up_proj", "qkv_a_proj", "q_b_proj", "kv_b_proj", "shared_up_proj")
+    ("qkv_proj", "up_proj", "qkv_a_proj", "q_b_proj", "kv_b_proj", "in_proj", "shared_up_proj")
 )
 """Multiplications whose input is the result of a norm."""
 SPLIT_BLOCKS: Final = 1.6
@@ -155,6 +155,7 @@ class KernelTimer:
         "_gemm_flops_8bit",
         "_grouped",
         "_l2_bytes",
+        "_native",
         "_norm_fixed_s",
         "_num_sms",
         "_p",
@@ -182,6 +183,7 @@ class KernelTimer:
         constants = gpu.constants_of(generation)
         bandwidth = gpu.memory_bandwidth
         self.constants: KernelConstants = constants
+        self._native = frozenset(gpu.native_8bit)
         self._gemm_flops = constants.mfu_gemm * gpu.flops_16bit
         mfu_8bit = _or(constants.mfu_gemm_8bit, constants.mfu_gemm)
         self._gemm_flops_8bit = (
@@ -244,7 +246,7 @@ class KernelTimer:
             return self.gemm_s(
                 operator.flops,
                 operator.bytes,
-                operator.weight_bytes,
+                1.0 if operator.arithmetic in self._native else ACTIVATION_BYTES,
                 operator.rows,
                 operator.cols,
                 operator.groups,
@@ -256,21 +258,20 @@ class KernelTimer:
         self,
         flops: float,
         num_bytes: float,
-        weight_bytes: float,
+        number_bytes: float,
         rows: float = 0.0,
         cols: float = 0.0,
         groups: float = 1.0,
         *,
         behind_norm: bool = False,
     ) -> float:
-        """Time of a matrix multiplication; one-byte weights use the 8-bit peak where there is one.
-
-        Half-byte weights are unpacked and multiplied in 16 bits.
+        """Time of a matrix multiplication; numbers of one byte use the 8-bit peak if there is one.
 
         Parameters
         ----------
-        flops, num_bytes, weight_bytes : float
-            Work, traffic (bytes), bytes of one weight.
+        flops, num_bytes, number_bytes : float
+            Work, traffic (bytes), bytes of the numbers that are multiplied: weights that the GPU
+            does not multiply as they are stored are brought to 16 bits first.
         rows, cols : float
             Shape of the result; 0 leaves tiles out.
         groups : float
@@ -279,7 +280,7 @@ class KernelTimer:
             A norm makes its input, and can bring it to 8 bits on the way.
         """
         peak, quantise_s = self._gemm_flops, 0.0
-        if weight_bytes == 1.0:
+        if number_bytes == 1.0:
             peak = self._gemm_flops_8bit
             unfused = self._quantises == "unfused" and not behind_norm
             if (unfused or self._quantises == "apart") and cols > 0.0:
@@ -343,6 +344,16 @@ class KernelTimer:
         return smooth_max(
             flops / self._attention_flops, num_bytes / self._prefill_bandwidth, self._prefill_p
         )
+
+    def recurrence_s(self, flops: float, num_bytes: float) -> float:
+        """Time of the recurrence of linear attention or a state-space layer (s).
+
+        No such kernel is among the measured ones: the shares of attention stand in for its own.
+        """
+        law = smooth_max(
+            flops / self._attention_flops, num_bytes / self._attention_bandwidth, self._p
+        )
+        return law + self.attention_fixed_s
 
     def prefill_flops(self, flops: float, padded_flops: float, blocks: float) -> float:
         """FLOPs that take as long as `flops` do in whole waves, by the share of the GPU.

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice, product
+from typing import Final, NamedTuple
 
-from simcluster.catalog.specs import EngineProfile, GPUSpec, ModelSpec
+from simcluster.catalog.layers import (
+    Attention,
+    DenseMlp,
+    LatentAttention,
+    Layer,
+    Mixer,
+    ModelSpec,
+    Recurrent,
+    WeightDtype,
+)
+from simcluster.catalog.specs import EngineProfile, GPUSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import ConfigError
+from simcluster.kvcache import BlockLayout, LimitedGroup
 from simcluster.roofline.operators import (
+    ACTIVATION_BYTES,
     Operator,
     embedding_operators,
     head_operators,
-    is_mla,
     layer_operators,
     layer_runs,
-    stage_layers,
+    state_bytes,
 )
 from simcluster.units import GB
+
+_STATE_ALIGNMENT: Final = 16
+"""Blocks are made larger in steps of so many tokens (vLLM, ``kernel_block_alignment_size``)."""
+_PADDED: Final = 1.25
+"""Kinds of layers that differ by less are padded to equal groups (vLLM)."""
 
 
 def weight_bytes_per_gpu(
@@ -39,9 +57,8 @@ def weight_bytes_per_gpu(
             model = replace(model, spec=replace(model.spec, tied_embeddings=False))
         operators += head_operators(model, tp_size, 1, 1)
     total = _weight_bytes(operators)
-    for run in layer_runs(model.spec, pp_size, stage):
-        layer = layer_operators(model, tp_size, 1, moe=run.moe)
-        total += run.repeat * _weight_bytes(layer)
+    for layer, repeat in layer_runs(model.spec, pp_size, stage):
+        total += repeat * _weight_bytes(layer_operators(model, layer, tp_size, 1))
     return total
 
 
@@ -51,12 +68,100 @@ def kv_bytes_per_token_per_gpu(
     """KV cache of one token on one rank, all layers of its pipeline stage (bytes).
 
     The heads are split while there are enough, then replicated; the latent vector of multi-head
-    latent attention is on every rank. Layers with a sliding window are counted in full: one pool
-    of blocks serves all layers.
+    latent attention is on every rank. Layers with a window are counted in full.
     """
-    num_layers = model.spec.num_layers
-    share = model.kv_bytes_per_token * stage_layers(num_layers, pp_size)[stage] / num_layers
-    return share if is_mla(model.spec) else share / min(tp_size, model.spec.num_kv_heads)
+    runs = layer_runs(model.spec, pp_size, stage)
+    return sum(repeat * layer_kv_bytes(model, layer.mixer, tp_size) for layer, repeat in runs)
+
+
+def layer_kv_bytes(model: ModelConfig, mixer: Mixer | None, tp_size: int) -> float:
+    """KV cache of one token in one layer on one rank (bytes)."""
+    whole = model.kv_bytes_of(mixer)
+    return whole / min(tp_size, mixer.num_kv_heads) if isinstance(mixer, Attention) else whole
+
+
+class ProfilingPass(NamedTuple):
+    """The pass by which an engine measures its activations before it sizes the KV cache.
+
+    Attributes
+    ----------
+    num_tokens, num_seqs : int
+        Tokens of a step and sequences that sample at most.
+    """
+
+    num_tokens: int
+    num_seqs: int
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelConfig,
+        gpu: GPUSpec,
+        engine: EngineProfile,
+        num_tokens: int | None = None,
+        num_seqs: int | None = None,
+    ) -> ProfilingPass:
+        """Return the pass of an engine with these limits; None: the engine's own."""
+        if num_tokens is None:
+            num_tokens = engine.max_num_batched_tokens or max(model.max_model_len, 2048)
+        if num_seqs is None:
+            large = engine.profile_seqs_large_gpu
+            is_large = gpu.memory_bytes >= LARGE_GPU_BYTES and "GA100" not in gpu.arch
+            num_seqs = large if large and is_large else engine.max_num_seqs
+        return cls(num_tokens, min(num_seqs, num_tokens))
+
+
+LARGE_GPU_BYTES: Final = 70.0 * 2**30
+"""From here on vLLM's V1 has larger defaults, A100 left out (`EngineArgs.get_batch_defaults`)."""
+
+
+def activation_bytes(
+    model: ModelConfig, engine: EngineProfile, tp_size: int, profiled: ProfilingPass
+) -> float:
+    """Peak of the activations of a profiling pass on one rank (bytes).
+
+    The larger of two: the layers, with the residual stream and what the widest layer has at a
+    time, and the sampler, with the logits of every sequence and the copies that sorting and
+    normalising make of them. The sampler's are not split over the ranks, and they are the larger in
+    models of today. 0 for an engine without such a pass, whose reserve holds all.
+    """
+    if not engine.sampler_bytes:
+        return 0.0
+    spec = model.spec
+    widest = max(_layer_width(spec, run.layer, tp_size) for run in spec.layers)
+    layers = ACTIVATION_BYTES * profiled.num_tokens * (2.0 * spec.hidden_size + widest)
+    return max(layers, engine.sampler_bytes * profiled.num_seqs * spec.vocab_size)
+
+
+def _layer_width(spec: ModelSpec, layer: Layer, tp_size: int) -> float:
+    """Numbers per token that a layer has at a time on one rank, the residual stream apart."""
+    inputs, hidden = 3 if spec.gated_mlp else 2, spec.hidden_size
+    widths = [float(hidden)]
+    mixer = layer.mixer
+    if isinstance(mixer, Attention):
+        widths.append(
+            (mixer.q_width + mixer.kv_width + mixer.num_heads * mixer.v_head_dim) / tp_size
+        )
+    elif isinstance(mixer, LatentAttention):
+        expanded = 2 * (mixer.qk_nope_dim + mixer.qk_rope_dim) + 2 * mixer.v_head_dim
+        widths.append(mixer.num_heads * expanded / tp_size)
+    elif mixer is not None:
+        widths.append((mixer.in_width + mixer.value_width) / tp_size)
+    for mlp in layer.mlps:
+        if isinstance(mlp, DenseMlp):
+            widths.append(inputs * mlp.ffn_dim / tp_size)
+        else:
+            # What goes in and comes out of every expert, as fused kernels keep it.
+            inner = mlp.latent_dim or hidden
+            routed = max((inputs - 1) * mlp.ffn_dim / tp_size, inner) + mlp.ffn_dim / tp_size
+            widths.append(mlp.num_active * routed + inputs * mlp.shared_ffn_dim / tp_size)
+    return max(widths)
+
+
+def outside_bytes(gpu: GPUSpec, engine: EngineProfile, tp_size: int, pp_size: int = 1) -> float:
+    """Memory of one rank beside weights, activations and cache: context, communicators (bytes)."""
+    shared = engine.communicator_bytes if tp_size * pp_size > 1 and "nvlink" in gpu.fabric else 0.0
+    return engine.reserved_bytes + shared
 
 
 def kv_pool_bytes(
@@ -66,15 +171,157 @@ def kv_pool_bytes(
     tp_size: int,
     pp_size: int = 1,
     stage: int = 0,
+    profiled: ProfilingPass | None = None,
 ) -> float:
     """Memory left for KV blocks on one rank of a stage (bytes); negative if the weights do not fit.
 
-    The engine's share of the GPU minus weights minus what it reserves. The capacity is the data
-    sheet's in decimal GB: parts with HBM report about 6 % more to the driver, parts with ECC in
-    GDDR6 1 % less.
+    Parameters
+    ----------
+    model, gpu, engine, tp_size, pp_size, stage
+        As in `kv_blocks`.
+    profiled : ProfilingPass, optional
+        What activations are measured with; default: the engine's limits.
+
+    Notes
+    -----
+    By `EngineProfile.memory_rule`, with the share f, the memory M that CUDA gives out, weights W,
+    activations A and all else N:
+
+    - ``"total"`` (vLLM, ``gpu_memory_utilization``): f M - W - A - N. Captured graphs come on top.
+    - ``"static"`` (SGLang, ``mem_fraction_static``): f (M - N) - W. What it leaves is for
+      activations and captured graphs.
+    - ``"free"`` (TensorRT-LLM, ``free_gpu_memory_fraction``): f (M - W - A - N).
     """
-    share = engine.gpu_memory_utilization * gpu.memory_bytes
-    return share - weight_bytes_per_gpu(model, tp_size, pp_size, stage) - engine.reserved_bytes
+    weights = weight_bytes_per_gpu(model, tp_size, pp_size, stage)
+    outside = outside_bytes(gpu, engine, tp_size, pp_size)
+    share, memory = engine.gpu_memory_utilization, gpu.allocatable_bytes
+    if engine.memory_rule == "static":
+        return share * (memory - outside) - weights
+    profiled = profiled or ProfilingPass.of(model, gpu, engine)
+    activations = activation_bytes(model, engine, tp_size, profiled)
+    if engine.memory_rule == "free":
+        return share * (memory - weights - activations - outside)
+    return share * memory - weights - activations - outside
+
+
+# Groups of layers -------------------------------------------------------------------------------
+
+
+def kv_layout(
+    model: ModelConfig, engine: EngineProfile, tp_size: int, num_tokens: int
+) -> BlockLayout:
+    """Return how many blocks of an instance's pool a sequence holds.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        Whose layers.
+    engine : EngineProfile
+        Its block size, and whether it keeps apart layers that cache differently.
+    tp_size : int
+        Ranks of the tensor-parallel group.
+    num_tokens : int
+        Most tokens of a step: so many of a prompt are there at once.
+
+    Notes
+    -----
+    vLLM's hybrid KV cache manager (``vllm/v1/core/kv_cache_utils.py``): layers are dealt into
+    groups of equal size, that of the kind with the fewest layers (with the most, where no kind has
+    a quarter more), and a block of the pool holds the tokens of one block for the layers of one
+    group. A recurrent layer's state is one block; where it is larger, blocks of tokens are made as
+    large (``HybridAttentionMambaModelConfig``).
+    """
+    kinds = _cache_kinds(model, engine)
+    size = _group_size(kinds)
+    page = min(layer_kv_bytes(model, kind, tp_size) for kind in kinds if kind.kv_numbers)
+    block_size = engine.block_size
+    states = [state_bytes(kind, tp_size) for kind in kinds if isinstance(kind, Recurrent)]
+    if states:
+        least = math.ceil(max(states) / page)
+        block_size = max(block_size, _STATE_ALIGNMENT * math.ceil(least / _STATE_ALIGNMENT))
+    full, limited = 0, []
+    for kind, count in kinds.items():
+        groups = math.ceil(count / size)
+        if isinstance(kind, Recurrent):
+            limited.append(LimitedGroup(groups, 1, 1))
+            continue
+        weight = groups * math.ceil(layer_kv_bytes(model, kind, tp_size) / page)
+        reach = kind.reach if isinstance(kind, Attention) and engine.hybrid_kv_cache else None
+        if reach is None:
+            full += weight
+            continue
+        seen = reach.tokens if reach.chunked else reach.tokens - 1
+        extra = 0 if reach.chunked else 1  # a window may begin inside a block
+        limited.append(
+            LimitedGroup(
+                weight,
+                max(1, math.ceil(seen / block_size) + extra),
+                math.ceil((seen + num_tokens) / block_size) + extra,
+            )
+        )
+    return BlockLayout(block_size, full, tuple(limited))
+
+
+def _cache_kinds(model: ModelConfig, engine: EngineProfile) -> dict[Mixer, int]:
+    """Kinds of caches, each by one of its mixers, and how many layers have it."""
+    kinds: dict[Mixer, int] = {}
+    for layer, repeat in model.spec.layers:
+        if layer.mixer is None:
+            continue
+        like = next(
+            (kind for kind in kinds if _cache_alike(kind, layer.mixer, engine)), layer.mixer
+        )
+        kinds[like] = kinds.get(like, 0) + repeat
+    return kinds
+
+
+def _group_size(kinds: Mapping[Mixer, int]) -> int:
+    """Layers of a group, by the layers of each kind."""
+    fewest, most = min(kinds.values()), max(kinds.values())
+    return most if most < _PADDED * fewest else fewest
+
+
+def _cache_alike(a: Mixer, b: Mixer, engine: EngineProfile) -> bool:
+    """Whether one group may hold layers of both: they keep the same tokens."""
+    if isinstance(a, Recurrent) or isinstance(b, Recurrent):
+        return type(a) is type(b)
+    reaches = [mixer.reach if isinstance(mixer, Attention) else None for mixer in (a, b)]
+    return not engine.hybrid_kv_cache or reaches[0] == reaches[1]
+
+
+def block_bytes(
+    model: ModelConfig,
+    engine: EngineProfile,
+    tp_size: int,
+    layout: BlockLayout,
+    pp_size: int = 1,
+    stage: int = 0,
+) -> float:
+    """Bytes of a block of the pool on one rank of a stage: the largest of its groups' shares.
+
+    0 if the stage has no layer with a cache or a state.
+    """
+    here = _cache_kinds(model, engine)
+    page = min(layer_kv_bytes(model, kind, tp_size) for kind in here if kind.kv_numbers)
+    size, bytes_of_block = _group_size(here), 0.0
+    for kind, count in here.items():
+        groups = math.ceil(count / size)
+        mine = [
+            (layer.mixer, repeat)
+            for layer, repeat in layer_runs(model.spec, pp_size, stage)
+            if layer.mixer is not None and _cache_alike(kind, layer.mixer, engine)
+        ]
+        num = sum(repeat for _, repeat in mine)
+        if isinstance(kind, Recurrent):
+            per_token = page * math.ceil(num / groups)
+        else:
+            weight = groups * math.ceil(layer_kv_bytes(model, kind, tp_size) / page)
+            total = sum(repeat * layer_kv_bytes(model, mixer, tp_size) for mixer, repeat in mine)
+            # Groups that are not full are padded: a block is as large for all of them.
+            padded = math.ceil(num / groups) * groups / max(num, 1)
+            per_token = total * padded / weight
+        bytes_of_block = max(bytes_of_block, per_token)
+    return bytes_of_block * layout.block_size
 
 
 def kv_blocks(
@@ -85,6 +332,7 @@ def kv_blocks(
     pp_size: int = 1,
     *,
     key: str,
+    profiled: ProfilingPass | None = None,
 ) -> int:
     """Return the number of KV blocks of an instance.
 
@@ -102,12 +350,14 @@ def kv_blocks(
         Stages of the pipeline.
     key : str
         Key of `tp_size` in the scenario file, for messages; that of `pp_size` stands beside it.
+    profiled : ProfilingPass, optional
+        What activations are measured with; default: the engine's limits.
 
     Returns
     -------
     int
-        Blocks of ``engine.block_size`` tokens; every rank holds its part of each, and so does
-        every stage: the one with the least room decides.
+        Blocks of the pool (`kv_layout`); every rank holds its part of each, and so does every
+        stage: the one with the least room decides.
 
     Raises
     ------
@@ -117,67 +367,150 @@ def kv_blocks(
     """
     check_tp(model, tp_size, key=key)
     check_pp(model, pp_size, key=key.replace("tp_size", "pp_size"))
-
-    def room(stage: int) -> tuple[float, float]:
-        return (
-            kv_pool_bytes(model, gpu, engine, tp_size, pp_size, stage),
-            kv_bytes_per_token_per_gpu(model, tp_size, pp_size, stage),
-        )
-
-    stage = min(range(pp_size), key=lambda i: room(i)[0] / room(i)[1])
-    pool, per_token = room(stage)
+    if profiled is None:
+        profiled = ProfilingPass.of(model, gpu, engine)
+    room = _Room(model, gpu, engine, profiled)
+    stage, blocks = room.tightest(tp_size, pp_size)
     name = model.spec.name
     if pp_size > 1:
         name += f" with pp_size = {pp_size}"
-    if pool < per_token * engine.block_size:
+    if blocks < 1:
         weights = weight_bytes_per_gpu(model, tp_size, pp_size, stage)
-        share = engine.gpu_memory_utilization * gpu.memory_bytes
+        share = engine.gpu_memory_utilization * gpu.allocatable_bytes
+        pool = kv_pool_bytes(model, gpu, engine, tp_size, pp_size, stage, profiled)
         at_stage = f" in stage {stage + 1}" if pp_size > 1 else ""
+        beside = activation_bytes(model, engine, tp_size, profiled)
+        beside += outside_bytes(gpu, engine, tp_size, pp_size)
         missing = max(-pool, 0.1 * GB)
         raise ConfigError(
             key,
             tp_size,
             f"{name} does not fit on {gpu.name}: {weights / GB:.1f} GB of weights{at_stage} and "
-            f"{engine.reserved_bytes / GB:.1f} GB reserved per GPU, of {share / GB:.1f} GB usable; "
-            f"{missing / GB:.1f} GB per GPU are missing",
-            _enough(model, gpu, engine, tp_size, pp_size)
+            f"{beside / GB:.1f} GB for activations and communicators per GPU, of "
+            f"{share / GB:.1f} GB usable; {missing / GB:.1f} GB per GPU are missing",
+            room.enough(tp_size, pp_size)
             or "Choose a GPU with more memory, or weights of fewer bytes.",
             missing,
         )
-    blocks = int(pool // (per_token * engine.block_size))
-    if blocks * engine.block_size < model.max_model_len:
+    longest = kv_layout(model, engine, tp_size, profiled.num_tokens).tokens_in(blocks)
+    if longest < model.max_model_len:
         raise ConfigError(
             key,
             tp_size,
-            f"the KV cache of {blocks * engine.block_size} tokens that is left on {gpu.name} "
+            f"the KV cache of {longest} tokens that is left on {gpu.name} "
             f"cannot hold one sequence of max_model_len = {model.max_model_len}",
-            f"Set engine.max_model_len to at most {blocks * engine.block_size}. "
-            + (
-                _enough(model, gpu, engine, tp_size, pp_size)
-                or "No degree of parallelism is enough."
-            ),
+            f"Set engine.max_model_len to at most {longest}. "
+            + (room.enough(tp_size, pp_size) or "No degree of parallelism is enough."),
         )
     return blocks
 
 
+class _Room(NamedTuple):
+    """Room for KV blocks by degrees of parallelism."""
+
+    model: ModelConfig
+    gpu: GPUSpec
+    engine: EngineProfile
+    profiled: ProfilingPass
+
+    def tightest(self, tp_size: int, pp_size: int) -> tuple[int, int]:
+        """Return the stage with the least room, and the blocks of the pool that it holds."""
+        model, gpu, engine, profiled = self
+        layout = kv_layout(model, engine, tp_size, profiled.num_tokens)
+
+        def room(stage: int) -> float:
+            pool = kv_pool_bytes(model, gpu, engine, tp_size, pp_size, stage, profiled)
+            size = block_bytes(model, engine, tp_size, layout, pp_size, stage)
+            return pool / size if size else math.inf if pool > 0 else -math.inf
+
+        stage = min(range(pp_size), key=room)
+        return stage, max(0, math.floor(room(stage)))
+
+    def enough(self, tp_size: int, pp_size: int) -> str | None:
+        """Name the degrees whose pools hold a sequence of ``max_model_len``, or None.
+
+        The smallest larger degree of either kind with the other as it is; if neither is enough, the
+        two that need the fewest GPUs together.
+        """
+        model, engine = self.model, self.engine
+
+        def fits(pair: tuple[int, int]) -> bool:
+            layout = kv_layout(model, engine, pair[0], self.profiled.num_tokens)
+            return layout.tokens_in(self.tightest(*pair)[1]) >= model.max_model_len
+
+        tp_sizes, pp_sizes = tp_degrees(model), range(1, model.spec.num_layers + 1)
+        wider = filter(fits, ((t, pp_size) for t in tp_sizes if t > tp_size))
+        deeper = filter(fits, ((tp_size, p) for p in pp_sizes if p > pp_size))
+        found = [pair for pair in (next(wider, None), next(deeper, None)) if pair is not None]
+        if not found:
+            pairs = sorted(product(tp_sizes, pp_sizes), key=lambda p: (math.prod(p), -p[0]))
+            found = list(islice(filter(fits, pairs), 1))
+        if not found:
+            return None
+        return f"Enough is tp_size x pp_size = {' or '.join(f'{t} x {p}' for t, p in found)}."
+
+
+# Degrees ----------------------------------------------------------------------------------------
+
+
 def check_tp(model: ModelConfig, tp_size: int, *, key: str) -> None:
-    """Check that heads can be split over `tp_size` ranks.
+    """Check that heads, experts and blocks of weights can be split over `tp_size` ranks.
 
     Raises
     ------
     ConfigError
-        If `tp_size` does not divide the query heads, or KV heads can neither be split nor
-        replicated evenly; lists the degrees that work.
+        If engines refuse the degree; says why, and lists the degrees that work.
     """
-    degrees = tp_degrees(model.spec)
-    if tp_size not in degrees:
-        raise ConfigError(
-            key,
-            tp_size,
-            f"{model.spec.name} has {model.spec.num_heads} heads and {model.spec.num_kv_heads} "
-            "KV heads, which cannot be shared out evenly over so many GPUs",
-            f"Use one of {', '.join(map(str, degrees))}.",
-        )
+    why = _refusal(model, tp_size)
+    if why is not None:
+        degrees = ", ".join(map(str, tp_degrees(model)))
+        raise ConfigError(key, tp_size, f"{model.spec.name} {why}", f"Use one of {degrees}.")
+
+
+def tp_degrees(model: ModelConfig) -> list[int]:
+    """Return the tensor-parallel degrees that engines take for the model, rising."""
+    return [t for t in range(1, model.spec.num_heads + 1) if _refusal(model, t) is None]
+
+
+def _refusal(model: ModelConfig, tp_size: int) -> str | None:
+    """Say why engines do not split the model over `tp_size` ranks; None if they do."""
+    if tp_size == 1:
+        return None
+    for mixer in model.spec.mixers:
+        kv_heads = 1
+        if isinstance(mixer, Attention):
+            kv_heads = mixer.num_kv_heads
+        elif isinstance(mixer, Recurrent):
+            kv_heads = mixer.num_key_heads
+        if mixer.num_heads % tp_size or (kv_heads % tp_size and tp_size % kv_heads):
+            return (
+                f"has {mixer.num_heads} heads and {kv_heads} KV heads, which cannot be shared out "
+                "evenly over so many GPUs"
+            )
+    for layer, _ in model.spec.layers:
+        for what, width, dtype in _split_widths(layer):
+            if width % tp_size:
+                return f"has {what} of width {width}, which so many GPUs cannot share evenly"
+            block = model.dtype_of(dtype).block
+            if width // tp_size % block:
+                return (
+                    f"has {what} of width {width}: a GPU's share, {width // tp_size}, is no "
+                    f"multiple of the {block}-wide blocks that its {model.dtype_of(dtype).name} "
+                    "weights are scaled in"
+                )
+    return None
+
+
+def _split_widths(layer: Layer) -> Iterator[tuple[str, int, WeightDtype]]:
+    """Give the widths that tensor parallelism splits, with what they are and their dtype."""
+    dtypes = layer.dtypes
+    for mlp in layer.mlps:
+        if isinstance(mlp, DenseMlp):
+            yield "an MLP", mlp.ffn_dim, dtypes.mlp
+            continue
+        yield "experts", mlp.ffn_dim, dtypes.experts
+        if mlp.shared_ffn_dim:
+            yield "shared experts", mlp.shared_ffn_dim, dtypes.shared
 
 
 def check_pp(model: ModelConfig, pp_size: int, *, key: str) -> None:
@@ -196,45 +529,6 @@ def check_pp(model: ModelConfig, pp_size: int, *, key: str) -> None:
             f"{model.spec.name} has {num_layers} layers, and every stage needs one",
             f"Use 1 to {num_layers}.",
         )
-
-
-def tp_degrees(spec: ModelSpec) -> list[int]:
-    """Return the tensor-parallel degrees that share out the heads evenly, rising."""
-    kv_heads = 1 if is_mla(spec) else spec.num_kv_heads
-    return [
-        t
-        for t in range(1, spec.num_heads + 1)
-        if spec.num_heads % t == 0 and (kv_heads % t == 0 or t % kv_heads == 0)
-    ]
-
-
-def _enough(
-    model: ModelConfig, gpu: GPUSpec, engine: EngineProfile, tp_size: int, pp_size: int
-) -> str | None:
-    """Name the degrees whose pools hold a sequence of ``max_model_len``, or None.
-
-    The smallest larger degree of either kind with the other as it is; if neither is enough, the
-    two that need the fewest GPUs together.
-    """
-    length = math.ceil(model.max_model_len / engine.block_size) * engine.block_size
-
-    def fits(pair: tuple[int, int]) -> bool:
-        return all(
-            kv_pool_bytes(model, gpu, engine, *pair, stage)
-            >= length * kv_bytes_per_token_per_gpu(model, *pair, stage)
-            for stage in range(pair[1])
-        )
-
-    tp_sizes, pp_sizes = tp_degrees(model.spec), range(1, model.spec.num_layers + 1)
-    wider = filter(fits, ((t, pp_size) for t in tp_sizes if t > tp_size))
-    deeper = filter(fits, ((tp_size, p) for p in pp_sizes if p > pp_size))
-    found = [pair for pair in (next(wider, None), next(deeper, None)) if pair is not None]
-    if not found:
-        pairs = sorted(product(tp_sizes, pp_sizes), key=lambda pair: (math.prod(pair), -pair[0]))
-        found = list(islice(filter(fits, pairs), 1))
-    if not found:
-        return None
-    return f"Enough is tp_size x pp_size = {' or '.join(f'{t} x {p}' for t, p in found)}."
 
 
 def _weight_bytes(operators: list[Operator]) -> float:

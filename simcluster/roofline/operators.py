@@ -5,18 +5,32 @@ dimension, f FFN width, t tensor-parallel ranks, m tokens of the step, activatio
 Query, key and value are one matrix multiplication, gate and up another, and the residual sum is
 part of the norm, as serving engines do it. Attention is left open here: it depends on contexts.
 
-Not modelled: biases, quantisation kernels, experts of uneven popularity, padding to captured batch
-sizes.
+Not modelled: biases, experts of uneven popularity, padding to captured batch sizes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Final, Literal, NamedTuple
 
-from simcluster.catalog.specs import ModelSpec
+from simcluster.catalog.layers import (
+    BF16,
+    Attention,
+    DenseMlp,
+    Experts,
+    LatentAttention,
+    Layer,
+    LayerRun,
+    Mixer,
+    ModelSpec,
+    Recurrent,
+    WeightDtype,
+)
 from simcluster.config import ModelConfig
+
+Dtypes = tuple[WeightDtype, WeightDtype]
+"""Of a mixer's projections and of its output projection."""
 
 Kind = Literal["gemm", "elementwise", "attention", "all_reduce", "all_gather"]
 
@@ -35,8 +49,6 @@ _FAMILIES: Final[dict[str, Family]] = {
 }
 ACTIVATION_BYTES: Final = 2.0
 """Bytes of one activation; engines keep them in 16 bits also with 8-bit weights."""
-_EMBEDDING_BYTES: Final = 2.0
-"""Bytes of one weight of embedding, router and LM head: engines quantise the layers only."""
 _SAMPLER_BYTES: Final = 10.0
 """Traffic per logit of greedy sampling: read in 16 bits, written and read again in 32."""
 
@@ -57,7 +69,9 @@ class Operator(NamedTuple):
     weights : float
         Weights that live on this rank for it, used in this step or not.
     weight_bytes : float
-        Bytes of one of those weights.
+        Bytes of one of those weights, with its share of the scales.
+    arithmetic : str
+        Numbers that are multiplied where the GPU can: see `WeightDtype.arithmetic`.
     rows, cols : float
         Shape of the result of a multiplication, of one of them if it is grouped; rows also of
         an elementwise kernel.
@@ -74,29 +88,12 @@ class Operator(NamedTuple):
     rows: float = 0.0
     cols: float = 0.0
     groups: float = 0.0
+    arithmetic: str = "16bit"
 
     @property
     def family(self) -> Family:
         """Which class of elementwise kernels it is in: they reach unequal shares of bandwidth."""
         return _FAMILIES.get(self.name, "norm" if self.name.endswith("norm") else "other")
-
-
-class LayerRun(NamedTuple):
-    """Equal layers that follow one another.
-
-    Attributes
-    ----------
-    moe : bool
-        Mixture of experts instead of a dense MLP.
-    window : bool
-        Attention within the sliding window only.
-    repeat : int
-        How many.
-    """
-
-    moe: bool
-    window: bool
-    repeat: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +133,16 @@ class AttentionWork:
     cache_bytes: float = 2.0
 
 
-def is_mla(spec: ModelSpec) -> bool:
-    """Whether the model caches one latent vector per token (multi-head latent attention)."""
-    return spec.kv_lora_rank > 0
+def kv_heads_per_rank(mixer: Mixer, tp_size: int) -> float:
+    """KV heads on one rank: split while there are enough, then replicated; 1 latent for MLA.
 
-
-def kv_heads_per_rank(spec: ModelSpec, tp_size: int) -> float:
-    """KV heads on one rank: split while there are enough, then replicated; 1 latent for MLA."""
-    return 1.0 if is_mla(spec) else max(1.0, spec.num_kv_heads / tp_size)
+    Of a recurrent layer the heads of its state.
+    """
+    if isinstance(mixer, LatentAttention):
+        return 1.0
+    if isinstance(mixer, Recurrent):
+        return mixer.num_heads / tp_size
+    return max(1.0, mixer.num_kv_heads / tp_size)
 
 
 def stage_layers(num_layers: int, pp_size: int) -> tuple[int, ...]:
@@ -162,24 +161,13 @@ def stage_layers(num_layers: int, pp_size: int) -> tuple[int, ...]:
 
 
 def layer_runs(spec: ModelSpec, pp_size: int = 1, stage: int = 0) -> tuple[LayerRun, ...]:
-    """Return the layers of a pipeline stage in order as runs of equal ones.
-
-    Dense layers come first, and so do layers with a sliding window: models that interleave the
-    two kinds of attention do the same work in another order. For that reason each stage has its
-    even share of the layers with a window, at its beginning.
-    """
+    """Return the layers of a pipeline stage in order as runs of equal ones."""
+    if pp_size == 1:
+        return spec.layers
     counts = stage_layers(spec.num_layers, pp_size)
     first = sum(counts[:stage])
-    end = first + counts[stage]
-    windowed = (
-        end * spec.num_sliding_layers // spec.num_layers
-        - first * spec.num_sliding_layers // spec.num_layers
-    )
-    kinds = (
-        (spec.num_experts > 0 and i >= spec.num_dense_layers, i - first < windowed)
-        for i in range(first, end)
-    )
-    return tuple(LayerRun(*kind, len(list(group))) for kind, group in groupby(kinds))
+    layers = islice(spec.each_layer, first, first + counts[stage])
+    return tuple(LayerRun(layer, len(list(same))) for layer, same in groupby(layers))
 
 
 def experts_touched(num_experts: int, num_active: int, num_tokens: int) -> float:
@@ -193,42 +181,79 @@ def experts_touched(num_experts: int, num_active: int, num_tokens: int) -> float
     return num_experts * (1.0 - (1.0 - num_active / num_experts) ** num_tokens)
 
 
-def attention_work(model: ModelConfig, tp_size: int) -> AttentionWork:
+def attention_work(
+    model: ModelConfig, mixer: Attention | LatentAttention, tp_size: int
+) -> AttentionWork:
     """Return what attention of one layer costs per token on one rank.
 
     Multi-head latent attention decodes in its absorbed form: every head attends to the latent
     vector itself. It prefills in the expanded form, and expands the cached part of a prompt anew
     for every chunk.
     """
-    spec = model.spec
-    heads = spec.num_heads / tp_size
-    if is_mla(spec):
-        latent = spec.kv_lora_rank + spec.qk_rope_dim
-        expanded = spec.qk_nope_dim + spec.qk_rope_dim + spec.v_head_dim
+    heads, kv_bytes = mixer.num_heads / tp_size, model.kv_bytes
+    if isinstance(mixer, LatentAttention):
+        latent = mixer.kv_lora_rank + mixer.qk_rope_dim
+        expanded = mixer.qk_nope_dim + mixer.qk_rope_dim + mixer.v_head_dim
         return AttentionWork(
-            decode_flops=2.0 * heads * (latent + spec.kv_lora_rank),
-            decode_kv_bytes=model.kv_bytes * latent,
-            io_bytes=ACTIVATION_BYTES * heads * (latent + spec.kv_lora_rank),
+            decode_flops=2.0 * heads * (latent + mixer.kv_lora_rank),
+            decode_kv_bytes=kv_bytes * latent,
+            io_bytes=ACTIVATION_BYTES * heads * (latent + mixer.kv_lora_rank),
             prefill_flops=2.0 * heads * expanded,
             prefill_kv_bytes=ACTIVATION_BYTES * heads * expanded,
-            expand_flops=2.0 * spec.kv_lora_rank * heads * (spec.qk_nope_dim + spec.v_head_dim),
+            expand_flops=2.0 * mixer.kv_lora_rank * heads * (mixer.qk_nope_dim + mixer.v_head_dim),
             kv_heads=1.0,
             heads=heads,
-            cache_bytes=model.kv_bytes,
+            cache_bytes=kv_bytes,
         )
-    kv_heads = kv_heads_per_rank(spec, tp_size)
-    kv_bytes = model.kv_bytes * 2.0 * kv_heads * spec.head_dim
+    kv_heads, width = kv_heads_per_rank(mixer, tp_size), mixer.head_dim + mixer.v_head_dim
     return AttentionWork(
-        decode_flops=4.0 * heads * spec.head_dim,
-        decode_kv_bytes=kv_bytes,
-        io_bytes=ACTIVATION_BYTES * 2.0 * heads * spec.head_dim,
-        prefill_flops=4.0 * heads * spec.head_dim,
-        prefill_kv_bytes=kv_bytes,
+        decode_flops=2.0 * heads * width,
+        decode_kv_bytes=kv_bytes * kv_heads * width,
+        io_bytes=ACTIVATION_BYTES * heads * width,
+        prefill_flops=2.0 * heads * width,
+        prefill_kv_bytes=kv_bytes * kv_heads * width,
         expand_flops=0.0,
         kv_heads=kv_heads,
         heads=heads,
-        cache_bytes=model.kv_bytes,
+        cache_bytes=kv_bytes,
     )
+
+
+def index_work(mixer: LatentAttention) -> AttentionWork | None:
+    """Return what the index of sparse attention costs per token, the same on every rank.
+
+    Each query scores all cached keys: one product per index head (DeepSeek-V3.2, section 2.1).
+    None where the layer has none of its own.
+    """
+    index = mixer.index
+    if index is None or not index.own:
+        return None
+    flops = 2.0 * index.num_heads * index.head_dim
+    return AttentionWork(
+        decode_flops=flops,
+        decode_kv_bytes=float(index.cache_bytes),
+        io_bytes=ACTIVATION_BYTES * index.num_heads * index.head_dim,
+        prefill_flops=flops,
+        prefill_kv_bytes=float(index.cache_bytes),
+        expand_flops=0.0,
+        kv_heads=1.0,
+        heads=float(index.num_heads),
+    )
+
+
+def state_bytes(mixer: Recurrent, tp_size: int) -> float:
+    """State of one sequence in a recurrent layer on one rank (bytes)."""
+    return mixer.state_bytes / tp_size
+
+
+def recurrence_flops(mixer: Recurrent, tp_size: int) -> float:
+    """FLOPs of a token in a recurrent layer on one rank: decay, correction, update, read-out.
+
+    Two per number of the state and pass; the delta rule passes four times (decay, product with the
+    key, outer product, product with the query), Mamba-2 three times (arXiv 2405.21060, eq. 1).
+    """
+    passes = 4.0 if mixer.kind == "gated-deltanet" else 3.0
+    return 2.0 * passes * mixer.num_heads / tp_size * mixer.key_dim * mixer.value_dim
 
 
 def embedding_operators(model: ModelConfig, tp_size: int, num_tokens: int) -> list[Operator]:
@@ -242,7 +267,7 @@ def embedding_operators(model: ModelConfig, tp_size: int, num_tokens: int) -> li
             0.0,
             2 * hidden,
             table,
-            _embedding_bytes(model),
+            BF16.num_bytes,
             rows=num_tokens,
         )
     ]
@@ -252,33 +277,35 @@ def embedding_operators(model: ModelConfig, tp_size: int, num_tokens: int) -> li
 
 
 def layer_operators(
-    model: ModelConfig, tp_size: int, num_tokens: int, *, moe: bool
+    model: ModelConfig, layer: Layer, tp_size: int, num_tokens: int
 ) -> list[Operator]:
-    """Return the operators of one layer in order; exactly one is of kind ``"attention"``.
+    """Return the operators of one layer in order; at most one is of kind ``"attention"``.
 
     Parameters
     ----------
     model : ModelConfig
         The model and the precision of its weights and cache.
+    layer : Layer
+        One of its layers.
     tp_size : int
         Ranks of the tensor-parallel group.
     num_tokens : int
         Tokens of the step, >= 1: one per decoding sequence plus those of the chunks.
-    moe : bool
-        Mixture of experts instead of a dense MLP.
     """
     all_reduce = num_tokens * model.spec.hidden_size * ACTIVATION_BYTES
-    project = _latent_operators if is_mla(model.spec) else _attention_operators
-    operators = [_norm("input_norm", model, num_tokens), *project(model, tp_size, num_tokens)]
-    if tp_size > 1:
-        operators.append(Operator("attention_all_reduce", "all_reduce", 0.0, all_reduce))
-    operators.append(_norm("post_norm", model, num_tokens))
-    if moe:
-        operators += _moe_operators(model, tp_size, num_tokens)
-    else:
-        operators += _mlp_operators(model, tp_size, num_tokens, "", model.spec.ffn_dim)
-    if tp_size > 1:
-        operators.append(Operator("mlp_all_reduce", "all_reduce", 0.0, all_reduce))
+    operators: list[Operator] = []
+    if layer.mixer is not None:
+        dtypes = model.dtype_of(layer.dtypes.mixer), model.dtype_of(layer.dtypes.out)
+        operators.append(_norm("input_norm", model, num_tokens))
+        operators += _mixer_operators(model, layer.mixer, dtypes, tp_size, num_tokens)
+        if tp_size > 1:
+            operators.append(Operator("attention_all_reduce", "all_reduce", 0.0, all_reduce))
+    if layer.mlps:
+        operators.append(_norm("post_norm", model, num_tokens))
+        for mlp in layer.mlps:
+            operators += _any_mlp_operators(model, layer, mlp, tp_size, num_tokens)
+        if tp_size > 1:
+            operators.append(Operator("mlp_all_reduce", "all_reduce", 0.0, all_reduce))
     return operators
 
 
@@ -294,7 +321,7 @@ def head_operators(
     if num_sampled == 0:
         return operators
     width = spec.vocab_size / tp_size
-    head = _gemm("lm_head", num_sampled, spec.hidden_size, width, _embedding_bytes(model))
+    head = _gemm("lm_head", num_sampled, spec.hidden_size, width, BF16)
     operators.append(head._replace(weights=0.0) if spec.tied_embeddings else head)
     num_logits = num_sampled * spec.vocab_size
     if tp_size > 1:
@@ -308,129 +335,198 @@ def head_operators(
     return operators
 
 
-def _attention_operators(model: ModelConfig, tp_size: int, num_tokens: int) -> list[Operator]:
+def _mixer_operators(
+    model: ModelConfig, mixer: Mixer, dtypes: Dtypes, tp_size: int, num_tokens: int
+) -> list[Operator]:
+    """Attention or recurrence of a layer with its projections; `dtypes` as in `LayerDtypes`."""
+    if isinstance(mixer, LatentAttention):
+        return _latent_operators(model, mixer, dtypes, tp_size, num_tokens)
+    if isinstance(mixer, Recurrent):
+        return _recurrent_operators(model, mixer, dtypes, tp_size, num_tokens)
+    return _attention_operators(model, mixer, dtypes, tp_size, num_tokens)
+
+
+def _attention_operators(
+    model: ModelConfig, mixer: Attention, dtypes: Dtypes, tp_size: int, num_tokens: int
+) -> list[Operator]:
     """Multi-head, grouped-query and multi-query attention with their projections."""
-    spec = model.spec
-    heads = spec.num_heads / tp_size
-    kv_heads = kv_heads_per_rank(spec, tp_size)
-    width, kv_width = heads * spec.head_dim, kv_heads * spec.head_dim
-    rotated = num_tokens * (width + kv_width)
-    written = num_tokens * 2 * kv_width
-    return [
-        _gemm("qkv_proj", num_tokens, spec.hidden_size, width + 2 * kv_width, model.weight_bytes),
+    dtype, out_dtype = dtypes
+    hidden, heads = model.spec.hidden_size, mixer.num_heads / tp_size
+    kv_heads = kv_heads_per_rank(mixer, tp_size)
+    width, kv_width = mixer.q_width / tp_size, kv_heads * mixer.kv_width / mixer.num_kv_heads
+    rotated = num_tokens * (heads + kv_heads) * mixer.head_dim
+    written = num_tokens * kv_heads * (mixer.head_dim + mixer.v_head_dim)
+    out = heads * mixer.v_head_dim
+    operators = [
+        _gemm("qkv_proj", num_tokens, hidden, width + kv_width, dtype),
         _by_row("rope", num_tokens, 6 * rotated, 2 * ACTIVATION_BYTES * rotated),
         _by_row("kv_write", num_tokens, 0.0, (ACTIVATION_BYTES + model.kv_bytes) * written),
         Operator("attention", "attention", 0.0, 0.0),
-        _gemm("o_proj", num_tokens, width, spec.hidden_size, model.weight_bytes),
     ]
+    if mixer.output_gate:
+        gated = num_tokens * out
+        operators.append(
+            _by_row("attention_gate", num_tokens, 5 * gated, 3 * ACTIVATION_BYTES * gated)
+        )
+    return [*operators, _gemm("o_proj", num_tokens, out, hidden, out_dtype)]
 
 
-def _latent_operators(model: ModelConfig, tp_size: int, num_tokens: int) -> list[Operator]:
+def _latent_operators(
+    model: ModelConfig, mixer: LatentAttention, dtypes: Dtypes, tp_size: int, num_tokens: int
+) -> list[Operator]:
     """Multi-head latent attention (DeepSeek-V2, 2024, section 2.1) with its projections.
 
-    The down-projections are replicated on every rank. Folding the up-projection of keys into the
-    query and that of values into the output (decode) costs the same FLOPs and weights per token as
-    expanding the token's latent vector (prefill): one operator ``kv_b_proj`` stands for either.
+    The down-projections are replicated on every rank, and so is the index of sparse attention.
+    Folding the up-projection of keys into the query and that of values into the output (decode)
+    costs the same FLOPs and weights per token as expanding the token's latent vector (prefill): one
+    operator ``kv_b_proj`` stands for either.
     """
-    spec, weight_bytes = model.spec, model.weight_bytes
-    heads = spec.num_heads / tp_size
-    latent = spec.kv_lora_rank + spec.qk_rope_dim
-    query = heads * (spec.qk_nope_dim + spec.qk_rope_dim)
-    expanded = heads * (spec.qk_nope_dim + spec.v_head_dim)
-    if spec.q_lora_rank:
-        down = spec.q_lora_rank + latent
-        normed = num_tokens * (spec.q_lora_rank + spec.kv_lora_rank)
-        projections = [
-            _gemm("qkv_a_proj", num_tokens, spec.hidden_size, down, weight_bytes),
-            _by_row("latent_norm", num_tokens, 4 * normed, 2 * ACTIVATION_BYTES * normed),
-            _gemm("q_b_proj", num_tokens, spec.q_lora_rank, query, weight_bytes),
+    dtype, out_dtype = dtypes
+    hidden, heads = model.spec.hidden_size, mixer.num_heads / tp_size
+    rank, latent = mixer.q_lora_rank, mixer.kv_lora_rank + mixer.qk_rope_dim
+    query = heads * (mixer.qk_nope_dim + mixer.qk_rope_dim)
+    expanded = heads * (mixer.qk_nope_dim + mixer.v_head_dim)
+    down = (rank or query) + latent
+    normed = num_tokens * (rank + mixer.kv_lora_rank)
+    projections = [
+        _gemm("qkv_a_proj", num_tokens, hidden, down, dtype),
+        _by_row("latent_norm", num_tokens, 4 * normed, 2 * ACTIVATION_BYTES * normed),
+    ]
+    if rank:
+        projections.append(_gemm("q_b_proj", num_tokens, rank, query, dtype))
+    if mixer.index is not None and mixer.index.own:
+        index, scores = mixer.index, mixer.index.num_heads * mixer.index.head_dim
+        projections += [
+            _gemm("index_q_proj", num_tokens, rank or hidden, scores, dtype),
+            _gemm("index_k_proj", num_tokens, hidden, index.head_dim + index.num_heads, BF16),
         ]
-    else:
-        normed = num_tokens * spec.kv_lora_rank
-        projections = [
-            _gemm("qkv_a_proj", num_tokens, spec.hidden_size, query + latent, weight_bytes),
-            _by_row("latent_norm", num_tokens, 4 * normed, 2 * ACTIVATION_BYTES * normed),
-        ]
-    rotated = num_tokens * (heads + 1) * spec.qk_rope_dim
+    rotated = num_tokens * (heads + 1) * mixer.qk_rope_dim
     written = num_tokens * latent
     return [
         *projections,
         _by_row("rope", num_tokens, 6 * rotated, 2 * ACTIVATION_BYTES * rotated),
         _by_row("kv_write", num_tokens, 0.0, (ACTIVATION_BYTES + model.kv_bytes) * written),
-        _gemm("kv_b_proj", num_tokens, spec.kv_lora_rank, expanded, weight_bytes),
+        _gemm("kv_b_proj", num_tokens, mixer.kv_lora_rank, expanded, dtype),
         Operator("attention", "attention", 0.0, 0.0),
-        _gemm("o_proj", num_tokens, heads * spec.v_head_dim, spec.hidden_size, weight_bytes),
+        _gemm("o_proj", num_tokens, heads * mixer.v_head_dim, hidden, out_dtype),
     ]
 
 
+def _recurrent_operators(
+    model: ModelConfig, mixer: Recurrent, dtypes: Dtypes, tp_size: int, num_tokens: int
+) -> list[Operator]:
+    """Linear attention or a state-space layer with its projections, all split over the ranks."""
+    dtype, out_dtype = dtypes
+    hidden = model.spec.hidden_size
+    mixed = num_tokens * mixer.conv_width / tp_size
+    values = num_tokens * mixer.value_width / tp_size
+    return [
+        _gemm("in_proj", num_tokens, hidden, mixer.in_width / tp_size, dtype),
+        _by_row(
+            "conv",
+            num_tokens,
+            2 * mixer.conv_kernel * mixed,
+            2 * ACTIVATION_BYTES * mixed,
+        )._replace(weights=mixer.conv_width * mixer.conv_kernel / tp_size),
+        Operator("recurrence", "attention", 0.0, 0.0),
+        _by_row("gated_norm", num_tokens, 9 * values, 3 * ACTIVATION_BYTES * values),
+        _gemm("out_proj", num_tokens, mixer.value_width / tp_size, hidden, out_dtype),
+    ]
+
+
+def _any_mlp_operators(
+    model: ModelConfig, layer: Layer, mlp: DenseMlp | Experts, tp_size: int, num_tokens: int
+) -> list[Operator]:
+    """A dense MLP, or experts with what belongs to them."""
+    dtypes = layer.dtypes
+    if isinstance(mlp, DenseMlp):
+        dtype = model.dtype_of(dtypes.mlp)
+        return _mlp_operators(model, dtype, tp_size, num_tokens, "", mlp.ffn_dim)
+    operators = _moe_operators(model, mlp, model.dtype_of(dtypes.experts), tp_size, num_tokens)
+    if mlp.shared_ffn_dim:
+        dtype, width = model.dtype_of(dtypes.shared), mlp.shared_ffn_dim
+        operators += _mlp_operators(model, dtype, tp_size, num_tokens, "shared_", width)
+    return operators
+
+
 def _mlp_operators(
-    model: ModelConfig, tp_size: int, num_tokens: int, prefix: str, ffn_dim: int
+    model: ModelConfig,
+    dtype: WeightDtype,
+    tp_size: int,
+    num_tokens: int,
+    prefix: str,
+    ffn_dim: int,
 ) -> list[Operator]:
     """Dense MLP, or the shared experts as one; gate and up are one multiplication."""
     hidden, width = model.spec.hidden_size, ffn_dim / tp_size
     inputs = 2 if model.spec.gated_mlp else 1
     activated = num_tokens * width
     return [
-        _gemm(f"{prefix}up_proj", num_tokens, hidden, inputs * width, model.weight_bytes),
+        _gemm(f"{prefix}up_proj", num_tokens, hidden, inputs * width, dtype),
         _by_row(
             f"{prefix}{_activation(model)}",
             num_tokens,
             5 * activated,
             (inputs + 1) * ACTIVATION_BYTES * activated,
         ),
-        _gemm(f"{prefix}down_proj", num_tokens, width, hidden, model.weight_bytes),
+        _gemm(f"{prefix}down_proj", num_tokens, width, hidden, dtype),
     ]
 
 
-def _moe_operators(model: ModelConfig, tp_size: int, num_tokens: int) -> list[Operator]:
-    """Router, routed experts (each split over the ranks), shared experts.
+def _moe_operators(
+    model: ModelConfig, experts: Experts, dtype: WeightDtype, tp_size: int, num_tokens: int
+) -> list[Operator]:
+    """Router and routed experts, each split over the ranks.
 
-    Only the weights of experts that some token visits are read.
+    Only the weights of experts that some token visits are read. Experts that work in a latent
+    space are entered and left by a projection that every rank has whole.
     """
-    spec = model.spec
-    hidden, width = spec.hidden_size, spec.moe_ffn_dim / tp_size
-    inputs = 2 if spec.gated_mlp else 1
-    routed = num_tokens * spec.num_experts_active
-    scored = num_tokens * spec.num_experts
-    touched = experts_touched(spec.num_experts, spec.num_experts_active, num_tokens)
+    hidden, width = model.spec.hidden_size, experts.ffn_dim / tp_size
+    inner = experts.latent_dim or hidden
+    inputs = 2 if model.spec.gated_mlp else 1
+    routed = num_tokens * experts.num_active
+    scored = num_tokens * experts.num_experts
+    touched = experts_touched(experts.num_experts, experts.num_active, num_tokens)
     activated = routed * width
 
     def grouped(name: str, num_in: float, num_out: float) -> Operator:
-        read = model.weight_bytes * touched * num_in * num_out
+        read = dtype.num_bytes * touched * num_in * num_out
         return Operator(
             name,
             "gemm",
             2.0 * routed * num_in * num_out,
             read + ACTIVATION_BYTES * routed * (num_in + num_out),
-            spec.num_experts * num_in * num_out,
-            model.weight_bytes,
+            experts.num_experts * num_in * num_out,
+            dtype.num_bytes,
             rows=routed / touched,
             cols=num_out,
             groups=touched,
+            arithmetic=dtype.arithmetic,
         )
 
-    operators = [
-        _gemm("router", num_tokens, hidden, spec.num_experts, _embedding_bytes(model)),
+    def latent(name: str, num_in: float, num_out: float) -> list[Operator]:
+        return [_gemm(name, num_tokens, num_in, num_out, BF16)] if experts.latent_dim else []
+
+    return [
+        _gemm("router", num_tokens, hidden, experts.num_experts, BF16),
         _by_row("top_k", num_tokens, scored, 2 * ACTIVATION_BYTES * scored),
-        grouped("experts_up_proj", hidden, inputs * width),
+        *latent("latent_in_proj", hidden, inner),
+        grouped("experts_up_proj", inner, inputs * width),
         _by_row(
             f"experts_{_activation(model)}",
             routed,
             5 * activated,
             (inputs + 1) * ACTIVATION_BYTES * activated,
         ),
-        grouped("experts_down_proj", width, hidden),
+        grouped("experts_down_proj", width, inner),
         _by_row(
             "experts_sum",
             num_tokens,
-            2.0 * routed * hidden,
-            ACTIVATION_BYTES * hidden * (routed + num_tokens),
+            2.0 * routed * inner,
+            ACTIVATION_BYTES * inner * (routed + num_tokens),
         ),
+        *latent("latent_out_proj", inner, hidden),
     ]
-    if spec.num_shared_experts:
-        shared = spec.num_shared_experts * spec.moe_ffn_dim
-        operators += _mlp_operators(model, tp_size, num_tokens, "shared_", shared)
-    return operators
 
 
 def _norm(name: str, model: ModelConfig, num_tokens: int) -> Operator:
@@ -458,23 +554,20 @@ def _by_row(name: str, rows: float, flops: float, num_bytes: float) -> Operator:
 
 
 def _gemm(
-    name: str, num_tokens: float, num_in: float, num_out: float, weight_bytes: float
+    name: str, num_tokens: float, num_in: float, num_out: float, dtype: WeightDtype
 ) -> Operator:
     """Return a dense projection of `num_tokens` rows."""
     weights = num_in * num_out
-    moved = weight_bytes * weights + ACTIVATION_BYTES * num_tokens * (num_in + num_out)
+    moved = dtype.num_bytes * weights + ACTIVATION_BYTES * num_tokens * (num_in + num_out)
     return Operator(
         name,
         "gemm",
         2.0 * num_tokens * weights,
         moved,
         weights,
-        weight_bytes,
+        dtype.num_bytes,
         rows=num_tokens,
         cols=num_out,
         groups=1.0,
+        arithmetic=dtype.arithmetic,
     )
-
-
-def _embedding_bytes(model: ModelConfig) -> float:
-    return max(_EMBEDDING_BYTES, model.weight_bytes)

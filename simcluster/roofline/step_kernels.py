@@ -56,8 +56,12 @@ class StepKernels:
         self._own_allreduce = own_allreduce
         self._fuses_norms = fuses_allreduce and tp_size > 1
         self._is_first, self._is_last = stage == 0, stage == pp_size - 1
-        self._layer_runs = layer_runs(model.spec, pp_size, stage)
-        self._moe_kinds = tuple(dict.fromkeys(run.moe for run in self._layer_runs))
+        runs = layer_runs(model.spec, pp_size, stage)
+        self._layers = list(dict.fromkeys(run.layer for run in runs))
+        self._layer_runs = [(self._layers.index(layer), repeat) for layer, repeat in runs]
+        mixers = model.spec.mixers
+        # A block without a mixer has no attention: any kind will do.
+        self._kinds = [0 if x.mixer is None else mixers.index(x.mixer) for x in self._layers]
         self._head_ticks: dict[int, tuple[float, ...]] = {}
 
     def runs(self, num_tokens: int, num_sampled: int) -> list[tuple[list[Operator], TickRun]]:
@@ -69,27 +73,27 @@ class StepKernels:
             Tokens that go through the layers, and sequences that sample a token.
         """
         model, tp_size = self._model, self._tp_size
-        by_kind = {}
-        for moe in self._moe_kinds:
-            operators = layer_operators(model, tp_size, num_tokens, moe=moe)
+        by_layer = []
+        for layer, kind in zip(self._layers, self._kinds, strict=True):
+            operators = layer_operators(model, layer, tp_size, num_tokens)
             if self._fuses_norms:
                 operators = [op for op in operators if op.name not in _BEHIND_ALL_REDUCE]
-            attention = next(i for i, op in enumerate(operators) if op.kind == "attention")
-            by_kind[moe] = operators, self._ticks(operators), attention
+            attention = next((i for i, op in enumerate(operators) if op.kind == "attention"), -1)
+            by_layer.append((operators, self._ticks(operators), attention, kind))
         runs = []
         if self._is_first:
             first = embedding_operators(model, tp_size, num_tokens)
-            runs.append((first, TickRun(self._ticks(first), -1, False, 1)))
-        for moe, window, repeat in self._layer_runs:
-            operators, ticks, attention = by_kind[moe]
-            runs.append((operators, TickRun(ticks, attention, window, repeat)))
+            runs.append((first, TickRun(self._ticks(first), -1, 0, 1)))
+        for number, repeat in self._layer_runs:
+            operators, ticks, attention, kind = by_layer[number]
+            runs.append((operators, TickRun(ticks, attention, kind, repeat)))
         if self._is_last:
             last = head_operators(model, tp_size, num_tokens, num_sampled)
             # Behind the norm they see the sampled tokens only.
             sampled = self._head_ticks.get(num_sampled)
             if sampled is None:
                 sampled = remember(self._head_ticks, num_sampled, self._ticks(last[1:]))
-            runs.append((last, TickRun((*self._ticks(last[:1]), *sampled), -1, False, 1)))
+            runs.append((last, TickRun((*self._ticks(last[:1]), *sampled), -1, 0, 1)))
         return runs
 
     def _ticks(self, operators: list[Operator]) -> tuple[float, ...]:

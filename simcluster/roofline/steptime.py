@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Final, NamedTuple
@@ -11,17 +12,12 @@ import numpy as np
 from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import InvariantError
-from simcluster.roofline.attention import (
-    StepAttention,
-    decode_steps,
-    decode_ticks,
-    decode_ticks_array,
-)
+from simcluster.roofline.attention import KindTerms, StepAttention, decode_steps
 from simcluster.roofline.base import StepShape, ends_of
 from simcluster.roofline.bounded import remember
 from simcluster.roofline.dispatch import Line, eager_lines, envelope, graph_line
 from simcluster.roofline.host import HostWork, on_cpu
-from simcluster.roofline.kernels import DecodeTerms, KernelTimer
+from simcluster.roofline.kernels import KernelTimer
 from simcluster.roofline.memory import check_pp, check_tp
 from simcluster.roofline.schedule import KernelRun, KernelSchedule
 from simcluster.roofline.step_kernels import StepKernels
@@ -34,7 +30,7 @@ _SHORT_RUN: Final = 64
 class _DecodePlan(NamedTuple):
     """All there is to know of a decode batch of one size, in ticks."""
 
-    attention: DecodeTerms
+    attention: tuple[KindTerms, ...]
     lines: tuple[Line, ...]
     host: float
 
@@ -103,13 +99,14 @@ class RooflineStepTime:
         self._engine = engine
         self._is_last = stage == pp_size - 1
         self.overlaps_host = engine.overlaps_host and pp_size == 1
+        experts = model.spec.experts
         timer = KernelTimer(
             gpu,
             engine.kernel_generation,
             quantises=engine.quantises,
             splits_attention=engine.splits_attention,
-            num_experts=model.spec.num_experts,
-            expert_width=model.spec.moe_ffn_dim // tp_size,
+            num_experts=experts.num_experts if experts else 0,
+            expert_width=experts.ffn_dim // tp_size if experts else 0,
         )
         self._host = HostWork(engine, tp_size * pp_size, is_first=stage == 0, is_last=self._is_last)
         self._kernels = StepKernels(
@@ -123,7 +120,8 @@ class RooflineStepTime:
             fuses_allreduce=engine.fuses_allreduce,
         )
         self._attention = StepAttention(timer, model, tp_size)
-        self._window = self._attention.window
+        self._reaches = self._attention.reach is not None
+        self._num_kinds = self._attention.num_kinds
         self._issue = float(round(engine.issue_s * TICKS_PER_S))
         self._piece_issue = float(round(engine.piece_issue_s * TICKS_PER_S))
         self._graph_issue = float(round(engine.graph_issue_s * TICKS_PER_S))
@@ -187,17 +185,18 @@ class RooflineStepTime:
         if (
             num_steps > _SHORT_RUN
             or len(lines) > 1
-            or self._window is not None
+            or self._num_kinds > 1
+            or self._reaches
             or self.overlaps_host
         ):
             durations = self.decode_steps_s(
                 num_decodes, context_tokens, num_steps, hidden_s, window_tokens
             )
             return ends_of(start_s, durations)
-        line, num_full, _ = lines[0]
-        fixed_s, layers_s = (line + host) * TICK_S, num_full * TICK_S
+        line, (num_layers,) = lines[0]
+        fixed_s, layers_s = (line + host) * TICK_S, num_layers * TICK_S
         contexts = range(context_tokens, context_tokens + num_steps * num_decodes, num_decodes)
-        times = decode_steps(terms, contexts, fixed_s, layers_s)
+        times = decode_steps(terms[0].terms, contexts, fixed_s, layers_s)
         times[0] += start_s
         return list(accumulate(times))
 
@@ -215,13 +214,12 @@ class RooflineStepTime:
         terms, lines, _ = self._decode_plan(num_decodes)
         end_tokens = context_tokens + num_steps * num_decodes
         tokens = np.arange(float(context_tokens), end_tokens, num_decodes)
-        times = decode_ticks_array(terms, tokens)
-        if self._window is None:
-            return _maximum(lines, times)
-        if window_tokens is None:
-            raise InvariantError("a model with a sliding window needs window_tokens")
-        windowed = decode_ticks_array(terms, window_tokens.astype(np.float64))
-        return _maximum_windowed(lines, times, windowed)
+        windowed = tokens
+        if self._reaches:
+            if window_tokens is None:
+                raise InvariantError("a model with a sliding window needs window_tokens")
+            windowed = window_tokens.astype(np.float64)
+        return _maximum(lines, [kind.ticks_array(tokens, windowed) for kind in terms])
 
     def gpu_s(self, shape: StepShape) -> float:
         """Duration of the step without its host work (s)."""
@@ -247,12 +245,12 @@ class RooflineStepTime:
         num_sampled = shape.num_sampled if shape.chunks else shape.num_decodes
         graph = not shape.chunks and self._captured(shape.num_decodes)
         issue = self._issue_of(shape.num_tokens)
-        full, windowed = self._attention_of(shape)
+        by_kind = self._attention_of(shape)
         runs: list[KernelRun] = []
         for operators, tick_run in self._kernels.runs(shape.num_tokens, num_sampled):
             ticks = list(tick_run.run_ticks)
             if tick_run.attention >= 0:
-                ticks[tick_run.attention] = windowed if tick_run.window else full
+                ticks[tick_run.attention] = by_kind[tick_run.kind]
             run = KernelRun(
                 names=tuple(operator.name for operator in operators),
                 issue_s=(0.0 if graph else issue * TICK_S,) * len(ticks),
@@ -272,12 +270,13 @@ class RooflineStepTime:
         before, after = self._host.parts(num_seqs)
         return KernelSchedule(before * TICK_S, tuple(runs), after * TICK_S)
 
-    def _attention_of(self, shape: StepShape) -> tuple[float, float]:
-        """Attention time of a layer without and with the window (ticks, whole)."""
+    def _attention_of(self, shape: StepShape) -> list[float]:
+        """Attention time of a layer of each kind (ticks, whole)."""
         if shape.chunks:
             return self._attention.of_chunks(shape)
-        terms = self._decode_plan(shape.num_decodes).attention
-        return self._attention.of_decodes(terms, shape)
+        context, windowed = shape.context_tokens, shape.window_tokens
+        kinds = self._decode_plan(shape.num_decodes).attention
+        return [kind.ticks(context, windowed) for kind in kinds]
 
     def host_s(self, shape: StepShape) -> tuple[float, float]:
         """Host work before and after the kernels (s); of a stage the part it does."""
@@ -288,16 +287,10 @@ class RooflineStepTime:
 
     def _decode_core(self, plan: _DecodePlan, context_tokens: int, window_tokens: int) -> float:
         """Issue and execution of a decode step (ticks)."""
-        full = decode_ticks(plan.attention, context_tokens)
-        if self._window is None:
-            core = -1.0
-            for const, num_full, _ in plan.lines:
-                value = const + num_full * full
-                if value > core:
-                    core = value
-            return core
-        windowed = decode_ticks(plan.attention, window_tokens)
-        return max(c + num_full * full + num * windowed for c, num_full, num in plan.lines)
+        if self._num_kinds == 1:
+            return _best(plan.lines, plan.attention[0].ticks(context_tokens, window_tokens))
+        by_kind = [kind.ticks(context_tokens, window_tokens) for kind in plan.attention]
+        return _best_of_kinds(plan.lines, by_kind)
 
     def _chunk_core(self, shape: StepShape) -> float:
         """Issue and execution of a step with prefill chunks (ticks)."""
@@ -319,19 +312,16 @@ class RooflineStepTime:
         lines = self._chunk_lines.get(key)
         if lines is None:
             runs = tuple(run for _, run in self._kernels.runs(*key))
-            lines = eager_lines(runs, self._issue_of(tokens))
+            lines = eager_lines(runs, self._issue_of(tokens), self._num_kinds)
             remember(self._chunk_lines, key, lines)
         elif isinstance(lines, list):
             # A count of tokens that comes again: worth finding the lines that matter.
-            lines = envelope(lines, self._attention.least, self._attention.least)
+            lines = envelope(lines, self._attention.least)
             remember(self._chunk_lines, key, lines)
-        full, windowed = self._attention.of_chunks(shape)
-        core = -1.0
-        for const, num_full, num_windowed in lines:
-            value = const + num_full * full + num_windowed * windowed
-            if value > core:
-                core = value
-        return core
+        by_kind = self._attention.of_chunks(shape)
+        if self._num_kinds == 1:
+            return _best(lines, by_kind[0])
+        return _best_of_kinds(lines, by_kind)
 
     def _issue_of(self, num_tokens: int) -> float:
         """CPU time to issue a kernel of a step that is not captured whole (ticks)."""
@@ -350,35 +340,42 @@ class RooflineStepTime:
         terms = self._attention.decode_terms(num_decodes)
         runs = tuple(run for _, run in self._kernels.runs(num_decodes, num_decodes))
         if self._captured(num_decodes):
-            lines: tuple[Line, ...] = (graph_line(runs, self._graph_issue),)
+            lines: tuple[Line, ...] = (graph_line(runs, self._graph_issue, self._num_kinds),)
         else:
-            least = decode_ticks(terms, num_decodes)
-            lines = envelope(eager_lines(runs, self._issue_of(num_decodes)), least, least)
+            least = [kind.ticks(num_decodes, num_decodes) for kind in terms]
+            lines = envelope(eager_lines(runs, self._issue_of(num_decodes), self._num_kinds), least)
         plan = _DecodePlan(terms, lines, self._host.total(num_decodes))
         remember(self._decode_plans, num_decodes, plan)
         return plan
 
 
-def _maximum(lines: tuple[Line, ...], full: FloatArray) -> FloatArray:
-    """Upper envelope of `lines` at the attention times `full` (ticks), in seconds."""
-    best = full * (lines[0].full * TICK_S)
-    best += lines[0].const * TICK_S
-    for const, num_full, _ in lines[1:]:
-        other = full * (num_full * TICK_S)
-        other += const * TICK_S
-        np.maximum(best, other, out=best)
+def _best(lines: Sequence[Line], ticks: float) -> float:
+    """Largest of `lines` at the attention time of the one kind of layer (ticks)."""
+    best = -1.0
+    for const, (num,) in lines:
+        value = const + num * ticks
+        if value > best:
+            best = value
     return best
 
 
-def _maximum_windowed(
-    lines: tuple[Line, ...], full: FloatArray, windowed: FloatArray
-) -> FloatArray:
-    """Like `_maximum` with two kinds of layers."""
-    best = np.zeros_like(full)
-    for const, num_full, num_windowed in lines:
-        value = full * num_full
-        value += windowed * num_windowed
-        value += const
-        np.maximum(best, value, out=best)
-    best *= TICK_S
+def _best_of_kinds(lines: Sequence[Line], by_kind: Sequence[float]) -> float:
+    """Largest of `lines` at the attention time of each kind of layer (ticks)."""
+    return max(
+        const + sum([num * ticks for num, ticks in zip(counts, by_kind, strict=True)])
+        for const, counts in lines
+    )
+
+
+def _maximum(lines: Sequence[Line], by_kind: Sequence[FloatArray]) -> FloatArray:
+    """Upper envelope of `lines` at the attention times of each kind (ticks), in seconds."""
+    best: FloatArray | None = None
+    for const, counts in lines:
+        value = by_kind[0] * (counts[0] * TICK_S)
+        for num, ticks in zip(counts[1:], by_kind[1:], strict=True):
+            if num:
+                value += ticks * (num * TICK_S)
+        value += const * TICK_S
+        best = value if best is None else np.maximum(best, value, out=best)
+    assert best is not None, "a step has a path"
     return best

@@ -16,20 +16,16 @@ class InstanceView(Protocol):
     @property
     def load_tokens(self) -> int:
         """Tokens of its waiting and running requests."""
-        ...
 
     @property
     def free_blocks(self) -> int:
         """Free KV blocks."""
-        ...
 
     def cached_tokens(self, request: Request) -> int:
         """Tokens of `request` that it would find in its KV cache."""
-        ...
 
     def has_room(self, request: Request) -> bool:
         """Whether it would take `request` into its next step."""
-        ...
 
 
 class Router(Protocol):
@@ -41,4 +37,3 @@ class Router(Protocol):
         None leaves the request pending; the same request is offered again when an instance reaches
         a step boundary.
         """
-        ...

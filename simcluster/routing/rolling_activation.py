@@ -61,30 +61,24 @@ class RollingView(Protocol):
 
     def decode_step_of(self, lane: int) -> int:
         """Decode steps that `lane` has done since the start (a pipeline has several lanes)."""
-        ...
 
     @property
     def has_unfinished(self) -> bool:
         """Whether any request waits or runs."""
-        ...
 
     @property
     def free_blocks(self) -> int:
         """Free KV blocks."""
-        ...
 
     @property
     def waiting_blocks(self) -> int:
         """KV blocks that the requests routed to it and not yet admitted will take."""
-        ...
 
-    def blocks_for(self, num_tokens: int) -> int:
+    def prompt_blocks(self, num_tokens: int) -> int:
         """KV blocks that hold `num_tokens` tokens."""
-        ...
 
     def free_blocks_after(self, num_steps: int) -> int:
         """Free KV blocks when `num_steps` steps of its span have ended."""
-        ...
 
 
 class Ring:
@@ -382,7 +376,7 @@ class PaperActivation(RollingActivation):
                 return False
         if not self._checks_kv:
             return True
-        needed = instance.blocks_for(request.prompt_len) + instance.waiting_blocks
+        needed = instance.prompt_blocks(request.prompt_len) + instance.waiting_blocks
         return needed <= instance.free_blocks
 
     def first_pass(
@@ -429,7 +423,7 @@ class PaperActivation(RollingActivation):
         if not self._checks_kv:
             return passed
         # Steps only take blocks, so a prompt that does not fit then fits at no later boundary.
-        needed = instance.blocks_for(request.prompt_len) + instance.waiting_blocks
+        needed = instance.prompt_blocks(request.prompt_len) + instance.waiting_blocks
         return passed if needed <= instance.free_blocks_after(passed) else None
 
     def scan(
@@ -485,7 +479,7 @@ class CodeActivation(RollingActivation):
         self, request: Request, predicted_s: float, instances: Sequence[RollingView], now: float
     ) -> bool:
         ring, instance = self.rings[self.current], instances[self.current]
-        blocks = instance.blocks_for(request.prompt_len + 1) + ring.routed_blocks
+        blocks = instance.prompt_blocks(request.prompt_len + 1) + ring.routed_blocks
         if blocks > instance.free_blocks:
             return False
         if not instance.has_unfinished:

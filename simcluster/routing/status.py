@@ -13,11 +13,6 @@ class Status:
     It is the load last reported plus what was routed since. Room and cached prefixes are always
     current, because instances pull work and the prefix index is shared.
 
-    Parameters
-    ----------
-    instance : InstanceView
-        Who reports.
-
     Attributes
     ----------
     load_tokens, free_blocks : int
@@ -53,17 +48,12 @@ class RollingStatus:
     """View that rolling activation has of an instance between reports.
 
     It is the state last reported; the requests routed since count as waiting.
-
-    Parameters
-    ----------
-    instance : RollingView
-        Who reports.
     """
 
     def __init__(self, instance: RollingView) -> None:
         self._instance = instance
         self.num_lanes = instance.num_lanes
-        self.blocks_for = instance.blocks_for
+        self.prompt_blocks = instance.prompt_blocks
         self.update()
 
     def update(self) -> None:
@@ -76,7 +66,7 @@ class RollingStatus:
 
     def sent(self, request: Request) -> None:
         """Know of `request`, which has just been given to the instance."""
-        self.waiting_blocks += self.blocks_for(request.prompt_len)
+        self.waiting_blocks += self.prompt_blocks(request.prompt_len)
         self.has_unfinished = True
 
     def decode_step_of(self, lane: int) -> int:

@@ -17,11 +17,9 @@ class PrefillView(Protocol):
 
     def cached_tokens(self, request: Request) -> int:
         """Tokens of `request` that it would find in its KV cache."""
-        ...
 
     def prefill_s(self, prompt_len: int, cached_tokens: int = 0) -> float:
         """Time to prefill one prompt of so many tokens alone, some of them cached (s)."""
-        ...
 
 
 class _Books:

@@ -123,11 +123,6 @@ def compare(
     dask : str, optional
         Address of a Dask scheduler, whose workers do the runs; they need no access to `out`.
 
-    Returns
-    -------
-    Comparison
-        A row per cell, and the frames of each.
-
     Raises
     ------
     ConfigError

@@ -37,11 +37,9 @@ class Store(Protocol[T]):
 
     def read(self, *call: Any) -> T | None:
         """Return the outcome of a call; None if there is none that can be used."""
-        ...
 
     def keep(self, outcome: T, *call: Any) -> T:
         """Keep the outcome of a call and return what of it shall stay in memory."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,6 @@ def unwritable(out: Path, error: OSError) -> DataError:
 def refuse_strangers(out: Path, own: Collection[str]) -> None:
     """Refuse a folder that holds anything but files called as ours are, or is none.
 
-    Parameters
-    ----------
-    out : Path
-        The folder; it need not exist.
-    own : collection of str
-        Names of ours.
-
     Raises
     ------
     DataError
@@ -51,13 +44,6 @@ def partial(out: Path, work: str) -> Iterator[Path]:
     """Give the hidden folder beside `out` in which its results are made, to this process alone.
 
     Whatever ends the block, the folder stays if there are runs in it.
-
-    Parameters
-    ----------
-    out : Path
-        Where the results go in the end.
-    work : str
-        Subfolder of the runs.
 
     Raises
     ------

@@ -63,11 +63,6 @@ def simulate(
     kernels_in : tuple of float, optional
         As in `run`.
 
-    Returns
-    -------
-    Result
-        The frames.
-
     Raises
     ------
     ConfigError

@@ -36,15 +36,6 @@ def _rows(workload: Workload) -> Iterator[tuple[float, int, int, bool]]:
 class Source(ABC):
     """Lets requests enter a deployment and counts those that end; rejected ones end on arrival.
 
-    Parameters
-    ----------
-    cluster : Cluster
-        Where the deployment stands; it tells the source of requests that end.
-    deployment : Deployment
-        Where requests enter.
-    workload : Workload
-        The requests.
-
     Attributes
     ----------
     num_left : int

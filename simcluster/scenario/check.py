@@ -30,18 +30,6 @@ _NEAR = 0.85
 def validated(adapter: TypeAdapter[T], tables: Mapping[str, object]) -> T:
     """Return `tables` as the settings of `adapter`.
 
-    Parameters
-    ----------
-    adapter : pydantic.TypeAdapter
-        Made once per settings class.
-    tables : mapping of str to object
-        What ``tomllib`` read.
-
-    Returns
-    -------
-    T
-        The settings, defaults filled in.
-
     Raises
     ------
     ConfigError
@@ -89,8 +77,8 @@ def _config_error(found: list[ErrorDetails], keys: Keys) -> ConfigError:
             rule = f"is missing; it must be {place.expected}"
             return ConfigError(place.key, None, rule, place.advice("Add it") + more)
         case "literal_error":
-            options = [str(o) for o in options_of(place.schema)]
-            remedy = nearest(str(error["input"]), options)
+            hint = nearest(str(error["input"]), [str(o) for o in options_of(place.schema)])
+            remedy = "" if hint.startswith("Known") else hint  # the rule lists them
             return ConfigError(place.key, value, f"must be {place.expected}", remedy + more)
         case "value_error":
             rule = str(error["ctx"]["error"])

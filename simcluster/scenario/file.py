@@ -36,7 +36,6 @@ Document = dict[str, Any]
 
 T = TypeVar("T")
 
-_BYTES = {"bf16": 2.0, "fp8": 1.0}
 _DEFAULT_GPUS_PER_NODE = 8
 _DEFAULT_ARRIVALS = "poisson"
 _DEFAULT_NETWORK = "100gbe"
@@ -54,11 +53,6 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Sce
         Values that replace those of the file, by dotted key, such as ``{"cluster.nodes": 2,
         "strategy.EcoServe.tp_size": 2}``; None removes the key. A key that excludes others
         (``workload.trace``, ``num_requests``, ``duration_s``) takes their place.
-
-    Returns
-    -------
-    Scenario
-        Checked, and with all defaults filled in.
 
     Raises
     ------
@@ -81,13 +75,13 @@ def parsed(path: Path) -> Document:
         If the file cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         remedy = "Give the path of a scenario file, such as scenarios/quickstart.toml."
         raise DataError(f"{path}: cannot be read ({error.strerror}). {remedy}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not text. Give a scenario file in TOML.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         raise DataError(f"{path}: is not TOML: {error}. Correct the file there.") from None
 
 
@@ -111,11 +105,6 @@ def resolve(
     catalog : Catalog, optional
         The entries that the document can name (`Scenario.catalog`); default: the packaged ones and
         those of the document's catalogue files, which are read.
-
-    Returns
-    -------
-    Scenario
-        Checked, and with all defaults filled in.
 
     Raises
     ------
@@ -240,7 +229,7 @@ def parse_override(text: str) -> tuple[str, object]:
         return key, None
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key, value
 
 
@@ -283,13 +272,14 @@ def _absolute_paths(tables: Document, folder: Path) -> None:
     if isinstance(files := tables.get("catalog"), list):
         tables["catalog"] = [str(folder / f) if isinstance(f, str) else f for f in files]
     model = tables.get("model")
-    if isinstance(model, dict) and isinstance(name := model.get("name"), str) and _is_file(name):
-        model["name"] = str(folder / name)
+    named = model.get("name") if isinstance(model, dict) else None
+    if isinstance(named, str) and _is_file(str(folder / named)):
+        tables["model"] = {**tables["model"], "name": str(folder / named)}
 
 
 def _is_file(name: str) -> bool:
-    """Whether a model's name is the path of its ``config.json``."""
-    return name.endswith(".json")
+    """Whether a model's name is the path of its ``config.json``, or of the folder that holds it."""
+    return name.endswith(".json") or Path(name, "config.json").is_file()
 
 
 # Checks between keys ----------------------------------------------------------------------------
@@ -397,8 +387,8 @@ def _model(table: ModelTable, engine: EngineTable, where: str, catalog: Catalog)
     return ModelConfig(
         spec=spec,
         max_model_len=longest,
-        weight_bytes=_BYTES[table.weight_dtype],
-        kv_bytes=_BYTES[table.kv_dtype],
+        weight_dtype=table.weight_dtype,
+        kv_dtype=table.kv_dtype,
     )
 
 

@@ -122,13 +122,6 @@ def as_read(value: Any) -> Any:
 def refuse_other(scenario: object, *, empty: bool = False) -> None:
     """Refuse what is not a scenario, such as the path of its file.
 
-    Parameters
-    ----------
-    scenario : object
-        The argument of a public function.
-    empty : bool
-        Whether a scenario without strategies will do.
-
     Raises
     ------
     ConfigError

@@ -31,12 +31,15 @@ class ModelTable(Settings):
     """What is served (the table ``[model]``)."""
 
     name: Text
-    """Model of the catalogue, or the path of its config.json (Hugging Face style), relative to the
-    scenario file."""
-    weight_dtype: Literal["bf16", "fp8"] = "bf16"
-    """How the weights are stored."""
-    kv_dtype: Literal["bf16", "fp8"] = "bf16"
-    """How the KV cache is stored."""
+    """Model of the catalogue, or the path of its config.json (Hugging Face style) or of the folder
+    that holds it, relative to the scenario file."""
+    weight_dtype: Literal["bf16", "fp8", "fp8-block", "int8", "int4", "mxfp4", "nvfp4"] | None = (
+        None
+    )
+    """How the weights of the layers are stored; default: as the model's config.json says, else
+    bf16."""
+    kv_dtype: Literal["bf16", "fp8", "int8", "nvfp4"] | None = None
+    """How the KV cache is stored; default: as the model's config.json says, else bf16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +87,18 @@ class EngineTable(Settings):
     gpu_memory_utilization: Annotated[float | None, Field(gt=0, le=1)] = None
     """Share of GPU memory the engine takes."""
     reserved_bytes: Annotated[float | None, Field(ge=0)] = None
-    """Memory per GPU for activations and graphs (bytes)."""
+    """Memory per GPU for all else (bytes)."""
+    memory_rule: Literal["total", "static", "free"] | None = None
+    """What gpu_memory_utilization is a share of: all memory (vLLM), weights and cache together
+    (SGLang), what weights and activations leave (TensorRT-LLM)."""
+    sampler_bytes: Annotated[float | None, Field(ge=0)] = None
+    """Peak of the profiling pass per sequence and logit (bytes); 0 for no pass."""
+    profile_seqs_large_gpu: Count | None = None
+    """Sequences of that pass on GPUs from 70 GiB on."""
+    communicator_bytes: Annotated[float | None, Field(ge=0)] = None
+    """Memory per GPU of several joined by NVLink (bytes)."""
+    hybrid_kv_cache: bool | None = None
+    """Layers with a window or chunk keep what they attend to, not all tokens."""
     block_size: Count | None = None
     """KV block (tokens)."""
     watermark: Share | None = None

@@ -7,6 +7,7 @@
 `plan`             `StepPlan`: the tokens that the next steps compute, and their outcome
 `swap`             KV of preempted requests in host memory
 `decode_batch`     decoding sequences, counted together with no work per sequence per step
+`cycle`            events that come back, counted in closed form
 `prefill_priority` separate batches, prefill first (vLLM V0)
 `chunked`          hybrid batches with a token budget (Sarathi-Serve, vLLM V1)
 ================== =============================================================================

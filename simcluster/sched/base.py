@@ -12,6 +12,7 @@ from collections import deque
 from math import isnan, nan
 from typing import ClassVar
 
+from simcluster.catalog.layers import Reach
 from simcluster.config import SchedulerConfig
 from simcluster.errors import InvariantError
 from simcluster.kvcache import BlockPool
@@ -48,8 +49,8 @@ class Scheduler(ABC):
         their prefill ended always recompute.
     queue : RequestQueue, optional
         Order in which waiting requests are admitted; default: first come, first served.
-    sliding_window : int, optional
-        The model's sliding window (tokens).
+    reach : Reach, optional
+        Window, chunk or top-k of the model's layers.
     plans_ahead : bool
         Steps are planned while the step before runs: requests that come in wait until `see`.
 
@@ -94,7 +95,7 @@ class Scheduler(ABC):
         prefill_only: bool = False,
         host: BlockPool | None = None,
         queue: RequestQueue | None = None,
-        sliding_window: int | None = None,
+        reach: Reach | None = None,
         plans_ahead: bool = False,
     ) -> None:
         self.config = config
@@ -104,8 +105,8 @@ class Scheduler(ABC):
         self._shares = pool.shares
         self.prefill_only = prefill_only
         self.waiting: RequestQueue = FirstCome() if queue is None else queue
-        self._sliding_window = sliding_window
-        self.batch = DecodeBatch(pool.block_size)
+        self._reach = reach
+        self.batch = DecodeBatch(pool.layout, reach)
         self.queued_tokens = 0
         self.waiting_blocks = 0
         self.num_preemptions = 0
@@ -153,7 +154,7 @@ class Scheduler(ABC):
         num_seqs = len(self._running) + len(self._joining) + len(self.waiting) + unseen
         if num_seqs >= self.config.max_num_seqs or self.swapped:
             return False
-        num_blocks = taken_blocks + self.pool.blocks_for(target(request))
+        num_blocks = taken_blocks + self.pool.prompt_blocks(target(request))
         if self.waiting.head is not None or unseen:
             needed = num_blocks + self.waiting_blocks + self.pool.watermark_blocks
             return needed <= self.pool.free_blocks
@@ -194,7 +195,7 @@ class Scheduler(ABC):
         Behind a head that does not fit it changes nothing before a sequence ends.
         """
         self.queued_tokens += target(request)
-        self.waiting_blocks += self.pool.blocks_for(target(request))
+        self.waiting_blocks += self.pool.prompt_blocks(target(request))
         if self.plans_ahead:
             self._unseen.append(request)
             return self._counts(request)
@@ -242,19 +243,19 @@ class Scheduler(ABC):
 
     def shape(self, plan: StepPlan, step: int = 0) -> StepShape:
         """Shape of step number `step`, from 0, of `plan`; before the plan is booked."""
-        if self._sliding_window is None or not plan.num_decodes:
+        if self._reach is None or not plan.num_decodes:
             return plan.shape(None, step)
-        window_tokens = self.batch.window_tokens(step + 1, self._sliding_window)[step]
+        window_tokens = self.batch.window_tokens(step + 1)[step]
         return plan.shape(int(window_tokens), step)
 
     def window_tokens(self, num_steps: int) -> IntArray | None:
-        """Window-capped sums of the contexts of the next steps, shape ``(num_steps,)``.
+        """Sums of the contexts of the next steps as far as they reach, shape ``(num_steps,)``.
 
-        None in a model without a sliding window.
+        None in a model without windows.
         """
-        if self._sliding_window is None:
+        if self._reach is None:
             return None
-        return self.batch.window_tokens(num_steps, self._sliding_window)
+        return self.batch.window_tokens(num_steps)
 
     def complete(self, plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
         """Book `num_steps` equal steps of `plan`, the last ending `now` (s)."""
@@ -279,6 +280,10 @@ class Scheduler(ABC):
     def _prefill_ended(self, request: Request, now: float, outcome: StepOutcome) -> None:
         del self._prefilling[request.request_id]
         self.queued_tokens -= request.num_computed_tokens
+        if self.pool.layout.limited:
+            # Layers with a window let go what they held for the tokens of one step.
+            tokens = request.num_computed_tokens
+            self.pool.release(self.pool.prompt_blocks(tokens) - self.pool.blocks_for(tokens))
         request.num_output_tokens += 1
         if isnan(request.first_token_s):
             request.first_token_s = now
@@ -319,9 +324,9 @@ class Scheduler(ABC):
         self.pool.leave(request, self.pool.blocks_for(request.num_computed_tokens))
 
     def _blocks_of(self, request: Request) -> tuple[int, int, int]:
-        """Blocks that `request` takes on admission: all, those found in the pool, free ones."""
+        """Blocks that `request` takes on admission: all, shared ones found, and free ones."""
         tokens = target(request)
-        num_blocks = self.pool.blocks_for(tokens)
+        num_blocks = self.pool.prompt_blocks(tokens)
         if not self._shares:
             return num_blocks, 0, num_blocks
         found, in_use = self.pool.find(request, tokens)
@@ -354,8 +359,8 @@ class Scheduler(ABC):
 
     def _make_room_for_one_step(self) -> None:
         """Preempt requests, by the policy of the queue, until every decode can write a token."""
-        if self.batch.size <= self.pool.free_blocks:
-            return  # each takes one block at most
+        if self.batch.most_blocks_of_a_step() <= self.pool.free_blocks:
+            return
         while self.batch.size and self.batch.blocks_needed(1) > self.pool.free_blocks:
             self._preempt(self.waiting.victim(self._running.values()))
 
@@ -373,12 +378,12 @@ class Scheduler(ABC):
             self.preempted.append(request)
         else:
             del self._prefilling[request.request_id]
-            self.pool.leave(request, self.pool.blocks_for(target(request)))
+            self.pool.leave(request, self.pool.prompt_blocks(target(request)))
         request.status = RequestStatus.PREEMPTED
         request.num_preemptions += 1
         self.num_preemptions += 1
         self._just_preempted = True
-        self.waiting_blocks += self.pool.blocks_for(target(request))
+        self.waiting_blocks += self.pool.prompt_blocks(target(request))
         if swaps:
             self.swap.put(request, num_blocks)
         else:
@@ -399,10 +404,10 @@ class Scheduler(ABC):
             next_step = pool.blocks_for(tokens + 1) - num_blocks + self.batch.blocks_needed(1)
             if not pool.can_admit(num_blocks - in_use + next_step):
                 return
-            self.swap.take(num_blocks, found)
+            self.swap.take(num_blocks, found * pool.layout.full)
             pool.take(request, num_blocks, found)
             self.queued_tokens -= target(request)
-            self.waiting_blocks -= pool.blocks_for(target(request))
+            self.waiting_blocks -= pool.prompt_blocks(target(request))
             request.status = RequestStatus.RUNNING
             self._running[request.request_id] = request
             self._start_decode(request, nan)

@@ -1,5 +1,6 @@
 """Pictures of frames: each function draws into the axes it is given and returns them.
 
+Without axes it draws into pyplot's current ones; further keywords go to its lines or bars.
 Numbers come from `simcluster.frames.metrics` and `simcluster.frames.goodput`. Nothing here changes
 matplotlib's settings, shows a window, or sorts what it is given; only `render_comparison` writes
 files.
@@ -174,6 +175,13 @@ def _fit_latency_axis(ax: Axes) -> None:
         ax.set_xlim(0.0, 1.08 * max(ends) or 1.0)
 
 
+def log_scale(ax: Axes) -> None:
+    """Give `ax` a logarithmic vertical axis with plain numbers."""
+    ax.set_yscale("log")
+    for write in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        write(FuncFormatter(lambda y, _: f"{y:g}"))
+
+
 def _in_percent(ax: Axes, *, top: float = 1.03) -> None:
     ax.set_ylim(0.0, top)
     ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
@@ -227,15 +235,8 @@ def plot_ttft_ecdf(
         Target (s) to mark.
     metric : str
         ``"user"`` or ``"ecoserve"`` (`metrics.request_metrics`).
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default pyplot's current axes.
     **line_kwargs
         For the line: ``label``, ``color``...
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The same axes.
     """
     values = _latency(requests, "ttft_s", metric)
     return _plot_ecdf(values, ax, target_s, "Time to first token", "s", **line_kwargs)
@@ -280,15 +281,6 @@ def plot_attainment(
         Attainment to mark, 0 to 1.
     styles : mapping, optional
         Colour and line style of each strategy; by default `palette` of those in the sweep.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default pyplot's current axes.
-    **line_kwargs
-        For the lines.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The same axes.
 
     Raises
     ------
@@ -357,15 +349,6 @@ def plot_goodput_bars(
         Currency of the price, for the label.
     styles : mapping, optional
         Colour of each strategy; by default `palette` of those in the rows.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default pyplot's current axes.
-    **bar_kwargs
-        For the bars.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The same axes.
     """
     axes = _given_or_current(ax)
     names = [str(name) for name in np.asarray(rows["strategy"], dtype=object)]
@@ -452,15 +435,6 @@ def plot_waiting_over_time(requests: Frame, *, ax: Axes | None = None, **line_kw
     ----------
     requests : mapping or pandas.DataFrame
         The requests frame, not cut.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default pyplot's current axes.
-    **line_kwargs
-        For the line.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The same axes.
     """
     times, counts = waiting_over_time(requests)
     return _plot_level(times, counts, ax, "Requests with no step yet", **line_kwargs)
@@ -484,15 +458,6 @@ def plot_queue_over_time(
         The requests frame, not cut.
     instances : collection of int, optional
         The queues of these alone; by default of all.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default pyplot's current axes.
-    **line_kwargs
-        For the line.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The same axes.
     """
     times, counts = queued_over_time(requests, instances=instances)
     return _plot_level(times, counts, ax, "of them in instance queues", **line_kwargs)
@@ -513,15 +478,6 @@ def plot_kv_usage_over_time(
         The spans frame.
     instances : collection of int, optional
         The mean over all of these; by default over those that have spans.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default pyplot's current axes.
-    **line_kwargs
-        For the line.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The same axes.
     """
     times, levels = level_over_time(spans, "kv_usage", instances=instances)
     axes = _plot_level(times, levels, ax, "KV blocks in use", **line_kwargs)
@@ -549,15 +505,8 @@ def plot_kv_usage_by_role(
     ----------
     spans, instances : mapping or pandas.DataFrame
         The frames of one run.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; by default pyplot's current axes.
     **line_kwargs
         For the lines; the lines of prefill instances are thinner and paler.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The same axes.
     """
     axes = _given_or_current(ax)
     members = instances_by_role(instances)

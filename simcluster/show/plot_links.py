@@ -40,11 +40,6 @@ def plot_link_utilisation(links: Frame, *, ax: Axes, most: int = MOST_LINKS) -> 
         Where to draw.
     most : int
         How many links.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The same axes.
     """
     names = np.asarray(links["link"])
     for number, name in enumerate(busiest_links(links, most)):
@@ -68,18 +63,6 @@ def plot_transfers(transfers: Frame, *, ax: Axes) -> Axes:
     """Draw the bandwidth that every transfer achieved over its duration.
 
     Transfers that share links lie below what one alone would get; long ones to the right.
-
-    Parameters
-    ----------
-    transfers : mapping or pandas.DataFrame
-        The transfers frame.
-    ax : matplotlib.axes.Axes
-        Where to draw.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The same axes.
     """
     paths = np.asarray(transfers["path"])
     last = np.array([_kind(str(path)) for path in paths])

@@ -64,11 +64,6 @@ def plot_rolling_activation(
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default pyplot's current axes.
 
-    Returns
-    -------
-    matplotlib.axes.Axes
-        The same axes.
-
     Raises
     ------
     DataError

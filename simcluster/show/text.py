@@ -14,16 +14,17 @@ import click
 import numpy as np
 
 from simcluster.catalog import Entry, default_price
-from simcluster.catalog.specs import ModelSpec
-from simcluster.config import ClusterConfig, Environment, SloConfig
-from simcluster.errors import DataError
+from simcluster.catalog.layers import ModelSpec
+from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
+from simcluster.errors import DataError, printable
 from simcluster.frames.by_group import group_summaries
 from simcluster.frames.goodput import representative_rate, strategies
 from simcluster.frames.metrics import STATISTICS, cached_block_share
 from simcluster.frames.schema import CLASS_ATTAINMENT
+from simcluster.roofline.assumptions import assumptions
 from simcluster.runs.folder import Comparison, rows_of
 from simcluster.scenario.scenario import Scenario
-from simcluster.units import MS
+from simcluster.units import GB, MS
 from simcluster.workload import WorkloadSettings
 from simcluster.workload.lengths import TabulatedLengths
 
@@ -172,6 +173,7 @@ def heading(scenario: Scenario) -> str:
             *_wrapped(notes_of(scenario)),
             f"Targets:  {targets(environment.slo)}",
             _step_times(environment),
+            *(f"Note:     {line}" for line in assumptions(environment)),
             f"Price:    {_price(environment.cluster)}",
         ]
     )
@@ -281,7 +283,7 @@ def _requests(workload: WorkloadSettings) -> str:
             value = value.table.name
         if value is not None:
             value = getattr(value, "path", getattr(value, "kind", value))
-            parts.append(f"{key} {value}")
+            parts.append(f"{key} {printable(str(value))}")
     if workload.num_requests is not None:
         parts.append(f"{workload.num_requests} per run")
     if workload.duration_s is not None:
@@ -615,41 +617,24 @@ def catalog_text(entries: Sequence[Entry]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def model_text(spec: ModelSpec, stored_as: str | None) -> list[str]:
-    """Return what a model's shape comes to, in lines.
-
-    Parameters
-    ----------
-    spec : ModelSpec
-        The model.
-    stored_as : str or None
-        How its file says the weights are quantised.
-    """
-    lines = [
+def model_text(spec: ModelSpec) -> list[str]:
+    """Return what a model's shape and its checkpoint come to, in lines."""
+    served = ModelConfig(spec=spec, max_model_len=spec.max_position)
+    dtypes = sorted({dtype.name for layer in spec.each_layer for dtype in layer.dtypes_in_use})
+    return [
         f"{spec.name}: {spec.num_params / 1e9:.2f} billion parameters "
         f"({spec.num_params:,} without biases and learned positions)",
+        f"Weights: {served.weight_bytes / GB:.2f} GB as stored ({', '.join(dtypes)})",
         f"KV cache: {spec.kv_bytes_per_token:,} bytes per token (16 bit, all layers)",
+        *(f"Note: {note}" for note in spec.notes),
     ]
-    if stored_as == "fp8":
-        lines.append('Its weights are stored in fp8: model.weight_dtype = "fp8" in a scenario.')
-    elif stored_as is not None:
-        lines.append(f"Its weights are stored as {stored_as}; scenarios know bf16 and fp8.")
-    return lines
 
 
 # Rows for programs ------------------------------------------------------------------------------
 
 
 def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
-    """Return the results as plain values for ``json.dumps``: NaN as None.
-
-    Parameters
-    ----------
-    comparison : Comparison
-        One run or many.
-    swept : bool
-        Rates were swept, so that there is a goodput.
-    """
+    """Return the results as plain values for ``json.dumps``: NaN as None."""
     rows = []
     for row in comparison.rows:
         plain: dict[str, Any] = {
@@ -669,8 +654,8 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
         rows.append(_plain({**plain, **rest}))
     environment, run = comparison.scenario.environment, comparison.scenario.run
     result: dict[str, Any] = {"rows": rows, "step_times": step_times_of(environment)}
-    if notes := notes_of(comparison.scenario):
-        result["notes"] = list(notes)
+    if notes := [*notes_of(comparison.scenario), *assumptions(environment)]:
+        result["notes"] = notes
     if environment.extra_models and len(rows) == 1:
         groups = group_summaries(comparison.frames(comparison.cells()[0]), environment, run)
         result["pools"] = [_plain(dataclasses.asdict(group)) for group in groups]

@@ -484,11 +484,6 @@ def write_timeline(
     start_s, end_s : float
         Which stretch of time (s); by default all of the run.
 
-    Returns
-    -------
-    int
-        Events written.
-
     Raises
     ------
     ConfigError
@@ -567,11 +562,6 @@ def write_events(
         The file; compressed if it ends with ``.gz``. It is there whole or not at all.
     about : mapping of str to object, optional
         What the viewers show as information on the trace.
-
-    Returns
-    -------
-    int
-        How many events.
 
     Raises
     ------

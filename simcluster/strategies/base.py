@@ -29,12 +29,10 @@ class Strategy(Protocol):
     @property
     def kind(self) -> str:
         """Name in the registry, the ``kind`` of its table."""
-        ...
 
     @property
     def name(self) -> str:
         """Name in tables and plots."""
-        ...
 
     def build(self, cluster: Cluster) -> Deployment:
         """Create instances, routing and links in `cluster` and return the entry point.
@@ -44,7 +42,6 @@ class Strategy(Protocol):
         ConfigError
             If the deployment does not fit the machines.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,7 +125,7 @@ class FuDG(RouterSettings):
                 cluster.network,
                 decode,
                 router=LeastLoaded,
-                bytes_per_token=cluster.environment.model.kv_bytes_per_token,
+                model=cluster.environment.model,
                 on_finish=finished,
                 rates=self._rates(cluster),
                 log=cluster.recorder.transfers,
@@ -137,9 +137,8 @@ class FuDG(RouterSettings):
                 decode,
                 router=LeastLoaded,
                 paths=paths,
-                bytes_per_token=cluster.environment.model.kv_bytes_per_token,
+                model=cluster.environment.model,
                 on_finish=finished,
-                num_layers=num_layers,
                 waiting_block_share=self.waiting_block_share,
             )
         follow_layers = num_layers if self.transfer == "layerwise" else None

@@ -141,7 +141,7 @@ def start_up_s(given: float | None, cluster: Cluster) -> float:
     if given is not None:
         return given
     model = cluster.environment.model
-    return model.spec.num_params * model.weight_bytes / DISK_BYTES_PER_S
+    return model.weight_bytes / DISK_BYTES_PER_S
 
 
 def scale_by_load(

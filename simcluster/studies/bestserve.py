@@ -48,11 +48,9 @@ class BatchTimes(Protocol):
 
     def prefill_s(self, batch: int, prompt_len: int) -> float:
         """Time to prefill `batch` prompts of `prompt_len` tokens (s)."""
-        ...
 
     def decode_s(self, batch: int, context: int) -> float:
         """Time of a decode step of `batch` sequences that attend to `context` tokens each (s)."""
-        ...
 
 
 class Estimator:
@@ -73,16 +71,16 @@ class Estimator:
     Raises
     ------
     ConfigError
-        If the model has experts or latent attention.
+        If the model has experts, latent attention, windows, or layers of several kinds.
     """
 
     def __init__(self, environment: Environment, tp_size: int) -> None:
         spec, gpu = environment.model.spec, environment.cluster.gpu
-        if spec.num_experts or spec.kv_lora_rank:
+        if not spec.is_plain:
             raise ConfigError(
                 "model.name",
                 spec.name,
-                "BestServe's estimator is about dense models without latent attention",
+                "BestServe's estimator is about dense models of equal layers that attend to all",
                 'Use rank.mode = "simulate".',
             )
         constants = gpu.constants_of(environment.engine.kernel_generation)
@@ -90,7 +88,8 @@ class Estimator:
         self._flops = constants.mfu_gemm * gpu.flops_16bit
         self._bandwidth = constants.mbu_gemm * gpu.memory_bandwidth
         self._fabric = group_fabric(environment.cluster, tp_size)
-        self._bytes = environment.model.weight_bytes
+        stored = spec.layers[0].layer.dtypes.mixer
+        self._bytes = environment.model.dtype_of(stored).num_bytes
         self._kv_bytes = environment.model.kv_bytes
         self._engine = environment.engine
 
@@ -108,9 +107,9 @@ class Estimator:
         return self._engine.issue_s * (per_layer * self._spec.num_layers + 3)
 
     def _step_s(self, batch: int, new: int, context: int, *, captured: bool) -> float:
-        layer = TickRun(_ticks(self._layer(batch, new, context)), -1, False, self._spec.num_layers)
-        head = TickRun(_ticks(self._head(batch)), -1, False, 1)
-        embedding = TickRun(_ticks([self._embedding(batch * new)]), -1, False, 1)
+        layer = TickRun(_ticks(self._layer(batch, new, context)), -1, 0, self._spec.num_layers)
+        head = TickRun(_ticks(self._head(batch)), -1, 0, 1)
+        embedding = TickRun(_ticks([self._embedding(batch * new)]), -1, 0, 1)
         runs = (embedding, layer, head)
         if captured:
             return graph_line(runs, self._engine.graph_issue_s * TICKS_PER_S).const * TICK_S
@@ -270,15 +269,6 @@ class _Slots:
 
 def estimate(deployment: TandemDeployment, times: BatchTimes, workload: Workload) -> Latencies:
     """Estimate the latencies of requests by batches and pseudo batches.
-
-    Parameters
-    ----------
-    deployment : TandemDeployment
-        What serves.
-    times : BatchTimes
-        Times of batches.
-    workload : Workload
-        The requests, sorted by arrival.
 
     Notes
     -----

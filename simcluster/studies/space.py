@@ -164,10 +164,14 @@ def space(table: RankTable, environment: Environment) -> Space:
 
 def misfit(shape: Shape, strategy: Strategy, environment: Environment) -> str | None:
     """Return the rule that keeps a candidate off the machines; None if it can be placed."""
-    cluster, spec = environment.cluster, environment.model.spec
-    if shape.tp_size not in tp_degrees(spec):
-        return "heads cannot be shared out over tp_size GPUs"
-    if shape.pp_size > spec.num_layers:
+    cluster, model = environment.cluster, environment.model
+    degrees = tp_degrees(model)
+    if shape.tp_size not in degrees:
+        return (
+            "heads, experts or blocks of weights cannot be shared out over tp_size GPUs "
+            f"({model.spec.name}: over {', '.join(map(str, degrees))})"
+        )
+    if shape.pp_size > model.spec.num_layers:
         return "more stages than layers"
     if shape.num_gpus > cluster.num_gpus:
         return f"more GPUs than the cluster's {cluster.num_gpus}"

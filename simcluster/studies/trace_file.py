@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from simcluster.catalog.toml_writer import to_toml
-from simcluster.errors import DataError
+from simcluster.errors import DataError, printable
 from simcluster.show.text import aligned
 from simcluster.studies.prefix_reuse import replay
 from simcluster.units import FloatArray, IntArray
 from simcluster.workload import Workload
 from simcluster.workload.formats import DATES, LAYOUTS
+from simcluster.workload.recognise import mean_rate_rps
 from simcluster.workload.replay import TraceFile
 from simcluster.workload.traces import Trace
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_REPLAYED: Final = 50_000
 """Prefix reuse is taken from this many requests at most, the first ones (about 5 s)."""
+MAX_CONTEXT_LEN: Final = 1 << 24
+"""Requests of more tokens than any model takes are left out of it."""
 _BARS: Final = 12
 _BAR_WIDTH: Final = 50
 _WIDTH: Final = 100
@@ -45,10 +48,9 @@ def rate_over_time(clock_s: FloatArray, most: int) -> tuple[FloatArray, FloatArr
         (requests/s), shape ``(parts,)``, so that their mean is the mean rate. Both are empty where
         all requests arrive at once.
     """
-    span_s = float(clock_s[-1]) if len(clock_s) else 0.0
-    if not span_s:
+    if mean_rate_rps(clock_s) is None:
         return np.empty(0), np.empty(0)
-    edges_s = np.linspace(0.0, span_s, min(most, len(clock_s) - 1) + 1)
+    edges_s = np.linspace(0.0, clock_s[-1], min(most, len(clock_s) - 1) + 1)
     ended = np.searchsorted(clock_s, edges_s, side="right") - 1
     ended[0] = 0  # gaps of 0 at the start are of the first part
     return edges_s, np.diff(ended) / np.diff(edges_s)
@@ -56,11 +58,6 @@ def rate_over_time(clock_s: FloatArray, most: int) -> tuple[FloatArray, FloatArr
 
 def facts(trace: Trace) -> dict[str, Any]:
     """Return what is known of a trace, as JSON has it.
-
-    Parameters
-    ----------
-    trace : Trace
-        Read with its arrivals.
 
     Returns
     -------
@@ -107,25 +104,15 @@ def _reused(trace: Trace) -> float:
         arrival_s=np.zeros(count),
         prompt_len=trace.prompt_len[:count],
         output_len=trace.output_len[:count],
-        rejected=np.zeros(count, np.bool_),
+        rejected=(trace.prompt_len + trace.output_len)[:count] > MAX_CONTEXT_LEN,
         hashes=trace.hashes.of_requests(0, count),
     )
     return replay(workload, block_size=trace.hashes.tokens_per_id).token_share
 
 
 def trace_text(told: TraceFile, trace: Trace, known: dict[str, Any]) -> str:
-    """Return `facts` as text: tables, bars of the rate over time, and the line for a scenario.
-
-    Parameters
-    ----------
-    told : TraceFile
-        What was asked for.
-    trace : Trace
-        What was read of it.
-    known : dict
-        Its `facts`.
-    """
-    kind = f"{trace.file.name}: {trace.summary}"
+    """Return `facts` as text: tables, bars of the rate over time, and the line for a scenario."""
+    kind = f"{printable(trace.file.name)}: {trace.summary}"
     parts = [
         textwrap.fill(kind, _WIDTH, subsequent_indent="  ") + f"\nFormat: {known['source']}",
         aligned(_counts(known)),

@@ -5,9 +5,13 @@ The constants are round numbers near the measured ones; nothing here is meant fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from simcluster.catalog.specs import EngineProfile, GPUSpec, KernelConstants, LinkSpec, ModelSpec
+from simcluster.catalog import model_entry
+from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.specs import EngineProfile, GPUSpec, KernelConstants, LinkSpec
+from simcluster.catalog.tables import check
 from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
 
 _SOURCE = "round numbers for tests"
@@ -63,53 +67,28 @@ def h100() -> GPUSpec:
     )
 
 
-def codellama_34b() -> ModelSpec:
-    """Return CodeLlama-34B: grouped-query attention, 48 layers."""
-    return ModelSpec(
-        name="codellama-34b",
-        num_layers=48,
-        hidden_size=8192,
-        num_heads=64,
-        num_kv_heads=8,
-        head_dim=128,
-        ffn_dim=22016,
-        vocab_size=32000,
-        gated_mlp=True,
-        tied_embeddings=False,
-        max_position=16384,
-        num_experts=0,
-        num_experts_active=0,
-        moe_ffn_dim=0,
-        num_shared_experts=0,
-        num_dense_layers=48,
-        q_lora_rank=0,
-        kv_lora_rank=0,
-        qk_nope_dim=0,
-        qk_rope_dim=0,
-        v_head_dim=0,
-        sliding_window=None,
-        num_sliding_layers=0,
-        num_params=33_743_970_304,
-        kv_bytes_per_token=196_608,
-        source="published config.json",
-    )
+def codellama_34b(**changes: object) -> ModelSpec:
+    """Return CodeLlama-34B: grouped-query attention, 48 layers; or with other keys of an entry."""
+    shape = {"num_layers": 48, "hidden_size": 8192, "num_heads": 64, "num_kv_heads": 8}
+    shape |= {"head_dim": 128, "ffn_dim": 22016, "vocab_size": 32000, "max_position": 16384}
+    return _decoder("codellama-34b", shape, changes)
 
 
-def llama_2_7b() -> ModelSpec:
-    """Return Llama-2-7B: multi-head attention, 32 layers."""
-    return replace(
-        codellama_34b(),
-        name="llama-2-7b",
-        num_layers=32,
-        hidden_size=4096,
-        num_heads=32,
-        num_kv_heads=32,
-        ffn_dim=11008,
-        max_position=4096,
-        num_dense_layers=32,
-        num_params=6_738_415_616,
-        kv_bytes_per_token=524_288,
-    )
+def llama_2_7b(**changes: object) -> ModelSpec:
+    """Return Llama-2-7B: multi-head attention, 32 layers; or with other keys of an entry."""
+    shape = {"num_layers": 32, "hidden_size": 4096, "num_heads": 32, "num_kv_heads": 32}
+    shape |= {"head_dim": 128, "ffn_dim": 11008, "vocab_size": 32000, "max_position": 4096}
+    return _decoder("llama-2-7b", shape, changes)
+
+
+def _decoder(name: str, shape: Mapping[str, object], changes: Mapping[str, object]) -> ModelSpec:
+    """Return the model of an entry of the table of models, checked."""
+    row = {"name": name, "gated_mlp": True, "tied_embeddings": False, **shape}
+    row |= {"source": "published config.json", **changes}
+    if "layers" in changes:
+        del row["num_layers"]
+    check("model", row, where=name)
+    return model_entry.model(row)
 
 
 def nvlink3() -> LinkSpec:

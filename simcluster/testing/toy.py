@@ -12,8 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from simcluster.catalog.specs import EngineProfile, ModelSpec
+from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.specs import EngineProfile
 from simcluster.config import Environment, ModelConfig, SloConfig
+from simcluster.roofline.memory import kv_layout
 from simcluster.runs.result import FRAMES, Result
 from simcluster.runs.simulate import run
 from simcluster.strategies import Strategy
@@ -30,27 +32,47 @@ from simcluster.units import grid_array
 from simcluster.workload import Workload
 from simcluster.workload.turns import Turns
 
-TOY: Final[ModelSpec] = dataclasses.replace(
-    llama_2_7b(),
-    name="toy",
-    num_layers=2,
-    hidden_size=512,
-    num_heads=8,
-    num_kv_heads=4,
-    head_dim=64,
-    ffn_dim=1024,
-    vocab_size=1000,
-    num_dense_layers=2,
-    num_params=7_000_000,
-    kv_bytes_per_token=2 * 2 * 2 * 4 * 64,
+
+def toy(name: str, **changes: object) -> ModelSpec:
+    """Return a model of two layers, of no meaning but quick to simulate; or with other keys."""
+    shape: dict[str, object] = {"num_layers": 2, "hidden_size": 512, "num_heads": 8}
+    shape |= {"num_kv_heads": 4, "head_dim": 64, "ffn_dim": 1024, "vocab_size": 1000}
+    return llama_2_7b(**shape | {"name": name, **changes})
+
+
+TOY: Final = toy("toy")
+"""Two equal layers."""
+WINDOWED: Final = toy("toy-window", layers=[{"sliding_window": 24}, {}])
+"""A sliding window in one of two layers."""
+CHUNKED: Final = toy("toy-chunk", layers=[{"repeat": 3, "attention_chunk": 32}, {}])
+"""Three of four layers attend within chunks."""
+RECURRENT: Final = toy(
+    "toy-recurrent",
+    layers=[{"mixer": "gated-deltanet", "num_experts": 4}, {"mixer": "none"}, {}],
+    num_experts_active=2,
+    moe_ffn_dim=256,
+    linear_key_heads=4,
+    linear_key_dim=32,
+    linear_heads=8,
+    linear_value_dim=16,
+    conv_kernel=4,
 )
-"""A model of two layers, of no meaning but quick to simulate."""
-WINDOWED: Final[ModelSpec] = dataclasses.replace(
-    TOY, name="toy-window", sliding_window=24, num_sliding_layers=1
+"""A recurrent layer with experts, an MLP alone, and a layer that attends to all."""
+SPARSE: Final = toy(
+    "toy-sparse",
+    kv_lora_rank=64,
+    qk_nope_dim=32,
+    qk_rope_dim=16,
+    v_head_dim=32,
+    index_heads=4,
+    index_head_dim=32,
+    index_top_k=24,
 )
-"""The same with a sliding window in one layer."""
-DEEP: Final[ModelSpec] = dataclasses.replace(TOY, name="deep", num_layers=4, num_dense_layers=4)
-"""The same with four layers, for pipelines of up to four stages."""
+"""Latent attention to the 24 tokens that an index chooses."""
+TOYS: Final = (TOY, WINDOWED, CHUNKED, RECURRENT, SPARSE)
+"""A model of every kind of layer."""
+DEEP: Final = toy("deep", num_layers=4)
+"""Four equal layers, for pipelines of up to four stages."""
 OVERLAPPING: Final[EngineProfile] = dataclasses.replace(
     vllm_engine(), name="overlapping", overlaps_host=True
 )
@@ -69,6 +91,20 @@ STRICT: Final = SloConfig(ttft_s=0.02, tpot_s=0.003)
 """Targets that it can just meet, so that windows of rolling activation come and go."""
 COMPARED: Final = tuple(name for name in FRAMES if name != "spans")
 """Frames that do not depend on the resolution; spans do."""
+
+
+def with_room(strategy: Any, model: ModelSpec) -> Any:
+    """Return `strategy` with as much room in its KV pool for `model` as it says for a plain model.
+
+    A sequence of a model whose layers cache in several ways takes more, and smaller, blocks.
+    """
+    if strategy.num_kv_blocks is None:
+        return strategy
+    served = ModelConfig(spec=model, max_model_len=MAX_MODEL_LEN)
+    layout = kv_layout(served, ideal_engine(), strategy.tp_size, MAX_MODEL_LEN)
+    plain = -(-MAX_MODEL_LEN // ideal_engine().block_size)
+    larger = -(-layout.prompt_blocks(MAX_MODEL_LEN) // plain)
+    return dataclasses.replace(strategy, num_kv_blocks=larger * strategy.num_kv_blocks)
 
 
 def toy_environment(

@@ -37,11 +37,6 @@ class Watched:
     in use against the sum over sequences (pools of the role ``mixed``, where nothing is reserved
     for transfers), and that it does not stop while the head of its queue fits.
 
-    Parameters
-    ----------
-    strategy : Strategy
-        What is deployed.
-
     Attributes
     ----------
     levels : list of (float, int)
@@ -196,12 +191,12 @@ def check_stop(scheduler: Scheduler) -> None:
     if scheduler.waiting.head is not None:
         head, pool = scheduler.waiting.head, scheduler.pool
         in_use = pool.find(head, target(head))[1]
-        fits = pool.can_admit(-(-target(head) // pool.block_size) - in_use)
+        fits = pool.can_admit(pool.prompt_blocks(target(head)) - in_use)
         require(not fits, "stopped while the head of the queue fits")
     if scheduler.swapped:
         first, pool = scheduler.swapped[0], scheduler.pool
         in_use = pool.find(first, first.num_computed_tokens + 1)[1]
-        fits = pool.can_admit(-(-(first.num_computed_tokens + 1) // pool.block_size) - in_use)
+        fits = pool.can_admit(pool.blocks_for(first.num_computed_tokens + 1) - in_use)
         require(not fits, "stopped while the first swapped request fits")
 
 
@@ -213,7 +208,7 @@ def check_counts(scheduler: Scheduler) -> None:
         (joining if came else waiting).append(request)
     tokens = [target(r) for r in (*waiting, *joining, *scheduler._prefilling.values())]
     require(scheduler.queued_tokens == sum(tokens), "queued_tokens is not the sum of its requests")
-    blocks = [scheduler.pool.blocks_for(target(request)) for request in waiting]
+    blocks = [scheduler.pool.prompt_blocks(target(request)) for request in waiting]
     require(
         scheduler.waiting_blocks == sum(blocks), "waiting_blocks is not the sum of its requests"
     )
@@ -224,14 +219,13 @@ def check_blocks(scheduler: Scheduler) -> None:
     pool, used = scheduler.pool, 0
     for request in scheduler._running.values():
         if request in scheduler.batch:
-            tokens = scheduler.batch.tokens_of(request)
+            used += pool.blocks_for(scheduler.batch.tokens_of(request))
         else:
-            tokens = target(request)
-        used += -(-tokens // pool.block_size)
+            used += pool.prompt_blocks(target(request))
     if isinstance(pool, PrefixPool):
         pool.check()
         used -= pool.num_saved
     require(pool.num_blocks - pool.free_blocks == used, "KV blocks lost or counted twice")
     if scheduler.swap.host is not None:
-        copied = sum(-(-r.num_computed_tokens // pool.block_size) for r in scheduler.swapped)
+        copied = sum(pool.blocks_for(r.num_computed_tokens) for r in scheduler.swapped)
         require(scheduler.swap.host.used_blocks == copied, "host memory lost or counted twice")

@@ -38,11 +38,6 @@ def workload_of(
         Requests in the system at once, for a closed loop.
     hashes : BlockHashes, optional
         Ids of their blocks; see `shared_prefixes`.
-
-    Returns
-    -------
-    Workload
-        Ready for `simcluster.runs.simulate.run`.
     """
     arrivals = grid_array(np.asarray(arrival_s, np.float64))
     if concurrency is not None:

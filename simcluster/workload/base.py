@@ -11,9 +11,8 @@ from typing import ClassVar, Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict
 
-from simcluster.config import SETTINGS_CONFIG
+from simcluster.config import Settings
 from simcluster.errors import ConfigError
 from simcluster.units import FloatArray, IntArray
 from simcluster.workload.hashes import BlockHashes
@@ -36,51 +35,37 @@ MAX_TOKENS: Final = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """The requests of one run, drawn before time starts; the arrays are read-only.
-
-    Attributes
-    ----------
-    arrival_s : ndarray of float64
-        Arrivals (s) on the time grid, shape ``(num_requests,)``, sorted; all 0 in a closed loop. Of
-        a turn that waits for an answer the earliest, wherever it stands.
-    prompt_len, output_len : ndarray of int64
-        Tokens asked, each >= 1, shape ``(num_requests,)``.
-    rejected : ndarray of bool
-        Longer than ``max_model_len`` under ``on_too_long = "reject"``; shape ``(num_requests,)``.
-        They arrive, are not served, and count as missed.
-    concurrency : int or None
-        Closed loop: so many requests are in the system at once, the next one enters when one
-        finishes. None where requests arrive by the clock.
-    rate_rps : float or None
-        Offered rate (requests/s): the one asked for, or the trace's, schedule's or clients' own.
-        None in a closed loop, where turns wait for answers, and where all requests of a trace
-        arrive at once.
-    notes : tuple of str
-        What a reader of the result should know about the requests, such as clients left out.
-    score : ndarray of float64 or None
-        Difficulty by a router, 0 to 1, shape ``(num_requests,)``; None where nothing routes by it.
-    hashes : BlockHashes or None
-        Ids of the blocks of tokens, where it is known which prompts have a prefix in common.
-    slo_class : ndarray of str or None
-        Class of each request, shape ``(num_requests,)``, dtype object; None without classes.
-    priority : ndarray of int64 or None
-        Its priority, the smaller number first, shape ``(num_requests,)``; None without classes.
-    turns : Turns or None
-        Which requests wait for the answer to another one; None where none does.
-    """
+    """The requests of one run, drawn before time starts; the arrays are read-only."""
 
     arrival_s: FloatArray
+    """Arrivals (s) on the time grid, shape ``(num_requests,)``, sorted; all 0 in a closed loop. Of
+    a turn that waits for an answer the earliest, wherever it stands."""
     prompt_len: IntArray
     output_len: IntArray
+    """Tokens asked, each >= 1, shape ``(num_requests,)``."""
     rejected: BoolArray
+    """Longer than ``max_model_len`` under ``on_too_long = "reject"``; shape ``(num_requests,)``.
+    They arrive, are not served, and count as missed."""
     concurrency: int | None = None
+    """Closed loop: so many requests are in the system at once, the next one enters when one
+    finishes. None where requests arrive by the clock."""
     rate_rps: float | None = None
+    """Offered rate (requests/s): the one asked for, or the trace's, schedule's or clients' own.
+    None in a closed loop, where turns wait for answers, and where all requests of a trace arrive at
+    once."""
     notes: tuple[str, ...] = ()
+    """What a reader of the result should know about the requests, such as clients left out."""
     score: FloatArray | None = None
+    """Difficulty by a router, 0 to 1, shape ``(num_requests,)``; None where nothing routes by
+    it."""
     hashes: BlockHashes | None = None
+    """Ids of the blocks of tokens, where it is known which prompts have a prefix in common."""
     slo_class: npt.NDArray[np.object_] | None = None
+    """Class of each request, shape ``(num_requests,)``, dtype object; None without classes."""
     priority: IntArray | None = None
+    """Its priority, the smaller number first, shape ``(num_requests,)``; None without classes."""
     turns: Turns | None = None
+    """Which requests wait for the answer to another one; None where none does."""
 
     @property
     def num_requests(self) -> int:
@@ -90,24 +75,16 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """How much is asked of an arrival process.
-
-    Attributes
-    ----------
-    num_requests : int or None
-        So many requests; None where `duration_s` says it, or the process itself.
-    duration_s : float or None
-        Every request that arrives before this (s).
-    rate_rps : float or None
-        Mean rate (requests/s); None for the process's own.
-    needs_lengths : bool
-        The requests get the lengths that come with the arrivals (``ArrivalTimes.lengths``).
-    """
+    """How much is asked of an arrival process."""
 
     num_requests: int | None = None
+    """So many requests; None where `duration_s` says it, or the process itself."""
     duration_s: float | None = None
+    """Every request that arrives before this (s)."""
     rate_rps: float | None = None
+    """Mean rate (requests/s); None for the process's own."""
     needs_lengths: bool = False
+    """The requests get the lengths that come with the arrivals (``ArrivalTimes.lengths``)."""
 
 
 class LengthDistribution(Protocol):
@@ -119,7 +96,6 @@ class LengthDistribution(Protocol):
         The first n of a longer draw are the draw of n, so that a run that lasts longer or has a
         higher rate meets the same requests first.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,23 +104,20 @@ class ArrivalTimes:
 
     Attributes
     ----------
-    arrival_s : ndarray of float64
-        Arrivals (s), sorted, >= 0; not yet on the time grid.
     rate_rps, concurrency, notes, turns
         As in `Workload`.
-    lengths : LengthDistribution or None
-        The lengths of these very requests, where the source knows them.
-    hashes : BlockHashes or None
-        Ids of the blocks of tokens of these very requests, or of more than these; they go with
-        `lengths`.
     """
 
     arrival_s: FloatArray
+    """Arrivals (s), sorted, >= 0; not yet on the time grid."""
     rate_rps: float | None
     concurrency: int | None = None
     lengths: LengthDistribution | None = None
+    """The lengths of these very requests, where the source knows them."""
     notes: tuple[str, ...] = ()
     hashes: BlockHashes | None = None
+    """Ids of the blocks of tokens of these very requests, or of more than these; they go with
+    `lengths`."""
     turns: Turns | None = None
 
 
@@ -162,7 +135,6 @@ class ArrivalProcess(Protocol):
     @property
     def kind(self) -> str:
         """Name in the registry, the ``kind`` of its table."""
-        ...
 
     def draw(self, offer: Offer, seed: int) -> ArrivalTimes:
         """Return the arrivals of the run `seed`, from streams named ``"arrivals", ...``.
@@ -174,14 +146,12 @@ class ArrivalProcess(Protocol):
         DataError
             If an input file cannot be used.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndlessArrivals(ABC):
+class EndlessArrivals(Settings, ABC):
     """Base of the processes that can go on for ever: they say `times`, this says how many."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
     has_lengths: ClassVar[bool] = False
 
     kind: str

@@ -29,18 +29,12 @@ def choices(shares: Sequence[float], num_requests: int, rng: np.random.Generator
 
 @dataclass(frozen=True, slots=True)
 class MixedLengths:
-    """The lengths of requests of several classes: each is of one of `parts`, by its share.
-
-    Attributes
-    ----------
-    shares : tuple of float
-        Share of each part, > 0; together 1.
-    parts : tuple of LengthDistribution
-        The distributions.
-    """
+    """The lengths of requests of several classes: each is of one of `parts`, by its share."""
 
     shares: tuple[float, ...]
+    """Share of each part, > 0; together 1."""
     parts: tuple[LengthDistribution, ...]
+    """The distributions."""
 
     def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Return prompt and output lengths (tokens)."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from simcluster.config import SETTINGS_CONFIG
+from simcluster.config import Settings
 from simcluster.errors import ConfigError, DataError
 from simcluster.rng import stream
 from simcluster.units import FloatArray, IntArray
@@ -39,28 +39,19 @@ BLOCK = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """One row of a clients file.
-
-    Attributes
-    ----------
-    client_id : str
-        Its name in the file.
-    rate_rps : float
-        Mean rate (requests/s), > 0.
-    cv : float
-        Coefficient of variation of the gaps, > 0.
-    pattern : str
-        ``"Gamma"`` or ``"Weibull"``: distribution of the gaps.
-    prompt, output : Quantiles or None
-        Lengths; None where the file has none.
-    """
+    """One row of a clients file."""
 
     client_id: str
+    """Its name in the file."""
     rate_rps: float
+    """Mean rate (requests/s), > 0."""
     cv: float
+    """Coefficient of variation of the gaps, > 0."""
     pattern: str
+    """``"Gamma"`` or ``"Weibull"``: distribution of the gaps."""
     prompt: Quantiles | None
     output: Quantiles | None
+    """Lengths; None where the file has none."""
 
     def arrivals(self, mean_gap: float, until: float, rng: np.random.Generator) -> FloatArray:
         """Return all arrivals up to `until` and one or more after it, sorted.
@@ -112,18 +103,12 @@ def weibull_shape(cv: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ClientLengths:
-    """Lengths of requests whose clients are known.
-
-    Attributes
-    ----------
-    clients : tuple of Client
-        All with lengths.
-    labels : ndarray of int
-        Which client each request is from, shape ``(num_requests,)``.
-    """
+    """Lengths of requests whose clients are known."""
 
     clients: tuple[Client, ...]
+    """All with lengths."""
     labels: IntArray
+    """Which client each request is from, shape ``(num_requests,)``."""
 
     def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Return prompt and output lengths (tokens), drawn independently of each other."""
@@ -170,25 +155,18 @@ class Mixture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClientArrivals:
+class ClientArrivals(Settings):
     """The sum of the clients of a ServeGen clients file; the files are not shipped."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
     has_lengths: ClassVar[bool] = True
 
     kind: Literal["clients"] = "clients"
-    path: Annotated[
-        str,
-        Field(min_length=1, description="Clients file, or the folder of <model>_clients.csv.gz."),
-    ]
-    model: Annotated[
-        str | None,
-        Field(min_length=1, description="Which model's clients, where path is a folder."),
-    ] = None
-    num_clients: Annotated[
-        int | None,
-        Field(ge=1, le=1_000_000, description="Only so many clients, the busiest; default: all."),
-    ] = None
+    path: Annotated[str, Field(min_length=1)]
+    """Clients file, or the folder of <model>_clients.csv.gz."""
+    model: Annotated[str | None, Field(min_length=1)] = None
+    """Which model's clients, where path is a folder."""
+    num_clients: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
+    """Only so many clients, the busiest; default: all."""
 
     def with_base(self, folder: Path) -> ClientArrivals:
         """Return the same with a relative path taken from `folder`."""

@@ -6,27 +6,25 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from simcluster.config import SETTINGS_CONFIG
+from simcluster.config import Settings
 from simcluster.errors import ConfigError
 from simcluster.workload.base import DEFAULT_NUM_REQUESTS, ArrivalTimes, Offer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClosedLoopArrivals:
+class ClosedLoopArrivals(Settings):
     """So many users, each of whom asks again as soon as the answer is there.
 
     The rate is a result, not a setting: the engine lets the next request in when one finishes.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
     has_lengths: ClassVar[bool] = False
 
     kind: Literal["closed-loop"] = "closed-loop"
-    concurrency: Annotated[
-        int, Field(ge=1, le=1_000_000, description="Requests in the system at once.")
-    ]
+    concurrency: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Requests in the system at once."""
 
     def draw(self, offer: Offer, seed: int) -> ArrivalTimes:
         """Return zeros: when the requests arrive is for the engine to say."""

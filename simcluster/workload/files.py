@@ -15,7 +15,7 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Final
 
-from simcluster.errors import DataError, nearest
+from simcluster.errors import DataError, in_message, nearest
 
 GZIP: Final = b"\x1f\x8b"
 MAX_LINE_CHARS: Final = 1 << 24
@@ -109,24 +109,16 @@ def lines(file: Path) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The cells of a CSV file, as text.
-
-    Attributes
-    ----------
-    file : Path
-        Where they were read.
-    columns : list of str
-        The header.
-    rows : list of list of str
-        Cells of each row, as many as there are columns.
-    lines : list of int
-        Line of the file in which each row ends, counted from 1.
-    """
+    """The cells of a CSV file, as text."""
 
     file: Path
+    """Where they were read."""
     columns: list[str]
+    """The header."""
     rows: list[list[str]]
+    """Cells of each row, as many as there are columns."""
     lines: list[int]
+    """Line of the file in which each row ends, counted from 1."""
 
     def require(self, *names: str) -> None:
         """Raise ``DataError`` naming the columns that are missing."""
@@ -151,10 +143,10 @@ class Table:
 
 def missing_columns(file: Path, missing: list[str], found: list[str]) -> DataError:
     """Return the error that says which columns a file lacks, and which it has."""
-    shown = ", ".join(repr(c[:40]) for c in found[:12])
+    names = ", ".join(repr(c[:40]) for c in found[:12])
     return DataError(
         f"{file} line 1: missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; found "
-        f"{shown}. Rename or add the columns."
+        f"{names}. Rename or add the columns."
     )
 
 
@@ -162,9 +154,7 @@ def bad_cell(
     file: Path, line: int, column: str, value: object, rule: str, remedy: str
 ) -> DataError:
     """Return the error that says that one value of a file breaks `rule`."""
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return DataError(f"{file} line {line}, {column} = {shown}: {rule}. {remedy}")
+    return DataError(f"{file} line {line}, {column} = {in_message(value)}: {rule}. {remedy}")
 
 
 def number(value: object) -> float | None:

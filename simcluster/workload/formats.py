@@ -34,55 +34,38 @@ DATES: Final = "date"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Columns of a trace, or keys of its JSON objects.
-
-    Attributes
-    ----------
-    format : str
-        Name of the format.
-    arrival, prompt, output : str
-        Time stamp; tokens of the prompt and of the answer.
-    unit : str
-        Unit of the time stamps, a key of `UNITS_S`, or `DATES`.
-    marks : tuple of str
-        Further columns that tell the format from others: any of them.
-    ids : str or None
-        Ids of the prompt's blocks.
-    block_size : int or None
-        Tokens of such a block; None where the file does not say.
-    session, delay : str or None
-        Conversation of a turn; wait between the answer before and this turn (same unit).
-    sub_requests : str or None
-        A session's turns, where they stand in one object: each with prompt and output, and the wait
-        after its answer under the key `delay`.
-    token_ids : str or None
-        Ids of the prompt's tokens, from which those of its blocks are made.
-    is_log : bool
-        Rows without tokens are requests that failed; they are left out.
-    sorts : bool
-        The format leaves the order open; rows are sorted by their time.
-    images : str or None
-        Column of the number of images.
-    source : str
-        Where the format is published.
-    """
+    """Columns of a trace, or keys of its JSON objects."""
 
     format: str
+    """Name of the format."""
     arrival: str
     prompt: str
     output: str
+    """Time stamp; tokens of the prompt and of the answer."""
     unit: str
+    """Unit of the time stamps, a key of `UNITS_S`, or `DATES`."""
     marks: tuple[str, ...] = ()
+    """Further columns that tell the format from others: any of them."""
     ids: str | None = None
+    """Ids of the prompt's blocks."""
     block_size: int | None = None
+    """Tokens of such a block; None where the file does not say."""
     session: str | None = None
     delay: str | None = None
+    """Conversation of a turn; wait between the answer before and this turn (same unit)."""
     sub_requests: str | None = None
+    """A session's turns, where they stand in one object: each with prompt and output, and the wait
+    after its answer under the key `delay`."""
     token_ids: str | None = None
+    """Ids of the prompt's tokens, from which those of its blocks are made."""
     is_log: bool = False
+    """Rows without tokens are requests that failed; they are left out."""
     sorts: bool = False
+    """The format leaves the order open; rows are sorted by their time."""
     images: str | None = None
+    """Column of the number of images."""
     source: str = ""
+    """Where the format is published."""
 
     @property
     def columns(self) -> tuple[str, str, str]:
@@ -276,13 +259,6 @@ def candidates(
 
 def refuse_others(file: Path, row: Mapping[str, Any] | Iterable[str]) -> None:
     """Refuse a file that is known to be something else than a trace, by what it is.
-
-    Parameters
-    ----------
-    file : Path
-        For the error.
-    row : mapping or iterable of str
-        Its first JSON object, or the header of its table.
 
     Raises
     ------

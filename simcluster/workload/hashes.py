@@ -17,24 +17,17 @@ class BlockHashes:
     An id stands for all tokens up to the end of its block, so equal ids mean an equal prefix. The
     ids of a request start with its prompt and may go on into its answer; what lies behind them is
     shared with nobody.
-
-    Attributes
-    ----------
-    tokens_per_id : int
-        Tokens of a block here, >= 1; the last block of a request may have fewer.
-    num_tokens : ndarray of int64
-        Tokens of each request that its ids stand for, shape ``(num_requests,)``.
-    first, count : ndarray of int64
-        First id and length of each run, shape ``(num_runs,)``.
-    offsets : ndarray of int64
-        Where the runs of each request start, and the end; shape ``(num_requests + 1,)``.
     """
 
     tokens_per_id: int
+    """Tokens of a block here, >= 1; the last block of a request may have fewer."""
     num_tokens: IntArray
+    """Tokens of each request that its ids stand for, shape ``(num_requests,)``."""
     first: IntArray
     count: IntArray
+    """First id and length of each run, shape ``(num_runs,)``."""
     offsets: IntArray
+    """Where the runs of each request start, and the end; shape ``(num_requests + 1,)``."""
 
     @classmethod
     def of_ids(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from simcluster import catalog
 from simcluster.catalog.specs import LengthTable
-from simcluster.config import SETTINGS_CONFIG
+from simcluster.config import Settings
 from simcluster.errors import ConfigError
 from simcluster.units import FloatArray, IntArray
 from simcluster.workload.base import MAX_TOKENS
@@ -28,22 +28,15 @@ def whole_tokens(lengths: FloatArray) -> IntArray:
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """A length distribution by its quantiles.
-
-    Attributes
-    ----------
-    levels : ndarray
-        Cumulative shares, rising from 0 to 1, shape ``(n,)``.
-    values : ndarray
-        Lengths (tokens), never falling, >= 1, shape ``(n,)``.
-    geometric : bool
-        Between two quantiles the logarithm of the length is linear, not the length itself: for
-        few quantiles of a heavy-tailed distribution.
-    """
+    """A length distribution by its quantiles."""
 
     levels: FloatArray
+    """Cumulative shares, rising from 0 to 1, shape ``(n,)``."""
     values: FloatArray
+    """Lengths (tokens), never falling, >= 1, shape ``(n,)``."""
     geometric: bool = False
+    """Between two quantiles the logarithm of the length is linear, not the length itself: for few
+    quantiles of a heavy-tailed distribution."""
 
     def at(self, levels: FloatArray) -> IntArray:
         """Return the lengths (tokens, >= 1) at cumulative shares `levels`."""
@@ -53,14 +46,14 @@ class Quantiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FixedLengths:
+class FixedLengths(Settings):
     """Every request has the same prompt and output length."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
     kind: Literal["fixed"] = "fixed"
-    prompt_len: Annotated[Tokens, Field(description="Prompt of every request (tokens).")]
-    output_len: Annotated[Tokens, Field(description="Output of every request (tokens).")]
+    prompt_len: Tokens
+    """Prompt of every request (tokens)."""
+    output_len: Tokens
+    """Output of every request (tokens)."""
 
     def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Return prompt and output lengths (tokens)."""
@@ -71,7 +64,7 @@ class FixedLengths:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LognormalLengths:
+class LognormalLengths(Settings):
     """Lognormal prompts and outputs, independent of each other, rounded and clipped.
 
     Notes
@@ -79,25 +72,23 @@ class LognormalLengths:
     The mean before clipping is ``median * exp(sigma^2 / 2)``.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
     kind: Literal["lognormal"] = "lognormal"
-    prompt_median: Annotated[Median, Field(description="Median prompt (tokens).")]
-    prompt_sigma: Annotated[
-        Sigma, Field(description="Standard deviation of the logarithm of the prompt length.")
-    ]
-    output_median: Annotated[Median, Field(description="Median output (tokens).")]
-    output_sigma: Annotated[
-        Sigma, Field(description="Standard deviation of the logarithm of the output length.")
-    ]
-    prompt_min: Annotated[Tokens, Field(description="Shorter prompts get this (tokens).")] = 1
-    prompt_max: Annotated[
-        Tokens | None, Field(description="Longer prompts get this (tokens); default: no limit.")
-    ] = None
-    output_min: Annotated[Tokens, Field(description="Shorter outputs get this (tokens).")] = 1
-    output_max: Annotated[
-        Tokens | None, Field(description="Longer outputs get this (tokens); default: no limit.")
-    ] = None
+    prompt_median: Median
+    """Median prompt (tokens)."""
+    prompt_sigma: Sigma
+    """Standard deviation of the logarithm of the prompt length."""
+    output_median: Median
+    """Median output (tokens)."""
+    output_sigma: Sigma
+    """Standard deviation of the logarithm of the output length."""
+    prompt_min: Tokens = 1
+    """Shorter prompts get this (tokens)."""
+    prompt_max: Tokens | None = None
+    """Longer prompts get this (tokens); default: no limit."""
+    output_min: Tokens = 1
+    """Shorter outputs get this (tokens)."""
+    output_max: Tokens | None = None
+    """Longer outputs get this (tokens); default: no limit."""
 
     def __post_init__(self) -> None:
         """Check that no limit excludes the other."""
@@ -126,24 +117,16 @@ class LognormalLengths:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantileLengths:
+class QuantileLengths(Settings):
     """Quantiles written in the scenario; prompt and output independent of each other."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
     kind: Literal["quantiles"] = "quantiles"
-    levels: Annotated[
-        tuple[float, ...],
-        Field(min_length=2, description="Cumulative shares, rising from 0 to 1."),
-    ]
-    prompt: Annotated[
-        tuple[Median, ...],
-        Field(description="Prompt length at each level (tokens), never falling."),
-    ]
-    output: Annotated[
-        tuple[Median, ...],
-        Field(description="Output length at each level (tokens), never falling."),
-    ]
+    levels: Annotated[tuple[float, ...], Field(min_length=2)]
+    """Cumulative shares, rising from 0 to 1."""
+    prompt: tuple[Median, ...]
+    """Prompt length at each level (tokens), never falling."""
+    output: tuple[Median, ...]
+    """Output length at each level (tokens), never falling."""
 
     def __post_init__(self) -> None:
         """Check levels and lengths."""
@@ -177,13 +160,12 @@ class QuantileLengths:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TableLengths:
+class TableLengths(Settings):
     """The name of a table of the catalogue; in a scenario `TabulatedLengths` takes its place."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
     kind: Literal["table"] = "table"
-    name: Annotated[str, Field(min_length=1, description="Length table of the catalogue.")]
+    name: Annotated[str, Field(min_length=1)]
+    """Length table of the catalogue."""
 
     def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Return prompt and output lengths (tokens) of the packaged table of this name.
@@ -198,15 +180,10 @@ class TableLengths:
 
 @dataclass(frozen=True, slots=True)
 class TabulatedLengths:
-    """Lengths drawn from a table; outputs depend on prompts as far as the table knows.
-
-    Attributes
-    ----------
-    table : LengthTable
-        The quantiles.
-    """
+    """Lengths drawn from a table; outputs depend on prompts as far as the table knows."""
 
     table: LengthTable
+    """The quantiles."""
 
     def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Return prompt and output lengths (tokens).

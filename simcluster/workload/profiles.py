@@ -8,12 +8,12 @@ same requests and the phases keep their length.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from simcluster.config import SETTINGS_CONFIG
+from simcluster.config import Settings
 from simcluster.errors import ConfigError
 from simcluster.rng import stream
 from simcluster.units import MAX_TIME_S, FloatArray
@@ -54,16 +54,12 @@ class OnOffArrivals(EndlessArrivals):
     """Bursts and pauses of fixed length in turn, beginning with a burst; Poisson in each."""
 
     kind: Literal["on-off"] = "on-off"
-    on_s: Annotated[
-        float, Field(ge=SHORTEST_S, le=MAX_TIME_S, description="Length of a burst (s).")
-    ]
-    off_s: Annotated[
-        float, Field(ge=SHORTEST_S, le=MAX_TIME_S, description="Length of a pause (s).")
-    ]
-    off_share: Annotated[
-        float,
-        Field(ge=0, lt=1, description="Rate in a pause as a share of the rate in a burst."),
-    ] = 0.0
+    on_s: Annotated[float, Field(ge=SHORTEST_S, le=MAX_TIME_S)]
+    """Length of a burst (s)."""
+    off_s: Annotated[float, Field(ge=SHORTEST_S, le=MAX_TIME_S)]
+    """Length of a pause (s)."""
+    off_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Rate in a pause as a share of the rate in a burst."""
 
     def times(self, num_requests: int, rate_rps: float, seed: int) -> FloatArray:
         """Return the first `num_requests` arrivals (s); `rate_rps` is the mean of both phases."""
@@ -78,20 +74,13 @@ class OnOffArrivals(EndlessArrivals):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SchedulePiece:
+class SchedulePiece(Settings):
     """One piece of a schedule of rates."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
-    duration_s: Annotated[
-        float, Field(ge=SHORTEST_S, le=MAX_TIME_S, description="How long it lasts (s).")
-    ]
-    rate_rps: Annotated[
-        float,
-        Field(
-            ge=0, le=MAX_RATE_RPS, description="Rate (requests/s); 0 for a pause of the arrivals."
-        ),
-    ]
+    duration_s: Annotated[float, Field(ge=SHORTEST_S, le=MAX_TIME_S)]
+    """How long it lasts (s)."""
+    rate_rps: Annotated[float, Field(ge=0, le=MAX_RATE_RPS)]
+    """Rate (requests/s); 0 for a pause of the arrivals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +92,8 @@ class ScheduleArrivals(EndlessArrivals):
     """
 
     kind: Literal["schedule"] = "schedule"
-    pieces: Annotated[
-        tuple[SchedulePiece, ...],
-        Field(min_length=1, description="Pieces of constant rate, one after the other."),
-    ]
+    pieces: Annotated[tuple[SchedulePiece, ...], Field(min_length=1)]
+    """Pieces of constant rate, one after the other."""
 
     def __post_init__(self) -> None:
         """Check that some piece has requests."""

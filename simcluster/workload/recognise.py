@@ -11,7 +11,8 @@ from typing import Final
 import numpy as np
 
 from simcluster.errors import DataError
-from simcluster.units import FloatArray
+from simcluster.units import TICK_S, FloatArray
+from simcluster.workload.base import MAX_TOKENS
 from simcluster.workload.block_ids import fitting_sizes
 from simcluster.workload.cells import id_lists, numbers
 from simcluster.workload.formats import DATES, UNITS_S, Layout, TimeUnit, TraceFormat, candidates
@@ -30,47 +31,31 @@ _PLAIN_UNITS: Final = {"arrival_s": "s", "arrival_time_ns": "ns"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceOptions:
-    """What is said of a trace file.
-
-    Attributes
-    ----------
-    format : str
-        A format of `simcluster.workload.formats`; ``"auto"`` to tell it by the columns.
-    time_unit : str or None
-        Unit of the time stamps; None for the format's.
-    block_size : int or None
-        Tokens of a block with an id; None for the format's.
-    turns : str
-        ``"whole"``: each row holds its whole prompt; ``"added"``: a later turn holds what is added
-        to the turn before and its answer; ``"auto"`` to tell it by lengths and ids.
-    """
+    """What is said of a trace file."""
 
     format: TraceFormat = "auto"
+    """A format of `simcluster.workload.formats`; ``"auto"`` to tell it by the columns."""
     time_unit: TimeUnit | None = None
+    """Unit of the time stamps; None for the format's."""
     block_size: int | None = None
+    """Tokens of a block with an id; None for the format's."""
     turns: TurnLengths = "auto"
+    """``"whole"``: each row holds its whole prompt; ``"added"``: a later turn holds what is added
+    to the turn before and its answer; ``"auto"`` to tell it by lengths and ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Understood:
-    """What a trace file is.
-
-    Attributes
-    ----------
-    layout : Layout
-        Its columns.
-    unit : str
-        Unit of its times, a key of `formats.UNITS_S`, or `formats.DATES`.
-    block_size : int
-        Tokens of a block with an id; 0 where there are none.
-    notes : tuple of str
-        What was not proved by the columns alone.
-    """
+    """What a trace file is."""
 
     layout: Layout
+    """Its columns."""
     unit: str
+    """Unit of its times, a key of `formats.UNITS_S`, or `formats.DATES`."""
     block_size: int
+    """Tokens of a block with an id; 0 where there are none."""
     notes: tuple[str, ...] = ()
+    """What was not proved by the columns alone."""
 
 
 def understood(file: Path, options: TraceOptions, first: Chunk, *, arrivals: bool) -> Understood:
@@ -112,8 +97,9 @@ def _block_size(
     if layout.ids not in first.columns or layout.ids is None:
         return 0
     num_ids = np.array([len(row) for row in id_lists(file, first, layout.ids)], dtype=np.int64)
-    prompts = numbers(file, first, layout.prompt, "must be a number").astype(np.int64)
-    sizes = fitting_sizes(prompts, num_ids)
+    prompts = numbers(file, first, layout.prompt, "must be a number")
+    # What is no length is refused where the rows are read.
+    sizes = fitting_sizes(np.clip(prompts, 0, MAX_TOKENS).astype(np.int64), num_ids)
     told = options.block_size
     if told is not None:
         if sizes and told not in sizes and told & (told - 1) == 0:
@@ -168,7 +154,7 @@ def _unit(
     formats = [one.format for one in known]
     if options.format != "auto" or not set(_AMBIGUOUS) <= set(formats[:2]):
         return layout.unit
-    rates = {unit: _rate_rps(stamps * UNITS_S[unit]) for unit in ("ms", "s")}
+    rates = {unit: mean_rate_rps(stamps * UNITS_S[unit]) for unit in ("ms", "s")}
     if None in rates.values():
         return layout.unit  # all at once: the same in any unit
     return _likelier(file, stamps, rates, size, layout, notes)  # type: ignore[arg-type]  # none is None
@@ -205,7 +191,7 @@ def _distance(rate_rps: float) -> float:
     return max(math.log(low / rate_rps), math.log(rate_rps / high), 0.0)
 
 
-def _rate_rps(times_s: FloatArray) -> float | None:
-    """Return gaps over time, None where all come at once."""
-    span_s = float(times_s.max() - times_s.min())
-    return (len(times_s) - 1) / span_s if span_s > 0 else None
+def mean_rate_rps(times_s: FloatArray) -> float | None:
+    """Return gaps over time (requests/s), None where all come within a tick of the time grid."""
+    span_s = float(np.ptp(times_s)) if len(times_s) else 0.0
+    return (len(times_s) - 1) / span_s if span_s >= TICK_S else None

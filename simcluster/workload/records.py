@@ -23,19 +23,13 @@ _ARRAY_CHARS: Final = 1 << 28
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows of a trace.
-
-    Attributes
-    ----------
-    lines : sequence of int
-        Line of the file, or number of the row where there are no lines; from 1.
-    columns : mapping of str to sequence or Arrow array
-        Cells by column or key, as they were read: text from CSV, else values. None where a JSON
-        object lacks the key.
-    """
+    """Some rows of a trace."""
 
     lines: Sequence[int]
+    """Line of the file, or number of the row where there are no lines; from 1."""
     columns: Mapping[str, Any]
+    """Cells by column or key, as they were read: text from CSV, else values. None where a JSON
+    object lacks the key."""
 
     def cells(self, name: str | None) -> Sequence[Any]:
         """Return the cells of a column; None for each row where there is no such column."""

@@ -37,18 +37,10 @@ class GammaArrivals(EndlessArrivals):
     """
 
     kind: Literal["gamma"] = "gamma"
-    burstiness: Annotated[
-        float | None,
-        Field(ge=1e-4, le=1e6, description="Shape of the gaps; 1 is Poisson, less is burstier."),
-    ] = None
-    cv: Annotated[
-        float | None,
-        Field(
-            ge=1e-3,
-            le=100,
-            description="Coefficient of variation of the gaps, in place of burstiness.",
-        ),
-    ] = None
+    burstiness: Annotated[float | None, Field(ge=1e-4, le=1e6)] = None
+    """Shape of the gaps; 1 is Poisson, less is burstier."""
+    cv: Annotated[float | None, Field(ge=0.001, le=100)] = None
+    """Coefficient of variation of the gaps, in place of burstiness."""
 
     def __post_init__(self) -> None:
         """Check that one of `burstiness` and `cv` is given."""

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from simcluster.config import SETTINGS_CONFIG
-from simcluster.errors import ConfigError, DataError
+from simcluster.config import Settings
+from simcluster.errors import ConfigError, DataError, printable
 from simcluster.units import IntArray
 from simcluster.workload.base import ArrivalTimes, Offer, joined
 from simcluster.workload.formats import TimeUnit, TraceFormat
-from simcluster.workload.recognise import TraceOptions
+from simcluster.workload.recognise import TraceOptions, mean_rate_rps
 from simcluster.workload.traces import ALL, Trace, read_trace
 from simcluster.workload.turns import TurnLengths
 
@@ -26,59 +26,27 @@ MAX_TRACE_S: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TraceFile:
+class TraceFile(Settings):
     """A trace file, or a window of it."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
     key: ClassVar[str] = "workload.trace"
 
-    path: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="Trace file, from the scenario's folder: CSV, JSON lines, a JSON array or "
-            "Parquet; text may be gzip.",
-        ),
-    ]
-    format: Annotated[
-        TraceFormat,
-        Field(description="Published format of the file; auto tells it by its columns."),
-    ] = "auto"
-    time_unit: Annotated[
-        TimeUnit | None,
-        Field(description="Unit of its times; default: that of the format."),
-    ] = None
-    block_size: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=1 << 20,
-            description="Tokens of a block that has an id; default: that of the format.",
-        ),
-    ] = None
-    turns: Annotated[
-        TurnLengths,
-        Field(
-            description="What the prompt length of a later turn of a session is: whole, or added "
-            "to the turn before and its answer; auto tells it by lengths and ids."
-        ),
-    ] = "auto"
-    start_s: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=MAX_TRACE_S,
-            description="Leave out what arrives earlier (s since the first request).",
-        ),
-    ] = 0.0
-    end_s: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=MAX_TRACE_S,
-            description="Leave out what arrives from then on (s since the first request).",
-        ),
-    ] = None
+    path: Annotated[str, Field(min_length=1)]
+    """Trace file, from the scenario's folder: CSV, JSON lines, a JSON array or Parquet; text may be
+    gzip."""
+    format: TraceFormat = "auto"
+    """Published format of the file; auto tells it by its columns."""
+    time_unit: TimeUnit | None = None
+    """Unit of its times; default: that of the format."""
+    block_size: Annotated[int | None, Field(ge=1, le=1 << 20)] = None
+    """Tokens of a block that has an id; default: that of the format."""
+    turns: TurnLengths = "auto"
+    """What the prompt length of a later turn of a session is: whole, or added to the turn before
+    and its answer; auto tells it by lengths and ids."""
+    start_s: Annotated[float, Field(ge=0, le=MAX_TRACE_S)] = 0.0
+    """Leave out what arrives earlier (s since the first request)."""
+    end_s: Annotated[float | None, Field(gt=0, le=MAX_TRACE_S)] = None
+    """Leave out what arrives from then on (s since the first request)."""
 
     def __post_init__(self) -> None:
         """Check that the window has a length."""
@@ -124,7 +92,7 @@ class TraceFile:
 
 
 def _notes(trace: Trace) -> tuple[str, ...]:
-    return f"{trace.file.name}: {trace.summary}", *trace.notes
+    return f"{printable(trace.file.name)}: {trace.summary}", *trace.notes
 
 
 def _state(path: str) -> tuple[int, ...]:
@@ -153,16 +121,11 @@ def _read(
 
 @dataclass(frozen=True, slots=True)
 class RowLengths:
-    """The lengths of given requests, in their order.
-
-    Attributes
-    ----------
-    prompt_len, output_len : ndarray of int64
-        Tokens, shape ``(n,)``; at most n can be drawn.
-    """
+    """The lengths of given requests, in their order."""
 
     prompt_len: IntArray
     output_len: IntArray
+    """Tokens, shape ``(n,)``; at most n can be drawn."""
 
     def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Return prompt and output lengths (tokens) of the first `num_requests`."""
@@ -204,9 +167,7 @@ class TraceArrivals(TraceFile):
                     "Lower it, or leave it out to use them all.",
                 )
             arrival_s = arrival_s[: offer.num_requests]
-        rate_rps = (len(arrival_s) - 1) / arrival_s[-1] if arrival_s[-1] > 0 else None
-        if turns is not None:
-            rate_rps = None
+        rate_rps = None if turns is not None else mean_rate_rps(arrival_s)
         if offer.rate_rps is not None:
             if rate_rps is None:
                 raise DataError(
@@ -223,7 +184,7 @@ class TraceArrivals(TraceFile):
             arrival_s = arrival_s[: np.argmax(late) if late.any() else len(late)]
         return ArrivalTimes(
             arrival_s=arrival_s,
-            rate_rps=None if rate_rps is None else float(rate_rps),
+            rate_rps=rate_rps,
             lengths=RowLengths(trace.prompt_len, trace.output_len),
             hashes=trace.hashes,
             turns=None if turns is None else turns.of_requests(0, len(arrival_s)),
@@ -245,10 +206,8 @@ class TraceLengths(TraceFile):
     key: ClassVar[str] = "workload.lengths"
 
     kind: Literal["trace"] = "trace"
-    order: Annotated[
-        Literal["file", "sampled"],
-        Field(description="file: row after row; sampled: rows drawn at random, with repetition."),
-    ] = "file"
+    order: Literal["file", "sampled"] = "file"
+    """file: row after row; sampled: rows drawn at random, with repetition."""
 
     def notes(self) -> tuple[str, ...]:
         """Return what a reader of results should know about the file; it is read."""

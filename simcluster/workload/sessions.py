@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from simcluster.config import SETTINGS_CONFIG
+from simcluster.config import Settings
 from simcluster.errors import ConfigError
 from simcluster.rng import stream
 from simcluster.units import FloatArray, IntArray, grid_array
@@ -41,7 +41,7 @@ Spread = Annotated[Sigma, Field(description="Standard deviation of its logarithm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionArrivals:
+class SessionArrivals(Settings):
     """Users who ask, read the answer, and ask again with all that was said before in the prompt.
 
     Sessions arrive as a Poisson process. Each has a geometric number of turns and starts with one
@@ -59,52 +59,33 @@ class SessionArrivals:
     turns come with the context they have reached. Only the caches are empty then.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
     has_lengths: ClassVar[bool] = True
     needs_rate: ClassVar[bool] = True
 
     kind: Literal["sessions"] = "sessions"
-    mean_turns: Annotated[
-        float, Field(ge=1, le=1000, description="Mean number of turns of a session.")
-    ] = 5.0
-    gap_median_s: Annotated[
-        float,
-        Field(ge=1e-3, le=86_400, description="Median time from one turn to the next (s)."),
-    ] = 30.0
+    mean_turns: Annotated[float, Field(ge=1, le=1000)] = 5.0
+    """Mean number of turns of a session."""
+    gap_median_s: Annotated[float, Field(ge=0.001, le=86_400)] = 30.0
+    """Median time from one turn to the next (s)."""
     gap_sigma: Spread = 0.8
-    gap_after: Annotated[
-        Literal["arrival", "answer"],
-        Field(
-            description="From when the gap to the next turn counts: the arrival of the turn before "
-            "(an open loop), or the end of its answer (the user waits for it)."
-        ),
-    ] = "arrival"
-    message_median: Annotated[
-        Median, Field(description="Median length of a message of the user (tokens).")
-    ] = 60.0
+    gap_after: Literal["arrival", "answer"] = "arrival"
+    """From when the gap to the next turn counts: the arrival of the turn before (an open loop), or
+    the end of its answer (the user waits for it)."""
+    message_median: Median = 60.0
+    """Median length of a message of the user (tokens)."""
     message_sigma: Spread = 1.0
-    output_median: Annotated[Median, Field(description="Median length of an answer (tokens).")] = (
-        180.0
-    )
+    output_median: Median = 180.0
+    """Median length of an answer (tokens)."""
     output_sigma: Spread = 0.7
-    system_prompts: Annotated[
-        int, Field(ge=1, le=1_000_000, description="Different system prompts.")
-    ] = 10
-    system_len: Annotated[
-        int, Field(ge=0, le=MAX_TOKENS, description="Length of each of them (tokens).")
-    ] = 500
-    zipf: Annotated[
-        float, Field(ge=0, le=10, description="Exponent of their popularity; 0 for equal shares.")
-    ] = 1.0
-    max_context_len: Annotated[
-        int | None,
-        Field(
-            ge=2,
-            le=MAX_TOKENS,
-            description="A session ends before a turn whose prompt and answer together are longer "
-            "(tokens); default: no limit.",
-        ),
-    ] = None
+    system_prompts: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """Different system prompts."""
+    system_len: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 500
+    """Length of each of them (tokens)."""
+    zipf: Annotated[float, Field(ge=0, le=10)] = 1.0
+    """Exponent of their popularity; 0 for equal shares."""
+    max_context_len: Annotated[int | None, Field(ge=2, le=MAX_TOKENS)] = None
+    """A session ends before a turn whose prompt and answer together are longer (tokens); default:
+    no limit."""
 
     def draw(self, offer: Offer, seed: int) -> ArrivalTimes:
         """Return the turns of the run `seed` (see `ArrivalProcess`)."""
@@ -248,32 +229,22 @@ class SessionArrivals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionTurns:
-    """Turns of sessions, with what their block ids are made from.
-
-    Attributes
-    ----------
-    arrival_s : ndarray of float64
-        Arrivals (s), shape ``(num_turns,)``.
-    prompt_len, output_len : ndarray of int64
-        Tokens, shape ``(num_turns,)``.
-    system_id, own_id : ndarray of int64
-        First id of the system prompt's blocks, and of those behind them; shape ``(num_turns,)``.
-    session : ndarray of int64
-        Whose each turn is, shape ``(num_turns,)``.
-    gap_s : ndarray of float64
-        Time since the turn before it (s), 0 for a first turn; shape ``(num_turns,)``.
-    system_blocks : int
-        Full blocks of a system prompt.
-    """
+    """Turns of sessions, with what their block ids are made from."""
 
     arrival_s: FloatArray
+    """Arrivals (s), shape ``(num_turns,)``."""
     prompt_len: IntArray
     output_len: IntArray
+    """Tokens, shape ``(num_turns,)``."""
     system_id: IntArray
     own_id: IntArray
+    """First id of the system prompt's blocks, and of those behind them; shape ``(num_turns,)``."""
     session: IntArray
+    """Whose each turn is, shape ``(num_turns,)``."""
     gap_s: FloatArray
+    """Time since the turn before it (s), 0 for a first turn; shape ``(num_turns,)``."""
     system_blocks: int
+    """Full blocks of a system prompt."""
 
     def of(self, rows: IntArray) -> SessionTurns:
         """Return the turns `rows`, in that order."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from simcluster.catalog import Catalog
-from simcluster.config import SETTINGS_CONFIG
+from simcluster.config import Settings
 from simcluster.errors import ConfigError, nearest
 from simcluster.registry import KindIn, Registry
 from simcluster.units import MAX_TIME_S
@@ -84,34 +84,18 @@ _ROUNDING: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestClass:
+class RequestClass(Settings):
     """A class of requests (a table ``[[workload.classes]]``); ``[slo.classes]`` has its targets."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
-    name: Annotated[
-        str,
-        Field(
-            pattern="^[A-Za-z0-9_-]+$",
-            description="Name, of letters, digits, - and _; [slo.classes.NAME] has its targets.",
-        ),
-    ]
-    share: Annotated[
-        float, Field(gt=0, le=1, description="Share of the requests; those of all classes make 1.")
-    ]
-    lengths: Annotated[
-        LengthSettings | None,
-        Field(description="Lengths of its requests, as workload.lengths, which is the default."),
-    ] = None
-    priority: Annotated[
-        int,
-        Field(
-            ge=-1_000_000,
-            le=1_000_000,
-            description="Its requests go before those of classes with larger numbers, in a "
-            'strategy with queue = "priority".',
-        ),
-    ] = 0
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9_-]+$")]
+    """Name, of letters, digits, - and _; [slo.classes.NAME] has its targets."""
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Share of the requests; those of all classes make 1."""
+    lengths: LengthSettings | None = None
+    """Lengths of its requests, as workload.lengths, which is the default."""
+    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
+    """Its requests go before those of classes with larger numbers, in a strategy with queue =
+    "priority"."""
 
     @property
     def length_distribution(self) -> LengthDistribution | None:
@@ -120,60 +104,26 @@ class RequestClass:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadSettings:
+class WorkloadSettings(Settings):
     """The table ``[workload]``."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS_CONFIG
-
-    lengths: Annotated[
-        LengthSettings | None,
-        Field(description="Name of a length table of the catalogue, or a table with its kind."),
-    ] = None
-    arrivals: Annotated[
-        ArrivalSettings | None,
-        Field(
-            description="Name of an arrival process (default poisson), or a table with its kind."
-        ),
-    ] = None
-    trace: Annotated[
-        TraceSettings | None,
-        Field(description="Trace to replay, arrivals and lengths: a path or a table."),
-    ] = None
-    num_requests: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=MAX_NUM_REQUESTS,
-            description="Requests of a run; default 2000, all of a trace, one pass of a schedule.",
-        ),
-    ] = None
-    duration_s: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=MAX_TIME_S,
-            description="Requests that arrive before this (s), instead of num_requests.",
-        ),
-    ] = None
-    rate_rps: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=MAX_RATE_RPS,
-            description="Mean rate (requests/s) where no sweep gives one.",
-        ),
-    ] = None
-    on_too_long: Annotated[
-        Literal["reject", "truncate", "error"],
-        Field(
-            description="What becomes of a request longer than max_model_len: it counts as missed, "
-            "is cut to fit, or stops the run."
-        ),
-    ] = "reject"
-    classes: Annotated[
-        tuple[RequestClass, ...] | None,
-        Field(min_length=1, description="Classes of requests, each with targets of its own."),
-    ] = None
+    lengths: LengthSettings | None = None
+    """Name of a length table of the catalogue, or a table with its kind."""
+    arrivals: ArrivalSettings | None = None
+    """Name of an arrival process (default poisson), or a table with its kind."""
+    trace: TraceSettings | None = None
+    """Trace to replay, arrivals and lengths: a path or a table."""
+    num_requests: Annotated[int | None, Field(ge=1, le=MAX_NUM_REQUESTS)] = None
+    """Requests of a run; default 2000, all of a trace, one pass of a schedule."""
+    duration_s: Annotated[float | None, Field(gt=0, le=MAX_TIME_S)] = None
+    """Requests that arrive before this (s), instead of num_requests."""
+    rate_rps: Annotated[float | None, Field(gt=0, le=MAX_RATE_RPS)] = None
+    """Mean rate (requests/s) where no sweep gives one."""
+    on_too_long: Literal["reject", "truncate", "error"] = "reject"
+    """What becomes of a request longer than max_model_len: it counts as missed, is cut to fit, or
+    stops the run."""
+    classes: Annotated[tuple[RequestClass, ...] | None, Field(min_length=1)] = None
+    """Classes of requests, each with targets of its own."""
 
     def __post_init__(self) -> None:
         """Check that the keys fit together."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from simcluster.errors import DataError
+from simcluster.errors import DataError, printable
 from simcluster.units import US, FloatArray, IntArray, grid_array
 from simcluster.workload.base import MAX_NUM_REQUESTS, MAX_TOKENS, BoolArray
 from simcluster.workload.block_ids import IdColumn
@@ -22,47 +22,44 @@ from simcluster.workload.cells import MEND, dates, id_lists, ids_of_tokens, numb
 from simcluster.workload.files import bad_cell
 from simcluster.workload.formats import DATES, UNITS_S, Layout
 from simcluster.workload.hashes import BlockHashes
-from simcluster.workload.recognise import USUAL_RPS, TraceOptions, Understood, understood
+from simcluster.workload.recognise import (
+    USUAL_RPS,
+    TraceOptions,
+    Understood,
+    mean_rate_rps,
+    understood,
+)
 from simcluster.workload.records import Chunk, chunks
 from simcluster.workload.turns import Sessions, Turns, added_up, are_whole, conversation_hashes
 
 ALL: Final = (0.0, math.inf)
 """Window (s) of a whole trace."""
+MAX_STAMP_S: Final = 4e9
+"""Time stamps (s) further away are refused."""
 _SHOWN: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The requests of a trace file.
-
-    Attributes
-    ----------
-    file : Path
-        Where they were read.
-    format, time_unit : str
-        Its format, and the unit of its times (`formats.DATES` for dates).
-    arrival_s : ndarray of float64 or None
-        Arrivals (s) since the first request, sorted, shape ``(n,)``; of a turn that waits for an
-        answer the earliest one, wherever it stands. None where they were not asked for.
-    prompt_len, output_len : ndarray of int64
-        Tokens, each >= 1, shape ``(n,)``.
-    hashes : BlockHashes or None
-        Ids of the prompts' blocks, where the file has any.
-    turns : Turns or None
-        Which requests wait for the answer to another; None where none does.
-    notes : tuple of str
-        What was assumed, what was left out, and what of the file is not simulated.
-    """
+    """The requests of a trace file."""
 
     file: Path
+    """Where they were read."""
     format: str
     time_unit: str
+    """Its format, and the unit of its times (`formats.DATES` for dates)."""
     arrival_s: FloatArray | None
+    """Arrivals (s) since the first request, sorted, shape ``(n,)``; of a turn that waits for an
+    answer the earliest one, wherever it stands. None where they were not asked for."""
     prompt_len: IntArray
     output_len: IntArray
+    """Tokens, each >= 1, shape ``(n,)``."""
     hashes: BlockHashes | None = None
+    """Ids of the prompts' blocks, where the file has any."""
     turns: Turns | None = None
+    """Which requests wait for the answer to another; None where none does."""
     notes: tuple[str, ...] = ()
+    """What was assumed, what was left out, and what of the file is not simulated."""
 
     @property
     def clock_s(self) -> FloatArray:
@@ -74,9 +71,7 @@ class Trace:
     @property
     def rate_rps(self) -> float | None:
         """Gaps over time (requests/s) of `clock_s`; None where all arrive at once."""
-        clock_s = self.clock_s
-        span_s = float(clock_s[-1]) if len(clock_s) else 0.0
-        return (len(clock_s) - 1) / span_s if span_s > 0 else None
+        return mean_rate_rps(self.clock_s)
 
     @property
     def summary(self) -> str:
@@ -249,6 +244,8 @@ class _Rows:
         if self._origin is None:
             self._origin = 0.0 if layout.session is not None else float(stamps[0])
         times_s = (stamps - self._origin) * unit_s
+        rule = f"must be within {MAX_STAMP_S:g} s (126 years) of the first time, or of 1970"
+        self._require(chunk, name, ~(np.abs(times_s) > MAX_STAMP_S), rule, MEND)
         if not layout.sorts:
             rule, remedy = "is earlier than the row before", f"Sort the file by {name}."
             self._require(chunk, name, np.diff(times_s, prepend=self.last_s) >= 0, rule, remedy)
@@ -283,8 +280,11 @@ class _Rows:
     def _add_session(self, chunk: Chunk, kept: IntArray) -> None:
         """Add whose turn each kept row is, and how long it waits."""
         layout = self._known.layout
+        assert layout.session is not None
         assert layout.delay is not None
         labels = chunk.cells(layout.session)
+        sound = np.array([one is None or isinstance(one, str | int | tuple) for one in labels])
+        self._require(chunk, layout.session, sound, "must be a text or a whole number", MEND)
         self.labels += [labels[at] for at in kept]
         self.lines += [chunk.lines[at] for at in kept]
         waits = numbers(self._file, chunk, layout.delay, "must be a time", 0.0)
@@ -327,7 +327,7 @@ class _Rows:
             )
         if unused := list(self._unused):
             more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
-            names = ", ".join(name[:40] for name in unused[:_SHOWN])
+            names = ", ".join(printable(name[:40]) for name in unused[:_SHOWN])
             notes.append(f"not simulated: column{'s' * (len(unused) > 1)} {names}{more}")
         return notes
 

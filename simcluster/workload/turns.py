@@ -20,19 +20,13 @@ TOKENS_PER_ID: Final = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turns:
-    """Which requests wait for the answer to another one.
-
-    Attributes
-    ----------
-    after : ndarray of int64
-        Request that is answered before, of a smaller number; -1 for one that waits for none. Shape
-        ``(num_requests,)``.
-    think_s : ndarray of float64
-        From the end of that answer to the arrival (s), on the time grid, >= 0; 0 without one.
-    """
+    """Which requests wait for the answer to another one."""
 
     after: IntArray
+    """Request that is answered before, of a smaller number; -1 for one that waits for none. Shape
+    ``(num_requests,)``."""
     think_s: FloatArray
+    """From the end of that answer to the arrival (s), on the time grid, >= 0; 0 without one."""
 
     def of_requests(self, first: int, last: int) -> Turns:
         """Return those of the requests from `first` to before `last`; none may wait for others."""
@@ -42,18 +36,12 @@ class Turns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sessions:
-    """The turns of a trace, each with the one before it in its session.
-
-    Attributes
-    ----------
-    after : ndarray of int64
-        Row of the turn before; -1 for the first. Shape ``(num_rows,)``.
-    order : ndarray of int64
-        The rows with all turns of a session behind each other, in their order.
-    """
+    """The turns of a trace, each with the one before it in its session."""
 
     after: IntArray
+    """Row of the turn before; -1 for the first. Shape ``(num_rows,)``."""
     order: IntArray
+    """The rows with all turns of a session behind each other, in their order."""
 
     @classmethod
     def of(cls, labels: Sequence[object]) -> Sessions:
@@ -91,17 +79,6 @@ def are_whole(
     first_id: IntArray,
 ) -> tuple[bool, str]:
     """Tell whether the prompts of later turns are whole, and from what.
-
-    Parameters
-    ----------
-    file : Path
-        For the error.
-    sessions : Sessions
-        Which turns follow which.
-    prompt_len, output_len : ndarray of int64
-        Tokens of each row.
-    first_id : ndarray of int64
-        Id of each row's first block, -1 without ids.
 
     Returns
     -------

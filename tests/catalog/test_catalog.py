@@ -17,7 +17,8 @@ from scipy.stats import truncnorm
 from helpers.refusals import refused
 from simcluster import catalog
 from simcluster.catalog import Catalog, derive, store, tables
-from simcluster.catalog.specs import ModelSpec, Price
+from simcluster.catalog.layers import Attention, DenseMlp, LatentAttention, ModelSpec, Reach
+from simcluster.catalog.specs import Price
 from simcluster.errors import ConfigError, DataError
 
 DATA = Path(
@@ -59,23 +60,25 @@ def texts(row: tables.Row, key: str) -> list[str]:
 
 def count_params(m: ModelSpec) -> int:
     """Parameters of a decoder-only transformer, written down matrix by matrix."""
-    h, d = m.hidden_size, m.head_dim
-    if m.kv_lora_rank:
-        q = h * m.q_lora_rank + m.q_lora_rank * m.num_heads * (m.qk_nope_dim + m.qk_rope_dim)
-        kv = h * (m.kv_lora_rank + m.qk_rope_dim)
-        kv += m.kv_lora_rank * m.num_heads * (m.qk_nope_dim + m.v_head_dim)
-        attention = q + kv + m.num_heads * m.v_head_dim * h
-    else:
-        attention = h * m.num_heads * d + 2 * h * m.num_kv_heads * d + m.num_heads * d * h
+    h = m.hidden_size
     per_ffn = (3 if m.gated_mlp else 2) * h
     total = m.vocab_size * h * (1 if m.tied_embeddings else 2)
-    for layer in range(m.num_layers):
-        total += attention + 2 * h
-        if layer < m.num_dense_layers:
-            total += per_ffn * m.ffn_dim
+    for layer in m.each_layer:
+        a = layer.mixer
+        if isinstance(a, LatentAttention):
+            q = h * a.q_lora_rank + a.q_lora_rank * a.num_heads * (a.qk_nope_dim + a.qk_rope_dim)
+            kv = h * (a.kv_lora_rank + a.qk_rope_dim)
+            kv += a.kv_lora_rank * a.num_heads * (a.qk_nope_dim + a.v_head_dim)
+            total += q + kv + a.num_heads * a.v_head_dim * h + 2 * h
         else:
-            total += per_ffn * m.moe_ffn_dim * (m.num_experts + m.num_shared_experts)
-            total += h * m.num_experts
+            assert isinstance(a, Attention)
+            total += 2 * h * (a.num_heads + a.num_kv_heads) * a.head_dim + 2 * h
+        (mlp,) = layer.mlps
+        if isinstance(mlp, DenseMlp):
+            total += per_ffn * mlp.ffn_dim
+        else:
+            total += per_ffn * (mlp.ffn_dim * mlp.num_experts + mlp.shared_ffn_dim)
+            total += h * mlp.num_experts
     return total
 
 
@@ -148,13 +151,15 @@ def test_parameters_and_cache_follow_from_the_shape(name: str) -> None:
     """A typing error in one dimension shows in the sum."""
     m = catalog.model(name)
     assert m.num_params == pytest.approx(count_params(m), rel=0.01)
-    per_layer = (
-        m.kv_lora_rank + m.qk_rope_dim if m.kv_lora_rank else 2 * m.num_kv_heads * m.head_dim
-    )
-    assert m.kv_bytes_per_token == 2 * per_layer * m.num_layers
-    assert m.num_heads % m.num_kv_heads == 0
-    assert (m.sliding_window is None) == (m.num_sliding_layers == 0)
-    assert m.num_sliding_layers <= m.num_layers
+    cached = [
+        a.kv_lora_rank + a.qk_rope_dim
+        if isinstance(a, LatentAttention)
+        else 2 * a.num_kv_heads * a.head_dim
+        for a in (layer.mixer for layer in m.each_layer)
+        if isinstance(a, Attention | LatentAttention)
+    ]
+    assert m.kv_bytes_per_token == 2 * sum(cached)
+    assert len(cached) == m.num_layers
 
 
 @pytest.mark.parametrize(
@@ -169,7 +174,8 @@ def test_published_sizes_are_met(name: str, billions: float) -> None:
 def test_gpt_oss_slides_on_alternate_layers() -> None:
     """Half of its layers attend to the last 128 tokens only."""
     spec = catalog.model("gpt-oss-120b")
-    assert (spec.sliding_window, spec.num_sliding_layers) == (128, spec.num_layers // 2)
+    reaches = [layer.mixer.reach for layer in spec.each_layer if layer.mixer]
+    assert reaches == [Reach(128), None] * 18
 
 
 def test_ecoserve_testbeds_are_as_published() -> None:
@@ -261,8 +267,11 @@ def test_an_unknown_name_offers_the_nearest() -> None:
     """A slip of one letter should cost one line to mend."""
     with pytest.raises(ConfigError, match="'codellama-34b'"):
         catalog.model("codelama-34b")
-    with pytest.raises(ConfigError, match="Known: "):
+    with pytest.raises(ConfigError, match=r"catalog --kind node. lists"):
         catalog.node("???")
+    with pytest.raises(ConfigError) as caught:
+        catalog.gpu("L40")  # no L40S
+    assert "L40S" not in str(caught.value)
     with pytest.raises(ConfigError, match="no such kind"):
         catalog.names("gpus")
 
@@ -496,7 +505,7 @@ def test_a_users_gpu_model_and_price_are_found(tmp_path: Path) -> None:
     tiny = mine.model("tiny")
     assert tiny.num_params == count_params(tiny) + tiny.hidden_size  # and the last norm
     assert tiny.kv_bytes_per_token == 2 * 2 * 2 * 2 * 16
-    assert tiny.num_dense_layers == 2
+    assert [layer.mlps for layer in tiny.each_layer] == [(DenseMlp(128),)] * 2
 
 
 def slower_link(tmp_path: Path, efficiency: float) -> Path:
@@ -669,12 +678,15 @@ def test_models_agree_with_the_table_of_configurations() -> None:
     for fact in facts:
         m = catalog.model(fact["model"].split(" (")[0])
         shape = (m.num_layers, m.hidden_size, m.num_heads, m.num_kv_heads, m.head_dim, m.ffn_dim)
-        columns = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn_dim")
+        has_dense = fact["dense_layers"] != "0"
+        width = "ffn_dim" if has_dense else "moe_ffn_dim"
+        columns = ("layers", "hidden", "heads", "kv_heads", "head_dim", width)
         assert shape == tuple(int(fact[c]) for c in columns)
         assert m.num_params / 1e9 == pytest.approx(float(fact["params_b_nominal"]), rel=0.01)
         assert m.kv_bytes_per_token == int(fact["kv_bytes_per_token_16bit"])
         assert (m.vocab_size, m.max_position) == (int(fact["vocab"]), int(fact["max_position"]))
-        assert m.num_dense_layers == int(fact["dense_layers"])
+        dense = [isinstance(layer.mlps[0], DenseMlp) for layer in m.each_layer]
+        assert sum(dense) == int(fact["dense_layers"])
 
 
 def test_the_length_tables_are_those_of_the_measured_sets() -> None:

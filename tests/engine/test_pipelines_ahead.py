@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.ties import TICK, TIES, Ticks, with_coarse_links
-from simcluster.catalog.specs import EngineProfile, ModelSpec
-from simcluster.config import SloConfig
+from simcluster.config import Environment, SloConfig
 from simcluster.engine.instance.pipeline import BatchesInFlight
 from simcluster.errors import InvariantError
 from simcluster.routing import ROUTERS
@@ -29,17 +27,18 @@ from simcluster.testing.toy import (
     STRICT,
     agreed,
     assert_same,
+    toy,
     toy_environment,
     toy_workload,
+    with_room,
 )
+from simcluster.workload import Workload
 
 ROUTER_NAMES = st.sampled_from(list(ROUTERS))
 QUEUE_NAMES = st.sampled_from(["first-come", "first-come", *QUEUES])
 POOL = st.sampled_from([None, 10, 13, 24])
 SLOS = st.sampled_from([LOOSE, STRICT, SloConfig(ttft_s=0.004, tpot_s=0.002)])
-DEEP_WINDOWED = dataclasses.replace(
-    DEEP, name="deep-window", sliding_window=24, num_sliding_layers=2
-)
+DEEP_WINDOWED = toy("deep-window", num_layers=4, sliding_window=24, num_sliding_layers=2)
 
 
 LEVELS = ("kv_usage", "num_waiting", "num_running")
@@ -99,26 +98,19 @@ def pipelines(draw: st.DrawFn) -> Any:
 @examples(60)
 @given(
     strategy=pipelines(),
-    requests=REQUESTS,
-    engine=st.sampled_from(ENGINES),
-    slo=SLOS,
-    model=st.sampled_from([DEEP, DEEP_WINDOWED]),
-    concurrency=st.sampled_from([None, None, 4]),
+    where=st.builds(
+        toy_environment, st.sampled_from(ENGINES), SLOS, st.sampled_from([DEEP, DEEP_WINDOWED])
+    ),
+    load=st.builds(toy_workload, REQUESTS, st.sampled_from([None, None, 4])),
     max_time_s=st.sampled_from([None, None, 0.05]),
 )
 def test_pipelines_computed_ahead_equal_steps(
-    strategy: Any,
-    requests: list[tuple[float, int, int]],
-    engine: EngineProfile,
-    slo: SloConfig,
-    model: ModelSpec,
-    concurrency: int | None,
-    max_time_s: float | None,
+    strategy: Any, where: Environment, load: Workload, max_time_s: float | None
 ) -> None:
     """Batches in flight, taken back when one of them changes; also where the run is cut."""
-    where, load = toy_environment(engine, slo, model), toy_workload(requests, concurrency)
+    strategy = with_room(strategy, where.model.spec)
     resolutions = ["span", "step"]
-    if sum(output for _, _, output in requests) < 100 and max_time_s is None:
+    if load.output_len.sum() < 100 and max_time_s is None:
         resolutions.append("kernel")
     agreed(where, strategy, load, resolutions, same=assert_same_lanes, max_time_s=max_time_s)
 

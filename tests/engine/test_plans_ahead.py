@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from simcluster.config import SloConfig
-from simcluster.runs.simulate import Result, run
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG
 from simcluster.testing.specs import ideal_engine
 from simcluster.testing.step_times import ConstantStepTime, same_for_all

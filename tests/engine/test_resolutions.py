@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.ties import TICK, TIES, Ticks, with_coarse_links
-from simcluster.catalog.specs import EngineProfile, ModelSpec
-from simcluster.config import SloConfig
+from simcluster.config import Environment, SloConfig
 from simcluster.routing import ROUTERS
 from simcluster.runs.simulate import run
 from simcluster.sched import QUEUES, SCHEDULERS, DecodeBatch
@@ -26,12 +25,14 @@ from simcluster.testing.toy import (
     MAX_MODEL_LEN,
     STRICT,
     TOY,
-    WINDOWED,
+    TOYS,
     agreed,
     assert_same,
     toy_environment,
     toy_workload,
+    with_room,
 )
+from simcluster.workload import Workload
 
 TURNS = st.one_of(
     st.none(),
@@ -192,27 +193,16 @@ SLOS = st.sampled_from(
 @examples(120)
 @given(
     strategy=strategies(),
-    requests=REQUESTS,
-    engine=st.sampled_from(ENGINES),
-    slo=SLOS,
-    model=st.sampled_from([TOY, WINDOWED]),
-    concurrency=st.sampled_from([None, None, None, 1, 4]),
-    prefixes=PREFIXES,
-    turns=TURNS,
+    where=st.builds(toy_environment, st.sampled_from(ENGINES), SLOS, st.sampled_from(TOYS)),
+    load=st.one_of(
+        st.builds(toy_workload, REQUESTS, st.sampled_from([1, 4]), PREFIXES),
+        st.builds(toy_workload, REQUESTS, prefixes=PREFIXES, turns=TURNS),
+        st.builds(toy_workload, REQUESTS, prefixes=PREFIXES, turns=TURNS),
+    ),
 )
-def test_span_equals_step(
-    strategy: Any,
-    requests: list[tuple[float, int, int]],
-    engine: EngineProfile,
-    slo: SloConfig,
-    model: ModelSpec,
-    concurrency: int | None,
-    prefixes: list[tuple[int, int]] | None,
-    turns: list[float] | None,
-) -> None:
+def test_span_equals_step(strategy: Any, where: Environment, load: Workload) -> None:
     """Skipping over step ends changes no float of any frame."""
-    where = toy_environment(engine, slo, model)
-    load = toy_workload(requests, concurrency, prefixes, None if concurrency else turns)
+    strategy = with_room(strategy, where.model.spec)
     agreed(where, strategy, load)
 
 
@@ -235,23 +225,16 @@ def test_room_that_a_swap_makes_is_seen_at_once() -> None:
 @examples(30)
 @given(
     strategy=strategies(),
-    requests=REQUESTS.filter(lambda r: sum(o for _, _, o in r) < 200),
-    engine=st.sampled_from(ENGINES),
-    slo=SLOS,
-    prefixes=PREFIXES,
-    turns=TURNS,
+    where=st.builds(toy_environment, st.sampled_from(ENGINES), SLOS),
+    load=st.builds(
+        toy_workload,
+        REQUESTS.filter(lambda r: sum(o for _, _, o in r) < 200),
+        prefixes=PREFIXES,
+        turns=TURNS,
+    ),
 )
-def test_step_equals_kernel(
-    strategy: Any,
-    requests: list[tuple[float, int, int]],
-    engine: EngineProfile,
-    slo: SloConfig,
-    prefixes: list[tuple[int, int]] | None,
-    turns: list[float] | None,
-) -> None:
+def test_step_equals_kernel(strategy: Any, where: Environment, load: Workload) -> None:
     """The closed form of a step is what dispatchers and GPUs do event by event."""
-    where = toy_environment(engine, slo)
-    load = toy_workload(requests, prefixes=prefixes, turns=turns)
     agreed(where, strategy, load, ("step", "kernel"))
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simcluster.catalog.specs import EngineProfile, ModelSpec
+from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.specs import EngineProfile
 from simcluster.config import SloConfig
 from simcluster.engine.instance.span import Span
 from simcluster.engine.instance.span_log import SpanLog
@@ -20,12 +21,12 @@ from simcluster.testing.examples import examples
 from simcluster.testing.specs import vllm_engine
 from simcluster.testing.toy import (
     ENGINES,
-    TOY,
-    WINDOWED,
+    TOYS,
     agreed,
     assert_same,
     toy_environment,
     toy_workload,
+    with_room,
 )
 
 LONG = dict(name="s", scheduler="chunked", max_num_seqs=6)
@@ -48,7 +49,7 @@ LONG_PROMPTS = st.lists(
     instances=st.integers(1, 2),
     router=st.sampled_from(["least-loaded", "shared-queue"]),
     engine=st.sampled_from(ENGINES),
-    model=st.sampled_from([TOY, WINDOWED]),
+    model=st.sampled_from(TOYS),
 )
 def test_runs_of_chunks_equal_steps(
     requests: list[tuple[float, int, int]],
@@ -68,7 +69,7 @@ def test_runs_of_chunks_equal_steps(
         instances=instances,
         router=router,
     )
-    load = toy_workload(requests)
+    strategy, load = with_room(strategy, model), toy_workload(requests)
     span = agreed(where, strategy, load)
     if len(requests) <= 4:
         assert_same(span, run(where, strategy, load, resolution="kernel"))

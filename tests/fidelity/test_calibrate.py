@@ -131,17 +131,18 @@ def test_arrays_and_steps_agree_on_layers_with_experts(m: int, tp_size: int) -> 
     timer = KernelTimer(part)
     model = ModelConfig(spec=catalog.model("mixtral-8x7b"), max_model_len=4096)
     spec, moe = model.spec, {}
-    for operator in layer_operators(model, tp_size, m, moe=True):
+    for operator in layer_operators(model, spec.layers[0].layer, tp_size, m):
         moe[operator.name] = timer.operator_s(operator)
-    width = spec.moe_ffn_dim / tp_size
+    assert spec.experts is not None
+    width = spec.experts.ffn_dim / tp_size
     whole = samples(
         "moe",
         [1.0],
         m=m,
         n=width,
         k=spec.hidden_size,
-        num_experts=spec.num_experts,
-        top_k=spec.num_experts_active,
+        num_experts=spec.experts.num_experts,
+        top_k=spec.experts.num_active,
     )
     names = ("experts_up_proj", "experts_activation", "experts_down_proj")
     expected = sum(moe[name] for name in names)
@@ -189,16 +190,22 @@ def test_finer_terms_are_left_out_by_default() -> None:
     timer = KernelTimer(plain)
     assert timer.gemm_s(1e12, 1e8, 2.0, 300, 5000) == timer.gemm_s(1e12, 1e8, 2.0)
     assert timer.prefill_flops(1e9, 2e9, 100.0) == 1e9
-    work = attention_work(ModelConfig(spec=specs.codellama_34b(), max_model_len=4096), 1)
+    work = attention_work(
+        ModelConfig(spec=specs.codellama_34b(), max_model_len=4096),
+        specs.codellama_34b().attentions[0],
+        1,
+    )
     alone = timer.decode_terms(work, 7)
     assert (alone.root, alone.rate, alone.split) == (0.0, 0.0, 0.0)
     assert KernelTimer(gpu(replace(plain.constants, mixed_tile=0.0))).mixed_terms(work, 7) is None
     assert timer.elementwise_s(1e7, "norm", 100.0) == timer.elementwise_s(1e7, "add", 100.0)
 
 
-def decode_s(constants: KernelConstants, batch: int, context: int, kv_bytes: float = 2.0) -> float:
+def decode_s(
+    constants: KernelConstants, batch: int, context: int, kv_dtype: str | None = None
+) -> float:
     """Decode attention of one layer of CodeLlama-34B on one GPU (s), read off a step."""
-    model = ModelConfig(spec=specs.codellama_34b(), max_model_len=16384, kv_bytes=kv_bytes)
+    model = ModelConfig(spec=specs.codellama_34b(), max_model_len=16384, kv_dtype=kv_dtype)
     step = RooflineStepTime(model, gpu(constants), specs.nvlink3(), specs.ideal_engine(), 1)
     runs = step.kernels(StepShape(batch, batch * context, (), batch, 0)).runs
     run = next(run for run in runs if "attention" in run.names)
@@ -265,8 +272,8 @@ def test_an_eight_bit_cache_has_a_share_of_its_own() -> None:
     half = replace(truth, mbu_attention_8bit=0.5 * truth.mbu_attention)
     same = replace(truth, mbu_attention_8bit=None)
     wide = decode_s(truth, 64, 8000)
-    assert decode_s(half, 64, 8000, kv_bytes=1.0) == pytest.approx(wide, rel=1e-6)
-    assert decode_s(same, 64, 8000, kv_bytes=1.0) == pytest.approx(0.5 * wide, rel=0.1)
+    assert decode_s(half, 64, 8000, kv_dtype="fp8") == pytest.approx(wide, rel=1e-6)
+    assert decode_s(same, 64, 8000, kv_dtype="fp8") == pytest.approx(0.5 * wide, rel=0.1)
 
 
 def test_rows_and_the_second_level_cache_count_in_elementwise_kernels() -> None:
@@ -322,7 +329,7 @@ def test_older_software_has_constants_of_its_own() -> None:
 def test_eight_bit_inputs_cost_a_kernel_only_where_the_engine_has_one() -> None:
     """Compiled engines bring them to 8 bits in the kernel before."""
     part = gpu(finer())
-    model = ModelConfig(spec=specs.codellama_34b(), max_model_len=4096, weight_bytes=1.0)
+    model = ModelConfig(spec=specs.codellama_34b(), max_model_len=4096, weight_dtype="fp8")
     engine = specs.ideal_engine()
     fused, apart = (
         RooflineStepTime(model, part, specs.nvlink3(), replace(engine, quantises=how), 1)

@@ -43,20 +43,20 @@ def test_decodes_over_an_8_bit_cache_take_as_long_on_h100_as_on_h200() -> None:
     """The SMs bound vLLM's kernel; over 16 bits and in TensorRT-LLM's memory does."""
     model = ModelConfig(spec=catalog.model("llama-3.1-8b"), max_model_len=16384)
 
-    def per_token_s(gpu: str, kv_bytes: float, generation: str) -> float:
+    def per_token_s(gpu: str, kv_dtype: str | None, generation: str) -> float:
         engine = replace(ideal_engine(), kernel_generation=generation)
-        of = replace(model, kv_bytes=kv_bytes)
+        of = replace(model, kv_dtype=kv_dtype)
         times = RooflineStepTime(of, catalog.gpu(gpu), nvlink3(), engine, 1)
         return times.step_s(TWICE) - times.step_s(MANY)
 
     bandwidths = catalog.gpu("H200").memory_bandwidth / catalog.gpu("H100").memory_bandwidth
-    for kv_bytes, generation, ratio in (
-        (1.0, "", 1.0),
-        (2.0, "", bandwidths),
-        (1.0, "trtllm", bandwidths),
+    for kv_dtype, generation, ratio in (
+        ("fp8", "", 1.0),
+        (None, "", bandwidths),
+        ("fp8", "trtllm", bandwidths),
     ):
-        times = [per_token_s(gpu, kv_bytes, generation) for gpu in ("H100", "H200")]
-        assert times[0] / times[1] == pytest.approx(ratio, rel=0.02), (kv_bytes, generation)
+        times = [per_token_s(gpu, kv_dtype, generation) for gpu in ("H100", "H200")]
+        assert times[0] / times[1] == pytest.approx(ratio, rel=0.02), (kv_dtype, generation)
 
 
 def test_an_all_reduce_that_takes_the_norm_in_saves_two_norms_a_layer() -> None:

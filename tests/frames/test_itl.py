@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import simcluster
-from simcluster.catalog.specs import EngineProfile, ModelSpec
 from simcluster.cli import main
-from simcluster.config import RunConfig, SloConfig, SloTargets
+from simcluster.config import Environment, RunConfig, SloConfig, SloTargets
 from simcluster.errors import ConfigError
 from simcluster.frames.itl import Gaps, gaps_of, with_p99
 from simcluster.frames.metrics import attainments, met_targets, summarise
@@ -29,12 +28,22 @@ from simcluster.frames.unroll import (
 )
 from simcluster.roofline import StepShape
 from simcluster.roofline.of_environment import roofline_step_time
-from simcluster.runs.simulate import Result, run, simulate
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run, simulate
 from simcluster.strategies import FuDG, NoDG, PaDG
+from simcluster.testing.contracts.base import REQUESTS
 from simcluster.testing.examples import examples
 from simcluster.testing.specs import vllm_engine
-from simcluster.testing.toy import ENGINES, STRICT, TOY, WINDOWED, toy_environment, toy_workload
+from simcluster.testing.toy import (
+    ENGINES,
+    STRICT,
+    TOYS,
+    toy_environment,
+    toy_workload,
+    with_room,
+)
 from simcluster.testing.workloads import workload_of
+from simcluster.workload import Workload
 
 STRATEGIES: list[Any] = [
     NoDG(name="vllm", instances=2),
@@ -47,34 +56,26 @@ STRATEGIES: list[Any] = [
     PaDG(name="open", instances=2, hold_output=False),
     PaDG(name="held", instances=2, num_kv_blocks=13, slack="max"),
 ]
-GAPS = st.one_of(st.just(0.0), st.integers(0, 40).map(lambda k: k * 2.0**-10), st.floats(0.0, 0.03))
 
 
 @examples(150)
 @given(
     strategy=st.sampled_from(STRATEGIES),
-    requests=st.lists(
-        st.tuples(GAPS, st.integers(1, 100), st.integers(1, 60)), min_size=1, max_size=20
+    load=st.builds(toy_workload, REQUESTS),
+    where=st.builds(
+        toy_environment, st.sampled_from(ENGINES), st.just(STRICT), st.sampled_from(TOYS)
     ),
-    engine=st.sampled_from(ENGINES),
-    model=st.sampled_from([TOY, WINDOWED]),
     resolution=st.sampled_from(["span", "step"]),
     max_time_s=st.sampled_from([None, None, 0.03, 0.1]),
 )
 def test_gaps_are_those_between_tokens_written_out(
-    strategy: Any,
-    requests: list[tuple[float, int, int]],
-    engine: EngineProfile,
-    model: ModelSpec,
-    resolution: str,
-    max_time_s: float | None,
+    strategy: Any, load: Workload, where: Environment, resolution: str, max_time_s: float | None
 ) -> None:
     """Pooled percentiles and the P99 of each request, from all token times one by one.
 
     `tests/frames/test_unroll.py` compares those token times with what a witness saw.
     """
-    where = toy_environment(engine, STRICT, model)
-    load = toy_workload(requests)
+    strategy = with_room(strategy, where.model.spec)
     result = run(where, strategy, load, resolution=resolution, max_time_s=max_time_s)
     gaps = gaps_of(result.columns, where)
     released = released_times(

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simcluster import load, read
-from simcluster.catalog.specs import EngineProfile, ModelSpec
+from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.specs import EngineProfile
 from simcluster.config import Environment
 from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.instance import Instance
@@ -26,7 +27,7 @@ from simcluster.frames.unroll import (
     steps,
     token_times,
 )
-from simcluster.request import RequestStatus
+from simcluster.request import Request, RequestStatus
 from simcluster.roofline import StepShape
 from simcluster.roofline.of_environment import roofline_step_time
 from simcluster.runs import compare as sweep
@@ -37,7 +38,7 @@ from simcluster.sched import StepOutcome, StepPlan
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.testing.examples import examples
 from simcluster.testing.specs import eager_engine, vllm_engine
-from simcluster.testing.toy import ENGINES, STRICT, TOY, WINDOWED, toy_environment
+from simcluster.testing.toy import ENGINES, STRICT, TOYS, toy_environment, with_room
 from simcluster.testing.workloads import workload_of
 from simcluster.workload import Workload
 
@@ -63,6 +64,13 @@ STRATEGIES: dict[str, Any] = {
         num_kv_blocks=24,
     ),
     "distserve": FuDG(name="distserve", prefill_instances=1, decode_instances=1, num_kv_blocks=13),
+    "prefill-shows": FuDG(
+        name="prefill-shows",
+        prefill_instances=1,
+        decode_instances=1,
+        num_kv_blocks=13,
+        first_token="prefill",
+    ),
     "mooncake": FuDG(
         name="mooncake",
         prefill_instances=2,
@@ -126,6 +134,11 @@ class Witness:
                 self._watch(lane)
         return deployment
 
+    def _leaves(self, request: Request) -> bool:
+        """Whether the first token of `request`, just prefilled, comes from a decode instance."""
+        shown_here = not isinstance(self._strategy, FuDG) or self._strategy.first_token == "prefill"
+        return request.status is RequestStatus.TRANSFERRING and not shown_here
+
     def _watch(self, instance: Instance) -> None:
         scheduler, held = instance.scheduler, []
         complete, release_output = scheduler.complete, instance.release_output
@@ -134,21 +147,16 @@ class Witness:
         def watched_complete(plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
             decoding = [r.request_id for r in scheduler.batch] if plan.num_decodes else []
             outcome = complete(plan, num_steps, now)
+            leaving = {r.request_id for r in outcome.prefilled if self._leaves(r)}
             for number in [*decoding, *(r.request_id for r in outcome.prefilled)]:
                 self.computed[number].append(now)
+                if number in leaving:
+                    continue
                 if instance.hold_output:
                     held.append(number)
-                elif number not in moving(outcome):
+                else:
                     self.released[number].append(now)
             return outcome
-
-        def moving(outcome: StepOutcome) -> set[int]:
-            """Whose first token another instance shows."""
-            if instance.shows_first_token:
-                return set()
-            return {
-                r.request_id for r in outcome.prefilled if r.status is RequestStatus.TRANSFERRING
-            }
 
         def watched_schedule(now: float) -> StepPlan | None:
             plan = schedule(now)
@@ -172,16 +180,17 @@ class Witness:
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda e: e.name)
-@pytest.mark.parametrize("model", [TOY, WINDOWED], ids=lambda m: m.name)
+@pytest.mark.parametrize("model", TOYS, ids=lambda m: m.name)
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_token_is_where_a_witness_saw_it(
     name: str, model: ModelSpec, engine: EngineProfile, busy: Workload
 ) -> None:
     """Computed and released times of all tokens, from a span run against watching a step run."""
     where = toy_environment(engine, STRICT, model)
-    witness = Witness(STRATEGIES[name])
+    strategy = with_room(STRATEGIES[name], model)
+    witness = Witness(strategy)
     run(where, witness, busy, resolution="step")
-    result = run(where, STRATEGIES[name], busy)
+    result = run(where, strategy, busy)
     _, computed, released = unrolled(result, where)
     for number in range(len(busy.prompt_len)):
         assert list(computed[number]) == witness.computed[number]
@@ -216,7 +225,7 @@ GAPS = st.one_of(st.just(0.0), st.integers(0, 40).map(lambda k: k * 2.0**-10), s
         st.tuples(GAPS, st.integers(1, 100), st.integers(1, 60)), min_size=1, max_size=20
     ),
     engine=st.sampled_from(ENGINES),
-    model=st.sampled_from([TOY, WINDOWED]),
+    model=st.sampled_from(TOYS),
     concurrency=st.sampled_from([None, None, 1, 4]),
     max_time_s=st.sampled_from([None, None, 0.0, 0.03, 0.1]),
 )
@@ -231,7 +240,7 @@ def test_span_run_and_step_run_agree_on_every_step_and_token(
     """Also when the clock stops early, in the middle of spans, windows and transfers."""
     gaps, prompts, outputs = zip(*requests, strict=True)
     load = workload_of(np.cumsum(gaps), prompts, outputs, concurrency=concurrency)
-    where = toy_environment(engine, STRICT, model)
+    where, strategy = toy_environment(engine, STRICT, model), with_room(strategy, model)
     results = [
         run(where, strategy, load, resolution=resolution, max_time_s=max_time_s)
         for resolution in ("span", "step")

@@ -25,3 +25,15 @@ def small_scenario(*strategies: Mapping[str, Any], **tables: Mapping[str, Any]) 
     """
     given = {name: {**_TABLES.get(name, {}), **table} for name, table in tables.items()}
     return {**_TABLES, **given, "strategy": [dict(table) for table in strategies]}
+
+
+def ranked_scenario(**tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of a scenario to rank: one strategy of its own, a node of four GPUs."""
+    return small_scenario(
+        {"name": "mine", "kind": "nodg", "tp_size": 4},
+        cluster={"gpus_per_node": 4, "price_per_gpu_hour": 2.0},
+        engine={"max_model_len": 2048},
+        workload={"lengths": {"kind": "fixed", "prompt_len": 400, "output_len": 20}},
+        slo={"ttft_s": 0.3, "tpot_s": 0.05},
+        **tables,
+    )

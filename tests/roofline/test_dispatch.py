@@ -62,14 +62,14 @@ def unroll(runs: Sequence[TickRun], full: float, windowed: float) -> list[float]
     for run in runs:
         layer = list(run.run_ticks)
         if run.attention >= 0:
-            layer[run.attention] = windowed if run.window else full
+            layer[run.attention] = (full, windowed)[run.kind]
         times += layer * run.repeat
     return times
 
 
 def value(lines: Sequence[Line], full: float, windowed: float) -> float:
     """Maximum of `lines`."""
-    return max(line.const + line.full * full + line.window * windowed for line in lines)
+    return max(const + counts[0] * full + counts[1] * windowed for const, counts in lines)
 
 
 ticks = st.integers(0, 2000).map(float)
@@ -82,7 +82,7 @@ def layer_run(draw: st.DrawFn) -> TickRun:
     attention = draw(st.integers(-1, len(times) - 1))
     if attention >= 0:
         times[attention] = 0.0
-    return TickRun(tuple(times), attention, draw(st.booleans()), draw(st.integers(1, 6)))
+    return TickRun(tuple(times), attention, draw(st.integers(0, 1)), draw(st.integers(1, 6)))
 
 
 runs = st.lists(layer_run(), min_size=1, max_size=4).map(tuple)
@@ -96,7 +96,7 @@ def test_the_lines_are_the_end_of_the_step(
     """Only first and last layers are looked at; the answer is that of all kernels, exactly."""
     times = unroll(runs, full, windowed)
     end = brute_force_end([issue] * len(times), times)
-    assert value(eager_lines(runs, issue), full, windowed) == end
+    assert value(eager_lines(runs, issue, 2), full, windowed) == end
 
 
 @given(runs, ticks, ticks, ticks)
@@ -107,7 +107,7 @@ def test_a_captured_step_runs_back_to_back(
     """The whole issue cost stands before the first kernel."""
     times = unroll(runs, full, windowed)
     issues = [issue] + [0.0] * (len(times) - 1)
-    assert value([graph_line(runs, issue)], full, windowed) == brute_force_end(issues, times)
+    assert value([graph_line(runs, issue, 2)], full, windowed) == brute_force_end(issues, times)
 
 
 @given(runs, ticks, ticks, ticks, ticks, ticks)
@@ -121,8 +121,8 @@ def test_the_envelope_drops_no_line_that_could_win(
     more_window: float,
 ) -> None:
     """Beyond the corner it was pruned for, the maximum is unchanged."""
-    lines = eager_lines(runs, issue)
-    kept = envelope(lines, least, least_window)
+    lines = eager_lines(runs, issue, 2)
+    kept = envelope(lines, (least, least_window))
     full, windowed = least + more, least_window + more_window
     assert value(kept, full, windowed) == value(lines, full, windowed)
     assert set(kept) <= set(lines)
@@ -164,5 +164,5 @@ def test_the_recurrence_is_the_simulation_with_processes(
 
 def test_dispatch_bound_steps_take_the_sum_of_the_issue_times() -> None:
     """Kernels shorter than their issue: the end is the last issue plus the last kernel."""
-    runs = (TickRun((3.0, 0.0, 2.0), 1, False, 50),)
-    assert value(eager_lines(runs, 20.0), 4.0, 0.0) == 150 * 20.0 + 2.0
+    runs = (TickRun((3.0, 0.0, 2.0), 1, 0, 50),)
+    assert value(eager_lines(runs, 20.0, 2), 4.0, 0.0) == 150 * 20.0 + 2.0

@@ -46,10 +46,10 @@ def test_small_multiplications_stream_their_weights() -> None:
     assert time_s == pytest.approx(1e-3 / 0.8 + 3e-6, rel=1e-3)
 
 
-@pytest.mark.parametrize(("weight_bytes", "peak"), [(2.0, 989e12), (1.0, 1979e12), (0.5, 989e12)])
-def test_only_one_byte_weights_use_the_8_bit_peak(weight_bytes: float, peak: float) -> None:
-    """Half-byte weights are unpacked and multiplied in 16 bits."""
-    time_s = KernelTimer(h100()).gemm_s(1e15, 1.0, weight_bytes)
+@pytest.mark.parametrize(("number_bytes", "peak"), [(2.0, 989e12), (1.0, 1979e12), (0.5, 989e12)])
+def test_only_one_byte_numbers_use_the_8_bit_peak(number_bytes: float, peak: float) -> None:
+    """Others are brought to 16 bits first."""
+    time_s = KernelTimer(h100()).gemm_s(1e15, 1.0, number_bytes)
     assert time_s == pytest.approx(1e15 / (0.7 * peak), rel=1e-4)
 
 
@@ -62,7 +62,9 @@ def test_a_part_without_8_bit_units_falls_back_to_16_bit() -> None:
 def test_decode_attention_streams_the_cache_and_pays_per_block() -> None:
     """CodeLlama-34B has 4096 bytes of cache per layer and token; 32 x 8 blocks on 108 SMs."""
     model = ModelConfig(spec=codellama_34b(), max_model_len=4096)
-    work = replace(attention_work(model, 1), decode_flops=0.0, io_bytes=0.0)
+    work = replace(
+        attention_work(model, model.spec.attentions[0], 1), decode_flops=0.0, io_bytes=0.0
+    )
     timer = KernelTimer(a100())
     terms = timer.decode_terms(work, 32)
     assert terms.linear == pytest.approx(4096 / (0.8 * 2039e9))

@@ -6,7 +6,6 @@ The catalogue's own constants are held to tighter bounds where they are calibrat
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +33,7 @@ MEASURED = {
 
 def predict_ms(gpu: GPUSpec, row: pd.Series) -> float:
     """Sum of the four multiplications of a layer with the shape of `row` (ms)."""
-    spec = replace(
-        codellama_34b(),
+    spec = codellama_34b(
         hidden_size=int(row["n_embd"]),
         num_heads=int(row["n_head"]),
         num_kv_heads=int(row["n_kv_head"]),
@@ -44,7 +42,7 @@ def predict_ms(gpu: GPUSpec, row: pd.Series) -> float:
         gated_mlp=bool(row["use_gated_mlp"]),
     )
     model = ModelConfig(spec=spec, max_model_len=4096)
-    operators = layer_operators(model, int(row["tp"]), int(row["num_tokens"]), moe=False)
+    operators = layer_operators(model, spec.layers[0].layer, int(row["tp"]), int(row["num_tokens"]))
     timer = KernelTimer(gpu)
     return 1e3 * sum(
         timer.gemm_s(op.flops, op.bytes, op.weight_bytes) for op in operators if op.kind == "gemm"

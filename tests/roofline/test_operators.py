@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from simcluster.catalog import PACKAGED
-from simcluster.catalog.specs import ModelSpec
+from simcluster.catalog.layers import DenseMlp, Experts, ModelSpec, Reach
 from simcluster.config import ModelConfig
 from simcluster.roofline.operators import (
+    AttentionWork,
     Operator,
     attention_work,
     embedding_operators,
@@ -21,26 +21,67 @@ from simcluster.roofline.operators import (
 from simcluster.testing.specs import codellama_34b, llama_2_7b
 
 
-def config(spec: ModelSpec, **kwargs: float) -> ModelConfig:
+def config(spec: ModelSpec, **kwargs: str) -> ModelConfig:
     """Return `spec`, in 16 bits unless said otherwise."""
     return ModelConfig(spec=spec, max_model_len=4096, **kwargs)
 
 
+def first_layer(spec: ModelSpec, tp_size: int, num_tokens: int) -> list[Operator]:
+    """Operators of the first layer."""
+    return layer_operators(config(spec), spec.layers[0].layer, tp_size, num_tokens)
+
+
+def attention_of(spec: ModelSpec, tp_size: int, **kwargs: str) -> AttentionWork:
+    """Work of the first layer's attention."""
+    return attention_work(config(spec, **kwargs), spec.attentions[0], tp_size)
+
+
 def mixtral() -> ModelSpec:
-    """Mixtral-8x7B: 46.70e9 parameters, 12.88e9 active."""
-    return PACKAGED.model("mixtral-8x7b")
+    """Mixtral-8x7B (published config.json): 46.70e9 parameters, 12.88e9 active."""
+    return codellama_34b(
+        name="mixtral-8x7b",
+        num_layers=32,
+        hidden_size=4096,
+        num_heads=32,
+        ffn_dim=14336,
+        num_experts=8,
+        num_experts_active=2,
+        moe_ffn_dim=14336,
+        num_dense_layers=0,
+        num_params=46_702_792_704,
+        kv_bytes_per_token=131_072,
+    )
 
 
-def deepseek_v3() -> ModelSpec:
-    """DeepSeek-V3: 671.0e9 parameters, 70272 bytes of KV per token."""
-    return PACKAGED.model("deepseek-v3")
+def deepseek_v3(q_lora_rank: int = 1536) -> ModelSpec:
+    """DeepSeek-V3 (published config.json): 671.0e9 parameters, 70272 bytes of KV per token."""
+    return codellama_34b(
+        name="deepseek-v3",
+        num_layers=61,
+        hidden_size=7168,
+        num_heads=128,
+        num_kv_heads=128,
+        ffn_dim=18432,
+        vocab_size=129280,
+        num_experts=256,
+        num_experts_active=8,
+        moe_ffn_dim=2048,
+        num_shared_experts=1,
+        num_dense_layers=3,
+        q_lora_rank=q_lora_rank,
+        kv_lora_rank=512,
+        qk_nope_dim=128,
+        qk_rope_dim=64,
+        v_head_dim=128,
+        kv_bytes_per_token=70_272,
+    )
 
 
 def all_operators(model: ModelConfig, tp_size: int, m: int, sampled: int) -> list[Operator]:
     """Every operator of a forward pass, layer by layer."""
     operators = embedding_operators(model, tp_size, m)
-    for run in layer_runs(model.spec):
-        operators += layer_operators(model, tp_size, m, moe=run.moe) * run.repeat
+    for layer, repeat in layer_runs(model.spec):
+        operators += layer_operators(model, layer, tp_size, m) * repeat
     return operators + head_operators(model, tp_size, m, sampled)
 
 
@@ -91,7 +132,7 @@ def test_ranks_share_the_multiplications_evenly(spec: ModelSpec, tp_size: int) -
 def test_a_single_decode_reads_every_weight_of_the_layers_once() -> None:
     """At one token the traffic of the multiplications is the weights, activations aside."""
     spec = codellama_34b()
-    operators = layer_operators(config(spec), 1, 1, moe=False)
+    operators = first_layer(spec, 1, 1)
     read = sum(op.bytes for op in operators if op.kind == "gemm")
     assert read == pytest.approx(2 * sum(op.weights for op in operators), rel=1e-3)
 
@@ -99,16 +140,16 @@ def test_a_single_decode_reads_every_weight_of_the_layers_once() -> None:
 @pytest.mark.parametrize("spec", [codellama_34b(), llama_2_7b(), deepseek_v3()])
 def test_decode_attention_reads_the_cache_of_each_token_once(spec: ModelSpec) -> None:
     """Over all layers that is the KV bytes per token that the catalogue gives."""
-    work = attention_work(config(spec), 1)
+    work = attention_of(spec, 1)
     assert work.decode_kv_bytes * spec.num_layers == spec.kv_bytes_per_token
-    half = attention_work(config(spec, kv_bytes=1.0), 1)
+    half = attention_of(spec, 1, kv_dtype="fp8")
     assert half.decode_kv_bytes * 2 == work.decode_kv_bytes
 
 
 @pytest.mark.parametrize(("tp_size", "heads"), [(1, 8), (4, 2), (8, 1), (16, 1), (64, 1)])
 def test_kv_heads_are_split_then_replicated(tp_size: int, heads: int) -> None:
     """A rank holds one KV head at least, so traffic stops shrinking there."""
-    work = attention_work(config(codellama_34b()), tp_size)
+    work = attention_of(codellama_34b(), tp_size)
     assert work.kv_heads == heads
     assert work.decode_kv_bytes == 2 * 2 * heads * 128
 
@@ -116,7 +157,7 @@ def test_kv_heads_are_split_then_replicated(tp_size: int, heads: int) -> None:
 def test_the_table_of_a_llama_layer() -> None:
     """Rows of the published operator table (BestServe class), counted by hand; t = 2, m = 10."""
     spec, m, t = llama_2_7b(), 10, 2
-    operators = {op.name: op for op in layer_operators(config(spec), t, m, moe=False)}
+    operators = {op.name: op for op in first_layer(spec, t, m)}
     assert list(operators) == [
         "input_norm",
         "qkv_proj",
@@ -146,8 +187,8 @@ def test_an_mlp_without_gate_has_two_matrices() -> None:
     """Two matrices of ffn_dim instead of three."""
     spec = llama_2_7b()
     plain = replace(spec, gated_mlp=False)
-    gated_up = layer_operators(config(spec), 1, 1, moe=False)[7]
-    plain_up = layer_operators(config(plain), 1, 1, moe=False)[7]
+    gated_up = first_layer(spec, 1, 1)[7]
+    plain_up = first_layer(plain, 1, 1)[7]
     assert gated_up.name == plain_up.name == "up_proj"
     assert gated_up.weights == 2 * plain_up.weights
 
@@ -165,17 +206,17 @@ def test_few_tokens_read_few_experts() -> None:
     spec = mixtral()
 
     def expert_bytes(m: int) -> float:
-        operators = layer_operators(config(spec), 1, m, moe=True)
+        operators = first_layer(spec, 1, m)
         return sum(op.bytes for op in operators if op.name.startswith("experts_up"))
 
-    one = 2 * 2 * 2 * spec.hidden_size * spec.moe_ffn_dim
+    one = 2 * 2 * 2 * 4096 * 14336
     assert expert_bytes(1) == pytest.approx(one, rel=1e-3)
     assert expert_bytes(4096) > 4 * one
 
 
 def test_latent_attention_decodes_in_absorbed_form() -> None:
     """DeepSeek-V3: each head multiplies the query with 576 numbers and the weights with 512."""
-    work = attention_work(config(deepseek_v3()), 8)
+    work = attention_of(deepseek_v3(), 8)
     assert work.decode_flops == 2 * 16 * (576 + 512)
     assert work.decode_kv_bytes == 2 * 576
     assert work.prefill_flops == 2 * 16 * (128 + 64 + 128)
@@ -183,8 +224,8 @@ def test_latent_attention_decodes_in_absorbed_form() -> None:
 
 def test_latent_attention_without_query_compression_has_one_projection_less() -> None:
     """DeepSeek-V2-Lite has no query rank; its query comes straight from the hidden state."""
-    spec = replace(deepseek_v3(), q_lora_rank=0)
-    names = [op.name for op in layer_operators(config(spec), 1, 1, moe=False)]
+    spec = deepseek_v3(q_lora_rank=0)
+    names = [op.name for op in first_layer(spec, 1, 1)]
     assert "q_b_proj" not in names
     assert "kv_b_proj" in names
 
@@ -192,7 +233,7 @@ def test_latent_attention_without_query_compression_has_one_projection_less() ->
 def test_8_bit_weights_halve_the_layers_but_not_embedding_and_head() -> None:
     """Engines leave the tables in 16 bits: 13 % of an 8B model of today."""
     spec = llama_2_7b()
-    operators = all_operators(config(spec, weight_bytes=1.0), 1, 1, 1)
+    operators = all_operators(config(spec, weight_dtype="fp8"), 1, 1, 1)
     stored = sum(op.weights * op.weight_bytes for op in operators)
     tables = 2 * spec.vocab_size * spec.hidden_size
     assert stored == pytest.approx(spec.num_params + tables, rel=1e-3)
@@ -209,7 +250,11 @@ def test_only_sampled_tokens_meet_the_head() -> None:
 
 def test_layer_runs_group_equal_layers_in_order() -> None:
     """The closed form works on runs of equal layers."""
-    assert layer_runs(codellama_34b()) == ((False, False, 48),)
-    assert layer_runs(deepseek_v3()) == ((False, False, 3), (True, False, 58))
-    half = replace(codellama_34b(), sliding_window=1024, num_sliding_layers=24)
-    assert layer_runs(half) == ((False, True, 24), (False, False, 24))
+    assert [repeat for _, repeat in layer_runs(codellama_34b())] == [48]
+    (dense, three), (moe, rest) = layer_runs(deepseek_v3())
+    assert (three, rest) == (3, 58)
+    assert dense.mlps == (DenseMlp(18432),)
+    assert moe.mlps == (Experts(256, 8, 2048, 2048),)
+    half = codellama_34b(layers=[{"repeat": 24, "of": [{"sliding_window": 1024}, {}]}])
+    reaches = [layer.mixer and layer.mixer.reach for layer, _ in layer_runs(half)]
+    assert reaches == [Reach(1024), None] * 24

@@ -17,7 +17,9 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simcluster.catalog.specs import EngineProfile, LinkSpec, ModelSpec
+from helpers.models import models
+from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.specs import EngineProfile, LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.roofline import (
@@ -37,7 +39,6 @@ from simcluster.testing.specs import (
     eager_engine,
     ethernet_25g,
     ideal_engine,
-    llama_2_7b,
     nvlink3,
     vllm_engine,
 )
@@ -98,35 +99,6 @@ def simulate(schedule: KernelSchedule) -> float:
 
 
 @st.composite
-def models(draw: st.DrawFn) -> ModelSpec:
-    """A small model: dense or with experts, with and without windows and latent attention."""
-    num_layers = draw(st.integers(1, 9))
-    spec = replace(
-        draw(st.sampled_from([codellama_34b(), llama_2_7b()])),
-        num_layers=num_layers,
-        num_dense_layers=num_layers,
-        tied_embeddings=draw(st.booleans()),
-    )
-    if draw(st.booleans()):
-        spec = replace(
-            spec,
-            num_experts=8,
-            num_experts_active=2,
-            moe_ffn_dim=2048,
-            num_dense_layers=draw(st.integers(0, num_layers)),
-        )
-    if draw(st.booleans()):
-        spec = replace(
-            spec, sliding_window=256, num_sliding_layers=draw(st.integers(1, num_layers))
-        )
-    elif draw(st.booleans()):
-        spec = replace(
-            spec, kv_lora_rank=512, qk_nope_dim=128, qk_rope_dim=64, v_head_dim=128, q_lora_rank=768
-        )
-    return spec
-
-
-@st.composite
 def pipelines(draw: st.DrawFn, *, engine: EngineProfile | None = None) -> dict[str, Any]:
     """Arguments of `stages_of`: any model on any number of stages it can have."""
     spec = draw(models())
@@ -183,20 +155,15 @@ def test_layers_are_split_as_vllm_splits_them(num_layers: int, counts: tuple[int
 @given(models(), st.data())
 @examples(100)
 def test_every_layer_is_in_one_stage(spec: ModelSpec, data: st.DataObject) -> None:
-    """Stages differ by one layer at most, windows are shared out evenly, kinds keep their order."""
+    """Stages differ by one layer at most, and layers keep their order."""
     pp_size = data.draw(st.integers(1, spec.num_layers))
     counts = stage_layers(spec.num_layers, pp_size)
     assert sum(counts) == spec.num_layers
     assert 1 <= min(counts) <= max(counts) <= min(counts) + 1
     runs = [layer_runs(spec, pp_size, stage) for stage in range(pp_size)]
     assert tuple(sum(run.repeat for run in of_stage) for of_stage in runs) == counts
-    moe = [run.moe for of_stage in runs for run in of_stage for _ in range(run.repeat)]
-    dense = spec.num_dense_layers if spec.num_experts else spec.num_layers
-    assert moe == [i >= dense for i in range(spec.num_layers)]
-    windowed = [sum(run.repeat for run in of_stage if run.window) for of_stage in runs]
-    assert sum(windowed) == spec.num_sliding_layers
-    for count, num in zip(counts, windowed, strict=True):
-        assert abs(num - count * spec.num_sliding_layers / spec.num_layers) < 1
+    each = [run.layer for of_stage in runs for run in of_stage for _ in range(run.repeat)]
+    assert each == list(spec.each_layer)
 
 
 # --- stages --------------------------------------------------------------------------------------

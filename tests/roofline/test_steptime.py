@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simcluster.catalog.specs import EngineProfile, GPUSpec, ModelSpec
+from helpers.models import models
+from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.specs import EngineProfile, GPUSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.roofline import KernelSchedule, RooflineStepTime, StepShape
@@ -68,43 +70,6 @@ def decode_shape(num_decodes: int, context: int, windowed: int | None = None) ->
 
 
 @st.composite
-def models(draw: st.DrawFn) -> ModelSpec:
-    """A small model of any of the shapes there are."""
-    num_layers = draw(st.integers(1, 9))
-    spec = replace(
-        draw(st.sampled_from([codellama_34b(), llama_2_7b()])),
-        num_layers=num_layers,
-        num_dense_layers=num_layers,
-        num_kv_heads=draw(st.sampled_from([1, 4, 32])),
-        gated_mlp=draw(st.booleans()),
-        tied_embeddings=draw(st.booleans()),
-    )
-    if draw(st.booleans()):
-        spec = replace(
-            spec,
-            num_experts=8,
-            num_experts_active=2,
-            moe_ffn_dim=2048,
-            num_shared_experts=draw(st.integers(0, 1)),
-            num_dense_layers=draw(st.integers(0, num_layers)),
-        )
-    if draw(st.booleans()):
-        spec = replace(
-            spec, sliding_window=256, num_sliding_layers=draw(st.integers(1, num_layers))
-        )
-    elif draw(st.booleans()):
-        spec = replace(
-            spec,
-            q_lora_rank=draw(st.sampled_from([0, 768])),
-            kv_lora_rank=512,
-            qk_nope_dim=128,
-            qk_rope_dim=64,
-            v_head_dim=128,
-        )
-    return spec
-
-
-@st.composite
 def engines(draw: st.DrawFn) -> EngineProfile:
     """An engine anywhere between free and slow dispatch."""
     return replace(
@@ -143,8 +108,8 @@ def step_times(draw: st.DrawFn) -> RooflineStepTime:
     model = ModelConfig(
         spec=draw(models()),
         max_model_len=4096,
-        weight_bytes=draw(st.sampled_from([2.0, 1.0, 0.5])),
-        kv_bytes=draw(st.sampled_from([2.0, 1.0])),
+        weight_dtype=draw(st.sampled_from([None, "fp8", "nvfp4", "mxfp4"])),
+        kv_dtype=draw(st.sampled_from([None, "fp8"])),
     )
     fabric = draw(st.sampled_from([nvlink3(), pcie4()]))
     tp_size = draw(st.sampled_from([1, 2, 4]))
@@ -228,8 +193,7 @@ def test_a_queue_of_1024_kernels_never_changes_a_step(
     The issue times cross from GPU-bound to dispatch-bound; layers before and after the switch to
     experts differ.
     """
-    spec = replace(
-        codellama_34b(),
+    spec = codellama_34b(
         num_layers=90,
         num_dense_layers=num_dense_layers,
         num_experts=64,
@@ -282,7 +246,7 @@ def test_prefill_attention_counts_each_attended_token_once(
     fast = replace(gpu, memory_bandwidth=1e30, constants=constants)
     spec = codellama_34b()
     if windowed:
-        spec = replace(spec, sliding_window=256, num_sliding_layers=spec.num_layers)
+        spec = codellama_34b(sliding_window=256)
     layer = build(spec, gpu=fast).kernels(StepShape(0, 0, new, 1, 0)).runs[1]
     attention_s = layer.run_s[layer.names.index("attention")]
     flops = 4 * 64 * 128 * attended_pairs(new, 256 if windowed else None)
@@ -291,9 +255,37 @@ def test_prefill_attention_counts_each_attended_token_once(
 
 def test_a_windowed_layer_costs_what_its_window_costs() -> None:
     """A context of 10000 tokens behind a window of 1000 takes as long as one of 1000."""
-    spec = replace(codellama_34b(), sliding_window=1000, num_sliding_layers=48)
+    spec = codellama_34b(sliding_window=1000)
     narrow = build(spec).step_s(decode_shape(8, 80_000, 8_000))
     assert narrow == build().step_s(decode_shape(8, 8_000))
+
+
+def test_eight_bit_weights_make_no_prefill_faster_where_16_bits_are_multiplied() -> None:
+    """FP8 on Ampere is read as 8 bits and multiplied as 16 (case c06; vllm-project/vllm#5975)."""
+    spec, link = codellama_34b(), nvlink3()
+    times = {
+        (gpu.arch, dtype): RooflineStepTime(
+            ModelConfig(spec=spec, max_model_len=4096, weight_dtype=dtype),
+            gpu,
+            link,
+            ideal_engine(),
+            4,
+        )
+        for gpu in (
+            replace(a100(), flops_8bit=624e12, native_8bit=("int8",)),
+            replace(h100(), native_8bit=("fp8", "int8")),
+        )
+        for dtype in ("bf16", "fp8", "int8", "int4")
+    }
+    prefill = {key: time.step_s(StepShape(0, 0, ((4096, 0),), 1, 0)) for key, time in times.items()}
+    decode = {key: time.step_s(decode_shape(16, 16_000)) for key, time in times.items()}
+    for dtype in ("fp8", "int4"):
+        assert prefill["Ampere", dtype] == pytest.approx(prefill["Ampere", "bf16"], rel=0.01)
+    assert prefill["Ampere", "int8"] < 0.75 * prefill["Ampere", "bf16"]
+    assert prefill["Hopper", "fp8"] < 0.75 * prefill["Hopper", "bf16"]
+    for arch in ("Ampere", "Hopper"):
+        assert 1.4 < decode[arch, "bf16"] / decode[arch, "fp8"] < 2.0
+        assert decode[arch, "int4"] < decode[arch, "fp8"]
 
 
 @pytest.mark.parametrize("engine", [vllm_engine(), eager_engine(), ideal_engine()])
@@ -439,7 +431,7 @@ def test_what_cannot_be_is_refused() -> None:
         build(tp_size=3)
     with pytest.raises(InvariantError):
         build().step_s(StepShape(0, 0, (), 0, 0))
-    windowed = replace(codellama_34b(), sliding_window=64, num_sliding_layers=1)
+    windowed = codellama_34b(sliding_window=64, num_sliding_layers=1)
     with pytest.raises(InvariantError, match="window_tokens"):
         build(windowed).decode_steps_s(1, 1, 1)
 
@@ -459,10 +451,8 @@ def test_prefill_throughput_is_near_the_published_node(
     A loose check of the whole chain with the round constants of the tests: the published MFU is
     0.68 without collectives and 0.45 with PCIe ones.
     """
-    spec = replace(
-        llama_2_7b(),
+    spec = llama_2_7b(
         num_layers=60,
-        num_dense_layers=60,
         hidden_size=6656,
         num_heads=52,
         num_kv_heads=52,

@@ -195,6 +195,11 @@ def test_the_engine_table_overrides_every_number_of_a_profile() -> None:
 ENGINE_VALUES: dict[str, object] = {
     "gpu_memory_utilization": 0.5,
     "reserved_bytes": 1e9,
+    "memory_rule": "static",
+    "sampler_bytes": 7.0,
+    "profile_seqs_large_gpu": 9,
+    "communicator_bytes": 2e9,
+    "hybrid_kv_cache": False,
     "block_size": 32,
     "watermark": 0.25,
     "max_num_seqs": 17,
@@ -248,7 +253,7 @@ def test_every_engine_key_arrives(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "got"),
     [
-        ("model.weight_dtype", "fp8", lambda s: s.environment.model.weight_bytes == 1),
+        ("model.weight_dtype", "fp8", lambda s: s.environment.model.weight_dtype == "fp8"),
         ("model.kv_dtype", "fp8", lambda s: s.environment.model.kv_bytes == 1),
         ("cluster.nodes", 3, lambda s: s.environment.cluster.num_gpus == 6),
         ("cluster.fabric", "pcie4", lambda s: s.environment.cluster.fabric.name == "pcie4"),

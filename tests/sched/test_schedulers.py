@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simcluster.catalog.layers import Reach
 from simcluster.config import SchedulerConfig
 from simcluster.errors import InvariantError
-from simcluster.kvcache import BlockPool
+from simcluster.kvcache import BlockLayout, BlockPool, LimitedGroup
 from simcluster.request import Request, RequestStatus
 from simcluster.sched import QUEUES, SCHEDULERS, DecodeBatch, Scheduler, StepPlan
 from simcluster.testing.examples import examples
@@ -43,12 +44,29 @@ class Sequence:
 class SlowBatch:
     """Every sequence counts for itself; the answers are found by trying."""
 
-    block_size: int
+    layout: BlockLayout
+    reach: Reach
     sequences: list[Sequence] = field(default_factory=list)
 
     def blocks(self, ahead: int = 0) -> int:
         """Blocks of all sequences after so many more steps."""
-        return sum(ceil_div(s.computed + ahead, self.block_size) for s in self.sequences)
+        held = 0
+        for sequence in self.sequences:
+            blocks = ceil_div(sequence.computed + ahead, self.layout.block_size)
+            held += self.layout.full * blocks
+            held += sum(weight * min(blocks, most) for weight, most, _ in self.layout.limited)
+        return held
+
+    def reached(self, ahead: int) -> int:
+        """Tokens attended to in the step after so many more, each sequence as far as it reaches."""
+        seen = 0
+        for sequence in self.sequences:
+            tokens = range(sequence.computed + ahead + 1)
+            width = self.reach.tokens
+            own = len(tokens) - 1
+            first = own - own % width if self.reach.chunked else own - width + 1
+            seen += len([token for token in tokens if token >= first])
+        return seen
 
     def steps_with(self, free: int, limit: int) -> int:
         """Try one step more until it does not fit."""
@@ -81,26 +99,34 @@ def check_batch(batch: DecodeBatch, slow: SlowBatch, free: int, limit: int) -> N
     for steps in (0, 1, limit, 3 * limit):
         assert batch.blocks_needed(steps) == slow.blocks(steps) - slow.blocks()
     assert batch.steps_with(free, limit) == slow.steps_with(free, limit)
-    window = free + 1
-    grown = [
-        sum(min(s.computed + 1 + k, window) for s in slow.sequences) for k in range(min(limit, 5))
-    ]
-    assert batch.window_tokens(min(limit, 5), window).tolist() == grown
+    reached = [slow.reached(ahead) for ahead in range(limit)]
+    assert batch.window_tokens(limit).tolist() == reached
+    taken = [slow.blocks(steps) - slow.blocks() for steps in range(1, limit + 1)]
+    assert batch.blocks_by_step(limit) == taken
+    assert batch.most_blocks_of_a_step() >= taken[0]
 
 
 @examples(200)
 @given(
     data=st.data(),
-    block_size=st.sampled_from([1, 2, 3, 4, 16]),
+    layout=st.builds(
+        BlockLayout,
+        st.sampled_from([1, 2, 3, 4, 16]),
+        st.integers(1, 3),
+        st.lists(
+            st.builds(LimitedGroup, st.integers(1, 3), st.integers(1, 9), st.just(9)), max_size=2
+        ).map(tuple),
+    ),
+    reach=st.builds(Reach, st.integers(1, 50), st.booleans()),
     changes=st.lists(
         st.sampled_from(["add", "add", "step", "step", "remove", "again"]), min_size=1, max_size=25
     ),
 )
 def test_the_decode_batch_is_its_sequences(
-    data: st.DataObject, block_size: int, changes: list[str]
+    data: st.DataObject, layout: BlockLayout, reach: Reach, changes: list[str]
 ) -> None:
     """Sums, heap and block counts stand for sequences that join, step, end, leave and come back."""
-    batch, slow = DecodeBatch(block_size), SlowBatch(block_size)
+    batch, slow = DecodeBatch(layout, reach), SlowBatch(layout, reach)
     gone: list[Request] = []
     for number, change in enumerate(changes):
         if change == "add":

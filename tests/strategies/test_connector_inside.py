@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from simcluster.config import Environment, SloConfig
 from simcluster.errors import ConfigError
 from simcluster.frames import unroll
-from simcluster.runs.simulate import Result, run
+from simcluster.runs.result import Result
+from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG
 from simcluster.testing.laws import check_laws
 from simcluster.testing.specs import ideal_engine, vllm_engine

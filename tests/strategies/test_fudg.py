@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.patches import StepPatch
 
 from helpers.drawn import bursts
+from simcluster.catalog.layers import ModelSpec
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import Environment, SloConfig
 from simcluster.errors import ConfigError
@@ -25,6 +26,7 @@ from simcluster.testing import specs
 from simcluster.testing.examples import examples
 from simcluster.testing.laws import check_laws, union_of
 from simcluster.testing.step_times import LinearStepTime, same_for_all
+from simcluster.testing.toy import CHUNKED, RECURRENT, SPARSE, TOY, WINDOWED, toy_environment
 from simcluster.testing.workloads import shared_prefixes, workload_of
 from simcluster.units import TICK_S, on_grid
 from simcluster.workload import Workload
@@ -629,6 +631,34 @@ def test_layer_by_layer_hides_the_transfer_behind_the_prefill() -> None:
     end_s = slow.columns["transfers"]["end_s"].max()
     sent_s = NUM_BYTES / 2e8 + 4 * LATENCY_S
     assert end_s == pytest.approx(max(first_layer_s + sent_s, PREFILL_S), abs=5 * TICK_S)
+
+
+PER_TOKEN = 2 * 2 * 4 * 64
+"""KV cache of one token in one layer of a toy model with four KV heads of 64 (bytes)."""
+
+
+@pytest.mark.parametrize(
+    ("model", "moved", "last_layer"),
+    [
+        (TOY, 2 * 100 * PER_TOKEN, 100 * PER_TOKEN),
+        # A window of 24 tokens; the fourth token of a chunk of 32; matrices and 3 columns.
+        (WINDOWED, (24 + 100) * PER_TOKEN, 100 * PER_TOKEN),
+        (CHUNKED, (3 * 4 + 100) * PER_TOKEN, 100 * PER_TOKEN),
+        (RECURRENT, 8 * 32 * 16 * 2 + 3 * 384 * 2 + 100 * PER_TOKEN, 100 * PER_TOKEN),
+        # 64 + 16 numbers of 2 bytes; 32 of one byte and a 32-bit scale for the index.
+        (SPARSE, 2 * 100 * (160 + 36), 100 * (160 + 36)),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_what_layers_keep_is_what_moves(model: ModelSpec, moved: int, last_layer: int) -> None:
+    """Windows and chunks as far as they reach, a state as it is, and all of a latent vector."""
+    where = toy_environment(model=model)
+    one = workload_of([0.0], 100, 9)
+    whole = FuDG(name="s", prefill_instances=1, decode_instances=1)
+    by_layer = dataclasses.replace(whole, transfer="layerwise")
+    assert run(where, whole, one).columns["transfers"]["num_bytes"].tolist() == [moved]
+    pieces = run(where, by_layer, one).columns["transfers"]["num_bytes"].tolist()
+    assert sorted(pieces) == sorted([last_layer, moved - last_layer])
 
 
 def test_a_pool_takes_the_kv_while_the_decode_side_is_full() -> None:

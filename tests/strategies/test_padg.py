@@ -74,7 +74,7 @@ class View:
         """Decode steps done."""
         return self.decode_step
 
-    def blocks_for(self, num_tokens: int) -> int:
+    def prompt_blocks(self, num_tokens: int) -> int:
         """Blocks of 16 tokens."""
         return -(-num_tokens // 16)
 

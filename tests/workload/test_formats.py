@@ -818,6 +818,18 @@ def test_a_file_without_line_ends_is_refused_at_its_limit(tmp_path: Path) -> Non
             '{"timestamp": 0, "input_length": 1, "output_length": 1, "hash_ids": [true]}',
             "must be a list",
         ),
+        (
+            '{"timestamp": 0, "input_length": 1e300, "output_length": 1, "hash_ids": [1]}',
+            "input_length = 1e+300: must be a whole number",
+        ),
+        (
+            '{"timestamp": 0, "session_id": [1], "input_length": 1, "output_length": 1}',
+            "session_id = [1]: must be a text or a whole number",
+        ),
+        (
+            "arrival_s,prompt_len,output_len\n0,1,1\n1e300,1,1\n",
+            "arrival_s = '1e300': must be within 4e+09 s",
+        ),
         ('{"arrival_time_ns": 0, "sub_requests": 3}', "must be a list of objects"),
         ('{"arrival_time_ns": 0, "sub_requests": [3]}', "must be a list of objects"),
         ("PAR1 and nothing else", "no Parquet that can be read"),
@@ -832,3 +844,9 @@ def test_broken_content_is_refused_in_one_line(tmp_path: Path, content: str, say
     with pytest.raises(DataError) as caught:
         read_trace(file)
     assert len(str(caught.value)) < 400 + len(str(file))
+
+
+def test_times_closer_than_the_time_grid_are_all_at_once(tmp_path: Path) -> None:
+    """1e-320 s apart: no rate, of which some quotient would be infinite."""
+    rows = [{"timestamp": t, "input_length": 9, "output_length": 1} for t in (0, 1e-320)]
+    assert read(tmp_path, rows).rate_rps is None

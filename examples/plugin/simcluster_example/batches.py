@@ -18,7 +18,8 @@ class BatchArrivals(EndlessArrivals):
     """Several requests at a time, as from a program that asks for several answers at once."""
 
     kind: Literal["batches"] = "batches"
-    batch_size: Annotated[int, Field(ge=1, description="Requests that arrive together.")] = 4
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    """Requests that arrive together."""
 
     def times(self, num_requests: int, rate_rps: float, seed: int) -> FloatArray:
         """Return the first `num_requests` arrivals (s): batches are a Poisson process."""

@@ -25,19 +25,15 @@ class Group(Protocol):
     @property
     def instances(self) -> list[InstanceLike]:
         """The instances in service."""
-        ...
 
     def add(self, instance: InstanceLike) -> None:
         """Put `instance` into service."""
-        ...
 
     def drain(self) -> InstanceLike:
         """Choose an instance, give it no more requests, and return it."""
-        ...
 
     def is_drained(self, instance: InstanceLike) -> bool:
         """Whether an instance that was drained has finished everything."""
-        ...
 
 
 Signal = Callable[[float], int]

@@ -29,60 +29,41 @@ class EntryPoint(Protocol):
 
     def submit(self, request: Request) -> None:
         """Take `request`, which has just arrived."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A deployment that a strategy has built.
-
-    Attributes
-    ----------
-    entry : EntryPoint
-        Where requests enter.
-    on_end : tuple of callable
-        Called with the time (s) when the run ends, to close what is open.
-    models : tuple of str
-        Models that `Request.model` counts; empty for the environment's one.
-    """
+    """A deployment that a strategy has built."""
 
     entry: EntryPoint
+    """Where requests enter."""
     on_end: tuple[Callable[[float], None], ...] = ()
+    """Called with the time (s) when the run ends, to close what is open."""
     models: tuple[str, ...] = ()
+    """Models that `Request.model` counts; empty for the environment's one."""
 
 
 @dataclass(slots=True)
 class Placed:
-    """An instance and where it stands.
-
-    Attributes
-    ----------
-    instance : InstanceLike
-        The instance.
-    role : str
-        ``"mixed"``, ``"prefill"`` or ``"decode"``.
-    model, gpu : str
-        Names of its model and GPU type.
-    groups : tuple of GpuGroup
-        Its GPUs by stage; a group that crosses nodes node by node.
-    first_node : int
-        Number of the first node of its GPU type.
-    num_gpus, tp_size : int
-        All its GPUs, and those of a tensor-parallel group.
-    taken_s, freed_s : float
-        When its GPUs were taken and given back (s); NaN if they never were.
-    """
+    """An instance and where it stands."""
 
     instance: InstanceLike
+    """The instance."""
     role: str
+    """``"mixed"``, ``"prefill"`` or ``"decode"``."""
     model: str
     gpu: str
+    """Names of its model and GPU type."""
     groups: tuple[GpuGroup, ...]
+    """Its GPUs by stage; a group that crosses nodes node by node."""
     first_node: int
+    """Number of the first node of its GPU type."""
     num_gpus: int
     tp_size: int
+    """All its GPUs, and those of a tensor-parallel group."""
     taken_s: float
     freed_s: float = nan
+    """When its GPUs were taken and given back (s); NaN if they never were."""
 
     @property
     def node(self) -> int:
@@ -101,22 +82,16 @@ class Placed:
 
 
 class ScaledGroup(NamedTuple):
-    """Instances that come and go with the load.
-
-    Attributes
-    ----------
-    role : str
-        ``"mixed"``, ``"prefill"`` or ``"decode"``.
-    first, most : int
-        Instances at the start, and the most in service or starting up.
-    ramp_s : float
-        Shortest time from the start of a run until the most could serve (s); 0 if they do at once.
-    """
+    """Instances that come and go with the load."""
 
     role: str
+    """``"mixed"``, ``"prefill"`` or ``"decode"``."""
     first: int
     most: int
+    """Instances at the start, and the most in service or starting up."""
     ramp_s: float
+    """Shortest time from the start of a run until the most could serve (s); 0 if they do at
+    once."""
 
 
 class Cluster:

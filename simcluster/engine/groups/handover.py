@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf, isnan
 
+from simcluster.config import ModelConfig
 from simcluster.engine.clock import ROUTING, At, Clock
 from simcluster.engine.instance import InstanceLike, InstanceOwner, at_the_next_boundary
 from simcluster.engine.links.link import LinkNetwork, Path
@@ -91,13 +92,13 @@ class _Move:
     ----------
     paths : tuple of Path
         One path from GPU to GPU, or one to a pool in host memory and one from there.
-    num_tokens, num_bytes : int
-        What it takes at its destination (tokens), and what that lacks and has to be sent (bytes).
+    num_tokens, num_cached : int
+        What it takes at its destination (tokens), and what is there already.
     pieces : int
         Pieces of the first copy that have not arrived.
     """
 
-    __slots__ = ("num_bytes", "num_tokens", "paths", "pieces", "port", "request", "source")
+    __slots__ = ("num_cached", "num_tokens", "paths", "pieces", "port", "request", "source")
 
     def __init__(
         self,
@@ -106,14 +107,13 @@ class _Move:
         port: DecodePort,
         paths: tuple[Path, ...],
         num_tokens: int,
-        num_bytes: int,
     ) -> None:
         self.request = request
         self.source = source
         self.port = port
         self.paths = paths
         self.num_tokens = num_tokens
-        self.num_bytes = num_bytes
+        self.num_cached = 0
         self.pieces = 1
 
 
@@ -141,12 +141,10 @@ class KvHandover(InstanceOwner):
     paths : callable
         From (prefill instance, decode instance) to the paths its KV takes, one after the other;
         empty if there is none.
-    bytes_per_token : int
-        KV cache of one token (bytes).
+    model : ModelConfig
+        Whose KV cache moves.
     on_finish : callable
         Called with every finished request.
-    num_layers : int
-        Layers of the model.
     waiting_block_share : float, optional
         A decode instance reserves nothing while requests that do not decode yet, in transfer or
         waiting to join the batch, have this share of its blocks (DistServe's
@@ -161,9 +159,8 @@ class KvHandover(InstanceOwner):
         *,
         router: Callable[[], Router],
         paths: Callable[[InstanceLike, InstanceLike], tuple[Path, ...]],
-        bytes_per_token: int,
+        model: ModelConfig,
         on_finish: Callable[[Request], None],
-        num_layers: int = 1,
         waiting_block_share: float | None = None,
     ) -> None:
         self._env = env
@@ -178,9 +175,9 @@ class KvHandover(InstanceOwner):
         self._make_router = router
         self._find_paths = paths
         self._known_paths: dict[tuple[int, int], tuple[Path, ...]] = {}
-        self._bytes_per_token = bytes_per_token
+        self._model = model
         self._on_finish = on_finish
-        self._num_layers = num_layers
+        self._last_mixer = list(model.spec.each_layer)[-1].mixer
         self._streams: dict[int, _Move] = {}  # by request: those whose prefill is under way
         for instance in decode:
             instance.owner = self
@@ -209,7 +206,7 @@ class KvHandover(InstanceOwner):
         self, source: InstanceLike, request: Request, num_tokens: int, layer_end_s: float
     ) -> None:
         """Follow the prefill of `request`, whose first layer ends at `layer_end_s` (s)."""
-        if request.output_len == 1 or self._num_layers == 1:
+        if request.output_len == 1 or self._model.spec.num_layers == 1:
             return  # nothing will be decoded, or there is nothing to be ahead of
         event = At(self._env, layer_end_s, ROUTING)
         event.callbacks.append(lambda _: self._start_stream(source, request, num_tokens))
@@ -220,16 +217,15 @@ class KvHandover(InstanceOwner):
         if len(move.paths) == 1:
             if port.queue or not port.has_room(request, num_tokens):
                 return
-            move.num_bytes -= port.reserve(request, num_tokens) * self._bytes_per_token
+            move.num_cached = port.reserve(request, num_tokens)
         port.coming_tokens += num_tokens
         port.num_coming += 1
         move.pieces = 2  # the last layer, and all before; the end of the prefill comes between
         self._streams[request.request_id] = move
-        last_layer = move.num_bytes // self._num_layers
         self._network.transfer(
             request.request_id,
             move.paths[0],
-            move.num_bytes - last_layer,
+            self._bytes(move) - self._last_layer_bytes(move),
             lambda: self._first_piece_or_prefill_ended(move),
         )
 
@@ -239,10 +235,21 @@ class KvHandover(InstanceOwner):
         if move.pieces:
             return
         move.pieces = 1
-        last_layer = move.num_bytes // self._num_layers
         self._network.transfer(
-            move.request.request_id, move.paths[0], last_layer, lambda: self._first_copy_ended(move)
+            move.request.request_id,
+            move.paths[0],
+            self._last_layer_bytes(move),
+            lambda: self._first_copy_ended(move),
         )
+
+    def _bytes(self, move: _Move) -> int:
+        """What has to be sent of the KV cache (bytes)."""
+        return self._model.sequence_kv_bytes(move.num_tokens, move.num_cached)
+
+    def _last_layer_bytes(self, move: _Move) -> int:
+        """The last layer's part of that (bytes)."""
+        mixer = self._last_mixer
+        return round(self._model.layer_kv_bytes(mixer, move.num_tokens, move.num_cached))
 
     def _choose(self, source: InstanceLike, request: Request, num_tokens: int) -> _Move:
         """Choose the decode instance for `request`, which will have `num_tokens` tokens there."""
@@ -252,8 +259,7 @@ class KvHandover(InstanceOwner):
             raise InvariantError("a decode instance must be named: its port keeps the queue")
         port = ports[index]
         paths = self._paths(source, port.instance)
-        num_bytes = num_tokens * self._bytes_per_token
-        return _Move(request, source, port, paths, num_tokens, num_bytes)
+        return _Move(request, source, port, paths, num_tokens)
 
     def _reachable_from(self, source: InstanceLike) -> tuple[list[DecodePort], Router]:
         """Entrances that KV of `source` can reach, and who chooses among them."""
@@ -291,7 +297,7 @@ class KvHandover(InstanceOwner):
         self._network.transfer(
             request.request_id,
             move.paths[0],
-            move.num_bytes,
+            self._bytes(move),
             lambda: self._first_copy_ended(move),
         )
 
@@ -324,10 +330,10 @@ class KvHandover(InstanceOwner):
             move = port.queue.popleft()
             request = move.request
             num_tokens = request.num_computed_tokens
-            move.num_bytes -= port.reserve(request, num_tokens) * self._bytes_per_token
+            move.num_cached = port.reserve(request, num_tokens)
             ended = self._first_copy_ended if len(move.paths) == 1 else self._arrived
             self._network.transfer(
-                request.request_id, move.paths[-1], move.num_bytes, partial(ended, move)
+                request.request_id, move.paths[-1], self._bytes(move), partial(ended, move)
             )
         instance = port.instance
         if self._waiting_block_share is not None and instance.num_lanes > 1:

@@ -119,7 +119,7 @@ class MacroInstance(FrontEnd):
         instance = self.instances[index]
         if opens:
             self._open_window(instance)
-        num_blocks = instance.blocks_for(request.prompt_len + 1)
+        num_blocks = instance.prompt_blocks(request.prompt_len + 1)
         activation.accept(index, request, predicted_s, now, opens=opens, num_blocks=num_blocks)
         if self._reports:
             self._reports[index].sent(request)

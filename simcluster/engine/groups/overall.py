@@ -20,13 +20,7 @@ MakeMacro = Callable[[Sequence[InstanceLike]], MacroInstance]
 
 
 class Leaving(InstanceOwner):
-    """Owner of an instance that has left its macro instance and finishes what it has.
-
-    Parameters
-    ----------
-    on_finish : callable
-        Called with every request that finishes.
-    """
+    """Owner of an instance that has left its macro instance and finishes what it has."""
 
     def __init__(self, on_finish: Callable[[Request], None]) -> None:
         self._on_finish = on_finish

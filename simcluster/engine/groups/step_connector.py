@@ -15,6 +15,7 @@ from typing import Any
 
 import simpy
 
+from simcluster.config import ModelConfig
 from simcluster.engine.clock import STEP_END, TRANSFER_END, At, Clock
 from simcluster.engine.groups.handover import DecodePort, KvHandover
 from simcluster.engine.instance import Instance, InstanceLike
@@ -28,22 +29,15 @@ from simcluster.units import on_grid
 
 @dataclass(frozen=True, slots=True)
 class ConnectorRates:
-    """How fast KV passes a connector that works inside the steps.
-
-    Attributes
-    ----------
-    put_bytes_per_s, get_bytes_per_s : float
-        Of all ranks of an instance together (bytes/s); infinite for a side that does not wait.
-    poll_s : float
-        Wait until a request that has come is noticed (s), for each get.
-    buffer_bytes : float
-        KV that a prefill instance holds for the decode side before it stops (bytes).
-    """
+    """How fast KV passes a connector that works inside the steps."""
 
     put_bytes_per_s: float
     get_bytes_per_s: float
+    """Of all ranks of an instance together (bytes/s); infinite for a side that does not wait."""
     poll_s: float
+    """Wait until a request that has come is noticed (s), for each get."""
     buffer_bytes: float
+    """KV that a prefill instance holds for the decode side before it stops (bytes)."""
 
 
 class Buffer:
@@ -55,23 +49,23 @@ class Buffer:
         The run.
     rates : ConnectorRates
         How fast it is filled, and how much it holds.
-    bytes_per_token : int
-        KV cache of one token (bytes).
+    model : ModelConfig
+        Whose KV cache it is.
     """
 
-    def __init__(self, env: Clock, rates: ConnectorRates, bytes_per_token: int) -> None:
+    def __init__(self, env: Clock, rates: ConnectorRates, model: ModelConfig) -> None:
         self._env = env
         self._rates = rates
-        self._bytes_per_token = bytes_per_token
+        self._model = model
         self._held_bytes = 0
         self._room: simpy.Event | None = None
 
-    def put(self, num_tokens: int, order: int) -> Generator[simpy.Event, Any, None]:
-        """Let an instance wait until the KV of `num_tokens` tokens is in the buffer.
+    def put(self, prompts: Sequence[int], order: int) -> Generator[simpy.Event, Any, None]:
+        """Let an instance wait until the KV of prompts of these lengths (tokens) is in the buffer.
 
         An empty buffer takes any prompt; `order` is the place of the instance in ties.
         """
-        num_bytes = num_tokens * self._bytes_per_token
+        num_bytes = sum(map(self._model.sequence_kv_bytes, prompts))
         while self._held_bytes and self._held_bytes + num_bytes > self._rates.buffer_bytes:
             self._room = simpy.Event(self._env)
             yield self._room
@@ -81,8 +75,8 @@ class Buffer:
             yield At(self._env, self._env.now + seconds, STEP_END + order)
 
     def got(self, num_tokens: int) -> None:
-        """Forget the KV of `num_tokens` tokens, which the decode side has."""
-        self._held_bytes -= num_tokens * self._bytes_per_token
+        """Forget the KV of a prompt of `num_tokens` tokens, which the decode side has."""
+        self._held_bytes -= self._model.sequence_kv_bytes(num_tokens)
         if self._room is not None and not self._room.triggered:
             self._room.succeed()
 
@@ -92,7 +86,7 @@ class StepConnector(KvHandover):
 
     Parameters
     ----------
-    env, network, decode, router, bytes_per_token, on_finish
+    env, network, decode, router, model, on_finish
         As in `KvHandover`.
     rates : ConnectorRates
         How long steps wait.
@@ -107,7 +101,7 @@ class StepConnector(KvHandover):
         decode: Sequence[InstanceLike],
         *,
         router: Callable[[], Router],
-        bytes_per_token: int,
+        model: ModelConfig,
         on_finish: Callable[[Request], None],
         rates: ConnectorRates,
         log: Log,
@@ -118,7 +112,7 @@ class StepConnector(KvHandover):
             decode,
             router=router,
             paths=lambda source, destination: ((),),
-            bytes_per_token=bytes_per_token,
+            model=model,
             on_finish=on_finish,
         )
         self._rates = rates
@@ -134,15 +128,14 @@ class StepConnector(KvHandover):
 
     def get_s(self, requests: Sequence[Request]) -> float:
         """Time that a step waits for the KV of the requests that it takes in (s)."""
-        num_tokens = sum(request.num_computed_tokens for request in requests)
-        num_bytes = num_tokens * self._bytes_per_token
+        num_bytes = sum(self._model.sequence_kv_bytes(r.num_computed_tokens) for r in requests)
         return on_grid(len(requests) * self._rates.poll_s + num_bytes / self._rates.get_bytes_per_s)
 
     def follow(self, instance: InstanceLike) -> None:
         """Let the steps of the prefill instance `instance` end when their KV has been put."""
         if not isinstance(instance, Instance):
             raise InvariantError("pipelines have no connector inside their steps")
-        buffer = Buffer(self._env, self._rates, self._bytes_per_token)
+        buffer = Buffer(self._env, self._rates, self._model)
         self._buffers[instance.instance_id] = buffer
         instance.put = buffer.put
 
@@ -167,7 +160,7 @@ class StepConnector(KvHandover):
         arrival = At(self._env, now + wait_s, TRANSFER_END)
         arrival.callbacks.append(lambda _: source.got(num_tokens))
         path = f"instance-{request.prefill_instance} to instance-{instance.instance_id} in steps"
-        num_bytes = num_tokens * self._bytes_per_token
+        num_bytes = self._model.sequence_kv_bytes(num_tokens)
         requested_s = request.first_token_s
         self._log.add((request.request_id, path, num_bytes, requested_s, now, now + wait_s))
         request.transfer_s = now + wait_s - request.first_token_s

@@ -16,7 +16,13 @@ from simcluster.engine.links.link import Link, LinkNetwork
 from simcluster.engine.links.wires import SHARES, SharedWires
 from simcluster.engine.placement import GpuGroup
 from simcluster.engine.recorder import Recorder
-from simcluster.engine.shape import HostMemory, InstanceShape, num_kv_blocks, scheduler_limits
+from simcluster.engine.shape import (
+    HostMemory,
+    InstanceShape,
+    block_layout,
+    num_kv_blocks,
+    scheduler_limits,
+)
 from simcluster.errors import ConfigError
 from simcluster.kvcache import BlockPool, PrefixPool
 from simcluster.roofline import StageTime, StepTime
@@ -178,15 +184,20 @@ class InstanceFactory:
         prefix_caching = shape.prefix_caching
         if prefix_caching is None:
             prefix_caching = engine.prefix_caching
-        pool_type = PrefixPool if prefix_caching and self._has_prefixes else BlockPool
+        layout = block_layout(environment, shape)
+        # Blocks of recurrent layers hold no tokens that others could begin with.
+        reuses = prefix_caching and self._has_prefixes and layout.reuses_prefixes
+        pool_type = PrefixPool if reuses else BlockPool
         host = HostMemory.of(environment, shape) if shape.swap_bytes else None
         scheduler = SCHEDULERS[shape.scheduler](
             scheduler_limits(environment, shape),
-            pool_type(num_blocks, engine.block_size, engine.watermark),
+            pool_type(num_blocks, engine.block_size, engine.watermark, layout),
             prefill_only=role == "prefill",
-            host=None if host is None else BlockPool(host.num_blocks, engine.block_size),
+            host=None
+            if host is None
+            else BlockPool(host.num_blocks, engine.block_size, 0.0, layout),
             queue=QUEUES[shape.queue](),
-            sliding_window=environment.model.spec.sliding_window,
+            reach=environment.model.spec.reach,
             plans_ahead=engine.plans_ahead and shape.pp_size == 1,
         )
         return Instance(
@@ -197,7 +208,7 @@ class InstanceFactory:
             self._recorder,
             resolution=self._resolution,
             ranks=ranks,
-            sliding_window=environment.model.spec.sliding_window,
+            reach=environment.model.spec.reach,
             lane=lane,
             order=next(self._lane_numbers),
             pipeline=pipeline,

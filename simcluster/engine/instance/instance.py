@@ -9,6 +9,7 @@ from typing import Any
 
 import simpy
 
+from simcluster.catalog.layers import Reach
 from simcluster.engine.clock import SCHEDULING, Clock, Wake
 from simcluster.engine.instance.dispatcher import RankGroup
 from simcluster.engine.instance.held_output import HeldOutput
@@ -47,8 +48,8 @@ class Instance(InstanceState):
         ``"span"``, ``"step"`` or ``"kernel"``.
     ranks : RankGroup or None
         Dispatchers and GPUs, at resolution ``kernel`` or where the recorder wants kernels.
-    sliding_window : int or None
-        The model's sliding window (tokens).
+    reach : Reach or None
+        Window, chunk or top-k of the model's layers.
     lane : int
         Which of the batches in flight of a pipeline this is.
     order : int, optional
@@ -73,8 +74,8 @@ class Instance(InstanceState):
     shows_first_token : bool
         Whether the first token of a request that decodes elsewhere reaches its user from here.
     put : callable or None
-        What a step that ended prompts waits for, from their tokens and the instance's place in
-        ties: a KV connector inside the steps.
+        What a step that ended prompts waits for, from their lengths (tokens) and the instance's
+        place in ties: a KV connector inside the steps.
     get_s : callable or None
         Time (s, on the grid) that a step waits for the KV of the requests that it takes in.
     """
@@ -92,20 +93,20 @@ class Instance(InstanceState):
         *,
         resolution: str = "span",
         ranks: RankGroup | None = None,
-        sliding_window: int | None = None,
+        reach: Reach | None = None,
         lane: int = 0,
         order: int | None = None,
         pipeline: PipelineStages | None = None,
         copy_s: Callable[[int], float] | None = None,
     ) -> None:
-        super().__init__(env, scheduler, step_time, sliding_window)
+        super().__init__(env, scheduler, step_time, reach)
         self.instance_id = instance_id
         self.order = instance_id if order is None else order
         self.num_requests = 0
         self.stop_at: StopAt | None = None
         self.wires: SharedWires | None = None
         self.shows_first_token = True
-        self.put: Callable[[int, int], Iterable[simpy.Event]] | None = None
+        self.put: Callable[[Sequence[int], int], Iterable[simpy.Event]] | None = None
         self.get_s: Callable[[Sequence[Request]], float] | None = None
         self._get_s = 0.0  # that the step about to start waits for
         self._copy_s = copy_s
@@ -342,15 +343,15 @@ class Instance(InstanceState):
             self._announce(plan, self._on_prefill)
 
     def _put(
-        self, plan: StepPlan, put: Callable[[int, int], Iterable[simpy.Event]]
+        self, plan: StepPlan, put: Callable[[Sequence[int], int], Iterable[simpy.Event]]
     ) -> Iterator[simpy.Event]:
         """Wait until the KV of the prompts that the span of `plan` ended has been put."""
         span = self.span
         # What asks for one more token and no others is not handed over.
         ended = plan.prompts_ended_by(span.num_steps)
-        tokens = sum(target(r) for r in ended if r.output_len > r.num_output_tokens + 1)
-        if tokens:
-            yield from put(tokens, self.order)
+        prompts = [target(r) for r in ended if r.output_len > r.num_output_tokens + 1]
+        if prompts:
+            yield from put(prompts, self.order)
             span.ends[span.num_steps - 1] = self.env.now
 
     def _announce(self, plan: StepPlan, on_prefill: OnPrefill) -> None:

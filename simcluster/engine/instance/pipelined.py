@@ -128,6 +128,10 @@ class PipelinedInstance(InstanceOwner):
         """KV blocks that hold `num_tokens` tokens of one sequence."""
         return self.lanes[0].blocks_for(num_tokens)
 
+    def prompt_blocks(self, num_tokens: int) -> int:
+        """KV blocks of a sequence while its `num_tokens` tokens are prefilled."""
+        return self.lanes[0].prompt_blocks(num_tokens)
+
     def decode_step_of(self, lane: int) -> int:
         """Decode steps of `lane` done at its last step boundary."""
         return self.lanes[lane].decode_step_of(0)

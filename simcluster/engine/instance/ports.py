@@ -73,6 +73,10 @@ class InstanceLike(Protocol):
         """KV blocks that hold `num_tokens` tokens of one sequence."""
         ...
 
+    def prompt_blocks(self, num_tokens: int) -> int:
+        """KV blocks of a sequence while its `num_tokens` tokens are prefilled."""
+        ...
+
     def decode_step_of(self, lane: int) -> int:
         """Decode steps of `lane` done at its last step boundary."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+from simcluster.catalog.layers import Reach
 from simcluster.engine.clock import Clock
 from simcluster.engine.instance.span import Span
 from simcluster.request import Request
@@ -25,8 +26,8 @@ class InstanceState:
         The books of the instance.
     step_time : StepTime
         Its step times.
-    sliding_window : int or None
-        The model's sliding window (tokens).
+    reach : Reach or None
+        Window, chunk or top-k of the model's layers.
 
     Attributes
     ----------
@@ -35,13 +36,13 @@ class InstanceState:
     """
 
     def __init__(
-        self, env: Clock, scheduler: Scheduler, step_time: StepTime, sliding_window: int | None
+        self, env: Clock, scheduler: Scheduler, step_time: StepTime, reach: Reach | None
     ) -> None:
         self.env = env
         self.scheduler = scheduler
         self.step_time = step_time
         self.span = Span()
-        self._sliding_window = sliding_window
+        self._reach = reach
 
     @property
     def load_tokens(self) -> int:
@@ -110,6 +111,10 @@ class InstanceState:
         """KV blocks that hold `num_tokens` tokens of one sequence."""
         return self.scheduler.pool.blocks_for(num_tokens)
 
+    def prompt_blocks(self, num_tokens: int) -> int:
+        """KV blocks of a sequence while its `num_tokens` tokens are prefilled."""
+        return self.scheduler.pool.prompt_blocks(num_tokens)
+
     def free_blocks_after(self, num_steps: int) -> int:
         """Free KV blocks when `num_steps` steps of the span have ended."""
         scheduler = self.scheduler
@@ -143,6 +148,7 @@ class InstanceState:
     def decode_s(self, num_seqs: int, context_tokens: int) -> float:
         """Time of one decode step of so many sequences with so many tokens together (s)."""
         window = context_tokens
-        if self._sliding_window is not None:
-            window = min(context_tokens, num_seqs * self._sliding_window)
+        if self._reach is not None:
+            each = -(-context_tokens // num_seqs)
+            window = min(context_tokens, num_seqs * self._reach.of(each))
         return self.step_time.step_s(StepShape(num_seqs, context_tokens, (), num_seqs, window))

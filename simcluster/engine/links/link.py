@@ -346,13 +346,6 @@ class LinkNetwork:
 
     When a flow starts or ends, the rates of the routes that hang together with its own are solved
     again; between such moments every flow advances at its rate.
-
-    Parameters
-    ----------
-    env : Clock
-        The run.
-    recorder : Recorder
-        Where finished transfers go.
     """
 
     def __init__(self, env: Clock, recorder: Recorder) -> None:

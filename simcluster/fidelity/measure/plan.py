@@ -12,7 +12,7 @@ from functools import partial
 from itertools import product
 from typing import Final
 
-from simcluster.catalog.specs import ModelSpec
+from simcluster.catalog.layers import ModelSpec
 from simcluster.rng import stream
 
 DEFAULT_MODELS: Final = (

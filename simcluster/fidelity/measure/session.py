@@ -80,18 +80,6 @@ class _Group:
 def measure(settings: Settings, say: Callable[[str], None]) -> Record:
     """Measure and write the file.
 
-    Parameters
-    ----------
-    settings : Settings
-        What, where, how long.
-    say : callable
-        Gets a line about the progress now and then.
-
-    Returns
-    -------
-    Record
-        What was measured; its file is written.
-
     Raises
     ------
     DataError

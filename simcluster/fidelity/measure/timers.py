@@ -38,7 +38,6 @@ class Timer(Protocol):
 
     def time_s(self, prepared: Prepared) -> tuple[float, str]:
         """Return the median time of one call (s), and its mode: ``"graph"`` or ``"eager"``."""
-        ...
 
 
 def num_calls(estimate_s: float) -> int:

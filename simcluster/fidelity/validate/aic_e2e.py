@@ -31,8 +31,8 @@ of October 2025; Hopper has neither)."""
 TOKEN_BUDGET: Final = {"vllm": 8192, "trtllm": 16384}
 """Tokens of a step in InferenceMAX's scripts (``70b_fp8_*.sh``: max-num-batched-tokens,
 max_num_tokens); no prefix caching, 0.9 of the memory."""
-KV_BYTES: Final = {"H100": 2.0, "B200": 1.0}
-"""Bytes of a number in the KV cache, which the scripts leave to the engine: on two H100, 64
+KV_DTYPES: Final = {"H100": None, "B200": "fp8"}
+"""Numbers of the KV cache (None: 16 bits), which the scripts leave to the engine: on two H100, 64
 requests of 1024 + 8192 tokens and 32 or 64 of 8192 + 1024 waited 6 to 60 s for room, as with 16
 bits; on one B200 none did."""
 SHORTEST: Final = 0.8
@@ -109,7 +109,6 @@ def simulated(
             rng.integers(int(SHORTEST * longest), int(longest) + 1, rounds * clients)
             for longest in (row["isl"], row["osl"])
         )
-        weight_bytes = 1.0 if row["precision"] == "fp8" else 2.0
         engine: str | EngineProfile = ENGINES[row["backend"]]
         changes: dict[str, Any] = {"max_num_seqs": clients}
         if row["backend"] == "vllm" and gpu == GPUS["b200_sxm"]:
@@ -123,8 +122,8 @@ def simulated(
             engine,
             num_gpus=8,
             max_model_len=int(row["isl"] + row["osl"]),
-            weight_bytes=weight_bytes,
-            kv_bytes=KV_BYTES[gpu],
+            weight_dtype="fp8" if row["precision"] == "fp8" else None,
+            kv_dtype=KV_DTYPES[gpu],
             changes=changes,
         )
         tp_size = int(row["tp_size"])

@@ -36,8 +36,8 @@ def environment(
     *,
     num_gpus: int = 1,
     max_model_len: int = 32768,
-    weight_bytes: float = 2.0,
-    kv_bytes: float = 2.0,
+    weight_dtype: str | None = None,
+    kv_dtype: str | None = None,
     fabric: str | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Environment:
@@ -51,8 +51,8 @@ def environment(
         GPUs of the node.
     max_model_len : int
         Longest prompt plus output (tokens).
-    weight_bytes, kv_bytes : float
-        Bytes of a weight and of a number in the cache.
+    weight_dtype, kv_dtype : str, optional
+        How weights and cache are stored, as in `ModelConfig`.
     changes : mapping, optional
         Settings of the run that differ from the engine's defaults (limits, not times).
     """
@@ -62,8 +62,8 @@ def environment(
         model=ModelConfig(
             spec=catalog.model(model),
             max_model_len=max_model_len,
-            weight_bytes=weight_bytes,
-            kv_bytes=kv_bytes,
+            weight_dtype=weight_dtype,
+            kv_dtype=kv_dtype,
         ),
         cluster=ClusterConfig(
             gpu=part,

@@ -276,19 +276,7 @@ def _latencies(
 
 
 def throughput_rps(scenario: Scenario, unit: Unit, count: int, seed: int) -> float:
-    """Requests per second that a saturated group finishes: of a crowd, the middle three fifths.
-
-    Parameters
-    ----------
-    scenario : Scenario
-        Machines, models and lengths.
-    unit : Unit
-        Of what the group consists.
-    count : int
-        Units of the group.
-    seed : int
-        Of the lengths.
-    """
+    """Requests per second that a saturated group finishes: of a crowd, the middle three fifths."""
     columns = _requests(_group(scenario, unit, count), 1e5, _SATURATING * count, seed)
     ends = np.sort(columns["last_token_s"][np.asarray(columns["status"]) == "finished"])
     low, high = int(0.2 * len(ends)), int(0.8 * len(ends))

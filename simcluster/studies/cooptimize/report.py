@@ -308,7 +308,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 def figure(outcome: Outcome) -> Figure:
     """Draw the front: latency against cost, coloured by quality; chosen plan and baselines."""
-    from simcluster.show.plot import new_figure
+    from simcluster.show.plot import log_scale, new_figure
 
     judge, front = outcome.judge, outcome.found.front
     picture = new_figure(width=8.0, height=4.5)
@@ -342,9 +342,7 @@ def figure(outcome: Outcome) -> Figure:
         linestyle="none",
         label="chosen (simulated)",
     )
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("{x:g}")
+    log_scale(ax)
     ax.set_xlabel(f"cost ({judge.stock.clusters[0].currency} per hour)")
     ax.set_ylabel(f"{_percentile(judge)} {_LATENCY[judge.table.latency]} (s)")
     ax.legend(fontsize="small")

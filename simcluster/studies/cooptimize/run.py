@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from simcluster.errors import ConfigError
 from simcluster.runs.executor import Runner
@@ -281,19 +282,18 @@ def _nothing(space: Space) -> ConfigError:
     judge = space.judge
     table = judge.table
 
-    def front_of(freer: CooptimizeTable) -> list[Plan]:
-        freer = dataclasses.replace(freer, objectives=("cost", "latency"))
-        other = dataclasses.replace(judge, table=freer)
-        return exhaustive(dataclasses.replace(space, judge=other)).front
+    def least_without(limit: str, key: Callable[[Plan], float]) -> Plan | None:
+        if getattr(table, limit) is None:
+            return None
+        free: dict[str, Any] = {limit: None, "objectives": ("cost", "latency")}
+        other = dataclasses.replace(judge, table=dataclasses.replace(table, **free))
+        return min(exhaustive(dataclasses.replace(space, judge=other)).front, key=key, default=None)
 
     if len(table.models) > 2:
         return ConfigError(
             "cooptimize", None, "the search found no plan within all limits", "Loosen one."
         )
-    if table.budget_per_hour is not None and (
-        plans := front_of(dataclasses.replace(table, budget_per_hour=None))
-    ):
-        cheapest = min(plans, key=lambda p: p.cost_per_hour)
+    if cheapest := least_without("budget_per_hour", lambda plan: plan.cost_per_hour):
         return ConfigError(
             "cooptimize.budget_per_hour",
             table.budget_per_hour,
@@ -301,10 +301,7 @@ def _nothing(space: Space) -> ConfigError:
             f"{cheapest.cost_per_hour:.2f} per hour",
             f"Raise it to {math.ceil(100 * cheapest.cost_per_hour) / 100:g}, or loosen a limit.",
         )
-    if table.latency_at_most_s is not None and (
-        plans := front_of(dataclasses.replace(table, latency_at_most_s=None))
-    ):
-        quickest = min(plans, key=lambda p: p.latency_s)
+    if quickest := least_without("latency_at_most_s", lambda plan: plan.latency_s):
         return ConfigError(
             "cooptimize.latency_at_most_s",
             table.latency_at_most_s,

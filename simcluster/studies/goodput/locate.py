@@ -21,12 +21,10 @@ class Seen(Protocol):
     @property
     def rate_rps(self) -> float:
         """Offered rate (requests/s)."""
-        ...
 
     @property
     def log_odds(self) -> float:
         """Log odds of attainment, finite."""
-        ...
 
 
 S = TypeVar("S", bound=Seen)

@@ -13,13 +13,6 @@ from simcluster.studies.goodput.search import Verdict
 def compare_verdicts(first: str, one: Verdict, second: str, other: Verdict) -> Compared | None:
     """Compare the goodputs of two strategies; None where one of them has none.
 
-    Parameters
-    ----------
-    first, second : str
-        Names of the strategies, in any order.
-    one, other : Verdict
-        How their searches ended.
-
     Notes
     -----
     Replication by replication on the last final stage that both went through, on the same
@@ -40,13 +33,7 @@ def compare_verdicts(first: str, one: Verdict, second: str, other: Verdict) -> C
 
 
 def compare_all(verdicts: Mapping[str, Verdict]) -> list[Compared]:
-    """Compare every pair of strategies that have a goodput, the best first.
-
-    Parameters
-    ----------
-    verdicts : dict of str to Verdict
-        By strategy.
-    """
+    """Compare every pair of strategies that have a goodput, the best first."""
 
     def falling(name: str) -> float:
         estimate = verdicts[name].estimate

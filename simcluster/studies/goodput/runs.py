@@ -134,11 +134,6 @@ def find(
         Where to start with a strategy, if better is known than what the step times say: a rate
         (requests/s), or about where attainment crosses the target.
 
-    Returns
-    -------
-    Found
-        A verdict per strategy.
-
     Raises
     ------
     ConfigError

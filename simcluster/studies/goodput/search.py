@@ -149,11 +149,6 @@ def search(start: float | Located, settings: Settings, rules: SearchRules = RULE
     ------
     list of Wanted
         Runs to do; the outcomes are sent back in this order.
-
-    Returns
-    -------
-    Verdict
-        The goodput.
     """
     going = _Searching(settings, rules)
     if not isinstance(start, Located):

@@ -319,15 +319,7 @@ def _remarks(found: Found) -> list[str]:
 
 
 def ending(verdict: Verdict, settings: Settings) -> str:
-    """Return how a search ended, in words: what is known of its goodput; nothing if it is found.
-
-    Parameters
-    ----------
-    verdict : Verdict
-        How it ended.
-    settings : Settings
-        What was asked for.
-    """
+    """Return how a search ended, in words: what is known of its goodput; nothing if it is found."""
     match verdict.status:
         case "unattainable":
             return f"misses the targets even alone: {best_achievable(verdict)}"

@@ -27,15 +27,6 @@ def family(strategy: Strategy) -> str:
 def explain(strategy: Strategy, bound: Bound, crossing: Crossing | None) -> tuple[Bottleneck, str]:
     """Return what keeps a candidate from carrying more, and the figures that say so.
 
-    Parameters
-    ----------
-    strategy : Strategy
-        The candidate.
-    bound : Bound
-        What its parts carry at most.
-    crossing : Crossing or None
-        Where its attainment falls below the target; None where it was not run.
-
     Notes
     -----
     Judged by the run just beyond the goodput. Full KV blocks: memory. A link that carries less
@@ -77,13 +68,7 @@ def explain(strategy: Strategy, bound: Bound, crossing: Crossing | None) -> tupl
 
 
 def explain_bound(bound: Bound) -> tuple[Bottleneck, str]:
-    """Return what the roofline alone says a candidate is short of, and the figures.
-
-    Parameters
-    ----------
-    bound : Bound
-        What its parts carry at most.
-    """
+    """Return what the roofline alone says a candidate is short of, and the figures."""
     parts: dict[Bottleneck, float] = {
         "prefill": bound.prefill_rps,
         "decode": bound.decode_rps,

@@ -193,11 +193,6 @@ def search(
     list of Cell
         One run; its outcome is sent back.
 
-    Returns
-    -------
-    Crossing
-        The goodput.
-
     Notes
     -----
     On one draw the attainment is a function of the rate, nearly monotone. Its log odds are taken

@@ -60,11 +60,6 @@ def rank(
     recorded : RecordedRuns, optional
         Where runs are kept as soon as each is done, and taken from if they are there.
 
-    Returns
-    -------
-    Ranking
-        The best first.
-
     Raises
     ------
     ConfigError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from simcluster._version import __version__
 from simcluster.frames.goodput import three_digits
 from simcluster.runs import output
-from simcluster.show.plot import new_figure, palette
+from simcluster.show.plot import log_scale, new_figure, palette
 from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
 from simcluster.studies.rank.ranking import Candidate, Ranking
 from simcluster.units import MS
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SHOWN: Final = 20
+_FRONT: Final[dict[str, Any]] = {
+    "color": "black",
+    "linewidth": 1.2,
+    "linestyle": "--",
+    "zorder": 1,
+    "label": "Pareto front",
+}
 _FAMILIES: Final = ("NoDG", "NoDG chunked", "PaDG", "FuDG intra-node", "FuDG inter-node")
 FILES: Final = ("ranking.json", "ranking.csv", "cost_front.png", "latency_front.png")
 """Files of a result folder, beside the recorded runs."""
@@ -133,15 +140,7 @@ def _fronts(ranking: Ranking) -> str:
 
 
 def as_json(ranking: Ranking, *, compared: bool = True) -> dict[str, Any]:
-    """Return the ranking as plain values for ``json.dumps``: NaN and infinity as None.
-
-    Parameters
-    ----------
-    ranking : Ranking
-        The ranking.
-    compared : bool
-        With the comparisons of the finalists; else None stands there.
-    """
+    """Return the ranking as plain values for ``json.dumps``: NaN and infinity as None."""
     environment = ranking.scenario.environment
     on_cost = {c.name for c in ranking.cost_front()}
     on_latency = {c.name for c in ranking.latency_front()}
@@ -198,11 +197,6 @@ def write(ranking: Ranking, out: Path) -> list[Path]:
 
     The rows are there before the finalists are compared and before the pictures are drawn.
 
-    Returns
-    -------
-    list of Path
-        The pictures.
-
     Raises
     ------
     DataError
@@ -255,16 +249,7 @@ def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
         own = [c for c in ranking.candidates if c.strategy == name]
         _with_intervals(ax, [x(c) for c in own], own, colour=colour, label=name)
     front = ranking.cost_front()
-    ax.step(
-        [x(c) for c in front],
-        [c.goodput_rps for c in front],
-        where="post",
-        color="black",
-        linewidth=1.2,
-        linestyle="--",
-        zorder=1,
-        label="Pareto front",
-    )
+    ax.step([x(c) for c in front], [c.goodput_rps for c in front], where="post", **_FRONT)
     for c in front:
         ax.annotate(
             c.name,
@@ -319,16 +304,7 @@ def plot_latency_front(ranking: Ranking, *, ax: Axes) -> Axes:
             label=name,
         )
     front = ranking.latency_front()
-    ax.step(
-        [c.tpot_s / MS for c in front],
-        [c.ttft_s for c in front],
-        where="pre",
-        color="black",
-        linewidth=1.2,
-        linestyle="--",
-        zorder=1,
-        label="Pareto front",
-    )
+    ax.step([c.tpot_s / MS for c in front], [c.ttft_s for c in front], where="pre", **_FRONT)
     for number, c in enumerate(front):
         ax.annotate(
             c.name,
@@ -342,9 +318,7 @@ def plot_latency_front(ranking: Ranking, *, ax: Axes) -> Axes:
     ax.set_xlabel(f"{percent} TPOT (ms) at {rate} requests/s")
     ax.set_ylabel(f"{percent} TTFT (s)")
     if known:
-        ax.set_yscale("log")
-        for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-            axis(lambda value, _: f"{value:g}")
+        log_scale(ax)
     _finish(ax)
     return ax
 

@@ -95,15 +95,7 @@ class Bound:
 
 
 class Screen:
-    """Bounds of candidates, for one set of machines and lengths.
-
-    Parameters
-    ----------
-    environment : Environment
-        Model, machines, engine, targets.
-    lengths : Lengths
-        What is asked for.
-    """
+    """Bounds of candidates, for one set of machines and lengths."""
 
     def __init__(self, environment: Environment, lengths: Lengths) -> None:
         self._environment, self._lengths = environment, lengths
@@ -263,7 +255,8 @@ def _link_rps(
     """
     assert isinstance(strategy, FuDG), "only FuDG moves the KV cache"
     config = environment.cluster
-    kv_bytes = environment.model.kv_bytes_per_token * lengths.prompt
+    # What layers with a window send is left out: on average it is less than for the mean prompt.
+    kv_bytes = environment.model.kv_bytes_per_kept_token * lengths.prompt
     placed_as = {
         role: [placed for placed in cluster.placed if placed.role == role]
         for role in ("prefill", "decode")

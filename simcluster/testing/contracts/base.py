@@ -74,17 +74,7 @@ def laws(max_examples: int) -> settings:
 
 @contextmanager
 def registered(registry: Registry[T], implementation: T, name: str = "under-test") -> Iterator[str]:
-    """Give the name of `implementation` in `registry`; add it as `name` for the time being if new.
-
-    Parameters
-    ----------
-    registry : Registry
-        Where it belongs.
-    implementation : T
-        What is tested.
-    name : str
-        Its name if it has none.
-    """
+    """Give the name of `implementation` in `registry`; add it as `name` for the block if new."""
     for known in registry:
         if registry[known] is implementation:
             yield known
@@ -109,11 +99,6 @@ def watched_run(
     max_time_s: float | None = None,
 ) -> Result:
     """Run a workload, watch every step, and check the laws of any run.
-
-    Parameters
-    ----------
-    environment, strategy, workload, resolution, step_time, max_time_s
-        Those of `simcluster.runs.simulate.run`.
 
     Raises
     ------
@@ -144,18 +129,7 @@ def agreeing_run(
     *,
     step_time: StepTimeFactory | None = None,
 ) -> Result:
-    """Run by spans, by steps and, if it is short, by kernels; require equal frames and the laws.
-
-    Parameters
-    ----------
-    environment, strategy, workload, step_time
-        Those of `simcluster.runs.simulate.run`.
-
-    Returns
-    -------
-    Result
-        The run by spans.
-    """
+    """Run by spans, by steps and, if it is short, by kernels; require equal frames and the laws."""
 
     def by(resolution: str) -> Result:
         return watched_run(

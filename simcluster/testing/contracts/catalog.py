@@ -124,11 +124,11 @@ class CatalogContract:
         for name in names["model"]:
             spec = catalog.model(name)
             model = ModelConfig(spec=spec, max_model_len=256)
-            share = weight_bytes_per_gpu(model, 1) / (2 * spec.num_params)
-            require(abs(share - 1) < 0.01, f"{name}: {share:.3f} of two bytes per parameter")
-            for tp_size in tp_degrees(spec):
+            share = weight_bytes_per_gpu(model, 1) / model.weight_bytes
+            require(abs(share - 1) < 0.01, f"{name}: {share:.3f} of the bytes of its parameters")
+            for tp_size in tp_degrees(model):
                 whole = tp_size * weight_bytes_per_gpu(model, tp_size)
-                require(whole >= 2 * spec.num_params * 0.999, f"{name}: TP {tp_size} loses weights")
+                require(whole >= model.weight_bytes * 0.999, f"{name}: TP {tp_size} loses weights")
 
     def test_resolutions_agree(self, catalog: Catalog, names: dict[str, list[str]]) -> None:
         """On each GPU with a 7B model, and with each model on as many H100 as hold it."""
@@ -139,8 +139,9 @@ class CatalogContract:
 
     def _runs(self, catalog: Catalog, model: str, gpu: str) -> None:
         spec, memory = catalog.model(model), catalog.gpu(gpu).memory_bytes
-        needed = 2 * spec.num_params / (0.8 * memory - 4e9)
-        tp_size = next(degree for degree in tp_degrees(spec) if degree >= needed)
+        served = ModelConfig(spec=spec, max_model_len=256)
+        needed = served.weight_bytes / (0.8 * memory - 8e9)
+        tp_size = next(degree for degree in tp_degrees(served) if degree >= needed)
         where = environment_of(catalog, model, gpu, tp_size)
         strategy = NoDG(name="contract", instances=1, tp_size=tp_size)
         agreeing_run(where, strategy, toy_workload(_FEW))

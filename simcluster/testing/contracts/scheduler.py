@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simcluster.config import SchedulerConfig
-from simcluster.kvcache import BlockPool
+from simcluster.kvcache import BlockLayout, BlockPool, LimitedGroup
 from simcluster.runs.simulate import run
 from simcluster.sched import QUEUES, SCHEDULERS, Scheduler
 from simcluster.strategies import NoDG, PaDG
@@ -36,15 +36,17 @@ from simcluster.testing.toy import (
     ENGINES,
     MAX_MODEL_LEN,
     STRICT,
-    TOY,
-    WINDOWED,
+    TOYS,
     assert_same,
     toy_environment,
     toy_workload,
+    with_room,
 )
 from simcluster.testing.watch import check_blocks, check_counts, check_plan, check_stop
 
 _MOST_STEPS = 4000
+PLAIN: Final = BlockLayout(16)
+"""Blocks of a sequence in a model whose layers all keep all tokens."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,23 @@ class Limits:
     """KV blocks of 16 tokens on the GPU, and in host memory."""
     queue: str
     """A key of `simcluster.sched.QUEUES`."""
+    layout: BlockLayout = PLAIN
+    """Blocks of a sequence; where they are more than a plain one's, so are those of the pools."""
 
     def make(self, scheduler: type[Scheduler]) -> Scheduler:
         """Return a scheduler with this room and an empty pool."""
         tokens = max(self.chunk_tokens, self.max_num_seqs)
+        plain = PLAIN.prompt_blocks(MAX_MODEL_LEN)
+        larger = -(-self.layout.prompt_blocks(MAX_MODEL_LEN) // plain)
         return scheduler(
             SchedulerConfig(
                 max_num_seqs=self.max_num_seqs,
                 max_num_batched_tokens=tokens if scheduler.splits_prompts else MAX_MODEL_LEN,
             ),
-            BlockPool(self.num_blocks, 16, 0.01),
-            host=BlockPool(self.host_blocks, 16) if self.host_blocks else None,
+            BlockPool(self.num_blocks * larger, 16, 0.01, self.layout),
+            host=BlockPool(self.host_blocks * larger, 16, 0.0, self.layout)
+            if self.host_blocks
+            else None,
             queue=QUEUES[self.queue](),
         )
 
@@ -82,6 +90,14 @@ LIMITS: st.SearchStrategy[Limits] = st.builds(
     st.sampled_from([10, 13, 64]),
     st.sampled_from([0, 6, 200]),
     st.deferred(lambda: st.sampled_from(list(QUEUES))),
+    st.sampled_from(
+        [
+            PLAIN,
+            BlockLayout(16, 1, (LimitedGroup(3, 2, 4),)),
+            BlockLayout(16, 0, (LimitedGroup(1, 2, 10),)),
+            BlockLayout(16, 2, (LimitedGroup(1, 1, 1),)),
+        ]
+    ),
 )
 """Much room, or little, so that requests are preempted."""
 TIGHT: Final = Limits(3, 33, 13, 0, "first-come")
@@ -232,7 +248,7 @@ class SchedulerContract:
         requests=REQUESTS,
         prefixes=PREFIXES,
         engine=st.sampled_from(ENGINES),
-        model=st.sampled_from([TOY, WINDOWED]),
+        model=st.sampled_from(TOYS),
     )
     def test_resolutions_agree(
         self,
@@ -245,7 +261,7 @@ class SchedulerContract:
     ) -> None:
         """In deployments of any shape, and the laws of any run hold."""
         with registered(SCHEDULERS, scheduler) as name:
-            strategy = strategy_with(scheduler, name, drawn)
+            strategy = with_room(strategy_with(scheduler, name, drawn), model)
             where = toy_environment(engine, STRICT, model)
             agreeing_run(where, strategy, toy_workload(requests, prefixes=prefixes))
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from simcluster.catalog.layers import Reach
 from simcluster.config import Environment
 from simcluster.errors import ConfigError
 from simcluster.frames import unroll
@@ -20,7 +21,7 @@ from simcluster.strategies import FuDG, NoDG, Strategy
 from simcluster.testing.contracts.base import agreeing_run, crowd, laws
 from simcluster.testing.laws import require
 from simcluster.testing.specs import pcie4
-from simcluster.testing.toy import ENGINES, STRICT, TOY, WINDOWED, toy_environment, toy_workload
+from simcluster.testing.toy import ENGINES, STRICT, TOYS, toy_environment, toy_workload
 from simcluster.units import TICKS_PER_S, IntArray
 
 _SHORT = [(0.0, 60, 3), (0.001, 30, 4), (0.002, 90, 2), (0.003, 5, 6)]
@@ -39,22 +40,22 @@ class Decodes:
     """Sequences and context of a step before it, whose GPU time may hide host work; (0, 0):
     none."""
 
-    def shape(self, step: int, window: int | None) -> StepShape:
+    def shape(self, step: int, window: Reach | None) -> StepShape:
         """Return the shape of step number `step`, from 0."""
         context = self.context_len + step
-        seen = context if window is None else min(context, window)
+        seen = context if window is None else window.of(context)
         return StepShape(
             self.num_seqs, self.num_seqs * context, (), self.num_seqs, self.num_seqs * seen
         )
 
-    def window_tokens(self, window: int | None) -> IntArray | None:
+    def window_tokens(self, window: Reach | None) -> IntArray | None:
         """Return the window-capped sums of each step; None without a window."""
         if window is None:
             return None
         sums = [self.shape(step, window).window_tokens for step in range(self.num_steps)]
         return np.array(sums, dtype=np.int64)
 
-    def hidden_s(self, model: StepTime, window: int | None) -> float:
+    def hidden_s(self, model: StepTime, window: Reach | None) -> float:
         """Return the GPU time of the step before (s); 0 if there is none or nothing overlaps."""
         num_seqs, context_len = self.after
         if not num_seqs or not model.overlaps_host:
@@ -84,10 +85,10 @@ def chunk_shapes(draw: st.DrawFn) -> tuple[int, int, tuple[tuple[int, int], ...]
     return num_decodes, context_len, tuple(chunks), draw(st.integers(0, len(chunks)))
 
 
-def shape_with_chunks(drawn: tuple[Any, ...], window: int | None) -> StepShape:
+def shape_with_chunks(drawn: tuple[Any, ...], window: Reach | None) -> StepShape:
     """Return the shape that `chunk_shapes` draws, for a model with this sliding window."""
     num_decodes, context_len, chunks, num_ending = drawn
-    seen = context_len if window is None else min(context_len, window)
+    seen = context_len if window is None else window.of(context_len)
     return StepShape(
         num_decodes,
         num_decodes * context_len,
@@ -119,7 +120,7 @@ class StepTimeContract:
     """Laws of every source of step times; derive a test class with the fixture `step_time`.
 
     The fixture `environments` may be overridden too: models and machines that the source knows, by
-    default a toy model with and without a sliding window under four engines.
+    default toy models with every kind of layer under five engines.
 
     - Durations are above 0 and on the time grid.
     - A run of steps takes what its steps take one by one, to the bit, wherever it is cut, and what
@@ -150,11 +151,10 @@ class StepTimeContract:
     @pytest.fixture
     def environments(self) -> list[Environment]:
         """Return models and machines that the source knows."""
-        models = (TOY, WINDOWED)
-        return [toy_environment(engine, STRICT, model) for engine in ENGINES for model in models]
+        return [toy_environment(engine, STRICT, model) for engine in ENGINES for model in TOYS]
 
     @laws(150)
-    @given(decodes=DECODES, which=st.integers(0, 59))
+    @given(decodes=DECODES, which=st.integers(0, 99))
     @example(decodes=_RUN, which=1)
     def test_a_run_of_decode_steps_is_its_steps(
         self,
@@ -182,7 +182,7 @@ class StepTimeContract:
         require(ends == sums, f"decode_ends_s {ends}, sums of step_s {sums}")
 
     @laws(80)
-    @given(decodes=DECODES.filter(lambda d: d.num_steps > 1), which=st.integers(0, 59))
+    @given(decodes=DECODES.filter(lambda d: d.num_steps > 1), which=st.integers(0, 99))
     @example(decodes=_RUN, which=1)
     def test_a_run_may_be_cut_anywhere(
         self,
@@ -212,7 +212,7 @@ class StepTimeContract:
         require(ends(whole[cut - 1], after) == whole[cut:], "a cut changes the steps after it")
 
     @laws(150)
-    @given(drawn=chunk_shapes(), decodes=DECODES, which=st.integers(0, 59))
+    @given(drawn=chunk_shapes(), decodes=DECODES, which=st.integers(0, 99))
     @example(drawn=(0, 1, ((7, 0),), 1), decodes=_RUN, which=1)
     def test_steps_take_time_on_the_grid_and_hide_host_work_where_the_engine_does(
         self,
@@ -238,7 +238,7 @@ class StepTimeContract:
                 require(partly_s == whole_s, "host work is hidden, and overlaps_host is false")
 
     @laws(60)
-    @given(prompt_len=st.integers(1, 4000), which=st.integers(0, 59))
+    @given(prompt_len=st.integers(1, 4000), which=st.integers(0, 99))
     def test_a_prompt_alone_takes_what_its_step_takes(
         self,
         step_time: StepTimeFactory,
@@ -255,7 +255,7 @@ class StepTimeContract:
     @given(
         drawn=st.lists(chunk_shapes(), min_size=2, max_size=5),
         decodes=st.lists(DECODES, min_size=2, max_size=5),
-        which=st.integers(0, 59),
+        which=st.integers(0, 99),
     )
     @example(drawn=[], decodes=[_RUN, dataclasses.replace(_RUN, context_len=900)], which=1)
     def test_answers_do_not_depend_on_what_was_asked_before(
@@ -319,10 +319,10 @@ class StepTimeContract:
 
 def _one_of(
     step_time: StepTimeFactory, environments: list[Environment], which: int
-) -> tuple[StepTime, int | None]:
+) -> tuple[StepTime, Reach | None]:
     """New step times of one of `environments`, and the sliding window of its model."""
     environment = environments[which % len(environments)]
-    return step_time(environment, 1), environment.model.spec.sliding_window
+    return step_time(environment, 1), environment.model.spec.reach
 
 
 def _agrees_or_is_refused(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from helpers.scenarios import small_scenario
+from helpers.scenarios import ranked_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError
@@ -32,13 +32,9 @@ from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 from simcluster.studies.space import shapes, space
 
+NOT_SHARED = "heads, experts or blocks of weights cannot be shared out over tp_size GPUs"
 SHIPPED = Path(__file__).parents[3] / "scenarios" / "rank_32gpus.toml"
-DOCUMENT = small_scenario(
-    {"name": "mine", "kind": "nodg", "tp_size": 4},
-    cluster={"gpus_per_node": 4, "price_per_gpu_hour": 2.0},
-    engine={"max_model_len": 2048},
-    workload={"lengths": {"kind": "fixed", "prompt_len": 400, "output_len": 20}},
-    slo={"ttft_s": 0.3, "tpot_s": 0.05},
+DOCUMENT = ranked_scenario(
     rank={
         "num_gpus": [2, 4],
         "strategies": ["nodg", "padg", "fudg-intra"],
@@ -126,7 +122,7 @@ def test_every_point_is_a_candidate_or_counted(file: Path) -> None:
     assert len(found.strategies) + repeats + found.removed.total() == len(points)
     assert set(found.removed) == {
         "fewer than two instances for prefill and decode",
-        "heads cannot be shared out over tp_size GPUs",
+        NOT_SHARED + " (llama-2-7b: over 1, 2, 4, 8, 16, 32)",
         "more stages than layers",
         "more GPUs than the cluster's 4",
         "an instance is larger than num_gpus",
@@ -147,6 +143,16 @@ def test_an_empty_space_says_which_rule_removed_how_many(tmp_path: Path) -> None
     assert "3 removed: weights and the longest request do not fit in the GPUs' memory" in str(
         caught.value
     )
+
+
+def test_a_degree_that_cuts_blocks_of_weights_is_no_candidate() -> None:
+    """Qwen3-235B with FP8 blocks of 128: the degrees that engines take are named."""
+    document = {**DOCUMENT, "model": {"name": "qwen3-235b-a22b", "weight_dtype": "fp8-block"}}
+    scenario = resolve(document | {"cluster": {"gpu": "H200", "gpus_per_node": 8}})
+    table = RankTable(num_gpus=(8,), strategies=("nodg",), tp_sizes=(4, 8))
+    found = space(table, scenario.environment)
+    assert {s.tp_size for s in found.strategies.values() if isinstance(s, NoDG)} == {4}
+    assert found.removed[f"{NOT_SHARED} (qwen3-235b-a22b: over 1, 2, 4)"]
 
 
 def test_targets_that_nothing_meets_say_the_best_there_is(file: Path) -> None:

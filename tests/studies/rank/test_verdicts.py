@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.scenarios import small_scenario
+from helpers.scenarios import ranked_scenario
 from simcluster.errors import DataError
 from simcluster.runs.cell import Cell
 from simcluster.scenario.file import resolve
@@ -29,13 +29,7 @@ from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 from simcluster.testing.examples import examples
 
-DOCUMENT = small_scenario(
-    {"name": "mine", "kind": "nodg", "tp_size": 4},
-    cluster={"gpus_per_node": 4, "price_per_gpu_hour": 2.0},
-    engine={"max_model_len": 2048},
-    workload={"lengths": {"kind": "fixed", "prompt_len": 400, "output_len": 20}},
-    slo={"ttft_s": 0.3, "tpot_s": 0.05},
-)
+DOCUMENT = ranked_scenario()
 TABLE = RankTable(
     num_gpus=(2, 4), strategies=("nodg", "padg"), tp_sizes=(1,), prefill_shares=(0.5,), finalists=2
 )

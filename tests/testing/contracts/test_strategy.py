@@ -170,32 +170,9 @@ class Two(CommonSettings):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forgets(Two):
-    """Requests end, and the run does not hear of it."""
-
-    gateway: ClassVar[type[Gateway]] = Forgetful
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repeats(Two):
-    """Requests end twice."""
-
-    gateway: ClassVar[type[Gateway]] = Repeating
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Foresees(Two):
-    """Requests are routed by their answers."""
-
-    gateway: ClassVar[type[Gateway]] = Foreseeing
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropsSome(Two):
-    """Requests are lost."""
-
-    gateway: ClassVar[type[Gateway]] = Dropping
+def behind(gateway: type[Gateway]) -> type[Two]:
+    """Return the strategy whose instances stand behind `gateway`."""
+    return type(gateway.__name__, (Two,), {"gateway": gateway, "__slots__": ()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,10 +253,10 @@ class Unsendable(Two):
 CROWDED = "resolutions_agree_in_a_crowd"
 READ = "its_table_can_be_read_and_explains_itself"
 WRONG_STRATEGIES = [
-    (Forgets, CROWDED, "requests are left and nothing happens"),
-    (Repeats, CROWDED, "a request ends twice"),
-    (DropsSome, CROWDED, "requests are left and nothing happens"),
-    (Foresees, "decisions_do_not_depend_on_how_long_an_answer_will_be", "one run"),
+    (behind(Forgetful), CROWDED, "requests are left and nothing happens"),
+    (behind(Repeating), CROWDED, "a request ends twice"),
+    (behind(Dropping), CROWDED, "requests are left and nothing happens"),
+    (behind(Foreseeing), "decisions_do_not_depend_on_how_long_an_answer_will_be", "one run"),
     (Grows, "the_same_run_gives_the_same_result", "requests|instances"),
     (Grows, "requests_that_have_not_arrived_change_nothing", "one run"),
     (Grows, "a_run_that_is_stopped_is_the_beginning_of_the_whole", "one run"),

@@ -1,0 +1,74 @@
+"""What step times and memory of a model on a GPU take for granted, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from simcluster.catalog.layers import LatentAttention, Recurrent
+from simcluster.catalog.specs import EngineProfile, GPUSpec
+from simcluster.config import Environment, ModelConfig
+
+_GENERATIONS: Final = {
+    "fp8": "Ada, Hopper, Blackwell and CDNA3",
+    "int8": "Turing, Ampere, Ada, Hopper and CDNA3",
+    "fp4": "Blackwell",
+}
+"""GPUs whose tensor cores multiply such numbers (NVIDIA and AMD data sheets)."""
+_STAND_INS: Final = {
+    "fp8-block": "fp8 with one scale per matrix",
+    "mxfp8": "fp8 with one scale per matrix",
+    "int8": "fp8",
+    "int4": "16-bit multiplications that read 4-bit weights",
+    "int4-g64": "16-bit multiplications that read 4-bit weights",
+    "int4-g32": "16-bit multiplications that read 4-bit weights",
+    "nf4": "16-bit multiplications that read 4-bit weights",
+}
+"""What stands in for dtypes whose kernels are not calibrated."""
+
+
+def assumptions(environment: Environment) -> list[str]:
+    """Return what is taken for granted of all models on all GPUs, no line twice."""
+    lines: dict[str, None] = {}
+    for model in environment.models:
+        lines |= dict.fromkeys(f"{model.spec.name}: {note}" for note in model.spec.notes)
+        for cluster in environment.clusters:
+            lines |= dict.fromkeys(_of_weights(model, cluster.gpu))
+        lines |= dict.fromkeys(_of_layers(model, environment.engine))
+    return list(lines)
+
+
+def _of_weights(model: ModelConfig, gpu: GPUSpec) -> Iterator[str]:
+    """Say how weights are multiplied where the GPU or the law has no way of its own."""
+    stored = {dtype for layer in model.spec.each_layer for dtype in layer.dtypes_in_use}
+    for dtype in sorted({model.dtype_of(dtype) for dtype in stored}):
+        if dtype.arithmetic == "16bit":
+            if dtype.name in _STAND_INS:
+                yield f"step times of {dtype.name} weights are those of {_STAND_INS[dtype.name]}"
+        elif dtype.arithmetic not in gpu.native_8bit:
+            able = _GENERATIONS[dtype.arithmetic]
+            why = f"{gpu.name} has no {dtype.arithmetic} arithmetic (what has: {able})"
+            if dtype.arithmetic == "fp4" and "Blackwell" in gpu.arch:
+                why = "kernels of fp4 arithmetic are not calibrated"
+            yield f"{dtype.name} weights are brought to 16 bits and then multiplied: {why}"
+        elif dtype.name in _STAND_INS:
+            yield f"step times of {dtype.name} weights are those of {_STAND_INS[dtype.name]}"
+    if model.kv_bytes not in (1.0, 2.0):
+        yield "step times with this KV cache are those of a 16-bit one with as many bytes"
+
+
+def _of_layers(model: ModelConfig, engine: EngineProfile) -> Iterator[str]:
+    """Say what of unusual layers is not calibrated, or not kept apart by the engine."""
+    mixers, name = model.spec.mixers, model.spec.name
+    if any(isinstance(mixer, Recurrent) for mixer in mixers):
+        yield (
+            f"{name}: times of its recurrent layers are not calibrated (the shares of attention "
+            "stand in), and prefixes are not reused: a state belongs to one sequence"
+        )
+    if any(isinstance(mixer, LatentAttention) and mixer.index for mixer in mixers):
+        yield f"{name}: times of its sparse attention are not calibrated (those of attention are)"
+    windows = [mixer for mixer in mixers if mixer.reach and not isinstance(mixer, LatentAttention)]
+    if windows and not engine.hybrid_kv_cache:
+        yield f"engine {engine.name} keeps all tokens, also of layers that attend to a part of them"
+    elif windows and len(windows) == len(mixers) and engine.prefix_caching:
+        yield f"{name}: prefixes are not reused, since no layer keeps all tokens"
