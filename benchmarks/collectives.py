@@ -17,7 +17,7 @@ from simcluster.catalog.specs import LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.roofline import RooflineStepTime
 from simcluster.roofline.base import StepShape
-from simcluster.roofline.collectives import all_reduce_terms
+from simcluster.roofline.collectives import library_terms
 from simcluster.roofline.operators import ACTIVATION_BYTES
 
 CASES = [
@@ -39,7 +39,7 @@ def tracked(
     The flow takes at most `limit` (bytes/s per GPU) even if alone.
     """
     wire = fabric.bandwidth * fabric.efficiency
-    latency_s, _ = all_reduce_terms(fabric, tp_size)
+    latency_s = library_terms(fabric, tp_size)[0].latency_s
     beside = min(limit, wire / 2)
     share = max(1 - limit / wire, 0.5)
     schedule = times.kernels(shape)
@@ -89,7 +89,7 @@ def main() -> None:
     print(f"{'case':44s} " + " ".join(f"{c:>14s}" for c in columns))
     for gpu_name, model_name, tp_size, shape in CASES:
         model = ModelConfig(spec=catalog.model(model_name), max_model_len=4096)
-        fabric = catalog.link("pcie4")
+        fabric = catalog.link(catalog.gpu(gpu_name).fabric)
         times = RooflineStepTime(model, catalog.gpu(gpu_name), fabric, ENGINE, tp_size)
         for name, limit in (
             ("greedy", fabric.bandwidth * fabric.efficiency),

@@ -19,6 +19,7 @@ from simcluster.catalog.specs import (
 from simcluster.catalog.tables import Row
 from simcluster.units import GB, MB, MS, NS, US
 
+_KIB: Final = 2.0**10
 _MIB: Final = 2.0**20
 _TERA: Final = 1e12
 DRIVER_MIB: Final = 600.0
@@ -26,6 +27,11 @@ DRIVER_MIB: Final = 600.0
 _FINER_SHARES: Final = (
     "mfu_gemm_8bit",
     "mbu_quantise",
+    "mbu_gemm_few",
+    "mixed_mfu",
+    "decode_overlap_8bit",
+    "mfu_tuned",
+    "mbu_tuned",
     "gemm_waves",
     "gemm_tile_loss",
     "mfu_grouped",
@@ -97,17 +103,22 @@ def kernel_constants(row: Row, gpu_name: str) -> KernelConstants:
         smooth_p=float(r["smooth_p"]),
         fixed_s=r["fixed_us"] * US,
         attention_block_s=r["attention_block_us"] * US,
-        mixed_mbu=float(r["mixed_mbu"]),
-        quantise_s=_seconds(r.get("quantise_us")),
-        elementwise_fixed_s=_seconds(r.get("elementwise_fixed_us")),
-        norm_fixed_s=_seconds(r.get("norm_fixed_us")),
+        prefill_tile=float(r.get("prefill_tile", 128.0)),
+        mixed_tile=float(r.get("mixed_tile", 0.0)),
+        quantise_s=_in_units(r.get("quantise_us")),
+        tuned_experts=tuple((int(e), int(width)) for e, width in r.get("tuned_experts", ())),
+        grouped_fixed_s=r.get("grouped_fixed_us", 0.0) * US,
+        elementwise_fixed_s=_in_units(r.get("elementwise_fixed_us")),
+        norm_fixed_s=_in_units(r.get("norm_fixed_us")),
         row_chain_s=r.get("row_chain_ns", 0.0) * NS,
         row_s=r.get("row_us", 0.0) * US,
-        attention_fixed_s=_seconds(r.get("attention_fixed_us")),
+        attention_fixed_s=_in_units(r.get("attention_fixed_us")),
+        attention_fixed_8bit_s=_in_units(r.get("attention_fixed_8bit_us")),
+        attention_block_8bit_s=_in_units(r.get("attention_block_8bit_us")),
+        attention_sm_8bit=_in_units(r.get("attention_sm_8bit_gb_s"), GB),
         attention_context_s=r.get("attention_context_ns", 0.0) * NS,
         attention_split_s=r.get("attention_split_us", 0.0) * US,
-        mixed_block_s=_seconds(r.get("mixed_block_us")),
-        mixed_context_s=r["mixed_context_ns"] * NS if "mixed_context_ns" in r else None,
+        mixed_block_s=_in_units(r.get("mixed_block_us")),
         generation=r.get("generation", ""),
         accuracy=accuracy,
         source=source,
@@ -115,8 +126,8 @@ def kernel_constants(row: Row, gpu_name: str) -> KernelConstants:
     )
 
 
-def _seconds(microseconds: float | None) -> float | None:
-    return None if microseconds is None else microseconds * US
+def _in_units(number: float | None, unit: float = US) -> float | None:
+    return None if number is None else number * unit
 
 
 def price(row: Row) -> Price:
@@ -148,6 +159,16 @@ def link(row: Row) -> LinkSpec:
             AllReduceTerms(tp_size=int(size), latency_s=latency_us * US, efficiency=share)
             for size, latency_us, share in r.get("allreduce", ())
         ),
+        own_allreduce_terms=tuple(
+            AllReduceTerms(
+                tp_size=int(size),
+                latency_s=latency_us * US,
+                efficiency=share,
+                below_bytes=below_kib * _KIB,
+            )
+            for size, below_kib, latency_us, share in r.get("own_allreduce", ())
+        ),
+        wire=r.get("wire", ""),
         source=r["source"],
     )
 
@@ -183,7 +204,13 @@ def engine(row: Row) -> EngineProfile:
         host_per_seq_after_s=r["host_per_seq_after_us"] * US,
         host_workers_s=r.get("host_workers_ms", 0.0) * MS,
         kernel_generation=r.get("kernel_generation", ""),
-        quantises_apart=r.get("quantises_apart", False),
+        quantises=r.get("quantises", "fused"),
+        fuses_allreduce=r.get("fuses_allreduce", False),
+        front_end_s=r.get("front_end_ms", 0.0) * MS,
+        piece_max_tokens=r.get("piece_max_tokens", 0),
+        piece_issue_s=r.get("piece_issue_us", 0.0) * US,
+        splits_attention=r.get("splits_attention", False),
+        own_allreduce=r.get("own_allreduce", True),
         prefix_caching=r.get("prefix_caching", False),
         overlaps_host=r["overlaps_host"],
         plans_ahead=r.get("plans_ahead", False),

@@ -6,6 +6,7 @@ Every number in a specification comes with its ``source``. Units are seconds, by
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +55,20 @@ class KernelConstants:
         Fixed latency of every kernel (s).
     attention_block_s : float
         Decode attention also pays this times batch x kv heads per rank / SMs (s).
-    mixed_mbu : float
-        Share of `mbu_attention` left to decodes that share a step with a prefill chunk, 0 to 1.
+    mixed_tile : float
+        Queries of a tile in attention kernels that compute prefill chunks and decodes in one call:
+        a decoding sequence fills a tile with each of its query heads there. 0 where decodes have
+        kernels of their own also beside a chunk.
+    mixed_mfu : float
+        Share of `mfu_attention` that such tiles reach, 0 to 1.
     mfu_gemm_8bit : float or None
         Share of the 8-bit peak in matrix multiplications with 8-bit weights; None for `mfu_gemm`.
     quantise_s, mbu_quantise : float or None
         Latency (s) and share of bandwidth of bringing the input of such a multiplication to 8
         bits, a kernel of its own; None leaves it out.
+    mbu_gemm_few : float or None
+        `mbu_gemm` with at most 16 rows, for which libraries have kernels of their own; None for
+        the same.
     gemm_waves : float or None
         Share of the tiles of a matrix multiplication that waits for whole waves over the SMs, 0
         to 1; None leaves tiles out.
@@ -68,6 +76,13 @@ class KernelConstants:
         How much slower tiles smaller than 128 x 256 are per operation; see `kernels.GEMM_TILES`.
     mfu_grouped, mbu_grouped : float or None
         Shares in the grouped multiplications of experts; None for `mfu_gemm` and `mbu_gemm`.
+    tuned_experts : tuple of (int, int)
+        Numbers of experts and widths of an expert per rank for which the engine ships tuned tiles.
+    mfu_tuned, mbu_tuned : float or None
+        `mfu_grouped` and `mbu_grouped` of those; None for the same.
+    grouped_fixed_s : float
+        Latency of such a multiplication beside `fixed_s` (s): tokens are sorted by expert before,
+        and their results put together behind.
     elementwise_fixed_s : float or None
         Least time of an elementwise kernel (s), the third in its smooth maximum; None for
         `fixed_s`, added.
@@ -90,8 +105,10 @@ class KernelConstants:
     prefill_p : float or None
         Exponent of the smooth maximum in prefill attention, whose blocks load before they compute;
         None for `smooth_p`.
+    prefill_tile : float
+        Queries that one block of prefill attention computes.
     prefill_waves : float
-        Share of prefill attention's blocks of 128 queries that waits for whole waves, 0 to 1.
+        Share of these blocks that waits for whole waves, 0 to 1.
     attention_causal : float
         Share of the masked half of prefill attention that the kernel skips, 0 to 1.
     decode_waves : float
@@ -106,12 +123,16 @@ class KernelConstants:
         How far the blocks of decode attention begin and end while others read the cache, 0 to 1:
         of the sum of the two times (0) and the root of the sum of their squares (1), the mean with
         this weight.
-    mbu_attention_8bit : float or None
-        `mbu_attention` with a cache of one byte per number; None for the same.
-    mixed_block_s, mixed_context_s : float or None
-        `attention_block_s` and `attention_context_s` of decodes that share a step with a prefill
-        chunk (s); None for these. Kernels do not split contexts there, so that the chain is the
-        other side of a smooth maximum.
+    mbu_attention_8bit, attention_fixed_8bit_s, attention_block_8bit_s, decode_overlap_8bit :
+        float or None
+        `mbu_attention`, `attention_fixed_s`, `attention_block_s` and `decode_overlap` of decode
+        attention with a cache of one byte per number; None for the same.
+    attention_sm_8bit : float or None
+        Such a cache that one SM gets through per second (bytes/s), where the kernel is bound by
+        the SMs and not by memory; None for no such bound.
+    mixed_block_s : float or None
+        Time of each such tile beside its context, times tiles / SMs (s); None for
+        `attention_block_s`.
     generation : str
         Which software was measured, such as ``"2024"``; empty for the current one.
     accuracy : str
@@ -128,14 +149,18 @@ class KernelConstants:
     smooth_p: float
     fixed_s: float
     attention_block_s: float
-    mixed_mbu: float
     mfu_gemm_8bit: float | None = None
     quantise_s: float | None = None
     mbu_quantise: float | None = None
+    mbu_gemm_few: float | None = None
     gemm_waves: float | None = None
     gemm_tile_loss: float = 0.0
     mfu_grouped: float | None = None
     mbu_grouped: float | None = None
+    tuned_experts: tuple[tuple[int, int], ...] = ()
+    mfu_tuned: float | None = None
+    mbu_tuned: float | None = None
+    grouped_fixed_s: float = 0.0
     elementwise_fixed_s: float | None = None
     norm_fixed_s: float | None = None
     row_chain_s: float = 0.0
@@ -153,6 +178,7 @@ class KernelConstants:
     cached_embedding: float = 1.0
     mbu_prefill: float | None = None
     prefill_p: float | None = None
+    prefill_tile: float = 128.0
     prefill_waves: float = 0.0
     attention_causal: float = 1.0
     decode_waves: float = 0.0
@@ -160,8 +186,13 @@ class KernelConstants:
     attention_split_s: float = 0.0
     decode_overlap: float = 0.0
     mbu_attention_8bit: float | None = None
+    attention_fixed_8bit_s: float | None = None
+    attention_block_8bit_s: float | None = None
+    decode_overlap_8bit: float | None = None
+    attention_sm_8bit: float | None = None
+    mixed_tile: float = 0.0
+    mixed_mfu: float = 1.0
     mixed_block_s: float | None = None
-    mixed_context_s: float | None = None
     generation: str = ""
     accuracy: str
     source: str
@@ -249,12 +280,15 @@ class AllReduceTerms:
     latency_s : float
         Fixed latency (s).
     efficiency : float
-        Share of the link's bandwidth that each GPU reaches in a large one.
+        Share of the link's bandwidth that each GPU reaches, in the traffic of a ring.
+    below_bytes : float
+        Messages from this size on take another kernel (bytes); infinite for no limit.
     """
 
     tp_size: int
     latency_s: float
     efficiency: float
+    below_bytes: float = inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +312,14 @@ class LinkSpec:
     allreduce_latency_s : float
         Fixed latency of one all-reduce or all-gather (s); fabrics only.
     allreduce_terms : tuple of AllReduceTerms
-        Measured world sizes, which take the place of the two above; may be empty.
+        The communication library (NCCL) at measured world sizes, in place of the two above; of
+        several entries of one world size, its protocols, the fastest counts. May be empty.
+    own_allreduce_terms : tuple of AllReduceTerms
+        Kernels of the engine itself at the world sizes where it has some, by rising size of the
+        message; larger messages go to the library. May be empty.
+    wire : str
+        Name of the physical wire, where several entries describe machines with the same one;
+        empty for the entry's own name.
     source : str
         Where the numbers come from.
     """
@@ -291,7 +332,13 @@ class LinkSpec:
     latency_s: float
     allreduce_latency_s: float
     allreduce_terms: tuple[AllReduceTerms, ...] = ()
+    own_allreduce_terms: tuple[AllReduceTerms, ...] = ()
+    wire: str = ""
     source: str
+
+    def same_wire(self, other: LinkSpec) -> bool:
+        """Whether both describe the same physical wire."""
+        return (self.wire or self.name) == (other.wire or other.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,6 +409,14 @@ class EngineProfile:
         none.
     issue_s : float
         CPU cost of issuing one kernel (s).
+    front_end_s : float
+        Time that a request takes from its arrival to the scheduler: HTTP, chat template, tokenising
+        and the way between processes (s). A latency: it does not limit requests/s.
+    piece_max_tokens : int
+        Steps of at most so many tokens that are not captured whole are captured in pieces between
+        attention kernels; 0 for none.
+    piece_issue_s : float
+        CPU cost per kernel of those (s).
     graph_issue_s : float
         CPU cost of launching a captured step (s).
     queue_depth : int
@@ -406,9 +461,18 @@ class EngineProfile:
         Wait of each get beside its bytes (s).
     kv_buffer_bytes : float or None
         KV that a prefill instance holds before it stops (bytes); None for no limit.
-    quantises_apart : bool
-        Inputs of multiplications with 8-bit weights are brought to 8 bits by a kernel of its own
-        (`KernelConstants.quantise_s`); else by the kernel before, at no cost.
+    quantises : str
+        How the inputs of multiplications with 8-bit weights are brought to 8 bits: by the kernel
+        before, at no cost (``"fused"``), where that is a norm, and by a kernel of their own behind
+        attention and activations (``"unfused"``), or all by kernels of their own (``"apart"``).
+    fuses_allreduce : bool
+        The norm behind an all-reduce is part of it.
+    splits_attention : bool
+        Prefill chunks and decodes of a step have attention kernels of their own, also where one
+        kernel could compute both (`KernelConstants.mixed_tile`).
+    own_allreduce : bool
+        All-reduces use the engine's own kernels where the link has them
+        (`LinkSpec.own_allreduce_terms`), else the communication library alone.
     prefix_caching : bool
         Requests with a common prefix share its KV blocks unless the strategy says otherwise.
     source : str
@@ -441,13 +505,19 @@ class EngineProfile:
     host_workers_s: float = 0.0
     cpu_speed: float = 1.0
     kernel_generation: str = ""
-    quantises_apart: bool = False
     kv_connector: str = "beside"
     kv_put_bytes_per_s: float | None = None
     kv_get_bytes_per_s: float | None = None
     kv_poll_s: float = 0.0
     kv_buffer_bytes: float | None = None
+    quantises: str = "fused"
+    fuses_allreduce: bool = False
+    front_end_s: float = 0.0
+    piece_max_tokens: int = 0
+    piece_issue_s: float = 0.0
     plans_ahead: bool = False
+    splits_attention: bool = False
+    own_allreduce: bool = True
     prefix_caching: bool = False
 
 

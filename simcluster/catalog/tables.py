@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from simcluster.catalog.layers import KV_BYTES, WEIGHT_DTYPES
 from simcluster.catalog.model_entry import DTYPE_KEYS, MIXERS, MLPS, check_layers
@@ -159,14 +159,18 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "smooth_p": Key("number", "exponent of the smooth maximum", low=1.0),
         "fixed_us": Key("number", "fixed latency of a kernel (us)"),
         "attention_block_us": Key("number", "per block of decode attention (us)"),
-        "mixed_mbu": _share("share of mbu_attention beside a prefill chunk"),
         "mfu_gemm_8bit": _share("share of the 8-bit peak", required=False),
         "quantise_us": Key("number", "of bringing inputs to 8 bits (us)", required=False),
         "mbu_quantise": _share("share of bandwidth in that", required=False),
+        "mbu_gemm_few": _share("mbu_gemm with at most 16 rows", required=False),
         "gemm_waves": _share("share of tiles that waits for whole waves", required=False),
         "gemm_tile_loss": Key("number", "slowness of small tiles", required=False),
         "mfu_grouped": _share("share of peak FLOP/s in experts", required=False),
         "mbu_grouped": _share("share of bandwidth in experts", required=False),
+        "tuned_experts": Key("rows", "experts and widths with tuned tiles", required=False),
+        "mfu_tuned": _share("mfu_grouped of those", required=False),
+        "mbu_tuned": _share("mbu_grouped of those", required=False),
+        "grouped_fixed_us": Key("number", "more for experts' kernels (us)", required=False),
         "elementwise_fixed_us": Key("number", "of an elementwise kernel (us)", required=False),
         "norm_fixed_us": Key("number", "of a norm (us)", required=False),
         "row_chain_ns": Key("number", "per 1000 bytes of a row (ns)", required=False),
@@ -184,6 +188,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "cached_embedding": _gain("the embedding"),
         "mbu_prefill": _share("share of bandwidth in prefill attention", required=False),
         "prefill_p": Key("number", "exponent in prefill attention", required=False, low=1.0),
+        "prefill_tile": _count("queries of a block of prefill attention", required=False),
         "prefill_waves": _share("share of blocks that waits for whole waves", required=False),
         "attention_causal": _share("share of the masked half that is skipped", required=False),
         "decode_waves": _share("share of blocks that waits for whole waves", required=False),
@@ -191,8 +196,13 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "attention_split_us": Key("number", "where contexts are split (us)", required=False),
         "decode_overlap": _share("how far blocks begin while others read", required=False),
         "mbu_attention_8bit": _share("mbu_attention with an 8-bit cache", required=False),
-        "mixed_block_us": Key("number", "the same beside a chunk (us)", required=False),
-        "mixed_context_ns": Key("number", "the same beside a chunk (ns)", required=False),
+        "attention_fixed_8bit_us": Key("number", "latency of its kernel (us)", required=False),
+        "attention_block_8bit_us": Key("number", "per block of it (us)", required=False),
+        "decode_overlap_8bit": _share("decode_overlap of it", required=False),
+        "attention_sm_8bit_gb_s": _positive("of it that one SM reads (GB/s)", required=False),
+        "mixed_tile": _count("queries of a tile that a decode fills", required=False, low=0),
+        "mixed_mfu": _share("share of mfu_attention in such tiles", required=False),
+        "mixed_block_us": Key("number", "per such tile (us)", required=False),
         "generation": Key("text", "which software, such as 2024", required=False),
         "accuracy": Key("text", "what they rest on", choices=("measured", "fitted", "data-sheet")),
         "holds_for": Key("texts", "GPUs with the die that was measured", required=False),
@@ -235,6 +245,10 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "allreduce": Key(
             "rows", "GPUs, latency (us), share of bandwidth, by world size", required=False
         ),
+        "own_allreduce": Key(
+            "rows", "GPUs, below so many KiB, latency (us), share of bandwidth", required=False
+        ),
+        "wire": Key("text", "physical wire, where entries share one", required=False),
     },
     "node": {
         **_NAME,
@@ -254,7 +268,18 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "host_per_seq_after_us": Key("number", "after, per sequence (us)"),
         "host_workers_ms": Key("number", "more with several GPUs (ms)", required=False),
         "kernel_generation": Key("text", "which software its kernels are of", required=False),
-        "quantises_apart": Key("flag", "a kernel brings inputs to 8 bits", required=False),
+        "quantises": Key(
+            "text",
+            "who brings inputs to 8 bits",
+            required=False,
+            choices=("fused", "unfused", "apart"),
+        ),
+        "fuses_allreduce": Key("flag", "a norm is part of the all-reduce", required=False),
+        "front_end_ms": Key("number", "from arrival to the scheduler (ms)", required=False),
+        "piece_max_tokens": _count("tokens of steps captured in pieces", required=False, low=0),
+        "piece_issue_us": Key("number", "CPU cost per kernel of those (us)", required=False),
+        "splits_attention": Key("flag", "chunks and decodes in kernels apart", required=False),
+        "own_allreduce": Key("flag", "has kernels of its own for all-reduces", required=False),
         "prefix_caching": Key("flag", "common prefixes share KV blocks", required=False),
         "overlaps_host": Key("flag", "host work runs while the GPU works"),
         "plans_ahead": Key("flag", "a step is planned while the one before runs", required=False),
@@ -319,8 +344,8 @@ def check(table: str, row: Row, *, where: str) -> None:
     _check_keys(table, TABLES[table], row, where)
     if table == "lengths":
         _check_lengths(row, where)
-    if "allreduce" in row:
-        _check_all_reduce(row["allreduce"], where)
+    if table == "link":
+        _check_all_reduce(row, where)
     if table == "model":
         if "layers" in row:
             _check_runs(row["layers"], f"{where}.layers")  # type: ignore[arg-type]  # just checked
@@ -424,17 +449,28 @@ def _check_runs(runs: list[Row], where: str, depth: int = 0) -> int:
     return total
 
 
-def _check_all_reduce(rows: object, where: str) -> None:
-    """Check that each world size has its latency and its share."""
-    assert isinstance(rows, list)
-    for i, row in enumerate(rows):
-        if len(row) != 3 or row[0] < 2 or row[0] != int(row[0]) or not 0 < row[2] <= 1:
-            raise ConfigError(
-                f"{where}.allreduce[{i}]",
-                row,
-                "must be a number of GPUs from 2, a latency and a share from 0 to 1",
-                "Write such as [8, 5.6, 0.55]: 8 GPUs, 5.6 us, 0.55 of the bandwidth.",
-            )
+_ALL_REDUCE: Final = {
+    "allreduce": ([8, 5.6, 0.55], "8 GPUs, 5.6 us, 0.55 of the bandwidth"),
+    "own_allreduce": ([8, 256, 4.6, 0.16], "8 GPUs, below 256 KiB, 4.6 us, 0.16 of the bandwidth"),
+}
+"""Rows of all-reduces: an example, and what it says."""
+
+
+def _check_all_reduce(row: Row, where: str) -> None:
+    """Check that each world size has its latency and its share, by rising size of the message."""
+    for key, (example, meaning) in _ALL_REDUCE.items():
+        last = [0.0, 0.0]
+        values: Any = row.get(key, ())
+        for i, numbers in enumerate(values):
+            good = len(numbers) == len(example) and numbers[0] >= 2 and numbers[0] % 1 == 0
+            if not (good and 0 < numbers[-1] <= 1):
+                rule = f"must be {len(example)} numbers, from 2 GPUs on, with a share of 0 to 1"
+                remedy = f"Write such as {example}: {meaning}."
+                raise ConfigError(f"{where}.{key}[{i}]", numbers, rule, remedy)
+            if key == "own_allreduce" and numbers[0] == last[0] and numbers[1] <= last[1]:
+                rule = f"must be above the {last[1]:g} KiB of the row before"
+                raise ConfigError(f"{where}.{key}[{i}]", numbers, rule, "Sort the rows.")
+            last = numbers
 
 
 def _check_lengths(row: Row, where: str) -> None:

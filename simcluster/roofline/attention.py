@@ -17,7 +17,7 @@ from simcluster.catalog.layers import Attention, LatentAttention, Reach, Recurre
 from simcluster.config import ModelConfig
 from simcluster.roofline.base import StepShape
 from simcluster.roofline.bounded import remember
-from simcluster.roofline.kernels import PREFILL_TILE, DecodeTerms, KernelTimer
+from simcluster.roofline.kernels import DecodeTerms, KernelTimer, MixedTerms
 from simcluster.roofline.operators import (
     AttentionWork,
     attention_work,
@@ -27,7 +27,6 @@ from simcluster.roofline.operators import (
 )
 from simcluster.units import TICKS_PER_S, FloatArray
 
-_TILE: Final = int(PREFILL_TILE)
 _TO_WHOLE: Final = 1.5 * 2.0**52
 """Adding and subtracting it rounds a number below 2^51 like ``rint``: half to even."""
 
@@ -140,7 +139,8 @@ class _AttentionKind:
         self._index = index_work(mixer) if isinstance(mixer, LatentAttention) else None
         self._fixed = timer.attention_fixed_s * TICKS_PER_S
         self._causal = timer.constants.attention_causal
-        self._mixed: dict[int, tuple[float, float]] = {}
+        self._tile = int(timer.constants.prefill_tile)
+        self._mixed: dict[int, DecodeTerms | MixedTerms] = {}
 
     def decode_terms(self, num_decodes: int) -> KindTerms:
         index = None if self._index is None else self._terms_of(self._index, num_decodes)
@@ -156,44 +156,46 @@ class _AttentionKind:
 
     def of_chunks(self, shape: StepShape) -> float:
         """Attention of a step with prefill chunks (ticks, whole)."""
-        begin, per_token = self._mixed_terms(shape.num_decodes)
-        base = self._fixed + begin
+        num_decodes = shape.num_decodes
         if self._reach is None:
-            decode = base + per_token * shape.context_tokens
-            return float(round(decode + self._prefill_attention(self._work, shape.chunks)))
-        decode = base + per_token * shape.window_tokens
-        ticks = round(decode + self._reached_prefill(shape.chunks, self._reach))
+            ticks = self._fixed + self._beside_ticks(num_decodes, shape.context_tokens)
+            return float(round(ticks + self._prefill_attention(self._work, shape.chunks)))
+        ticks = self._fixed + self._beside_ticks(num_decodes, shape.window_tokens)
+        ticks = round(ticks + self._reached_prefill(shape.chunks, self._reach))
         if self._index is not None:
-            _, per_token_s = self._timer.mixed_terms(self._index, max(shape.num_decodes, 1))
-            scored = per_token_s * TICKS_PER_S * shape.context_tokens
-            scored += self._prefill_attention(self._index, shape.chunks)
-            ticks += round(self._fixed + scored)
+            ticks += round(self._fixed + self._prefill_attention(self._index, shape.chunks))
+            if num_decodes:
+                terms = self._terms_of(self._index, num_decodes)
+                ticks += decode_ticks(terms, shape.context_tokens)
         return float(ticks)
 
-    def _mixed_terms(self, num_decodes: int) -> tuple[float, float]:
-        """Ticks of so many decodes beside a chunk: context apart, and per token of it."""
+    def _beside_ticks(self, num_decodes: int, tokens: int) -> float:
+        """Ticks of so many decodes beside a chunk, over so many tokens of context."""
         if num_decodes == 0:
-            return 0.0, 0.0
+            return 0.0
         known = self._mixed.get(num_decodes)
         if known is None:
-            begin_s, per_token_s = self._timer.mixed_terms(self._work, num_decodes)
-            known = begin_s * TICKS_PER_S, per_token_s * TICKS_PER_S
+            known = self._timer.mixed_terms(self._work, num_decodes)
+            if known is None:
+                known = self._terms_of(self._work, num_decodes)
             remember(self._mixed, num_decodes, known)
-        return known
+        if isinstance(known, DecodeTerms):
+            return decode_ticks(known, tokens)
+        return self._timer.mixed_s(known, tokens) * TICKS_PER_S
 
     def _prefill_attention(self, work: AttentionWork, chunks: tuple[tuple[int, int], ...]) -> float:
         """Attention of the chunks over all that is cached (ticks, not rounded)."""
         tokens = cached = tiles = 0
-        causal = self._causal
+        causal, tile = self._causal, self._tile
         twice_pairs = twice_padded = 0.0
         for new, old in chunks:
             tokens += new
             cached += old
             twice_seen = 2 * (old + new) - causal * (new - 1)
-            num = -(-new // _TILE)
+            num = -(-new // tile)
             tiles += num
             twice_pairs += new * twice_seen
-            twice_padded += num * _TILE * twice_seen
+            twice_padded += num * tile * twice_seen
         return self._prefill_ticks(
             work, tokens, cached, 0.5 * twice_pairs, 0.5 * twice_padded, tiles
         )
@@ -201,15 +203,16 @@ class _AttentionKind:
     def _reached_prefill(self, chunks: tuple[tuple[int, int], ...], reach: Reach) -> float:
         """Attention of the chunks as far as they reach (ticks, not rounded)."""
         tokens = cached = tiles = 0
+        tile = self._tile
         twice_pairs = twice_padded = 0.0
         for new, old in chunks:
             tokens += new
             cached += old % reach.tokens if reach.chunked else min(old, reach.tokens)
             pairs = twice_pairs_within(reach, new, old, self._causal)
-            num = -(-new // _TILE)
+            num = -(-new // tile)
             tiles += num
             twice_pairs += pairs
-            twice_padded += pairs * (num * _TILE / new)
+            twice_padded += pairs * (num * tile / new)
         pairs, padded = 0.5 * twice_pairs, 0.5 * twice_padded
         return self._prefill_ticks(self._work, tokens, cached, pairs, padded, tiles)
 

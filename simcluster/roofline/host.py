@@ -17,6 +17,8 @@ _CPU_TIMES: Final = (
     "host_workers_s",
     "issue_s",
     "graph_issue_s",
+    "piece_issue_s",
+    "front_end_s",
 )
 """Numbers of an engine profile that depend on the host's CPU."""
 

@@ -17,12 +17,21 @@ from simcluster.roofline.operators import ACTIVATION_BYTES, AttentionWork, Opera
 
 GEMM_TILES: Final = ((128.0, 256.0), (128.0, 128.0), (64.0, 128.0), (64.0, 64.0))
 """Rows and columns of the result that one block computes; the fastest of them counts."""
-PREFILL_TILE: Final = 128.0
-"""Queries that one block of prefill attention computes."""
+GROUPED_TILES: Final = (*GEMM_TILES, (32.0, 64.0), (16.0, 64.0))
+"""The same of experts, whose kernels have tiles for the few rows of each."""
+FEW_ROWS: Final = 16.0
+"""Rows up to which libraries multiply with kernels of their own, which stream weights better."""
+KEPT_FOR_HEADS: Final = 2.0 / 3.0
+"""Share of the second-level cache in which later query heads find the keys and values that earlier
+ones have read (0.68 on RTX PRO 6000, 0.57 on RTX 4090; LLMServingSim's mixed calls)."""
 ROW_BYTES: Final = 1000.0
 """Unit of `KernelConstants.row_chain_s` (bytes)."""
 QUANTISE_BYTES: Final = 3.0
 """Traffic of bringing one number from 16 to 8 bits (bytes)."""
+_BEHIND_NORM: Final = frozenset(
+    ("qkv_proj", "up_proj", "qkv_a_proj", "q_b_proj", "kv_b_proj", "in_proj", "shared_up_proj")
+)
+"""Multiplications whose input is the result of a norm."""
 SPLIT_BLOCKS: Final = 1.6
 """Blocks per SM (sequences x KV heads) below which decode attention splits contexts: 0.8 of the two
 that an SM holds (FlashAttention-2's rule, which newer kernels follow roughly)."""
@@ -89,6 +98,32 @@ class DecodeTerms(NamedTuple):
     split_above: float
 
 
+class MixedTerms(NamedTuple):
+    """Time of so many decodes in the tiles of a prefill kernel, by their tokens of context C.
+
+    ``const + smooth_max(tile C, read C + again max(0, C - again_above))``.
+
+    Attributes
+    ----------
+    const : float
+        Context apart (s).
+    tile : float
+        Arithmetic of the tiles, per token of context (s).
+    read : float
+        The cache read once, per token of context (s).
+    again : float
+        The cache read again for query heads that come later, per token (s).
+    again_above : float
+        Tokens of context whose keys and values the second-level cache keeps for them.
+    """
+
+    const: float
+    tile: float
+    read: float
+    again: float
+    again_above: float
+
+
 class KernelTimer:
     """Times of kernels on one GPU (s, not yet on the grid).
 
@@ -98,8 +133,12 @@ class KernelTimer:
         Its peaks and the constants of the kernel law.
     generation : str
         Software of the engine, see `EngineProfile.kernel_generation`.
-    quantises_apart : bool
-        See `EngineProfile.quantises_apart`.
+    quantises : str
+        See `EngineProfile`.
+    splits_attention : bool
+        See `EngineProfile`.
+    num_experts, expert_width : int
+        Experts of a layer, and width of each on a rank: engines ship tuned tiles for some.
     """
 
     __slots__ = (
@@ -111,6 +150,7 @@ class KernelTimer:
         "_elementwise_bandwidth",
         "_elementwise_fixed_s",
         "_gemm_bandwidth",
+        "_gemm_bandwidth_few",
         "_gemm_flops",
         "_gemm_flops_8bit",
         "_grouped",
@@ -123,13 +163,22 @@ class KernelTimer:
         "_prefill_p",
         "_quantise_s",
         "_quantise_s_per_number",
+        "_quantises",
+        "_splits_attention",
         "attention_fixed_s",
         "constants",
         "fixed_s",
     )
 
     def __init__(
-        self, gpu: GPUSpec, generation: str = "", *, quantises_apart: bool = False
+        self,
+        gpu: GPUSpec,
+        generation: str = "",
+        *,
+        quantises: str = "fused",
+        splits_attention: bool = False,
+        num_experts: int = 0,
+        expert_width: int = 0,
     ) -> None:
         constants = gpu.constants_of(generation)
         bandwidth = gpu.memory_bandwidth
@@ -141,14 +190,22 @@ class KernelTimer:
             self._gemm_flops if gpu.flops_8bit is None else mfu_8bit * gpu.flops_8bit
         )
         self._gemm_bandwidth = constants.mbu_gemm * bandwidth
-        self._grouped = (
+        self._gemm_bandwidth_few = _or(constants.mbu_gemm_few, constants.mbu_gemm) * bandwidth
+        grouped = (
             _or(constants.mfu_grouped, constants.mfu_gemm) / constants.mfu_gemm,
             _or(constants.mbu_grouped, constants.mbu_gemm) / constants.mbu_gemm,
         )
+        if (num_experts, expert_width) in constants.tuned_experts:
+            grouped = (
+                _or(constants.mfu_tuned, grouped[0] * constants.mfu_gemm) / constants.mfu_gemm,
+                _or(constants.mbu_tuned, grouped[1] * constants.mbu_gemm) / constants.mbu_gemm,
+            )
+        self._grouped = grouped
         self._attention_flops = constants.mfu_attention * gpu.flops_16bit
         self._attention_bandwidth = constants.mbu_attention * bandwidth
         mbu_8bit = _or(constants.mbu_attention_8bit, constants.mbu_attention)
-        self._attention_bandwidth_8bit = mbu_8bit * bandwidth
+        by_sms = _or(constants.attention_sm_8bit, inf) * gpu.num_sms
+        self._attention_bandwidth_8bit = min(mbu_8bit * bandwidth, by_sms)
         self._prefill_bandwidth = _or(constants.mbu_prefill, constants.mbu_attention) * bandwidth
         self._elementwise_bandwidth = {
             "norm": _or(constants.mbu_norm, constants.mbu_elementwise) * bandwidth,
@@ -167,7 +224,11 @@ class KernelTimer:
             "other": 1.0,
         }
         self._l2_bytes = gpu.l2_bytes
-        self._quantise_s = constants.quantise_s if quantises_apart else None
+        self._splits_attention = splits_attention or constants.mixed_tile == 0.0
+        self._quantises = quantises
+        self._quantise_s = _or(constants.quantise_s, constants.fixed_s)
+        if quantises == "unfused":
+            self._quantise_s = _or(constants.elementwise_fixed_s, constants.fixed_s)
         mbu_quantise = _or(constants.mbu_quantise, constants.mbu_elementwise)
         self._quantise_s_per_number = QUANTISE_BYTES / (mbu_quantise * bandwidth)
         self._block_s = constants.attention_block_s / gpu.num_sms
@@ -189,6 +250,7 @@ class KernelTimer:
                 operator.rows,
                 operator.cols,
                 operator.groups,
+                behind_norm=operator.name in _BEHIND_NORM,
             )
         return self.elementwise_s(operator.bytes, operator.family, operator.rows)
 
@@ -200,6 +262,8 @@ class KernelTimer:
         rows: float = 0.0,
         cols: float = 0.0,
         groups: float = 1.0,
+        *,
+        behind_norm: bool = False,
     ) -> float:
         """Time of a matrix multiplication; numbers of one byte use the 8-bit peak if there is one.
 
@@ -212,20 +276,26 @@ class KernelTimer:
             Shape of the result; 0 leaves tiles out.
         groups : float
             Multiplications of that shape in one kernel.
+        behind_norm : bool
+            A norm makes its input, and can bring it to 8 bits on the way.
         """
         peak, quantise_s = self._gemm_flops, 0.0
         if number_bytes == 1.0:
             peak = self._gemm_flops_8bit
-            if self._quantise_s is not None and cols > 0.0:
+            unfused = self._quantises == "unfused" and not behind_norm
+            if (unfused or self._quantises == "apart") and cols > 0.0:
                 inputs = 0.5 * flops / cols
                 quantise_s = self._quantise_s + inputs * self._quantise_s_per_number
         bandwidth = self._gemm_bandwidth
+        if 0.0 < rows <= FEW_ROWS and groups <= 1.0:
+            bandwidth = self._gemm_bandwidth_few
         waves = self.constants.gemm_waves
         if waves is not None and rows > 0.0:
             flops = self._tiled_flops(flops, rows, cols, groups, waves)
         if groups > 1.0:
             mfu, mbu = self._grouped
             peak, bandwidth = mfu * peak, mbu * bandwidth
+            quantise_s += self.constants.grouped_fixed_s
         law = smooth_max(flops / peak, num_bytes / bandwidth, self._p)
         return law + self.fixed_s + quantise_s
 
@@ -236,7 +306,7 @@ class KernelTimer:
         best = 0.0
         per_result = flops / (rows * cols * groups)
         loss, sms = self.constants.gemm_tile_loss, self._num_sms
-        for tile_rows, tile_cols in GEMM_TILES:
+        for tile_rows, tile_cols in GEMM_TILES if groups <= 1.0 else GROUPED_TILES:
             tiles = ceil(rows / tile_rows) * ceil(cols / tile_cols) * groups / sms
             tiles += waves * (ceil(tiles) - tiles)
             slower = 1.0 + 0.5 * loss * (128.0 / tile_rows + 128.0 / tile_cols - 1.5)
@@ -293,7 +363,7 @@ class KernelTimer:
         flops : float
             Work of the kernel.
         padded_flops : float
-            The same in whole tiles of `PREFILL_TILE` queries.
+            The same in whole tiles of `KernelConstants.prefill_tile` queries.
         blocks : float
             Tiles times heads.
         """
@@ -316,11 +386,15 @@ class KernelTimer:
         per_token = self._per_token_s(work)
         if constants.decode_waves > 0.0:
             per_token *= 1.0 + constants.decode_waves * (wave_share(blocks) - 1.0)
-        begin_s = self._sequence_s(work, self._block_s) * num_decodes
-        overlap = constants.decode_overlap
+        fixed_s, block_s, overlap = self.attention_fixed_s, self._block_s, constants.decode_overlap
+        if work.cache_bytes == 1.0:
+            fixed_s = _or(constants.attention_fixed_8bit_s, fixed_s)
+            block_s = _or(constants.attention_block_8bit_s, block_s * self._num_sms) / self._num_sms
+            overlap = _or(constants.decode_overlap_8bit, overlap)
+        begin_s = self._sequence_s(work, block_s) * num_decodes
         splits = constants.attention_split_s > 0.0 and blocks < SPLIT_BLOCKS
         return DecodeTerms(
-            const=self.attention_fixed_s + (1.0 - overlap) * begin_s,
+            const=fixed_s + (1.0 - overlap) * begin_s,
             linear=(1.0 - overlap) * per_token + constants.attention_context_s / num_decodes,
             root=overlap * begin_s,
             rate=overlap * per_token,
@@ -328,27 +402,43 @@ class KernelTimer:
             split_above=SPLIT_TOKENS * num_decodes if splits else inf,
         )
 
-    def mixed_terms(self, work: AttentionWork, num_decodes: int) -> tuple[float, float]:
-        """Return what `num_decodes` sequences cost beside a prefill chunk.
+    def mixed_terms(self, work: AttentionWork, num_decodes: int) -> MixedTerms | None:
+        """Return what `num_decodes` sequences cost in one kernel with a prefill chunk (s).
 
-        Kernels do not split contexts there, so that the chain of one sequence's tokens is the other
-        side of a smooth maximum.
+        Every query head of a sequence is a block that fills a whole tile with its one query, one
+        such block per SM at a time, and works through the context alone. Blocks of the same KV
+        head that run side by side read the cache once; those of a later wave find it in the
+        second-level cache if it has room for the tokens of one KV head.
 
         Returns
         -------
-        tuple of float
-            In all, context apart (s), and per token of context (s).
+        MixedTerms or None
+            None where decodes have kernels of their own beside a chunk; multi-head latent
+            attention always does, which decodes in another form than it prefills.
         """
-        constants = self.constants
-        block_s = self._block_s
-        if constants.mixed_block_s is not None:
-            block_s = constants.mixed_block_s / self._num_sms
-        chain = _or(constants.mixed_context_s, constants.attention_context_s)
-        per_token = self._per_token_s(work) / constants.mixed_mbu
-        return (
-            self._sequence_s(work, block_s) * num_decodes,
-            smooth_max(per_token, chain / num_decodes, self._p),
+        if self._splits_attention or work.expand_flops > 0.0:
+            return None
+        constants, sms = self.constants, self._num_sms
+        blocks = num_decodes * work.heads
+        block_s = _or(constants.mixed_block_s, constants.attention_block_s) / sms
+        tile_s = constants.mixed_tile * work.prefill_flops / work.heads
+        tile_s /= constants.mixed_mfu * self._attention_flops / sms
+        group = work.heads / work.kv_heads
+        turns = group / min(group, max(1.0, sms // num_decodes))
+        read_s = work.decode_kv_bytes / self._attention_bandwidth
+        return MixedTerms(
+            const=(block_s * work.heads + work.io_bytes / self._attention_bandwidth) * num_decodes,
+            tile=tile_s * ceil(blocks / sms) / num_decodes,
+            read=read_s,
+            again=(turns - 1.0) * read_s,
+            again_above=KEPT_FOR_HEADS * self._l2_bytes * work.kv_heads / work.decode_kv_bytes,
         )
+
+    def mixed_s(self, terms: MixedTerms, context_tokens: int) -> float:
+        """Time of decodes beside a chunk over so many tokens of context (s)."""
+        read_s = terms.read * context_tokens
+        read_s += terms.again * max(0.0, context_tokens - terms.again_above)
+        return terms.const + smooth_max(terms.tile * context_tokens, read_s, self._p)
 
     def _sequence_s(self, work: AttentionWork, block_s: float) -> float:
         """Time of the blocks of one decoding sequence (s), with its query and result."""

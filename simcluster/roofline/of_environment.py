@@ -7,7 +7,7 @@ from dataclasses import replace
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import ClusterConfig, Environment
 from simcluster.roofline.base import StepTime
-from simcluster.roofline.collectives import all_reduce_terms
+from simcluster.roofline.collectives import library_terms
 from simcluster.roofline.memory import check_pp
 from simcluster.roofline.pipeline import pipeline_stages
 from simcluster.roofline.steptime import RooflineStepTime
@@ -39,11 +39,11 @@ def group_fabric(cluster: ClusterConfig, tp_size: int) -> LinkSpec:
     if tp_size <= cluster.gpus_per_node or cluster.network is None:
         return inside
     network = cluster.network
-    latency_s, efficiency = all_reduce_terms(inside, cluster.gpus_per_node)
+    protocols = library_terms(inside, cluster.gpus_per_node)
+    latency_s = min(terms.latency_s for terms in protocols)
+    reached = inside.bandwidth * max(terms.efficiency for terms in protocols)
     num_nodes = -(-tp_size // cluster.gpus_per_node)
-    bandwidth = min(
-        inside.bandwidth * efficiency, cluster.num_nics * network.bandwidth * network.efficiency
-    )
+    bandwidth = min(reached, cluster.num_nics * network.bandwidth * network.efficiency)
     return replace(
         network,
         bandwidth=bandwidth,
@@ -51,6 +51,7 @@ def group_fabric(cluster: ClusterConfig, tp_size: int) -> LinkSpec:
         allreduce_efficiency=1.0,
         allreduce_latency_s=latency_s + 2 * (num_nodes - 1) * network.latency_s,
         allreduce_terms=(),
+        own_allreduce_terms=(),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.roofline.bounded import remember
@@ -17,6 +19,9 @@ from simcluster.roofline.operators import (
 )
 from simcluster.units import TICKS_PER_S
 
+_BEHIND_ALL_REDUCE: Final = ("input_norm", "post_norm")
+"""Norms of a layer that follow an all-reduce."""
+
 
 class StepKernels:
     """Kernels of one instance, or of one stage of its pipeline.
@@ -31,6 +36,8 @@ class StepKernels:
         Link between the ranks.
     tp_size, pp_size, stage : int
         Ranks, stages, and which of the stages this is, from 0.
+    own_allreduce, fuses_allreduce : bool
+        See `EngineProfile`.
     """
 
     def __init__(
@@ -41,8 +48,13 @@ class StepKernels:
         tp_size: int,
         pp_size: int,
         stage: int,
+        *,
+        own_allreduce: bool,
+        fuses_allreduce: bool,
     ) -> None:
         self._timer, self._model, self._fabric, self._tp_size = timer, model, fabric, tp_size
+        self._own_allreduce = own_allreduce
+        self._fuses_norms = fuses_allreduce and tp_size > 1
         self._is_first, self._is_last = stage == 0, stage == pp_size - 1
         runs = layer_runs(model.spec, pp_size, stage)
         self._layers = list(dict.fromkeys(run.layer for run in runs))
@@ -64,6 +76,8 @@ class StepKernels:
         by_layer = []
         for layer, kind in zip(self._layers, self._kinds, strict=True):
             operators = layer_operators(model, layer, tp_size, num_tokens)
+            if self._fuses_norms:
+                operators = [op for op in operators if op.name not in _BEHIND_ALL_REDUCE]
             attention = next((i for i, op in enumerate(operators) if op.kind == "attention"), -1)
             by_layer.append((operators, self._ticks(operators), attention, kind))
         runs = []
@@ -89,7 +103,12 @@ class StepKernels:
         """Time of one kernel (s); 0 for attention, which is added per step."""
         match operator.kind:
             case "all_reduce":
-                return all_reduce_s(self._fabric, self._tp_size, operator.bytes)
+                return all_reduce_s(
+                    self._fabric,
+                    self._tp_size,
+                    operator.bytes,
+                    own_kernels=self._own_allreduce,
+                )
             case "all_gather":
                 return all_gather_s(self._fabric, self._tp_size, operator.bytes)
             case "attention":

@@ -99,13 +99,31 @@ class RooflineStepTime:
         self._engine = engine
         self._is_last = stage == pp_size - 1
         self.overlaps_host = engine.overlaps_host and pp_size == 1
-        timer = KernelTimer(gpu, engine.kernel_generation, quantises_apart=engine.quantises_apart)
+        experts = model.spec.experts
+        timer = KernelTimer(
+            gpu,
+            engine.kernel_generation,
+            quantises=engine.quantises,
+            splits_attention=engine.splits_attention,
+            num_experts=experts.num_experts if experts else 0,
+            expert_width=experts.ffn_dim // tp_size if experts else 0,
+        )
         self._host = HostWork(engine, tp_size * pp_size, is_first=stage == 0, is_last=self._is_last)
-        self._kernels = StepKernels(timer, model, fabric, tp_size, pp_size, stage)
+        self._kernels = StepKernels(
+            timer,
+            model,
+            fabric,
+            tp_size,
+            pp_size,
+            stage,
+            own_allreduce=engine.own_allreduce,
+            fuses_allreduce=engine.fuses_allreduce,
+        )
         self._attention = StepAttention(timer, model, tp_size)
         self._reaches = self._attention.reach is not None
         self._num_kinds = self._attention.num_kinds
         self._issue = float(round(engine.issue_s * TICKS_PER_S))
+        self._piece_issue = float(round(engine.piece_issue_s * TICKS_PER_S))
         self._graph_issue = float(round(engine.graph_issue_s * TICKS_PER_S))
         self._decode_plans: dict[int, _DecodePlan] = {}
         # By tokens and samples of a step; all lines at first, then a tuple of those that matter.
@@ -226,6 +244,7 @@ class RooflineStepTime:
         num_seqs = shape.num_decodes + len(shape.chunks)
         num_sampled = shape.num_sampled if shape.chunks else shape.num_decodes
         graph = not shape.chunks and self._captured(shape.num_decodes)
+        issue = self._issue_of(shape.num_tokens)
         by_kind = self._attention_of(shape)
         runs: list[KernelRun] = []
         for operators, tick_run in self._kernels.runs(shape.num_tokens, num_sampled):
@@ -234,7 +253,7 @@ class RooflineStepTime:
                 ticks[tick_run.attention] = by_kind[tick_run.kind]
             run = KernelRun(
                 names=tuple(operator.name for operator in operators),
-                issue_s=(0.0 if graph else self._issue * TICK_S,) * len(ticks),
+                issue_s=(0.0 if graph else issue * TICK_S,) * len(ticks),
                 run_s=tuple(value * TICK_S for value in ticks),
                 collective=tuple(
                     operator.kind in ("all_reduce", "all_gather") for operator in operators
@@ -293,7 +312,7 @@ class RooflineStepTime:
         lines = self._chunk_lines.get(key)
         if lines is None:
             runs = tuple(run for _, run in self._kernels.runs(*key))
-            lines = eager_lines(runs, self._issue, self._num_kinds)
+            lines = eager_lines(runs, self._issue_of(tokens), self._num_kinds)
             remember(self._chunk_lines, key, lines)
         elif isinstance(lines, list):
             # A count of tokens that comes again: worth finding the lines that matter.
@@ -303,6 +322,11 @@ class RooflineStepTime:
         if self._num_kinds == 1:
             return _best(lines, by_kind[0])
         return _best_of_kinds(lines, by_kind)
+
+    def _issue_of(self, num_tokens: int) -> float:
+        """CPU time to issue a kernel of a step that is not captured whole (ticks)."""
+        pieces = num_tokens <= self._engine.piece_max_tokens
+        return self._piece_issue if pieces else self._issue
 
     def _captured(self, num_decodes: int) -> bool:
         return num_decodes <= self._engine.graph_max_seqs
@@ -319,7 +343,7 @@ class RooflineStepTime:
             lines: tuple[Line, ...] = (graph_line(runs, self._graph_issue, self._num_kinds),)
         else:
             least = [kind.ticks(num_decodes, num_decodes) for kind in terms]
-            lines = envelope(eager_lines(runs, self._issue, self._num_kinds), least)
+            lines = envelope(eager_lines(runs, self._issue_of(num_decodes), self._num_kinds), least)
         plan = _DecodePlan(terms, lines, self._host.total(num_decodes))
         remember(self._decode_plans, num_decodes, plan)
         return plan

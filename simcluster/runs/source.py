@@ -15,7 +15,8 @@ from simcluster.engine.clock import ARRIVAL, At
 from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.errors import InvariantError
 from simcluster.request import Request, RequestStatus
-from simcluster.units import IntArray
+from simcluster.roofline.host import on_cpu
+from simcluster.units import TICKS_PER_S, IntArray
 from simcluster.workload import Workload
 
 _ROWS_AT_ONCE: Final = 1 << 14
@@ -47,7 +48,9 @@ class Source(ABC):
         self._cluster, self._env = cluster, cluster.env
         self._entry = deployment.entry
         self._workload = workload
-        self._block_size = cluster.environment.engine.block_size
+        engine = on_cpu(cluster.environment.engine)
+        self._block_size = engine.block_size
+        self._front_end_s = round(engine.front_end_s * TICKS_PER_S) / TICKS_PER_S
         self._log = cluster.recorder.requests
         self._coming = _rows(workload)
         self.done = simpy.Event(self._env)
@@ -103,6 +106,9 @@ class Source(ABC):
         if rejected:
             request.status = RequestStatus.REJECTED
             self._cluster.on_finish(request)
+        elif self._front_end_s:
+            passed = At(self._env, self._env.now + self._front_end_s, ARRIVAL)
+            passed.callbacks.append(lambda _: self._entry.submit(request))
         else:
             self._entry.submit(request)
 

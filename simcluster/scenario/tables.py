@@ -127,6 +127,12 @@ class EngineTable(Settings):
     """Decode steps up to so many sequences are captured graphs."""
     issue_s: Seconds | None = None
     """CPU cost of one kernel (s)."""
+    front_end_s: Seconds | None = None
+    """From a request's arrival to the scheduler: HTTP, tokenising (s)."""
+    piece_max_tokens: Annotated[int | None, Field(ge=0)] = None
+    """Tokens of steps that are captured in pieces."""
+    piece_issue_s: Seconds | None = None
+    """CPU cost of issuing a kernel of those (s)."""
     graph_issue_s: Seconds | None = None
     """CPU cost of launching a captured step (s)."""
     queue_depth: Count | None = None
@@ -147,8 +153,14 @@ class EngineTable(Settings):
     """Wait of each get beside its bytes (s); inside only."""
     kv_buffer_bytes: Annotated[float | None, Field(gt=0)] = None
     """KV that a prefill instance holds before it stops (bytes); inside only."""
-    quantises_apart: bool | None = None
-    """A kernel of its own brings inputs to 8 bits."""
+    quantises: Literal["fused", "unfused", "apart"] | None = None
+    """Kernels that bring inputs to 8 bits: none, behind no norm, all."""
+    fuses_allreduce: bool | None = None
+    """The norm behind an all-reduce is part of it."""
+    splits_attention: bool | None = None
+    """Prefill chunks and decodes of a step have attention kernels apart."""
+    own_allreduce: bool | None = None
+    """The engine has kernels of its own for all-reduces."""
     prefix_caching: bool | None = None
     """Requests with a common prefix share its KV blocks."""
     step_times: Annotated[str, NameIn(STEP_TIMES)] = "roofline"

@@ -77,7 +77,9 @@ OVERLAPPING: Final[EngineProfile] = dataclasses.replace(
     vllm_engine(), name="overlapping", overlaps_host=True
 )
 """An engine that does the host work of a step while the GPU works on the step before."""
-AHEAD: Final[EngineProfile] = dataclasses.replace(vllm_engine(), name="ahead", plans_ahead=True)
+AHEAD: Final[EngineProfile] = dataclasses.replace(
+    vllm_engine(), name="ahead", plans_ahead=True, front_end_s=0.003
+)
 """An engine that plans a step while the step before runs."""
 ENGINES: Final = (ideal_engine(), vllm_engine(), eager_engine(), OVERLAPPING, AHEAD)
 """Engines without host work, with some, with kernels issued one by one, overlapping, ahead."""

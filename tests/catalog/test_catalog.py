@@ -139,7 +139,7 @@ def test_gpus_are_physical(name: str) -> None:
     assert gpu.num_sms > 0
     for share in ("mfu_gemm", "mbu_gemm", "mfu_attention", "mbu_attention", "mbu_elementwise"):
         assert 0.1 < getattr(constants, share) <= 1
-    assert 0 < constants.mixed_mbu <= 1
+    assert 0 < constants.mixed_mfu <= 1
     assert 1 <= constants.smooth_p <= 4
     assert 1e-6 <= constants.fixed_s < 1e-5
     assert 0 <= constants.attention_block_s < 1e-5
@@ -182,7 +182,7 @@ def test_ecoserve_testbeds_are_as_published() -> None:
     """Section 5 of the paper: PCIe and 10 GbE, PCIe and 25 Gb RoCE, NVLink and 8 x 400 Gb."""
     found = [catalog.node(n) for n in ("ecoserve-l20", "ecoserve-a800", "ecoserve-h100")]
     assert [n.gpus_per_node for n in found] == [8, 8, 8]
-    assert [n.fabric for n in found] == ["pcie4", "pcie4", "nvlink4"]
+    assert [n.fabric for n in found] == ["pcie4-l20", "pcie4", "nvlink4"]
     rates = [catalog.link(n.network).bandwidth * n.num_nics * 8 / 1e9 for n in found]
     assert rates == pytest.approx([10, 25, 3200])
 

@@ -92,9 +92,10 @@ def finer() -> KernelConstants:
         cached_activation=1.1,
         cached_add=1.3,
         cached_embedding=1.5,
-        mixed_block_s=15e-6,
-        mixed_context_s=2e-8,
-        mixed_mbu=0.5,
+        mbu_gemm_few=0.9,
+        mixed_tile=64.0,
+        mixed_mfu=0.7,
+        mixed_block_s=6e-6,
     )
 
 
@@ -116,7 +117,7 @@ def gpu(constants: KernelConstants) -> GPUSpec:
 def test_arrays_and_steps_agree_on_multiplications(m: int, n: int, k: int, size: float) -> None:
     """The fitted law is the simulated one."""
     part = gpu(finer())
-    timer = KernelTimer(part, quantises_apart=True)
+    timer = KernelTimer(part, quantises="apart")
     expected = timer.gemm_s(2.0 * m * n * k, size * n * k + 2.0 * m * (n + k), size, m, n)
     rows = samples("gemm", [1.0], m=m, n=n, k=k, num_bytes=size)
     assert kernel_s(rows, part, part.constants)[0] == pytest.approx(expected, rel=1e-12)
@@ -196,9 +197,7 @@ def test_finer_terms_are_left_out_by_default() -> None:
     )
     alone = timer.decode_terms(work, 7)
     assert (alone.root, alone.rate, alone.split) == (0.0, 0.0, 0.0)
-    begin_s, per_token_s = timer.mixed_terms(work, 7)
-    assert begin_s == pytest.approx(alone.const - timer.attention_fixed_s)
-    assert per_token_s == pytest.approx(alone.linear / plain.constants.mixed_mbu)
+    assert KernelTimer(gpu(replace(plain.constants, mixed_tile=0.0))).mixed_terms(work, 7) is None
     assert timer.elementwise_s(1e7, "norm", 100.0) == timer.elementwise_s(1e7, "add", 100.0)
 
 
@@ -333,8 +332,8 @@ def test_eight_bit_inputs_cost_a_kernel_only_where_the_engine_has_one() -> None:
     model = ModelConfig(spec=specs.codellama_34b(), max_model_len=4096, weight_dtype="fp8")
     engine = specs.ideal_engine()
     fused, apart = (
-        RooflineStepTime(model, part, specs.nvlink3(), replace(engine, quantises_apart=flag), 1)
-        for flag in (False, True)
+        RooflineStepTime(model, part, specs.nvlink3(), replace(engine, quantises=how), 1)
+        for how in ("fused", "apart")
     )
     extra = apart.prefill_s(1) - fused.prefill_s(1)
     assert extra == pytest.approx(48 * 4 * 5e-6, rel=0.05)
@@ -393,7 +392,7 @@ def test_a_fit_finds_the_constants_that_made_the_times() -> None:
         assert getattr(found, name) == pytest.approx(getattr(truth, name), rel=0.05)
     assert found.fixed_s == pytest.approx(truth.fixed_s, rel=0.1)
     assert found.attention_fixed_s == pytest.approx(truth.attention_fixed_s, rel=0.1)
-    assert found.mixed_mbu == specs.h100().constants.mixed_mbu  # not measured, so not touched
+    assert found.mixed_mfu == specs.h100().constants.mixed_mfu  # not measured, so not touched
 
 
 def test_held_out_groups_are_predicted_by_a_fit_without_them() -> None:
@@ -421,7 +420,7 @@ def test_an_all_reduce_is_fitted_by_world_size() -> None:
 
 def test_world_sizes_between_measured_ones_take_the_smaller() -> None:
     """4 GPUs between 2 and 8 measured ones; 16 beyond; none below 2."""
-    from simcluster.roofline.collectives import all_reduce_terms
+    from simcluster.roofline.collectives import library_terms
 
     link = replace(
         specs.nvlink3(),
@@ -430,8 +429,10 @@ def test_world_sizes_between_measured_ones_take_the_smaller() -> None:
             AllReduceTerms(tp_size=8, latency_s=2e-6, efficiency=0.6),
         ),
     )
-    assert [all_reduce_terms(link, tp)[0] for tp in (2, 4, 8, 16)] == [1e-6, 1e-6, 2e-6, 2e-6]
-    assert all_reduce_terms(specs.nvlink3(), 4) == (10e-6, 0.7)
+    known = [library_terms(link, tp)[0].latency_s for tp in (2, 4, 8, 16)]
+    assert known == [1e-6, 1e-6, 2e-6, 2e-6]
+    (plain,) = library_terms(specs.nvlink3(), 4)
+    assert (plain.latency_s, plain.efficiency) == (10e-6, 0.7)
 
 
 def test_what_a_benchmark_finds_in_the_cache_is_left_out() -> None:

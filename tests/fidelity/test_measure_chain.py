@@ -154,7 +154,7 @@ def test_the_constants_that_made_the_times_come_out(calibrated: tuple[Path, Any]
     out, report = calibrated
     mine = Catalog().with_file(out)
     found = mine.gpu(GPU).constants
-    links = {t.tp_size: t for t in mine.link("pcie4 (measured)").allreduce_terms}
+    links = {t.tp_size: t for t in mine.link("pcie4-staged (measured)").allreduce_terms}
     engine = mine.engine("vllm-0.19 (measured)")
     assert found.accuracy == "measured"
     assert found.mfu_gemm == pytest.approx(MFU, rel=0.03)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simcluster.catalog.specs import AllReduceTerms
 from simcluster.config import ModelConfig
 from simcluster.roofline.collectives import all_gather_s, all_reduce_s
 from simcluster.roofline.kernels import KernelTimer, smooth_max
@@ -78,6 +79,35 @@ def test_a_ring_all_reduce_sends_all_but_one_share_twice() -> None:
     sent = 2 * 7 / 8 * 1e9
     expected = link.allreduce_latency_s + sent / (300e9 * 0.7)
     assert all_reduce_s(link, 8, 1e9) == pytest.approx(expected)
+
+
+def test_the_engines_own_all_reduce_is_used_below_its_size_and_the_library_beyond() -> None:
+    """One kernel below 512 KiB, another below 8 MiB; an engine without them calls the library."""
+    terms = [
+        AllReduceTerms(tp_size=4, latency_s=lat, efficiency=eff, below_bytes=below)
+        for lat, eff, below in ((5e-6, 0.3, 2.0**19), (10e-6, 0.6, 2.0**23))
+    ]
+    link = replace(nvlink3(), own_allreduce_terms=tuple(terms))
+
+    def expected(num_bytes: float, latency_s: float, efficiency: float) -> float:
+        return latency_s + 1.5 * num_bytes / (300e9 * efficiency)
+
+    assert all_reduce_s(link, 4, 2.0**19 - 1) == expected(2.0**19 - 1, 5e-6, 0.3)
+    assert all_reduce_s(link, 4, 2.0**19) == expected(2.0**19, 10e-6, 0.6)
+    assert all_reduce_s(link, 4, 2.0**23) == expected(2.0**23, 10e-6, 0.7)
+    assert all_reduce_s(link, 4, 1e4, own_kernels=False) == expected(1e4, 10e-6, 0.7)
+    assert all_reduce_s(link, 8, 1e4) == all_reduce_s(nvlink3(), 8, 1e4)
+
+
+def test_the_fastest_protocol_of_the_library_counts() -> None:
+    """One has less latency, the other more bandwidth."""
+    terms = tuple(
+        AllReduceTerms(tp_size=2, latency_s=lat, efficiency=eff)
+        for lat, eff in ((10e-6, 0.2), (40e-6, 0.6))
+    )
+    link = replace(nvlink3(), allreduce_terms=terms)
+    assert all_reduce_s(link, 2, 1e3) == 10e-6 + 1e3 / (300e9 * 0.2)
+    assert all_reduce_s(link, 2, 1e8) == 40e-6 + 1e8 / (300e9 * 0.6)
 
 
 def test_an_all_gather_is_half_an_all_reduce() -> None:

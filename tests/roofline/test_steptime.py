@@ -88,7 +88,7 @@ def machines(draw: st.DrawFn) -> GPUSpec:
     constants = replace(
         gpu.constants,
         smooth_p=draw(st.sampled_from([1.0, 1.4, 4.0])),
-        mixed_mbu=draw(st.sampled_from([0.4, 1.0])),
+        mixed_tile=draw(st.sampled_from([0.0, 64.0])),
         fixed_s=draw(st.sampled_from([0.0, 3.1e-6])),
         decode_overlap=draw(st.sampled_from([0.0, 0.3, 1.0])),
         attention_split_s=draw(st.sampled_from([0.0, 2.7e-6])),
@@ -383,15 +383,34 @@ def test_an_overlapping_engine_hides_host_work_behind_the_step_before() -> None:
     assert list(times[1:]) == core_s[1:]
 
 
-def test_decodes_beside_a_chunk_read_the_cache_more_slowly() -> None:
-    """The context's share of a mixed step grows by 1 / mixed_mbu."""
+def context_slope(new: tuple[tuple[int, int], ...], engine: EngineProfile) -> float:
+    """Time that 100,000 more tokens of context of 32 decodes take beside chunks `new` (s)."""
+    model = build(engine=engine)
+    low, high = (StepShape(32, c, new, 32, c) for c in (32_000, 132_000))
+    return model.gpu_s(high) - model.gpu_s(low)
 
-    def slope(new: tuple[tuple[int, int], ...]) -> float:
-        model = build()
-        low, high = (StepShape(32, c, new, 32, c) for c in (32_000, 132_000))
-        return model.gpu_s(high) - model.gpu_s(low)
 
-    assert slope(((64, 0),)) == pytest.approx(2 * slope(()), rel=1e-6)
+def test_in_one_kernel_with_a_chunk_each_query_head_fills_a_tile() -> None:
+    """64 heads x 32 sequences are 19 waves over 108 SMs; a tile is 64 queries wide.
+
+    Of the 8 heads of a group 108 / 32 = 3 run side by side, and without a second-level cache the
+    others read the keys and values again.
+    """
+    constants = a100().constants
+    per_sm = constants.mixed_mfu * constants.mfu_attention * 312e12 / 108
+    tile_s = 64 * 4 * 128 / per_sm * 19 / 32
+    read_s = 8 / 3 * 4096 / (constants.mbu_attention * 2039e9)
+    p = constants.smooth_p
+    expected = 48 * 100_000 * (tile_s**p + read_s**p) ** (1 / p)
+    assert context_slope(((64, 0),), vllm_engine()) == pytest.approx(expected, rel=1e-3)
+
+
+def test_with_kernels_of_their_own_decodes_read_the_cache_as_without_a_chunk() -> None:
+    """Engines that split attention, and kernels that do not compute both."""
+    apart = replace(vllm_engine(), splits_attention=True)
+    alone = context_slope((), vllm_engine())
+    assert context_slope(((64, 0),), apart) == pytest.approx(alone, rel=1e-6)
+    assert context_slope(((64, 0),), vllm_engine()) > 1.5 * alone
 
 
 def test_the_schedule_names_embedding_layers_and_head() -> None:

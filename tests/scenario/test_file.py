@@ -223,7 +223,13 @@ ENGINE_VALUES: dict[str, object] = {
     "kv_get_bytes_per_s": 2e9,
     "kv_poll_s": 0.001,
     "kv_buffer_bytes": 3e9,
-    "quantises_apart": True,
+    "quantises": "apart",
+    "front_end_s": 0.004,
+    "piece_max_tokens": 100,
+    "piece_issue_s": 3e-6,
+    "fuses_allreduce": True,
+    "splits_attention": True,
+    "own_allreduce": False,
     "prefix_caching": True,
 }
 

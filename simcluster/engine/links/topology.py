@@ -40,7 +40,7 @@ class Topology:
         self._links: dict[str, Link] = {}
         self._groups: dict[int, list[GpuGroup]] = {}
         self._bundles: dict[tuple[int, str], list[frozenset[int]]] = {}
-        self._one_wire = config.fabric == config.pcie
+        self._one_wire = config.fabric.same_wire(config.pcie)
 
     def add(self, group: GpuGroup) -> None:
         """Note that `group` is in use; before paths of its node are asked for."""
@@ -66,6 +66,7 @@ class Topology:
             )
         return (
             self._pcie(source, "out"),
+            *self._peers(source),
             *self._between_switches(source, destination),
             self._pcie(destination, "in"),
         )
@@ -104,6 +105,13 @@ class Topology:
     def _of_gpus(self, group: GpuGroup, name: str, spec: LinkSpec, latency_s: float) -> Link:
         bandwidth = len(group.gpus) * spec.bandwidth * spec.efficiency
         return self._link(f"{group.owner} {name}", bandwidth, latency_s)
+
+    def _peers(self, group: GpuGroup) -> Path:
+        """What the way from GPU to GPU reaches, where that is less than to the host."""
+        fabric, pcie = self._config.fabric, self._config.pcie
+        if not self._one_wire or fabric.efficiency >= pcie.efficiency:
+            return ()
+        return (self._of_gpus(group, "to other GPUs", fabric, 0.0),)
 
     def _switches(self, group: GpuGroup, way: str) -> Path:
         """The links between the PCIe switches of `group` and the CPU; none without switches."""

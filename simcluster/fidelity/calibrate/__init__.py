@@ -10,6 +10,7 @@ host       host times of an engine
 report     constants as a catalogue table, errors as lines
 calibrate  measured kernels -> a catalogue file
 derive     the fitted sets of the packaged catalogue
+links      all-reduces of the packaged catalogue
 command    the command line
 =========  ===============================================
 """

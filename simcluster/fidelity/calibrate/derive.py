@@ -25,6 +25,9 @@ from simcluster.fidelity.calibrate.report import kernels_row
 
 _ATTENTION: Final = ("attention_prefill", "attention_decode", "attention_mixed")
 _OLD: Final = "2024"
+_TUNED: Final = ((8, 1792), (8, 2048), (8, 3584), (8, 4096), (8, 7168))
+"""Experts and widths for which vLLM ships tuned tiles on A100 and H100: in aiconfigurator's tables
+they reach twice the arithmetic of all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,10 @@ class FittedSet:
         Software.
     source : str
         What is fitted to what.
+    tile : int
+        Queries of a tile of the attention kernel.
+    one_kernel : bool
+        It computes chunks and decodes of a step in one call.
     """
 
     name: str
@@ -79,6 +86,8 @@ class FittedSet:
     holds_for: tuple[str, ...]
     generation: str
     source: str
+    tile: int = 128
+    one_kernel: bool = False
 
 
 _GA100: Final = (
@@ -100,6 +109,8 @@ SETS: Final = (
         "Least squares on relative errors of vLLM 0.19 operators of Llama-3.1-8B on RTX 4090 "
         "(LLMServingSim); shares near 1 because it clocks above the data sheet, elementwise "
         "kernels run out of L2",
+        64,
+        True,
     ),
     FittedSet(
         "ampere-ga100-2024",
@@ -111,7 +122,9 @@ SETS: Final = (
         _OLD,
         "Multiplications, elementwise kernels, p: Vidur's profiled layers of Llama-2-7B and "
         "CodeLlama-34B on A100 80 GB; attention: aiconfigurator's on A100 SXM with this p "
-        "(FlashAttention-2 in both); mixed_* carried over from ada-rtx4090",
+        "(FlashAttention-2 in both); mixed_mfu and mixed_block carried over from ada-rtx4090",
+        128,
+        True,
     ),
     FittedSet(
         "ampere-ga100-2023",
@@ -123,6 +136,8 @@ SETS: Final = (
         "2023",
         "As ampere-ga100-2024, with the attention of Vidur's early profile (32 query and 4 KV "
         "heads), whose prefill kernel does not skip the masked half",
+        128,
+        True,
     ),
     FittedSet(
         "ampere-ga100",
@@ -134,7 +149,9 @@ SETS: Final = (
         "",
         "Multiplications, attention, experts, p: aiconfigurator's vLLM 0.14 kernels on A100 SXM; "
         "elementwise kernels carried over from ampere-ga100-2024, norms, row_* and "
-        "mixed_* from ada-rtx4090",
+        "mixed_mfu and mixed_block from ada-rtx4090",
+        128,
+        True,
     ),
     FittedSet(
         "ampere-ga102",
@@ -150,6 +167,8 @@ SETS: Final = (
         "Multiplications, elementwise kernels, p: Vidur's profiled layers of Llama-2-7B and "
         "CodeLlama-34B on A40; attention: aiconfigurator's on A100 SXM with this p (the same "
         "kernels, no measurement on this die)",
+        64,
+        True,
     ),
     FittedSet(
         "hopper-2024",
@@ -173,7 +192,7 @@ SETS: Final = (
         "",
         "Multiplications, attention, experts, p: aiconfigurator's vLLM 0.14 kernels on H100 SXM; "
         "elementwise kernels carried over from hopper-2024, norms, row_* and "
-        "mixed_* from ada-rtx4090",
+        "mixed_mfu and mixed_block from ada-rtx4090",
     ),
     FittedSet(
         "ada",
@@ -184,8 +203,10 @@ SETS: Final = (
         ("L40S",),
         "",
         "Multiplications (weights beyond L2), attention, experts, p: aiconfigurator's vLLM 0.14 "
-        "kernels on L40S; elementwise kernels and mixed_* carried over from ada-rtx4090 (same "
-        "die)",
+        "kernels on L40S; elementwise kernels, mixed_mfu and mixed_block carried over from "
+        "ada-rtx4090 (same die)",
+        64,
+        True,
     ),
     FittedSet(
         "blackwell",
@@ -196,7 +217,9 @@ SETS: Final = (
         ("B200 SXM",),
         "",
         "Multiplications, attention, experts, p: aiconfigurator's vLLM 0.19 kernels on B200; "
-        "elementwise kernels carried over from hopper, mixed_* from ada-rtx4090",
+        "elementwise kernels carried over from hopper; decodes beside a chunk have a kernel of "
+        "their own",
+        256,
     ),
     FittedSet(
         "blackwell-gb202",
@@ -212,6 +235,8 @@ SETS: Final = (
         "Least squares on relative errors of vLLM 0.19 operators of Llama-3.1-8B at TP 1 and 2 "
         "(LLMServingSim), experts of aiconfigurator's (vLLM 0.19), on RTX PRO 6000; "
         "aiconfigurator's attention, 3 to 5 % faster where it does not come out of L2, is left out",
+        64,
+        True,
     ),
 )
 """In the order in which they are fitted: a set starts from one before it."""
@@ -225,7 +250,6 @@ _PLAIN: Final = KernelConstants(
     smooth_p=2.0,
     fixed_s=4e-6,
     attention_block_s=3e-6,
-    mixed_mbu=0.5,
     accuracy="fitted",
     source="first guesses",
 )
@@ -238,12 +262,11 @@ def fitted_sets(data: Path) -> dict[str, KernelConstants]:
         start = found[fitted.start] if fitted.start else _PLAIN
         if fitted.name != "ada-rtx4090":
             inside = found["ada-rtx4090"]
-            start = replace(
-                start,
-                mixed_mbu=inside.mixed_mbu,
-                mixed_block_s=inside.mixed_block_s,
-                mixed_context_s=inside.mixed_context_s,
-            )
+            start = replace(start, mixed_mfu=inside.mixed_mfu, mixed_block_s=inside.mixed_block_s)
+        if fitted.name in ("ampere-ga100", "hopper"):
+            start = replace(start, tuned_experts=_TUNED)
+        mixed = fitted.tile if fitted.one_kernel else 0
+        start = replace(start, prefill_tile=fitted.tile, mixed_tile=mixed)
         if not fitted.generation and fitted.start.endswith(_OLD) and fitted.gpu != "A40":
             inside = found["ada-rtx4090"]
             start = replace(
@@ -257,10 +280,20 @@ def fitted_sets(data: Path) -> dict[str, KernelConstants]:
         constants = start
         for rows, gpu in _tables(fitted, data):
             constants = fit(rows, gpu, constants)
+        if fitted.name.startswith("hopper") and constants.mbu_attention_8bit is not None:
+            constants = _bound_by_sms(constants, catalog.gpu(fitted.gpu))
         found[fitted.name] = replace(
             constants, accuracy="fitted", source=fitted.source, generation=fitted.generation
         )
     return found
+
+
+def _bound_by_sms(constants: KernelConstants, gpu: GPUSpec) -> KernelConstants:
+    """The same 8-bit decode attention as a rate of the SMs, which H100 and H200 have in common."""
+    share = constants.mbu_attention_8bit
+    assert share is not None
+    rate = share * gpu.memory_bandwidth / gpu.num_sms
+    return replace(constants, mbu_attention_8bit=None, attention_sm_8bit=rate)
 
 
 def _tables(fitted: FittedSet, data: Path) -> list[tuple[Samples, GPUSpec]]:

@@ -14,15 +14,13 @@ from typing import Any, Final
 import numpy as np
 
 from simcluster.catalog.specs import GPUSpec, KernelConstants, LinkSpec
-from simcluster.fidelity.calibrate.law import kernel_s, layer_sums
+from simcluster.fidelity.calibrate.law import kernel_s, layer_sums, tuned_experts
 from simcluster.fidelity.calibrate.readers.samples import ELEMENTWISE, Mask, Samples, joined
 from simcluster.units import NS, US, FloatArray
 
 _FORGIVEN: Final = 0.1
 _MOST_ROWS: Final = 4000
 """Rows of one fit; of more every n-th is taken."""
-_FEW_ROWS: Final = 800
-"""Rows that tell whether a kernel skips the masked half."""
 _LAYER_WEIGHT: Final = 3.0
 """Weight of a whole layer against that of one of its kernels."""
 _IN_CACHE: Final = 1.2
@@ -30,9 +28,6 @@ _SMALL: Final = 0.125
 """Decode attention that reads between 0.125 and 1.2 of the second-level cache is left out."""
 _LARGE_CACHE: Final = 64e6
 """From this size on (bytes) a cache keeps weights from one timed call to the next."""
-_MOST_CACHED: Final = 2.0**18
-"""Tokens of context of the decodes in a mixed call. With more, kernels that do not share keys and
-values between query heads fall behind by a factor of four at once: the law has no term for it."""
 _MATTER: Final = 2.0
 """Mixed calls that take so many times as long as their chunk alone tell what decodes cost."""
 _CACHED: Final = 3.0
@@ -71,6 +66,7 @@ class Term:
 GEMM_TERMS: Final = (
     Term("mfu_gemm", 0.7, 0.1, 1.0),
     Term("mbu_gemm", 0.8, 0.1, 1.0),
+    Term("mbu_gemm_few", 0.8, 0.1, 1.0),
     Term("smooth_p", 2.0, 1.0, 4.0),
     Term("fixed_s", 4.0, 0.0, 30.0, US),
     Term("gemm_waves", 0.3, 0.0, 1.0),
@@ -87,6 +83,7 @@ PREFILL_TERMS: Final = (
     Term("mbu_prefill", 0.5, 0.05, 1.0),
     Term("prefill_waves", 0.5, 0.0, 1.0),
     Term("prefill_p", 1.5, 1.0, 4.0),
+    Term("attention_causal", 0.8, 0.0, 1.0),
 )
 DECODE_TERMS: Final = (
     Term("mbu_attention", 0.8, 0.1, 1.0),
@@ -96,11 +93,15 @@ DECODE_TERMS: Final = (
     Term("attention_split_s", 2.0, 0.0, 30.0, US),
     Term("decode_overlap", 0.5, 0.0, 1.0),
 )
-EIGHT_BIT_CACHE_TERMS: Final = (Term("mbu_attention_8bit", 0.8, 0.05, 1.0),)
+EIGHT_BIT_CACHE_TERMS: Final = (
+    Term("mbu_attention_8bit", 0.8, 0.05, 1.0),
+    Term("attention_fixed_8bit_s", 10.0, 0.0, 60.0, US),
+    Term("attention_block_8bit_s", 2.0, 0.0, 20.0, US),
+    Term("decode_overlap_8bit", 0.5, 0.0, 1.0),
+)
 MIXED_TERMS: Final = (
-    Term("mixed_mbu", 0.5, 0.05, 1.0),
+    Term("mixed_mfu", 0.9, 0.05, 1.0),
     Term("mixed_block_s", 5.0, 0.0, 60.0, US),
-    Term("mixed_context_s", 2.0, 0.0, 60.0, 1e-9),
 )
 EIGHT_BIT_TERMS: Final = (
     Term("mfu_gemm_8bit", 0.6, 0.05, 1.0),
@@ -110,6 +111,12 @@ EIGHT_BIT_TERMS: Final = (
 GROUPED_TERMS: Final = (
     Term("mfu_grouped", 0.5, 0.02, 1.0),
     Term("mbu_grouped", 0.7, 0.02, 1.0),
+    Term("grouped_fixed_s", 10.0, 0.0, 200.0, US),
+)
+
+TUNED_TERMS: Final = (
+    Term("mfu_tuned", 0.5, 0.02, 1.0),
+    Term("mbu_tuned", 0.7, 0.02, 1.0),
 )
 
 
@@ -143,8 +150,10 @@ def fit(rows: Samples, gpu: GPUSpec, start: KernelConstants) -> KernelConstants:
         filled = replace(constants, quantise_s=1.0 * US)
         constants = _fit(eight_bit, gpu, filled, EIGHT_BIT_TERMS)
     experts = rows.of("grouped_gemm", "moe")
-    if len(experts) >= LEAST_ROWS:
-        constants = _fit(experts, gpu, constants, GROUPED_TERMS)
+    tuned = tuned_experts(experts, constants)
+    for some, terms in ((~tuned, GROUPED_TERMS), (tuned, TUNED_TERMS)):
+        if some.sum() >= LEAST_ROWS:
+            constants = _fit(experts.take(some), gpu, constants, terms)
     return constants
 
 
@@ -209,38 +218,22 @@ def _fit_attention(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> K
         if name in operators:
             terms += those
     if len(calls) >= LEAST_ROWS:
-        constants = _fit_wide_attention(calls, gpu, constants, terms)
+        filled = replace(
+            constants,
+            attention_fixed_s=constants.attention_fixed_s or constants.fixed_s,
+            mbu_prefill=constants.mbu_prefill or constants.mbu_attention,
+        )
+        constants = _fit(calls, gpu, filled, (*ATTENTION_TERMS, *terms))
     if len(eight_bit) >= LEAST_ROWS:
-        constants = _fit(eight_bit, gpu, constants, EIGHT_BIT_CACHE_TERMS)
+        free = replace(constants, attention_sm_8bit=None)
+        constants = _fit(eight_bit, gpu, free, EIGHT_BIT_CACHE_TERMS)
     mixed = rows.of("attention_mixed")
-    mixed = mixed.take(mixed["batch"] * mixed["context"] < _MOST_CACHED)
-    if len(mixed) < LEAST_ROWS:
+    if len(mixed) < LEAST_ROWS or constants.mixed_tile == 0.0:
         return constants
-    filled = replace(constants, mixed_block_s=constants.attention_block_s, mixed_context_s=1e-8)
+    filled = replace(constants, mixed_block_s=constants.attention_block_s)
     times = [kernel_s(mixed, gpu, filled), kernel_s(_chunks(mixed), gpu, filled)]
     matter = times[0] > _MATTER * times[1]
     return _fit(mixed.take(matter) if matter.any() else mixed, gpu, filled, MIXED_TERMS)
-
-
-def _fit_wide_attention(
-    calls: Samples, gpu: GPUSpec, constants: KernelConstants, terms: Sequence[Term]
-) -> KernelConstants:
-    """Fit attention over a cache of 16 bits, with or without skipping the masked half."""
-    filled = replace(
-        constants,
-        attention_fixed_s=constants.attention_fixed_s or constants.fixed_s,
-        mbu_prefill=constants.mbu_prefill or constants.mbu_attention,
-    )
-    few = _thinned(calls, _FEW_ROWS)
-    prefill = "attention_prefill" in calls.operators
-    causal = (1.0, 0.0) if prefill else (constants.attention_causal,)
-    fits = [
-        _fit(few, gpu, replace(filled, attention_causal=share), (*ATTENTION_TERMS, *terms))
-        for share in causal
-    ]
-    best = min(fits, key=lambda found: _spread(kernel_s(few, gpu, found), few))
-    best = replace(filled, attention_causal=best.attention_causal)
-    return _fit(calls, gpu, best, (*ATTENTION_TERMS, *terms))
 
 
 def _chunks(mixed: Samples) -> Samples:
@@ -301,7 +294,7 @@ def fit_link(rows: Samples, link: LinkSpec) -> list[tuple[int, float, float]]:
         ) -> FloatArray:
             return np.asarray(np.log((x[1] * US + sent / x[0]) / time))
 
-        x = _least_squares(residuals, [0.5, 10.0], [0.001, 0.1], [1.0, 500.0])
+        x = least_squares(residuals, [0.5, 10.0], [0.001, 0.1], [1.0, 500.0])
         found.append((int(size), float(x[1]) * US, float(x[0])))
     return found
 
@@ -327,7 +320,7 @@ def _fit(
         measured, simulated = layer_sums(known, times)
         return np.concatenate([each, _LAYER_WEIGHT * np.log(simulated / measured)])
 
-    x = _least_squares(
+    x = least_squares(
         residuals,
         [term.start for term in terms],
         [term.low for term in terms],
@@ -336,28 +329,25 @@ def _fit(
     return filled(x)
 
 
-def _thinned(rows: Samples, most: int = _MOST_ROWS) -> Samples:
-    """At most `most` rows, evenly: every n-th, or every n-th layer."""
-    step = -(-len(rows) // most)
+def _thinned(rows: Samples) -> Samples:
+    """At most `_MOST_ROWS` rows, evenly: every n-th, or every n-th layer."""
+    step = -(-len(rows) // _MOST_ROWS)
     if step <= 1:
         return rows
     number = np.where(rows.layer >= 0, rows.layer, np.arange(len(rows)))
     return rows.take(number % step == 0)
 
 
-def _spread(times: FloatArray, rows: Samples) -> float:
-    return float(np.mean(np.abs(times / rows.time_s - 1.0)))
-
-
-def _least_squares(
+def least_squares(
     residuals: Callable[[FloatArray], FloatArray],
     start: Sequence[float],
     low: Sequence[float],
     high: Sequence[float],
 ) -> FloatArray:
-    from scipy.optimize import least_squares
+    """Return the parameters between `low` and `high` whose residuals are smallest."""
+    from scipy import optimize
 
-    found = least_squares(
+    found = optimize.least_squares(
         residuals,
         start,
         bounds=(low, high),

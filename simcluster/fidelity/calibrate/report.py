@@ -13,7 +13,7 @@ from simcluster.catalog.specs import GPUSpec, KernelConstants
 from simcluster.fidelity.calibrate.fit import decodes_from_memory, gemms_from_memory
 from simcluster.fidelity.calibrate.law import kernel_s, layer_sums
 from simcluster.fidelity.calibrate.readers.samples import Samples
-from simcluster.units import NS, US, FloatArray
+from simcluster.units import GB, NS, US, FloatArray
 
 _DIGITS: Final = 3
 _NOTHING: Final = 1e-4
@@ -21,12 +21,15 @@ _IN_US: Final = {
     "fixed_s": "fixed_us",
     "attention_block_s": "attention_block_us",
     "quantise_s": "quantise_us",
+    "grouped_fixed_s": "grouped_fixed_us",
     "elementwise_fixed_s": "elementwise_fixed_us",
     "norm_fixed_s": "norm_fixed_us",
     "row_s": "row_us",
     "attention_fixed_s": "attention_fixed_us",
     "attention_split_s": "attention_split_us",
     "mixed_block_s": "mixed_block_us",
+    "attention_fixed_8bit_s": "attention_fixed_8bit_us",
+    "attention_block_8bit_s": "attention_block_8bit_us",
 }
 _TEXTS: Final = ("generation", "accuracy", "source")
 
@@ -38,9 +41,16 @@ def kernels_row(
     row: dict[str, object] = {"name": name, "arch": arch}
     for field in fields(constants):
         value = getattr(constants, field.name)
-        if field.name in _TEXTS or value is None:
+        if field.name in _TEXTS or value in (None, ()):
             continue
-        if field.name in _IN_US:
+        if field.name == "tuned_experts":
+            row[field.name] = [list(pair) for pair in value]
+            continue
+        if field.name == "attention_sm_8bit":
+            row["attention_sm_8bit_gb_s"] = rounded(value / GB)
+        elif field.name.endswith("_tile"):
+            row[field.name] = int(value)
+        elif field.name in _IN_US:
             row[_IN_US[field.name]] = rounded(value / US)
         elif field.name.endswith(("_context_s", "_chain_s")):
             row[field.name.removesuffix("_s") + "_ns"] = rounded(value / NS)

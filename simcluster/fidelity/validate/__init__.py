@@ -8,8 +8,10 @@ harness             a measured row -> a simulated run
 kernel_checks       single kernels against the operator-level sets
 aic_e2e             InferenceMAX
 apex_e2e            APEX
+blis_vllm015        load stages of vLLM 0.15.1
 distserve_fits      DistServe's fits of forward passes
 ecoserve_prefill    EcoServe's table 3
+l20_five_systems    steps on L20 over PCIe
 llmservingsim_vllm  LLMServingSim's replays
 published_anchors   published numbers of vLLM and of KV transfers
 sarathi_iter        Sarathi-Serve's iteration times

@@ -5,9 +5,11 @@ changed: host time is what steps take beside their kernels, so the two are fitte
 
 - ``vllm-0.2``: token times of Splitwise's A100 runs; held out: prompt times, and all H100 runs.
 - ``vllm-0.6``: APEX's chat runs at the lower rate (7 of 46); held out: the other 39.
-- ``vllm-0.11``: InferenceMAX's B200 runs on one GPU with four clients (3 of 60); held out: the
-  other 57, and all of H100.
-- ``vllm-0.19``: both runs of LLMServingSim, one host time for the two GPUs; nothing held out.
+- ``vllm-0.11``: InferenceMAX's H100 runs of 1024 tokens in and out with four clients (3 of 45),
+  then the front end from their TTFT; held out: the other 42.
+- ``vllm-0.19``: both runs of LLMServingSim and two load stages of ``blis_vllm015`` (Llama-3.1-8B on
+  one H100; they tell a step's constant from its sequences), one host time for three GPUs; then the
+  front end from the TTFT of those stages. Held out: the other 32 stages.
 """
 
 from __future__ import annotations
@@ -21,7 +23,13 @@ import numpy as np
 
 from simcluster import catalog
 from simcluster.catalog.specs import EngineProfile
-from simcluster.fidelity.validate import aic_e2e, apex_e2e, llmservingsim_vllm, splitwise_perf
+from simcluster.fidelity.validate import (
+    aic_e2e,
+    apex_e2e,
+    blis_vllm015,
+    llmservingsim_vllm,
+    splitwise_perf,
+)
 from simcluster.units import MS, US, FloatArray
 
 FEW_CLIENTS = 4
@@ -77,8 +85,11 @@ def vllm_0_6(data_dir: Path) -> str:
 
 
 def vllm_0_19(data_dir: Path) -> str:
-    """Host per step and per sequence, one for both GPUs: from the requests of both runs."""
+    """Host per step and per sequence, one for all GPUs, and the front end."""
     base = catalog.engine(llmservingsim_vllm.ENGINE)
+    stages = blis_vllm015.rows(data_dir)
+    stages = stages[stages["exp_id"] == blis_vllm015.FITTED]
+    truth = stages[["ttft_mean_ms", "tpot_mean_ms", "e2e_mean_ms"]].to_numpy()
 
     def profile(x: Sequence[float]) -> EngineProfile:
         step_ms, per_seq_us = np.abs(x)
@@ -88,35 +99,42 @@ def vllm_0_19(data_dir: Path) -> str:
             host_after_s=0.0,
             host_per_seq_before_s=per_seq_us * US,
             host_per_seq_after_s=0.0,
+            front_end_s=0.0,
         )
 
     def errors(x: Sequence[float]) -> FloatArray:
-        means = []
+        guess = blis_vllm015.simulated(stages, profile(x))
+        means = list((guess / truth - 1.0)[:, 1:])
         for gpu in ("RTXPRO6000", "RTX4090"):
             measured, simulated = llmservingsim_vllm.replay(data_dir, gpu, profile(x))
             means.append(np.nanmean(simulated[:, 1:] / measured[:, 1:] - 1.0, axis=0))
         return np.concatenate(means)
 
-    x = _fitted(errors, (1.0, 5.0))
-    words = "{:.2f} ms a step, {:.1f} us a sequence"
-    return f"vllm-0.19: {words.format(*x)}; mean TPOT and latency within {_mape(errors(x))}"
+    x = _fitted(errors, (0.7, 15.0))
+    late_ms = truth[:, 0] - blis_vllm015.simulated(stages, profile(x))[:, 0]
+    words = "{:.2f} ms a step, {:.1f} us a sequence, front end {:.1f} ms"
+    found = words.format(*x, late_ms.mean())
+    return f"vllm-0.19: {found}; mean TPOT and latency within {_mape(errors(x))}"
 
 
 def vllm_0_11(data_dir: Path) -> str:
-    """Host per step, that per sequence being known: from three lightly loaded runs on one GPU."""
+    """Host per step, per sequence as known, and the front end: from three lightly loaded runs."""
     base = catalog.engine(aic_e2e.ENGINES["vllm"])
-    frame = aic_e2e.rows(data_dir, "b200_sxm")
-    some = frame[(frame["backend"] == "vllm") & (frame["tp_size"] == 1)]
-    some = some[some["batch_size"] == FEW_CLIENTS]
+    frame = aic_e2e.rows(data_dir, "h100_sxm")
+    some = frame[(frame["isl"] == frame["osl"]) & (frame["batch_size"] == FEW_CLIENTS)]
     measured = some["silicon_tpot_ms"].to_numpy()
 
+    def means(x: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+        engine = replace(base, host_before_s=abs(x[0]) * MS, host_after_s=0.0, front_end_s=0.0)
+        return aic_e2e.simulated(aic_e2e.GPUS["h100_sxm"], some, vllm=engine)
+
     def errors(x: Sequence[float]) -> FloatArray:
-        engine = replace(base, host_before_s=abs(x[0]) * MS, host_after_s=0.0)
-        _, tpot = aic_e2e.simulated(aic_e2e.GPUS["b200_sxm"], some, vllm=engine)
-        return np.asarray(tpot / measured - 1.0)
+        return np.asarray(means(x)[1] / measured - 1.0)
 
     x = _fitted(errors, (1.0,))
-    return f"vllm-0.11: {x[0]:.2f} ms a step; TPOT within {_mape(errors(x))}"
+    late_ms = np.mean(some["silicon_ttft_ms"].to_numpy() - means(x)[0])
+    found = f"{x[0]:.2f} ms a step, front end {late_ms:.1f} ms"
+    return f"vllm-0.11: {found}; TPOT within {_mape(errors(x))}"
 
 
 def _fitted(

@@ -22,7 +22,6 @@ GPUS: Final = {
     "RTX PRO 6000 Blackwell Server": "rtx_pro_6000_server",
 }
 """Catalogue name and prefix of the files."""
-_PCIE: Final = ("l40s", "rtx_pro_6000_server")
 LEAST_WIDTH: Final = 1024
 """Narrower multiplications (n or k) are left out: no layer of a served model has them."""
 _NUMBER_BYTES: Final = {"bfloat16": 2.0, "fp8": 1.0}
@@ -98,8 +97,9 @@ def read_moe(folder: Path, system: str) -> Samples:
     wanted = ("moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts")
     frame = table(folder / f"{system}__moe.csv.gz", wanted)
     frame = frame[(frame["moe_dtype"] == "bfloat16") & (frame["moe_ep_size"] == 1)]
-    even = "balanced" if (frame["distribution"] == "balanced").any() else "power_law_1.01"
-    frame = frame[frame["distribution"] == even]
+    balanced = bool((frame["distribution"] == "balanced").any())
+    frame = frame[frame["distribution"] == ("balanced" if balanced else "power_law_1.01")]
+    most = np.minimum(column(frame, "num_experts"), column(frame, "num_tokens") * frame["topk"])
     return samples(
         "moe",
         column(frame, "latency_ms") * MS,
@@ -108,23 +108,17 @@ def read_moe(folder: Path, system: str) -> Samples:
         k=column(frame, "hidden_size"),
         num_experts=column(frame, "num_experts"),
         top_k=column(frame, "topk"),
+        touched=most if balanced else np.nan,
         group=frame["hidden_size"].astype(str),
     )
 
 
 def read_links(folder: Path, gpu: str) -> Samples:
-    """All-reduces: those of the engine's own kernel in a captured graph where it is used.
-
-    Elsewhere NCCL's: over PCIe with more than two GPUs, where vLLM switches its own kernel off, at
-    world sizes that it was not measured at, and where it is the slower one for large messages.
-    """
+    """All-reduces of NCCL."""
     system = GPUS.get(gpu)
     if system is None or not (folder / f"{system}__nccl.csv.gz").exists():
         return joined([])
-    custom = read_custom(folder, system)
-    if system in _PCIE:
-        custom = custom.take(custom["tp"] <= 2.0)
-    return _faster(custom, read_nccl(folder, system))
+    return read_nccl(folder, system)
 
 
 def read_custom(folder: Path, system: str) -> Samples:
@@ -153,18 +147,3 @@ def read_nccl(folder: Path, system: str) -> Samples:
         n=column(frame, "message_size"),
         tp=column(frame, "num_gpus"),
     )
-
-
-def _faster(custom: Samples, nccl: Samples) -> Samples:
-    """Of each world size the set that is faster from 1 MiB to 64 MiB."""
-    parts = []
-    for size in np.unique(nccl["tp"]):
-        choices = [rows.take(rows["tp"] == size) for rows in (custom, nccl)]
-        speeds = [
-            np.median((rows["n"] / rows.time_s)[(rows["n"] >= 2**19) & (rows["n"] <= 2**25)])
-            if len(rows)
-            else 0.0
-            for rows in choices
-        ]
-        parts.append(choices[0] if speeds[0] >= 0.8 * speeds[1] else choices[1])
-    return joined(parts)

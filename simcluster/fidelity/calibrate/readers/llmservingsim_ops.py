@@ -1,4 +1,4 @@
-"""The operators of Llama-3.1-8B in vLLM 0.19 that LLMServingSim profiled."""
+"""Operators of Llama-3.1-8B, and attention of Qwen3-32B, in vLLM 0.19 (LLMServingSim)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ GPUS: Final = {"RTX 4090": "RTX4090", "RTX PRO 6000 Blackwell Server": "RTXPRO60
 """Catalogue name and prefix of the files."""
 _HIDDEN, _WIDTH, _KV_WIDTH, _FFN, _VOCAB = 4096.0, 4096.0, 1024.0, 14336.0, 128256.0
 _HEADS, _KV_HEADS, _HEAD_DIM = 32.0, 8.0, 128.0
+_UNSEEN: Final = "RTXPRO6000__Qwen3-32B__tp1__attention.csv.gz"
+_UNSEEN_HEADS: Final = 64.0
 
 
 def read(folder: Path, gpu: str) -> Samples:
@@ -31,6 +33,11 @@ def read(folder: Path, gpu: str) -> Samples:
                 read_attention(folder / f"{stem}__attention.csv.gz", tp),
             ]
     return joined(parts)
+
+
+def read_unseen_heads(folder: Path) -> Samples:
+    """Attention of Qwen3-32B on RTX PRO 6000, 8 query heads per KV head: no fit sees it."""
+    return read_attention(folder / _UNSEEN, 1, _UNSEEN_HEADS)
 
 
 def read_layers(path: Path, tp: int) -> Samples:
@@ -91,14 +98,14 @@ def read_sampled(path: Path, tp: int) -> Samples:
     )
 
 
-def read_attention(path: Path, tp: int) -> Samples:
+def read_attention(path: Path, tp: int, num_heads: float = _HEADS) -> Samples:
     """Prefill of one chunk, decode, and both in one call (chunks with nothing cached).
 
     Keys and values come from memory: calls whose cache would fit the second-level one take as long
     as memory does, where aiconfigurator's of the same sizes take half.
     """
     frame = table(path, ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"))
-    heads = {"num_heads": _HEADS / tp, "num_kv_heads": _KV_HEADS / tp, "head_dim": _HEAD_DIM}
+    heads = {"num_heads": num_heads / tp, "num_kv_heads": _KV_HEADS / tp, "head_dim": _HEAD_DIM}
     chunk, decodes = frame["prefill_chunk"] > 0, frame["n_decode"] > 0
     prefill, decode = frame[chunk & ~decodes], frame[~chunk & decodes]
     mixed = frame[chunk & decodes & (frame["kv_prefill"] == 0)]

@@ -48,8 +48,10 @@ NUMBERS: Final = (
     "num_experts",
     "top_k",
     "tp",
+    "touched",
 )
-"""Columns that hold numbers; NaN where an operator does not use them."""
+"""Columns that hold numbers; NaN where an operator does not use them. `touched` counts the experts
+that some token visits where a benchmark says so; elsewhere tokens pick experts at random."""
 
 BYTES: Final[Mapping[str, float]] = {
     "bf16": 2.0,
