@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -16,7 +17,8 @@ class LimitedGroup(NamedTuple):
     """Most while a prompt is prefilled: the tokens of a step are all there at once."""
 
 
-class BlockLayout(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class BlockLayout:
     """Blocks of a sequence, closed forms of its tokens.
 
     One pool of equal blocks serves all groups, as in vLLM's hybrid KV cache manager. A block of

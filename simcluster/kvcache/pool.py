@@ -32,16 +32,20 @@ class BlockPool:
     num_asked, num_found : int
         Full blocks of their prompts that requests looked for when they came in, and those that they
         found.
+    blocks_for, prompt_blocks : callable
+        Those of the layout: blocks of a sequence that decodes, and of one that is prefilled.
     """
 
     __slots__ = (
         "block_size",
+        "blocks_for",
         "free_blocks",
         "layout",
         "num_asked",
         "num_blocks",
         "num_found",
         "peak_used",
+        "prompt_blocks",
         "watermark_blocks",
     )
 
@@ -58,6 +62,8 @@ class BlockPool:
         self.num_blocks = num_blocks
         self.layout = BlockLayout(block_size) if layout is None else layout
         self.block_size = self.layout.block_size
+        self.blocks_for = self.layout.blocks_for
+        self.prompt_blocks = self.layout.prompt_blocks
         self.watermark_blocks = int(watermark * num_blocks)
         self.free_blocks = num_blocks
         self.peak_used = 0
@@ -73,14 +79,6 @@ class BlockPool:
     def usage(self) -> float:
         """Share of the blocks in use, 0 to 1."""
         return 1.0 - self.free_blocks / self.num_blocks
-
-    def blocks_for(self, num_tokens: int) -> int:
-        """Blocks of a decoding sequence with `num_tokens` tokens in the cache."""
-        return self.layout.blocks_for(num_tokens)
-
-    def prompt_blocks(self, num_tokens: int) -> int:
-        """Blocks of a sequence while its `num_tokens` tokens are prefilled."""
-        return self.layout.prompt_blocks(num_tokens)
 
     def can_admit(self, num_blocks: int) -> bool:
         """Whether a new sequence of `num_blocks` may come in.

@@ -79,6 +79,8 @@ class StepAttention:
         Window, chunk or top-k of some layers; None if no layer has one.
     num_kinds : int
         Different mixers.
+    of_first_kind : callable
+        The first of `of_chunks`, alone.
     """
 
     def __init__(self, timer: KernelTimer, model: ModelConfig, tp_size: int) -> None:
@@ -90,6 +92,7 @@ class StepAttention:
             for mixer in model.spec.mixers
         ]
         self.num_kinds = len(self._kinds)
+        self.of_first_kind = self._kinds[0].of_chunks
         # Shortest time of each kind in a step with a chunk (ticks).
         self.least = (float(round(timer.attention_fixed_s * TICKS_PER_S)),) * self.num_kinds
 

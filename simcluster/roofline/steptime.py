@@ -122,6 +122,7 @@ class RooflineStepTime:
         self._attention = StepAttention(timer, model, tp_size)
         self._reaches = self._attention.reach is not None
         self._num_kinds = self._attention.num_kinds
+        self._is_plain = self._num_kinds == 1 and not (self._reaches or self.overlaps_host)
         self._issue = float(round(engine.issue_s * TICKS_PER_S))
         self._piece_issue = float(round(engine.piece_issue_s * TICKS_PER_S))
         self._graph_issue = float(round(engine.graph_issue_s * TICKS_PER_S))
@@ -182,13 +183,7 @@ class RooflineStepTime:
         A short run is faster without NumPy; the operations are the same, in the same order.
         """
         terms, lines, host = self._decode_plan(num_decodes)
-        if (
-            num_steps > _SHORT_RUN
-            or len(lines) > 1
-            or self._num_kinds > 1
-            or self._reaches
-            or self.overlaps_host
-        ):
+        if num_steps > _SHORT_RUN or len(lines) > 1 or not self._is_plain:
             durations = self.decode_steps_s(
                 num_decodes, context_tokens, num_steps, hidden_s, window_tokens
             )
@@ -318,10 +313,9 @@ class RooflineStepTime:
             # A count of tokens that comes again: worth finding the lines that matter.
             lines = envelope(lines, self._attention.least)
             remember(self._chunk_lines, key, lines)
-        by_kind = self._attention.of_chunks(shape)
         if self._num_kinds == 1:
-            return _best(lines, by_kind[0])
-        return _best_of_kinds(lines, by_kind)
+            return _best(lines, self._attention.of_first_kind(shape))
+        return _best_of_kinds(lines, self._attention.of_chunks(shape))
 
     def _issue_of(self, num_tokens: int) -> float:
         """CPU time to issue a kernel of a step that is not captured whole (ticks)."""

@@ -235,9 +235,10 @@ class Scheduler(Books, ABC):
 
     def _make_room_for_one_step(self) -> None:
         """Preempt requests, by the policy of the queue, until every decode can write a token."""
-        if self.batch.most_blocks_of_a_step() <= self.pool.free_blocks:
+        batch = self.batch
+        if batch.size * batch.most_blocks_per_step <= self.pool.free_blocks:
             return
-        while self.batch.size and self.batch.blocks_needed(1) > self.pool.free_blocks:
+        while batch.size and batch.blocks_needed(1) > self.pool.free_blocks:
             self._preempt(self.waiting.victim(self._running.values()))
 
     def _preempt(self, request: Request) -> None:

@@ -38,6 +38,8 @@ class DecodeBatch:
         Sequences in the batch.
     context_tokens : int
         Tokens the sequences attend to in the next step, summed: those in the cache and the new one.
+    most_blocks_per_step : int
+        Blocks that a sequence takes in a step in which it begins one of every kind of layers.
     """
 
     __slots__ = (
@@ -50,6 +52,7 @@ class DecodeBatch:
         "_order",
         "_reached",
         "context_tokens",
+        "most_blocks_per_step",
         "size",
         "step",
     )
@@ -64,6 +67,7 @@ class DecodeBatch:
         self._ends: list[tuple[int, int, Request]] = []
         self._fills = Cycle(layout.block_size)  # steps at which a sequence begins another block
         self._limited = [_Limited(layout.block_size, *group[:2]) for group in layout.limited]
+        self.most_blocks_per_step = layout.full + sum(group.weight for group in layout.limited)
         self._reached = None if reach is None else _Reached(reach)
         self._order = 0
 
@@ -138,10 +142,6 @@ class DecodeBatch:
             needed += group.blocks_needed(self.step, num_steps)
         return needed
 
-    def most_blocks_of_a_step(self) -> int:
-        """Blocks that a step takes at most: those of sequences that all begin one."""
-        return self.size * (self._full + sum([group.weight for group in self._limited]))
-
     def blocks_by_step(self, num_steps: int) -> list[int]:
         """New blocks that the next 1, 2, .. `num_steps` steps take."""
         if self._limited:
@@ -152,7 +152,8 @@ class DecodeBatch:
 
     def steps_with(self, free_blocks: int, limit: int) -> int:
         """Most steps, at most `limit`, whose new blocks fit into `free_blocks`."""
-        if (limit // self._block_size + 1) * self.most_blocks_of_a_step() <= free_blocks:
+        most = self.size * self.most_blocks_per_step
+        if (limit // self._block_size + 1) * most <= free_blocks:
             return limit
         if not self._limited:
             return min(limit, self._fills.until(self.step, free_blocks // self._full))
