@@ -5,8 +5,9 @@ Every number in a specification comes with its ``source``. Units are seconds, by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -378,6 +379,9 @@ class NodeShape:
     source: str
 
 
+_LARGE_GPU_BYTES: Final = 70.0 * 2**30  # vLLM, EngineArgs.get_batch_defaults
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineProfile:
     """What a serving engine adds to the GPU's work, and its default limits.
@@ -431,9 +435,6 @@ class EngineProfile:
     sampler_bytes : float
         Peak of the sampler in the profiling pass, per sequence and token of the vocabulary (bytes);
         0 for an engine without such a pass, whose `reserved_bytes` hold the activations.
-    profile_seqs_large_gpu : int or None
-        Sequences of the profiling pass on a GPU of 70 GiB or more, if the strategy gives no number;
-        None for `max_num_seqs`.
     communicator_bytes : float
         Memory per GPU of an instance on several GPUs joined by NVLink (bytes).
     hybrid_kv_cache : bool
@@ -442,8 +443,14 @@ class EngineProfile:
         Tokens of one KV block.
     watermark : float
         Share of the blocks kept free when admitting, 0 to 1.
+    scheduler : str
+        What an instance runs next unless the strategy says otherwise, a key of
+        `simcluster.sched.SCHEDULERS`.
     max_num_seqs : int
         Most sequences running at once.
+    large_gpu_max_num_seqs, large_gpu_chunk_size : int or None
+        The same, and the token budget, on GPUs of 70 GiB or more, A100 left out (vLLM's
+        ``EngineArgs.get_batch_defaults``); None for the same as elsewhere.
     max_num_batched_tokens : int or None
         Most tokens of one prefill step; None for the larger of ``max_model_len`` and 2048.
     chunk_size : int
@@ -492,7 +499,6 @@ class EngineProfile:
     gpu_memory_utilization: float
     reserved_bytes: float
     sampler_bytes: float = 0.0
-    profile_seqs_large_gpu: int | None = None
     communicator_bytes: float = 0.0
     memory_rule: str = "total"
     hybrid_kv_cache: bool = True
@@ -505,6 +511,9 @@ class EngineProfile:
     host_workers_s: float = 0.0
     cpu_speed: float = 1.0
     kernel_generation: str = ""
+    scheduler: str = "prefill-priority"
+    large_gpu_max_num_seqs: int | None = None
+    large_gpu_chunk_size: int | None = None
     kv_connector: str = "beside"
     kv_put_bytes_per_s: float | None = None
     kv_get_bytes_per_s: float | None = None
@@ -519,6 +528,19 @@ class EngineProfile:
     splits_attention: bool = False
     own_allreduce: bool = True
     prefix_caching: bool = False
+
+    def on(self, gpu: GPUSpec) -> EngineProfile:
+        """Return the profile with its limits on `gpu`, in the place of those for large GPUs."""
+        if self.large_gpu_chunk_size is None and self.large_gpu_max_num_seqs is None:
+            return self
+        large = gpu.memory_bytes >= _LARGE_GPU_BYTES and "GA100" not in gpu.arch
+        return replace(
+            self,
+            max_num_seqs=(large and self.large_gpu_max_num_seqs) or self.max_num_seqs,
+            chunk_size=(large and self.large_gpu_chunk_size) or self.chunk_size,
+            large_gpu_max_num_seqs=None,
+            large_gpu_chunk_size=None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,7 +141,7 @@ def test_defaults_come_from_the_catalogue() -> None:
     assert cluster.fabric == catalog.link(gpu.fabric)
     assert cluster.network == catalog.link("100gbe")
     assert cluster.num_nics == 1
-    assert scenario.environment.engine == catalog.engine("vllm-0.7")
+    assert scenario.environment.engine == catalog.engine("vllm-0.19").on(gpu)
     model = scenario.environment.model
     assert model.max_model_len == model.spec.max_position
     assert scenario.document["cluster"]["gpu"] == gpu.name
@@ -197,7 +197,9 @@ ENGINE_VALUES: dict[str, object] = {
     "reserved_bytes": 1e9,
     "memory_rule": "static",
     "sampler_bytes": 7.0,
-    "profile_seqs_large_gpu": 9,
+    "scheduler": "chunked",
+    "large_gpu_max_num_seqs": 9,
+    "large_gpu_chunk_size": 90,
     "communicator_bytes": 2e9,
     "hybrid_kv_cache": False,
     "block_size": 32,
