@@ -21,29 +21,20 @@ Row = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of an entry.
-
-    Attributes
-    ----------
-    kind : str
-        ``"text"``, ``"number"``, ``"count"`` (whole number), ``"flag"``, ``"texts"``,
-        ``"numbers"`` or ``"rows"`` (list of lists of numbers).
-    meaning : str
-        What it says, with the unit.
-    required : bool
-        Whether every entry must have it.
-    low, high : float
-        Range of a number or count, both ends allowed.
-    choices : tuple of str
-        Allowed texts; empty for any.
-    """
+    """One key of an entry."""
 
     kind: str
+    """``"text"``, ``"number"``, ``"count"`` (whole number), ``"flag"``, ``"texts"``, ``"numbers"``
+    or ``"rows"`` (list of lists of numbers)."""
     meaning: str
+    """What it says, with the unit."""
     required: bool = True
+    """Whether every entry must have it."""
     low: float = 0.0
     high: float = math.inf
+    """Range of a number or count, both ends allowed."""
     choices: tuple[str, ...] = ()
+    """Allowed texts; empty for any."""
 
 
 TIERS: Final = ("on-demand", "community", "serverless", "reserved", "list")
