@@ -342,10 +342,12 @@ class Environment:
 
     def part(self, model: str, gpu: str) -> Environment:
         """Return the environment of one model on the machines of one GPU type, by their names."""
+        cluster = next(c for c in self.clusters if c.gpu.name == gpu)
         return replace(
             self,
             model=next(m for m in self.models if m.spec.name == model),
-            cluster=next(c for c in self.clusters if c.gpu.name == gpu),
+            cluster=cluster,
+            engine=self.engine.on(cluster.gpu),
             extra_models=(),
             extra_clusters=(),
         )

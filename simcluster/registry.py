@@ -113,8 +113,8 @@ class NameIn:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import PydanticCustomError, core_schema
 
-        def known(name: str) -> str:
-            if name not in self.registry:
+        def known(name: str | None) -> str | None:
+            if name is not None and name not in self.registry:
                 raise PydanticCustomError("literal_error", "not registered")
             return name
 

@@ -21,29 +21,20 @@ Row = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of an entry.
-
-    Attributes
-    ----------
-    kind : str
-        ``"text"``, ``"number"``, ``"count"`` (whole number), ``"flag"``, ``"texts"``,
-        ``"numbers"`` or ``"rows"`` (list of lists of numbers).
-    meaning : str
-        What it says, with the unit.
-    required : bool
-        Whether every entry must have it.
-    low, high : float
-        Range of a number or count, both ends allowed.
-    choices : tuple of str
-        Allowed texts; empty for any.
-    """
+    """One key of an entry."""
 
     kind: str
+    """``"text"``, ``"number"``, ``"count"`` (whole number), ``"flag"``, ``"texts"``, ``"numbers"``
+    or ``"rows"`` (list of lists of numbers)."""
     meaning: str
+    """What it says, with the unit."""
     required: bool = True
+    """Whether every entry must have it."""
     low: float = 0.0
     high: float = math.inf
+    """Range of a number or count, both ends allowed."""
     choices: tuple[str, ...] = ()
+    """Allowed texts; empty for any."""
 
 
 TIERS: Final = ("on-demand", "community", "serverless", "reserved", "list")
@@ -301,7 +292,9 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         ),
         "reserved_gb": Key("number", "memory per GPU for all else (GB)"),
         "sampler_bytes": Key("number", "of the profiling pass, per logit (bytes)", required=False),
-        "profile_seqs_large_gpu": _count("its sequences from 70 GiB on", required=False),
+        "scheduler": Key("text", "what an instance runs next", required=False),
+        "large_gpu_max_num_seqs": _count("max_num_seqs from 70 GiB on, A100 out", required=False),
+        "large_gpu_chunk_size": _count("chunk_size from 70 GiB on, A100 out", required=False),
         "communicator_gb": Key("number", "per GPU of an NVLink group (GB)", required=False),
         "hybrid_kv_cache": Key("flag", "windowed layers keep their window alone", required=False),
         "block_size": _count("tokens of one KV block"),

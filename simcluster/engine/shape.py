@@ -151,10 +151,11 @@ def scheduler_limits(environment: Environment, shape: InstanceShape) -> Schedule
         token budget of a chunked one.
     """
     engine, max_model_len = environment.engine, environment.model.max_model_len
-    max_num_seqs = shape.max_num_seqs or engine.max_num_seqs
     tokens = shape.max_num_batched_tokens
     if tokens is None:
         tokens = engine.max_num_batched_tokens or max(max_model_len, 2048)
+    # A default is no more than the budget, as in vLLM; what is given is taken at its word.
+    max_num_seqs = shape.max_num_seqs or min(engine.max_num_seqs, tokens)
     scheduler = SCHEDULERS[shape.scheduler]
     if scheduler.splits_prompts:
         if tokens < max_num_seqs:

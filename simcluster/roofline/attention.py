@@ -32,21 +32,14 @@ _TO_WHOLE: Final = 1.5 * 2.0**52
 
 
 class KindTerms(NamedTuple):
-    """Decode attention of one kind of layer as a function of the contexts.
-
-    Attributes
-    ----------
-    terms : DecodeTerms
-        In ticks.
-    reached : bool
-        It grows with the tokens within the layer's reach (window, chunk, top-k), else with all.
-    top_k : DecodeTerms or None
-        The index of sparse attention, which reads all.
-    """
+    """Decode attention of one kind of layer as a function of the contexts."""
 
     terms: DecodeTerms
+    """In ticks."""
     reached: bool
+    """It grows with the tokens within the layer's reach (window, chunk, top-k), else with all."""
     top_k: DecodeTerms | None
+    """The index of sparse attention, which reads all."""
 
     def ticks(self, context_tokens: int, window_tokens: int) -> float:
         """Time for these sums of contexts (ticks, whole)."""

@@ -86,8 +86,6 @@ class DecodeTerms(NamedTuple):
         In s, or in ticks where the caller has scaled them.
     linear, rate : float
         The same per token.
-    split_above : float
-        Tokens; infinite where contexts are never split.
     """
 
     const: float
@@ -96,32 +94,25 @@ class DecodeTerms(NamedTuple):
     rate: float
     split: float
     split_above: float
+    """Tokens; infinite where contexts are never split."""
 
 
 class MixedTerms(NamedTuple):
     """Time of so many decodes in the tiles of a prefill kernel, by their tokens of context C.
 
     ``const + smooth_max(tile C, read C + again max(0, C - again_above))``.
-
-    Attributes
-    ----------
-    const : float
-        Context apart (s).
-    tile : float
-        Arithmetic of the tiles, per token of context (s).
-    read : float
-        The cache read once, per token of context (s).
-    again : float
-        The cache read again for query heads that come later, per token (s).
-    again_above : float
-        Tokens of context whose keys and values the second-level cache keeps for them.
     """
 
     const: float
+    """Context apart (s)."""
     tile: float
+    """Arithmetic of the tiles, per token of context (s)."""
     read: float
+    """The cache read once, per token of context (s)."""
     again: float
+    """The cache read again for query heads that come later, per token (s)."""
     again_above: float
+    """Tokens of context whose keys and values the second-level cache keeps for them."""
 
 
 class KernelTimer:

@@ -100,14 +100,8 @@ class ProfilingPass(NamedTuple):
         if num_tokens is None:
             num_tokens = engine.max_num_batched_tokens or max(model.max_model_len, 2048)
         if num_seqs is None:
-            large = engine.profile_seqs_large_gpu
-            is_large = gpu.memory_bytes >= LARGE_GPU_BYTES and "GA100" not in gpu.arch
-            num_seqs = large if large and is_large else engine.max_num_seqs
+            num_seqs = engine.on(gpu).max_num_seqs
         return cls(num_tokens, min(num_seqs, num_tokens))
-
-
-LARGE_GPU_BYTES: Final = 70.0 * 2**30
-"""From here on vLLM's V1 has larger defaults, A100 left out (`EngineArgs.get_batch_defaults`)."""
 
 
 def activation_bytes(

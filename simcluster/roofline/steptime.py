@@ -62,12 +62,6 @@ class RooflineStepTime:
         in a graph of its own. The first stage has the embedding and the host work before a step,
         the last one the LM head, the sampler and the host work after it.
 
-    Attributes
-    ----------
-    overlaps_host : bool
-        The engine does the host work of a step while the GPU works on the step before. Never in a
-        pipeline, where the batch of a step waits for its own tokens: its host work is not hidden.
-
     Raises
     ------
     ConfigError
@@ -80,6 +74,8 @@ class RooflineStepTime:
     """
 
     overlaps_host: bool
+    """The engine does the host work of a step while the GPU works on the step before. Never in a
+    pipeline, where the batch of a step waits for its own tokens: its host work is not hidden."""
 
     def __init__(
         self,

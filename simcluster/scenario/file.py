@@ -29,6 +29,7 @@ from simcluster.scenario.cooptimize_table import CooptimizeTable
 from simcluster.scenario.scenario import Scenario, as_read, tables_of
 from simcluster.scenario.tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
 from simcluster.strategies import STRATEGIES, Routed
+from simcluster.strategies.base import with_defaults_of
 from simcluster.workload import ARRIVALS, LENGTHS, WorkloadSettings
 
 Document = dict[str, Any]
@@ -137,9 +138,10 @@ def resolve(
     settings: Any = file.quality
     quality = None if settings is None else settings.with_entries(catalog)
     models = _names_of_models(file, environment)
+    strategies = _routed(file, models, quality, catalog)
     file = dataclasses.replace(
         file,
-        strategy=_routed(file, models, quality, catalog),
+        strategy=tuple(with_defaults_of(environment.engine, one) for one in strategies),
         cooptimize=_with_full_names(file.cooptimize, models),
     )
     return Scenario(
@@ -355,10 +357,11 @@ def _environment(file: ScenarioTables, catalog: Catalog) -> Environment:
         _cluster(table, key, catalog)
         for key, table in _numbered("cluster", file.cluster, file.extra_cluster)
     ]
+    engine = _engine(file.engine, catalog)
     return Environment(
         model=models[0],
         cluster=clusters[0],
-        engine=_engine(file.engine, catalog),
+        engine=engine if len(clusters) > 1 else engine.on(clusters[0].gpu),
         slo=file.slo,
         extra_models=tuple(models[1:]),
         extra_clusters=tuple(clusters[1:]),
@@ -537,7 +540,11 @@ def _link(name: str, key: str, kind: str, catalog: Catalog) -> LinkSpec:
 
 def _engine(table: EngineTable, catalog: Catalog) -> EngineProfile:
     profile = catalog.engine(table.profile, key="engine.profile")
-    return dataclasses.replace(profile, **_overridden(table))
+    given = _overridden(table)
+    for name in ("max_num_seqs", "chunk_size"):
+        if name in given:  # for any GPU
+            given.setdefault(f"large_gpu_{name}", None)
+    return dataclasses.replace(profile, **given)
 
 
 def _overridden(table: EngineTable) -> dict[str, Any]:

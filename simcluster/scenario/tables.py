@@ -17,6 +17,7 @@ from simcluster.registry import NameIn
 from simcluster.roofline import STEP_TIMES
 from simcluster.scenario.cooptimize_table import CooptimizeTable
 from simcluster.scenario.rank_table import RankTable
+from simcluster.sched import SCHEDULERS
 from simcluster.strategies.base import Strategy
 from simcluster.workload import WorkloadSettings
 
@@ -80,8 +81,8 @@ class ClusterTable(Settings):
 class EngineTable(Settings):
     """By which engine (the table ``[engine]``); every number of the profile can be overridden."""
 
-    profile: Text = "vllm-0.7"
-    """Engine profile of the catalogue."""
+    profile: Text = "vllm-0.19"
+    """Engine profile of the catalogue: a whole engine with its scheduler and its limits."""
     max_model_len: Count | None = None
     """Longest prompt plus output (tokens); default: the model's context."""
     gpu_memory_utilization: Annotated[float | None, Field(gt=0, le=1)] = None
@@ -93,8 +94,6 @@ class EngineTable(Settings):
     (SGLang), what weights and activations leave (TensorRT-LLM)."""
     sampler_bytes: Annotated[float | None, Field(ge=0)] = None
     """Peak of the profiling pass per sequence and logit (bytes); 0 for no pass."""
-    profile_seqs_large_gpu: Count | None = None
-    """Sequences of that pass on GPUs from 70 GiB on."""
     communicator_bytes: Annotated[float | None, Field(ge=0)] = None
     """Memory per GPU of several joined by NVLink (bytes)."""
     hybrid_kv_cache: bool | None = None
@@ -105,10 +104,18 @@ class EngineTable(Settings):
     """Share of the KV blocks kept free when admitting."""
     max_num_seqs: Count | None = None
     """Most sequences running at once in an instance."""
+    large_gpu_max_num_seqs: Count | None = None
+    """The same on GPUs of 70 GiB or more, A100 left out; default: max_num_seqs where that is given,
+    else the profile's."""
     max_num_batched_tokens: Count | None = None
     """Most tokens of one prefill step."""
     chunk_size: Count | None = None
     """Token budget of a step with chunked prefill."""
+    large_gpu_chunk_size: Count | None = None
+    """The same on GPUs of 70 GiB or more, A100 left out; default: chunk_size where that is given,
+    else the profile's."""
+    scheduler: Annotated[str | None, NameIn(SCHEDULERS)] = None
+    """What instances run next where a strategy does not say; default: the profile's."""
     host_before_s: Seconds | None = None
     """CPU work of a step before its first kernel (s)."""
     host_after_s: Seconds | None = None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
+from simcluster.catalog.specs import EngineProfile
 from simcluster.config import Environment, Settings
 from simcluster.engine.clock import Clock
 from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.recorder import Recorder
 from simcluster.engine.shape import InstanceShape
-from simcluster.errors import ConfigError
+from simcluster.errors import ConfigError, nearest
 from simcluster.registry import NameIn
 from simcluster.routing import ROUTERS, PrefixAware, Router
 from simcluster.sched import QUEUES, SCHEDULERS, RequestQueue, splitting
@@ -103,16 +104,16 @@ class CommonSettings(Settings):
 class SchedulerSettings(CommonSettings):
     """Keys of the strategies whose instances prefill and decode."""
 
-    scheduler: Annotated[str, NameIn(SCHEDULERS)] = "prefill-priority"
-    """What an instance runs next."""
+    scheduler: Annotated[str | None, NameIn(SCHEDULERS)] = None
+    """What an instance runs next; default: what the engine's instances do."""
     chunk_size: Annotated[int | None, Field(ge=1)] = None
     """Token budget of a step (tokens), with a scheduler that splits prompts (chunked); default: the
     engine's."""
 
     @property
     def splits_prompts(self) -> bool:
-        """Whether a prompt may be computed in chunks over several steps."""
-        return SCHEDULERS[self.scheduler].splits_prompts
+        """Whether a prompt may be computed in chunks over several steps; False if not yet known."""
+        return self.scheduler is not None and SCHEDULERS[self.scheduler].splits_prompts
 
     def mixed_shape(self, cluster: Cluster) -> InstanceShape:
         """Return what each instance is made of.
@@ -122,17 +123,39 @@ class SchedulerSettings(CommonSettings):
         ConfigError
             If `chunk_size` is given to a scheduler without chunks.
         """
-        if self.splits_prompts:
-            chunk = self.chunk_size or cluster.environment.engine.chunk_size
-            return self.shape(self.scheduler, chunk)
+        engine = cluster.environment.engine
+        scheduler = self.scheduler or scheduler_of(engine)
+        if SCHEDULERS[scheduler].splits_prompts:
+            return self.shape(scheduler, self.chunk_size or engine.chunk_size)
         if self.chunk_size is not None:
             raise ConfigError(
                 self.shape().key("chunk_size"),
                 self.chunk_size,
-                f"scheduler {self.scheduler!r} does not split prompts into chunks",
+                f"scheduler {scheduler!r} does not split prompts into chunks",
                 f"Leave it out, or use scheduler = {' or '.join(map(repr, splitting()))}.",
             )
-        return self.shape(self.scheduler)
+        return self.shape(scheduler)
+
+
+def scheduler_of(engine: EngineProfile) -> str:
+    """Return the scheduler of the instances of `engine`, a key of `SCHEDULERS`.
+
+    Raises
+    ------
+    ConfigError
+        If none of this name is registered.
+    """
+    if engine.scheduler in SCHEDULERS:
+        return engine.scheduler
+    hint = nearest(engine.scheduler, SCHEDULERS)
+    raise ConfigError("engine.scheduler", engine.scheduler, "no such scheduler", hint)
+
+
+def with_defaults_of(engine: EngineProfile, strategy: Strategy) -> Strategy:
+    """Return `strategy` with the scheduler of `engine` where it names none."""
+    if not isinstance(strategy, SchedulerSettings) or strategy.scheduler is not None:
+        return strategy
+    return replace(strategy, scheduler=scheduler_of(engine))
 
 
 # Without slots: NoDG has these keys and those of SchedulerSettings, and two bases with slots clash.

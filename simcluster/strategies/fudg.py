@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,7 +18,8 @@ from simcluster.engine.shape import InstanceShape
 from simcluster.errors import ConfigError
 from simcluster.request import Request
 from simcluster.routing import LeastLoaded
-from simcluster.strategies.base import RouterSettings, count_that_fits
+from simcluster.sched import SCHEDULERS
+from simcluster.strategies.base import RouterSettings, count_that_fits, scheduler_of
 from simcluster.strategies.scaling import ThresholdSettings, scale_by_load
 from simcluster.units import on_grid
 
@@ -85,86 +86,20 @@ class FuDG(RouterSettings):
         Raises
         ------
         ConfigError
-            If they do not fit, or pools that share nodes are to be scaled.
+            If they do not fit, or settings do not go together.
         """
-        if self.placement == "intra-node" and (self.prefill_autoscale or self.decode_autoscale):
-            raise ConfigError(
-                self.shape().key("placement"),
-                self.placement,
-                "pools that share nodes cannot be scaled one by one",
-                'Use placement = "inter-node".',
-            )
-        shape = self.shape()
+        self._check_together()
+        shape = self._shape(cluster)
         self._check_conductor(cluster, shape)
         connector = self._connector(cluster)
         cluster.moves_kv = connector == "beside"
-        if self.transfer == "layerwise" and self.pp_size > 1:
-            raise ConfigError(
-                shape.key("transfer"),
-                self.transfer,
-                "is not there for pipelines: their stages prefill at different times",
-                'Use pp_size = 1, or transfer = "after-prefill".',
-            )
         num_prefill, num_decode = self._counts(cluster, shape)
         shapes = {"prefill": self._prefill_shape(cluster, shape), "decode": shape}
         prefill, decode = self._place(cluster, shapes, num_prefill, num_decode)
-
-        def finished(request: Request) -> None:
-            cluster.on_finish(request)
-
-        def paths(source: InstanceLike, destination: InstanceLike) -> tuple[Path, ...]:
-            return self._paths(cluster, source, destination)
-
         for instance in decode:
-            paths(prefill[0], instance)  # what is refused is refused before the run
-        num_layers = cluster.environment.model.spec.num_layers
-        handover: KvHandover
-        if connector == "inside":
-            handover = StepConnector(
-                cluster.env,
-                cluster.network,
-                decode,
-                router=LeastLoaded,
-                model=cluster.environment.model,
-                on_finish=finished,
-                rates=self._rates(cluster),
-                log=cluster.recorder.transfers,
-            )
-        else:
-            handover = KvHandover(
-                cluster.env,
-                cluster.network,
-                decode,
-                router=LeastLoaded,
-                paths=paths,
-                model=cluster.environment.model,
-                on_finish=finished,
-                waiting_block_share=self.waiting_block_share,
-            )
-        follow_layers = num_layers if self.transfer == "layerwise" else None
-        gateway: PrefillGateway
-        if self.prefill_choice == "router":
-            gateway = PrefillGateway(
-                cluster.env,
-                prefill,
-                self.make_router(),
-                finished,
-                on_grid(self.status_interval_s),
-                pending=self.make_queue(),
-                handover=handover,
-                follow_layers=follow_layers,
-                shows_first_token=self.first_token == "prefill",
-            )
-        else:
-            gateway = Conductor(
-                cluster.env,
-                prefill,
-                finished,
-                handover=handover,
-                follow_layers=follow_layers,
-                shows_first_token=self.first_token == "prefill",
-                targets=cluster.environment.slo if self.early_rejection else None,
-            )
+            self._paths(cluster, prefill[0], instance)  # what is refused is refused before the run
+        handover = self._handover(cluster, decode, inside=connector == "inside")
+        gateway = self._gateway(cluster, prefill, handover)
         if self.prefill_autoscale is not None:
             scale_by_load(
                 self.prefill_autoscale,
@@ -179,6 +114,103 @@ class FuDG(RouterSettings):
                 self.decode_autoscale, cluster, shape, "decode", handover, handover.num_coming
             )
         return Deployment(gateway)
+
+    def _check_together(self) -> None:
+        """Refuse settings that do not go together.
+
+        Raises
+        ------
+        ConfigError
+            If pools that share nodes are to be scaled, or a pipeline is to send by layers.
+        """
+        if self.placement == "intra-node" and (self.prefill_autoscale or self.decode_autoscale):
+            raise ConfigError(
+                self.shape().key("placement"),
+                self.placement,
+                "pools that share nodes cannot be scaled one by one",
+                'Use placement = "inter-node".',
+            )
+        if self.transfer == "layerwise" and self.pp_size > 1:
+            raise ConfigError(
+                self.shape().key("transfer"),
+                self.transfer,
+                "is not there for pipelines: their stages prefill at different times",
+                'Use pp_size = 1, or transfer = "after-prefill".',
+            )
+
+    def _shape(self, cluster: Cluster) -> InstanceShape:
+        """Return what instances are made of: their scheduler is the engine's.
+
+        Prefills come whole where transfers follow them layer by layer, and where a conductor
+        reckons with one batch at a time.
+        """
+        engine = cluster.environment.engine
+        scheduler = scheduler_of(engine)
+        whole = self.transfer == "layerwise" or self.prefill_choice == "ttft"
+        if whole or not SCHEDULERS[scheduler].splits_prompts:
+            return self.shape()
+        return self.shape(scheduler, self.max_num_batched_tokens or engine.chunk_size)
+
+    def _handover(
+        self, cluster: Cluster, decode: list[InstanceLike], *, inside: bool
+    ) -> KvHandover:
+        """Return what moves requests to the decode instances, inside their steps or beside."""
+
+        def finished(request: Request) -> None:
+            cluster.on_finish(request)
+
+        def paths(source: InstanceLike, destination: InstanceLike) -> tuple[Path, ...]:
+            return self._paths(cluster, source, destination)
+
+        env, network, model = cluster.env, cluster.network, cluster.environment.model
+        if not inside:
+            return KvHandover(
+                env,
+                network,
+                decode,
+                router=LeastLoaded,
+                paths=paths,
+                model=model,
+                on_finish=finished,
+                waiting_block_share=self.waiting_block_share,
+            )
+        return StepConnector(
+            env,
+            network,
+            decode,
+            router=LeastLoaded,
+            model=model,
+            on_finish=finished,
+            rates=self._rates(cluster),
+            log=cluster.recorder.transfers,
+        )
+
+    def _gateway(
+        self, cluster: Cluster, prefill: list[InstanceLike], handover: KvHandover
+    ) -> PrefillGateway:
+        """Return what stands in front of the prefill instances."""
+
+        def finished(request: Request) -> None:
+            cluster.on_finish(request)
+
+        num_layers = cluster.environment.model.spec.num_layers
+        common: dict[str, Any] = {
+            "handover": handover,
+            "follow_layers": num_layers if self.transfer == "layerwise" else None,
+            "shows_first_token": self.first_token == "prefill",
+        }
+        if self.prefill_choice == "ttft":
+            targets = cluster.environment.slo if self.early_rejection else None
+            return Conductor(cluster.env, prefill, finished, targets=targets, **common)
+        return PrefillGateway(
+            cluster.env,
+            prefill,
+            self.make_router(),
+            finished,
+            on_grid(self.status_interval_s),
+            pending=self.make_queue(),
+            **common,
+        )
 
     def _connector(self, cluster: Cluster) -> str:
         """Return how KV moves, by the engine or by the strategy's own word.
@@ -300,11 +332,10 @@ class FuDG(RouterSettings):
 
     def _prefill_shape(self, cluster: Cluster, shape: InstanceShape) -> InstanceShape:
         """Return `shape` with the limits of the context stage."""
-        tokens, longest = (
-            self.prefill_max_num_batched_tokens,
-            cluster.environment.model.max_model_len,
-        )
-        if tokens is not None and tokens < longest:
+        tokens = self.prefill_max_num_batched_tokens
+        longest = cluster.environment.model.max_model_len
+        splits = SCHEDULERS[shape.scheduler].splits_prompts
+        if tokens is not None and tokens < longest and not splits:
             raise ConfigError(
                 shape.key("prefill_max_num_batched_tokens"),
                 tokens,

@@ -16,6 +16,7 @@ from simcluster.engine.groups.macro_instance import MacroInstance
 from simcluster.engine.groups.overall import OverallScheduler
 from simcluster.engine.instance import InstanceLike
 from simcluster.errors import ConfigError
+from simcluster.registry import NameIn
 from simcluster.rng import stream
 from simcluster.routing.prefill_predictor import PrefillPredictor, from_profile
 from simcluster.routing.rolling_activation import (
@@ -26,6 +27,7 @@ from simcluster.routing.rolling_activation import (
     RollingActivation,
     slack_statistic,
 )
+from simcluster.sched import SCHEDULERS
 from simcluster.strategies.base import SchedulerSettings, count_that_fits
 from simcluster.strategies.scaling import MitosisSettings, start
 from simcluster.units import on_grid
@@ -48,6 +50,8 @@ class PaDG(SchedulerSettings):
     """
 
     kind: Literal["padg"] = "padg"
+    scheduler: Annotated[str | None, NameIn(SCHEDULERS)] = "prefill-priority"
+    """What an instance runs next; default: prefills first, as in EcoServe, with any engine."""
     instances: Annotated[int | None, Field(ge=1)] = None
     """Instances, at the start if they scale; default: as many as fit."""
     macro_instances: Annotated[int, Field(ge=1)] = 1

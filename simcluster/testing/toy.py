@@ -81,8 +81,13 @@ AHEAD: Final[EngineProfile] = dataclasses.replace(
     vllm_engine(), name="ahead", plans_ahead=True, front_end_s=0.003
 )
 """An engine that plans a step while the step before runs."""
-ENGINES: Final = (ideal_engine(), vllm_engine(), eager_engine(), OVERLAPPING, AHEAD)
-"""Engines without host work, with some, with kernels issued one by one, overlapping, ahead."""
+SPLITTING: Final[EngineProfile] = dataclasses.replace(
+    vllm_engine(), name="splitting", scheduler="chunked", chunk_size=70, max_num_seqs=64
+)
+"""An engine whose own scheduler splits prompts, in every pool."""
+ENGINES: Final = (ideal_engine(), vllm_engine(), eager_engine(), OVERLAPPING, AHEAD, SPLITTING)
+"""Engines without host work, with some, with kernels issued one by one, overlapping, ahead, and
+splitting prompts."""
 MAX_MODEL_LEN: Final = 160
 """Longest prompt plus output of the toy cluster (tokens): ten KV blocks."""
 LOOSE: Final = SloConfig(ttft_s=5.0, tpot_s=0.1)

@@ -17,10 +17,12 @@ from simcluster import catalog
 from simcluster.catalog.own_file import entry_text
 from simcluster.catalog.specs import EngineProfile
 from simcluster.catalog.toml_writer import to_toml
+from simcluster.engine.instance import Instance
 from simcluster.errors import ConfigError
 from simcluster.scenario.file import json_schema, load, markdown_keys, parse_override, resolve
 from simcluster.scenario.tables import EngineTable
-from simcluster.strategies import STRATEGIES
+from simcluster.strategies import STRATEGIES, NoDG
+from simcluster.strategies.base import dry_run
 from simcluster.testing.examples import examples
 from simcluster.workload import ARRIVALS, LENGTHS
 
@@ -132,6 +134,41 @@ def test_other_strategies_are_in_the_document_too() -> None:
     assert again(dict(scenario.with_strategies(()).document)) == scenario.with_strategies(())
 
 
+@pytest.mark.parametrize(
+    ("gpu", "changes", "limits"),
+    [
+        ("A100", {}, (256, 2048)),
+        ("L20", {}, (256, 2048)),
+        ("H100 SXM", {}, (1024, 8192)),
+        ("H100 SXM", {"engine.max_num_seqs": 64}, (64, 8192)),
+        ("H100 SXM", {"engine.chunk_size": 4096}, (1024, 4096)),
+        ("H100 SXM", {"engine.chunk_size": 512}, (512, 512)),
+    ],
+)
+def test_a_profile_is_a_whole_engine(
+    gpu: str, changes: dict[str, int], limits: tuple[int, int]
+) -> None:
+    """VLLM's API server: chunked prefill, 8192 tokens and 1024 sequences on H100, else 2048, 256.
+
+    No more sequences than tokens (vLLM, ``EngineArgs.get_batch_defaults`` and what follows it).
+    """
+    nodg = {**SMALL, "strategy": [{"name": "a", "kind": "nodg"}]}
+    scenario = resolve(nodg, {"cluster.gpu": gpu, **changes})
+    engine = scenario.environment.engine
+    assert engine.chunk_size == limits[1]
+    (strategy,) = scenario.strategies
+    assert isinstance(strategy, NoDG)
+    assert strategy.scheduler == "chunked"
+    (instance, *_) = dry_run(scenario.environment, strategy).instances
+    assert isinstance(instance, Instance)
+    config = instance.scheduler.config
+    assert (config.max_num_seqs, config.max_num_batched_tokens) == limits
+    assert again(dict(scenario.document)) == scenario
+    old = resolve(nodg, {"engine.profile": "vllm-0.7"}).strategies[0]
+    assert isinstance(old, NoDG)
+    assert old.scheduler == "prefill-priority"
+
+
 def test_defaults_come_from_the_catalogue() -> None:
     """What the file leaves out is what the catalogue says, and the document states it."""
     scenario = resolve(SMALL)
@@ -141,7 +178,7 @@ def test_defaults_come_from_the_catalogue() -> None:
     assert cluster.fabric == catalog.link(gpu.fabric)
     assert cluster.network == catalog.link("100gbe")
     assert cluster.num_nics == 1
-    assert scenario.environment.engine == catalog.engine("vllm-0.7")
+    assert scenario.environment.engine == catalog.engine("vllm-0.19").on(gpu)
     model = scenario.environment.model
     assert model.max_model_len == model.spec.max_position
     assert scenario.document["cluster"]["gpu"] == gpu.name
@@ -197,7 +234,9 @@ ENGINE_VALUES: dict[str, object] = {
     "reserved_bytes": 1e9,
     "memory_rule": "static",
     "sampler_bytes": 7.0,
-    "profile_seqs_large_gpu": 9,
+    "scheduler": "chunked",
+    "large_gpu_max_num_seqs": 9,
+    "large_gpu_chunk_size": 90,
     "communicator_bytes": 2e9,
     "hybrid_kv_cache": False,
     "block_size": 32,
@@ -244,6 +283,11 @@ def test_every_engine_key_arrives(key: str) -> None:
         assert scenario.environment.engine == catalog.engine("eager")
     elif key == "max_model_len":
         assert resolve(SMALL, {"engine.max_model_len": 99}).environment.model.max_model_len == 99
+    elif key.startswith("large_gpu_"):  # A100 is no large GPU to vLLM
+        for gpu, arrives in (("A100", False), ("H100 SXM", True)):
+            scenario = resolve(SMALL, {f"engine.{key}": ENGINE_VALUES[key], "cluster.gpu": gpu})
+            limit = getattr(scenario.environment.engine, key.removeprefix("large_gpu_"))
+            assert (limit == ENGINE_VALUES[key]) is arrives
     else:
         scenario = resolve(SMALL, {f"engine.{key}": ENGINE_VALUES[key]})
         assert getattr(scenario.environment.engine, key) == ENGINE_VALUES[key]

@@ -41,9 +41,13 @@ BLOCK = 4
 
 
 def link(bandwidth: float, latency_s: float = 0.0) -> LinkSpec:
-    """A link that reaches its whole bandwidth."""
+    """A link that reaches its whole bandwidth; two of one bandwidth are the same wire."""
     return dataclasses.replace(
-        specs.pcie4(), bandwidth=bandwidth, efficiency=1.0, latency_s=latency_s
+        specs.pcie4(),
+        name=f"{bandwidth:g} bytes/s",
+        bandwidth=bandwidth,
+        efficiency=1.0,
+        latency_s=latency_s,
     )
 
 

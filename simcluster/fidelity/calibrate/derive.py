@@ -32,62 +32,41 @@ they reach twice the arithmetic of all others."""
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of one published set that a fit takes.
-
-    Attributes
-    ----------
-    folder : str
-        Name of the set.
-    operators : tuple of str
-        Which of its operators; empty for all.
-    gpu : str
-        GPU they were measured on; empty for that of the fit.
-    groups : tuple of str
-        Groups that the fit sees; empty for all.
-    """
+    """Rows of one published set that a fit takes."""
 
     folder: str
+    """Name of the set."""
     operators: tuple[str, ...] = ()
+    """Which of its operators; empty for all."""
     gpu: str = ""
+    """GPU they were measured on; empty for that of the fit."""
     groups: tuple[str, ...] = ()
+    """Groups that the fit sees; empty for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class FittedSet:
-    """One fitted entry of ``kernels.toml``.
-
-    Attributes
-    ----------
-    name, arch : str
-        Of the entry.
-    gpu : str
-        GPU whose data sheet the shares are of.
-    parts : tuple of Part
-        Fitted together, one after another where they are of different GPUs.
-    start : str
-        Fitted set whose constants stand where there are no rows, by its name; empty for none.
-    holds_for : tuple of str
-        GPUs with the same die.
-    generation : str
-        Software.
-    source : str
-        What is fitted to what.
-    tile : int
-        Queries of a tile of the attention kernel.
-    one_kernel : bool
-        It computes chunks and decodes of a step in one call.
-    """
+    """One fitted entry of ``kernels.toml``."""
 
     name: str
     arch: str
+    """Of the entry."""
     gpu: str
+    """GPU whose data sheet the shares are of."""
     parts: tuple[Part, ...]
+    """Fitted together, one after another where they are of different GPUs."""
     start: str
+    """Fitted set whose constants stand where there are no rows, by its name; empty for none."""
     holds_for: tuple[str, ...]
+    """GPUs with the same die."""
     generation: str
+    """Software."""
     source: str
+    """What is fitted to what."""
     tile: int = 128
+    """Queries of a tile of the attention kernel."""
     one_kernel: bool = False
+    """It computes chunks and decodes of a step in one call."""
 
 
 _GA100: Final = (

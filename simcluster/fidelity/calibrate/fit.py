@@ -44,23 +44,16 @@ _LARGEST_MESSAGE: Final = 2.0**26
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One constant of a fit: where it starts and the range it may take, in its natural unit.
-
-    Attributes
-    ----------
-    name : str
-        Field of `KernelConstants`.
-    start, low, high : float
-        First guess and range, in units of `scale`.
-    scale : float
-        Times this is the field's value.
-    """
+    """One constant of a fit: where it starts and the range it may take, in its natural unit."""
 
     name: str
+    """Field of `KernelConstants`."""
     start: float
     low: float
     high: float
+    """First guess and range, in units of `scale`."""
     scale: float = 1.0
+    """Times this is the field's value."""
 
 
 GEMM_TERMS: Final = (

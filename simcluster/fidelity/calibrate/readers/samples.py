@@ -77,37 +77,25 @@ ELEMENTWISE: Final[Mapping[str, tuple[str, float]]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """Measured kernels, all arrays of shape ``(n,)``.
-
-    Attributes
-    ----------
-    operator : text array
-        Keys of `NEEDS`.
-    numbers : dict of float array
-        The columns `NUMBERS`.
-    bytes : float array
-        Bytes of a weight (GEMM), of a number in the cache (attention), else of an element.
-    eager : bool array
-        Launched one by one, not in a captured graph.
-    time_s : float array
-        Measured time (s), > 0.
-    group : text array
-        What is held out together: a model, a width, a head count.
-    layer : int array
-        Kernels with one number make up one layer; -1 where they stand alone.
-    cold : bool array
-        Weights and caches were read from memory, as a model reads them, not from a second-level
-        cache that held them since the call before.
-    """
+    """Measured kernels, all arrays of shape ``(n,)``."""
 
     operator: Texts
+    """Keys of `NEEDS`."""
     numbers: Mapping[str, FloatArray]
+    """The columns `NUMBERS`."""
     bytes: FloatArray
+    """Bytes of a weight (GEMM), of a number in the cache (attention), else of an element."""
     eager: Mask
+    """Launched one by one, not in a captured graph."""
     time_s: FloatArray
+    """Measured time (s), > 0."""
     group: Texts
+    """What is held out together: a model, a width, a head count."""
     layer: IntArray
+    """Kernels with one number make up one layer; -1 where they stand alone."""
     cold: Mask
+    """Weights and caches were read from memory, as a model reads them, not from a second-level
+    cache that held them since the call before."""
 
     def __len__(self) -> int:
         return len(self.time_s)
