@@ -46,7 +46,7 @@ def problem(seed: int) -> tuple[Scenario, RankTable]:
             "gpus_per_node": 4,
             "network": str(rng.choice(["10gbe", "25gbe", "100gbe"])),
         },
-        "engine": {"max_model_len": 4096},
+        "engine": {"profile": "vllm-0.7", "max_model_len": 4096},
         "workload": {
             "lengths": {
                 "kind": "lognormal",

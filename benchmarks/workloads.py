@@ -49,7 +49,7 @@ nodes = {nodes}
 gpus_per_node = {per_node}
 network = "25gbe"
 [engine]
-profile = "vllm-0.19"
+profile = "vllm-0.7"
 [workload]
 trace = "{trace}"
 {rate}

@@ -30,6 +30,7 @@ from simcluster.studies.rank.rank import rank
 SCENARIO: dict[str, Any] = {
     "model": {"name": "codellama-34b"},
     "cluster": {"gpu": "L20", "nodes": 2, "gpus_per_node": 8, "network": "10gbe"},
+    "engine": {"profile": "vllm-0.7"},
     "workload": {"lengths": "sharegpt-ecoserve", "num_requests": 20},
     "slo": {"ttft_s": 5.0, "tpot_s": 0.1},
     "sweep": {"rates_rps": [4]},

@@ -362,7 +362,7 @@ def test_candidates_are_measured_against_what_is_carried_per_gpu_held(
 def test_bestserve_does_not_know_autoscaled_strategies() -> None:
     """Its estimator would take them as they are at the start."""
     assert not bestserve.knows(NoDG(name="a", autoscale=scaled(2)))
-    assert bestserve.knows(NoDG(name="a"))
+    assert bestserve.knows(NoDG(name="a", scheduler="prefill-priority"))
     pools = FuDG(name="a", placement="inter-node", decode_autoscale=scaled(2))
     assert not bestserve.knows(pools)
     assert bestserve.knows(dataclasses.replace(pools, decode_autoscale=None))

@@ -113,6 +113,7 @@ def one(
         {
             "model": {"name": "codellama-34b"},
             "cluster": {"node": "l20-pcie-8", "nodes": NODES},
+            "engine": {"profile": "vllm-0.7"},
             "workload": {
                 "lengths": "sharegpt-ecoserve",
                 "arrivals": {"kind": "schedule", "pieces": pieces},

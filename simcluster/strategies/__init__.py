@@ -12,6 +12,7 @@ module   idea
 base     the contract, and the settings that all share
 nodg     every instance prefills and decodes (vLLM, Sarathi-Serve)
 fudg     prefill and decode on different instances (DistServe, MoonCake)
+pools    where the instances of a prefill and a decode pool stand
 padg     prefill and decode on the same instances, in turns (EcoServe)
 routed   several models behind a router by difficulty (BOute)
 scaling  settings of instances that come and go

@@ -19,7 +19,8 @@ from simcluster.errors import ConfigError
 from simcluster.request import Request
 from simcluster.routing import LeastLoaded
 from simcluster.sched import SCHEDULERS
-from simcluster.strategies.base import RouterSettings, count_that_fits, scheduler_of
+from simcluster.strategies.base import RouterSettings, scheduler_of
+from simcluster.strategies.pools import place_apart, place_together, pool_sizes
 from simcluster.strategies.scaling import ThresholdSettings, scale_by_load
 from simcluster.units import on_grid
 
@@ -93,9 +94,12 @@ class FuDG(RouterSettings):
         self._check_conductor(cluster, shape)
         connector = self._connector(cluster)
         cluster.moves_kv = connector == "beside"
-        num_prefill, num_decode = self._counts(cluster, shape)
+        counts = pool_sizes(cluster, shape, self.prefill_instances, self.decode_instances)
         shapes = {"prefill": self._prefill_shape(cluster, shape), "decode": shape}
-        prefill, decode = self._place(cluster, shapes, num_prefill, num_decode)
+        if self.placement == "inter-node":
+            prefill, decode = place_apart(cluster, shapes, *counts)
+        else:
+            prefill, decode = place_together(cluster, shapes, *counts)
         for instance in decode:
             self._paths(cluster, prefill[0], instance)  # what is refused is refused before the run
         handover = self._handover(cluster, decode, inside=connector == "inside")
@@ -312,24 +316,6 @@ class FuDG(RouterSettings):
             near = cluster.gpus_on(others[choice % len(others)], choice)
         return (topology.to_host(here, near), topology.from_host(near, there))
 
-    def _counts(self, cluster: Cluster, shape: InstanceShape) -> tuple[int, int]:
-        """Return how many prefill and decode instances to place."""
-        most = count_that_fits(cluster, shape, None)
-        prefill, decode = self.prefill_instances, self.decode_instances
-        if prefill is None:
-            prefill = max(1, most - decode) if decode is not None else max(1, most // 2)
-        if decode is None:
-            decode = max(1, most - prefill)
-        if prefill + decode > most:
-            wanted = f"{prefill} prefill + {decode} decode"
-            raise ConfigError(
-                shape.key("prefill_instances"),
-                prefill,
-                f"{wanted} instances of {shape.num_gpus} GPUs do not fit: the cluster holds {most}",
-                f"Use at most {most} together (two are the least), or more nodes.",
-            )
-        return prefill, decode
-
     def _prefill_shape(self, cluster: Cluster, shape: InstanceShape) -> InstanceShape:
         """Return `shape` with the limits of the context stage."""
         tokens = self.prefill_max_num_batched_tokens
@@ -347,45 +333,3 @@ class FuDG(RouterSettings):
             max_num_seqs=self.prefill_max_num_seqs or shape.max_num_seqs,
             max_num_batched_tokens=tokens or shape.max_num_batched_tokens,
         )
-
-    def _place(
-        self,
-        cluster: Cluster,
-        shapes: dict[str, InstanceShape],
-        num_prefill: int,
-        num_decode: int,
-    ) -> tuple[list[InstanceLike], list[InstanceLike]]:
-        shape = shapes["decode"]  # both take the same room
-        if self.placement == "inter-node":
-            prefill = [cluster.place(shapes["prefill"], "prefill") for _ in range(num_prefill)]
-            # Decode instances fill the nodes from the other end: on nodes of their own if possible.
-            decode = [cluster.place(shape, "decode", last=True) for _ in range(num_decode)]
-            return prefill, decode
-        placed: dict[str, list[InstanceLike]] = {"prefill": [], "decode": []}
-        left = {"prefill": num_prefill, "decode": num_decode}
-        every = range(cluster.environment.cluster.num_nodes)
-        nodes = [node for node in every if cluster.room(shape, node) >= 2]
-        used = nodes[: min(num_prefill, num_decode)]
-        if not used:
-            raise ConfigError(
-                shape.key("placement"),
-                self.placement,
-                f"no node holds two instances of {shape.num_gpus} GPUs, one of each role",
-                'Use a smaller tp_size, or placement = "inter-node".',
-            )
-        # Each role is dealt out evenly over the nodes, so that every prefill finds a decode.
-        while left["prefill"] or left["decode"]:
-            for node in used:
-                for role in ("prefill", "decode"):
-                    if left[role] and cluster.room(shape, node):
-                        placed[role].append(cluster.place(shapes[role], role, node))
-                        left[role] -= 1
-            if not any(cluster.room(shape, node) for node in used) and any(left.values()):
-                raise ConfigError(
-                    shape.key("prefill_instances"),
-                    num_prefill,
-                    f"{num_prefill} prefill and {num_decode} decode instances cannot share "
-                    f"{len(used)} nodes so that every node has both roles",
-                    "Choose numbers closer to each other, or another tp_size.",
-                )
-        return placed["prefill"], placed["decode"]

@@ -8,6 +8,7 @@ from typing import Any, Final
 _TABLES: Final[dict[str, dict[str, Any]]] = {
     "model": {"name": "llama-2-7b"},
     "cluster": {"gpu": "A100", "nodes": 1, "gpus_per_node": 2},
+    "engine": {"profile": "vllm-0.7"},
     "workload": {"lengths": {"kind": "fixed", "prompt_len": 300, "output_len": 20}},
     "slo": {"ttft_s": 0.2, "tpot_s": 0.02},
 }

@@ -152,7 +152,7 @@ def test_a_profile_is_a_whole_engine(
 
     No more sequences than tokens (vLLM, ``EngineArgs.get_batch_defaults`` and what follows it).
     """
-    nodg = {**SMALL, "strategy": [{"name": "a", "kind": "nodg"}]}
+    nodg = {**SMALL, "engine": {}, "strategy": [{"name": "a", "kind": "nodg"}]}
     scenario = resolve(nodg, {"cluster.gpu": gpu, **changes})
     engine = scenario.environment.engine
     assert engine.chunk_size == limits[1]
@@ -171,7 +171,7 @@ def test_a_profile_is_a_whole_engine(
 
 def test_defaults_come_from_the_catalogue() -> None:
     """What the file leaves out is what the catalogue says, and the document states it."""
-    scenario = resolve(SMALL)
+    scenario = resolve({key: table for key, table in SMALL.items() if key != "engine"})
     gpu = catalog.gpu("A100")
     cluster = scenario.environment.cluster
     assert cluster.gpu == gpu

@@ -42,7 +42,9 @@ _FEWEST, _MOST = 1500, 3000
 _NEAR_SATURATION: Final = 0.95
 """From this load on a backlog grows for as long as requests arrive."""
 _SATURATING: Final = 800
-"""Requests that arrive at once to measure the throughput of a group."""
+"""Requests that arrive at once to measure the throughput of a group, at least."""
+_BATCHES: Final = 3
+"""Of the largest batches of the group, so many requests at least arrive at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,11 +255,13 @@ def _simulated(scenario: Scenario, table: CooptimizeTable, unit: Unit) -> Entry:
     return Entry(unit, capacity, counts, quantiles)
 
 
-def _requests(group: Scenario, rate_rps: float, num_requests: int, seed: int) -> Columns:
-    """Return the requests frame of a run of a group of units."""
+def _columns(
+    group: Scenario, rate_rps: float, num_requests: int, seed: int
+) -> Mapping[str, Columns]:
+    """Return the frames of a run of a group of units."""
     (strategy,) = group.strategies
     workload = workload_of(group, Cell(strategy.name, rate_rps, seed, num_requests))
-    return run(group.environment, strategy, workload, seed=seed).columns["requests"]
+    return run(group.environment, strategy, workload, seed=seed).columns
 
 
 def _latencies(
@@ -265,7 +269,8 @@ def _latencies(
 ) -> dict[str, FloatArray]:
     """Simulate a group and return its latencies (s) by metric, over finished requests."""
     measured = dataclasses.replace(group.run, cooldown_s=0.0)
-    columns = in_window(_requests(group, rate_rps, num_requests, seed), measured)
+    requests = _columns(group, rate_rps, num_requests, seed)["requests"]
+    columns = in_window(requests, measured)
     finished = np.asarray(columns["status"]) == "finished"
     values = {}
     for metric in METRICS:
@@ -276,11 +281,32 @@ def _latencies(
 
 
 def throughput_rps(scenario: Scenario, unit: Unit, count: int, seed: int) -> float:
-    """Requests per second that a saturated group finishes: of a crowd, the middle three fifths."""
-    columns = _requests(_group(scenario, unit, count), 1e5, _SATURATING * count, seed)
-    ends = np.sort(columns["last_token_s"][np.asarray(columns["status"]) == "finished"])
-    low, high = int(0.2 * len(ends)), int(0.8 * len(ends))
-    return float((high - low) / (ends[high] - ends[low]))
+    """Requests per second that a saturated group finishes: of a crowd, the middle three fifths.
+
+    A crowd that decodes all at once would end at once: it is several times the largest batch.
+    """
+    group, num, needed = _group(scenario, unit, count), 0, _SATURATING * count
+    while num < needed:
+        num = needed
+        columns = _columns(group, 1e5, num, seed)
+        batch = int(np.max(columns["spans"]["num_decodes"], initial=0))
+        needed = _BATCHES * batch * len(columns["instances"]["instance"])
+    requests = columns["requests"]
+    ends = np.sort(requests["last_token_s"][np.asarray(requests["status"]) == "finished"])
+    return finished_per_s(ends)
+
+
+def finished_per_s(ends: FloatArray) -> float:
+    """Return the rate at which requests end, from the times at which they did, in order.
+
+    Between the first and the last end of the middle three fifths; requests of equal lengths end
+    together, and all of an instant count or none. Of a single instant: since time 0.
+    """
+    first, last = ends[int(0.2 * len(ends))], ends[int(0.8 * len(ends))]
+    if first == last:
+        return float(len(ends) / last)
+    num = np.searchsorted(ends, last, side="right") - np.searchsorted(ends, first, side="right")
+    return float(num / (last - first))
 
 
 def own_duration_s(scenario: Scenario) -> float:

@@ -717,3 +717,27 @@ def test_the_scenario_of_a_plan_has_the_latency_limit_as_a_target(
     written = tomllib.loads(to_toml(where.scenario_of(plan).document))["slo"]
     assert {key: written[key] for key in written if key in expected} == expected
     assert {key for key in written if key.endswith("_s")} == {k for k in expected if k[-2:] == "_s"}
+
+
+@pytest.mark.parametrize("num_waves", [1, 2, 3, 5, 8])
+def test_requests_that_end_in_waves_end_at_the_rate_of_the_waves(num_waves: int) -> None:
+    """Batches of 100 that end together every 2 s: 50 requests/s, however many waves are seen."""
+    ends = np.repeat(2.0 * np.arange(1, num_waves + 1), 100)
+    assert offline.finished_per_s(ends) == pytest.approx(50.0)
+
+
+def test_a_crowd_larger_than_a_batch_measures_an_engine_of_large_batches() -> None:
+    """A crowd that one batch of 1024 holds ended at once: 10^8 requests/s, and no memory left."""
+    tables = with_limits(models=[WEAK])
+    engine = {"profile": "vllm-0.19", "max_num_seqs": 1024, "chunk_size": 8192}
+    unit = Unit(WEAK, DEAR, "nodg", 1, 1)
+    few, many = (
+        offline.throughput_rps(
+            simcluster.resolve({**tables, "engine": {**tables["engine"], **engine, **changes}}),
+            unit,
+            1,
+            0,
+        )
+        for changes in ({"max_num_seqs": 256}, {})
+    )
+    assert few < many < 3 * few

@@ -94,7 +94,8 @@ def test_the_shipped_example_has_over_200_candidates() -> None:
     assert scenario.rank is not None
     found = space(scenario.rank, scenario.environment).strategies
     assert len(found) >= 200
-    assert found["8m-tp4"] == NoDG(name="8m-tp4", tp_size=4, instances=8)
+    own = NoDG(name="8m-tp4", tp_size=4, instances=8, scheduler="prefill-priority")
+    assert found["8m-tp4"] == own
     assert found["8e-tp4"] == PaDG(name="8e-tp4", tp_size=4, instances=8)
     assert found["3p5d-tp4-inter"] == FuDG(
         name="3p5d-tp4-inter",
