@@ -1,7 +1,7 @@
 """How many published config.json files are read: ``python benchmarks/configs.py FOLDER``.
 
 FOLDER holds files named ``OWNER--MODEL_config.json``, some with ``.._hf_quant_config.json`` beside
-them, as the package ``aiconfigurator-core`` bundles them in ``model_configs``. For every file a line:
+them, as ``aiconfigurator-core`` bundles them in ``model_configs``. For every file it prints a line:
 sizes, or why it is refused. The sizes of 38 models are tests (``tests/catalog/test_published.py``).
 """
 
