@@ -336,7 +336,7 @@ def refuse_loss(
         lost, what = [result], "results"
     if lost:
         raise DataError(
-            f"{out}: holds {what} of another scenario that would be lost ({lost[0]}). "
+            f"{out}: holds {what} of another scenario that would be lost ({min(lost)}). "
             "Give another folder with -o, or --replace to put these results in their place."
         )
 
