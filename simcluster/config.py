@@ -22,6 +22,7 @@ from simcluster.catalog.layers import (
     LatentAttention,
     Mixer,
     ModelSpec,
+    Reach,
     Recurrent,
     WeightDtype,
 )
@@ -216,6 +217,36 @@ class RunConfig(Settings):
     """Stop the clock here (s); default: when all have finished."""
 
 
+@dataclass(frozen=True, slots=True)
+class SequenceKv:
+    """KV cache of a sequence by what its layers keep.
+
+    Attributes
+    ----------
+    per_token : float
+        In the layers that keep all tokens, per token (bytes).
+    states : float
+        States of recurrent layers (bytes).
+    limited : tuple of (Reach, float)
+        Windows and chunks, and what their layers keep per token (bytes).
+    """
+
+    per_token: float
+    states: float
+    limited: tuple[tuple[Reach, float], ...]
+
+    def num_bytes(self, num_tokens: int, num_cached: int = 0) -> int:
+        """Cache of a sequence of `num_tokens` tokens, >= 1 (bytes).
+
+        Recurrent layers have their state, layers with a window or chunk what they attend to; of the
+        others the first `num_cached` tokens are left out.
+        """
+        total = self.per_token * (num_tokens - num_cached) + self.states
+        for reach, per_token in self.limited:
+            total += per_token * reach.of(num_tokens)
+        return round(total)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The model and how it is stored."""
@@ -266,25 +297,22 @@ class ModelConfig:
         index = mixer.index if isinstance(mixer, LatentAttention) else None
         return self.kv_bytes * mixer.kv_numbers + (0 if index is None else index.cache_bytes)
 
-    def layer_kv_bytes(self, mixer: Mixer | None, num_tokens: int, num_cached: int = 0) -> float:
-        """KV cache or state of a sequence in one layer, as `sequence_kv_bytes` (bytes)."""
-        if isinstance(mixer, Recurrent):
-            return mixer.state_bytes
-        if isinstance(mixer, Attention) and mixer.reach is not None:
-            return self.kv_bytes_of(mixer) * mixer.reach.of(num_tokens)
-        return self.kv_bytes_of(mixer) * (num_tokens - num_cached)
-
-    def sequence_kv_bytes(self, num_tokens: int, num_cached: int = 0) -> int:
-        """KV cache of a sequence of `num_tokens`, >= 1, in all layers (bytes).
-
-        Recurrent layers have their state, layers with a window or chunk what they attend to; of the
-        others the first `num_cached` tokens are left out.
-        """
+    def sequence_kv(self, *, last_layer: bool = False) -> SequenceKv:
+        """Return what a sequence has in the cache of all layers, or of the last one alone."""
         runs = [(run.layer.mixer, run.repeat) for run in self.spec.layers]
-        each = (
-            repeat * self.layer_kv_bytes(mixer, num_tokens, num_cached) for mixer, repeat in runs
-        )
-        return round(sum(each))
+        if last_layer:
+            runs = [(runs[-1][0], 1)]
+        kept = states = 0.0
+        limited: dict[Reach, float] = {}
+        for mixer, repeat in runs:
+            if isinstance(mixer, Recurrent):
+                states += repeat * mixer.state_bytes
+            elif isinstance(mixer, Attention) and mixer.reach is not None:
+                per_token = repeat * self.kv_bytes_of(mixer)
+                limited[mixer.reach] = limited.get(mixer.reach, 0.0) + per_token
+            else:
+                kept += repeat * self.kv_bytes_of(mixer)
+        return SequenceKv(kept, states, tuple(limited.items()))
 
     @property
     def kv_bytes_per_kept_token(self) -> int:

@@ -50,6 +50,8 @@ class BlockLayout:
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks of a decoding sequence with `num_tokens` tokens in the cache."""
         blocks = -(-num_tokens // self.block_size)
+        if not self.limited:
+            return self.full * blocks
         held = self.full * blocks
         for weight, most, _ in self.limited:
             held += weight * (blocks if blocks < most else most)
@@ -58,6 +60,8 @@ class BlockLayout:
     def prompt_blocks(self, num_tokens: int) -> int:
         """Blocks of a sequence while its `num_tokens` tokens are prefilled."""
         blocks = -(-num_tokens // self.block_size)
+        if not self.limited:
+            return self.full * blocks
         held = self.full * blocks
         for weight, _, most in self.limited:
             held += weight * (blocks if blocks < most else most)

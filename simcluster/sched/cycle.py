@@ -15,45 +15,48 @@ class Cycle:
     ----------
     period : int
         Steps from an event to itself, >= 1.
+
+    Attributes
+    ----------
+    counts : list of int
+        Events of each remainder, for callers in a hurry.
     """
 
-    __slots__ = ("_counts", "_period", "_size")
+    __slots__ = ("_period", "counts")
 
     def __init__(self, period: int) -> None:
         self._period = period
-        self._counts = [0] * period  # events of each remainder
-        self._size = 0
+        self.counts = [0] * period
 
     def __len__(self) -> int:
-        return self._size
+        return sum(self.counts)
 
     def add(self, step: int) -> None:
         """Let an event happen at `step`, and a period later, and so on."""
-        self._counts[step % self._period] += 1
-        self._size += 1
+        self.counts[step % self._period] += 1
 
     def remove(self, step: int) -> None:
         """Take one event out that happens at `step`."""
-        self._counts[step % self._period] -= 1
-        self._size -= 1
+        self.counts[step % self._period] -= 1
 
     def count(self, start: int, num_steps: int) -> int:
         """Count the events in `num_steps` steps from `start` on."""
-        counts, period = self._counts, self._period
+        counts, period = self.counts, self._period
         first = start % period
         if num_steps == 1:
             return counts[first]
-        cycles, rest = divmod(num_steps, period)
-        end = first + rest
-        found = cycles * self._size + sum(counts[first:end])
-        return found if end <= period else found + sum(counts[: end - period])
+        end = first + num_steps
+        if end <= period:
+            return sum(counts[first:end])
+        cycles, rest = divmod(end, period)
+        return cycles * sum(counts) + sum(counts[:rest]) - sum(counts[:first])
 
     def until(self, start: int, number: int) -> int:
         """Count the steps from `start` on before the one with event `number` (from 0).
 
         There must be an event at all.
         """
-        cycles, rest = divmod(number, self._size)
+        cycles, rest = divmod(number, sum(self.counts))
         return cycles * self._period + bisect_right(list(accumulate(self._from(start))), rest)
 
     def by_step(self, start: int, num_steps: int) -> list[int]:
@@ -63,4 +66,4 @@ class Cycle:
     def _from(self, start: int) -> list[int]:
         """Events of each step of a period that begins at `start`."""
         first = start % self._period
-        return self._counts[first:] + self._counts[:first]
+        return self.counts[first:] + self.counts[:first]

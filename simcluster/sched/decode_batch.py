@@ -82,7 +82,7 @@ class DecodeBatch:
         request.decode_step = self.step
         computed = request.num_computed_tokens
         self._members[request.request_id] = request
-        self._fills.add(self.step - computed)
+        self._fills.counts[(self.step - computed) % self._block_size] += 1
         for group in self._limited:
             group.add(self.step, computed)
         if self._reached is not None:
@@ -99,7 +99,7 @@ class DecodeBatch:
         done = tokens_gained(self.step - request.decode_step)
         request.num_computed_tokens += done
         request.num_output_tokens += done
-        self._fills.remove(self.step - request.num_computed_tokens)
+        self._fills.counts[(self.step - request.num_computed_tokens) % self._block_size] -= 1
         for group in self._limited:
             group.remove(self.step, request.num_computed_tokens)
         if self._reached is not None:

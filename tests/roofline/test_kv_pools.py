@@ -269,13 +269,13 @@ def test_the_bytes_of_a_sequence_are_those_of_what_it_keeps() -> None:
     per_layer = 2 * 2 * 32 * 128
     served = {spec.name: ModelConfig(spec=spec, max_model_len=4096) for spec in (GPT_OSS, LLAMA_4)}
     gpt_oss, llama_4 = served["gpt-oss-120b"], served["llama-4"]
-    assert gpt_oss.sequence_kv_bytes(100) == 36 * 100 * per_layer
-    assert gpt_oss.sequence_kv_bytes(5000) == 18 * (5000 + 128) * per_layer
-    assert gpt_oss.sequence_kv_bytes(5000, 1600) == 18 * (3400 + 128) * per_layer
-    assert llama_4.sequence_kv_bytes(8200) == (12 * 8200 + 36 * 8) * per_layer
+    assert gpt_oss.sequence_kv().num_bytes(100) == 36 * 100 * per_layer
+    assert gpt_oss.sequence_kv().num_bytes(5000) == 18 * (5000 + 128) * per_layer
+    assert gpt_oss.sequence_kv().num_bytes(5000, 1600) == 18 * (3400 + 128) * per_layer
+    assert llama_4.sequence_kv().num_bytes(8200) == (12 * 8200 + 36 * 8) * per_layer
     latent = {"kv_lora_rank": 512, "qk_rope_dim": 64, "qk_nope_dim": 128, "v_head_dim": 128}
     deepseek = ModelConfig(spec=llama_2_7b(num_layers=61, **latent), max_model_len=4096)
-    assert deepseek.sequence_kv_bytes(1000) == 61 * 576 * 2 * 1000
+    assert deepseek.sequence_kv().num_bytes(1000) == 61 * 576 * 2 * 1000
 
 
 # Degrees ----------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ class KvHandover(InstanceOwner):
         self._known_paths: dict[tuple[int, int], tuple[Path, ...]] = {}
         self._model = model
         self._on_finish = on_finish
-        self._last_mixer = list(model.spec.each_layer)[-1].mixer
+        self._kv, self._last_layer_kv = model.sequence_kv(), model.sequence_kv(last_layer=True)
         self._streams: dict[int, _Move] = {}  # by request: those whose prefill is under way
         for instance in decode:
             instance.owner = self
@@ -244,12 +244,11 @@ class KvHandover(InstanceOwner):
 
     def _bytes(self, move: _Move) -> int:
         """What has to be sent of the KV cache (bytes)."""
-        return self._model.sequence_kv_bytes(move.num_tokens, move.num_cached)
+        return self._kv.num_bytes(move.num_tokens, move.num_cached)
 
     def _last_layer_bytes(self, move: _Move) -> int:
         """The last layer's part of that (bytes)."""
-        mixer = self._last_mixer
-        return round(self._model.layer_kv_bytes(mixer, move.num_tokens, move.num_cached))
+        return self._last_layer_kv.num_bytes(move.num_tokens, move.num_cached)
 
     def _choose(self, source: InstanceLike, request: Request, num_tokens: int) -> _Move:
         """Choose the decode instance for `request`, which will have `num_tokens` tokens there."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import simpy
 
-from simcluster.config import ModelConfig
+from simcluster.config import ModelConfig, SequenceKv
 from simcluster.engine.clock import STEP_END, TRANSFER_END, At, Clock
 from simcluster.engine.groups.handover import DecodePort, KvHandover
 from simcluster.engine.instance import Instance, InstanceLike
@@ -49,14 +49,14 @@ class Buffer:
         The run.
     rates : ConnectorRates
         How fast it is filled, and how much it holds.
-    model : ModelConfig
-        Whose KV cache it is.
+    kv : SequenceKv
+        KV cache of a prompt.
     """
 
-    def __init__(self, env: Clock, rates: ConnectorRates, model: ModelConfig) -> None:
+    def __init__(self, env: Clock, rates: ConnectorRates, kv: SequenceKv) -> None:
         self._env = env
         self._rates = rates
-        self._model = model
+        self._kv = kv
         self._held_bytes = 0
         self._room: simpy.Event | None = None
 
@@ -65,7 +65,7 @@ class Buffer:
 
         An empty buffer takes any prompt; `order` is the place of the instance in ties.
         """
-        num_bytes = sum(map(self._model.sequence_kv_bytes, prompts))
+        num_bytes = sum(map(self._kv.num_bytes, prompts))
         while self._held_bytes and self._held_bytes + num_bytes > self._rates.buffer_bytes:
             self._room = simpy.Event(self._env)
             yield self._room
@@ -76,7 +76,7 @@ class Buffer:
 
     def got(self, num_tokens: int) -> None:
         """Forget the KV of a prompt of `num_tokens` tokens, which the decode side has."""
-        self._held_bytes -= self._model.sequence_kv_bytes(num_tokens)
+        self._held_bytes -= self._kv.num_bytes(num_tokens)
         if self._room is not None and not self._room.triggered:
             self._room.succeed()
 
@@ -128,14 +128,14 @@ class StepConnector(KvHandover):
 
     def get_s(self, requests: Sequence[Request]) -> float:
         """Time that a step waits for the KV of the requests that it takes in (s)."""
-        num_bytes = sum(self._model.sequence_kv_bytes(r.num_computed_tokens) for r in requests)
+        num_bytes = sum(self._kv.num_bytes(r.num_computed_tokens) for r in requests)
         return on_grid(len(requests) * self._rates.poll_s + num_bytes / self._rates.get_bytes_per_s)
 
     def follow(self, instance: InstanceLike) -> None:
         """Let the steps of the prefill instance `instance` end when their KV has been put."""
         if not isinstance(instance, Instance):
             raise InvariantError("pipelines have no connector inside their steps")
-        buffer = Buffer(self._env, self._rates, self._model)
+        buffer = Buffer(self._env, self._rates, self._kv)
         self._buffers[instance.instance_id] = buffer
         instance.hooks.put = buffer.put
 
@@ -160,7 +160,7 @@ class StepConnector(KvHandover):
         arrival = At(self._env, now + wait_s, TRANSFER_END)
         arrival.callbacks.append(lambda _: source.got(num_tokens))
         path = f"instance-{request.prefill_instance} to instance-{instance.instance_id} in steps"
-        num_bytes = self._model.sequence_kv_bytes(num_tokens)
+        num_bytes = self._kv.num_bytes(num_tokens)
         requested_s = request.first_token_s
         self._log.add((request.request_id, path, num_bytes, requested_s, now, now + wait_s))
         request.transfer_s = now + wait_s - request.first_token_s

@@ -22,6 +22,8 @@ ENGINE: Final = "vllm-0.6"
 CHUNK: Final = 512
 """Token budget of a step: vLLM 0.6.0 splits prompts by default where a model's context is above
 32k tokens, into chunks of 512 (``EngineArgs.create_engine_config``)."""
+LONGEST: Final = 4736
+"""Longest sequence that is served (tokens): of its traces, 4733. Its own limit is not known."""
 FITTED: Final = "lmsys_025"
 """Part of the names of the runs that the engine's host times were fitted to."""
 _NAME: Final = re.compile(r"(llama_([a-z]+)_\d+)_validation_(?:(\d)DP)?(\d)TP(?:_(\d))?")
@@ -75,7 +77,7 @@ def runs(
     """
     frame = table(data_dir / DATA_SET / "h100x8_llama31_70b_vllm060.csv", _COLUMNS)
     frame = frame[frame["file"].str.contains(only, regex=False)].head(most or len(frame))
-    where = environment(GPU, MODEL, engine or ENGINE, num_gpus=8, max_model_len=16384)
+    where = environment(GPU, MODEL, engine or ENGINE, num_gpus=8, max_model_len=LONGEST)
     done = []
     for row in records(frame):
         name = _NAME.fullmatch(row["file"])
