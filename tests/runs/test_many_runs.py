@@ -516,25 +516,25 @@ def cluster(wait_until: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return functools.partial(dask_cluster, wait_until)
 
 
-def met(folder: Path) -> int:
-    """Return the process that this runs in, as soon as two processes run this."""
-    (folder / f"process-{os.getpid()}").touch()
-    while len(list(folder.glob("process-*"))) < 2:
-        time.sleep(0.01)
-    return os.getpid()
-
-
 @needs_distributed
 @quiet
 def test_two_dask_workers_give_the_same_folder(cluster: Any, tmp_path: Path) -> None:
     """The same call with an address; the workers see nothing of the result folder."""
+
+    # The workers cannot import this file; what a function defines in place travels whole.
+    def met(folder: Path) -> int:
+        """Return the process that this runs in, as soon as two processes run this."""
+        (folder / f"process-{os.getpid()}").touch()
+        while len(list(folder.glob("process-*"))) < 2:
+            time.sleep(0.01)
+        return os.getpid()
+
     scenario = resolve(DOCUMENT)
     sweep.compare(scenario, jobs=1, out=tmp_path / "here")
     (tmp_path / "dask").mkdir()
     with cluster(tmp_path / "dask", 2) as (address, _):
         sweep.compare(scenario, dask=address, out=tmp_path / "there")
-        # The workers cannot import this file; what it defines in place travels whole.
-        pids = set(outcomes(lambda folder: met(folder), [(tmp_path,)] * 8, dask=address))
+        pids = set(outcomes(met, [(tmp_path,)] * 8, dask=address))
     assert len(pids) == 2
     assert os.getpid() not in pids
     for path in (tmp_path / "here").rglob("*"):

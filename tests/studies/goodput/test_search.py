@@ -210,8 +210,8 @@ cluster = { gpu = "A100", nodes = 1, gpus_per_node = 1, price_per_gpu_hour = 2.0
 workload.lengths = { kind = "lognormal", prompt_median = 500, prompt_sigma = 0.5, \
 output_median = 6, output_sigma = 0.5 }
 slo = { ttft_s = 0.5, attainment = 0.9 }
-strategy = [ { name = "one", kind = "nodg", scheduler = "prefill-priority" }, { name = "chunks", kind = "nodg", \
-scheduler = "chunked" } ]
+strategy = [ { name = "one", kind = "nodg", scheduler = "prefill-priority" }, \
+{ name = "chunks", kind = "nodg", scheduler = "chunked" } ]
 """
 
 
