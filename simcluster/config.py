@@ -205,7 +205,7 @@ class SchedulerConfig:
 class RunConfig(Settings):
     """How a simulation is run (the table ``[run]``)."""
 
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
     """Seeds; every strategy and rate runs once with each."""
     warmup_s: Annotated[float, Field(ge=0)] = 0.0
     """Requests that arrive before this (s) are not counted."""

@@ -299,7 +299,9 @@ def _words(name: str) -> list[str]:
 
 def _is_inherited(key: str, row: Row) -> bool:
     """Whether `row` takes `key` from the entry it is like: not what would contradict it."""
-    return key not in _ITS_OWN and not (key == "memory_mib" and "memory_gb" in row)
+    if key in _ITS_OWN or (key == "memory_mib" and "memory_gb" in row):
+        return False
+    return key.removeprefix("large_gpu_") not in row  # a limit given outright is for any GPU
 
 
 def _tables_of(path: Path) -> dict[str, list[Row]]:

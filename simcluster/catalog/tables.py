@@ -274,7 +274,12 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "prefix_caching": Key("flag", "common prefixes share KV blocks", required=False),
         "overlaps_host": Key("flag", "host work runs while the GPU works"),
         "plans_ahead": Key("flag", "a step is planned while the one before runs", required=False),
-        "kv_connector": Key("text", "FuDG moves KV beside the steps or inside", required=False),
+        "kv_connector": Key(
+            "text",
+            "FuDG moves KV beside the steps or inside",
+            required=False,
+            choices=("beside", "inside"),
+        ),
         "kv_put_gbs": Key("number", "KV put per rank, inside the steps (GB/s)", required=False),
         "kv_get_gbs": Key("number", "KV got per rank, inside the steps (GB/s)", required=False),
         "kv_poll_ms": Key("number", "wait of each get beside its bytes (ms)", required=False),

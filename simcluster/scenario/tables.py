@@ -23,8 +23,8 @@ from simcluster.workload import WorkloadSettings
 
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Seconds = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, le=3600)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class ClusterTable(Settings):
     """GPU of the catalogue; default: the node shape's."""
     node: Text | None = None
     """Node shape of the catalogue; fills in the keys that are left out."""
-    nodes: Count = 1
+    nodes: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Nodes."""
     gpus_per_node: Count | None = None
     """GPUs of a node; default: the node shape's, else 8."""
@@ -87,12 +87,12 @@ class EngineTable(Settings):
     """Longest prompt plus output (tokens); default: the model's context."""
     gpu_memory_utilization: Annotated[float | None, Field(gt=0, le=1)] = None
     """Share of GPU memory the engine takes."""
-    reserved_bytes: Annotated[float | None, Field(ge=0)] = None
+    reserved_bytes: Annotated[float | None, Field(ge=0, le=1e13)] = None
     """Memory per GPU for all else (bytes)."""
     memory_rule: Literal["total", "static", "free"] | None = None
     """What gpu_memory_utilization is a share of: all memory (vLLM), weights and cache together
     (SGLang), what weights and activations leave (TensorRT-LLM)."""
-    sampler_bytes: Annotated[float | None, Field(ge=0)] = None
+    sampler_bytes: Annotated[float | None, Field(ge=0, le=1e6)] = None
     """Peak of the profiling pass per sequence and logit (bytes); 0 for no pass."""
     communicator_bytes: Annotated[float | None, Field(ge=0)] = None
     """Memory per GPU of several joined by NVLink (bytes)."""
@@ -108,7 +108,8 @@ class EngineTable(Settings):
     """The same on GPUs of 70 GiB or more, A100 left out; default: max_num_seqs where that is given,
     else the profile's."""
     max_num_batched_tokens: Count | None = None
-    """Most tokens of one prefill step."""
+    """Most tokens of one prefill step; where prompts are split the budget of any step, in the place
+    of chunk_size."""
     chunk_size: Count | None = None
     """Token budget of a step with chunked prefill."""
     large_gpu_chunk_size: Count | None = None
@@ -126,7 +127,7 @@ class EngineTable(Settings):
     """The same per sequence, after (s)."""
     host_workers_s: Seconds | None = None
     """More CPU work of a step in an instance of several GPUs (s)."""
-    cpu_speed: Annotated[float | None, Field(gt=0)] = None
+    cpu_speed: Annotated[float | None, Field(ge=0.001, le=1000)] = None
     """Single-thread speed of the CPU relative to the profile's machine; divides all CPU times."""
     overlaps_host: bool | None = None
     """Host work of the next step runs under this one."""

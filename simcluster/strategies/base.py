@@ -59,10 +59,11 @@ class CommonSettings(Settings):
     max_num_seqs: Annotated[int | None, Field(ge=1)] = None
     """Most sequences running at once; default: the engine's."""
     max_num_batched_tokens: Annotated[int | None, Field(ge=1)] = None
-    """Most tokens of one prefill step; default: the engine's."""
+    """Most tokens of one prefill step; where prompts are split the budget of any step, in the place
+    of chunk_size; default: the engine's."""
     instances_per_node: Annotated[int | None, Field(ge=1)] = None
     """Most instances on one node; default: as many as fit."""
-    num_kv_blocks: Annotated[int | None, Field(ge=1)] = None
+    num_kv_blocks: Annotated[int | None, Field(ge=1, le=1_000_000_000)] = None
     """KV blocks of an instance; default: what fits in memory."""
     prefix_caching: bool | None = None
     """Requests with a common prefix share its KV blocks; default: the engine's."""
@@ -77,6 +78,14 @@ class CommonSettings(Settings):
     queue: Annotated[str, NameIn(QUEUES)] = "first-come"
     """Order in which waiting requests are admitted: first come, shortest prompt first, or by the
     priority of their class."""
+
+    def budget(self, engine: EngineProfile) -> int:
+        """Return the token budget of a step of a scheduler that splits prompts.
+
+        As in vLLM, ``max_num_batched_tokens`` is the budget where it is given.
+        """
+        given = self.max_num_batched_tokens or engine.max_num_batched_tokens
+        return given or engine.chunk_size
 
     def make_queue(self) -> RequestQueue:
         """Return the queue of requests that wait in front of the instances, empty."""
@@ -126,7 +135,7 @@ class SchedulerSettings(CommonSettings):
         engine = cluster.environment.engine
         scheduler = self.scheduler or scheduler_of(engine)
         if SCHEDULERS[scheduler].splits_prompts:
-            return self.shape(scheduler, self.chunk_size or engine.chunk_size)
+            return self.shape(scheduler, self.chunk_size or self.budget(engine))
         if self.chunk_size is not None:
             raise ConfigError(
                 self.shape().key("chunk_size"),
@@ -167,7 +176,7 @@ class RouterSettings(CommonSettings):
     """Which instance gets a request; in fudg, which prefill instance."""
     prefix_weight: Annotated[float, Field(ge=0)] = 1.0
     """Tokens of load that a cached token outweighs, with router prefix-aware."""
-    status_interval_s: Annotated[float, Field(ge=0)] = 0.0
+    status_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
     """The router knows the load of the instances as it was at the last multiple of this time (s),
     and what it sent them since; 0: as it is."""
 

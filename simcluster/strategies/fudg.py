@@ -153,7 +153,7 @@ class FuDG(RouterSettings):
         whole = self.transfer == "layerwise" or self.prefill_choice == "ttft"
         if whole or not SCHEDULERS[scheduler].splits_prompts:
             return self.shape()
-        return self.shape(scheduler, self.max_num_batched_tokens or engine.chunk_size)
+        return self.shape(scheduler, self.budget(engine))
 
     def _handover(
         self, cluster: Cluster, decode: list[InstanceLike], *, inside: bool

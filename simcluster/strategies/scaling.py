@@ -28,11 +28,11 @@ class ScalingSettings(Settings):
 
     max_instances: Annotated[int | None, Field(ge=1)] = None
     """Most instances in service; default: as many as the GPUs hold."""
-    interval_s: Annotated[float, Field(gt=0)] = 30.0
+    interval_s: Annotated[float, Field(ge=0.001, le=86_400)] = 30.0
     """How often the load is looked at (s)."""
-    cooldown_s: Annotated[float, Field(ge=0)] = 60.0
+    cooldown_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     """Shortest time between two changes (s)."""
-    start_up_s: Annotated[float | None, Field(ge=0)] = None
+    start_up_s: Annotated[float | None, Field(ge=0, le=86_400)] = None
     """Time from taking the GPUs to serving (s); default: the weights at 375 MB/s from a local disk,
     all of the start-up included."""
 

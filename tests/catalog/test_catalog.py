@@ -542,7 +542,7 @@ def test_a_catalogue_travels_to_other_processes_without_the_packaged_entries(
 
 
 def test_like_does_not_take_over_what_the_entry_contradicts(tmp_path: Path) -> None:
-    """More memory is not the driver's old total, more layers are not the old parameters."""
+    """Such as the driver's old total, the old parameters, and limits that hold for other GPUs."""
     mine = Catalog().with_file(
         write(
             tmp_path,
@@ -558,9 +558,18 @@ def test_like_does_not_take_over_what_the_entry_contradicts(tmp_path: Path) -> N
             like = "llama-2-7b"
             num_layers = 16
             source = "made up"
+
+            [[engine]]
+            name = "small steps"
+            like = "vllm-0.19"
+            chunk_size = 100
+            max_num_seqs = 4
+            source = "made up"
             """,
         )
     )
+    steps = mine.engine("small steps").on(catalog.gpu("H100"))  # where vLLM's own are larger
+    assert (steps.chunk_size, steps.max_num_seqs) == (100, 4)
     assert mine.gpu("H100 with more").memory_bytes == 96e9
     half, whole = mine.model("half"), catalog.model("llama-2-7b")
     assert half.num_params == pytest.approx(count_params(half), rel=1e-4)

@@ -143,6 +143,7 @@ def test_other_strategies_are_in_the_document_too() -> None:
         ("H100 SXM", {"engine.max_num_seqs": 64}, (64, 8192)),
         ("H100 SXM", {"engine.chunk_size": 4096}, (1024, 4096)),
         ("H100 SXM", {"engine.chunk_size": 512}, (512, 512)),
+        ("H100 SXM", {"engine.max_num_batched_tokens": 4096}, (1024, 4096)),
     ],
 )
 def test_a_profile_is_a_whole_engine(
@@ -155,7 +156,7 @@ def test_a_profile_is_a_whole_engine(
     nodg = {**SMALL, "engine": {}, "strategy": [{"name": "a", "kind": "nodg"}]}
     scenario = resolve(nodg, {"cluster.gpu": gpu, **changes})
     engine = scenario.environment.engine
-    assert engine.chunk_size == limits[1]
+    assert (engine.max_num_batched_tokens or engine.chunk_size) == limits[1]
     (strategy,) = scenario.strategies
     assert isinstance(strategy, NoDG)
     assert strategy.scheduler == "chunked"

@@ -294,8 +294,9 @@ class Instance(InstanceState):
             # Nothing is under way that the next step would have been planned beside.
             self._see(inf)
             plan = scheduler.schedule(self.env.now)
-        if scheduler.preempted or scheduler.resumed or scheduler.joined or scheduler.pool.shares:
-            self._tell(scheduler, plan)
+        moved = scheduler.preempted or scheduler.resumed or scheduler.joined
+        if moved or (scheduler.pool.shares and plan is not None and plan.chunks):
+            self._tell(scheduler, plan)  # an instance that is yet to start has no owner to tell
         return plan
 
     def _tell(self, scheduler: Scheduler, plan: StepPlan | None) -> None:
