@@ -354,7 +354,7 @@ needs_proc = pytest.mark.skipif(
 @contextlib.contextmanager
 def comparison_at_work(folder: Path, wait_until: Any) -> Iterator[subprocess.Popen[str]]:
     """Start a long comparison of two processes; give it as soon as a run is recorded."""
-    document = {**DOCUMENT, "run": {"seeds": list(range(40))}}
+    document = {**DOCUMENT, "run": {"seeds": list(range(150))}}
     document["workload"] = {**DOCUMENT["workload"], "num_requests": 400}
     (folder / "s.toml").write_text(to_toml(document))
     command = [sys.executable, "-m", "simcluster", "compare", "s.toml", "-o", "out", "--jobs", "2"]
