@@ -262,7 +262,7 @@ class Instance(InstanceState):
     # --- the loop -----------------------------------------------------------------------------
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
-        env, span, runner = self.env, self.span, self._runner
+        env, span, runner, hooks = self.env, self.span, self._runner, self.hooks
         while True:
             plan = self._schedule()
             if plan is None:
@@ -277,8 +277,9 @@ class Instance(InstanceState):
             self._begin(plan)
             for event in runner.run(span, plan):
                 yield event
-            for event in self.hooks.ended(plan, self, self.order):
-                yield event
+            if hooks.put is not None and plan.chunks:
+                for event in hooks.ended(plan, self, self.order):
+                    yield event
             self._end(plan)
             if env.peek() <= env.now:
                 # Others have business at this very time: let it settle before planning.
@@ -329,7 +330,8 @@ class Instance(InstanceState):
 
     def _begin(self, plan: StepPlan) -> None:
         """Begin the span of `plan`, now."""
-        scheduler, swap, copies_s = self.scheduler, self.scheduler.swap, self.hooks.wait_s()
+        scheduler, swap, hooks = self.scheduler, self.scheduler.swap, self.hooks
+        copies_s = 0.0 if hooks.get_s is None else hooks.wait_s()
         if swap.copied_blocks:
             assert self._copy_s is not None, "only with host memory is there anything to copy"
             copies_s += self._copy_s(swap.copied_blocks)
@@ -337,7 +339,8 @@ class Instance(InstanceState):
         self.span.begin(plan, self.env.now, copies_s)
         if self.wires is not None:
             self.step_time = self.wires.begin(plan, scheduler.shape(plan))
-        self.hooks.began(plan, self)
+        if hooks.on_prefill is not None and plan.chunks:
+            hooks.began(plan, self, hooks.on_prefill)
 
     def _end(self, plan: StepPlan) -> None:
         """Book the span of `plan`, which ends now, and pass the news on."""

@@ -14,6 +14,8 @@ from simcluster.units import on_grid
 Put = Callable[[Sequence[int], int], Iterable[simpy.Event]]
 """Events that a step waits for: from the tokens of the prompts that it ended, and the place in ties
 of its instance."""
+OnOwnPrefill = Callable[[Request, int, float], None]
+"""Hears of a prefill: the request, its tokens at the end, and the end of its first layer (s)."""
 
 
 class KvHooks:
@@ -26,8 +28,7 @@ class KvHooks:
     get_s : callable or None
         Time (s, on the grid) that a step waits for the KV of the requests that it takes in.
     on_prefill : callable or None
-        Hears of every prefill that begins and ends with its step: the request, its tokens then, and
-        the end of its first layer (s).
+        Hears of every prefill that begins and ends with its step.
     num_layers : int
         Layers of the model, for `on_prefill`.
     """
@@ -35,7 +36,7 @@ class KvHooks:
     def __init__(self) -> None:
         self.put: Put | None = None
         self.get_s: Callable[[Sequence[Request]], float] | None = None
-        self.on_prefill: Callable[[Request, int, float], None] | None = None
+        self.on_prefill: OnOwnPrefill | None = None
         self.num_layers = 1
         self._wait_s = 0.0  # of the step about to start
 
@@ -50,14 +51,12 @@ class KvHooks:
         wait_s, self._wait_s = self._wait_s, 0.0
         return wait_s
 
-    def began(self, plan: StepPlan, instance: InstanceState) -> None:
+    def began(self, plan: StepPlan, instance: InstanceState, on_prefill: OnOwnPrefill) -> None:
         """Say of every request whose prefill ends with the step of `plan` when its KV appears.
 
         The first layer ends when the GPU has done its share of the layers; the work of the host is
         taken to come before.
         """
-        if self.on_prefill is None or not plan.chunks:
-            return
         shape, now = instance.scheduler.shape(plan), instance.env.now
         gpu_s = instance.step_time.gpu_s(shape)
         end_s = now + instance.step_time.step_s(shape, instance.span.hidden_s)
@@ -65,12 +64,11 @@ class KvHooks:
         for request, num_tokens in plan.chunks:
             total = request.num_computed_tokens + num_tokens
             if plan.max_steps == 1 and total == target(request):
-                self.on_prefill(request, total, max(now, layer_end_s))
+                on_prefill(request, total, max(now, layer_end_s))
 
     def ended(self, plan: StepPlan, instance: InstanceState, order: int) -> Iterator[simpy.Event]:
         """Give what to wait for until the KV of the prompts that `plan` ended has been put."""
-        if self.put is None or not plan.chunks:
-            return
+        assert self.put is not None, "asked only where there is something to wait for"
         span = instance.span
         # What asks for one more token and no others is not handed over.
         ended = plan.prompts_ended_by(span.num_steps)
