@@ -29,7 +29,7 @@ from simcluster._version import __version__
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.errors import DataError, nearest
 from simcluster.frames.goodput import goodput_table
-from simcluster.frames.metrics import SweepRow
+from simcluster.frames.metrics import STATISTICS, SweepRow
 from simcluster.frames.schema import Columns, frame, schema_of, table
 from simcluster.runs import output
 from simcluster.runs.cell import Cell, identity, inputs, made_by
@@ -127,6 +127,12 @@ def write_frame(columns: Columns, name: str, folder: Path, fmt: Format) -> None:
                 file.write_table(rows)
 
 
+_LATER: Final = frozenset(("mean_gpus", "rates_from_s", "rates_to_s", "itl_attainment")) | {
+    f"itl_s_{stat}" for stat in STATISTICS
+}
+"""Columns of the sweep frame that folders of earlier versions lack; unknown there (NaN)."""
+
+
 def read_frame(name: str, folder: Path) -> pd.DataFrame:
     """Return one frame of `folder`, typed as in memory.
 
@@ -143,18 +149,25 @@ def read_frame(name: str, folder: Path) -> pd.DataFrame:
                 zip(head, zip(*rows, strict=True) if rows else [()] * len(head), strict=True)
             )
             schema = schema_of(name, head)
-            columns = {n: _parsed(texts[n], c.dtype) for n, c in schema.items()}
+            there = {n: c for n, c in schema.items() if n in head or n not in _LATER}
+            columns = {n: _parsed(texts[n], c.dtype) for n, c in there.items()}
         else:
             import pyarrow.parquet as pq
 
             path = folder / f"{name}.parquet"
             arrow = pq.read_table(path)
             schema = schema_of(name, arrow.column_names)
-            columns = {n: arrow.column(n).to_numpy() for n in schema}
+            head = arrow.column_names
+            columns = {
+                n: arrow.column(n).to_numpy() for n in schema if n in head or n not in _LATER
+            }
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{path}: cannot be read ({error}). Write the folder again with -o."
         ) from None
+    if name == "sweep":
+        num_rows = len(columns["seed"])
+        columns |= {n: np.full(num_rows, np.nan) for n in _LATER if n not in columns}
     return frame(columns, schema)
 
 
@@ -521,6 +534,10 @@ def read(folder: str | Path) -> Comparison:
         ) from None
     rows = rows_of(read_frame("sweep", folder))
     cells = dict(zip(cells_of(rows), map(folder.joinpath, names), strict=True))
+    for row, path in zip(rows, cells.values(), strict=True):
+        # Of an earlier version: without changes of scale the GPUs held are those there are.
+        if np.isnan(row["mean_gpus"]) and not len(read_frame("scaling", path)):
+            row["mean_gpus"] = float(row["num_gpus"])
     return Comparison(document, rows, cells, _inputs=meta.get("inputs"))
 
 

@@ -125,6 +125,7 @@ def resolve(
     for key, value in changes.items():
         _override(tables, key, value)
     _absolute_paths(tables, (folder or Path()).absolute())
+    _rename_old_keys(tables)
     file = validated(adapter(), tables)
     file = dataclasses.replace(file, workload=_workload(file.workload, folder))
     if file.quality is not None:
@@ -337,6 +338,14 @@ def _slo(file: ScenarioTables) -> SloConfig:
             rule = "is no class of the workload"
             raise ConfigError(f"slo.classes.{name}", None, rule, nearest(name, names))
     return file.slo.with_classes(names)
+
+
+def _rename_old_keys(tables: Document) -> None:
+    """Read keys of earlier versions, which stand in the folders that they wrote."""
+    engine = tables.get("engine")
+    if isinstance(engine, dict) and isinstance(engine.get("quantises_apart"), bool):
+        apart = engine.pop("quantises_apart")
+        engine.setdefault("quantises", "apart" if apart else "fused")
 
 
 def _own_rate(file: ScenarioTables) -> tuple[float, ...]:

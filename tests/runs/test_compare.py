@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 import simcluster
 from helpers.scenarios import small_scenario
 from simcluster.catalog.toml_writer import to_toml
+from simcluster.cli import main
 from simcluster.errors import DataError
 from simcluster.frames.schema import SCHEMAS
 from simcluster.runs import compare as sweep
@@ -145,6 +147,39 @@ def test_a_folder_gives_the_frames_back(
             assert list(frame.columns) == list(SCHEMAS[name])
             expected = comparison.frame(name, *cell)
             pd.testing.assert_frame_equal(frame, expected, check_exact=True)
+
+
+LATER = ["mean_gpus", "rates_from_s", "rates_to_s", "itl_attainment", "itl_s_mean"]
+LATER += ["itl_s_p50", "itl_s_p90", "itl_s_p99"]
+"""Columns of the sweep frame that version 0.1.0 of 2026-11-29 did not write."""
+
+
+@pytest.mark.parametrize("fmt", store.FORMATS)
+def test_folders_of_an_earlier_version_stay_readable(
+    scenario: Scenario, comparison: store.Comparison, tmp_path: Path, fmt: store.Format
+) -> None:
+    """With the columns and the engine key that it wrote; what it did not measure is unknown."""
+    out = tmp_path / "out"
+    sweep.compare(scenario, jobs=1, out=out, fmt=fmt)
+    file = out / f"sweep.{fmt}"
+    rows = (pd.read_csv if fmt == "csv" else pd.read_parquet)(file).drop(columns=LATER)
+    if fmt == "csv":
+        rows.to_csv(file, index=False)
+    else:
+        rows.to_parquet(file)
+    text = (out / "scenario.toml").read_text()
+    assert 'quantises = "apart"' in text
+    text = text.replace('quantises = "apart"', "quantises_apart = true")
+    (out / "scenario.toml").write_text(text)
+    read = simcluster.read(out)
+    assert resolve(read.document) == scenario
+    assert (read.sweep["mean_gpus"] == read.sweep["num_gpus"]).all()
+    assert read.sweep["itl_s_p99"].isna().all()
+    pd.testing.assert_frame_equal(
+        read.sweep.drop(columns=LATER), comparison.sweep.drop(columns=LATER), check_exact=True
+    )
+    pd.testing.assert_frame_equal(read.goodput, comparison.goodput)
+    assert CliRunner().invoke(main, ["plot", str(out)]).exit_code == 0
 
 
 def test_an_interrupted_sweep_goes_on(scenario: Scenario, tmp_path: Path) -> None:
