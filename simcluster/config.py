@@ -210,7 +210,7 @@ class RunConfig(Settings):
     warmup_s: Annotated[float, Field(ge=0)] = 0.0
     """Requests that arrive before this (s) are not counted."""
     cooldown_s: Annotated[float, Field(ge=0)] = 0.0
-    """Requests of the last so many seconds are not counted (s)."""
+    """Requests that arrive in this last part of the run (s) are not counted."""
     resolution: Literal["span", "step", "kernel"] = "span"
     """What is an event: a run of equal steps, a step, a kernel."""
     max_time_s: Annotated[float | None, Field(gt=0)] = None

@@ -293,8 +293,8 @@ class EngineProfile:
     overlaps_host: bool
     """The host work of the next step runs while the GPU works on this one."""
     graph_max_seqs: int
-    """Pure decode steps of at most so many sequences are captured graphs, issued at once; 0 for
-    none."""
+    """Pure decode steps of at most this number of sequences are captured graphs, issued at once; 0
+    for none."""
     issue_s: float
     """CPU cost of issuing one kernel (s)."""
     graph_issue_s: float

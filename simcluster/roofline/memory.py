@@ -474,12 +474,12 @@ def _refusal(model: ModelConfig, tp_size: int) -> str | None:
         if mixer.num_heads % tp_size or (kv_heads % tp_size and tp_size % kv_heads):
             return (
                 f"has {mixer.num_heads} heads and {kv_heads} KV heads, which cannot be shared out "
-                "evenly over so many GPUs"
+                f"evenly over {tp_size} GPUs"
             )
     for layer, _ in model.spec.layers:
         for what, width, dtype in _split_widths(layer):
             if width % tp_size:
-                return f"has {what} of width {width}, which so many GPUs cannot share evenly"
+                return f"has {what} of width {width}, which {tp_size} GPUs cannot share evenly"
             block = model.dtype_of(dtype).block
             if width // tp_size % block:
                 return (

@@ -132,7 +132,7 @@ class EngineTable(Settings):
     overlaps_host: bool | None = None
     """Host work of the next step runs under this one."""
     graph_max_seqs: Annotated[int | None, Field(ge=0)] = None
-    """Decode steps up to so many sequences are captured graphs."""
+    """Decode steps of up to this number of sequences are captured graphs."""
     issue_s: Seconds | None = None
     """CPU cost of one kernel (s)."""
     front_end_s: Seconds | None = None

@@ -24,7 +24,7 @@ BoolArray = npt.NDArray[np.bool_]
 DEFAULT_NUM_REQUESTS: Final = 2000
 """Requests of a workload that says neither how many nor how long."""
 MAX_NUM_REQUESTS: Final = 30_000_000
-"""More requests than this in one workload are refused; drawing so many takes 2 GB."""
+"""More requests than this in one workload are refused; drawing that number takes 2 GB."""
 MAX_RATE_RPS: Final = 1e9
 """Higher rates (requests/s) are refused; at this one all requests come at once."""
 SHORTEST_S: Final = 1e-3

@@ -166,7 +166,7 @@ class ClientArrivals(Settings):
     model: Annotated[str | None, Field(min_length=1)] = None
     """Which model's clients, where path is a folder."""
     num_clients: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
-    """Only so many clients, the busiest; default: all."""
+    """Only this number of clients, the busiest; default: all."""
 
     def with_base(self, folder: Path) -> ClientArrivals:
         """Return the same with a relative path taken from `folder`."""

@@ -35,7 +35,7 @@ SAMPLE: Final = 50_000
 SAMPLED_TURNS: Final = 1_000_000
 """Turns of the sample, at most."""
 MAX_TURNS: Final = 20_000_000
-"""More turns than this are not drawn; so many take 3 GB."""
+"""More turns than this are not drawn; that number takes 3 GB."""
 
 Spread = Annotated[Sigma, Field(description="Standard deviation of its logarithm.")]
 
