@@ -73,6 +73,10 @@ def _texts(cls: type[Any]) -> dict[str, str]:
 
 TARGET_KEYS: Final = ("ttft_s", "tpot_s", "itl_s", "e2el_s")
 """Targets that a request, or a class of requests, may have."""
+TARGETS: Final = tuple(key.removesuffix("_s") for key in TARGET_KEYS)
+"""The same without the unit: the names of shares that met them, and of percentiles."""
+
+Percentile = Annotated[float | None, Field(gt=0, lt=100)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +95,20 @@ class SloTargets(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SloPercentiles(Settings):
+    """Percentiles that latency targets are for (the table ``[slo.percentiles]``)."""
+
+    ttft: Percentile = None
+    """Per cent of the requests that must be within ttft_s; 95 asks for P95 of TTFT <= ttft_s."""
+    tpot: Percentile = None
+    """Per cent of the requests that must be within tpot_s."""
+    itl: Percentile = None
+    """Per cent of the requests that must be within itl_s."""
+    e2el: Percentile = None
+    """Per cent of the requests that must be within e2el_s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SloConfig(SloTargets):
     """Latency targets of a request, and how attainment is counted (the table ``[slo]``)."""
 
@@ -102,6 +120,9 @@ class SloConfig(SloTargets):
     criterion: Literal["joint", "marginal"] = "joint"
     """joint: a request meets all targets (DistServe, EcoServe); marginal: the smallest of the
     separate shares (BestServe)."""
+    percentiles: SloPercentiles | None = None
+    """Percentile of each target, in per cent, with criterion = "marginal"; a target without one has
+    that of attainment."""
     metric: Literal["user", "ecoserve"] = "user"
     """user: TTFT = first output - arrival; ecoserve: TTFT = decode start - arrival, TPOT from there
     (EcoServe, section 2.1)."""
@@ -115,6 +136,27 @@ class SloConfig(SloTargets):
         """Return whether a request of any class has the target `key`, of `TARGET_KEYS`."""
         slos = [self.of(name) for name in self.classes] if self.classes else [self]
         return any(getattr(slo, key) is not None for slo in slos)
+
+    def wanted(self, key: str) -> float:
+        """Return the share of requests (0 to 1) that must meet a target.
+
+        Parameters
+        ----------
+        key : str
+            One of `TARGETS`, or ``"joint"`` for all of them at once.
+        """
+        own: float | None = getattr(self.percentiles, key, None) if self.percentiles else None
+        return self.attainment if own is None else own / 100
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """What must reach its `wanted` share: ``"joint"``, or each target that is set by itself.
+
+        Without targets all of `TARGETS`, which then say what finished.
+        """
+        if self.criterion == "joint":
+            return ("joint",)
+        return tuple(key for key in TARGETS if self.has_target(f"{key}_s")) or TARGETS
 
     def of(self, name: str | None) -> SloConfig:
         """Return the targets of class `name`; those of the table itself where it has none."""

@@ -122,6 +122,15 @@ SETTINGS = [
     ("slo.ttft_s=nan", "slo.ttft_s = NaN: must be a number > 0."),
     ("slo.ttft_s=inf", "slo.ttft_s = Infinity: must be a number > 0."),
     ("slo.attainment=90", "slo.attainment = 90: must be a number > 0 and <= 1."),
+    (
+        "slo.percentiles={ttft=0.95}",
+        "slo.percentiles.ttft = 0.95: a percentile is in per cent; 0.95 reads as a share. Write 95",
+    ),
+    ("slo.percentiles={ttft=100}", "slo.percentiles.ttft = 100: must be a number > 0 and < 100."),
+    (
+        "slo.percentiles={ttft=95}",
+        'criterion = "joint" counts all targets of a request together. Write slo.criterion',
+    ),
     ("slo.metric=users", "slo.metric = 'users': must be one of 'user', 'ecoserve'. Did you mean"),
     ("model.weight_dtype=int3", "model.weight_dtype = 'int3': must be one of 'bf16', 'fp8', "),
     ("sweep.rates_rps=4", "sweep.rates_rps = 4: must be a list, each a number > 0."),

@@ -45,8 +45,8 @@ def identity(scenario: Scenario, cell: Cell, kind: str = "") -> str:
 
     Entries of the catalogue count by what they hold, whatever file they come from, and other
     entries do not count; files count by their contents, wherever they lie. Prices, the other
-    strategies, rates and seeds, and the wanted attainment are not in it: the run is the same
-    whatever they are.
+    strategies, rates and seeds, and the wanted shares are not in it: the run is the same whatever
+    they are.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def identity(scenario: Scenario, cell: Cell, kind: str = "") -> str:
         workload = replace(workload, rate_rps=None)
     environment = without_prices(scenario.environment)
     parts = [
-        replace(environment, slo=replace(environment.slo, attainment=1.0)),
+        replace(environment, slo=replace(environment.slo, attainment=1.0, percentiles=None)),
         workload,
         scenario.quality,
         replace(scenario.run, seeds=(cell.seed,)),

@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter
 
 from simcluster.catalog import Catalog, config_json, default_price
 from simcluster.catalog.specs import EngineProfile, LinkSpec
-from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
+from simcluster.config import TARGETS, ClusterConfig, Environment, ModelConfig, SloConfig
 from simcluster.errors import ConfigError, DataError, nearest
 from simcluster.quality import CommonQuality
 from simcluster.scenario import arguments
@@ -327,8 +327,9 @@ def _slo(file: ScenarioTables) -> SloConfig:
     Raises
     ------
     ConfigError
-        If a class has targets but no requests.
+        If a class has targets but no requests, or a percentile cannot be used.
     """
+    _check_percentiles(file.slo)
     names = [c.name for c in file.workload.classes or ()]
     for name in file.slo.classes or ():
         if not names:
@@ -338,6 +339,27 @@ def _slo(file: ScenarioTables) -> SloConfig:
             rule = "is no class of the workload"
             raise ConfigError(f"slo.classes.{name}", None, rule, nearest(name, names))
     return file.slo.with_classes(names)
+
+
+def _check_percentiles(slo: SloConfig) -> None:
+    """Refuse percentiles of targets that are not counted by themselves, or not set, and shares."""
+    for key in TARGETS:
+        percentile: float | None = getattr(slo.percentiles, key, None) if slo.percentiles else None
+        name = f"slo.percentiles.{key}"
+        if percentile is None:
+            continue
+        if percentile <= 1:
+            meant = f"{100 * percentile:g}" if percentile < 1 else "99 or another below 100"
+            rule = f"a percentile is in per cent; {percentile:g} reads as a share"
+            raise ConfigError(name, percentile, rule, f"Write {meant}.")
+        if slo.criterion == "joint":
+            rule = 'criterion = "joint" counts all targets of a request together'
+            remedy = 'Write slo.criterion = "marginal", or use slo.attainment for all targets.'
+            raise ConfigError(name, percentile, rule, remedy)
+        if not slo.has_target(f"{key}_s"):
+            rule = f"slo.{key}_s has no value"
+            remedy = f"Set slo.{key}_s, or remove the percentile."
+            raise ConfigError(name, percentile, rule, remedy)
 
 
 def _rename_old_keys(tables: Document) -> None:

@@ -295,6 +295,20 @@ def test_every_engine_key_arrives(key: str) -> None:
         assert scenario.document["engine"][key] == ENGINE_VALUES[key]
 
 
+def test_each_target_has_a_percentile_of_its_own() -> None:
+    """TTFT P95 and TPOT P99: each by its own share, any other by that of attainment."""
+    percentiles = {"ttft": 95, "tpot": 99}
+    changes = {"slo.criterion": "marginal", "slo.percentiles": percentiles, "slo.e2el_s": 9}
+    slo = resolve(SMALL, changes).environment.slo
+    assert [slo.wanted(key) for key in ("ttft", "tpot", "e2el", "joint")] == [0.95, 0.99, 0.9, 0.9]
+    assert slo.counted == ("ttft", "tpot", "e2el")
+    assert resolve(SMALL).environment.slo.counted == ("joint",)
+    with pytest.raises(ConfigError, match=r"slo.percentiles.e2el = 95.*slo.e2el_s has no value"):
+        resolve(SMALL, {"slo.criterion": "marginal", "slo.percentiles.e2el": 95})
+    kept = resolve(SMALL, changes).document["slo"]["percentiles"]
+    assert {key: value for key, value in kept.items() if value} == percentiles
+
+
 @pytest.mark.parametrize(
     ("key", "value", "got"),
     [
