@@ -12,13 +12,20 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+from collections import Counter
 from fractions import Fraction
 
 import numpy as np
 
 from simcluster.studies.goodput.probe import Outcome, Wanted
 from simcluster.studies.goodput.rules import Settings
-from simcluster.studies.goodput.runs import TARGETS_PER_RUN, WARMUP, replication_seed
+from simcluster.studies.goodput.runs import (
+    TARGETS_PER_RUN,
+    WARMUP,
+    course,
+    flow,
+    replication_seed,
+)
 from simcluster.studies.goodput.search import Verdict, search
 from simcluster.units import FloatArray
 from simcluster.workload.renewal import PoissonArrivals
@@ -63,6 +70,7 @@ def one_run(wanted: Wanted, seed: int, wait_s: float) -> Outcome:
     kept = arrival >= WARMUP * end
     met = waits <= wait_s
     left = arrival + waits + 1
+    in_system, served = flow(arrival, arrival + waits + 1, end)
     came = int((arrival > end / 2).sum())
     went = int(((left > end / 2) & (left <= end)).sum())
     return Outcome(
@@ -72,6 +80,10 @@ def one_run(wanted: Wanted, seed: int, wait_s: float) -> Outcome:
         arrivals=math.log(kept.sum() / ((1 - WARMUP) * end * wanted.rate_rps)),
         drift=float(met[kept].mean() - met[arrival >= (1 + WARMUP) / 2 * end].mean()),
         growth=(came - went) / max(came, 1),
+        course=course([met], [arrival], end),
+        backlogs=in_system,
+        served=served,
+        end_s=end,
     )
 
 
@@ -94,15 +106,19 @@ def coverage(
     """Share of intervals that hold the truth, mean half width, bias, median requests."""
     truth = true_goodput(wait_s, settings.target)
     held, widths, errors, cost = 0, [], [], []
+    statuses = Counter()
     for seed in range(first, first + num_seeds):
         verdict = one_search(seed, wait_s, settings)
-        assert verdict.estimate is not None, verdict.status
+        statuses[verdict.status] += 1
+        if verdict.estimate is None:
+            continue
         interval = verdict.estimate.interval
         held += interval.low <= truth <= interval.high
         widths.append(verdict.estimate.half_width)
         errors.append(interval.value / truth - 1)
         cost.append(verdict.num_requests)
     mean = statistics.fmean
+    print(dict(statuses))
     return held / num_seeds, mean(widths), mean(errors), int(statistics.median(cost))
 
 

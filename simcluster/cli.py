@@ -296,6 +296,13 @@ def cooptimize(file: Path, overrides: Sequence[tuple[str, object]], **options: A
     help="Longest single run (requests).",
 )
 @click.option(
+    "--indifference",
+    type=click.FloatRange(min=0.001, max=0.5),
+    default=0.03,
+    show_default=True,
+    help="Difference of two goodputs within which either may be taken.",
+)
+@click.option(
     "--by-rate", is_flag=True, help="Also compare each pair of strategies at all of the goodputs."
 )
 def goodput(
@@ -306,10 +313,11 @@ def goodput(
     resolution: str | None,
     **options: Any,
 ) -> None:
-    """Find the highest rate that each strategy of scenario FILE carries, and how sure that is.
+    """Find the highest rate that each strategy of scenario FILE sustains, and how sure that is.
 
-    Into a folder it goes on from the runs that are there: after a kill nothing is lost or done
-    twice, after a change of one strategy only its runs are done.
+    Into a folder it resumes from the runs that are there: after a kill nothing is lost or done
+    twice, after a change of one strategy only its runs are done. Exit status 3: it is done, and a
+    strategy is not settled.
     """
     from simcluster.studies.goodput import command
 

@@ -7,6 +7,7 @@ arguments  checks of what is asked for
 rules      what is asked of a search, and the numbers of its method
 estimate   replications at two rates -> a goodput with its interval
 probe      runs at one rate, and what they show
+shape      runs of two kinds: a plan that works until it collapses
 locate     from rate to rate until two close ones have the crossing between them
 search     the search of one strategy: which runs it wants next
 runs       the searches of all strategies, answered by the simulator
@@ -18,7 +19,8 @@ command    the command line
 """
 
 from simcluster.runs.cell import Cell
-from simcluster.studies.goodput.estimate import Compared, Estimate, Interval, compare
+from simcluster.studies.goodput.estimate import Estimate, Interval
+from simcluster.studies.goodput.pairs import Compared, compare
 from simcluster.studies.goodput.probe import Outcome
 from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.goodput.runs import Found, find, simulate_cell, simulate_cells

@@ -7,7 +7,13 @@ from simcluster.scenario.scenario import refuse_other
 
 
 def refuse(
-    scenario: object, *, seed: object, tolerance: object, replications: object, max_requests: object
+    scenario: object,
+    *,
+    seed: object,
+    tolerance: object,
+    replications: object,
+    max_requests: object,
+    indifference: object,
 ) -> None:
     """Refuse arguments of `find` that cannot be meant.
 
@@ -20,6 +26,7 @@ def refuse(
     if seed is not None:
         whole("seed", seed, least=0, remedy="Give one such as 0.")
     between("tolerance", tolerance, above=0.0, below=1.0, remedy="Give a share such as 0.03.")
-    remedy = "Give 5: fewer say little of how much runs vary."
+    between("indifference", indifference, above=0.0, below=1.0, remedy="Give a share such as 0.03.")
+    remedy = "Give 8: fewer say little of how much runs vary."
     whole("replications", replications, least=3, remedy=remedy)
     whole("max_requests", max_requests, least=1000, remedy="Give a run length such as 200000.")

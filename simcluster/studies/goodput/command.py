@@ -6,9 +6,16 @@ import functools
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+if TYPE_CHECKING:
+    from simcluster.studies.goodput import Found
+
+
+NOT_SETTLED: Final = 3
+"""Exit status of a search that is done, with a strategy that is not settled."""
 
 
 def run(
@@ -16,6 +23,7 @@ def run(
     *,
     tolerance: float,
     max_requests: int,
+    indifference: float,
     by_rate: bool,
     jobs: int | None,
     dask: str | None,
@@ -29,6 +37,9 @@ def run(
     from simcluster.show.text import resumable
     from simcluster.studies.goodput import find, simulate_cells, tables
     from simcluster.studies.goodput.by_rate import compare_by_rate
+
+    def write_first(folder: Path, found: Found) -> None:
+        tables.write(found, folder, compared=False)
 
     shown = sys.stderr.isatty()
     total = len(scenario.strategies)
@@ -48,11 +59,12 @@ def run(
                 scenario,
                 tolerance=tolerance,
                 max_requests=max_requests,
+                indifference=indifference,
                 simulate=simulate,
                 progress=progress if shown else None,
+                # Before it is compared: whatever happens then, it is not lost.
+                searched=None if folder is None else functools.partial(write_first, folder),
             )
-            if folder is not None:  # before it is compared: whatever happens then, it is not lost
-                tables.write(found, folder, compared=False)
             pairs = compare_by_rate(found, simulate) if by_rate else None
             if folder is not None:
                 tables.write(found, folder, pairs)
@@ -63,3 +75,5 @@ def run(
         click.echo(json.dumps(tables.as_json(found, pairs), indent=2))
     else:
         click.echo(tables.as_text(found, pairs), nl=False)
+    if any(verdict.status == "not settled" for verdict in found.verdicts.values()):
+        raise SystemExit(NOT_SETTLED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,6 +90,9 @@ class Estimate:
     Shape ``(2 * num_replications,)``, those of the lower rate first."""
     degrees: int
     """Effective degrees of freedom of that variance."""
+    replications: tuple[int, ...] = ()
+    """Number of the replication of each entry of `influence`: equal numbers met the same requests.
+    Empty: they are counted from 0."""
 
     @property
     def variance(self) -> float:
@@ -103,7 +107,7 @@ class Estimate:
     @property
     def interval(self) -> Interval:
         """The goodput (requests/s)."""
-        return _exp(self.log_rate, self.half_width)
+        return around(self.log_rate, self.half_width)
 
 
 def t_quantile(probability: float, degrees: int) -> float:
@@ -125,15 +129,19 @@ def half_width(error: float, degrees: int) -> float:
     return t_quantile(0.5 + CONFIDENCE / 2, degrees) * error
 
 
-def estimate_crossing(low: Counts, high: Counts, target: float) -> Estimate | None:
+def estimate_crossing(
+    low: Counts, high: Counts, target: float | Sequence[float], replications: tuple[int, ...] = ()
+) -> Estimate | None:
     """Return the goodput near two rates, or None where attainment hardly falls between them.
 
     Parameters
     ----------
     low, high : Counts
         Independent replications at two rates, equally many at each.
-    target : float
-        Attainment wanted, above 0 and below 1: of each criterion.
+    target : float or sequence of float
+        Attainment wanted, above 0 and below 1: of every criterion, or of each.
+    replications : tuple of int, optional
+        Numbers of the replications, those at the lower rate first.
 
     Returns
     -------
@@ -152,11 +160,13 @@ def estimate_crossing(low: Counts, high: Counts, target: float) -> Estimate | No
     (MacKinnon and White, 1985, HC2).
     """
     found: Estimate | None = None
+    wanted = np.broadcast_to(np.asarray(target, dtype=np.float64), low.attainments.shape)
     for column, (below, above) in enumerate(zip(low.logits(), high.logits(), strict=True)):
-        estimate = _fit(low, high, np.concatenate([below, above]), target)
+        own = float(wanted[column])
+        estimate = _fit(low, high, np.concatenate([below, above]), own, replications)
         if estimate is None:
             worst = min(low.attainments[column], high.attainments[column])
-            if worst >= target:
+            if worst >= own:
                 continue  # is met, and does not fall
             return None
         if found is None or estimate.log_rate < found.log_rate:
@@ -164,7 +174,9 @@ def estimate_crossing(low: Counts, high: Counts, target: float) -> Estimate | No
     return found
 
 
-def _fit(low: Counts, high: Counts, log_odds: FloatArray, target: float) -> Estimate | None:
+def _fit(
+    low: Counts, high: Counts, log_odds: FloatArray, target: float, replications: tuple[int, ...]
+) -> Estimate | None:
     size = len(low.arrivals)
     gap = math.log(high.rate_rps / low.rate_rps)
     offered = np.repeat([-gap / 2, gap / 2], size)
@@ -193,6 +205,7 @@ def _fit(low: Counts, high: Counts, log_odds: FloatArray, target: float) -> Esti
         slope=-float(slope),
         influence=influence,
         degrees=degrees,
+        replications=replications,
     )
 
 
@@ -216,109 +229,10 @@ def effective_degrees(influence: FloatArray, most: int) -> int:
     return max(1, round(most / 2 * float(groups.sum() ** 2 / (groups**2).sum())))
 
 
-def _exp(centre: float, half: float) -> Interval:
+def around(centre: float, half: float) -> Interval:
+    """Return the interval of a value whose logarithm is `centre`, to plus and minus `half`."""
     return Interval(
         value=math.exp(centre),
         low=math.exp(centre - half),
         high=math.exp(centre + half) if centre + half < _MOST else math.inf,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """Two strategies."""
-
-    first: str
-    second: str
-    """Their names; the first has the higher estimate."""
-    ratio: Interval
-    """Goodput of the first over that of the second."""
-    difference_rps: Interval
-    """Goodput of the first less that of the second (requests/s)."""
-    p_value: float
-    """Two-sided, of the ratio being 1; of this pair alone."""
-    paired: bool
-    """Whether they met the same requests."""
-
-    @property
-    def decided(self) -> bool:
-        """Whether the interval of the ratio leaves 1 out."""
-        return self.ratio.low > 1.0
-
-    def __str__(self) -> str:
-        gain, low, high = (
-            100 * (x - 1) for x in (self.ratio.value, self.ratio.low, self.ratio.high)
-        )
-        apart = "" if self.paired else ", on different requests"
-        if self.decided:
-            return (
-                f"{self.first} beats {self.second} by {gain:.3g} % "
-                f"(95 %: {low:.3g} to {high:.3g}){apart}"
-            )
-        return (
-            f"{self.first} and {self.second}: undecided, {gain:+.2g} % "
-            f"(95 %: {low:+.2g} to {high:+.2g}){apart}"
-        )
-
-
-def compare(
-    first: str, one: Estimate, second: str, other: Estimate, *, paired: bool = True
-) -> Compared:
-    """Compare two goodputs.
-
-    Parameters
-    ----------
-    first, second : str
-        Names of the strategies, in any order.
-    one, other : Estimate
-        Their goodputs.
-    paired : bool
-        They come from the same replications and are compared pair by pair; else they are
-        independent, and may rest on different numbers of replications.
-
-    Raises
-    ------
-    ValueError
-        If they are paired and do not rest on equally many replications.
-    """
-    if paired and one.influence.shape != other.influence.shape:
-        sizes = f"{one.influence.size} and {other.influence.size}"
-        raise ValueError(f"paired goodputs rest on the same replications, not on {sizes}")
-    if one.log_rate < other.log_rate:
-        first, one, second, other = second, other, first, one
-    ratio = one.log_rate - other.log_rate
-    error, degrees = _error_of_difference(one, other, (1.0, 1.0), paired=paired)
-    p_value = 0.0 if ratio else 1.0
-    if error > 0:
-        p_value = t_p_value(ratio / error, degrees)
-    rates = math.exp(one.log_rate), math.exp(other.log_rate)
-    gap = rates[0] - rates[1]
-    half = half_width(*_error_of_difference(one, other, rates, paired=paired))
-    return Compared(
-        first=first,
-        second=second,
-        ratio=_exp(ratio, half_width(error, degrees)),
-        difference_rps=Interval(value=gap, low=gap - half, high=gap + half),
-        p_value=p_value,
-        paired=paired,
-    )
-
-
-def _error_of_difference(
-    one: Estimate, other: Estimate, factors: tuple[float, float], *, paired: bool
-) -> tuple[float, int]:
-    """Return standard error and degrees of freedom of ``factors[0] * one - factors[1] * other``.
-
-    Paired, the noise of each replication is subtracted before it is squared. Independent, the
-    variances add up, with the degrees of freedom of Welch and Satterthwaite.
-    """
-    if paired:
-        noise = factors[0] * one.influence - factors[1] * other.influence
-        return math.sqrt(float((noise**2).sum())), min(one.degrees, other.degrees)
-    parts = factors[0] ** 2 * one.variance, factors[1] ** 2 * other.variance
-    total = sum(parts)
-    if not total > 0:
-        return 0.0, min(one.degrees, other.degrees)
-    shares = parts[0] / total, parts[1] / total  # squares of the variances could underflow
-    degrees = 1 / (shares[0] ** 2 / one.degrees + shares[1] ** 2 / other.degrees)
-    return math.sqrt(total), max(1, round(degrees))

@@ -13,6 +13,8 @@ from simcluster.studies.goodput.rules import Settings
 
 SATURATED: Final = 0.01
 """Share of the arrivals by which the queue grows, above which it grows without bound."""
+PARTS: Final = 10
+"""Equal parts of the time of arrivals in which the course of a run is noted."""
 
 
 class Wanted(NamedTuple):
@@ -41,6 +43,16 @@ class Outcome:
     """Arrivals less departures in the second half of the arrivals, over the arrivals."""
     controls: tuple[float, ...] = ()
     """Logarithms of other sums of what they asked for over their expectations."""
+    course: tuple[float, ...] = ()
+    """Share within each criterion of the requests that came in each of `PARTS` parts of the time,
+    warm-up included: all criteria of the first part, then of the second, and so on. 1 where none
+    came; empty where nobody noted it."""
+    backlogs: tuple[int, ...] = ()
+    """Requests in the system at the end of each of these parts."""
+    served: tuple[int, ...] = ()
+    """Requests that left it in each of them."""
+    end_s: float = math.nan
+    """Last arrival (s): the end of the last part."""
     statistics: dict[str, float] = field(default_factory=dict)
     """To be averaged and shown: latencies (s), separate attainments, tokens."""
 
@@ -75,6 +87,21 @@ class Probe:
     def log_odds(self) -> float:
         """Of the attainment of the criterion that is met least, all runs together."""
         return float(self.counts.logits().mean(axis=1).min())
+
+    def margin(self, settings: Settings) -> float:
+        """Log odds of attainment less those wanted, of the criterion where that is least."""
+        odds = self.counts.logits().mean(axis=1)
+        return float((odds - settings.log_odds(len(odds))).min())
+
+    def margin_at_least(self, settings: Settings) -> float:
+        """Return the lower end of the one-sided 95 % interval of `margin`; of one run nothing."""
+        size = len(self.outcomes)
+        if size == 1:
+            return -math.inf
+        odds = self.counts.logits()
+        error = odds.std(axis=1, ddof=1) / math.sqrt(size)
+        least = odds.mean(axis=1) - t_quantile(0.95, size - 1) * error
+        return float((least - settings.log_odds(len(odds))).min())
 
     @property
     def growth(self) -> float:

@@ -6,6 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
+from simcluster.units import FloatArray
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
@@ -65,40 +69,57 @@ class SearchRules:
     """Length of a replication in mean residence times, at least: long answers stay much longer."""
     least_requests: int = 4000
     """Requests of a replication, at least."""
+    least_misses: float = 200.0
+    """Requests that miss their targets in a replication at the goodput, at least: where they are
+    few, their logarithm is skewed."""
+    uncounted: float = 0.3
+    """Share of a run that is not counted."""
     pilot_size: int = 3
-    """Replications at each of the two rates of a pilot stage."""
-    first_pilot: int = 1_000_000
-    """Number of the first replication of a pilot stage, above those of all final stages."""
+    """Replications at each of the two rates of the first look at how much runs vary."""
     fall: float = 6.0
     """Fall of the log odds between the two rates of a stage, times the root of the tolerance."""
-    spread: tuple[float, float] = (0.2, 0.6)
+    spread: tuple[float, float] = (0.5, 0.6)
     """Distance of the two rates: least in tolerances, most in their roots."""
-    pilot_spread: float = 0.5
-    """The least in a pilot stage, whose slope is that of single short runs, often too steep."""
     too_far: float = 1.0
     """Logarithm of the ratio of two rates that do not differ in attainment, beyond which there is
     nothing to settle."""
-    outside: float = 0.6
+    outside: float = 0.5
     """Distance of the crossing from the middle of the two rates, in their distances, from which the
-    stage is repeated there; but at least the smaller of the next two."""
-    beyond: float = 1.0
-    beyond_tolerances: float = 0.75
-    """That distance in log odds, and in tolerances."""
+    stage is repeated there."""
+    coarse: float = 1.5
+    """Times the distance that is wanted from which two rates are too far apart, where the crossing
+    is not about in their middle."""
     most_shift: float = 3.0
     """Farthest move to a crossing outside, in distances of the two rates."""
     ample: float = 2.0
     """Times the least length up to which a bias makes runs longer."""
     longer: float = 1.5
-    """Growth of the wanted length from which a final stage is repeated."""
-    growth: tuple[float, float] = (1.4, 8.0)
-    """Of the run length from stage to stage, least and most."""
-    chance: tuple[float, float] = (0.05, 0.001)
-    """Of taking noise for a bias: in a pilot, in a final stage."""
-    aim: float = 0.5
-    """Half width that a run length is chosen for, in tolerances: few stages shall be too wide."""
+    """Growth of the wanted length from which a stage is repeated."""
+    growth: float = 8.0
+    """Most growth of a stage at once, in requests."""
+    more: float = 1.2
+    """Least growth of a stage whose interval is too wide, in replications."""
+    many: int = 24
+    """Replications at a rate above which runs become longer instead."""
+    most: int = 32
+    """Replications at a rate where runs cannot be longer, at most."""
+    chance: float = 0.001
+    """Of taking noise for a bias."""
+    aim: float = 0.8
+    """Half width that a stage is sized for, in tolerances: few shall be too wide."""
     unsteady: float = 1 / 3
     """What the empty start of the runs may add to the goodput, in tolerances."""
-    most_stages: int = 12
+    retreat: float = 1.05
+    """Ratio of the lowest rate with a collapse to the next one that is tried."""
+    safe: int = 2
+    """Times the replications of a stage that must show no collapse at a recommended rate."""
+    most_retreats: int = 8
+    """Rates that are tried below a collapse."""
+    low_loads: tuple[float, ...] = (0.5, 0.25)
+    """Shares of the goodput at which the targets must be met too, one run each."""
+    dip: float = 0.3
+    """Log odds short of the target from which such a run misses it."""
+    most_stages: int = 16
     """Stages of a search."""
 
 
@@ -112,9 +133,11 @@ class Settings:
 
     target: float
     """Attainment that a rate must reach, above 0 and below 1."""
+    targets: tuple[float, ...] = ()
+    """The same of each criterion, where they differ; empty where all are `target`."""
     tolerance: float = 0.03
     """Half width of the 95 % interval over the goodput, > 0."""
-    replications: int = 5
+    replications: int = 8
     """Independent runs at each of the two rates that an estimate rests on, >= 3."""
     max_requests: int = 200_000
     """Longest run (requests)."""
@@ -123,6 +146,16 @@ class Settings:
     beyond the targets."""
     scout_s: float = 0.0
     """Shortest scout (s of arrivals): instances that are yet to start must have the time."""
+
+    def wanted(self, num: int) -> tuple[float, ...]:
+        """Return the attainment wanted of each of `num` criteria, 0 to 1."""
+        return self.targets or (self.target,) * num
+
+    def log_odds(self, num: int) -> FloatArray:
+        """Return the log odds of the attainment wanted of each of `num` criteria."""
+        wanted = np.array(self.wanted(num))
+        odds: FloatArray = np.log(wanted / (1 - wanted))
+        return odds
 
     def num_scout_requests(self, rate_rps: float) -> int:
         """Requests of a first run at a rate (requests/s)."""

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
+from simcluster.config import TARGETS, SloConfig
 from simcluster.errors import ConfigError, DataError
 from simcluster.frames.metrics import (
     mean_gpus,
@@ -31,10 +32,14 @@ from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import Strategy
 from simcluster.strategies.base import dry_run
 from simcluster.studies.goodput import arguments
-from simcluster.studies.goodput.estimate import Compared
-from simcluster.studies.goodput.pairs import compare_all
-from simcluster.studies.goodput.probe import Outcome, Wanted
-from simcluster.studies.goodput.rules import Settings
+from simcluster.studies.goodput.pairs import (
+    INDIFFERENCE,
+    Compared,
+    compare_all,
+    wanted_sizes,
+)
+from simcluster.studies.goodput.probe import PARTS, Outcome, Wanted
+from simcluster.studies.goodput.rules import RULES, Settings
 from simcluster.studies.goodput.search import Located, Verdict, search
 from simcluster.units import FloatArray
 from simcluster.workload import WorkloadSettings
@@ -46,12 +51,16 @@ R = TypeVar("R")
 V = TypeVar("V")
 
 _MANY: Final = 500_000
+LATENCIES: Final = ("ttft", "tpot", "e2el")
+"""Of which percentiles are told."""
+PERCENTILES: Final = (50, 90, 95, 99)
 WARMUP: Final = 0.3
 """Share of the arrival time that is not counted: about six stays of a request. What the empty start
 still adds to a goodput then is 0 to 2 % (measured: docs/goodput.md)."""
-TARGETS: Final = ("ttft", "tpot", "e2el")
 TARGETS_PER_RUN: Final = 20.0
 """Shortest run, in targets of the TTFT or the end-to-end latency."""
+_LOOKS: Final = 3
+"""Times that open pairs may get more replications, at most."""
 Progress = Callable[[int, int], None]
 """Called with the number of strategies that are done and of all runs so far."""
 
@@ -76,10 +85,12 @@ class Found:
     """By strategy, in the order of the scenario."""
     ramps_s: dict[str, float] = dataclasses.field(default_factory=dict)
     """Of the autoscaled strategies: the least time until all instances can serve (s)."""
+    indifference: float = INDIFFERENCE
+    """Difference of two goodputs, as a share, within which either may be taken."""
 
     def comparisons(self) -> list[Compared]:
         """Every pair of strategies that have a goodput, the best first (`compare_verdicts`)."""
-        return compare_all(self.verdicts)
+        return compare_all(self.verdicts, indifference=self.indifference)
 
     def mean_gpus(self, name: str) -> float:
         """GPUs that a strategy holds at its goodput, mean over what is counted of its runs.
@@ -89,10 +100,12 @@ class Found:
         if name not in self.ramps_s:
             return float(self.num_gpus[name])
         verdict = self.verdicts[name]
+        if verdict.recommended is not None:
+            return verdict.recommended.mean("mean_gpus")
         if verdict.estimate is None:
             return math.nan
         stage = verdict.stages[-1]
-        return stage.mean_at(stage.place_of(self.settings.target), "mean_gpus")
+        return stage.mean_at(stage.place_of(self.settings), "mean_gpus")
 
 
 def find(
@@ -100,13 +113,15 @@ def find(
     *,
     seed: int | None = None,
     tolerance: float = 0.03,
-    replications: int = 5,
+    replications: int = 8,
     max_requests: int = 200_000,
+    indifference: float = INDIFFERENCE,
     jobs: int | None = None,
     dask: str | None = None,
     simulate: Simulate | None = None,
     progress: Progress | None = None,
     starts: Mapping[str, float | Located] | None = None,
+    searched: Callable[[Found], None] | None = None,
 ) -> Found:
     """Find the goodput of every strategy of `scenario`.
 
@@ -122,6 +137,9 @@ def find(
         Runs at each of the two rates that a goodput rests on, >= 3; the same for all strategies.
     max_requests : int
         Longest run (requests).
+    indifference : float
+        Difference of two goodputs, as a share, within which either may be taken: pairs that are
+        neither decided nor within it get more replications.
     jobs : int, optional
         Processes; default: one per core. 1 runs in this process.
     dask : str, optional
@@ -133,6 +151,8 @@ def find(
     starts : mapping of str to float or Located, optional
         Where to start with a strategy, if better is known than what the step times say: a rate
         (requests/s), or about where attainment crosses the target.
+    searched : callable, optional
+        Called with the goodputs before pairs are compared.
 
     Raises
     ------
@@ -148,12 +168,14 @@ def find(
         tolerance=tolerance,
         replications=replications,
         max_requests=max_requests,
+        indifference=indifference,
     )
     check(scenario)
     slo, strictest = scenario.environment.slo, scenario.environment.slo.strictest()
     waits = [t for t in (strictest.ttft_s, strictest.e2el_s) if t is not None]
     settings = Settings(
         target=slo.attainment,
+        targets=_targets(slo),
         tolerance=tolerance,
         replications=replications,
         max_requests=max_requests,
@@ -174,13 +196,10 @@ def find(
         ]
         return simulate(scenario, cells)
 
+    own = {name: _with_ramp(settings, guess.ramp_s) for name, guess in guesses.items()}
+    tell = (lambda ended: progress(ended, num_runs)) if progress else None
     verdicts = answer(
-        {
-            name: search(known.get(name, own.rate_rps), _with_ramp(settings, own.ramp_s))
-            for name, own in guesses.items()
-        },
-        ask,
-        lambda ended: progress(ended, num_runs) if progress else None,
+        {n: search(known.get(n, guess.rate_rps), own[n]) for n, guess in guesses.items()}, ask, tell
     )
     if all(v.status == "unattainable" for v in verdicts.values()):
         best = "; ".join(f"{name} {best_achievable(v)}" for name, v in verdicts.items())
@@ -189,14 +208,30 @@ def find(
             f"no strategy meets the targets for {share:g} % of the requests even when they are "
             f"alone: {best}. Loosen slo.ttft_s, slo.tpot_s or slo.e2el_s."
         )
-    return Found(
+    found = Found(
         scenario=scenario,
         settings=settings,
         seed=seed,
         num_gpus={name: own.num_gpus for name, own in guesses.items()},
         verdicts=verdicts,
         ramps_s={n: own.ramp_s for n, own in guesses.items() if own.ramp_s is not None},
+        indifference=indifference,
     )
+    if searched is not None:
+        searched(found)
+    for _ in range(_LOOKS):
+        sizes = wanted_sizes(found.verdicts, found.comparisons(), RULES.most)
+        if not sizes:
+            break
+        larger = {n: search(found.verdicts[n], own[n], size=size) for n, size in sizes.items()}
+        verdicts = {**found.verdicts, **answer(larger, ask)}
+        found = dataclasses.replace(found, verdicts=verdicts)
+    return found
+
+
+def _targets(slo: SloConfig) -> tuple[float, ...]:
+    """Return the share wanted of each criterion, in the order of `outcome`."""
+    return tuple(slo.wanted(key) for key in slo.counted) * max(1, len(slo.classes or ()))
 
 
 def _with_ramp(settings: Settings, ramp_s: float | None) -> Settings:
@@ -216,7 +251,7 @@ def best_achievable(verdict: Verdict) -> str:
     parts = [
         f"{key.upper()} P50 {probe.mean(f'{key}_s_p50'):.3g} s, "
         f"P90 {probe.mean(f'{key}_s_p90'):.3g} s"
-        for key in TARGETS
+        for key in LATENCIES
         if not math.isnan(probe.mean(f"{key}_s_p50"))
     ]
     return ", ".join(parts) or "finishes no request"
@@ -330,19 +365,20 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     Returns
     -------
     Outcome
-        Without the first 30 % of the arrival time. One criterion if the targets count jointly, else
-        one for each target; with classes so many for each class.
+        Without the first 30 % of the arrival time, but for its course. One criterion if the targets
+        count jointly, else one for each target; with classes as many for each class.
     """
     slo = scenario.environment.slo
     arrival = np.asarray(columns["arrival_s"], dtype=np.float64)
     end = float(arrival[-1])
     kept = measured_window(columns, WARMUP * end, 0.0)
     met = met_targets(columns, slo)
-    names = TARGETS if slo.criterion == "marginal" else ("joint",)
+    names = slo.counted
     latency = request_metrics(columns, slo.metric)
     members = members_of(columns, slo)
     statistics = _latencies(latency, kept) | _attainments(met, kept, members)
     groups = [kept & own for own in members.values()] or [kept]
+    all_of = list(members.values()) or [np.ones(len(arrival), dtype=np.bool_)]
     statistics["output_tokens"] = float(np.asarray(columns["num_output_tokens"])[kept].mean())
     late = kept & (arrival >= (1 + WARMUP) / 2 * end)
     counted = int(kept.sum())
@@ -352,7 +388,10 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     left = np.asarray(columns["last_output_s"], dtype=np.float64)
     came = int(((arrival > end / 2) & ~rejected).sum())
     went = int(((left > end / 2) & (left <= end)).sum())
-    asked = [np.asarray(columns[name])[kept & ~rejected] for name in ("prompt_len", "output_len")]
+    prompt, output = (np.asarray(columns[name]) for name in ("prompt_len", "output_len"))
+    # What was asked for, whatever a strategy rejects: else its mean would not be the expected one.
+    in_system, served = flow(arrival[~rejected], left, end)
+    fits = kept & (prompt + output <= scenario.environment.model.max_model_len)
     return Outcome(
         counted=tuple(int(group.sum()) for group in groups for _ in names),
         met=tuple(int(met[name][group].sum()) for group in groups for name in names),
@@ -360,23 +399,76 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
         arrivals=math.log(counted / ((1 - WARMUP) * end * rate_rps)),
         controls=tuple(
             math.log(tokens.sum() / (counted * mean)) if tokens.size else 0.0
-            for tokens, mean in zip(asked, mean_lengths(scenario), strict=True)
+            for tokens, mean in zip(
+                (prompt[fits], output[fits]), mean_lengths(scenario), strict=True
+            )
         ),
         drift=max(_drift(met["joint"], group, group & late) for group in groups),
         growth=(came - went) / max(came, 1),
+        course=course(
+            [met[name][own] for own in all_of for name in names],
+            [arrival[own] for own in all_of for _ in names],
+            end,
+        ),
+        backlogs=in_system,
+        served=served,
+        end_s=end,
         statistics=statistics,
     )
+
+
+def course(
+    met: Sequence[BoolArray], arrival: Sequence[FloatArray], end_s: float
+) -> tuple[float, ...]:
+    """Return the share that met each criterion in each part of a run (`Outcome.course`).
+
+    Parameters
+    ----------
+    met : sequence of ndarray
+        Of each criterion: which of the requests that it is about met it.
+    arrival : sequence of ndarray
+        When they arrived (s), of the same shapes.
+    end_s : float
+        Last arrival of the run (s).
+    """
+    shares = []
+    for flags, times in zip(met, arrival, strict=True):
+        part = np.minimum((times / end_s * PARTS).astype(np.int64), PARTS - 1)
+        came = np.bincount(part, minlength=PARTS)
+        kept = np.bincount(part, weights=flags, minlength=PARTS)
+        shares.append(np.where(came > 0, kept / np.maximum(came, 1), 1.0))
+    return tuple(np.stack(shares, axis=-1).ravel().tolist())
+
+
+def flow(
+    arrival_s: FloatArray, left_s: FloatArray, end_s: float
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the requests in the system at the end of each part of a run, and those that left.
+
+    `Outcome.backlogs` and `Outcome.served`.
+
+    Parameters
+    ----------
+    arrival_s, left_s : ndarray
+        When requests came, rising, and when they left (s); NaN of one that never left.
+    end_s : float
+        Last arrival of the run (s).
+    """
+    edges = np.linspace(0.0, end_s, PARTS + 1)[1:]
+    gone = np.searchsorted(np.sort(left_s[~np.isnan(left_s)]), edges, side="right")
+    came = np.searchsorted(arrival_s, edges, side="right")
+    return tuple((came - gone).tolist()), tuple(np.diff(gone, prepend=0).tolist())
 
 
 def _latencies(latency: Mapping[str, FloatArray], kept: BoolArray) -> dict[str, float]:
     """Return percentiles (s) of the requests that are counted; NaN where there are none."""
     found: dict[str, float] = {}
-    for key in TARGETS:
+    for key in LATENCIES:
         values = latency[f"{key}_s"][kept]
         values = values[~np.isnan(values)]
-        points = np.quantile(values, (0.5, 0.9, 0.99)) if values.size else [math.nan] * 3
-        for percent, value in zip((50, 90, 99), points, strict=True):
-            found[f"{key}_s_p{percent}"] = float(value)
+        for percent in PERCENTILES:
+            value = float(np.percentile(values, percent)) if values.size else math.nan
+            found[f"{key}_s_p{percent}"] = value
     return found
 
 
@@ -426,8 +518,17 @@ def simulate_cell(scenario: Scenario, cell: Cell) -> Outcome:
     requests = result.columns["requests"]
     end_s = float(requests["arrival_s"][-1])
     one = outcome(requests, scenario, cell.rate_rps)
-    held = mean_gpus(result.columns["instances"], WARMUP * end_s, end_s)
-    return dataclasses.replace(one, statistics={**one.statistics, "mean_gpus": held})
+    instances = result.columns["instances"]
+    usage = {
+        f"peak_kv_usage.{pool}": float(instances["peak_kv_usage"][instances["pool"] == pool].max())
+        for pool in np.unique(instances["pool"].astype(str))
+    }
+    more = {
+        "mean_gpus": mean_gpus(instances, WARMUP * end_s, end_s),
+        "preemptions": float(instances["num_preemptions"].sum()),
+        **usage,
+    }
+    return dataclasses.replace(one, statistics={**one.statistics, **more})
 
 
 def simulate_cells(

@@ -1,16 +1,17 @@
 """The search of one strategy: which runs it wants next, until its goodput is known well enough.
 
-Pure: it asks for runs and is told what came out. `runs` lets the simulator answer. Three parts:
-single runs, as few and short as will do, locate about where attainment crosses the target; a pilot
-stage of few replications there says how much runs vary; final stages on other seeds, whose rates,
-number and length were chosen before they ran, give the estimate.
+Pure: it asks for runs and is told what came out. `runs` lets the simulator answer. Single runs, as
+few and short as will do, locate about where attainment crosses the target; replications at two
+rates around it show how the runs lie there: on a line, or in two groups (`shape`). On a line the
+same stage grows until the interval is narrow enough. Of two groups the rate is sought at which
+nothing collapses.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from simcluster.studies.goodput.estimate import (
     CONFIDENCE,
     Estimate,
+    Interval,
     estimate_crossing,
     logit,
     t_quantile,
@@ -25,8 +27,9 @@ from simcluster.studies.goodput.estimate import (
 from simcluster.studies.goodput.locate import Bracket, locate
 from simcluster.studies.goodput.probe import Outcome, Probe, Wanted
 from simcluster.studies.goodput.rules import RULES, SearchRules, Settings
+from simcluster.studies.goodput.shape import Falls, falls_at, in_two_groups
 
-Status = Literal["found", "wide", "not settled", "unlimited", "unattainable"]
+Status = Literal["found", "wide", "collapses", "not settled", "unlimited", "unattainable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +46,11 @@ class Located:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Replications at two rates, and what they give; final or of a pilot."""
+    """Replications at two rates, and what they give."""
 
     low: Probe
     high: Probe
     estimate: Estimate | None
-    is_final: bool = True
 
     @property
     def replications(self) -> tuple[int, ...]:
@@ -61,17 +63,34 @@ class Stage:
         return len(self.low.outcomes)
 
     @property
-    def fall(self) -> float:
-        """Fall of the log odds of attainment from the lower rate to the higher one."""
-        return self.low.log_odds - self.high.log_odds
+    def num_requests(self) -> int:
+        """Requests of each run."""
+        return self.low.num_requests
 
-    def place_of(self, target: float) -> float:
-        """Return where between the two rates its runs cross `target`: 0 to 1, or a little beyond.
+    @property
+    def gap(self) -> float:
+        """Logarithm of the ratio of the two rates."""
+        return math.log(self.high.rate_rps / self.low.rate_rps)
+
+    @property
+    def middle(self) -> float:
+        """Logarithm of the rate in the middle (requests/s)."""
+        return (math.log(self.low.rate_rps) + math.log(self.high.rate_rps)) / 2
+
+    @property
+    def shift(self) -> float:
+        """Logarithm of the estimate less that of the middle."""
+        assert self.estimate is not None
+        return self.estimate.log_rate - self.middle
+
+    def place_of(self, settings: Settings) -> float:
+        """Return where between the two rates its runs cross the target: 0 to 1, or a little beyond.
 
         In log odds. That is the goodput but for what the estimate takes off for chance in the
         arrivals and lengths of these runs, so that shares there agree with one another.
         """
-        place = (self.low.log_odds - logit(target)) / self.fall if self.fall > 0 else 0.5
+        low, high = self.low.margin(settings), self.high.margin(settings)
+        place = low / (low - high) if low > high else 0.5
         return min(max(place, -1.0), 2.0)
 
     def mean_at(self, place: float, name: str) -> float:
@@ -109,22 +128,51 @@ class Verdict:
 
     status: Status
     """``"found"``; ``"wide"``: the longest runs leave the interval wider than asked, or queues
-    still build up in them; ``"not settled"``: no final stage has the crossing between its two
-    rates; ``"unlimited"``: the targets are met at any rate; ``"unattainable"``: at none."""
+    still build up in them; ``"collapses"``: runs at one rate fall into two groups; ``"not
+    settled"``: no stage has the crossing between its two rates; ``"unlimited"``: the targets are
+    met at any rate; ``"unattainable"``: at none."""
     estimate: Estimate | None
-    """The goodput, if it is found or wide: that of the last stage alone, a final one. What pilots
-    estimate is none: of many pilots some look far better than they are."""
+    """The goodput, if it is found or wide: that of the last stage alone."""
     probes: tuple[Probe, ...]
     """Every run, in the order of the search."""
     stages: tuple[Stage, ...] = ()
-    """The replications that show attainment fall between their two rates, in order; pilots too."""
+    """The replications that show attainment fall between their two rates, in order."""
     alone: Probe | None = None
     """Of ``"unattainable"``: requests that meet no other."""
+    falls: tuple[Falls, ...] = ()
+    """Rates with runs that collapsed, and the one below that showed none, rising; empty where no
+    collapse was seen."""
+    recommended: Probe | None = None
+    """Of ``"collapses"``: runs at the highest rate tried at which none collapsed and the targets
+    were met beyond chance."""
+    dips: tuple[Probe, ...] = ()
+    """Runs at low loads that miss the targets all the same."""
 
     @property
     def num_requests(self) -> int:
         """Requests simulated, all probes together."""
         return sum(p.num_requests * len(p.outcomes) for p in self.probes)
+
+    @property
+    def goodput(self) -> Interval | None:
+        """The goodput (requests/s) and its interval; None where there is none.
+
+        Of a strategy that collapses the recommended rate, up to the lowest one with a collapse.
+        """
+        if self.estimate is not None:
+            return self.estimate.interval
+        if self.recommended is None:
+            return None
+        rate = self.recommended.rate_rps
+        above = [f.rate_rps for f in self.falls if f.num_fallen and f.rate_rps > rate]
+        return Interval(value=rate, low=rate, high=min(above, default=rate))
+
+    @property
+    def at(self) -> Probe | None:
+        """Runs at the goodput or just below, for latencies; None where there are none."""
+        if self.recommended is not None:
+            return self.recommended
+        return self.stages[-1].low if self.stages else self.alone
 
 
 _Runs = Generator[list[Wanted], list[Outcome], Probe]
@@ -132,18 +180,26 @@ Search = Generator[list[Wanted], list[Outcome], Verdict]
 """A search under way: yields the runs that it wants next, and is sent their outcomes."""
 
 
-def search(start: float | Located, settings: Settings, rules: SearchRules = RULES) -> Search:
+def search(
+    start: float | Located | Verdict,
+    settings: Settings,
+    rules: SearchRules = RULES,
+    *,
+    size: int | None = None,
+) -> Search:
     """Look for the highest rate whose attainment reaches the target.
 
     Parameters
     ----------
-    start : float or Located
+    start : float, Located or Verdict
         Where to start (requests/s), > 0: a bound from the roofline; or about where attainment
-        crosses the target, if that is known.
+        crosses the target, if that is known; or how a search ended whose last stage shall grow.
     settings : Settings
         How sure the answer shall be.
     rules : SearchRules
         The numbers of the method.
+    size : int, optional
+        Of the last stage of a verdict: replications at each rate that it shall have.
 
     Yields
     ------
@@ -151,6 +207,8 @@ def search(start: float | Located, settings: Settings, rules: SearchRules = RULE
         Runs to do; the outcomes are sent back in this order.
     """
     going = _Searching(settings, rules)
+    if isinstance(start, Verdict):
+        return (yield from going.grown(start, size or settings.replications))
     if not isinstance(start, Located):
         located = yield from going.located(start)
         if isinstance(located, Verdict):
@@ -160,27 +218,15 @@ def search(start: float | Located, settings: Settings, rules: SearchRules = RULE
 
 
 class _Plan(NamedTuple):
-    """Of a stage: rate (requests/s) in the middle, logarithm of the ratio of its two rates."""
+    """Of a stage: rate (requests/s) in the middle, logarithm of the ratio of its two rates.
+
+    With requests of a run, and replications at each rate.
+    """
 
     rate_rps: float
     gap: float
     num_requests: int
-    is_final: bool
-
-
-class _Aim(NamedTuple):
-    """Of the next stage: about where attainment crosses, how steeply, and how long runs must be.
-
-    With the least distance of its two rates (logarithm of their ratio), and whether the crossing
-    lay between those of the last stage, a final one.
-    """
-
-    rate_rps: float
-    slope: float
-    num_requests: float
-    is_final: bool = False
-    least_gap: float = 0.0
-    holds: bool = False
+    size: int
 
 
 class _Searching:
@@ -190,6 +236,7 @@ class _Searching:
         self._settings, self._rules = settings, rules
         self._probes: list[Probe] = []
         self._stages: list[Stage] = []
+        self._falls: list[Falls] = []
 
     # Locate -------------------------------------------------------------------------------------
 
@@ -198,31 +245,34 @@ class _Searching:
     ) -> Generator[list[Wanted], list[Outcome], Located | Verdict]:
         """Find about where attainment crosses the target; a verdict where it does nowhere."""
         settings, rules = self._settings, self._rules
-        target = logit(settings.target)
 
-        def ends(known: Bracket[Probe]) -> bool:
+        def ends(known: Bracket[_Seen]) -> bool:
             if known.high is None:
                 assert known.low is not None
                 return known.low.rate_rps > rules.farthest * guess_rps
             if known.low is None:
-                rate, residence_s = known.high.rate_rps, known.high.outcomes[0].residence_s
+                rate, residence_s = known.high.rate_rps, known.high.probe.outcomes[0].residence_s
                 alone = math.isnan(residence_s) or residence_s * rate < rules.alone
                 return alone or rate < rules.lowest * guess_rps
             near = known.gap <= math.log(rules.near) and known.fall <= rules.straight
             return near or known.gap <= settings.tolerance / 2
 
-        found = yield from locate(guess_rps, target, self._look, ends, rules.walk)
+        def look(rate_rps: float) -> Generator[list[Wanted], list[Outcome], _Seen]:
+            probe = yield from self._look(rate_rps)
+            return _Seen(rate_rps, probe.margin(settings), probe)
+
+        found = yield from locate(guess_rps, 0.0, look, ends, rules.walk)
         if found.low is None or found.high is None:
             return Verdict(
                 status="unlimited" if found.high is None else "unattainable",
                 estimate=None,
                 probes=tuple(self._probes),
-                alone=found.high,
+                alone=None if found.high is None else found.high.probe,
             )
         return Located(
-            rate_rps=found.crossing_rps(target),
+            rate_rps=found.crossing_rps(0.0),
             slope=found.slope,
-            num_requests=self._least(found.low),
+            num_requests=self._least(found.low.probe),
         )
 
     def _look(self, rate_rps: float) -> _Runs:
@@ -233,11 +283,10 @@ class _Searching:
         measured residence times, which are known better each time.
         """
         settings, rules = self._settings, self._rules
-        least = logit(settings.target) - rules.hopeless
         probe = yield from self._single(rate_rps, settings.num_scout_requests(rate_rps))
-        if probe.log_odds > least:
+        if probe.margin(settings) > -rules.hopeless:
             needed = probe.least_requests(settings, rules.scout_residences)
-            while needed > 1.5 * probe.num_requests and probe.log_odds > least:
+            while needed > 1.5 * probe.num_requests and probe.margin(settings) > -rules.hopeless:
                 probe = yield from self._single(rate_rps, needed)
                 needed = probe.least_requests(settings, rules.scout_residences)
         return probe
@@ -251,7 +300,9 @@ class _Searching:
     def _least(self, probe: Probe) -> int:
         """Requests of a replication at a rate, at least."""
         rules = self._rules
-        return probe.least_requests(self._settings, rules.residences, rules.least_requests)
+        counted = rules.least_misses / (1 - max(self._settings.wanted(1)))
+        least = max(rules.least_requests, math.ceil(counted / (1 - rules.uncounted)))
+        return probe.least_requests(self._settings, rules.residences, least)
 
     # Settle -------------------------------------------------------------------------------------
 
@@ -260,119 +311,241 @@ class _Searching:
 
         Notes
         -----
-        Each stage has seeds of its own at each of its two rates, and its estimate is from them
-        alone. Rates, number and length are fixed before it starts, from what was known before, so
-        the estimate does not depend on when the search stops.
-
-        Stopping as soon as an interval is narrow would make intervals too narrow (optional
-        stopping). So a final stage is sized from the pilot to land well inside the tolerance, few
-        are rejected for their width, and a pilot never ends the search.
-        """
-        aim = _Aim(located.rate_rps, located.slope, located.num_requests)
-        for _ in range(self._rules.most_stages):
-            plan = self._plan(aim)
-            self._stages.append((yield from self._stage(plan)))
-            following = self._judged(plan, aim)
-            if not isinstance(following, _Aim):
-                return self._verdict(following)
-            aim = following
-        return self._verdict("wide" if aim.holds else "not settled")
-
-    def _plan(self, aim: _Aim) -> _Plan:
-        rules, tolerance = self._rules, self._settings.tolerance
-        least = rules.spread[0] if aim.is_final else rules.pilot_spread
-        wanted = min(rules.fall / aim.slope, rules.spread[1]) * math.sqrt(tolerance)
-        gap = max(wanted, least * tolerance, aim.least_gap)
-        scout = self._settings.num_scout_requests(aim.rate_rps * math.exp(gap / 2))
-        most = self._settings.max_requests
-        return _Plan(
-            aim.rate_rps, gap, max(min(math.ceil(aim.num_requests), most), scout), aim.is_final
-        )
-
-    def _judged(self, plan: _Plan, aim: _Aim) -> _Aim | Status:
-        """Return what the next stage aims at, or how the search ends with the last one."""
-        settings, rules, stage = self._settings, self._rules, self._stages[-1]
-        num, tolerance, estimate = plan.num_requests, settings.tolerance, stage.estimate
-        is_longest = plan.is_final and num >= settings.max_requests
-        if estimate is None:  # its rates do not differ: further apart, for longer
-            gap = 2 * plan.gap
-            if gap > rules.too_far or is_longest:
-                return "not settled"
-            return aim._replace(num_requests=2.0 * num, least_gap=gap, holds=False)
-        shift, length = self._shift_and_length(plan)
-        beyond = min(rules.beyond / estimate.slope, rules.beyond_tolerances * tolerance)
-        if abs(shift) > max(rules.outside * plan.gap, beyond):
-            # Outside its two rates the line is trusted for a few of their distances alone.
-            shift = math.copysign(min(abs(shift), rules.most_shift * plan.gap), shift)
-            return _Aim(plan.rate_rps * math.exp(shift), estimate.slope, length)
-        rate = plan.rate_rps * math.exp(shift)
-        if stage.fall > 2 * rules.straight and plan.gap > tolerance / 2:
-            # Too coarse for a straight line: closer together.
-            return _Aim(rate, estimate.slope, length, plan.is_final)
-        narrow = estimate.half_width <= tolerance
-        if plan.is_final and length <= rules.longer * num and narrow:
-            return "found"
-        if is_longest:
-            return "wide"
-        factor = self._growth(stage, estimate)
-        # Where runs cannot be longer a further pilot would say no more.
-        is_final = factor < rules.growth[1] or num >= settings.max_requests
-        return _Aim(rate, estimate.slope, max(length, num * factor), is_final, holds=plan.is_final)
-
-    def _shift_and_length(self, plan: _Plan) -> tuple[float, float]:
-        """Return by how much the logarithm of the rate is off, and the length that runs need.
-
-        Without regard to the width of the interval: queues must have built up.
-        """
-        settings, rules, stage = self._settings, self._rules, self._stages[-1]
-        assert stage.estimate is not None
-        steady = rules.unsteady * settings.tolerance
-        bias = stage.start_bias(settings.target, rules.chance[plan.is_final])
-        least, num = self._least(stage.low), plan.num_requests
-        ample = min(max(rules.ample * least, num), settings.max_requests)
-        shift, length = stage.estimate.log_rate - math.log(plan.rate_rps), float(max(least, num))
-        if bias > steady:
-            shift -= bias / 2
-            if plan.is_final:
-                length *= max(2.0, bias / steady)
-        return shift, min(length, ample)
-
-    def _growth(self, stage: Stage, estimate: Estimate) -> float:
-        """Return by how much runs must be longer for an interval that is narrow enough."""
-        settings, rules = self._settings, self._rules
-        degrees = 2 * settings.replications - 4  # some are lost to unequal spread
-        width = math.sqrt(estimate.variance * stage.size / settings.replications)
-        width *= t_quantile(0.5 + CONFIDENCE / 2, degrees)
-        factor = (width / (rules.aim * settings.tolerance)) ** 2
-        return min(max(factor, rules.growth[0] if stage.is_final else 0.0), rules.growth[1])
-
-    def _stage(self, plan: _Plan) -> Generator[list[Wanted], list[Outcome], Stage]:
-        """Run replications at two rates.
-
-        Those at the two rates meet different requests, and so do those of two stages. The k-th
-        final stage of one strategy meets the same requests as that of another.
+        The k-th replication meets the same requests in every stage and of every strategy. So the
+        goodput of given replications is the root of one function of the rate, wherever its rates
+        were, and moving them biases nothing; only their number and length follow what was seen.
+        Stages are sized to land inside the tolerance, so that few grow twice (stopping as soon as
+        an interval is narrow makes intervals too narrow).
         """
         rules = self._rules
-        size = self._settings.replications if plan.is_final else rules.pilot_size
-        number = sum(stage.is_final == plan.is_final for stage in self._stages)
-        first = 1 + 2 * size * number + (0 if plan.is_final else rules.first_pilot)
-        numbers = [tuple(range(first + i * size, first + (i + 1) * size)) for i in (0, 1)]
+        num = min(located.num_requests, self._settings.max_requests)
+        plan = self._around(located.rate_rps, located.slope, num, rules.pilot_size)
+        for _ in range(rules.most_stages):
+            stage = yield from self._stage(plan)
+            if self._note_falls(stage.low, stage.high):
+                return (yield from self._without_collapse(num))
+            following = self._following(stage)
+            if not isinstance(following, _Plan):
+                return (yield from self._checked(self._verdict(following)))
+            plan = following
+        holds = [s for s in self._stages if self._holds(s)]
+        if holds:
+            self._stages.append(holds[-1])
+        return self._verdict("wide" if holds else "not settled")
+
+    def grown(self, verdict: Verdict, size: int) -> Search:
+        """Let the last stage of a verdict grow to `size` replications at each rate."""
+        last = verdict.stages[-1]
+        self._probes, self._stages = list(verdict.probes), list(verdict.stages)
+        self._falls = list(verdict.falls)
+        plan = _Plan(math.exp(last.middle), last.gap, last.num_requests, size)
+        stage = yield from self._stage(plan, last)
+        if self._note_falls(stage.low, stage.high):
+            return (yield from self._without_collapse(last.num_requests))
+        if not self._holds(stage):
+            return verdict  # by chance its crossing lies outside; the former is as good
+        return replace(self._verdict(verdict.status), dips=verdict.dips)
+
+    def _around(self, rate_rps: float, slope: float, num_requests: float, size: int) -> _Plan:
+        """Return a stage around a rate at which attainment falls with `slope`."""
+        rules, tolerance = self._rules, self._settings.tolerance
+        gap = min(rules.fall / slope, rules.spread[1]) * math.sqrt(tolerance)
+        gap = max(gap, rules.spread[0] * tolerance)
+        scout = self._settings.num_scout_requests(rate_rps * math.exp(gap / 2))
+        num = min(math.ceil(num_requests), self._settings.max_requests)
+        return _Plan(rate_rps, gap, max(num, scout), size)
+
+    def _holds(self, stage: Stage) -> bool:
+        """Whether a stage has the crossing between its two rates, and is large enough to say so."""
+        enough = stage.size >= self._settings.replications and stage.estimate is not None
+        return enough and abs(stage.shift) <= self._rules.outside * stage.gap
+
+    def _following(self, stage: Stage) -> _Plan | Status:
+        """Return the stage that follows one, or how the search ends with it."""
+        settings, rules, estimate = self._settings, self._rules, stage.estimate
+        num, size = stage.num_requests, stage.size
+        if estimate is None:  # its rates do not differ: further apart, with all replications
+            gap = 2 * stage.gap
+            if gap > rules.too_far:
+                return "not settled"
+            return _Plan(math.exp(stage.middle), gap, num, max(size, settings.replications))
+        # Outside its two rates the line is trusted for a few of their distances alone.
+        shift = max(min(stage.shift, rules.most_shift * stage.gap), -rules.most_shift * stage.gap)
+        there = self._around(math.exp(stage.middle + shift), estimate.slope, num, size)
+        if abs(stage.shift) > rules.outside * stage.gap:
+            return self._closer(stage, there)
+        if stage.gap > rules.coarse * there.gap and abs(stage.shift) > stage.gap / 4:
+            return there  # nearer to the crossing, for attainment need not fall on a line
+        fall = stage.low.margin(settings) - stage.high.margin(settings)
+        if fall > 2 * rules.straight and stage.gap > settings.tolerance / 2:
+            return there._replace(gap=min(there.gap, stage.gap / 2))  # too coarse for a line
+        length = self._length(stage)
+        if length > rules.longer * num:
+            return there._replace(num_requests=length)
+        if size >= settings.replications and estimate.half_width <= settings.tolerance:
+            return "wide" if self._is_biased(stage) else "found"
+        return self._larger(stage, there)
+
+    def _closer(self, stage: Stage, there: _Plan) -> _Plan:
+        """Return the stage that follows one whose crossing lies outside.
+
+        Where that of the stage before lay outside on the other side, the crossing is between the
+        two: few runs have misjudged how steeply attainment falls.
+        """
+        before = self._stages[-2] if len(self._stages) > 1 else None
+        if before is None or before.estimate is None or before.shift * stage.shift >= 0:
+            return there
+        apart = abs(before.middle - stage.middle)
+        rate = math.exp((before.middle + stage.middle) / 2)
+        size = max(stage.size, self._settings.replications)
+        return there._replace(rate_rps=rate, gap=max(there.gap, apart), size=size)
+
+    def _larger(self, stage: Stage, there: _Plan) -> _Plan | Status:
+        """Return a stage of more replications, or of longer runs, for a narrower interval."""
+        settings, rules, size = self._settings, self._rules, stage.size
+        estimate, num = stage.estimate, stage.num_requests
+        assert estimate is not None
+        likely = max(size, settings.replications)
+        width = math.sqrt(estimate.variance * size)
+        width *= t_quantile(0.5 + CONFIDENCE / 2, max(2 * likely - 4, 1))  # some degrees are lost
+        needed = min((width / (rules.aim * settings.tolerance)) ** 2, rules.growth * size)
+        wanted = max(settings.replications, math.ceil(needed))
+        if size >= settings.replications:
+            wanted = max(wanted, math.ceil(rules.more * size))
+        if wanted > rules.many and num < settings.max_requests:
+            length = min(math.ceil(num * wanted / settings.replications), settings.max_requests)
+            wanted = max(settings.replications, math.ceil(wanted * num / length))
+            return there._replace(num_requests=length, size=min(wanted, rules.most))
+        wanted = min(wanted, rules.most)
+        if wanted <= size:
+            return "wide"
+        return _Plan(math.exp(stage.middle), stage.gap, num, wanted)
+
+    def _is_biased(self, stage: Stage) -> bool:
+        """Whether queues still build up in the runs of a stage, beyond chance."""
+        settings, rules = self._settings, self._rules
+        bias = stage.start_bias(settings.target, rules.chance)
+        return bias > rules.unsteady * settings.tolerance
+
+    def _length(self, stage: Stage) -> int:
+        """Return the requests that runs need, without regard to the width of the interval."""
+        settings, rules = self._settings, self._rules
+        least, num = self._least(stage.low), stage.num_requests
+        ample = min(max(rules.ample * least, num), settings.max_requests)
+        length = max(least, num)
+        if stage.size >= settings.replications and self._is_biased(stage):
+            length *= 2
+        return math.ceil(min(length, ample))
+
+    def _stage(
+        self, plan: _Plan, before: Stage | None = None
+    ) -> Generator[list[Wanted], list[Outcome], Stage]:
+        """Run replications at two rates; those that the last stage had are not run again.
+
+        Those at the two rates meet different requests.
+        """
+        if before is None and self._stages:
+            before = self._stages[-1]
         rates = [plan.rate_rps * math.exp(side * plan.gap / 2) for side in (-1, 1)]
-        outcomes = yield [
+        had: list[tuple[Outcome, ...]] = [(), ()]
+        if before is not None and before.num_requests == plan.num_requests:
+            olds = before.low, before.high
+            if all(math.isclose(o.rate_rps, r) for o, r in zip(olds, rates, strict=True)):
+                rates = [old.rate_rps for old in olds]
+                had = [old.outcomes for old in olds]
+        numbers = [tuple(range(1 + i, 1 + 2 * plan.size, 2)) for i in (0, 1)]
+        todo = [own[len(kept) :] for own, kept in zip(numbers, had, strict=True)]
+        came = yield [
             Wanted(rate, k, plan.num_requests)
-            for rate, own in zip(rates, numbers, strict=True)
+            for rate, own in zip(rates, todo, strict=True)
             for k in own
         ]
-        low = Probe(rates[0], plan.num_requests, tuple(outcomes[:size]), numbers[0])
-        high = Probe(rates[1], plan.num_requests, tuple(outcomes[size:]), numbers[1])
+        outcomes = (
+            had[0] + tuple(came[: len(todo[0])]),
+            had[1] + tuple(came[len(todo[0]) :]),
+        )
+        low, high = (
+            Probe(rate, plan.num_requests, own, own_numbers[: len(own)])
+            for rate, own, own_numbers in zip(rates, outcomes, numbers, strict=True)
+        )
+        if any(had):
+            self._probes = [p for p in self._probes if p not in (before.low, before.high)]  # type: ignore[union-attr]  # there are outcomes of it
         self._probes += [low, high]
-        estimate = estimate_crossing(low.counts, high.counts, self._settings.target)
-        return Stage(low=low, high=high, estimate=estimate, is_final=plan.is_final)
+        wanted = self._settings.wanted(len(low.outcomes[0].counted))
+        estimate = estimate_crossing(
+            low.counts, high.counts, wanted, low.replications + high.replications
+        )
+        stage = Stage(low=low, high=high, estimate=estimate)
+        self._stages.append(stage)
+        return stage
+
+    def _checked(self, verdict: Verdict) -> Search:
+        """Look at low loads too: a goodput says that the targets are met at all rates below it."""
+        if verdict.goodput is None or verdict.at is None:
+            return verdict
+        settings, rules, dips = self._settings, self._rules, []
+        num = verdict.at.least_requests(settings, rules.scout_residences)
+        for share in rules.low_loads:
+            rate = share * verdict.goodput.value
+            few = max(settings.num_scout_requests(rate), math.ceil(share * num))
+            probe = yield from self._single(rate, few)
+            if probe.margin(settings) < -rules.dip:
+                dips.append(probe)
+        return replace(verdict, probes=tuple(self._probes), dips=tuple(dips))
 
     def _verdict(self, status: Status) -> Verdict:
+        known = tuple(stage for stage in self._stages if stage.estimate is not None)
+        has_goodput = status in ("found", "wide")
         return Verdict(
             status=status,
-            estimate=None if status == "not settled" else self._stages[-1].estimate,
+            estimate=known[-1].estimate if has_goodput else None,
             probes=tuple(self._probes),
-            stages=tuple(stage for stage in self._stages if stage.estimate is not None),
+            stages=known,
+            falls=tuple(sorted(self._falls, key=lambda falls: falls.rate_rps)),
         )
+
+    # Collapses ----------------------------------------------------------------------------------
+
+    def _note_falls(self, *probes: Probe) -> bool:
+        """Note rates whose runs fall into two groups; tell whether there is one."""
+        settings, seen = self._settings, False
+        for probe in probes:
+            wanted = settings.wanted(len(probe.outcomes[0].counted))
+            if in_two_groups(probe, wanted):
+                self._falls.append(falls_at(probe, wanted))
+                seen = True
+        return seen
+
+    def _without_collapse(self, num_requests: int) -> Search:
+        """Find a rate below those with a collapse at which none is seen and the targets are met.
+
+        Where none collapses and the targets are missed all the same, the goodput is that of an
+        ordinary queue, and lies lower.
+        """
+        settings, rules = self._settings, self._rules
+        size = rules.safe * settings.replications
+        for _ in range(rules.most_retreats):
+            rate = min(falls.rate_rps for falls in self._falls) / rules.retreat
+            numbers = tuple(range(1, 1 + size))
+            outcomes = yield [Wanted(rate, k, num_requests) for k in numbers]
+            probe = Probe(rate, num_requests, tuple(outcomes), numbers)
+            self._probes.append(probe)
+            own = falls_at(probe, settings.wanted(len(probe.outcomes[0].counted)))
+            self._falls.append(own)
+            if own.num_fallen:
+                continue
+            if probe.margin_at_least(settings) >= 0:
+                return replace(self._verdict("collapses"), recommended=probe)
+            slope = max((s.estimate.slope for s in self._stages if s.estimate), default=10.0)
+            located = Located(rate_rps=rate, slope=slope, num_requests=num_requests)
+            return (yield from self.settled(located))
+        return self._verdict("not settled")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A run that locates: its rate (requests/s), and its log odds less those wanted."""
+
+    rate_rps: float
+    log_odds: float
+    probe: Probe

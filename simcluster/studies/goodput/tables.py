@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from simcluster._version import __version__
 from simcluster.catalog.toml_writer import to_toml
+from simcluster.config import TARGETS
 from simcluster.frames.goodput import three_digits
 from simcluster.runs import output
 from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
@@ -23,17 +25,19 @@ from simcluster.studies.goodput.locate import Bracket
 from simcluster.studies.goodput.probe import Probe
 from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.goodput.runs import (
-    TARGETS,
+    LATENCIES,
+    PERCENTILES,
     WARMUP,
     Found,
     best_achievable,
     replication_seed,
 )
-from simcluster.studies.goodput.search import Stage, Status, Verdict
+from simcluster.studies.goodput.search import Status, Verdict
+from simcluster.studies.goodput.shape import Falls
 
 FILES: Final = ("goodput.json", "probes.csv", "scenario.toml")
 """Files of a result folder, beside the recorded runs."""
-LEVELS: Final = (0.5, 0.9, 0.99)
+LEVELS: Final = (0.5, 0.9, 0.95, 0.99)
 """Attainments whose rates are bounded by the runs of the search."""
 _WIDTH: Final = 100
 _WITHOUT: Final[dict[Status, str]] = {
@@ -78,7 +82,12 @@ def as_json(
 
 def _comparisons(found: Found) -> list[dict[str, Any]]:
     return [
-        {"text": str(pair), "decided": pair.decided, **dataclasses.asdict(pair)}
+        {
+            "text": str(pair),
+            "decided": pair.decided,
+            "alike": pair.alike,
+            **dataclasses.asdict(pair),
+        }
         for pair in found.comparisons()
     ]
 
@@ -97,38 +106,54 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
         "num_requests": verdict.num_requests,
         "near": {f"p{100 * level:g}": near(verdict, level) for level in LEVELS},
     }
-    at = verdict.stages[-1].low if verdict.stages else verdict.alone
+    at = verdict.at
     if at is not None:
         row["latency_at_rps"] = at.rate_rps
         row["latency"] = {
-            f"{key}_s": {f"p{p}": at.mean(f"{key}_s_p{p}") for p in (50, 90, 99)} for key in TARGETS
+            f"{key}_s": {f"p{p}": at.mean(f"{key}_s_p{p}") for p in PERCENTILES}
+            for key in LATENCIES
         }
-    if verdict.estimate is None:
+    row["falls"] = [_fall(one) for one in verdict.falls]
+    row["misses_at_low_load"] = [
+        {"rate_rps": probe.rate_rps, "attainment": _least(probe)} for probe in verdict.dips
+    ]
+    goodput = verdict.goodput
+    if goodput is None or at is None:
         bounds = near(verdict, found.settings.target)
         row["between"] = {key: bounds[key] for key in ("low_rps", "high_rps")}
         return row
-    stage = verdict.stages[-1]
-    goodput = verdict.estimate.interval
     row["goodput_rps"] = dataclasses.asdict(goodput)
-    row["saturated"] = stage.high.saturated
+    share_at = at.mean
+    if verdict.estimate is not None:
+        stage = verdict.stages[-1]
+        row["saturated"] = stage.high.saturated
+        share_at = functools.partial(stage.share_at, stage.place_of(found.settings))
+    row["attainment"] = {key: share_at(f"{key}_attainment") for key in TARGETS}
     slo = found.scenario.environment.slo
-    place = stage.place_of(slo.attainment)
-    row["attainment"] = {key: stage.share_at(place, f"{key}_attainment") for key in TARGETS}
     if slo.classes:
         row["classes"] = {
-            name: {
-                key: stage.share_at(place, f"{name}.{key}_attainment")
-                for key in (*TARGETS, "joint")
-            }
+            name: {key: share_at(f"{name}.{key}_attainment") for key in (*TARGETS, "joint")}
             for name in slo.classes
         }
     gpus = found.mean_gpus(name)
     if gpus > 0:  # not where runs do not say how many were held
-        row |= _per_gpu(goodput, gpus, stage, found.scenario.environment.cluster.price_per_gpu_hour)
+        row |= _per_gpu(goodput, gpus, at, found.scenario.environment.cluster.price_per_gpu_hour)
     return row
 
 
-def _per_gpu(goodput: Interval, gpus: float, stage: Stage, price: float | None) -> dict[str, Any]:
+def _fall(falls: Falls) -> dict[str, Any]:
+    value, low, high = falls.per_hour
+    per_hour = {"value": value, "low": low, "high": high}
+    return {**dataclasses.asdict(falls), "hours": falls.hours, "per_hour": per_hour}
+
+
+def _least(probe: Probe) -> float:
+    """Attainment of a single run, of the criterion that is met least."""
+    met, counted = probe.outcomes[0].least
+    return met / max(counted, 1)
+
+
+def _per_gpu(goodput: Interval, gpus: float, at: Probe, price: float | None) -> dict[str, Any]:
     """Return what a goodput is per GPU held and, with a price per hour, per cost of those."""
     row: dict[str, Any] = {
         "mean_gpus": gpus,
@@ -137,7 +162,7 @@ def _per_gpu(goodput: Interval, gpus: float, stage: Stage, price: float | None) 
     if price is not None:
         per_cost = 3600 / (gpus * price)
         row["requests_per_cost"] = dataclasses.asdict(_scaled(goodput, per_cost))
-        tokens = stage.low.mean("output_tokens")
+        tokens = at.mean("output_tokens")
         row["cost_per_million_output_tokens"] = dataclasses.asdict(
             Interval(
                 value=_cost_of_million(goodput.value * per_cost * tokens),
@@ -232,7 +257,7 @@ def _pairs(found: Found) -> str:
     lines = [f"  {pair}" for pair in pairs]
     if pairs:
         lines.insert(0, "On the same requests, where not said otherwise:")
-    without = [name for name, verdict in found.verdicts.items() if verdict.estimate is None]
+    without = [name for name, verdict in found.verdicts.items() if verdict.goodput is None]
     if without and len(found.verdicts) > 1:
         lines.append(_filled(f"Not compared, without a goodput: {', '.join(without)}."))
     return "\n".join(lines)
@@ -303,7 +328,7 @@ def _filled(line: str) -> str:
 def _remarks(found: Found) -> list[str]:
     """Return what a reader of the table must know of single strategies, a line each."""
     lines = []
-    remedies = {
+    remedies: dict[Status, str] = {
         "unlimited": "set slo.ttft_s or slo.e2el_s, or tighten them",
         "wide": f"raise --max-requests ({found.settings.max_requests:,})",
         "not settled": f"raise --max-requests ({found.settings.max_requests:,}) or --tolerance",
@@ -312,10 +337,60 @@ def _remarks(found: Found) -> list[str]:
         if words := ending(verdict, found.settings):
             remedy = remedies.get(verdict.status)
             lines.append(_filled(f"{name}: {words}{f': {remedy}' if remedy else ''}."))
-        if verdict.stages and verdict.stages[-1].high.saturated:
+        lines += [_filled(f"{name}: {words}.") for words in _collapses(verdict)]
+        if verdict.dips:
+            lines.append(_filled(f"{name}: {_low_loads(verdict)}."))
+        if verdict.estimate is not None and verdict.stages[-1].high.saturated:
             rate = three_digits(verdict.stages[-1].high.rate_rps)
             lines.append(f"{name}: saturated at {rate} req/s: its queue grows without bound.")
     return lines
+
+
+def _collapses(verdict: Verdict) -> list[str]:
+    """Return where a strategy collapses and how often, in words; nothing where it does not."""
+    fallen = [falls for falls in verdict.falls if falls.num_fallen]
+    if not fallen:
+        return []
+    lowest = fallen[0]
+    value, low, high = (three_digits(x) for x in lowest.per_hour)
+    words = (
+        f"collapses in {lowest.num_fallen} of {lowest.num_runs} runs at "
+        f"{three_digits(lowest.rate_rps)} req/s and does not recover"
+    )
+    if lowest.num_recovered:
+        words += f" ({lowest.num_recovered} did)"
+    if lowest.full:
+        words += f": the KV cache of {_POOLS.get(lowest.full, lowest.full)} is full"
+        words += f", {lowest.preemptions:,.0f} preemptions" if lowest.preemptions else ""
+    words += f"; {value} times per hour of operation (95 %: {low} to {high})"
+    safe = [f for f in verdict.falls if not f.num_fallen and f.rate_rps < lowest.rate_rps]
+    if not safe:
+        return [words]
+    held = safe[-1]
+    most = held.per_hour[2]
+    name = "recommended: " if verdict.status == "collapses" else ""
+    return [
+        words,
+        f"{name}at {three_digits(held.rate_rps)} req/s none in {held.num_runs} runs, "
+        f"{three_digits(held.hours)} hours: below {three_digits(most)} per hour (95 %); for below "
+        f"one a day simulate {math.ceil(72 / held.hours)} times as long there (--max-requests)",
+    ]
+
+
+_POOLS: Final = {
+    "mixed": "the instances",
+    "prefill": "the prefill pool",
+    "decode": "the decode pool",
+}
+
+
+def _low_loads(verdict: Verdict) -> str:
+    """Return at which low loads the targets are missed, in words."""
+    places = [
+        f"{100 * _least(probe):.3g} % at {three_digits(probe.rate_rps)} req/s"
+        for probe in verdict.dips
+    ]
+    return f"misses the targets at low load too: {', '.join(places)} are within them"
 
 
 def ending(verdict: Verdict, settings: Settings) -> str:
@@ -331,6 +406,8 @@ def ending(verdict: Verdict, settings: Settings) -> str:
             return "attainment still falls in its longest runs, so longer ones would carry less"
         case "wide":
             return "the longest runs leave the interval wider than asked"
+        case "collapses":
+            return "its goodput is the rate that is recommended, up to the lowest with a collapse"
     return ""
 
 

@@ -71,19 +71,19 @@ def settle(
     )
     return Finals(
         intervals={
-            name: verdict.estimate.interval
+            name: verdict.goodput
             for name, verdict in found.verdicts.items()
-            if verdict.estimate is not None
+            if verdict.goodput is not None
         },
         mean_gpus={
             name: found.mean_gpus(name)
             for name, verdict in found.verdicts.items()
-            if verdict.estimate is not None
+            if verdict.goodput is not None
         },
         unsettled={
             name: ending(verdict, found.settings)
             for name, verdict in found.verdicts.items()
-            if verdict.estimate is None
+            if verdict.goodput is None
         },
         verdicts=found.verdicts,
         num_requests=sum(verdict.num_requests for verdict in found.verdicts.values()),

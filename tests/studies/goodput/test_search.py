@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -184,8 +185,10 @@ def test_pairs_are_decided_on_what_differs() -> None:
     assert str(pair).startswith("b beats a by 12 %")
     assert pair.difference_rps.value == pytest.approx(1.2)
     assert pair.p_value < 1e-4
-    unpaired = compare("a", a, "b", b, paired=False)
-    assert not unpaired.decided
+    elsewhere = dataclasses.replace(b, replications=tuple(range(100, 106)))
+    unpaired = compare("a", a, "b", elsewhere)
+    assert (unpaired.paired, unpaired.decided) == (False, False)
+    assert unpaired.ratio.value == pair.ratio.value
     assert "undecided" in str(unpaired)
     assert compare("a", a, "same", a).p_value == 1.0
 

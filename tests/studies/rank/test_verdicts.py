@@ -91,7 +91,7 @@ def verdict(status: Status, goodput: float) -> Verdict:
         probes.append(Probe(goodput * math.exp(0.05 * side), 4000, runs, numbers))
     low, high = probes
     estimate = estimate_crossing(low.counts, high.counts, 0.9)
-    stage = Stage(low=low, high=high, estimate=estimate, is_final=status != "not settled")
+    stage = Stage(low=low, high=high, estimate=estimate)
     if status in ("unlimited", "unattainable"):
         return Verdict(status=status, estimate=None, probes=(low,))
     return Verdict(
