@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from simcluster.config import SloConfig
 from simcluster.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,8 +23,39 @@ if TYPE_CHECKING:
 
 Censored = Literal["below", "above"]
 
+Wanted = Mapping[str, float]
+"""Columns of the sweep frame, and the share (0 to 1) that each must reach."""
+
 _ROUNDING: Final = 1e-12
 """An attainment this far below the target reaches it: a mean over seeds is not exact."""
+
+
+def wanted_shares(slo: SloConfig) -> dict[str, float]:
+    """Return which columns of the sweep frame must reach which share (0 to 1).
+
+    ``slo_attainment`` alone where all targets want the same; where targets have percentiles a
+    column for each, such as ``ttft_attainment``, and with classes for each of every class.
+    """
+    if slo.percentiles is None:
+        return {"slo_attainment": slo.attainment}
+    if slo.classes:
+        return {
+            f"{key}_attainment.{name}": slo.wanted(key)
+            for name in slo.classes
+            for key in slo.of(name).counted
+        }
+    return {f"{key}_attainment": slo.wanted(key) for key in slo.counted}
+
+
+def target_of(column: str) -> str:
+    """Return in words what a column of shares is of.
+
+    >>> target_of("ttft_attainment"), target_of("tpot_attainment.chat")
+    ('TTFT', 'TPOT of chat')
+    """
+    what, _, name = column.partition("_attainment")
+    words = {"slo": "all targets", "e2el": "end to end"}.get(what, what.upper())
+    return words + (f" of {name[1:]}" if name else "")
 
 
 def three_digits(value: float) -> str:
@@ -153,9 +186,39 @@ def strategies(sweep: Frame) -> list[str]:
     return list(dict.fromkeys(str(name) for name in np.asarray(sweep["strategy"], dtype=object)))
 
 
+def first_missed(
+    rates_rps: npt.ArrayLike, shares: Mapping[str, npt.ArrayLike], wanted: Wanted
+) -> tuple[Goodput, str]:
+    """Return the rate at which the first column falls below its wanted share, and which it is.
+
+    Parameters
+    ----------
+    rates_rps : array_like
+        Offered rate (requests/s) of each run.
+    shares : mapping of str to array_like
+        By column of `wanted`, the share (0 to 1) of each run.
+    wanted : mapping of str to float
+        As from `wanted_shares`.
+
+    Raises
+    ------
+    DataError
+        If there is no run, or a run has no attainment.
+    """
+    each = [(goodput_rps(rates_rps, shares[key], level), key) for key, level in wanted.items()]
+    # A bound from below says more than a crossing at the same rate.
+    return min(each, key=lambda one: (one[0].value, one[0].censored != "below"))
+
+
+def _shares_of(sweep: Frame, wanted: Wanted | float) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the wanted shares by column, and these columns."""
+    by_column = {"slo_attainment": wanted} if isinstance(wanted, float | int) else dict(wanted)
+    return by_column, {key: np.asarray(sweep[key], dtype=np.float64) for key in by_column}
+
+
 def goodput_table(
     sweep: Frame,
-    target: float,
+    wanted: Wanted | float,
     *,
     price_per_gpu_hour: float | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
@@ -165,8 +228,9 @@ def goodput_table(
     ----------
     sweep : mapping or pandas.DataFrame
         The sweep frame (`schema.SWEEP`).
-    target : float
-        Attainment that a rate must reach to count as carried, 0 to 1.
+    wanted : float or mapping of str to float
+        Attainment that a rate must reach to count as carried, 0 to 1; or of several columns, as
+        from `wanted_shares`.
     price_per_gpu_hour : float, optional
         Price of one GPU for one hour; all strategies run on the same type.
 
@@ -179,8 +243,9 @@ def goodput_table(
         bound where censored); ``censored`` (``""``, ``"below"`` or ``"above"``);
         ``goodput_rps_min`` and ``goodput_rps_max``, the smallest and largest of the goodputs of
         single seeds (bounds where those are censored); ``goodput_rps_per_gpu``, of the GPUs held;
-        and ``requests_per_cost`` (requests per unit of the price's currency, for the GPU-hours
-        held), NaN without a price.
+        ``requests_per_cost`` (requests per unit of the price's currency, for the GPU-hours
+        held), NaN without a price; and, of several wanted columns, ``first_missed``: the one
+        that falls below its share at the goodput, empty where none does.
 
     Raises
     ------
@@ -193,25 +258,26 @@ def goodput_table(
     """
     names = np.asarray(sweep["strategy"], dtype=object)
     rates = np.asarray(sweep["rate_rps"], dtype=np.float64)
-    shares = np.asarray(sweep["slo_attainment"], dtype=np.float64)
+    levels, shares = _shares_of(sweep, wanted)
     seeds, gpus = np.asarray(sweep["seed"]), np.asarray(sweep["num_gpus"])
     held = np.asarray(sweep["mean_gpus"], dtype=np.float64)
     order = strategies(sweep)
-    goodputs, by_seed, num_gpus, mean_gpus = [], [], [], []
+    goodputs, missed, by_seed, num_gpus, mean_gpus = [], [], [], [], []
+
+    def found(chosen: npt.NDArray[np.bool_]) -> tuple[Goodput, str]:
+        return first_missed(rates[chosen], {k: s[chosen] for k, s in shares.items()}, levels)
+
     for name in order:
         own = names == name
         _refuse_twice(name, rates[own], seeds[own])
-        goodputs.append(goodput_rps(rates[own], shares[own], target))
-        by_seed.append(
-            [
-                goodput_rps(rates[own & (seeds == s)], shares[own & (seeds == s)], target).value
-                for s in np.unique(seeds[own])
-            ]
-        )
+        goodput, first = found(own)
+        goodputs.append(goodput)
+        missed.append("" if goodput.censored == "above" else first)
+        by_seed.append([found(own & (seeds == s))[0].value for s in np.unique(seeds[own])])
         num_gpus.append(int(gpus[own].max()))
         mean_gpus.append(_at(goodputs[-1].value, rates[own], held[own]))
     price = np.nan if price_per_gpu_hour is None else price_per_gpu_hour
-    return {
+    table = {
         "strategy": np.array(order, dtype=object),
         "num_gpus": np.array(num_gpus, dtype=np.int64),
         "mean_gpus": np.array(mean_gpus, dtype=np.float64),
@@ -226,6 +292,7 @@ def goodput_table(
             [g.per_cost(n, price) for g, n in zip(goodputs, mean_gpus, strict=True)]
         ),
     }
+    return {**table, "first_missed": np.array(missed, dtype=object)} if len(levels) > 1 else table
 
 
 def _refuse_twice(name: str, rates_rps: npt.NDArray[Any], seeds: npt.NDArray[Any]) -> None:
@@ -246,15 +313,16 @@ def _at(rate_rps: float, rates_rps: npt.NDArray[Any], values: npt.NDArray[Any]) 
     return float(np.interp(rate_rps, *_means(rates_rps, values)))
 
 
-def representative_rate(sweep: Frame, target: float) -> float:
+def representative_rate(sweep: Frame, wanted: Wanted | float) -> float:
     """Return the rate to show distributions at: the highest that some strategy still carries.
 
     Parameters
     ----------
     sweep : mapping or pandas.DataFrame
         The sweep frame.
-    target : float
-        Attainment that a rate must reach to count as carried, 0 to 1.
+    wanted : float or mapping of str to float
+        Attainment that a rate must reach to count as carried, 0 to 1; or of several columns, as
+        from `wanted_shares`.
 
     Returns
     -------
@@ -264,18 +332,17 @@ def representative_rate(sweep: Frame, target: float) -> float:
     """
     names = np.asarray(sweep["strategy"], dtype=object)
     rates = np.asarray(sweep["rate_rps"], dtype=np.float64)
-    shares = np.asarray(sweep["slo_attainment"], dtype=np.float64)
+    levels, shares = _shares_of(sweep, wanted)
     order = strategies(sweep)
     if not order:
         raise DataError("no runs in the sweep")
     if np.isnan(rates).any():
         return np.nan
-    curves = [mean_attainment(rates[names == name], shares[names == name]) for name in order]
-    shared = set.intersection(*(set(r.tolist()) for r, _ in curves)) or set(rates.tolist())
-    carried = [
-        rate
-        for r, means in curves
-        for rate, mean in zip(r.tolist(), means.tolist(), strict=True)
-        if rate in shared and mean >= target - _ROUNDING
-    ]
+    each = [set(rates[names == name].tolist()) for name in order]
+    shared = set.intersection(*each) or set(rates.tolist())
+    carried = []
+    for own in (names == name for name in order):
+        curves = [(mean_attainment(rates[own], shares[key][own]), levels[key]) for key in levels]
+        reaches = np.all([means >= level - _ROUNDING for (_, means), level in curves], axis=0)
+        carried += [rate for rate in curves[0][0][0][reaches].tolist() if rate in shared]
     return float(max(carried) if carried else min(shared))

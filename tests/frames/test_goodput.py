@@ -131,6 +131,33 @@ def test_table_without_a_price_has_no_cost() -> None:
     assert np.isnan(goodput_table(SWEEP, 0.9)["requests_per_cost"]).all()
 
 
+PERCENTILES = {
+    "strategy": np.array(["one"] * 3, dtype=object),
+    "rate_rps": np.array([2.0, 4.0, 6.0]),
+    "seed": np.array([0, 0, 0]),
+    "num_gpus": np.array([8, 8, 8]),
+    "mean_gpus": np.array([8.0, 8.0, 8.0]),
+    "ttft_attainment": np.array([1.0, 0.97, 0.67]),
+    "tpot_attainment": np.array([1.0, 0.994, 0.974]),
+}
+
+
+def test_the_goodput_of_percentiles_is_where_the_first_target_falls_below_its_share() -> None:
+    """TTFT reaches 0.9 until 4 + 0.07 / 0.30 x 2; TPOT 0.99 until 4 + 0.004 / 0.02 x 2."""
+    both = {"ttft_attainment": 0.9, "tpot_attainment": 0.99}
+    table = goodput_table(PERCENTILES, both)
+    assert table["goodput_rps"] == pytest.approx([4.4])
+    assert table["first_missed"].tolist() == ["tpot_attainment"]
+    assert representative_rate(PERCENTILES, both) == 4.0
+    loose = goodput_table(PERCENTILES, {"ttft_attainment": 0.9, "tpot_attainment": 0.97})
+    assert loose["goodput_rps"] == pytest.approx([4 + 0.07 / 0.3 * 2])
+    assert loose["first_missed"].tolist() == ["ttft_attainment"]
+    strict = {"ttft_attainment": 0.9, "tpot_attainment": 0.999}
+    assert representative_rate(PERCENTILES, strict) == 2.0
+    kept = goodput_table(PERCENTILES, {"ttft_attainment": 0.5, "tpot_attainment": 0.9})
+    assert (kept["censored"].tolist(), kept["first_missed"].tolist()) == (["above"], [""])
+
+
 def test_representative_rate_is_the_highest_that_a_strategy_carries() -> None:
     """At that rate the strategies differ: one is just within its targets."""
     assert representative_rate(SWEEP, 0.9) == 2.0

@@ -374,8 +374,8 @@ def _latencies(latency: Mapping[str, FloatArray], kept: BoolArray) -> dict[str, 
     for key in TARGETS:
         values = latency[f"{key}_s"][kept]
         values = values[~np.isnan(values)]
-        points = np.quantile(values, (0.5, 0.9, 0.99)) if values.size else [math.nan] * 3
-        for percent, value in zip((50, 90, 99), points, strict=True):
+        points = np.quantile(values, (0.5, 0.9, 0.95, 0.99)) if values.size else [math.nan] * 4
+        for percent, value in zip((50, 90, 95, 99), points, strict=True):
             found[f"{key}_s_p{percent}"] = float(value)
     return found
 

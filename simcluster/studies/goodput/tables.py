@@ -101,7 +101,8 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
     if at is not None:
         row["latency_at_rps"] = at.rate_rps
         row["latency"] = {
-            f"{key}_s": {f"p{p}": at.mean(f"{key}_s_p{p}") for p in (50, 90, 99)} for key in TARGETS
+            f"{key}_s": {f"p{p}": at.mean(f"{key}_s_p{p}") for p in (50, 90, 95, 99)}
+            for key in TARGETS
         }
     if verdict.estimate is None:
         bounds = near(verdict, found.settings.target)
