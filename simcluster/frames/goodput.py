@@ -54,7 +54,9 @@ def target_of(column: str) -> str:
     ('TTFT', 'TPOT of chat')
     """
     what, _, name = column.partition("_attainment")
-    words = {"slo": "all targets", "e2el": "end to end"}.get(what, what.upper())
+    words = {"slo": "all targets", "joint": "all targets", "e2el": "end to end"}.get(
+        what, what.upper()
+    )
     return words + (f" of {name[1:]}" if name else "")
 
 
