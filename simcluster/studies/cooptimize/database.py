@@ -207,7 +207,10 @@ def _no_unit(model: str, refused: Sequence[ConfigError]) -> ConfigError:
     # The same cause is told of every degree; of several the most frequent one.
     ((key, rule, remedy), _), *_ = Counter((e.key, e.rule, e.remedy) for e in refused).most_common()
     return ConfigError(
-        "cooptimize.models", model, f"cannot be served by any unit: {key}: {rule}", remedy
+        "cooptimize.models",
+        model,
+        f"cannot be served by any unit: {key.removeprefix('strategy.')}: {rule}",
+        remedy,
     )
 
 

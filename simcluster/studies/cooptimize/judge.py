@@ -316,7 +316,7 @@ class Judge:
         if not self.slo.has_targets:
             runs = self.simulated(placed, self.table.seeds)
             return [Confirmed(plan, tuple(own)) for plan, own in zip(placed, runs, strict=True)]
-        lengths = [self._num_requests(self.residence_s(plan)) for plan in placed]
+        lengths = [self.long_run(plan) for plan in placed]
         seeds = first_seeds(self.table.seeds, FEWEST_RUNS)
         confirmed = [
             self._with_verdict(plan, own)
@@ -342,8 +342,15 @@ class Judge:
     def _with_verdict(self, plan: Plan, runs: Sequence[Judged]) -> Confirmed:
         return Confirmed(plan, tuple(runs), verdict_of(runs, wanted_of(self.slo)))
 
+    def long_run(self, plan: Plan) -> int | None:
+        """Return how many requests a long run of a plan has, by the database's residence times.
+
+        None where arrivals cannot be drawn at any length: runs are then as long as the scenario's.
+        """
+        return self._num_requests(self.residence_s(plan))
+
     def _num_requests(self, residence_s: float) -> int | None:
-        """Return the requests of a long run; None where arrivals cannot be drawn at any length."""
+        """Return the requests of a long run; None where arrivals cannot be drawn so."""
         process = self.scenario.workload.arrival_process
         if not isinstance(process, EndlessArrivals) or process.own_rate_rps is not None:
             return None
