@@ -26,6 +26,8 @@ Censored = Literal["below", "above"]
 Wanted = Mapping[str, float]
 """Columns of the sweep frame, and the share (0 to 1) that each must reach."""
 
+_MANY_SEEDS: Final = 5
+"""Seeds from which their scatter, rather than the batches of each run, tells the error."""
 _ROUNDING: Final = 1e-12
 """An attainment this far below the target reaches it: a mean over seeds is not exact."""
 
@@ -212,6 +214,62 @@ def first_missed(
     return min(each, key=lambda one: (one[0].value, one[0].censored != "below"))
 
 
+def goodput_error(
+    rates_rps: npt.ArrayLike,
+    shares: npt.ArrayLike,
+    errors: npt.ArrayLike,
+    num_requests: npt.ArrayLike,
+    level: float,
+) -> float:
+    """Return how far the goodput of a grid of rates is to be trusted (requests/s).
+
+    Two standard errors of the attainment at the two rates around the crossing (of the mean over the
+    seeds: by their scatter where there are several, else by `errors`), over the slope between
+    them; and what the grid leaves open: between two rates attainment is taken as linear, and where
+    its log odds are linear instead the crossing lies elsewhere.
+
+    Parameters
+    ----------
+    rates_rps, shares, errors, num_requests : array_like
+        Of each run: offered rate (requests/s), attainment (0 to 1), its standard error, and the
+        requests counted.
+    level : float
+        Attainment that a rate must reach, 0 to 1.
+
+    Returns
+    -------
+    float
+        Half the width of an interval; NaN where the goodput is a bound, or an error is unknown.
+    """
+    rates, means = mean_attainment(rates_rps, shares)
+    found = goodput_rps(rates_rps, shares, level)
+    if found.censored or np.isnan(found.value) or not 0 < level < 1:
+        return np.nan
+    reaches = means >= level - _ROUNDING
+    i = int(np.flatnonzero(reaches[:-1] & ~reaches[1:])[0])
+    part = (found.value - rates[i]) / (rates[i + 1] - rates[i])
+    at = [np.asarray(rates_rps, dtype=np.float64) == rate for rate in rates[i : i + 2]]
+    each = [_mean_error(np.asarray(shares)[own], np.asarray(errors)[own]) for own in at]
+    slope = (means[i] - means[i + 1]) / (rates[i + 1] - rates[i])
+    chance = 2 * math.hypot((1 - part) * each[0], part * each[1]) / slope
+    counts = [float(np.asarray(num_requests, dtype=np.float64)[own].sum()) for own in at]
+    high, low = (
+        math.log((mean * num + 0.5) / ((1 - mean) * num + 0.5))
+        for mean, num in zip(means[i : i + 2], counts, strict=True)
+    )
+    wanted = math.log(level / (1 - level))
+    other = min(max((high - wanted) / (high - low), 0.0), 1.0) if high > low else part
+    return float(chance + abs(other - part) * (rates[i + 1] - rates[i]))
+
+
+def _mean_error(shares: npt.NDArray[Any], errors: npt.NDArray[Any]) -> float:
+    """Return the standard error of the mean over seeds, at least the one of single runs allows."""
+    within = float(np.mean(errors)) / math.sqrt(len(errors))
+    if len(shares) < _MANY_SEEDS:
+        return within
+    return float(np.std(shares, ddof=1)) / math.sqrt(len(shares))
+
+
 def _shares_of(sweep: Frame, wanted: Wanted | float) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the wanted shares by column, and these columns."""
     by_column = {"slo_attainment": wanted} if isinstance(wanted, float | int) else dict(wanted)
@@ -244,7 +302,9 @@ def goodput_table(
         time, which differ from it where instances come and go; ``goodput_rps`` (requests/s, or the
         bound where censored); ``censored`` (``""``, ``"below"`` or ``"above"``);
         ``goodput_rps_min`` and ``goodput_rps_max``, the smallest and largest of the goodputs of
-        single seeds (bounds where those are censored); ``goodput_rps_per_gpu``, of the GPUs held;
+        single seeds (bounds where those are censored); ``goodput_rps_error``, half the width of
+        the interval that the grid and the runs leave (`goodput_error`; NaN where it is not
+        known); ``goodput_rps_per_gpu``, of the GPUs held;
         ``requests_per_cost`` (requests per unit of the price's currency, for the GPU-hours
         held), NaN without a price; and, of several wanted columns, ``first_missed``: the one
         that falls below its share at the goodput, empty where none does.
@@ -264,7 +324,8 @@ def goodput_table(
     seeds, gpus = np.asarray(sweep["seed"]), np.asarray(sweep["num_gpus"])
     held = np.asarray(sweep["mean_gpus"], dtype=np.float64)
     order = strategies(sweep)
-    goodputs, missed, by_seed, num_gpus, mean_gpus = [], [], [], [], []
+    errors, counts = _column(sweep, "attainment_error"), _column(sweep, "num_requests")
+    goodputs, missed, open_, by_seed, num_gpus, mean_gpus = [], [], [], [], [], []
 
     def found(chosen: npt.NDArray[np.bool_]) -> tuple[Goodput, str]:
         return first_missed(rates[chosen], {k: s[chosen] for k, s in shares.items()}, levels)
@@ -274,6 +335,8 @@ def goodput_table(
         _refuse_twice(name, rates[own], seeds[own])
         goodput, first = found(own)
         goodputs.append(goodput)
+        level = levels[first]
+        open_.append(goodput_error(rates[own], shares[first][own], errors[own], counts[own], level))
         missed.append("" if goodput.censored == "above" else first)
         by_seed.append([found(own & (seeds == s))[0].value for s in np.unique(seeds[own])])
         num_gpus.append(int(gpus[own].max()))
@@ -287,6 +350,7 @@ def goodput_table(
         "censored": np.array([g.censored or "" for g in goodputs], dtype=object),
         "goodput_rps_min": np.array([min(values) for values in by_seed]),
         "goodput_rps_max": np.array([max(values) for values in by_seed]),
+        "goodput_rps_error": np.array(open_, dtype=np.float64),
         "goodput_rps_per_gpu": np.array(
             [g.per_gpu(n) for g, n in zip(goodputs, mean_gpus, strict=True)]
         ),
@@ -295,6 +359,13 @@ def goodput_table(
         ),
     }
     return {**table, "first_missed": np.array(missed, dtype=object)} if len(levels) > 1 else table
+
+
+def _column(sweep: Frame, name: str) -> npt.NDArray[Any]:
+    """Return a column; unknown (NaN) where the sweep lacks it."""
+    if name in sweep:
+        return np.asarray(sweep[name], dtype=np.float64)
+    return np.full(len(np.asarray(sweep["rate_rps"])), np.nan)
 
 
 def _refuse_twice(name: str, rates_rps: npt.NDArray[Any], seeds: npt.NDArray[Any]) -> None:

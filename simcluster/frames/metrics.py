@@ -41,6 +41,8 @@ LATENCIES: Final = ("ttft_s", "tpot_s", "e2el_s")
 PERCENTILES: Final = (50, 90, 95, 99)
 STATISTICS: Final = ("mean", *(f"p{percent}" for percent in PERCENTILES))
 """What is told of a latency over the requests of a run."""
+_BATCHES: Final = 10
+"""Batches of requests, in order of arrival, whose shares tell how far one run is to be trusted."""
 RESIDENCES_PER_WINDOW: Final = 10.0
 """A run whose counted requests arrive within fewer median residence times is transient."""
 
@@ -218,6 +220,32 @@ def attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str,
         each = _by_class(met, columns, slo, counted).values()
         shares["slo"] = min((share for share in each if share == share), default=np.nan)
     return shares
+
+
+def attainment_error(columns: Frame, slo: SloConfig, counted: BoolArray) -> float:
+    """Return the standard error of the attainment of one run, by the means of ten batches.
+
+    Requests that meet together are late together: batches of neighbours are nearly independent
+    where requests are not (Law, Simulation Modeling and Analysis, 2015, section 9.5.3). The largest
+    of the targets that are counted, and of the classes.
+
+    Returns
+    -------
+    float
+        NaN where fewer than two requests for each batch count.
+    """
+    met = met_targets(columns, slo)
+    members = list(members_of(columns, slo).values()) or [np.ones(counted.shape, np.bool_)]
+    errors = []
+    for own in members:
+        rows = np.flatnonzero(counted & own)
+        rows = rows[np.argsort(_floats(columns, "arrival_s")[rows], kind="stable")]
+        if len(rows) < 2 * _BATCHES:
+            return np.nan
+        for key in slo.counted:
+            means = [float(met[key][batch].mean()) for batch in np.array_split(rows, _BATCHES)]
+            errors.append(float(np.std(means, ddof=1) / np.sqrt(_BATCHES)))
+    return max(errors)
 
 
 def class_attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str, float]:
@@ -415,6 +443,7 @@ def summarise(
         "tpot_attainment": shares["tpot"],
         "itl_attainment": shares["itl"],
         "e2el_attainment": shares["e2el"],
+        "attainment_error": attainment_error(columns, slo, counted),
         "good_rps": per_second(float(met_targets(columns, slo)["joint"][leaves].sum())),
         "throughput_rps": per_second(float(leaves.sum())),
         "output_tokens_per_s": per_second(_tokens_released(columns, start, end)),

@@ -193,6 +193,9 @@ SWEEP: Final[Schema] = {
     "tpot_attainment": Column("float64", "", "share that met the TPOT target, 0 to 1"),
     "itl_attainment": Column("float64", "", "share that met the ITL target, 0 to 1"),
     "e2el_attainment": Column("float64", "", "share that met the end-to-end target, 0 to 1"),
+    "attainment_error": Column(
+        "float64", "", "standard error of the attainment, by the means of ten batches of requests"
+    ),
     "good_rps": Column(
         "float64", "requests/s", "finished requests per second that met every target"
     ),

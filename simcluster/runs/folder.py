@@ -132,7 +132,16 @@ def write_frame(columns: Columns, name: str, folder: Path, fmt: Format) -> None:
 
 _SLO: Final = TypeAdapter(SloConfig)
 _LATER: Final = (
-    frozenset(("mean_gpus", "rates_from_s", "rates_to_s", "itl_attainment", "e2el_attainment"))
+    frozenset(
+        (
+            "mean_gpus",
+            "rates_from_s",
+            "rates_to_s",
+            "itl_attainment",
+            "e2el_attainment",
+            "attainment_error",
+        )
+    )
     | {f"itl_s_{stat}" for stat in STATISTICS}
     | {f"{name}_p95" for name in LATENCIES}
 )

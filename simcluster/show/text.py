@@ -355,6 +355,8 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
     tables = [columns, *_packed([["", "", "strategy", *map(_short, names)]], latencies)]
     table = "\n\n".join(aligned(list(zip(*one, strict=True)), heads=3) for one in tables)
     caption = _caption(sweep, slo, rate)
+    if swept and (good_to := _good_to(comparison)):
+        caption += "\n" + textwrap.fill(good_to, _WIDTH)
     if any(" of " in cell for cell in gpus):
         where = "at the goodput" if swept else ""
         caption += "\n" + gpus_caption(where, "the most at a time in any run")
@@ -445,18 +447,50 @@ def _goodput_columns(comparison: Comparison, scenario: Scenario) -> list[_TextCo
     goodput = comparison.goodput
     currency = scenario.environment.cluster.currency
     shown = [(["goodput", "", "req/s"], "goodput_rps", 1.0)]
+    intervals = _intervals(goodput) if _num_seeds(comparison.sweep) > 1 else []
     shown += [(["goodput", "per GPU", "req/s"], "goodput_rps_per_gpu", 1.0)]
     if not goodput["requests_per_cost"].isna().all():
         shown += [(["goodput", f"per {currency}", "k req"], "requests_per_cost", 1e3)]
     signs = [{"": "", "above": ">=", "below": "<"}[c] for c in goodput["censored"]]
-    return [
+    first, *others = [
         heads + [sign + _number(v / scale) for sign, v in zip(signs, goodput[key], strict=True)]
         for heads, key, scale in shown
     ]
+    return [first, *intervals, *others]
+
+
+def _num_seeds(sweep: pd.DataFrame) -> int:
+    return len(sweep["seed"].unique())
+
+
+def _intervals(goodput: pd.DataFrame) -> list[_TextColumn]:
+    """Return the column of intervals of the goodputs."""
+    cells = [
+        "-" if math.isnan(error) else f"{_number(max(value - error, 0))}-{_number(value + error)}"
+        for value, error in zip(goodput["goodput_rps"], goodput["goodput_rps_error"], strict=True)
+    ]
+    return [["goodput", "interval", "req/s", *cells]]
+
+
+def _good_to(comparison: Comparison) -> str:
+    """Return how far the goodputs of a grid are to be trusted, in a sentence; empty if unknown."""
+    goodput = comparison.goodput
+    if _num_seeds(comparison.sweep) > 1:
+        return (
+            "Interval: what the scatter of the runs and the grid of rates leave open (about 95 %); "
+            "`simcluster goodput` is surer."
+        )
+    shares = (goodput["goodput_rps_error"] / goodput["goodput_rps"]).dropna()
+    if shares.empty:
+        return ""
+    return (
+        f"One run per rate: good to about {math.ceil(100 * shares.max()):g} %; "
+        "`simcluster goodput` gives intervals."
+    )
 
 
 def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:
-    seeds = sweep["seed"].nunique()
+    seeds = _num_seeds(sweep)
     mean = f" Means over {seeds} seeds." if seeds > 1 else ""
     if math.isnan(rate):
         own = float(sweep["rate_rps"].iloc[0])
@@ -690,9 +724,10 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
                 "good_rps",
             )
         }
-        for metric in ("ttft_s", "tpot_s", "itl_s", "e2el_s"):
+        metrics = ("ttft_s", "tpot_s", "itl_s", "e2el_s")
+        for metric in metrics:
             plain[metric] = {stat: row[f"{metric}_{stat}"] for stat in STATISTICS}
-        rest = {k: v for k, v in row.items() if k not in plain and not k.startswith(tuple(plain))}
+        rest = {k: v for k, v in row.items() if k not in plain and not k.startswith(metrics)}
         rows.append(_plain({**plain, **rest}))
     environment, run = comparison.scenario.environment, comparison.scenario.run
     result: dict[str, Any] = {"rows": rows, "step_times": step_times_of(environment)}

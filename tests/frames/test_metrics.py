@@ -16,6 +16,7 @@ from simcluster.errors import ConfigError
 from simcluster.frames.goodput import wanted_shares
 from simcluster.frames.itl import Gaps
 from simcluster.frames.metrics import (
+    attainment_error,
     attainments,
     binned_average,
     cached_block_share,
@@ -195,6 +196,30 @@ def test_shares_of_each_target_and_class_are_columns_where_targets_have_percenti
     alone = summary(requests(rows), slo=replace(slo, classes=None, ttft_s=5.0, e2el_s=5.0))
     assert (alone["ttft_attainment"], alone["e2el_attainment"]) == (0.6, 0.2)
     assert not [key for key in alone if "_attainment." in key]
+
+
+@pytest.mark.parametrize("together", [1, 100])
+def test_the_error_of_an_attainment_is_that_of_its_scatter(together: int) -> None:
+    """Requests that meet their target by blocks of so many: binomial, with fewer independent."""
+    rng = np.random.default_rng(5)
+    num, errors, shares = 4000, [], []
+    for _ in range(200):
+        met = np.repeat(rng.random(num // together) < 0.8, together)
+        columns = {
+            "status": np.full(num, "finished", dtype=object),
+            "arrival_s": np.arange(num, dtype=float),
+            "first_output_s": np.arange(num) + np.where(met, 1.0, 9.0),
+            "last_output_s": np.arange(num) + 10.0,
+            "output_len": np.full(num, 2),
+        }
+        slo, everyone = SloConfig(ttft_s=5.0), np.ones(num, np.bool_)
+        errors.append(attainment_error(columns, slo, everyone))
+        shares.append(met.mean())
+        assert np.isnan(attainment_error(columns, slo, np.arange(num) < 19))
+    known = np.sqrt(0.16 / (num / together))
+    assert np.std(shares) == pytest.approx(known, rel=0.2)
+    # Four standard errors of a mean of 200 variances with nine degrees of freedom each.
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(known, rel=4 / np.sqrt(2 * 9 * 200))
 
 
 def test_marginal_attainment_is_the_smallest_share_and_joint_the_share_of_all() -> None:
