@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from simcluster._version import __version__
 from simcluster.catalog.toml_writer import to_toml
+from simcluster.config import SloConfig
 from simcluster.errors import DataError, nearest
-from simcluster.frames.goodput import goodput_table
-from simcluster.frames.metrics import STATISTICS, SweepRow
+from simcluster.frames.goodput import goodput_table, wanted_shares
+from simcluster.frames.metrics import LATENCIES, STATISTICS, SweepRow
 from simcluster.frames.schema import Columns, frame, schema_of, table
 from simcluster.runs import output
 from simcluster.runs.cell import Cell, identity, inputs, made_by
@@ -45,6 +47,7 @@ from simcluster.runs.recorded import (
 )
 from simcluster.runs.result import FRAMES
 from simcluster.scenario import arguments
+from simcluster.scenario.check import validated
 from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
 
@@ -127,9 +130,21 @@ def write_frame(columns: Columns, name: str, folder: Path, fmt: Format) -> None:
                 file.write_table(rows)
 
 
-_LATER: Final = frozenset(("mean_gpus", "rates_from_s", "rates_to_s", "itl_attainment")) | {
-    f"itl_s_{stat}" for stat in STATISTICS
-}
+_SLO: Final = TypeAdapter(SloConfig)
+_LATER: Final = (
+    frozenset(
+        (
+            "mean_gpus",
+            "rates_from_s",
+            "rates_to_s",
+            "itl_attainment",
+            "e2el_attainment",
+            "attainment_error",
+        )
+    )
+    | {f"itl_s_{stat}" for stat in STATISTICS}
+    | {f"{name}_p95" for name in LATENCIES}
+)
 """Columns of the sweep frame that folders of earlier versions lack; unknown there (NaN)."""
 
 
@@ -409,8 +424,8 @@ class Comparison:
         price = self.document["cluster"].get("price_per_gpu_hour")
         if "extra_cluster" in self.document:  # GPUs of several prices: no one price is right
             price = None
-        target = self.document["slo"]["attainment"]
-        return pd.DataFrame(goodput_table(self.sweep, target, price_per_gpu_hour=price))
+        wanted = wanted_shares(validated(_SLO, self.document["slo"]))
+        return pd.DataFrame(goodput_table(self.sweep, wanted, price_per_gpu_hour=price))
 
     def cells(self) -> list[Cell]:
         """Strategy, rate and seed of every run, in the order of the sweep."""

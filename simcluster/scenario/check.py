@@ -23,7 +23,7 @@ JsonSchema = dict[str, Any]
 T = TypeVar("T")
 
 _SHOWN_CHARS = 60
-_NEAR = 0.85
+_NEAR = 0.75
 """Likeness (`difflib`) of a key of another table from which a key of this table may be meant."""
 
 
