@@ -26,6 +26,7 @@ from simcluster.quality import CommonQuality
 from simcluster.scenario import arguments
 from simcluster.scenario.check import JsonSchema, markdown, shown, validated
 from simcluster.scenario.cooptimize_table import CooptimizeTable
+from simcluster.scenario.remarks import refuse_unused
 from simcluster.scenario.scenario import Scenario, as_read, tables_of
 from simcluster.scenario.tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
 from simcluster.strategies import STRATEGIES, Routed
@@ -64,7 +65,9 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Sce
     """
     remedy = "Give the path of a scenario file; simcluster.resolve takes its tables."
     path = arguments.path("path", path, remedy)
-    return resolve(parsed(path), overrides, folder=path.parent)
+    scenario = resolve(parsed(path), overrides, folder=path.parent)
+    refuse_unused(scenario)
+    return scenario
 
 
 def parsed(path: Path) -> Document:

@@ -15,6 +15,7 @@ import numpy as np
 
 from simcluster.catalog import Entry, default_price
 from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.listing import limits_text
 from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
 from simcluster.errors import DataError, printable
 from simcluster.frames.by_group import group_summaries
@@ -23,6 +24,7 @@ from simcluster.frames.metrics import STATISTICS, cached_block_share
 from simcluster.frames.schema import CLASS_ATTAINMENT
 from simcluster.roofline.assumptions import assumptions
 from simcluster.runs.folder import Comparison, rows_of
+from simcluster.scenario.remarks import remarks
 from simcluster.scenario.scenario import Scenario
 from simcluster.units import GB, MS
 from simcluster.workload import WorkloadSettings
@@ -168,15 +170,22 @@ def heading(scenario: Scenario) -> str:
         [
             f"{environment.model.spec.name} on {_machines(environment.cluster)}, "
             f"engine {environment.engine.name}",
+            f"Engine:   {limits_text(environment.engine.on(environment.cluster.gpu))} (by default)",
             *_extras(environment),
             f"Requests: {_requests(scenario.workload)}",
             *_wrapped(notes_of(scenario)),
             f"Targets:  {targets(environment.slo)}",
             _step_times(environment),
-            *(f"Note:     {line}" for line in assumptions(environment)),
+            *(f"Note:     {line}" for line in [*assumptions(environment), *remarks(scenario)]),
             f"Price:    {_price(environment.cluster)}",
         ]
     )
+
+
+def all_notes(scenario: Scenario) -> list[str]:
+    """Return what is assumed, stands in for something, or is not used or simulated."""
+    environment = scenario.environment
+    return [*notes_of(scenario), *assumptions(environment), *remarks(scenario)]
 
 
 def notes_of(scenario: Scenario) -> tuple[str, ...]:
@@ -654,7 +663,7 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
         rows.append(_plain({**plain, **rest}))
     environment, run = comparison.scenario.environment, comparison.scenario.run
     result: dict[str, Any] = {"rows": rows, "step_times": step_times_of(environment)}
-    if notes := [*notes_of(comparison.scenario), *assumptions(environment)]:
+    if notes := all_notes(comparison.scenario):
         result["notes"] = notes
     if environment.extra_models and len(rows) == 1:
         groups = group_summaries(comparison.frames(comparison.cells()[0]), environment, run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 from pydantic import Field
 
@@ -187,6 +187,22 @@ class RouterSettings(CommonSettings):
         return ROUTERS[self.router]()
 
 
+ONE_OF_EACH: Final = ("nodg", "fudg", "padg")
+"""Kinds of strategies that serve one model on GPUs of one type."""
+
+
+def used_by(strategy: Strategy, environment: Environment) -> Environment:
+    """Return the part of `environment` that `strategy` can use.
+
+    The first model on the first machines, with the limits that the engine has on them, for a kind
+    of `ONE_OF_EACH`; else all.
+    """
+    several = len(environment.models) > 1 or len(environment.clusters) > 1
+    if strategy.kind not in ONE_OF_EACH or not several:
+        return environment
+    return environment.part(environment.model.spec.name, environment.cluster.gpu.name)
+
+
 def dry_run(environment: Environment, strategy: Strategy, *, resolution: str = "span") -> Cluster:
     """Return idle machines on which `strategy` has been built, to look at or to be refused.
 
@@ -195,7 +211,8 @@ def dry_run(environment: Environment, strategy: Strategy, *, resolution: str = "
     ConfigError
         If the deployment does not fit the machines.
     """
-    cluster = Cluster(Clock(), environment, Recorder(), resolution=resolution)
+    used = used_by(strategy, environment)
+    cluster = Cluster(Clock(), used, Recorder(), resolution=resolution)
     strategy.build(cluster)
     return cluster
 

@@ -1,0 +1,86 @@
+"""What of a scenario is not used, and what was probably not meant: refused, or said in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from simcluster.config import SloConfig
+from simcluster.errors import ConfigError
+from simcluster.scenario.scenario import Scenario
+from simcluster.strategies.base import ONE_OF_EACH
+
+_LONGEST_S: Final = {"ttft_s": 120.0, "tpot_s": 2.0, "itl_s": 2.0, "e2el_s": 7200.0}
+"""Targets above these (s) are milliseconds more often than they are meant."""
+
+
+def refuse_unused(scenario: Scenario) -> None:
+    """Refuse further models and machines that no strategy and no command can use.
+
+    Raises
+    ------
+    ConfigError
+        If all strategies are of one model on one type of GPU, and there is no ``[cooptimize]``.
+    """
+    only_one = all(strategy.kind in ONE_OF_EACH for strategy in scenario.strategies)
+    if scenario.cooptimize is not None or not only_one:
+        return
+    if not scenario.strategies and scenario.rank is None:
+        return
+    environment = scenario.environment
+    gpus = [cluster.gpu.name for cluster in environment.clusters]
+    models = [model.spec.name for model in environment.models]
+    for name, (used, *others) in (("cluster", gpus), ("model", models)):
+        if others:
+            raise ConfigError(
+                f"extra_{name}[0]",
+                others[0],
+                f"is not used: {_why(name)}, and [{name}] has {used}",
+                f"Remove it, or give it a scenario of its own as [{name}]; strategies of kind "
+                "'routed' and [cooptimize] use several.",
+            )
+
+
+def _why(name: str) -> str:
+    if name == "model":
+        return "a strategy of kind nodg, fudg or padg serves one model, that of [model]"
+    return (
+        "a strategy of kind nodg, fudg or padg runs on the GPUs of [cluster] alone (prefill and "
+        "decode on different types of GPUs are not simulated)"
+    )
+
+
+def remarks(scenario: Scenario) -> list[str]:
+    """Return what a reader of the results must know of the scenario, one line each.
+
+    Tables that some strategies do not use, and values that look like a slip of unit.
+    """
+    return [*_unused(scenario), *_units(scenario.environment.slo)]
+
+
+def _unused(scenario: Scenario) -> Iterator[str]:
+    environment = scenario.environment
+    names = [s.name for s in scenario.strategies if s.kind in ONE_OF_EACH]
+    if not names:
+        return
+    who = f"{', '.join(names)}: " if len(names) < len(scenario.strategies) else ""
+    if environment.extra_clusters:
+        others = ", ".join(cluster.gpu.name for cluster in environment.extra_clusters)
+        yield f"{who}on {environment.cluster.gpu.name} alone; {others} of extra_cluster not used"
+    if environment.extra_models:
+        others = ", ".join(model.spec.name for model in environment.extra_models)
+        yield f"{who}serves {environment.model.spec.name} alone; {others} of extra_model not used"
+    if scenario.quality is not None and len(names) == len(scenario.strategies):
+        yield "[quality] is not used: it is for strategies of kind routed, and there are none"
+
+
+def _units(slo: SloConfig) -> Iterator[str]:
+    """Say which targets look like milliseconds."""
+    for where, one in [("slo", slo), *((f"slo.classes.{n}", slo.of(n)) for n in slo.classes or ())]:
+        for key, longest_s in _LONGEST_S.items():
+            value = getattr(one, key)
+            if value is not None and value > longest_s:
+                yield (
+                    f"{where}.{key} = {value:g} is in seconds, which every request meets; "
+                    f"if milliseconds were meant, write {value / 1000:g}"
+                )
