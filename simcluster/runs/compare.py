@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
+from simcluster.engine.groups.cluster import Cluster
+from simcluster.engine.instance import Instance
 from simcluster.errors import ConfigError
 from simcluster.frames.itl import gaps_of
 from simcluster.frames.metrics import SweepRow, summarise
@@ -201,26 +203,47 @@ def check(scenario: Scenario) -> None:
 
 
 def warnings_of(scenario: Scenario, comparison: Comparison) -> list[str]:
-    """Return one line for each strategy whose TTFT target half of the prompts cannot meet.
+    """Return one line for each target and limit of a strategy that the median request cannot meet.
 
-    Those are the ones with a target below the time to prefill the median prompt alone.
+    A TTFT target below the time to prefill it alone, a TPOT target below a decode step of it alone,
+    and a KV buffer inside the steps that is smaller than its KV cache.
     """
-    ttft_s = scenario.environment.slo.loosest().ttft_s
     cells = comparison.cells()
-    prompts = comparison.frames(cells[0])["requests"]["prompt_len"] if ttft_s else np.empty(0)
-    if ttft_s is None or not len(prompts):
+    frame = comparison.frames(cells[0])["requests"]
+    if not len(frame["prompt_len"]):
         return []
-    median, lines = int(np.median(prompts)), []
+    prompt, output = (int(np.median(frame[key])) for key in ("prompt_len", "output_len"))
+    lines = []
     for name in dict.fromkeys(cell.strategy for cell in cells):
         cluster = dry_run(scenario.environment, scenario.strategy(name))
-        prefill_s = cluster.instances[0].prefill_s(median)
-        if prefill_s > ttft_s:
-            lines.append(
-                f"strategy {name!r}: slo.ttft_s = {ttft_s:g} s is below the {prefill_s:.3g} s that "
-                f"the median prompt of {median} tokens takes to prefill alone: half of the "
-                "requests must miss it."
-            )
+        lines += [f"strategy {name!r}: {line}" for line in _of_median(cluster, prompt, output)]
     return lines
+
+
+def _of_median(cluster: Cluster, prompt_len: int, output_len: int) -> Iterator[str]:
+    """Say what the median request of an idle deployment cannot meet."""
+    environment = cluster.environment
+    slo, engine = environment.slo.loosest(), environment.engine
+    prefill, decode = cluster.instances[0], cluster.instances[-1]
+    if slo.ttft_s is not None and (prefill_s := prefill.prefill_s(prompt_len)) > slo.ttft_s:
+        yield (
+            f"slo.ttft_s = {slo.ttft_s:g} s is below the {prefill_s:.3g} s that the median prompt "
+            f"of {prompt_len} tokens takes to prefill alone: half of the requests must miss it."
+        )
+    if slo.tpot_s is not None and output_len > 1 and isinstance(decode, Instance):
+        step_s = decode.decode_s(1, prompt_len + 1)
+        if step_s > slo.tpot_s:
+            yield (
+                f"slo.tpot_s = {slo.tpot_s:g} s is below the {step_s:.3g} s of a decode step of "
+                "the median request alone: half of the requests must miss it."
+            )
+    kv_bytes = environment.model.sequence_kv().num_bytes(prompt_len)
+    puts = isinstance(prefill, Instance) and prefill.hooks.put is not None
+    if puts and engine.kv_buffer_bytes is not None and engine.kv_buffer_bytes < kv_bytes:
+        yield (
+            f"engine.kv_buffer_bytes = {engine.kv_buffer_bytes:g} is less than the KV cache of the "
+            f"median prompt, {kv_bytes} bytes: an instance has one prompt at a time in it."
+        )
 
 
 def _run(scenario: Scenario, cell: Cell, folder: Unfinished | None) -> Outcome:

@@ -143,7 +143,9 @@ class Place:
     def advice(self, verb: str) -> str:
         """A sentence: `verb`, the default if there is one, the meaning if it is known."""
         default = self.schema.get("default")
-        if default is not None:
+        if isinstance(default, dict | list):
+            verb += " or leave it out"
+        elif default is not None:
             verb += f" or leave it out (default {json.dumps(default)})"
         meaning = self.schema.get("description")
         if meaning and not meaning[1:2].isupper():  # an abbreviation stays as it is

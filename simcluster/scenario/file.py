@@ -26,6 +26,7 @@ from simcluster.quality import CommonQuality
 from simcluster.scenario import arguments
 from simcluster.scenario.check import JsonSchema, markdown, shown, validated
 from simcluster.scenario.cooptimize_table import CooptimizeTable
+from simcluster.scenario.engines import engine_of, with_file
 from simcluster.scenario.remarks import refuse_unused
 from simcluster.scenario.scenario import Scenario, as_read, tables_of
 from simcluster.scenario.tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
@@ -137,7 +138,7 @@ def resolve(
     _check_lists(file)
     file = dataclasses.replace(file, slo=_slo(file))
     if catalog is None:
-        catalog = functools.reduce(Catalog.with_file, dict.fromkeys(file.catalog), Catalog())
+        catalog = functools.reduce(with_file, dict.fromkeys(file.catalog), Catalog())
     environment = _with_common_context(_environment(file, catalog), file.engine)
     settings: Any = file.quality
     quality = None if settings is None else settings.with_entries(catalog)
@@ -252,14 +253,26 @@ def _override(tables: Document, key: str, value: object) -> None:
         else:
             place = place.setdefault(piece, {})
         if not isinstance(place, dict | list):
-            rule = f"{'.'.join(path[: depth + 1])} is a value, not a table"
-            raise ConfigError(key, shown(value), rule, "See `simcluster show` for the keys.")
+            raise _no_table(key, value, ".".join(path[: depth + 1]), last)
     if isinstance(place, list):
         place[_index(place, last, key, ".".join(path))] = value
     elif value is None:
         place.pop(last, None)
     else:
         place[last] = value
+
+
+_NAME_OR_TABLE = ("workload.lengths", "workload.arrivals", "workload.trace")
+
+
+def _no_table(key: str, value: object, above: str, last: str) -> ConfigError:
+    """Return the error for an override of a key inside of a plain value."""
+    remedy = "See `simcluster show` for the keys."
+    if above in _NAME_OR_TABLE:
+        inside = f"{last} = {json.dumps(value)}"
+        remedy = f"Give the whole table: --set '{above}={{ {inside}, ... }}'; docs/scenario.md "
+        remedy += "has its keys."
+    return ConfigError(key, shown(value), f"{above} is a value, not a table", remedy)
 
 
 def _index(rows: list[Any], piece: str, key: str, name: str) -> int:
@@ -369,7 +382,7 @@ def _environment(file: ScenarioTables, catalog: Catalog) -> Environment:
         _cluster(table, key, catalog)
         for key, table in _numbered("cluster", file.cluster, file.extra_cluster)
     ]
-    engine = _engine(file.engine, catalog)
+    engine = engine_of(file.engine, catalog)
     return Environment(
         model=models[0],
         cluster=clusters[0],
@@ -548,25 +561,6 @@ def _link(name: str, key: str, kind: str, catalog: Catalog) -> LinkSpec:
         rule = f"is a link {where[link.kind]}, not {where[kind]}"
         raise ConfigError(key, name, rule, f"`simcluster catalog --kind link` lists {kind} links.")
     return link
-
-
-def _engine(table: EngineTable, catalog: Catalog) -> EngineProfile:
-    profile = catalog.engine(table.profile, key="engine.profile")
-    given = _overridden(table)
-    for name in ("max_num_seqs", "chunk_size"):
-        if name in given:  # for any GPU
-            given.setdefault(f"large_gpu_{name}", None)
-    return dataclasses.replace(profile, **given)
-
-
-def _overridden(table: EngineTable) -> dict[str, Any]:
-    """Return the numbers of the profile that the table gives itself."""
-    given = dataclasses.asdict(table)
-    return {
-        f.name: given[f.name]
-        for f in dataclasses.fields(EngineProfile)
-        if given.get(f.name) is not None
-    }
 
 
 def _workload(settings: WorkloadSettings, folder: Path | None) -> WorkloadSettings:

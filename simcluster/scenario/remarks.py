@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from simcluster.config import SloConfig
-from simcluster.errors import ConfigError
+from simcluster.errors import ConfigError, DataError
 from simcluster.scenario.scenario import Scenario
-from simcluster.strategies.base import ONE_OF_EACH
+from simcluster.strategies.base import ONE_OF_EACH, CommonSettings
 
 _LONGEST_S: Final = {"ttft_s": 120.0, "tpot_s": 2.0, "itl_s": 2.0, "e2el_s": 7200.0}
 """Targets above these (s) are milliseconds more often than they are meant."""
@@ -53,9 +53,10 @@ def _why(name: str) -> str:
 def remarks(scenario: Scenario) -> list[str]:
     """Return what a reader of the results must know of the scenario, one line each.
 
-    Tables that some strategies do not use, and values that look like a slip of unit.
+    Tables that some strategies do not use, prefixes that nobody reuses, and values that look like a
+    slip of unit.
     """
-    return [*_unused(scenario), *_units(scenario.environment.slo)]
+    return [*_unused(scenario), *_prefixes(scenario), *_units(scenario.environment.slo)]
 
 
 def _unused(scenario: Scenario) -> Iterator[str]:
@@ -72,6 +73,27 @@ def _unused(scenario: Scenario) -> Iterator[str]:
         yield f"{who}serves {environment.model.spec.name} alone; {others} of extra_model not used"
     if scenario.quality is not None and len(names) == len(scenario.strategies):
         yield "[quality] is not used: it is for strategies of kind routed, and there are none"
+
+
+def _prefixes(scenario: Scenario) -> Iterator[str]:
+    """Say where prefixes are known and not reused."""
+    default = scenario.environment.engine.prefix_caching
+    off = [
+        strategy.name
+        for strategy in scenario.strategies
+        if isinstance(strategy, CommonSettings)
+        and not (default if strategy.prefix_caching is None else strategy.prefix_caching)
+    ]
+    try:
+        known = bool(off) and scenario.workload.knows_prefixes()
+    except DataError:  # results are shown of a file that is not there any more
+        return
+    if known:
+        who = f"{', '.join(off)}: " if len(off) < len(scenario.strategies) else ""
+        yield (
+            f"{who}prompts that begin alike are computed anew: prefix caching is off "
+            "(engine.prefix_caching = true reuses them)"
+        )
 
 
 def _units(slo: SloConfig) -> Iterator[str]:

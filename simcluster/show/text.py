@@ -477,7 +477,7 @@ def _attainment_tables(sweep: pd.DataFrame) -> str:
 
 def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
     """Return what a reader must know of these numbers, a paragraph each."""
-    notes = []
+    notes = [*_not_counted(sweep, scenario)]
     rejected, counted = int(sweep["num_rejected"].sum()), int(sweep["num_requests"].sum())
     if rejected:
         longest = scenario.environment.model.max_model_len
@@ -510,6 +510,34 @@ def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
         if names:
             notes.append(f"{', '.join(names)}: users get the first token {what} (first_token).")
     return [textwrap.fill(note, _WIDTH) for note in notes]
+
+
+def _not_counted(sweep: pd.DataFrame, scenario: Scenario) -> Iterator[str]:
+    """Say which runs count no request, and which were stopped with requests unfinished."""
+    run = scenario.run
+    limits = [
+        f"those that arrive {text}"
+        for value, text in (
+            (run.warmup_s, f"before run.warmup_s = {run.warmup_s:g} s are left out"),
+            (run.cooldown_s, f"in the last run.cooldown_s = {run.cooldown_s:g} s are left out"),
+        )
+        if value
+    ]
+    if run.max_time_s is not None:
+        limits.append(f"run.max_time_s = {run.max_time_s:g} s stops the clock")
+    empty = int((sweep["num_requests"] == 0).sum())
+    if empty:
+        runs = (
+            "No request is" if len(sweep) == 1 else f"In {empty} of {len(sweep)} runs no request is"
+        )
+        yield f"{runs} counted: {'; '.join(limits) or 'none arrives'}."
+    ended = sweep["num_finished"] + sweep["num_rejected"]
+    left = int((sweep["num_requests"] - ended).sum())
+    if left and run.max_time_s is not None:
+        yield (
+            f"{left} of {int(sweep['num_requests'].sum())} requests had not ended when "
+            f"run.max_time_s = {run.max_time_s:g} s stopped the clock: they count as missed."
+        )
 
 
 def aligned(rows: Sequence[Sequence[str]], heads: int = 1, left: Collection[int] = (0,)) -> str:
