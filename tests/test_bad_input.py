@@ -140,7 +140,9 @@ SETTINGS = [
         "workload.arrivals={kind='gamma', burstyness=2}",
         "workload.arrivals.burstyness = 2: is not a key of [workload.arrivals]. Did you",
     ),
+    ("quality={points=[[0,1]]}", "quality.kind: is missing; it must be one of 'measured', "),
     # names that do not exist
+    (f"model.name={300 * 'a'}", "aaa...: no such model in the catalogue."),
     ("cluster.gpu=L21", "cluster.gpu = 'L21': no such gpu in the catalogue. `simcluster catalog"),
     ("model.name=codelama-34b", "model.name = 'codelama-34b': no such model"),
     ("engine.profile=vlm-0.7", "engine.profile = 'vlm-0.7': no such engine"),
@@ -160,7 +162,7 @@ SETTINGS = [
         "strategy.0.tp_size=16",
         "strategy.vLLM.tp_size = 16: a tensor-parallel group stays inside a node, and a node has",
     ),
-    ("cluster.oversubscription=0.5", "cluster.oversubscription = 0.5: must be a number >= 1."),
+    ("cluster.oversubscription=0.5", "cluster.oversubscription = 0.5: must be a number >= 1 and <= 1000."),
     (
         "cluster.oversubscription=4",
         "cluster.oversubscription = 4.0: says nothing while all nodes are on one switch.",

@@ -133,12 +133,12 @@ class Place:
     @property
     def kinds(self) -> list[str]:
         """The alternatives of a table whose kind one of its keys tells."""
-        return list(self.schema.get("discriminator", {}).get("mapping", {}))
+        return list(_without_null(self.schema).get("discriminator", {}).get("mapping", {}))
 
     @property
     def tag(self) -> str:
         """The key that tells the kind."""
-        return str(self.schema.get("discriminator", {}).get("propertyName", "kind"))
+        return str(_without_null(self.schema).get("discriminator", {}).get("propertyName", "kind"))
 
     def advice(self, verb: str) -> str:
         """A sentence: `verb`, the default if there is one, the meaning if it is known."""

@@ -40,6 +40,7 @@ Document = dict[str, Any]
 T = TypeVar("T")
 
 _DEFAULT_GPUS_PER_NODE = 8
+_MAX_GPUS = 32_768
 _DEFAULT_ARRIVALS = "poisson"
 _DEFAULT_NETWORK = "100gbe"
 _NO_NETWORK = "none"
@@ -298,7 +299,10 @@ def _absolute_paths(tables: Document, folder: Path) -> None:
 
 def _is_file(name: str) -> bool:
     """Whether a model's name is the path of its ``config.json``, or of the folder that holds it."""
-    return name.endswith(".json") or Path(name, "config.json").is_file()
+    try:
+        return name.endswith(".json") or Path(name, "config.json").is_file()
+    except (OSError, ValueError):  # no file can have such a name
+        return False
 
 
 # Checks between keys ----------------------------------------------------------------------------
@@ -444,11 +448,15 @@ def _cluster(table: ClusterTable, where: str, catalog: Catalog) -> ClusterConfig
             "says nothing while all nodes are on one switch",
             f"Add {where}.nodes_per_switch, or leave it out.",
         )
+    per_node = table.gpus_per_node or (shape.gpus_per_node if shape else _DEFAULT_GPUS_PER_NODE)
+    if table.nodes * per_node > _MAX_GPUS:
+        rule = f"with {per_node} GPUs each are more than {_MAX_GPUS} GPUs"
+        remedy = "Lower it: results per GPU hardly change with more of the same."
+        raise ConfigError(f"{where}.nodes", table.nodes, rule, remedy)
     return ClusterConfig(
         gpu=gpu,
         num_nodes=table.nodes,
-        gpus_per_node=table.gpus_per_node
-        or (shape.gpus_per_node if shape else _DEFAULT_GPUS_PER_NODE),
+        gpus_per_node=per_node,
         fabric=_link(fabric, f"{where}.fabric", "fabric", catalog),
         network=None
         if network == _NO_NETWORK

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
-from simcluster.config import SloConfig
 from simcluster.errors import ConfigError, DataError
+from simcluster.scenario.plausible import implausible, unused_connector
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies.base import ONE_OF_EACH, CommonSettings
-
-_LONGEST_S: Final = {"ttft_s": 120.0, "tpot_s": 2.0, "itl_s": 2.0, "e2el_s": 7200.0}
-"""Targets above these (s) are milliseconds more often than they are meant."""
 
 
 def refuse_unused(scenario: Scenario) -> None:
@@ -53,10 +49,15 @@ def _why(name: str) -> str:
 def remarks(scenario: Scenario) -> list[str]:
     """Return what a reader of the results must know of the scenario, one line each.
 
-    Tables that some strategies do not use, prefixes that nobody reuses, and values that look like a
-    slip of unit.
+    Tables and settings that strategies do not use, prefixes that nobody reuses, and values that are
+    hardly meant.
     """
-    return [*_unused(scenario), *_prefixes(scenario), *_units(scenario.environment.slo)]
+    return [
+        *_unused(scenario),
+        *unused_connector(scenario),
+        *_prefixes(scenario),
+        *implausible(scenario),
+    ]
 
 
 def _unused(scenario: Scenario) -> Iterator[str]:
@@ -76,33 +77,31 @@ def _unused(scenario: Scenario) -> Iterator[str]:
 
 
 def _prefixes(scenario: Scenario) -> Iterator[str]:
-    """Say where prefixes are known and not reused."""
+    """Say where prefixes are known and not reused, and where they are looked for and not known."""
     default = scenario.environment.engine.prefix_caching
-    off = [
-        strategy.name
+    reusing = {
+        strategy.name: default if strategy.prefix_caching is None else strategy.prefix_caching
         for strategy in scenario.strategies
         if isinstance(strategy, CommonSettings)
-        and not (default if strategy.prefix_caching is None else strategy.prefix_caching)
-    ]
+    }
     try:
-        known = bool(off) and scenario.workload.knows_prefixes()
+        known = bool(reusing) and scenario.workload.knows_prefixes()
     except DataError:  # results are shown of a file that is not there any more
         return
-    if known:
-        who = f"{', '.join(off)}: " if len(off) < len(scenario.strategies) else ""
+    names = [name for name, reuses in reusing.items() if reuses != known]
+    who = f"{', '.join(names)}: " if len(names) < len(scenario.strategies) else ""
+    if names and known:
         yield (
             f"{who}prompts that begin alike are computed anew: prefix caching is off "
             "(engine.prefix_caching = true reuses them)"
         )
-
-
-def _units(slo: SloConfig) -> Iterator[str]:
-    """Say which targets look like milliseconds."""
-    for where, one in [("slo", slo), *((f"slo.classes.{n}", slo.of(n)) for n in slo.classes or ())]:
-        for key, longest_s in _LONGEST_S.items():
-            value = getattr(one, key)
-            if value is not None and value > longest_s:
-                yield (
-                    f"{where}.{key} = {value:g} is in seconds, which every request meets; "
-                    f"if milliseconds were meant, write {value / 1000:g}"
-                )
+    elif names:
+        yield (
+            f"{who}prefix caching has no effect: requests do not say what they have in common "
+            "(a trace with ids of blocks, or arrivals of kind sessions, does)"
+        )
+    for strategy in scenario.strategies:
+        if getattr(strategy, "router", "") == "prefix-aware" and not (
+            known and reusing[strategy.name]
+        ):
+            yield f"{strategy.name}: its router finds no prefixes, and chooses the least loaded"

@@ -70,7 +70,7 @@ class CommonSettings(Settings):
     preemption: Literal["recompute", "swap"] = "recompute"
     """recompute: a preempted request loses its KV; swap: it is copied to host memory and back,
     while there is room."""
-    swap_bytes: Annotated[float, Field(gt=0)] = 4.0 * 2**30
+    swap_bytes: Annotated[float, Field(gt=0, le=1e14)] = 4.0 * 2**30
     """Host memory for swapped KV, per GPU (bytes); vLLM: 4 GiB."""
     tp_across_nodes: bool = False
     """A tensor-parallel group may be larger than a node; it takes whole nodes."""
@@ -174,7 +174,7 @@ class RouterSettings(CommonSettings):
 
     router: Annotated[str, NameIn(ROUTERS)] = "least-loaded"
     """Which instance gets a request; in fudg, which prefill instance."""
-    prefix_weight: Annotated[float, Field(ge=0)] = 1.0
+    prefix_weight: Annotated[float, Field(ge=0, le=1_000_000)] = 1.0
     """Tokens of load that a cached token outweighs, with router prefix-aware."""
     status_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
     """The router knows the load of the instances as it was at the last multiple of this time (s),
