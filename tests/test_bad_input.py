@@ -140,7 +140,7 @@ SETTINGS = [
         "workload.arrivals={kind='gamma', burstyness=2}",
         "workload.arrivals.burstyness = 2: is not a key of [workload.arrivals]. Did you",
     ),
-    ("quality={points=[[0,1]]}", "quality.kind: is missing; it must be one of 'measured', "),
+    ("quality={points=[[0,1]]}", "quality.kind: is missing; it must be one of 'abilities', "),
     # names that do not exist
     (f"model.name={300 * 'a'}", "aaa...: no such model in the catalogue."),
     ("cluster.gpu=L21", "cluster.gpu = 'L21': no such gpu in the catalogue. `simcluster catalog"),
