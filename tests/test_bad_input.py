@@ -162,7 +162,10 @@ SETTINGS = [
         "strategy.0.tp_size=16",
         "strategy.vLLM.tp_size = 16: a tensor-parallel group stays inside a node, and a node has",
     ),
-    ("cluster.oversubscription=0.5", "cluster.oversubscription = 0.5: must be a number >= 1 and <= 1000."),
+    (
+        "cluster.oversubscription=0.5",
+        "cluster.oversubscription = 0.5: must be a number >= 1 and <= 1000.",
+    ),
     (
         "cluster.oversubscription=4",
         "cluster.oversubscription = 4.0: says nothing while all nodes are on one switch.",
