@@ -29,7 +29,7 @@ from pydantic import TypeAdapter
 from simcluster._version import __version__
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.config import SloConfig
-from simcluster.errors import DataError, nearest
+from simcluster.errors import DataError, nearest, printable
 from simcluster.frames.goodput import goodput_table, wanted_shares
 from simcluster.frames.metrics import LATENCIES, STATISTICS, SweepRow
 from simcluster.frames.schema import Columns, frame, schema_of, table
@@ -148,6 +148,18 @@ _LATER: Final = (
 """Columns of the sweep frame that folders of earlier versions lack; unknown there (NaN)."""
 
 
+_UNREADABLE: Final = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    NotImplementedError,
+    MemoryError,
+)
+"""What readers of damaged files raise; sizes in a damaged file may be more than memory."""
+
+
 def read_frame(name: str, folder: Path) -> pd.DataFrame:
     """Return one frame of `folder`, typed as in memory.
 
@@ -176,14 +188,14 @@ def read_frame(name: str, folder: Path) -> pd.DataFrame:
             columns = {
                 n: arrow.column(n).to_numpy() for n in schema if n in head or n not in _LATER
             }
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}). Write the folder again with -o."
-        ) from None
-    if name == "sweep":
-        num_rows = len(columns["seed"])
-        columns |= {n: np.full(num_rows, np.nan) for n in _LATER if n not in columns}
-    return frame(columns, schema)
+        if name == "sweep":
+            num_rows = len(columns["seed"])
+            columns |= {n: np.full(num_rows, np.nan) for n in _LATER if n not in columns}
+        return frame(columns, schema)
+    except _UNREADABLE as error:
+        reason = printable(str(error).partition("\n")[0])
+        remedy = "Write the folder again with -o."
+        raise DataError(f"{path}: cannot be read ({reason}). {remedy}") from None
 
 
 def _parsed(texts: Sequence[str], dtype: str) -> npt.NDArray[Any]:
@@ -542,18 +554,24 @@ def read(folder: str | Path) -> Comparison:
     try:
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
         document = tomllib.loads((folder / _SCENARIO).read_text(encoding="utf-8"))
-        names = [str(name) for name in meta["cells"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        names, given = [str(name) for name in meta["cells"]], meta.get("inputs")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
             f"{folder}: is not a result folder. Give one that `simcluster compare -o` wrote."
         ) from None
     rows = rows_of(read_frame("sweep", folder))
-    cells = dict(zip(cells_of(rows), map(folder.joinpath, names), strict=True))
+    of_rows = cells_of(rows)
+    if not len(names) == len(set(names)) == len(rows) == len(set(of_rows)):
+        raise DataError(
+            f"{folder}: {_META} lists {len(names)} runs and the sweep has {len(rows)} rows, which "
+            "must be the same runs, each once: the folder is damaged. Write it again with -o."
+        )
+    cells = dict(zip(of_rows, map(folder.joinpath, names), strict=True))
     for row, path in zip(rows, cells.values(), strict=True):
         # Of an earlier version: without changes of scale the GPUs held are those there are.
         if np.isnan(row["mean_gpus"]) and not len(read_frame("scaling", path)):
             row["mean_gpus"] = float(row["num_gpus"])
-    return Comparison(document, rows, cells, _inputs=meta.get("inputs"))
+    return Comparison(document, rows, cells, _inputs=given if isinstance(given, dict) else None)
 
 
 def cells_of(rows: Sequence[SweepRow]) -> list[Cell]:

@@ -133,17 +133,19 @@ class Place:
     @property
     def kinds(self) -> list[str]:
         """The alternatives of a table whose kind one of its keys tells."""
-        return list(self.schema.get("discriminator", {}).get("mapping", {}))
+        return list(_without_null(self.schema).get("discriminator", {}).get("mapping", {}))
 
     @property
     def tag(self) -> str:
         """The key that tells the kind."""
-        return str(self.schema.get("discriminator", {}).get("propertyName", "kind"))
+        return str(_without_null(self.schema).get("discriminator", {}).get("propertyName", "kind"))
 
     def advice(self, verb: str) -> str:
         """A sentence: `verb`, the default if there is one, the meaning if it is known."""
         default = self.schema.get("default")
-        if default is not None:
+        if isinstance(default, dict | list):
+            verb += " or leave it out"
+        elif default is not None:
             verb += f" or leave it out (default {json.dumps(default)})"
         meaning = self.schema.get("description")
         if meaning and not meaning[1:2].isupper():  # an abbreviation stays as it is

@@ -15,6 +15,7 @@ import numpy as np
 
 from simcluster.catalog import Entry, default_price
 from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.listing import limits_text
 from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
 from simcluster.errors import DataError, printable
 from simcluster.frames.by_group import group_summaries
@@ -28,6 +29,7 @@ from simcluster.frames.metrics import PERCENTILES, STATISTICS, cached_block_shar
 from simcluster.frames.schema import CLASS_ATTAINMENT
 from simcluster.roofline.assumptions import assumptions
 from simcluster.runs.folder import Comparison, rows_of
+from simcluster.scenario.remarks import remarks
 from simcluster.scenario.scenario import Scenario
 from simcluster.units import GB, MS
 from simcluster.workload import WorkloadSettings
@@ -185,15 +187,22 @@ def heading(scenario: Scenario) -> str:
         [
             f"{environment.model.spec.name} on {_machines(environment.cluster)}, "
             f"engine {environment.engine.name}",
+            f"Engine:   {limits_text(environment.engine.on(environment.cluster.gpu))} (by default)",
             *_extras(environment),
             f"Requests: {_requests(scenario.workload)}",
             *_wrapped(notes_of(scenario)),
             f"Targets:  {targets(environment.slo)}",
             _step_times(environment),
-            *(f"Note:     {line}" for line in assumptions(environment)),
+            *(f"Note:     {line}" for line in [*assumptions(environment), *remarks(scenario)]),
             f"Price:    {_price(environment.cluster)}",
         ]
     )
+
+
+def all_notes(scenario: Scenario) -> list[str]:
+    """Return what is assumed, stands in for something, or is not used or simulated."""
+    environment = scenario.environment
+    return [*notes_of(scenario), *assumptions(environment), *remarks(scenario)]
 
 
 def notes_of(scenario: Scenario) -> tuple[str, ...]:
@@ -544,7 +553,7 @@ def _by_rate(sweep: pd.DataFrame, column: str, title: str) -> str:
 
 def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
     """Return what a reader must know of these numbers, a paragraph each."""
-    notes = []
+    notes = [*_not_counted(sweep, scenario)]
     rejected, counted = int(sweep["num_rejected"].sum()), int(sweep["num_requests"].sum())
     if rejected:
         longest = scenario.environment.model.max_model_len
@@ -577,6 +586,34 @@ def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
         if names:
             notes.append(f"{', '.join(names)}: users get the first token {what} (first_token).")
     return [textwrap.fill(note, _WIDTH) for note in notes]
+
+
+def _not_counted(sweep: pd.DataFrame, scenario: Scenario) -> Iterator[str]:
+    """Say which runs count no request, and which were stopped with requests unfinished."""
+    run = scenario.run
+    limits = [
+        f"those that arrive {text}"
+        for value, text in (
+            (run.warmup_s, f"before run.warmup_s = {run.warmup_s:g} s are left out"),
+            (run.cooldown_s, f"in the last run.cooldown_s = {run.cooldown_s:g} s are left out"),
+        )
+        if value
+    ]
+    if run.max_time_s is not None:
+        limits.append(f"run.max_time_s = {run.max_time_s:g} s stops the clock")
+    empty = int((sweep["num_requests"] == 0).sum())
+    if empty:
+        runs = (
+            "No request is" if len(sweep) == 1 else f"In {empty} of {len(sweep)} runs no request is"
+        )
+        yield f"{runs} counted: {'; '.join(limits) or 'none arrives'}."
+    ended = sweep["num_finished"] + sweep["num_rejected"]
+    left = int((sweep["num_requests"] - ended).sum())
+    if left and run.max_time_s is not None:
+        yield (
+            f"{left} of {int(sweep['num_requests'].sum())} requests had not ended when "
+            f"run.max_time_s = {run.max_time_s:g} s stopped the clock: they count as missed."
+        )
 
 
 def aligned(rows: Sequence[Sequence[str]], heads: int = 1, left: Collection[int] = (0,)) -> str:
@@ -731,7 +768,7 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
         rows.append(_plain({**plain, **rest}))
     environment, run = comparison.scenario.environment, comparison.scenario.run
     result: dict[str, Any] = {"rows": rows, "step_times": step_times_of(environment)}
-    if notes := [*notes_of(comparison.scenario), *assumptions(environment)]:
+    if notes := all_notes(comparison.scenario):
         result["notes"] = notes
     if environment.extra_models and len(rows) == 1:
         groups = group_summaries(comparison.frames(comparison.cells()[0]), environment, run)
