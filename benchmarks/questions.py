@@ -1,8 +1,9 @@
-"""Searches on questions that nobody picked: ``python benchmarks/questions.py -o results/questions``.
+"""Searches on questions that nobody picked: ``python benchmarks/questions.py -o FOLDER``.
 
 A script draws planner's questions over models, GPUs, lengths (light and heavy tails), targets and
-strategies. Each is searched once with the default settings, and then by a reference: three times as
-many replications, twice as long, on requests of their own. Asked are tracebacks; values outside
+strategies. Each is searched once with the default settings, and then by a reference: as many
+replications at each of two rates close to the answer, twice as long, on requests of their own.
+Asked are tracebacks; values outside
 the rates that were simulated; contradictions between tables; how many intervals hold the
 reference; and whether the best strategy is right, or within the indifference.
 """
@@ -33,7 +34,7 @@ from simcluster.studies.goodput.search import Verdict
 from simcluster.studies.goodput.shape import falls_at
 from simcluster.studies.rank.screen import Lengths, Screen
 
-REPLICATIONS: Final = 16
+REPLICATIONS: Final = 8
 """Of the reference, at each of two rates."""
 LONGER: Final = 2
 """Times the length of a run of the search."""
