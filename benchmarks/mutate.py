@@ -43,7 +43,8 @@ NASTY: list[Any] = [
     1e-300, 1e300, -1e300, float("nan"), float("inf"), float("-inf"), True, False, "", " ", "0",
     "1e3", "nan", "null", "none", "auto", "fixed", "poisson", "L20", "H100", "../..", "/dev/null",
     "/dev/zero", "a" * 300, "\x1b[31m", "\x00", "\ud800", "\u202e", "=cmd()", "$", "_x", "é", [],
-    [0], [1, 2, 3], ["a"], [[]], {}, {"kind": "fixed"}, {"a": {}}, {"name": "x"}, [{}], [None], None,
+    [0], [1, 2, 3], ["a"], [[]], {}, {"kind": "fixed"}, {"a": {}}, {"name": "x"}, [{}], [None],
+    None,
 ]  # fmt: skip
 
 
@@ -188,7 +189,8 @@ CONFIGS: list[dict[str, Any]] = [
     {**_LLAMA, "architectures": ["MixtralForCausalLM"], "num_local_experts": 8,
      "num_experts_per_tok": 2},
     {**_LLAMA, "architectures": ["Qwen3MoeForCausalLM"], "num_experts": 16,
-     "num_experts_per_tok": 4, "moe_intermediate_size": 256, "head_dim": 128, "decoder_sparse_step": 1,
+     "num_experts_per_tok": 4, "moe_intermediate_size": 256, "head_dim": 128,
+     "decoder_sparse_step": 1,
      "mlp_only_layers": [],
      "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128],
                              "modules_to_not_convert": ["lm_head"]}},

@@ -130,6 +130,25 @@ _MANY_RUNS: Sequence[Callable[[Any], Any]] = (
 )
 
 
+def _percents(_: click.Context, option: click.Parameter, text: str) -> tuple[float, ...]:
+    """Read percentiles such as ``50,90`` or ``P99`` as shares."""
+    shares = []
+    for word in filter(None, (word.strip() for word in (text or "").split(","))):
+        try:
+            percent = float(word.upper().removeprefix("P"))
+        except ValueError:
+            percent = 0.0
+        if not 1 <= percent < 100:
+            raise ConfigError(
+                f"--{option.name}",
+                word,
+                "is no percentile from 1 to below 100",
+                "Write such as 50,90,99.",
+            )
+        shares.append(percent / 100)
+    return tuple(dict.fromkeys(shares))
+
+
 def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed(options):
@@ -326,6 +345,13 @@ def cooptimize(file: Path, overrides: Sequence[tuple[str, object]], **options: A
     default=True,
     show_default=True,
     help="Simulate what the errors of the step times do to each goodput.",
+)
+@click.option(
+    "--levels",
+    default="",
+    metavar="50,90,..",
+    callback=_percents,
+    help="Also search the rates that keep other shares within the targets, such as 50,90,99 (%).",
 )
 @click.option(
     "--by-rate", is_flag=True, help="Also compare each pair of strategies at all of the goodputs."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,7 @@ def run(
     indifference: float,
     by_rate: bool,
     step_time_errors: bool,
+    levels: Sequence[float],
     jobs: int | None,
     dask: str | None,
     out: Path | None,
@@ -62,6 +64,7 @@ def run(
                 max_requests=max_requests,
                 indifference=indifference,
                 step_time_errors=step_time_errors,
+                levels=levels,
                 simulate=simulate,
                 progress=progress if shown else None,
                 # Before it is compared: whatever happens then, it is not lost.

@@ -33,6 +33,7 @@ from simcluster.strategies import Strategy
 from simcluster.strategies.base import dry_run
 from simcluster.studies.goodput import arguments
 from simcluster.studies.goodput.errors import Shifts, shifts
+from simcluster.studies.goodput.estimate import logit
 from simcluster.studies.goodput.pairs import (
     INDIFFERENCE,
     Compared,
@@ -90,6 +91,9 @@ class Found:
     """Difference of two goodputs, as a share, within which either may be taken."""
     shifts: Shifts = dataclasses.field(default_factory=dict)
     """What the errors of the step times do to each goodput; empty where nobody asked."""
+    levels: Mapping[float, Mapping[str, Verdict]] = dataclasses.field(default_factory=dict)
+    """Searches for other attainments (0 to 1) of the strategies that have a goodput; empty where
+    nobody asked."""
 
     def comparisons(self) -> list[Compared]:
         """Every pair of strategies that have a goodput, the best first (`compare_verdicts`)."""
@@ -126,6 +130,7 @@ def find(
     starts: Mapping[str, float | Located] | None = None,
     searched: Callable[[Found], None] | None = None,
     step_time_errors: bool = False,
+    levels: Sequence[float] = (),
 ) -> Found:
     """Find the goodput of every strategy of `scenario`.
 
@@ -159,6 +164,8 @@ def find(
         Called with the goodputs before pairs are compared.
     step_time_errors : bool
         Simulate what the errors of the step times do to each goodput (`errors.shifts`).
+    levels : sequence of float
+        Other attainments, above 0 and below 1, whose rates are searched too: of every criterion.
 
     Raises
     ------
@@ -175,6 +182,7 @@ def find(
         replications=replications,
         max_requests=max_requests,
         indifference=indifference,
+        levels=levels,
     )
     check(scenario)
     slo, strictest = scenario.environment.slo, scenario.environment.slo.strictest()
@@ -236,7 +244,26 @@ def find(
         seed_of = functools.partial(replication_seed, seed)
         moved = shifts(scenario, found.verdicts, settings, simulate, seed_of)
         found = dataclasses.replace(found, shifts=moved)
-    return found
+    others = {level: _at_level(found, level, own, ask) for level in levels}
+    return dataclasses.replace(found, levels=others)
+
+
+def _at_level(
+    found: Found,
+    level: float,
+    own: Mapping[str, Settings],
+    ask: Callable[[list[tuple[str, Wanted]]], Sequence[Outcome]],
+) -> dict[str, Verdict]:
+    """Search the rates of another attainment, from what the runs so far show of it."""
+    searches = {}
+    for name, verdict in found.verdicts.items():
+        if verdict.estimate is None:
+            continue
+        settings = dataclasses.replace(own[name], target=level, targets=())
+        shift = (logit(found.settings.target) - logit(level)) / verdict.estimate.slope
+        around = math.exp(verdict.estimate.log_rate + max(-1.0, min(1.0, shift)))
+        searches[name] = search(around, settings)
+    return answer(searches, ask)
 
 
 def targets_of(slo: SloConfig) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,6 +74,7 @@ def as_json(
     result: dict[str, Any] = {
         "goodput": [_row(found, name, verdict) for name, verdict in found.verdicts.items()],
         "comparisons": _comparisons(found) if compared else None,
+        "levels": [_level(level, verdicts) for level, verdicts in found.levels.items()],
         "confidence": 0.95,
         "settings": dataclasses.asdict(settings),
         "seed": found.seed,
@@ -87,6 +88,42 @@ def as_json(
         result["by_rate"] = [{"text": str(p), **dataclasses.asdict(p)} for p in by_rate]
     plain: dict[str, Any] = _plain(result)
     return plain
+
+
+def _level(level: float, verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
+    """Return the searches for another attainment as plain values."""
+    rows = [
+        {
+            "strategy": name,
+            "status": verdict.status,
+            "goodput_rps": None if verdict.goodput is None else dataclasses.asdict(verdict.goodput),
+        }
+        for name, verdict in verdicts.items()
+    ]
+    return {"attainment": level, "goodput": rows}
+
+
+def _levels(found: Found) -> str:
+    """Return the table of the rates of other attainments; nothing where nobody asked."""
+    if not found.levels:
+        return ""
+    table = [["strategy", *(f"P{100 * level:g}" for level in found.levels)]]
+    for name in found.verdicts:
+        row = [name[:16]]
+        for verdicts in found.levels.values():
+            verdict = verdicts.get(name)
+            goodput = None if verdict is None else verdict.goodput
+            if goodput is None:
+                row.append("-" if verdict is None else _WITHOUT[verdict.status])
+            else:
+                row.append(" ".join([three_digits(goodput.value), _span(goodput)]))
+        table.append(row)
+    title = "Rates (req/s) that keep other shares of the requests within the targets, with 95 %:"
+    return title + "\n" + aligned(table)
+
+
+def _span(interval: Interval) -> str:
+    return f"({three_digits(interval.low)}-{three_digits(interval.high)})"
 
 
 def _comparisons(found: Found) -> list[dict[str, Any]]:
@@ -264,7 +301,7 @@ def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
         "\n".join(_remarks(found)),
     ]
     parts.append(_pairs(found))
-    parts.append(_errors(found))
+    parts += [_errors(found), _levels(found)]
     if by_rate:
         title = "Attainment at all of these rates, on the same requests (p < 0.05):"
         parts.append("\n".join([title, *(f"  {pair}" for pair in by_rate)]))
