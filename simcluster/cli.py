@@ -372,7 +372,8 @@ def goodput(
     """
     from simcluster.studies.goodput import command
 
-    command.run(_load(file, overrides, seed, trace, resolution), **options)
+    shown = _progress("searching", "requests")
+    command.run(_load(file, overrides, seed, trace, resolution), progress=shown, **options)
 
 
 @main.command()

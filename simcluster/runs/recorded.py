@@ -238,6 +238,7 @@ def writing(
     files: Sequence[str],
     scenario: Scenario | None = None,
     *,
+    variants: Sequence[Scenario] = (),
     replace: bool = False,
 ) -> Iterator[tuple[Path, RecordedRuns] | tuple[None, None]]:
     """Write the result folder of a study: refused before any work, complete or absent after it.
@@ -258,6 +259,8 @@ def writing(
     scenario : Scenario, optional
         Whose strategies alone may have runs in the folder: results of another one are refused, and
         runs of a strategy that has changed give way. Without it all runs stay.
+    variants : sequence of Scenario
+        Others whose runs belong to the same study.
     replace : bool
         Put these results in the place of another scenario's.
 
@@ -284,8 +287,12 @@ def writing(
         found = [*runs, *RecordedRuns(out / RUNS)]
         makers = None
         if scenario is not None:
-            names = {scope_of(scenario, s.name): s.name for s in scenario.strategies}
-            makers = {scope: made_by(scenario, name) for scope, name in names.items()}
+            names: dict[str, str] = {}
+            makers = {}
+            for one in (scenario, *variants):
+                scopes = {scope_of(one, s.name): s.name for s in one.strategies}
+                names |= scopes
+                makers |= {scope: made_by(one, name) for scope, name in scopes.items()}
             if not replace:
                 refuse_loss(out, found, names, files[0])
         runs.folder.mkdir(exist_ok=True)

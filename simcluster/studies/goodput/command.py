@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +33,7 @@ def run(
     out: Path | None,
     replace: bool,
     as_json: bool,
+    progress: AbstractContextManager[Any],
 ) -> None:
     """Search, write, print."""
     from simcluster.runs import recorded
@@ -40,42 +41,42 @@ def run(
     from simcluster.show.text import resumable
     from simcluster.studies.goodput import find, simulate_cells, tables
     from simcluster.studies.goodput.by_rate import compare_by_rate
+    from simcluster.studies.goodput.errors import variants
 
     def write_first(folder: Path, found: Found) -> None:
         tables.write(found, folder, compared=False)
 
-    shown = sys.stderr.isatty()
-    total = len(scenario.strategies)
-
-    def progress(done: int, runs: int) -> None:
-        click.echo(
-            f"\rsearching: {runs} runs, {done} of {total} strategies done", err=True, nl=False
+    with (
+        resumable(out is not None),
+        recorded.writing(
+            out,
+            tables.FILES,
+            scenario,
+            variants=[*variants(scenario).values()],
+            replace=replace,
+        ) as (folder, kept),
+        progress as shown,
+    ):
+        found = find(
+            scenario,
+            tolerance=tolerance,
+            max_requests=max_requests,
+            indifference=indifference,
+            step_time_errors=step_time_errors,
+            levels=levels,
+            jobs=jobs,
+            dask=dask,
+            recorded=kept,
+            progress=shown,
+            # Before it is compared: whatever happens then, it is not lost.
+            searched=None if folder is None else functools.partial(write_first, folder),
         )
-
-    try:
-        with (
-            resumable(out is not None),
-            recorded.writing(out, tables.FILES, scenario, replace=replace) as (folder, kept),
-        ):
-            simulate = functools.partial(simulate_cells, runner=Runner(jobs, dask, kept))
-            found = find(
-                scenario,
-                tolerance=tolerance,
-                max_requests=max_requests,
-                indifference=indifference,
-                step_time_errors=step_time_errors,
-                levels=levels,
-                simulate=simulate,
-                progress=progress if shown else None,
-                # Before it is compared: whatever happens then, it is not lost.
-                searched=None if folder is None else functools.partial(write_first, folder),
-            )
-            pairs = compare_by_rate(found, simulate) if by_rate else None
-            if folder is not None:
-                tables.write(found, folder, pairs)
-    finally:
-        if shown:
-            click.echo(err=True)
+        if folder is not None:
+            tables.write(found, folder, compared=False)
+        simulate = functools.partial(simulate_cells, runner=Runner(jobs, dask, kept))
+        pairs = compare_by_rate(found, simulate) if by_rate else None
+        if folder is not None:
+            tables.write(found, folder, pairs)
     if as_json:
         click.echo(json.dumps(tables.as_json(found, pairs), indent=2))
     else:

@@ -103,6 +103,14 @@ def _slower(link: LinkSpec, rate: float) -> LinkSpec:
     return replace(link, bandwidth=rate * link.bandwidth)
 
 
+def variants(scenario: Scenario) -> dict[Factor, Scenario]:
+    """Return the scenario with each part of a step slower by its error."""
+    return {
+        factor: replace(scenario, environment=slower(scenario.environment, factor, error))
+        for factor, error in errors_of(scenario.environment).items()
+    }
+
+
 Shifts = Mapping[str, Mapping[Factor, float]]
 """By strategy: shift of the logarithm of its goodput when a part of a step is slower by its
 error."""
@@ -136,13 +144,11 @@ def shifts(
     before: the shift of the attainment over the slope. Links count where strategies move the KV
     cache or tensor parallelism is used.
     """
-    errors = errors_of(scenario.environment)
     found: dict[str, dict[Factor, float]] = {
         name: {} for name, verdict in verdicts.items() if verdict.estimate is not None
     }
-    for factor, error in errors.items():
+    for factor, moved in variants(scenario).items():
         own = [n for n in found if factor != "links" or _uses_links(scenario, n)]
-        moved = replace(scenario, environment=slower(scenario.environment, factor, error))
         cells = [
             Cell(n, probe.rate_rps, seed_of(probe.replications[0]), probe.num_requests)
             for n in own

@@ -27,6 +27,7 @@ from simcluster.rng import stream
 from simcluster.roofline.base import StepShape
 from simcluster.runs.cell import Cell, digest_of
 from simcluster.runs.executor import Runner
+from simcluster.runs.recorded import RecordedRuns
 from simcluster.runs.simulate import run, workload_of
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import Strategy
@@ -43,6 +44,7 @@ from simcluster.studies.goodput.pairs import (
 from simcluster.studies.goodput.probe import PARTS, Outcome, Wanted
 from simcluster.studies.goodput.rules import RULES, Settings
 from simcluster.studies.goodput.search import Located, Verdict, search
+from simcluster.studies.work import Progress, Work
 from simcluster.units import FloatArray
 from simcluster.workload import WorkloadSettings
 from simcluster.workload.base import BoolArray, EndlessArrivals
@@ -61,11 +63,9 @@ WARMUP: Final = 0.3
 still adds to a goodput then is 0 to 2 % (measured: docs/goodput.md)."""
 TARGETS_PER_RUN: Final = 20.0
 """Shortest run, in targets of the TTFT or the end-to-end latency."""
+_LIKELY: Final = 1.3  # of the least stage: what a search takes with its single runs
 _LOOKS: Final = 3
 """Times that open pairs may get more replications, at most."""
-Progress = Callable[[int, int], None]
-"""Called with the number of strategies that are done and of all runs so far."""
-
 
 Simulate = Callable[[Scenario, Sequence[Cell]], Sequence[Outcome]]
 """Runs cells, in any order and anywhere, and returns their outcomes in the order of the cells."""
@@ -127,6 +127,7 @@ def find(
     dask: str | None = None,
     simulate: Simulate | None = None,
     progress: Progress | None = None,
+    recorded: RecordedRuns | None = None,
     starts: Mapping[str, float | Located] | None = None,
     searched: Callable[[Found], None] | None = None,
     step_time_errors: bool = False,
@@ -156,7 +157,9 @@ def find(
     simulate : callable, optional
         Runs the cells in place of `simulate_cells`.
     progress : callable, optional
-        Called after each round of runs.
+        Called after each run, or of runs that `simulate` does after each round.
+    recorded : RecordedRuns, optional
+        Where runs are kept as soon as each is done, and taken from if they are there.
     starts : mapping of str to float or Located, optional
         Where to start with a strategy, if better is known than what the step times say: a rate
         (requests/s), or about where attainment crosses the target.
@@ -197,23 +200,38 @@ def find(
     )
     seed = scenario.run.seeds[0] if seed is None else seed
     guesses = {s.name: guess(scenario, s) for s in scenario.strategies}
+    work, known = Work(progress), starts or {}
+    for name in guesses:
+        work.expect(name, _LIKELY * 2 * replications * RULES.least_requests)
+
+    def did(cell: Cell) -> None:
+        work.did(cell.strategy, cell.num_requests or 0)
+
     if simulate is None:
-        simulate = functools.partial(simulate_cells, runner=Runner(jobs, dask))
-    known, num_runs = starts or {}, 0
+        runner = Runner(jobs, dask, recorded)
+        simulate = functools.partial(simulate_cells, runner=runner, done=did)
+        did_round = None
+    else:
+        did_round = did
 
     def ask(wanted: list[tuple[str, Wanted]]) -> Sequence[Outcome]:
-        nonlocal num_runs
-        num_runs += len(wanted)
+        for name, own in itertools.groupby(wanted, key=lambda pair: pair[0]):
+            work.more(name, _yet([one for _, one in own], replications))
         cells = [
             Cell(name, one.rate_rps, replication_seed(seed, one.replication), one.num_requests)
             for name, one in wanted
         ]
-        return simulate(scenario, cells)
+        came = simulate(scenario, cells)
+        if did_round:
+            for cell in cells:
+                did_round(cell)
+        return came
 
     own = {name: _with_ramp(settings, guess.ramp_s) for name, guess in guesses.items()}
-    tell = (lambda ended: progress(ended, num_runs)) if progress else None
     verdicts = answer(
-        {n: search(known.get(n, guess.rate_rps), own[n]) for n, guess in guesses.items()}, ask, tell
+        {n: search(known.get(n, guess.rate_rps), own[n]) for n, guess in guesses.items()},
+        ask,
+        ended=work.end,
     )
     if all(v.status == "unattainable" for v in verdicts.values()):
         best = "; ".join(f"{name} {best_achievable(v)}" for name, v in verdicts.items())
@@ -264,6 +282,15 @@ def _at_level(
         around = math.exp(verdict.estimate.log_rate + max(-1.0, min(1.0, shift)))
         searches[name] = search(around, settings)
     return answer(searches, ask)
+
+
+def _yet(wanted: list[Wanted], replications: int) -> int:
+    """Return about how many requests a search takes from these runs on, these among them."""
+    asked = sum(one.num_requests for one in wanted)
+    if len(wanted) == 1:  # locating: a stage is still to come
+        return asked + 2 * replications * RULES.least_requests
+    first = len(wanted) == 2 * RULES.pilot_size
+    return (2 * replications if first else len(wanted)) * wanted[-1].num_requests
 
 
 def targets_of(slo: SloConfig) -> tuple[float, ...]:
@@ -569,10 +596,16 @@ def simulate_cell(scenario: Scenario, cell: Cell) -> Outcome:
 
 
 def simulate_cells(
-    scenario: Scenario, cells: Sequence[Cell], runner: Runner | None = None
+    scenario: Scenario,
+    cells: Sequence[Cell],
+    runner: Runner | None = None,
+    done: Callable[[Cell], None] | None = None,
 ) -> list[Outcome]:
-    """Run `cells`; default: on all cores of this machine, with nothing kept."""
-    return (runner or Runner()).cells(simulate_cell, scenario, cells, made=Outcome)
+    """Run `cells`; default: on all cores of this machine, with nothing kept.
+
+    `done` is called with each as soon as it is there.
+    """
+    return (runner or Runner()).cells(simulate_cell, scenario, cells, made=Outcome, done=done)
 
 
 def replication_seed(seed: int, replication: int) -> int:
@@ -584,6 +617,7 @@ def answer(
     searches: Mapping[str, Generator[list[W], list[R], V]],
     ask: Callable[[list[tuple[str, W]]], Sequence[R]],
     told: Callable[[int], None] | None = None,
+    ended: Callable[[str], None] | None = None,
 ) -> dict[str, V]:
     """Let searches go on in rounds, all runs that they want at once, and return how each ends.
 
@@ -595,8 +629,10 @@ def answer(
         Does runs: of whom, and what is wanted. Returns the outcomes in the same order.
     told : callable, optional
         Called after each round with the number of searches that have ended.
+    ended : callable, optional
+        Called with the name of each as soon as it has.
     """
-    ended: dict[str, V] = {}
+    found: dict[str, V] = {}
     answers: dict[str, Any] = dict.fromkeys(searches)
     while answers:
         wanted: dict[str, list[W]] = {}
@@ -604,10 +640,12 @@ def answer(
             try:
                 wanted[name] = searches[name].send(outcomes)
             except StopIteration as end:
-                ended[name] = end.value
+                found[name] = end.value
+                if ended:
+                    ended(name)
         if told:
-            told(len(ended))
+            told(len(found))
         todo = [(name, one) for name, batch in wanted.items() for one in batch]
         came = iter(ask(todo) if todo else ())
         answers = {name: list(itertools.islice(came, len(b))) for name, b in wanted.items()}
-    return {name: ended[name] for name in searches}
+    return {name: found[name] for name in searches}

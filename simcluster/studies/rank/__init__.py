@@ -9,7 +9,6 @@ race         candidates on the same requests
 draws        goodputs on several draws, and how far they agree
 contest      what all rounds share: candidates, bounds, lengths of runs
 rounds       rounds that grow longer while the field shrinks
-work         how far a ranking has come
 finals       goodputs of the finalists
 standings    what rounds and finals say together
 explain      bottlenecks, with the figures that show them

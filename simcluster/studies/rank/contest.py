@@ -15,7 +15,7 @@ from simcluster.studies.rank.explain import family
 from simcluster.studies.rank.finals import LONGEST
 from simcluster.studies.rank.race import WARMUP, Crossing, RaceRun, Search, probe
 from simcluster.studies.rank.screen import Bound
-from simcluster.studies.rank.work import Work
+from simcluster.studies.work import Work
 
 LEAST_REQUESTS: Final = 200
 """Of a run."""

@@ -34,7 +34,7 @@ from simcluster.studies.rank.ranking import Candidate, Ranking
 from simcluster.studies.rank.rounds import FIRST, Rounds
 from simcluster.studies.rank.screen import Bound, Lengths, Screen
 from simcluster.studies.rank.standings import Standings
-from simcluster.studies.rank.work import Progress, Work
+from simcluster.studies.work import Progress, Work
 
 _LATENCY_RATE: Final = 0.5  # of the best goodput: where latencies are compared
 _LATENCY_DRAW: Final = 20  # of requests, that no goodput rests on

@@ -19,7 +19,7 @@ from simcluster.scenario.rank_table import RankTable
 from simcluster.studies.rank import margin, race
 from simcluster.studies.rank.field import field_of
 from simcluster.studies.rank.ranking import Latencies, Level
-from simcluster.studies.rank.work import Work
+from simcluster.studies.work import Work
 from simcluster.testing.examples import examples
 
 SHIPPED = Path(__file__).parents[3] / "scenarios"

@@ -33,8 +33,8 @@ from simcluster.studies.rank.explain import AtGoodput, explain
 from simcluster.studies.rank.race import Crossing, RaceRun, Search, cross
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
-from simcluster.studies.rank.work import Work
 from simcluster.studies.space import shapes, space
+from simcluster.studies.work import Work
 
 NOT_SHARED = "heads, experts or blocks of weights cannot be shared out over tp_size GPUs"
 SHIPPED = Path(__file__).parents[3] / "scenarios" / "rank_32gpus.toml"

@@ -1,4 +1,4 @@
-"""How far a ranking has come, by the requests that it simulates."""
+"""How far a search or a ranking has come, by the requests that it simulates."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 Progress = Callable[[int, int, float], None]
-"""Called after each run with the requests that are simulated, those of the whole ranking as far as
-is known now, and the share of the work that is done, 0 to 1."""
+"""Called after each run with the requests that are simulated, those of the whole as far as is
+known now, and the share of the work that is done, 0 to 1."""
 
 _MORE: Final = 1.25  # of what a part has taken, that it may still take beyond its expectation
 
@@ -33,12 +33,17 @@ class Work:
 
     @property
     def num_expected(self) -> int:
-        """Requests of the whole ranking, as far as is known now."""
+        """Requests of the whole, as far as is known now."""
         return round(sum(self._whole(part) for part in {**self._expected, **self._done}))
 
     def expect(self, part: str, num_requests: float) -> None:
         """Say what a part will take, or what is known better by now."""
         self._expected[part] = num_requests
+
+    def more(self, part: str, num_requests: float) -> None:
+        """Say what a part will still take from now on."""
+        self._ended.discard(part)
+        self._expected[part] = self._done.get(part, 0) + num_requests
 
     def did(self, part: str, num_requests: int) -> None:
         """Note a run that has ended."""
