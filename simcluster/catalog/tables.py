@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from simcluster.catalog.layers import KV_BYTES, WEIGHT_DTYPES
 from simcluster.catalog.model_entry import DTYPE_KEYS, MIXERS, MLPS, check_layers
-from simcluster.errors import ConfigError, nearest
+from simcluster.errors import ConfigError, nearest, unfit_name
 
 Row = Mapping[str, object]
 """One entry as read from a TOML file."""
@@ -340,6 +340,8 @@ def check(table: str, row: Row, *, where: str) -> None:
         If a key is unknown, missing, of the wrong type or out of range.
     """
     _check_keys(table, TABLES[table], row, where)
+    if rule := unfit_name(str(row.get("name", ""))):
+        raise ConfigError(f"{where}.name", row["name"], rule, "Choose another.")
     if table == "lengths":
         _check_lengths(row, where)
     if table == "link":

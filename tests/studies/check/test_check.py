@@ -255,6 +255,15 @@ def test_a_workload_of_which_nothing_can_be_served_is_refused() -> None:
         facts(llama({"kind": "nodg"}, engine={"max_model_len": 64}))
 
 
+def test_requests_of_one_token_are_prefills_alone() -> None:
+    """No step decodes: the bound is that of the prefills, half of it on one GPU of two."""
+    lengths = {"kind": "fixed", "prompt_len": PROMPT, "output_len": 1}
+    for strategy in ({"kind": "nodg"}, {"kind": "fudg"}):
+        bound = only(llama(strategy, workload={"lengths": lengths}))["bound"]
+        assert bound["total_rps"] == bound["prefill_rps"]
+        assert bound["decode_rps"] is None
+
+
 def test_the_command_prints_a_table_and_its_json(tmp_path: Path) -> None:
     """No line is too wide; numbers in SI units with --json; a run with -v begins with the same."""
     strategy = {"kind": "fudg", "placement": "inter-node"}
