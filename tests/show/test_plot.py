@@ -369,9 +369,8 @@ def test_names_are_drawn_as_they_are_written(ax: Axes) -> None:
     rows["strategy"] = np.array(names, dtype=object)
     plot_attainment(rows, 0.9, ax=ax)
     overlaid, bars = Figure().subplots(2)
-    overlay(
-        plot_ttft_ecdf, dict.fromkeys(names, make_requests(2.0)), styles=palette(names), ax=overlaid
-    )
+    runs = dict.fromkeys(names, make_requests(2.0))
+    overlay(plot_ttft_ecdf, runs, styles=palette(names), ax=overlaid)
     plot_goodput_bars(goodput_table(rows, 0.1), ax=bars)
     for axes in (ax, overlaid):
         legend_beside(axes)
