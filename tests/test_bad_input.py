@@ -319,7 +319,10 @@ def test_an_unknown_strategy(scenario: Path) -> None:
             ("trace.csv", "line 2", "output_len", "abc"),
         ),
         ("when,how\n0,5\n", ("trace.csv",)),
-        ("# Notes, of a kind\nOne line\nand, one, more\n", ("trace.csv", "missing columns arrival_s")),
+        (
+            "# Notes, of a kind\nOne line\nand, one, more\n",
+            ("trace.csv", "missing columns arrival_s"),
+        ),
     ],
     ids=["empty", "header-only", "unsorted", "negative", "text", "other-columns", "prose"],
 )
