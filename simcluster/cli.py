@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +27,10 @@ from simcluster.workload.formats import TimeUnit, TraceFormat
 from simcluster.workload.turns import TurnLengths
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What writing to standard output fails with when the disk behind it is full or gone."""
 
 
 class _Override(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -51,6 +57,13 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except SimclusterError as error:
             click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+            ctx.exit(1)
+        except OSError as error:
+            if error.errno not in _FULL or error.filename is not None:
+                raise
+            click.echo(f"error: the output cannot be written ({error.strerror}).", err=True)
+            # What is left in the buffer cannot be written at the end either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
 
 

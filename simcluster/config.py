@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import AfterValidator, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 from simcluster.catalog.layers import (
@@ -27,6 +27,7 @@ from simcluster.catalog.layers import (
     WeightDtype,
 )
 from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec
+from simcluster.errors import unfit_name
 
 SETTINGS_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """pydantic configuration of settings: unknown keys, wrong types, nan and inf are refused."""
@@ -70,6 +71,16 @@ def _texts(cls: type[Any]) -> dict[str, str]:
                 texts[name] = " ".join(text.split())
     return texts
 
+
+def _fit(name: str) -> str:
+    """Return `name`, or raise with the rule that it breaks (`unfit_name`)."""
+    if rule := unfit_name(name):
+        raise ValueError(rule)
+    return name
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_fit)]
+"""A name of the user's that stands in tables, files and pictures."""
 
 TARGET_KEYS: Final = ("ttft_s", "tpot_s", "itl_s", "e2el_s")
 """Targets that a request, or a class of requests, may have."""

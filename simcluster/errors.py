@@ -31,6 +31,19 @@ def in_message(value: object) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
+def unfit_name(name: str) -> str:
+    """Return the rule that `name` breaks as a name in tables and files; empty if it is fit.
+
+    >>> unfit_name("vLLM 0.19"), unfit_name("=cmd()")
+    ('', 'must not begin with =, +, - or @: a spreadsheet takes such a cell for a formula')
+    """
+    if not name.isprintable():
+        return "must not hold control characters"
+    if name.startswith(("=", "+", "-", "@")):
+        return "must not begin with =, +, - or @: a spreadsheet takes such a cell for a formula"
+    return ""
+
+
 class SimclusterError(Exception):
     """Base of every error that is the user's to mend; the command line exits with 1."""
 

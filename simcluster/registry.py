@@ -93,6 +93,11 @@ def groups() -> tuple[str, ...]:
     return tuple(_REGISTRIES)
 
 
+def registered() -> tuple[tuple[str, ...], ...]:
+    """Return the names of all extension points as they are now, those of each with its group."""
+    return tuple((group, *one) for group, one in _REGISTRIES.items())
+
+
 def added() -> Added:
     """Return what this process has registered by assignment, to be registered in others."""
     return {group: dict(one.added) for group, one in _REGISTRIES.items() if one.added}

@@ -10,6 +10,8 @@ import math
 import os
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -317,8 +319,12 @@ def test_an_unknown_strategy(scenario: Path) -> None:
             ("trace.csv", "line 2", "output_len", "abc"),
         ),
         ("when,how\n0,5\n", ("trace.csv",)),
+        (
+            "# Notes, of a kind\nOne line\nand, one, more\n",
+            ("trace.csv", "missing columns arrival_s"),
+        ),
     ],
-    ids=["empty", "header-only", "unsorted", "negative", "text", "other-columns"],
+    ids=["empty", "header-only", "unsorted", "negative", "text", "other-columns", "prose"],
 )
 def test_a_bad_trace(scenario: Path, text: str, parts: tuple[str, ...]) -> None:
     """File, line, column, value."""
@@ -764,3 +770,47 @@ def test_prefixes_that_are_not_reused_are_said(scenario: Path) -> None:
     line = "prompts that begin alike are computed anew: prefix caching is off"
     assert line in call("run", scenario, *change).stdout
     assert line not in call("run", scenario, *change, "--set", "engine.prefix_caching=true").stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("arguments", [["catalog"], ["schema"], ["show", "scenario.toml"]])
+def test_output_that_cannot_be_written_is_one_line(scenario: Path, arguments: list[str]) -> None:
+    """A full disk behind standard output; also what is left in the buffer at the end."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "simcluster", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=scenario.parent,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written (No space left on device).\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("=cmd()", "must not begin with =, +, - or @: a spreadsheet takes such a cell for"),
+        ("@SUM(A1)", "must not begin with =, +, - or @"),
+        ("a\x1b[31m", "must not hold control characters"),
+    ],
+)
+def test_a_name_that_would_be_a_formula(scenario: Path, name: str, rule: str) -> None:
+    """Names of strategies, of the models of a router and of catalogue entries reach CSV files."""
+    scenario.write_text(to_toml({**SCENARIO, "strategy": [{"name": name, "kind": "nodg"}]}))
+    refused(call("show", scenario), "strategy[0].name = ", rule)
+    entry = {"name": name, "like": "L20", "source": "x"}
+    (scenario.parent / "mine.toml").write_text(to_toml({"gpu": [entry]}))
+    scenario.write_text(to_toml({"catalog": ["mine.toml"], **SCENARIO}))
+    refused(call("show", scenario), "mine.toml: gpu[0].name = ", rule)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_a_folder_whose_name_is_not_utf8(scenario: Path) -> None:
+    """The library that writes frames cannot name it."""
+    out = scenario.parent / os.fsdecode(b"out\xff")
+    rate = ("--set", "workload.rate_rps=1", "--set", "sweep=")
+    refused(call("run", scenario, *rate, "-o", out), "out\\udcff: its name is not UTF-8.", "-o")
+    nothing_left(scenario.parent)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from simcluster.catalog.layers import KV_BYTES, WEIGHT_DTYPES
 from simcluster.catalog.model_entry import DTYPE_KEYS, MIXERS, MLPS, check_layers
-from simcluster.errors import ConfigError, nearest
+from simcluster.errors import ConfigError, nearest, unfit_name
 
 Row = Mapping[str, object]
 """One entry as read from a TOML file."""
@@ -66,40 +66,54 @@ def _positive(meaning: str, *, required: bool = True) -> Key:
     return Key("number", meaning, required=required, low=1e-12)
 
 
-def _count(meaning: str, *, required: bool = True, low: float = 1) -> Key:
-    return Key("count", meaning, required=required, low=low)
+_MOST: Final = 1_000_000_000
+_MOST_HEADS: Final = 65_536
+_LONGEST: Final = 1 << 24
+"""Counts above these are slips: of anything, of heads or experts, and tokens of a context."""
+
+
+def _count(
+    meaning: str, *, required: bool = True, low: float = 1, high: float = float(_MOST)
+) -> Key:
+    return Key("count", meaning, required=required, low=low, high=high)
 
 
 LAYER_KEYS: Final[Mapping[str, Key]] = {
     "mixer": Key("text", "how tokens see one another", required=False, choices=MIXERS),
-    "num_heads": _count("query heads", required=False),
-    "num_kv_heads": _count("key and value heads", required=False),
+    "num_heads": _count("query heads", required=False, high=_MOST_HEADS),
+    "num_kv_heads": _count("key and value heads", required=False, high=_MOST_HEADS),
     "head_dim": _count("width of a head", required=False),
     "v_head_dim": _count("width of a value", required=False, low=0),
-    "sliding_window": _count("attention window (tokens)", required=False, low=0),
-    "attention_chunk": _count("width of attention's chunks (tokens)", required=False, low=0),
+    "sliding_window": _count("attention window (tokens)", required=False, low=0, high=_LONGEST),
+    "attention_chunk": _count(
+        "width of attention's chunks (tokens)", required=False, low=0, high=_LONGEST
+    ),
     "output_gate": Key("flag", "the query projection also gates the output", required=False),
     "values_are_keys": Key("flag", "no projection of values", required=False),
     "q_lora_rank": _count("rank of the query (MLA)", required=False, low=0),
     "kv_lora_rank": _count("rank of the cached latent (MLA)", required=False, low=0),
     "qk_nope_dim": _count("head width without position (MLA)", required=False, low=0),
     "qk_rope_dim": _count("head width with position (MLA)", required=False, low=0),
-    "index_heads": _count("heads of the index of sparse attention", required=False, low=0),
+    "index_heads": _count(
+        "heads of the index of sparse attention", required=False, low=0, high=_MOST_HEADS
+    ),
     "index_head_dim": _count("their width", required=False, low=0),
-    "index_top_k": _count("tokens that the index chooses", required=False, low=0),
+    "index_top_k": _count("tokens that the index chooses", required=False, low=0, high=_LONGEST),
     "index_shared": Key("flag", "the choice is that of a layer before", required=False),
-    "linear_key_heads": _count("heads of keys (Mamba-2: groups)", required=False),
+    "linear_key_heads": _count("heads of keys (Mamba-2: groups)", required=False, high=_MOST_HEADS),
     "linear_key_dim": _count("width of a key (state size)", required=False),
-    "linear_heads": _count("heads of values and of the state", required=False),
+    "linear_heads": _count("heads of values and of the state", required=False, high=_MOST_HEADS),
     "linear_value_dim": _count("their width", required=False),
     "conv_kernel": _count("width of the convolution (tokens)", required=False),
     "state_bytes_per_number": _positive("bytes of a number of the state", required=False),
     "mlp": Key("text", "what a token passes", required=False, choices=MLPS),
     "ffn_dim": _count("width of the dense MLP, per matrix", required=False),
-    "num_experts": _count("experts per layer", required=False, low=0),
-    "num_experts_active": _count("experts per token", required=False, low=0),
+    "num_experts": _count("experts per layer", required=False, low=0, high=_MOST_HEADS),
+    "num_experts_active": _count("experts per token", required=False, low=0, high=_MOST_HEADS),
     "moe_ffn_dim": _count("width of an expert", required=False, low=0),
-    "num_shared_experts": _count("experts every token takes", required=False, low=0),
+    "num_shared_experts": _count(
+        "experts every token takes", required=False, low=0, high=_MOST_HEADS
+    ),
     "shared_ffn_dim": _count("their width together", required=False, low=0),
     "moe_latent_dim": _count("width that experts read and write", required=False, low=0),
     **{
@@ -215,13 +229,13 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "vocab_size": _count("tokens of the vocabulary"),
         "gated_mlp": Key("flag", "three MLP matrices instead of two"),
         "tied_embeddings": Key("flag", "LM head shares the embedding"),
-        "max_position": _count("longest context (tokens)"),
+        "max_position": _count("longest context (tokens)", high=_LONGEST),
         "num_dense_layers": _count("first layers without experts", required=False, low=0),
         "num_sliding_layers": _count("first layers with the window", required=False, low=0),
         "layers": Key("layers", "runs of equal layers, each with its own keys", required=False),
         "kv_dtype": Key("text", "how the cache is stored", required=False, choices=tuple(KV_BYTES)),
         "notes": Key("texts", "what is not simulated", required=False),
-        "num_params": _count("all parameters, to check the shape", required=False),
+        "num_params": _count("all parameters, to check the shape", required=False, high=1e15),
         "kv_bytes_per_token": _count("16-bit KV cache of a token (bytes), a check", required=False),
         **LAYER_KEYS,
     },
@@ -340,6 +354,8 @@ def check(table: str, row: Row, *, where: str) -> None:
         If a key is unknown, missing, of the wrong type or out of range.
     """
     _check_keys(table, TABLES[table], row, where)
+    if rule := unfit_name(str(row.get("name", ""))):
+        raise ConfigError(f"{where}.name", row["name"], rule, "Choose another.")
     if table == "lengths":
         _check_lengths(row, where)
     if table == "link":

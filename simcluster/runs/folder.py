@@ -555,6 +555,9 @@ def read(folder: str | Path) -> Comparison:
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
         document = tomllib.loads((folder / _SCENARIO).read_text(encoding="utf-8"))
         names, given = [str(name) for name in meta["cells"]], meta.get("inputs")
+        # What a goodput is made of; the rest is read where it is asked for.
+        float(document["slo"]["attainment"])
+        float(document["cluster"].get("price_per_gpu_hour") or 0.0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
             f"{folder}: is not a result folder. Give one that `simcluster compare -o` wrote."

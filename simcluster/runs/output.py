@@ -28,6 +28,10 @@ def refuse_strangers(out: Path, own: Collection[str]) -> None:
         If so, or the folder cannot be read.
     """
     try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{out}: its name is not UTF-8. {_ADVICE}") from None
+    try:
         if not out.exists():
             return
         if not out.is_dir():

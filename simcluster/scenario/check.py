@@ -7,6 +7,7 @@ attribute; the lines a user reads, the JSON Schema and the table of keys are all
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from simcluster.errors import ConfigError, nearest
+from simcluster.registry import registered
 
 JsonSchema = dict[str, Any]
 """A JSON Schema as pydantic makes it."""
@@ -40,7 +42,13 @@ def validated(adapter: TypeAdapter[T], tables: Mapping[str, object]) -> T:
         return adapter.validate_json(json.dumps(tables, default=str))
     except ValidationError as error:
         found = _findings(error)
-        raise _config_error(found, Keys(adapter.json_schema())) from None
+        raise _config_error(found, _keys_of(adapter, registered())) from None
+
+
+@functools.lru_cache(maxsize=4)
+def _keys_of(adapter: TypeAdapter[Any], _: tuple[tuple[str, ...], ...]) -> Keys:
+    """Return the keys of `adapter`, made again when something is registered (half a second)."""
+    return Keys(adapter.json_schema())
 
 
 def _findings(error: ValidationError) -> list[ErrorDetails]:

@@ -234,7 +234,7 @@ class _Reached:
         self._stops: list[int] = []
         self._stops_sum = 0
         # Of chunks: the steps at which contexts begin one, and the sum of what they reach.
-        self._chunks = Cycle(reach.tokens)
+        self._chunks = Cycle(reach.tokens if reach.chunked else 1)
         self._sum, self._sum_step = 0, 0
 
     def add(self, step: int, context: int) -> None:

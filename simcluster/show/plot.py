@@ -89,6 +89,19 @@ def new_figure(*, width: float = 7.0, height: float = 3.8) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", dpi=150)
 
 
+def as_written(name: str) -> str:
+    r"""Return `name` as a label that shows just that.
+
+    Matplotlib sets what stands between dollar signs as formulas, and leaves labels with a leading
+    underscore out of legends.
+
+    >>> as_written("$x_1$"), as_written("_mine")
+    ('\\$x_1\\$', ' _mine')
+    """
+    text = name.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def legend_beside(ax: Axes) -> None:
     """Put the legend to the right of the axes, where it cannot cover a line; targets last."""
     handles, labels = ax.get_legend_handles_labels()
@@ -114,7 +127,7 @@ def overlay(
 ) -> Axes:
     """Call `plot` for the frame of each strategy on the same axes, labelled and in its style."""
     for name, one in frames.items():
-        plot(one, ax=ax, label=name, **{**styles[name], **keywords})
+        plot(one, ax=ax, label=as_written(name), **{**styles[name], **keywords})
     return ax
 
 
@@ -312,7 +325,9 @@ def plot_attainment(
         low = means - [s.min() for s in by_rate]
         high = [s.max() for s in by_rate] - means
         marks = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 4.5, "linewidth": 1.6}
-        axes.plot(rates, means, **{"label": name, **marks, **styles[name], **line_kwargs})
+        axes.plot(
+            rates, means, **{"label": as_written(name), **marks, **styles[name], **line_kwargs}
+        )
         if np.any(high + low > 0):
             whiskers = np.maximum([low, high], 0.0)
             axes.errorbar(
@@ -387,7 +402,7 @@ def plot_goodput_bars(
         axes.annotate(
             str(bound), (start, i), xytext=(5, 0), textcoords="offset points", va="center"
         )
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [as_written(name) for name in names])
     axes.invert_yaxis()
     axes.set_xlim(0.0, 1.14 * room)
     axes.set_xlabel(_BAR_LABELS[column].format(currency=currency))
@@ -633,10 +648,10 @@ def render_comparison(
     for name, spans in spans_by_strategy.items():
         if instances_by_strategy is not None and name in instances_by_strategy:
             plot_kv_usage_by_role(
-                spans, instances_by_strategy[name], ax=ax, label=name, **styles[name]
+                spans, instances_by_strategy[name], ax=ax, label=as_written(name), **styles[name]
             )
         else:
-            plot_kv_usage_over_time(spans, ax=ax, label=name, **styles[name])
+            plot_kv_usage_over_time(spans, ax=ax, label=as_written(name), **styles[name])
     ax.set_title(title, loc="left", fontsize="medium")
     legend_beside(ax)
     save(figure, "kv_usage.png")

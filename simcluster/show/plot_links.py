@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from simcluster.show.plot import COLOURS, new_figure
+from simcluster.show.plot import COLOURS, as_written, new_figure
 from simcluster.units import GB
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def figure_of_links(links: Mapping[str, Frame], transfers: Mapping[str, Frame]) 
     for (left, right), name in zip(panels, links, strict=True):
         plot_link_utilisation(links[name], ax=left)
         plot_transfers(transfers[name], ax=right)
-        left.set_title(name, loc="left", fontsize="medium")
+        left.set_title(as_written(name), loc="left", fontsize="medium")
         for ax in (left, right):
             ax.legend(
                 loc="upper center",

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal, Protocol
 from pydantic import Field
 
 from simcluster.catalog.specs import EngineProfile
-from simcluster.config import Environment, Settings
+from simcluster.config import Environment, Name, Settings
 from simcluster.engine.clock import Clock
 from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.recorder import Recorder
@@ -49,7 +49,7 @@ class Strategy(Protocol):
 class CommonSettings(Settings):
     """Keys that every strategy takes."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Name
     """Name in tables and plots."""
     tp_size: Annotated[int, Field(ge=1)] = 1
     """GPUs of a tensor-parallel group."""

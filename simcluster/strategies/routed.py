@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from simcluster.config import Settings
+from simcluster.config import Name, Settings
 from simcluster.engine.groups.cluster import Cluster, Deployment, EntryPoint
 from simcluster.engine.links.topology import Topology
 from simcluster.engine.placement import Machines
@@ -81,7 +81,7 @@ class Routed(Settings):
     """
 
     kind: Literal["routed"] = "routed"
-    name: Annotated[str, Field(min_length=1)]
+    name: Name
     """Name in tables and plots."""
     models: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
     """Models of the scenario, from the weakest to the strongest."""

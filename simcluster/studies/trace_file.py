@@ -178,14 +178,14 @@ def scenario_line(told: TraceFile, trace: Trace) -> str:
 
 def figure(trace: Trace) -> Figure:
     """Return a picture of a trace: its rate over time, and the distribution of its lengths."""
-    from simcluster.show.plot import COLOURS, new_figure
+    from simcluster.show.plot import COLOURS, as_written, new_figure
 
     drawn = new_figure(height=5.4)
     above, below = drawn.subplots(2, 1)
     edges_s, rate_rps = rate_over_time(trace.clock_s, 120)
     what = "requests" if trace.turns is None else "sessions"
     above.stairs(rate_rps, edges_s if len(edges_s) else np.zeros(1), color=COLOURS[0], fill=True)
-    above.set(xlabel="time (s)", ylabel=f"{what}/s", title=trace.file.name)
+    above.set(xlabel="time (s)", ylabel=f"{what}/s", title=as_written(trace.file.name))
     for colour, (name, tokens) in zip(
         COLOURS, (("prompt", trace.prompt_len), ("output", trace.output_len)), strict=False
     ):

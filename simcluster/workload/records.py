@@ -72,6 +72,9 @@ def chunks(file: Path) -> Iterator[Chunk]:
     if twice := [name for name in header if name in read and header.count(name) > 1]:
         raise DataError(f"{file} line 1: column {twice[0]!r} stands there twice. Rename one.")
     refuse_others(file, header)
+    if not read & set(header):  # what it is not is said, not which of its rows is odd
+        yield Chunk([], {name: [] for name in header})
+        return
     for ends, rows in table:
         if rows:
             yield Chunk(ends, dict(zip(header, zip(*rows, strict=True), strict=True)))

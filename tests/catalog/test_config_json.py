@@ -607,6 +607,9 @@ def test_words_without_a_command_still_search() -> None:
         ({"num_sliding_layers": 3}, "num_sliding_layers = 3: needs sliding_window"),
         ({"num_dense_layers": 33}, "num_dense_layers = 33: is more than the 32 layers"),
         ({"kv_lora_rank": 33}, "kv_lora_rank = 33: needs qk_nope_dim"),
+        ({"sliding_window": 10**12}, "must be a whole number from 0 to 1.67772e+07"),
+        ({"attention_chunk": 10**12}, "must be a whole number from 0 to 1.67772e+07"),
+        ({"num_heads": 10**7}, "num_heads = 10000000: must be a whole number from 1 to 65536"),
     ],
 )
 def test_entries_written_by_hand_are_held_to_the_same(

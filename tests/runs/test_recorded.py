@@ -88,6 +88,18 @@ def test_a_list_of_other_runs_than_the_sweep_has_is_damage(
         simcluster.read(out)
 
 
+def test_a_scenario_without_its_defaults_is_not_that_of_a_result(
+    results: Path, tmp_path: Path
+) -> None:
+    """The file of a folder has every default filled in; a goodput needs the attainment."""
+    out = tmp_path / "out"
+    shutil.copytree(results, out)
+    text = (out / "scenario.toml").read_text(encoding="utf-8")
+    (out / "scenario.toml").write_text(text.replace("attainment", "attained"), encoding="utf-8")
+    with refused("is not a result folder", error=DataError):
+        simcluster.read(out)
+
+
 def test_a_manifest_that_lists_only_some_files_is_damage(
     results: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -71,7 +71,10 @@ def test_further_machines_change_nothing_for_a_strategy_that_cannot_use_them() -
     """The engine has other limits on large GPUs; which they are depends on [cluster] alone."""
     engine = {"profile": "vllm-0.19", "max_model_len": 4096}
     cluster = {"gpu": "H100", "gpus_per_node": 1}
-    tables = small_scenario(MIXED, cluster=cluster, engine=engine, workload=WORKLOAD)
+    # A prompt that fits into one step of a large GPU and not of a small one.
+    lengths = {"kind": "fixed", "prompt_len": 3000, "output_len": 20}
+    workload = {**WORKLOAD, "lengths": lengths}
+    tables = small_scenario(MIXED, cluster=cluster, engine=engine, workload=workload)
     alone = simcluster.resolve(tables)
     beside = simcluster.resolve({**tables, "extra_cluster": [{"gpu": "RTX 4090"}]})
     blocks = [

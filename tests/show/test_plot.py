@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from simcluster.config import RunConfig, SloConfig
@@ -357,6 +358,32 @@ def test_a_strategy_keeps_its_look_in_every_figure() -> None:
     assert [mpl.colors.to_hex(bar.get_facecolor()).upper() for bar in bars.patches] == list(
         COLOURS[:2]
     )
+
+
+def test_names_are_drawn_as_they_are_written(ax: Axes) -> None:
+    """Dollar signs are no formula, and a leading underscore is in the legend like any other."""
+    names = ["$x_1$ cost", "_mine", "a_b"]
+    shown = [r"\$x_1\$ cost", " _mine", "a_b"]
+    row = {name: values[:1] for name, values in make_sweep().items()}
+    rows = {name: np.repeat(values, 3) for name, values in row.items()}
+    rows["strategy"] = np.array(names, dtype=object)
+    plot_attainment(rows, 0.9, ax=ax)
+    overlaid, bars = Figure().subplots(2)
+    runs = dict.fromkeys(names, make_requests(2.0))
+    overlay(plot_ttft_ecdf, runs, styles=palette(names), ax=overlaid)
+    plot_goodput_bars(goodput_table(rows, 0.1), ax=bars)
+    for axes in (ax, overlaid):
+        legend_beside(axes)
+        legend = axes.get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()][:3] == shown
+    assert [text.get_text() for text in bars.get_yticklabels()] == shown
+    drawn = Figure()
+    drawn.text(0, 0, shown[0])
+    canvas = FigureCanvasAgg(drawn)
+    _, is_formula = drawn.texts[0]._preprocess_math(shown[0])  # type: ignore[attr-defined]
+    assert is_formula is False
+    canvas.draw()
 
 
 def test_attainment_lines_are_means_over_seeds(ax: Axes) -> None:

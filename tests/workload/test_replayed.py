@@ -183,6 +183,22 @@ def test_a_closed_loop_of_prompts_alone_waits_for_all_others(tmp_path: Path) -> 
     assert ttft_2 / ttft_1 == pytest.approx(17 / 32, rel=0.02)
 
 
+def test_an_engine_that_decodes_beside_prompts_leaves_a_closed_loop_out_of_step(
+    tmp_path: Path,
+) -> None:
+    """Of the same 32 users each waits for all but those of its own step: 1 - 2.64 / 32.
+
+    A step of 8,192 tokens holds 2.64 prompts of 3,100. Who gets the first token in one step gets
+    the second and last in the next, and the next prompt of this user stands behind all others. By
+    Little's law TTFT + a step is 32 / throughput, and the throughput is that of prompts alone.
+    """
+    alone = closed_loop(tmp_path, 1).requests
+    together = closed_loop(tmp_path, 2).requests
+    ttft_1 = np.median(alone["first_token_s"] - alone["arrival_s"])
+    ttft_2 = np.median(together["first_token_s"] - together["arrival_s"])
+    assert ttft_2 / ttft_1 == pytest.approx(1 - 8192 / 3100 / 32, rel=0.01)
+
+
 @pytest.mark.parametrize("output_len", [1, 2, 64])
 def test_a_closed_loop_keeps_littles_law(tmp_path: Path, output_len: int) -> None:
     """Requests in the system over the whole run: throughput times end-to-end latency, exactly.

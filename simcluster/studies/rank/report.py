@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from simcluster._version import __version__
 from simcluster.frames.goodput import three_digits
 from simcluster.runs import output
-from simcluster.show.plot import log_scale, new_figure, palette
+from simcluster.show.plot import as_written, log_scale, new_figure, palette
 from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
 from simcluster.studies.rank.need_report import (
     finite,
@@ -277,12 +277,12 @@ def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
 
     for name, colour in families.items():
         own = [c for c in ranking.candidates if c.strategy == name]
-        _with_intervals(ax, [x(c) for c in own], own, colour=colour, label=name)
+        _with_intervals(ax, [x(c) for c in own], own, colour=colour, label=as_written(name))
     front = ranking.cost_front()
     ax.step([x(c) for c in front], [c.goodput_rps for c in front], where="post", **_FRONT)
     for c in front:
         ax.annotate(
-            c.name,
+            as_written(c.name),
             (x(c), c.goodput_rps),
             xytext=(-6, 5),
             textcoords="offset points",
@@ -331,13 +331,13 @@ def plot_latency_front(ranking: Ranking, *, ax: Axes) -> Axes:
             markersize=4,
             color=style,
             alpha=0.75,
-            label=name,
+            label=as_written(name),
         )
     front = ranking.latency_front()
     ax.step([c.tpot_s / MS for c in front], [c.ttft_s for c in front], where="pre", **_FRONT)
     for number, c in enumerate(front):
         ax.annotate(
-            c.name,
+            as_written(c.name),
             (c.tpot_s / MS, c.ttft_s),
             xytext=(6, 6 if number % 2 else -10),
             textcoords="offset points",

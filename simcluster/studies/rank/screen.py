@@ -59,8 +59,13 @@ class Lengths:
 
     @property
     def context(self) -> float:
-        """Mean tokens in the KV cache of a decoding request, over decode steps."""
+        """Mean tokens in the KV cache of a decoding request, over decode steps; >= 1.
+
+        The mean prompt where no request decodes.
+        """
         steps = np.maximum(self.outputs - 1, 0)
+        if not steps.any():
+            return float(self.prompts.mean())
         total = float((steps * (self.prompts + self.outputs / 2)).sum())
         return total / max(1.0, float(steps.sum()))
 

@@ -193,6 +193,19 @@ def test_layers_with_a_window_are_bounded_by_what_they_read(tmp_path: Path) -> N
     assert 0.6 * one["bound"]["total_rps"] < served < one["bound"]["total_rps"]
 
 
+def test_host_work_under_the_step_before_does_not_lower_the_bound() -> None:
+    """4 ms of it beside steps of 7: a bound that adds them is half of what is served."""
+    engine = {"profile": "trtllm-1", "host_before_s": 0.004}
+    lengths = {"kind": "fixed", "prompt_len": 10, "output_len": 300}
+    burst = {"lengths": lengths, "arrivals": "poisson", "rate_rps": 1e6, "num_requests": 64}
+    strategy = {"kind": "nodg", "instances": 1, "max_num_seqs": 16}
+    scenario = llama(strategy, engine=engine, workload=burst)
+    requests = simcluster.simulate(scenario).requests
+    served = len(requests) / (requests["arrival_s"] + requests["e2el_s"]).max()
+    bound = only(scenario)["bound"]["total_rps"]
+    assert 0.9 * bound < served < bound
+
+
 def test_prefixes_that_are_reused_raise_the_bound(tmp_path: Path) -> None:
     """Half of every prompt but the first is known: a bound for whole prompts would be broken."""
     ids = [list(range(4)), [0, 1, 4, 5], [0, 1, 6, 7], [0, 1, 8, 9]]
@@ -253,6 +266,15 @@ def test_a_workload_of_which_nothing_can_be_served_is_refused() -> None:
         DataError, match=r"all 5 requests are longer than engine.max_model_len = 64"
     ):
         facts(llama({"kind": "nodg"}, engine={"max_model_len": 64}))
+
+
+def test_requests_of_one_token_are_prefills_alone() -> None:
+    """No step decodes: the bound is that of the prefills, half of it on one GPU of two."""
+    lengths = {"kind": "fixed", "prompt_len": PROMPT, "output_len": 1}
+    for strategy in ({"kind": "nodg"}, {"kind": "fudg"}):
+        bound = only(llama(strategy, workload={"lengths": lengths}))["bound"]
+        assert bound["total_rps"] == bound["prefill_rps"]
+        assert bound["decode_rps"] is None
 
 
 def test_the_command_prints_a_table_and_its_json(tmp_path: Path) -> None:
