@@ -223,10 +223,17 @@ def compare(
 @click.option("-o", "--out", type=_FILE, help="Write rows (CSV, JSON) and pictures to this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--all", "show_all", is_flag=True, help="Print all candidates.")
+@click.option(
+    "--need",
+    "need_rps",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Find the cheapest plans that sustain so many requests/s  [default: rank.need_rps]",
+)
 def rank(
     file: Path,
     overrides: Sequence[tuple[str, object]],
     seed: int | None,
+    need_rps: float | None,
     jobs: int | None,
     dask: str | None,
     **options: Any,
@@ -234,12 +241,14 @@ def rank(
     """Rank all strategies for the GPUs of scenario FILE, by goodput, with intervals.
 
     The table [rank] of FILE says the space: families, parallelism, GPUs, splits, limits. Its
-    strategies, if it has any, are candidates too.
+    strategies, if it has any, are candidates too. With a need: the cheapest plans that sustain it.
     """
     from simcluster.studies.rank import command
 
+    if need_rps is not None:
+        overrides = [*overrides, ("rank.need_rps", need_rps)]
     scenario = _load(file, overrides, seed)
-    with _progress("ranking", "candidates") as progress:
+    with _progress("ranking", "requests") as progress:
         command.run(scenario, jobs=jobs, dask=dask, progress=progress, **options)
 
 
@@ -530,7 +539,7 @@ def _progress(
         item_show_func=lambda text: text,
     ) as bar:
         yield lambda done, total, share: bar.update(
-            round(share * steps) - bar.pos, f"{done}/{total} {noun}"
+            round(share * steps) - bar.pos, f"{done:,} of {total:,} {noun}"
         )
 
 

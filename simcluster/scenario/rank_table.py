@@ -47,3 +47,20 @@ class RankTable(Settings):
     """Candidates whose goodput is settled to the tolerance."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.03
     """Half width of a finalist's 95 % interval over its goodput."""
+    baselines: tuple[str, ...] | None = None
+    """Candidates that are settled and compared with the best however far behind they are; default:
+    the first four strategies of the file. The best of each family is too, in any case."""
+    need_rps: Annotated[float | None, Field(gt=0)] = None
+    """Requests/s that must be sustained: look for the cheapest plans that do; num_gpus is then any
+    number of the cluster's GPUs unless given. Default: rank by goodput."""
+    headroom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the goodput that is to stay free, with need_rps."""
+    spare_instances: Annotated[int | None, Field(ge=0)] = None
+    """Instances that are paid for and idle, each ready to take the place of any other, with
+    need_rps; default: as many as availability needs, else none."""
+    availability: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """Share of the time in which enough instances must be up to sustain the need, with
+    instance_availability; default: spare_instances says it."""
+    instance_availability: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """Share of the time that an instance is up, each by itself; your own figure, there is no
+    default."""

@@ -8,13 +8,22 @@ Talwalkar, AISTATS 2016). All use the same draws, so that what differs is the ca
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from simcluster.frames.metrics import attainments, mean_gpus, measured_window, request_metrics
+from simcluster.config import SloConfig
+from simcluster.frames.metrics import (
+    attainments,
+    mean_gpus,
+    measured_window,
+    members_of,
+    met_targets,
+    request_metrics,
+)
+from simcluster.frames.schema import Columns
 from simcluster.runs.cell import Cell
 from simcluster.runs.result import Result
 from simcluster.runs.simulate import run, workload_of
@@ -23,13 +32,23 @@ from simcluster.studies.goodput.locate import Bracket, locate
 from simcluster.studies.goodput.rules import Walk
 from simcluster.studies.goodput.runs import answer
 from simcluster.units import FloatArray
+from simcluster.workload.base import BoolArray
 
 WARMUP: Final = 0.1
 """Share of the arrival time that is not counted."""
 WALK: Final = Walk(step=1.35, far=3.0, growth=1.2, margin=0.15)
 """How a search that knows little goes from rate to rate."""
-_NEAR: Final = 1.1
+_NEAR: Final = 1.2
+TRUSTED: Final = (1.2, 0.75, 0.5)
+"""Log odds from the target up to which one run and a known slope give a crossing, in the first,
+second and third round: to 0.3 % from 0.25 or nearer, 0.7 % from 0.5, 3 % from 1, 5 % from 1.25 (the
+third round of ``planner_question.toml`` with slopes of its second, 2026-12-01)."""
+_SLOPES: Final = (8.0, 40.0)
+"""Least and largest slope that is believed: those of short runs are often far off."""
+_MOST_STEP: Final = 0.25
+"""Farthest move along a known slope, in logarithms of the rate."""
 _MOST_RUNS: Final = 9
+_FEW: Final = 3  # runs that follow a known slope, before the search goes without it
 _LOWEST: Final = 1e-3  # of the first guess: below it the targets are missed at any rate
 
 
@@ -39,8 +58,10 @@ class RaceRun:
 
     Attributes
     ----------
-    attainment, ttft_attainment, tpot_attainment, itl_attainment : float
-        Shares of the counted requests within all targets, and within each, 0 to 1.
+    attainment, ttft_attainment, tpot_attainment, itl_attainment, e2el_attainment : float
+        Shares of the counted requests within all targets, and within each, 0 to 1. Where targets
+        have percentiles of their own, `attainment` is that of the target that is farthest from its
+        own, moved (in log odds) to the one that ``slo.attainment`` asks for.
     """
 
     rate_rps: float
@@ -62,6 +83,7 @@ class RaceRun:
     mean_gpus: float = math.nan
     """GPUs held, mean over what is counted; NaN where nobody counted them."""
     itl_attainment: float = 1.0
+    e2el_attainment: float = 1.0
 
     @property
     def log_odds(self) -> float:
@@ -85,26 +107,38 @@ class Crossing:
     num_requests: int
     """Requests of all runs."""
 
+    known_slope: float = math.nan
+    """Of an earlier search, which this one went by; NaN if there was none."""
+
+    @property
+    def around(self) -> Bracket[RaceRun]:
+        """The two runs next to the crossing, one of them None where the search did without it."""
+        by_rate = {p.rate_rps: p for p in self.probes}
+        return Bracket(by_rate.get(self.low_rps), by_rate.get(self.high_rps))
+
     @property
     def slope(self) -> float:
         """Fall of the log odds of attainment per unit of the logarithm of the rate, > 0.
 
-        NaN where no run missed the target, or none reached it, or attainment did not fall.
+        That of an earlier search where the runs of this one lie on one side of the target; NaN
+        where there is none, or attainment did not fall.
         """
-        by_rate = {p.rate_rps: p for p in self.probes}
-        return Bracket(by_rate.get(self.low_rps), by_rate.get(self.high_rps)).slope
+        own = self.around.slope
+        return self.known_slope if math.isnan(own) else own
+
+    @property
+    def nearest(self) -> RaceRun | None:
+        """The run at the rate nearest to the goodput; None if there is no goodput or no run."""
+        if not 0 < self.goodput_rps < math.inf:
+            return None
+        near = [p for p in (self.around.low, self.around.high) if p is not None]
+        return min(near, key=lambda p: abs(math.log(p.rate_rps / self.goodput_rps)), default=None)
 
     @property
     def mean_gpus(self) -> float:
-        """GPUs held in the run at the highest rate that reached the target; NaN if none did."""
-        reached = [p.mean_gpus for p in self.probes if p.rate_rps == self.low_rps]
-        return reached[0] if reached else math.nan
-
-    @property
-    def beyond(self) -> RaceRun | None:
-        """The run at the lowest rate that missed the target."""
-        missed = [p for p in self.probes if p.rate_rps == self.high_rps]
-        return missed[0] if missed else None
+        """GPUs held in the run at the highest rate that reached the target, or next to it."""
+        known = self.around.low or self.nearest
+        return math.nan if known is None else known.mean_gpus
 
 
 def probe(scenario: Scenario, cell: Cell) -> RaceRun:
@@ -134,6 +168,8 @@ def _seen(scenario: Scenario, result: Result, rate_rps: float) -> RaceRun:
     end_s = float(requests["arrival_s"][-1])
     counted = measured_window(requests, WARMUP * end_s, 0.0)
     met = attainments(requests, slo, counted)
+    if slo.percentiles is not None:
+        met["slo"] = _moved_share(requests, slo, counted)
     latency = request_metrics(requests, slo.metric)
     decodes = instances["pool"] != "prefill"
 
@@ -141,9 +177,9 @@ def _seen(scenario: Scenario, result: Result, rate_rps: float) -> RaceRun:
         values: FloatArray = latency[name][counted]
         return values[~np.isnan(values)]
 
-    def level(name: str) -> float:
-        values = finished(name)
-        return float(np.quantile(values, slo.attainment)) if values.size else math.nan
+    def level(key: str) -> float:
+        values = finished(f"{key}_s")
+        return float(np.quantile(values, slo.wanted(key))) if values.size else math.nan
 
     residences = finished("e2el_s")
     return RaceRun(
@@ -152,14 +188,32 @@ def _seen(scenario: Scenario, result: Result, rate_rps: float) -> RaceRun:
         attainment=met["slo"],
         ttft_attainment=met["ttft"],
         tpot_attainment=met["tpot"],
-        ttft_s=level("ttft_s"),
-        tpot_s=level("tpot_s"),
+        ttft_s=level("ttft"),
+        tpot_s=level("tpot"),
         residence_s=float(residences.mean()) if residences.size else math.nan,
         peak_kv_usage=float(instances["peak_kv_usage"][decodes].max()),
         num_preemptions=int(instances["num_preemptions"].sum()),
         mean_gpus=mean_gpus(instances, WARMUP * end_s, end_s),
         itl_attainment=met["itl"],
+        e2el_attainment=met["e2el"],
     )
+
+
+def _moved_share(requests: Columns, slo: SloConfig, counted: BoolArray) -> float:
+    """Return the share of the target that is farthest from its percentile, on one scale.
+
+    The scale is that of ``slo.attainment``: shares are moved by the difference of the log odds that
+    are wanted. With classes the share of the class where it is least.
+    """
+    met, num = met_targets(requests, slo), int(counted.sum())
+    groups = [counted & own for own in members_of(requests, slo).values()] or [counted]
+    least = min(
+        log_odds(float(met[key][group].mean()), num) - log_odds(slo.wanted(key), num)
+        for key in slo.counted
+        for group in groups
+        if group.any()
+    )
+    return 1 / (1 + math.exp(-least - log_odds(slo.attainment, num)))
 
 
 Search = Generator[list[Cell], list[RaceRun], Crossing]
@@ -173,6 +227,8 @@ def search(
     step: float = WALK.step,
     near: float = _NEAR,
     uninteresting_rps: float = 0.0,
+    slope: float = math.nan,
+    trusted: float = TRUSTED[-1],
 ) -> Search:
     """Find where the attainment of a candidate crosses the target.
 
@@ -187,6 +243,11 @@ def search(
         ends, > 1.
     uninteresting_rps : float
         A candidate that is seen to miss the target below this is not looked at more closely.
+    slope : float
+        About how steeply the log odds fall over the log rate, from an earlier search; NaN if that
+        is not known. A run that is close to the target then ends the search.
+    trusted : float
+        How close in log odds (`TRUSTED`).
 
     Yields
     ------
@@ -216,15 +277,50 @@ def search(
         ratio = known.high.rate_rps / known.low.rate_rps
         return ratio <= near or known.high.rate_rps <= uninteresting_rps
 
+    if math.isfinite(slope):
+        slope = min(max(slope, _SLOPES[0]), _SLOPES[1])
+        for _ in range(_FEW):
+            seen = yield from look(guess_rps)
+            shift = (seen.log_odds - target) / slope
+            rate_rps = seen.rate_rps * math.exp(shift)
+            if abs(shift) * slope <= trusted or rate_rps <= uninteresting_rps:
+                return _one_sided(start, seen, rate_rps, slope, probes)
+            guess_rps *= math.exp(min(max(shift, -_MOST_STEP), _MOST_STEP))
     found = yield from locate(guess_rps, target, look, ends, replace(WALK, step=step))
     low_rps = found.low.rate_rps if found.low else 0.0
+    goodput_rps = found.crossing_rps(target) if found.is_closed else low_rps
+    if found.low is None and found.high is not None and found.high.rate_rps <= uninteresting_rps:
+        # Not looked at more closely, which is not to say that it meets the targets nowhere.
+        shift = (found.high.log_odds - target) / _SLOPES[0]
+        goodput_rps = found.high.rate_rps * math.exp(shift)
     return Crossing(
         name=start.strategy,
-        goodput_rps=found.crossing_rps(target) if found.is_closed else low_rps,
+        goodput_rps=goodput_rps,
         low_rps=low_rps,
         high_rps=found.high.rate_rps if found.high else math.inf,
         probes=tuple(probes),
         num_requests=num_requests * len(probes),
+        known_slope=slope,
+    )
+
+
+def _one_sided(
+    start: Cell, seen: RaceRun, goodput_rps: float, slope: float, probes: Sequence[RaceRun]
+) -> Crossing:
+    """Return a crossing from one run and a known slope.
+
+    Its other end lies as far away as that run. From far above the goodput it comes out too high,
+    for log odds fall less and less.
+    """
+    ends_rps = sorted((seen.rate_rps, goodput_rps**2 / seen.rate_rps))
+    return Crossing(
+        name=start.strategy,
+        goodput_rps=goodput_rps,
+        low_rps=ends_rps[0],
+        high_rps=ends_rps[1],
+        probes=tuple(probes),
+        num_requests=(start.num_requests or 0) * len(probes),
+        known_slope=slope,
     )
 
 

@@ -25,13 +25,19 @@ from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario, refuse_other
 from simcluster.studies import bestserve
 from simcluster.studies.goodput.runs import check
+from simcluster.studies.rank import margin, spares
+from simcluster.studies.rank.contest import Contest
 from simcluster.studies.rank.explain import explain_bound, family
+from simcluster.studies.rank.field import IDLE, Field, field_of
+from simcluster.studies.rank.plans import Plans
 from simcluster.studies.rank.ranking import Candidate, Ranking
-from simcluster.studies.rank.rounds import Progress, Rounds
+from simcluster.studies.rank.rounds import FIRST, Rounds
 from simcluster.studies.rank.screen import Bound, Lengths, Screen
-from simcluster.studies.space import space
+from simcluster.studies.rank.standings import Standings
+from simcluster.studies.rank.work import Progress, Work
 
 _LATENCY_RATE: Final = 0.5  # of the best goodput: where latencies are compared
+_LATENCY_DRAW: Final = 20  # of requests, that no goodput rests on
 
 
 def rank(
@@ -74,47 +80,99 @@ def rank(
         arguments.of_type("table", table, RankTable, "a RankTable", remedy)
         table = validated(TypeAdapter(RankTable), dataclasses.asdict(table))
     table = table or scenario.rank or RankTable()
+    spares.check(table)
     check(scenario)
     environment = scenario.environment
     if table.mode == "bestserve":
         _refuse_for_bestserve(environment)
-    found = space(table, environment)
-    strategies = {**found.strategies, **{s.name: s for s in scenario.strategies}}
-    if not strategies:
-        found.refuse_empty()
+    if table.need_rps is not None and not table.num_gpus:
+        every = tuple(range(1, environment.cluster.num_gpus + 1))
+        table = dataclasses.replace(table, num_gpus=every)
+        found = field_of(table, environment, scenario.strategies)
+        del found.removed[IDLE]  # every number of GPUs was tried
+    else:
+        found = field_of(table, environment, scenario.strategies)
     screen = Screen(environment, Lengths.of(scenario))
-    bounds = {name: screen.bound(strategy) for name, strategy in strategies.items()}
-    hopeless = _hopeless(bounds, environment)
-    for name in hopeless:
+    bounds = {name: screen.bound(strategy) for name, strategy in found.strategies.items()}
+    for name in _hopeless(bounds, environment):
         found.removed["targets are missed even by requests that are alone"] += 1
-        del strategies[name], bounds[name]
-    scenario = scenario.with_strategies(strategies.values())
+        del found.strategies[name], bounds[name]
+    own = [strategy.name for strategy in scenario.strategies]
+    baselines = found.baselines(table, own)
+    scenario = scenario.with_strategies(found.strategies.values())
     if table.mode == "bestserve":
         return _estimated(scenario, table, bounds, found.removed, jobs, dask, progress)
-    race = Rounds(scenario, bounds, Runner(jobs, dask, recorded), progress)
-    race.first_round()
-    race.second_round()
-    field = race.third_round()
-    final = race.final_round(field[: table.finalists], table.tolerance)
-    ranked = race.standings(final)
+    work = Work(progress)
+    contest = Contest(scenario, bounds, Runner(jobs, dask, recorded), work)
+    if table.need_rps is not None:
+        return _planned(contest, table, found)
+    return _raced(contest, table, found, baselines)
+
+
+def _raced(contest: Contest, table: RankTable, found: Field, baselines: list[str]) -> Ranking:
+    """Rank by goodput."""
+    rounds, work = Rounds(contest, baselines), contest.work
+    rounds.expect(table.finalists, table.tolerance)
+    rounds.first_round()
+    rounds.second_round()
+    field = rounds.third_round()
+    final = rounds.final_round(rounds.finalists(field[: table.finalists], table.tolerance))
+    standings = Standings(contest, rounds, final)
+    ranked = standings.candidates()
     rate = _LATENCY_RATE * ranked[0].goodput_rps
-    latencies = race.latencies([c.name for c in ranked if c.goodput_rps >= rate], rate)
+    cells = [contest.cell(c.name, rate, 0, FIRST) for c in ranked if c.goodput_rps >= rate]
+    seen = dict(zip((c.strategy for c in cells), contest.probes(cells, "latencies"), strict=True))
     candidates = tuple(
-        dataclasses.replace(c, ttft_s=latencies[c.name].ttft_s, tpot_s=latencies[c.name].tpot_s)
-        if c.name in latencies
+        dataclasses.replace(c, ttft_s=seen[c.name].ttft_s, tpot_s=seen[c.name].tpot_s)
+        if c.name in seen
         else c
         for c in ranked
     )
+    best = [c for c in candidates if c.stage == "final"] or candidates
+    levels = margin.levels(contest, best[: margin.SHOWN], _LATENCY_DRAW)
+    slo = contest.scenario.environment.slo
+    notes = [
+        *final.notes,
+        *found.notes(),
+        *standings.notes(candidates),
+        *margin.warnings(levels, slo),
+    ]
     return Ranking(
-        scenario=scenario,
+        scenario=contest.scenario,
         table=table,
         candidates=candidates,
         removed=found.removed,
         unsettled=final.unsettled,
         verdicts=final.verdicts,
-        notes=race.notes(candidates),
+        notes=tuple(notes),
+        raced=tuple(standings.unsettled_pairs()),
+        levels=tuple(levels),
         latency_rate_rps=rate,
-        num_requests=race.num_requests,
+        num_requests=work.num_requests,
+    )
+
+
+def _planned(contest: Contest, table: RankTable, found: Field) -> Ranking:
+    """Find the cheapest plans for the need of `table`."""
+    plans = Plans(contest, table)
+    need = plans.find()
+    steps = [plan for plan in (need.below, need.above) if plan is not None]
+    candidates = [plan.candidate for plan in (*need.plans, *steps)]
+    levels = margin.levels(contest, candidates[: len(need.plans)][: margin.SHOWN], _LATENCY_DRAW)
+    slo = contest.scenario.environment.slo
+    unused = ["rank.baselines is not used with a need"] if table.baselines else []
+    return Ranking(
+        scenario=contest.scenario,
+        table=table,
+        candidates=tuple(sorted(candidates, key=lambda c: -c.goodput_rps)),
+        removed=found.removed,
+        unsettled=plans.final.unsettled,
+        verdicts=plans.final.verdicts,
+        notes=(*unused, *plans.final.notes, *found.notes(), *margin.warnings(levels, slo)),
+        levels=tuple(levels),
+        need=need,
+        latency_rate_rps=math.nan,
+        num_requests=contest.work.num_requests,
     )
 
 

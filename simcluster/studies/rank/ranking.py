@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
-from simcluster.studies.goodput import Verdict
+from simcluster.studies.goodput import Compared, Verdict
 from simcluster.studies.goodput.pairs import compare_all
 from simcluster.studies.rank.explain import Bottleneck
 
@@ -40,15 +40,15 @@ class Candidate:
     price_per_gpu_hour: float | None
     """Price of one GPU; None where no price is known."""
     bottleneck: Bottleneck
-    """What keeps it from carrying more."""
+    """What keeps it from sustaining more."""
     why: str
     """The same in words, with figures."""
     ttft_s: float
     tpot_s: float
     """Latencies that the wanted share of requests gets at the ranking's `latency_rate_rps` (s); NaN
-    if it does not carry that rate."""
+    if it does not sustain that rate."""
     bound_rps: float
-    """What its parts carry at most by the roofline (requests/s)."""
+    """What its parts sustain at most by the roofline (requests/s)."""
 
     @property
     def per_gpu_rps(self) -> float:
@@ -73,6 +73,74 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Latencies:
+    """Latencies of a run."""
+
+    rate_rps: float
+    """Offered rate (requests/s)."""
+    percentiles: Mapping[str, Mapping[str, float]]
+    """By latency (``"ttft"``, ``"tpot"``, ``"e2el"``) and percentile (``"p50"``,
+    ``"p95"``, ``"p99"``, and ``"wanted"`` for the one that its target is for): s; NaN of none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """Latencies of a candidate at a share of its goodput."""
+
+    name: str
+    share: float
+    """Offered rate over the goodput."""
+    latencies: Latencies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A candidate with its spare instances, for a rate that must be sustained."""
+
+    candidate: Candidate
+    """Without its spares: what it sustains while these stand in for lost instances."""
+    num_spares: int
+    """Instances that are paid for and idle."""
+    num_gpus: int
+    """GPUs that are paid for, those of the spares included."""
+    cost_per_hour: float | None
+    """Price of all of them; None where no price is known."""
+    cost_per_million: float | None
+    """Cost per million output tokens when the needed rate is offered: None where no price is
+    known, or the rate is missed."""
+    gpu_hours_per_million: float | None
+    """GPU-hours per million output tokens at that rate; None where it is missed."""
+    sustains: Literal["yes", "not sure", "no"]
+    """Whether the whole interval of its goodput lies above what is needed with headroom; "not sure"
+    if a part of it does, or its goodput is not settled."""
+    margin: float
+    """Goodput over what is needed with headroom, less 1."""
+    margins: tuple[float, float]
+    """The same of both ends of the interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """The cheapest plans that sustain a rate."""
+
+    need_rps: float
+    """The rate (requests/s)."""
+    rate_rps: float
+    """What the goodput must reach: with headroom (requests/s)."""
+    headroom: float
+    """Share of the goodput that stays free."""
+    spares: str
+    """What is held against lost instances, in words."""
+    plans: tuple[Plan, ...]
+    """The cheapest, all of one cost: those that sustain it, then those that may; each by goodput,
+    falling."""
+    below: Plan | None
+    """The next step down in cost: the best plan of the next lower cost, which misses the rate."""
+    above: Plan | None
+    """The next step up in cost: the best plan of the next higher cost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
     """All candidates, the best first."""
 
@@ -91,6 +159,13 @@ class Ranking:
     """How the searches of the finalists ended."""
     notes: tuple[str, ...]
     """What else a reader must know of single candidates."""
+    raced: tuple[str, ...] = ()
+    """Unsettled finalists and the winner, in words, by the short runs that their goodputs rest
+    on."""
+    levels: tuple[Level, ...] = ()
+    """Latencies of the best candidates below their goodputs."""
+    need: Need | None = None
+    """With `table.need_rps`: the cheapest plans. The candidates then are those of the plans."""
     latency_rate_rps: float
     """Offered rate at which latencies are compared (requests/s)."""
     num_requests: int
@@ -99,12 +174,20 @@ class Ranking:
     @property
     def decided(self) -> tuple[str, ...]:
         """Pairs of finalists that differ significantly, in words."""
-        return tuple(str(pair) for pair in compare_all(self.verdicts) if pair.decided)
+        return tuple(str(pair) for pair in self._pairs() if pair.decided)
 
     @property
     def undecided(self) -> tuple[str, ...]:
         """Pairs of finalists that do not."""
-        return tuple(str(pair) for pair in compare_all(self.verdicts) if not pair.decided)
+        return tuple(str(pair) for pair in self._pairs() if not pair.decided)
+
+    def _pairs(self) -> list[Compared]:
+        """Return the pairs of finalists; with a need of the plans of one cost alone."""
+        if self.need is None:
+            return compare_all(self.verdicts)
+        names = {plan.candidate.name for plan in self.need.plans}
+        own = {name: v for name, v in self.verdicts.items() if name in names}
+        return compare_all(own)
 
     def cost_front(self) -> tuple[Candidate, ...]:
         """Candidates that no other beats in goodput at no more cost, the cheapest first.

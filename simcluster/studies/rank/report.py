@@ -15,6 +15,14 @@ from simcluster.frames.goodput import three_digits
 from simcluster.runs import output
 from simcluster.show.plot import log_scale, new_figure, palette
 from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
+from simcluster.studies.rank.need_report import (
+    finite,
+    level_row,
+    margins_text,
+    need_row,
+    plan_rows,
+    plans_text,
+)
 from simcluster.studies.rank.ranking import Candidate, Ranking
 from simcluster.units import MS
 
@@ -30,21 +38,33 @@ _FRONT: Final[dict[str, Any]] = {
     "label": "Pareto front",
 }
 _FAMILIES: Final = ("NoDG", "NoDG chunked", "PaDG", "FuDG intra-node", "FuDG inter-node")
-FILES: Final = ("ranking.json", "ranking.csv", "cost_front.png", "latency_front.png")
+FILES: Final = (
+    "ranking.json",
+    "ranking.csv",
+    "plans.csv",
+    "cost_front.png",
+    "latency_front.png",
+)
 """Files of a result folder, beside the recorded runs."""
 
 
 def as_text(ranking: Ranking, *, shown: int = _SHOWN) -> str:
     """Return the ranking as tables for a terminal, the best `shown` candidates of it."""
     candidates = ranking.candidates
-    parts = [heading(ranking.scenario), _counts(ranking), _table(ranking, candidates[:shown])]
-    if len(candidates) > shown:
-        parts[-1] += f"\n... and {len(candidates) - shown} more (--all, --json or -o DIR)"
+    parts = [heading(ranking.scenario), _counts(ranking)]
+    if ranking.need is not None:
+        parts.append(plans_text(ranking, ranking.need))
+    else:
+        parts.append(_table(ranking, candidates[:shown]))
+        if len(candidates) > shown:
+            parts[-1] += f"\n... and {len(candidates) - shown} more (--all, --json or -o DIR)"
     parts.append("\n".join(ranking.notes))
     parts.append(_unsettled(ranking))
     parts.append(_told_apart(ranking))
     parts.append(_why(candidates[: min(shown, 8)]))
-    parts.append(_fronts(ranking))
+    parts.append(margins_text(ranking))
+    if ranking.need is None:
+        parts.append(_fronts(ranking))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -55,6 +75,8 @@ def _counts(ranking: Ranking) -> str:
         f"{stages.count('screen')} after short runs, {stages.count('bound')} by their bound alone; "
         f"{ranking.num_requests:,} requests simulated"
     )
+    if ranking.need is not None:
+        text = f"{ranking.num_requests:,} requests simulated"
     if ranking.table.mode == "bestserve":
         text = f"{len(stages)} candidates, estimated as BestServe does: no intervals"
     if ranking.removed:
@@ -69,7 +91,7 @@ def _table(ranking: Ranking, candidates: tuple[Candidate, ...]) -> str:
     priced = candidates[0].cost_per_hour is not None
     heads = ["candidate, goodput in req/s", "strategy", "GPUs", "goodput", "95 %", "per GPU"]
     heads += [f"req/{currency}"] if priced else []
-    rows = [[*heads, "short of"]]
+    rows = [[*heads, "bottleneck"]]
     for number, c in enumerate(candidates, 1):
         row = [
             f"{number:3d} {c.name}",
@@ -109,7 +131,7 @@ def _unsettled(ranking: Ranking) -> str:
 
 
 def _told_apart(ranking: Ranking) -> str:
-    pairs = (*ranking.decided, *ranking.undecided)
+    pairs = (*ranking.decided, *ranking.undecided, *ranking.raced)
     title = "Finalists, pair by pair on the same requests where not said otherwise (95 % each):"
     return "\n".join([title, *(f"  {text}" for text in pairs)]) if pairs else ""
 
@@ -117,7 +139,7 @@ def _told_apart(ranking: Ranking) -> str:
 def _why(candidates: tuple[Candidate, ...]) -> str:
     width = max(len(c.name) for c in candidates)
     lines = [f"  {c.name.ljust(width)}  {c.bottleneck}-bound; {c.why}" for c in candidates]
-    return "\n".join(["What keeps them from carrying more:", *lines])
+    return "\n".join(["What keeps them from sustaining more:", *lines])
 
 
 def _fronts(ranking: Ranking) -> str:
@@ -158,10 +180,13 @@ def as_json(ranking: Ranking, *, compared: bool = True) -> dict[str, Any]:
         ],
         "notes": list(ranking.notes),
         "unsettled": dict(ranking.unsettled),
+        "raced": list(ranking.raced),
+        "levels": [level_row(level) for level in ranking.levels],
+        "need": None if ranking.need is None else need_row(ranking.need),
         "undecided": list(ranking.undecided) if compared else None,
         "decided": list(ranking.decided) if compared else None,
         "removed": dict(ranking.removed),
-        "latency_rate_rps": _finite(ranking.latency_rate_rps),
+        "latency_rate_rps": finite(ranking.latency_rate_rps),
         "currency": environment.cluster.currency,
         "step_times": step_times_of(environment),
     }
@@ -175,26 +200,23 @@ def row(candidate: Candidate) -> dict[str, Any]:
         "num_gpus": candidate.num_gpus,
         "mean_gpus": candidate.mean_gpus,
         "goodput_rps": candidate.goodput_rps,
-        "interval_rps": [_finite(candidate.low_rps), _finite(candidate.high_rps)],
+        "interval_rps": [finite(candidate.low_rps), finite(candidate.high_rps)],
         "goodput_rps_per_gpu": candidate.per_gpu_rps,
-        "requests_per_cost": _finite(candidate.per_cost),
+        "requests_per_cost": finite(candidate.per_cost),
         "cost_per_hour": candidate.cost_per_hour,
         "bottleneck": candidate.bottleneck,
         "why": candidate.why,
         "stage": candidate.stage,
-        "ttft_s": _finite(candidate.ttft_s),
-        "tpot_s": _finite(candidate.tpot_s),
-        "bound_rps": _finite(candidate.bound_rps),
+        "ttft_s": finite(candidate.ttft_s),
+        "tpot_s": finite(candidate.tpot_s),
+        "bound_rps": finite(candidate.bound_rps),
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def write(ranking: Ranking, out: Path) -> list[Path]:
     """Write the ranking into the folder `out`: rows as CSV and JSON, a picture of each front.
 
+    With a need the plans as CSV in place of the pictures.
     The rows are there before the finalists are compared and before the pictures are drawn.
 
     Raises
@@ -204,6 +226,10 @@ def write(ranking: Ranking, out: Path) -> list[Path]:
     """
     _write_rows(as_json(ranking, compared=False), out)
     _write_rows(as_json(ranking), out)
+    if ranking.need is not None:
+        with output.together(out) as folder:
+            _write_csv(plan_rows(ranking.need), folder / "plans.csv")
+        return []
     with output.together(out) as folder:
         pictures = []
         for name, plot in (("cost_front", plot_cost_front), ("latency_front", plot_latency_front)):
@@ -218,10 +244,14 @@ def _write_rows(plain: dict[str, Any], out: Path) -> None:
     with output.together(out) as folder:
         text = json.dumps(plain, indent=1) + "\n"
         (folder / "ranking.json").write_text(text, encoding="utf-8")
-        with (folder / "ranking.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=[*plain["candidates"][0]])
-            writer.writeheader()
-            writer.writerows(plain["candidates"])
+        _write_csv(plain["candidates"], folder / "ranking.csv")
+
+
+def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=[*rows[0]])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 # Pictures ----------------------------------------------------------------------------------------
@@ -290,7 +320,7 @@ def _with_intervals(
 
 
 def plot_latency_front(ranking: Ranking, *, ax: Axes) -> Axes:
-    """Draw TTFT against TPOT at a rate that candidates carry, and the Pareto front."""
+    """Draw TTFT against TPOT at a rate that candidates sustain, and the Pareto front."""
     known = [c for c in ranking.candidates if not math.isnan(c.ttft_s + c.tpot_s)]
     for name, style in _families(known).items():
         own = [c for c in known if c.strategy == name]

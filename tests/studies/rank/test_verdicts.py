@@ -23,10 +23,10 @@ from simcluster.studies.goodput import Found, Outcome, Settings, Verdict
 from simcluster.studies.goodput.estimate import estimate_crossing
 from simcluster.studies.goodput.probe import Probe
 from simcluster.studies.goodput.search import Stage, Status
-from simcluster.studies.rank import finals, report, rounds
+from simcluster.studies.rank import contest, finals, margin, report, rounds
 from simcluster.studies.rank.race import Crossing, RaceRun, Search
 from simcluster.studies.rank.rank import rank
-from simcluster.studies.rank.ranking import Ranking
+from simcluster.studies.rank.ranking import Latencies, Ranking
 from simcluster.testing.examples import examples
 
 DOCUMENT = ranked_scenario()
@@ -34,6 +34,7 @@ TABLE = RankTable(
     num_gpus=(2, 4), strategies=("nodg", "padg"), tp_sizes=(1,), prefill_shares=(0.5,), finalists=2
 )
 SCENARIO = resolve(DOCUMENT)
+KEYS = ("ttft", "tpot", "e2el")
 NAMES = ("2m-tp1", "4m-tp1", "2e-tp1", "4e-tp1", "mine")
 
 Race = Mapping[str, list[float]]
@@ -131,12 +132,17 @@ def ranked(
             verdicts={name: verdict(*ends[name]) for name in names},
         )
 
+    def latencies(_: Scenario, cell: Cell) -> Latencies:
+        own = dict.fromkeys(("p50", "p95", "p99", "wanted"), 0.01)
+        return Latencies(rate_rps=cell.rate_rps or 0.0, percentiles={k: own for k in KEYS})
+
     def probe(_: Scenario, cell: Cell) -> RaceRun:
         return raced("", cell.rate_rps or 0.0, falls=True, residence_s=residence_s).probes[0]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rounds, "search", search)
-        patch.setattr(rounds, "probe", probe)
+        patch.setattr(contest, "probe", probe)
+        patch.setattr(margin, "latencies", latencies)
         patch.setattr(finals, "find", find)
         return rank(scenario, table, jobs=1)
 
@@ -243,7 +249,10 @@ def test_what_no_final_settled_is_called_raced() -> None:
     """The best keeps the goodput of the third round, and nothing is said to be settled."""
     ranking = ranked(*CASES["none settled"])
     assert {c.stage for c in ranking.candidates} == {"race"}
-    assert len(ranking.unsettled) == TABLE.finalists
+    # Two finalists, among them the best of NoDG, the best of PaDG, and the file's own strategy.
+    assert {"mine"} < set(ranking.unsettled)
+    assert {ranking.scenario.strategy(name).kind for name in ranking.unsettled} == {"nodg", "padg"}
+    assert len(ranking.raced) == len(ranking.unsettled) - 1
     best = ranking.candidates[0]
     assert best.goodput_rps == pytest.approx(20.0)
     # Three equal draws: nothing but what short runs may flatter.
