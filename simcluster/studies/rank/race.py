@@ -39,10 +39,11 @@ WARMUP: Final = 0.1
 WALK: Final = Walk(step=1.35, far=3.0, growth=1.2, margin=0.15)
 """How a search that knows little goes from rate to rate."""
 _NEAR: Final = 1.2
-TRUSTED: Final = (1.2, 0.75, 0.5)
-"""Log odds from the target up to which one run and a known slope give a crossing, in the first,
-second and third round: to 0.3 % from 0.25 or nearer, 0.7 % from 0.5, 3 % from 1, 5 % from 1.25 (the
-third round of ``planner_question.toml`` with slopes of its second, 2026-12-01)."""
+TRUSTED: Final = (0.08, 0.05, 0.03)
+"""Distance (logarithm of the rate) from its run up to which a crossing is taken from that run and a
+known slope, in the first, second and third round. The root mean square error is 1 to 2 % up to
+0.03, 2 to 3 % up to 0.05, 3 to 5 % up to 0.08 (290 runs of the third rounds of
+``planner_question.toml`` and ``rank_32gpus.toml``, with slopes of their second, 2026-12-01)."""
 _SLOPES: Final = (8.0, 40.0)
 """Least and largest slope that is believed: those of short runs are often far off."""
 _MOST_STEP: Final = 0.25
@@ -247,7 +248,7 @@ def search(
         About how steeply the log odds fall over the log rate, from an earlier search; NaN if that
         is not known. A run that is close to the target then ends the search.
     trusted : float
-        How close in log odds (`TRUSTED`).
+        How close (`TRUSTED`).
 
     Yields
     ------
@@ -283,7 +284,7 @@ def search(
             seen = yield from look(guess_rps)
             shift = (seen.log_odds - target) / slope
             rate_rps = seen.rate_rps * math.exp(shift)
-            if abs(shift) * slope <= trusted or rate_rps <= uninteresting_rps:
+            if abs(shift) <= trusted or rate_rps <= uninteresting_rps:
                 return _one_sided(start, seen, rate_rps, slope, probes)
             guess_rps *= math.exp(min(max(shift, -_MOST_STEP), _MOST_STEP))
     found = yield from locate(guess_rps, target, look, ends, replace(WALK, step=step))

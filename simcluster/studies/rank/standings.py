@@ -91,7 +91,7 @@ class Standings:
             if most_s < ramp_s:
                 lines.append(
                     f"{c.name}: what is counted begins {most_s:.0f} s into its longest runs; all "
-                    f"instances take {ramp_s:.0f} s to start at least, so it may carry more."
+                    f"instances take {ramp_s:.0f} s to start at least, so it may sustain more."
                 )
         return tuple(lines)
 
