@@ -85,9 +85,10 @@ def rank(
     environment = scenario.environment
     if table.mode == "bestserve":
         _refuse_for_bestserve(environment)
-    if table.need_rps is not None and not table.num_gpus:
-        every = tuple(range(1, environment.cluster.num_gpus + 1))
-        table = dataclasses.replace(table, num_gpus=every)
+    if table.need_rps is not None:
+        most = max(table.num_gpus, default=environment.cluster.num_gpus)
+        most = min(most, environment.cluster.num_gpus)
+        table = dataclasses.replace(table, num_gpus=tuple(range(1, most + 1)))
         found = field_of(table, environment, scenario.strategies)
         del found.removed[IDLE]  # every number of GPUs was tried
     else:

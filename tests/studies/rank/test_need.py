@@ -174,6 +174,12 @@ def test_no_plan_is_cheaper_than_the_cheapest(
         assert (step.sustains == "no") == (sign < 0)
 
 
+def test_a_number_of_gpus_is_the_most_there_may_be(fifty: Ranking) -> None:
+    """A file that ranks what its four GPUs do best still gets the cheaper plan."""
+    plans = need_of(asked(50.0, num_gpus=[4])).plans
+    assert plans == need_of(fifty).plans
+
+
 def test_costs_are_those_of_the_gpus_over_the_tokens_of_the_need(fifty: Ranking) -> None:
     """All answers have 20 tokens: 50 requests/s are 3.6 million an hour."""
     for plan in need_of(fifty).plans:
