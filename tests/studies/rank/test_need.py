@@ -180,6 +180,17 @@ def test_a_number_of_gpus_is_the_most_there_may_be(fifty: Ranking) -> None:
     assert plans == need_of(fifty).plans
 
 
+def test_an_interval_around_the_need_is_not_sure(fifty: Ranking) -> None:
+    """The same plan, 1.5 % above the need with an interval of 3 %: a step up in cost is sure."""
+    first = need_of(fifty).plans[0]
+    need = need_of(asked(0.985 * first.candidate.goodput_rps))
+    assert need.plans[0].sustains == "yes"
+    assert need.plans[0].num_gpus > first.num_gpus
+    assert need.below is not None
+    assert need.below.candidate.name == first.candidate.name
+    assert need.below.sustains == "not sure"
+
+
 def test_costs_are_those_of_the_gpus_over_the_tokens_of_the_need(fifty: Ranking) -> None:
     """All answers have 20 tokens: 50 requests/s are 3.6 million an hour."""
     for plan in need_of(fifty).plans:
