@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from matplotlib.figure import Figure
 
-from simcluster.frames.goodput import representative_rate
+from simcluster.frames.goodput import representative_rate, wanted_shares
 from simcluster.runs.folder import Comparison
 
 RESULT_DIR = click.argument(
@@ -68,5 +68,5 @@ def chosen_run(
     """Rate (requests/s; None in a closed loop) and seed of the runs to draw, or their defaults."""
     sweep = results.sweep
     if rate_rps is None and sweep["rate_rps"].notna().all():  # a closed loop has none
-        rate_rps = representative_rate(sweep, results.scenario.environment.slo.attainment)
+        rate_rps = representative_rate(sweep, wanted_shares(results.scenario.environment.slo))
     return rate_rps, int(sweep["seed"].iloc[0]) if seed is None else seed

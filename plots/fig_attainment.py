@@ -9,7 +9,7 @@ from common import RESULT_DIR, TARGET, command
 from matplotlib.figure import Figure
 
 from simcluster.runs.folder import read
-from simcluster.show.plot import legend_beside, new_figure, plot_attainment
+from simcluster.show.plot import figure_of_attainment, legend_beside, new_figure, plot_attainment
 
 
 @command(__doc__, "attainment.png")
@@ -18,7 +18,8 @@ from simcluster.show.plot import legend_beside, new_figure, plot_attainment
 def main(result_dir: Path, target: float | None) -> Figure:
     """Read the sweep and draw."""
     results = read(result_dir)
-    target = results.scenario.environment.slo.attainment if target is None else target
+    if target is None:
+        return figure_of_attainment(results.sweep, results.scenario.environment.slo)
     figure = new_figure()
     legend_beside(plot_attainment(results.sweep, target, ax=figure.subplots()))
     return figure

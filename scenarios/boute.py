@@ -20,7 +20,7 @@ from pathlib import Path
 
 import simcluster
 from simcluster.scenario.file import parse_override
-from simcluster.studies.cooptimize.database import Unit, throughput_rps
+from simcluster.studies.cooptimize.database import Unit, kinds_of, throughput_rps
 from simcluster.studies.cooptimize.fleets import NO_FLEET, Fleet
 from simcluster.studies.cooptimize.judge import Confirmed, Judge, Plan
 from simcluster.studies.cooptimize.run import (
@@ -90,7 +90,7 @@ def partitions(total: int, sizes: Sequence[int]) -> Iterator[dict[int, int]]:
 
 def fleets(judge: Judge, model: str, gpu: str, num_gpus: int) -> list[Fleet]:
     """Return the fleets of a model on a number of GPUs, by every mix of tensor parallelism."""
-    kind = judge.table.strategies[0]
+    kind = kinds_of(judge.scenario, judge.table)[0]
     sizes = sorted(
         (u.tp_size for u in judge.database if (u.model, u.gpu) == (model, gpu)), reverse=True
     )
@@ -186,7 +186,7 @@ def ablations(changes: dict[str, object]) -> None:
     print(f"{'':34}" + "".join(f"{head:>10}" for head in heads))
     for name, (extra, replaced) in ABLATIONS.items():
         scenario = simcluster.load(HERE / "boute.toml", {**changes, **extra})
-        kind = table_of(scenario).strategies[0]
+        kind = kinds_of(scenario, table_of(scenario))[0]
         shown = []
         for model, sizes in KINDS.items():
             values = []

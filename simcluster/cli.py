@@ -149,11 +149,13 @@ def main() -> None:
 @_with(_COMMON)
 @_with(_OUTPUT)
 @_with(_ONE_RUN)
+@click.option("-v", "--verbose", is_flag=True, help="First print what `simcluster check` says.")
 def run(
     out: Path | None,
     fmt: Any,
     replace: bool,
     as_json: bool,
+    verbose: bool,
     strategy: str | None,
     rate: float | None,
     **common: Any,
@@ -162,6 +164,8 @@ def run(
     from simcluster.runs import compare as sweep
     from simcluster.runs import folder as store
     from simcluster.show import text as report
+    from simcluster.studies.check import facts as checks
+    from simcluster.studies.check.report import check_lines
 
     scenario = _load(**common)
     cell = sweep.choose(scenario, strategy, rate)
@@ -172,10 +176,16 @@ def run(
         if out:
             folder.write(cell, comparison.frames(comparison.cells()[0]), comparison.rows[0])
     _warn(sweep.warnings_of(scenario, comparison))
+    checked = None
+    if verbose:
+        checked = checks.facts(scenario, strategies=[cell.strategy], rate_rps=cell.rate_rps)
     if as_json:
-        _print_json(report.as_json(comparison, swept=False))
-    else:
-        click.echo(report.run_text(comparison), nl=False)
+        known = {} if checked is None else {"check": checked}
+        _print_json(report.as_json(comparison, swept=False) | known)
+        return
+    if checked is not None:
+        click.echo(f"{check_lines(checked)}\n")
+    click.echo(report.run_text(comparison), nl=False)
 
 
 @main.command()
@@ -418,6 +428,28 @@ def trace(
     if out is not None:
         trace_file.write_figure(found, out)
         click.echo(out, err=True)
+
+
+@main.command(short_help="Say what fits, how long steps take and what FILE carries at most.")
+@_with(_COMMON[:4])
+@_with(_ONE_RUN)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def check(strategy: str | None, rate: float | None, as_json: bool, **common: Any) -> None:
+    """Say what is known of scenario FILE without simulating it.
+
+    Of every strategy: weights and KV cache per GPU, the largest batch, step times, KV transfers,
+    what it carries at most; then links, engine defaults, what of the input is not simulated, and
+    how well each figure is known.
+    """
+    from simcluster.studies.check.facts import facts
+    from simcluster.studies.check.report import check_text
+
+    scenario = _load(**common)
+    known = facts(scenario, strategies=[strategy] if strategy else (), rate_rps=rate)
+    if as_json:
+        _print_json(known)
+    else:
+        click.echo(check_text(scenario, known), nl=False)
 
 
 @main.group(cls=_ListByDefault, subcommand_metavar="COMMAND [ARGS]...")

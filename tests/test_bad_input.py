@@ -149,7 +149,9 @@ SETTINGS = [
         "workload.arrivals={kind='gamma', burstyness=2}",
         "workload.arrivals.burstyness = 2: is not a key of [workload.arrivals]. Did you",
     ),
+    ("quality={points=[[0,1]]}", "quality.kind: is missing; it must be one of 'abilities', "),
     # names that do not exist
+    (f"model.name={300 * 'a'}", "aaa...: no such model in the catalogue."),
     ("cluster.gpu=L21", "cluster.gpu = 'L21': no such gpu in the catalogue. `simcluster catalog"),
     ("model.name=codelama-34b", "model.name = 'codelama-34b': no such model"),
     ("engine.profile=vlm-0.7", "engine.profile = 'vlm-0.7': no such engine"),
@@ -169,7 +171,10 @@ SETTINGS = [
         "strategy.0.tp_size=16",
         "strategy.vLLM.tp_size = 16: a tensor-parallel group stays inside a node, and a node has",
     ),
-    ("cluster.oversubscription=0.5", "cluster.oversubscription = 0.5: must be a number >= 1."),
+    (
+        "cluster.oversubscription=0.5",
+        "cluster.oversubscription = 0.5: must be a number >= 1 and <= 1000.",
+    ),
     (
         "cluster.oversubscription=4",
         "cluster.oversubscription = 4.0: says nothing while all nodes are on one switch.",
@@ -668,3 +673,94 @@ def test_control_characters_never_reach_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in refused(call("trace", file), "prompt_len = '\\x1b[31m': must be")
     file = tmp_path / "\x1b[31m.csv"
     assert "\x1b" not in refused(call("trace", file), "\\x1b[31m.csv: no such file")
+
+
+def test_an_empty_table_says_why_it_is_empty(scenario: Path) -> None:
+    """Warm-up, cool-down and the end of the clock leave nothing to count."""
+    run = ("run", scenario, "--set", "sweep=", "--set", "workload.rate_rps=4")
+    for setting, words in (
+        ("warmup_s=1e6", "those that arrive before run.warmup_s = 1e+06 s are left out."),
+        ("cooldown_s=1e308", "those that arrive in the last run.cooldown_s = 1e+308 s are left"),
+        ("max_time_s=1e-6", "run.max_time_s = 1e-06 s stops the clock."),
+    ):
+        text = " ".join(call(*run, "--set", f"run.{setting}").stdout.split())
+        assert f"No request is counted: {words}" in text
+    done = call(*run, "--set", "run.max_time_s=3")
+    assert re.search(r"\d+ of \d+ requests had not ended when run.max_time_s = 3 s", done.stdout)
+    compared = call("compare", scenario, "--set", "run.warmup_s=1e6", "--jobs", 1)
+    assert "In 2 of 2 runs no request is counted" in compared.stdout
+
+
+def test_a_kv_buffer_smaller_than_a_prompt_is_said(scenario: Path) -> None:
+    """One prompt is let in whatever it holds, so the run goes on: half a gigabyte is a prompt."""
+    split = '[{name = "a", kind = "fudg", tp_size = 4, kv_connector = "inside"}]'
+    settings = [f"strategy={split}", "engine.kv_get_bytes_per_s=1e9", "workload.rate_rps=1"]
+    small = call(
+        *("run", scenario, "--set", "engine.kv_buffer_bytes=10", "--set", "sweep="),
+        *(part for setting in settings for part in ("--set", setting)),
+    )
+    assert "engine.kv_buffer_bytes = 10 is less than the KV cache of the median" in small.stderr
+    large = call(
+        *("run", scenario, "--set", "engine.kv_buffer_bytes=1e12", "--set", "sweep="),
+        *(part for setting in settings for part in ("--set", setting)),
+    )
+    assert "kv_buffer_bytes" not in large.stderr
+
+
+def test_a_tpot_target_that_no_decode_step_meets_is_said(scenario: Path) -> None:
+    """As for TTFT: no strategy decodes faster than one sequence alone."""
+    settings = ["--set", "slo.tpot_s=0.0001", "--set", "workload.rate_rps=1", "--set", "sweep="]
+    done = call("run", scenario, *settings)
+    assert re.search(r"slo\.tpot_s = 0\.0001 s is below the 0\.0\d+ s of a decode", done.stderr)
+
+
+@pytest.mark.parametrize("key", ["scheduler", "kernel_generation"])
+def test_an_engine_of_a_catalogue_file_names_what_there_is(scenario: Path, key: str) -> None:
+    """By file, entry and key."""
+    text = f'[[engine]]\nname = "mine"\nlike = "vllm-0.19"\nsource = "x"\n{key} = "nonsense"\n'
+    (scenario.parent / "mine.toml").write_text(text)
+    scenario.write_text(to_toml({"catalog": ["mine.toml"], **SCENARIO}))
+    refused(call("show", scenario), f"mine.toml: engine[0].{key} = 'nonsense': no ", "Known: ")
+    (scenario.parent / "mine.toml").write_text(text.replace("nonsense", "2024", 1))
+    if key == "kernel_generation":
+        assert call("show", scenario).exit_code == 0
+
+
+def test_kernels_of_no_known_generation_are_refused(scenario: Path) -> None:
+    """They were those of current software, without a word; of a GPU without them it is said."""
+    change = "engine.kernel_generation=foo"
+    refused(
+        call("run", scenario, "--set", change),
+        "engine.kernel_generation = 'foo': no GPU of the catalogue has kernels of this generation.",
+        "Known: 2023, 2024, trtllm. Or leave it out",
+    )
+    stands_in = "kernels of the generation '2024' of engine vllm-0.7 are not known for L20"
+    rate = ("--set", "workload.rate_rps=1", "--set", "sweep=")
+    assert stands_in in call("run", scenario, *rate).stdout
+    known = ("--set", "cluster.gpu=A100", "--set", "model.name=llama-2-7b")
+    assert "kernels of the generation" not in call("run", scenario, *rate, *known).stdout
+
+
+def test_advice_never_prints_a_whole_table(scenario: Path) -> None:
+    """A list where a table belongs."""
+    line = refused(call("show", scenario, "--set", "engine=[]"), "engine = []: must be a table.")
+    assert "null" not in line
+    assert len(line) < 200
+    kind = "workload.lengths.kind=fixed"
+    refused(
+        call("compare", scenario, "--set", kind),
+        "workload.lengths is a value, not a table.",
+        "--set 'workload.lengths={ kind = \"fixed\", ... }'; docs/scenario.md",
+    )
+
+
+def test_prefixes_that_are_not_reused_are_said(scenario: Path) -> None:
+    """A trace that names its blocks, and an engine that does not look."""
+    trace = scenario.parent / "trace.jsonl"
+    row = '{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}\n'
+    trace.write_text(row + row.replace('p": 0', 'p": 900'))
+    told = f'workload.trace={{path="{trace}",format="mooncake",time_unit="ms",block_size=512}}'
+    change = ("--set", told, "--set", "workload.num_requests=", "--set", "sweep=")
+    line = "prompts that begin alike are computed anew: prefix caching is off"
+    assert line in call("run", scenario, *change).stdout
+    assert line not in call("run", scenario, *change, "--set", "engine.prefix_caching=true").stdout

@@ -67,6 +67,7 @@ INSIDE = {
         "bestserve",
         "goodput",
         "rank",
+        "check",
         "cooptimize",
     ),
     "fidelity": ("measure", "calibrate", "validate"),

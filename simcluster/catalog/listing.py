@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from simcluster.catalog import build, model_entry
+from simcluster.catalog.specs import EngineProfile
 from simcluster.catalog.store import KINDS, PACKAGED, Catalog, default_price, fold, texts
 from simcluster.catalog.tables import Row
 from simcluster.units import GB
@@ -106,7 +107,27 @@ def _engine_summary(row: Row) -> str:
     host = (spec.host_before_s + spec.host_after_s) * 1e3
     per_seq = (spec.host_per_seq_before_s + spec.host_per_seq_after_s) * 1e6
     graphs = f"graphs to {spec.graph_max_seqs}" if spec.graph_max_seqs else "no graphs"
-    return f"host {host:.2f} ms + {per_seq:.0f} us/sequence per step, {graphs}"
+    return f"{limits_text(spec)}; host {host:.2f} ms + {per_seq:.0f} us/sequence per step, {graphs}"
+
+
+def limits_text(engine: EngineProfile) -> str:
+    """Return scheduler and limits of an engine in words.
+
+    >>> from simcluster import catalog
+    >>> limits_text(catalog.engine("vllm-0.7"))
+    'prefill-priority, prompts whole, 256 sequences'
+    """
+    if engine.scheduler == "prefill-priority":
+        tokens = engine.max_num_batched_tokens
+        budget = "prompts whole" if tokens is None else f"{tokens} tokens a prefill step"
+    else:
+        budget = f"{engine.max_num_batched_tokens or engine.chunk_size} tokens a step"
+    text = f"{engine.scheduler}, {budget}, {engine.max_num_seqs} sequences"
+    if engine.large_gpu_chunk_size or engine.large_gpu_max_num_seqs:
+        tokens = engine.large_gpu_chunk_size or engine.chunk_size
+        seqs = engine.large_gpu_max_num_seqs or engine.max_num_seqs
+        text += f" (GPUs of 70 GiB or more: {tokens} and {seqs})"
+    return text + (", planned a step ahead" if engine.plans_ahead else "")
 
 
 def _lengths_summary(row: Row) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from simcluster.config import SloConfig
 from simcluster.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,8 +23,43 @@ if TYPE_CHECKING:
 
 Censored = Literal["below", "above"]
 
+Wanted = Mapping[str, float]
+"""Columns of the sweep frame, and the share (0 to 1) that each must reach."""
+
+_MANY_SEEDS: Final = 5
+"""Seeds from which their scatter, rather than the batches of each run, tells the error."""
 _ROUNDING: Final = 1e-12
 """An attainment this far below the target reaches it: a mean over seeds is not exact."""
+
+
+def wanted_shares(slo: SloConfig) -> dict[str, float]:
+    """Return which columns of the sweep frame must reach which share (0 to 1).
+
+    ``slo_attainment`` alone where all targets want the same; where targets have percentiles a
+    column for each, such as ``ttft_attainment``, and with classes for each of every class.
+    """
+    if slo.percentiles is None:
+        return {"slo_attainment": slo.attainment}
+    if slo.classes:
+        return {
+            f"{key}_attainment.{name}": slo.wanted(key)
+            for name in slo.classes
+            for key in slo.of(name).counted
+        }
+    return {f"{key}_attainment": slo.wanted(key) for key in slo.counted}
+
+
+def target_of(column: str) -> str:
+    """Return in words what a column of shares is of.
+
+    >>> target_of("ttft_attainment"), target_of("tpot_attainment.chat")
+    ('TTFT', 'TPOT of chat')
+    """
+    what, _, name = column.partition("_attainment")
+    words = {"slo": "all targets", "joint": "all targets", "e2el": "end to end"}.get(
+        what, what.upper()
+    )
+    return words + (f" of {name[1:]}" if name else "")
 
 
 def three_digits(value: float) -> str:
@@ -153,9 +190,95 @@ def strategies(sweep: Frame) -> list[str]:
     return list(dict.fromkeys(str(name) for name in np.asarray(sweep["strategy"], dtype=object)))
 
 
+def first_missed(
+    rates_rps: npt.ArrayLike, shares: Mapping[str, npt.ArrayLike], wanted: Wanted
+) -> tuple[Goodput, str]:
+    """Return the rate at which the first column falls below its wanted share, and which it is.
+
+    Parameters
+    ----------
+    rates_rps : array_like
+        Offered rate (requests/s) of each run.
+    shares : mapping of str to array_like
+        By column of `wanted`, the share (0 to 1) of each run.
+    wanted : mapping of str to float
+        As from `wanted_shares`.
+
+    Raises
+    ------
+    DataError
+        If there is no run, or a run has no attainment.
+    """
+    each = [(goodput_rps(rates_rps, shares[key], level), key) for key, level in wanted.items()]
+    # A bound from below says more than a crossing at the same rate.
+    return min(each, key=lambda one: (one[0].value, one[0].censored != "below"))
+
+
+def goodput_error(
+    rates_rps: npt.ArrayLike,
+    shares: npt.ArrayLike,
+    errors: npt.ArrayLike,
+    num_requests: npt.ArrayLike,
+    level: float,
+) -> float:
+    """Return how far the goodput of a grid of rates is to be trusted (requests/s).
+
+    Two standard errors of the attainment at the two rates around the crossing (of the mean over the
+    seeds: by their scatter where there are several, else by `errors`), over the slope between
+    them; and what the grid leaves open: between two rates attainment is taken as linear, and where
+    its log odds are linear instead the crossing lies elsewhere.
+
+    Parameters
+    ----------
+    rates_rps, shares, errors, num_requests : array_like
+        Of each run: offered rate (requests/s), attainment (0 to 1), its standard error, and the
+        requests counted.
+    level : float
+        Attainment that a rate must reach, 0 to 1.
+
+    Returns
+    -------
+    float
+        Half the width of an interval; NaN where the goodput is a bound, or an error is unknown.
+    """
+    rates, means = mean_attainment(rates_rps, shares)
+    found = goodput_rps(rates_rps, shares, level)
+    if found.censored or np.isnan(found.value) or not 0 < level < 1:
+        return np.nan
+    reaches = means >= level - _ROUNDING
+    i = int(np.flatnonzero(reaches[:-1] & ~reaches[1:])[0])
+    part = (found.value - rates[i]) / (rates[i + 1] - rates[i])
+    at = [np.asarray(rates_rps, dtype=np.float64) == rate for rate in rates[i : i + 2]]
+    each = [_mean_error(np.asarray(shares)[own], np.asarray(errors)[own]) for own in at]
+    slope = (means[i] - means[i + 1]) / (rates[i + 1] - rates[i])
+    chance = 2 * math.hypot((1 - part) * each[0], part * each[1]) / slope
+    counts = [float(np.asarray(num_requests, dtype=np.float64)[own].sum()) for own in at]
+    high, low = (
+        math.log((mean * num + 0.5) / ((1 - mean) * num + 0.5))
+        for mean, num in zip(means[i : i + 2], counts, strict=True)
+    )
+    wanted = math.log(level / (1 - level))
+    other = min(max((high - wanted) / (high - low), 0.0), 1.0) if high > low else part
+    return float(chance + abs(other - part) * (rates[i + 1] - rates[i]))
+
+
+def _mean_error(shares: npt.NDArray[Any], errors: npt.NDArray[Any]) -> float:
+    """Return the standard error of the mean over seeds, at least the one of single runs allows."""
+    within = float(np.mean(errors)) / math.sqrt(len(errors))
+    if len(shares) < _MANY_SEEDS:
+        return within
+    return float(np.std(shares, ddof=1)) / math.sqrt(len(shares))
+
+
+def _shares_of(sweep: Frame, wanted: Wanted | float) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the wanted shares by column, and these columns."""
+    by_column = {"slo_attainment": wanted} if isinstance(wanted, float | int) else dict(wanted)
+    return by_column, {key: np.asarray(sweep[key], dtype=np.float64) for key in by_column}
+
+
 def goodput_table(
     sweep: Frame,
-    target: float,
+    wanted: Wanted | float,
     *,
     price_per_gpu_hour: float | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
@@ -165,8 +288,9 @@ def goodput_table(
     ----------
     sweep : mapping or pandas.DataFrame
         The sweep frame (`schema.SWEEP`).
-    target : float
-        Attainment that a rate must reach to count as carried, 0 to 1.
+    wanted : float or mapping of str to float
+        Attainment that a rate must reach to count as carried, 0 to 1; or of several columns, as
+        from `wanted_shares`.
     price_per_gpu_hour : float, optional
         Price of one GPU for one hour; all strategies run on the same type.
 
@@ -178,9 +302,12 @@ def goodput_table(
         time, which differ from it where instances come and go; ``goodput_rps`` (requests/s, or the
         bound where censored); ``censored`` (``""``, ``"below"`` or ``"above"``);
         ``goodput_rps_min`` and ``goodput_rps_max``, the smallest and largest of the goodputs of
-        single seeds (bounds where those are censored); ``goodput_rps_per_gpu``, of the GPUs held;
-        and ``requests_per_cost`` (requests per unit of the price's currency, for the GPU-hours
-        held), NaN without a price.
+        single seeds (bounds where those are censored); ``goodput_rps_error``, half the width of
+        the interval that the grid and the runs leave (`goodput_error`; NaN where it is not
+        known); ``goodput_rps_per_gpu``, of the GPUs held;
+        ``requests_per_cost`` (requests per unit of the price's currency, for the GPU-hours
+        held), NaN without a price; and, of several wanted columns, ``first_missed``: the one
+        that falls below its share at the goodput, empty where none does.
 
     Raises
     ------
@@ -193,25 +320,29 @@ def goodput_table(
     """
     names = np.asarray(sweep["strategy"], dtype=object)
     rates = np.asarray(sweep["rate_rps"], dtype=np.float64)
-    shares = np.asarray(sweep["slo_attainment"], dtype=np.float64)
+    levels, shares = _shares_of(sweep, wanted)
     seeds, gpus = np.asarray(sweep["seed"]), np.asarray(sweep["num_gpus"])
     held = np.asarray(sweep["mean_gpus"], dtype=np.float64)
     order = strategies(sweep)
-    goodputs, by_seed, num_gpus, mean_gpus = [], [], [], []
+    errors, counts = _column(sweep, "attainment_error"), _column(sweep, "num_requests")
+    goodputs, missed, open_, by_seed, num_gpus, mean_gpus = [], [], [], [], [], []
+
+    def found(chosen: npt.NDArray[np.bool_]) -> tuple[Goodput, str]:
+        return first_missed(rates[chosen], {k: s[chosen] for k, s in shares.items()}, levels)
+
     for name in order:
         own = names == name
         _refuse_twice(name, rates[own], seeds[own])
-        goodputs.append(goodput_rps(rates[own], shares[own], target))
-        by_seed.append(
-            [
-                goodput_rps(rates[own & (seeds == s)], shares[own & (seeds == s)], target).value
-                for s in np.unique(seeds[own])
-            ]
-        )
+        goodput, first = found(own)
+        goodputs.append(goodput)
+        level = levels[first]
+        open_.append(goodput_error(rates[own], shares[first][own], errors[own], counts[own], level))
+        missed.append("" if goodput.censored == "above" else first)
+        by_seed.append([found(own & (seeds == s))[0].value for s in np.unique(seeds[own])])
         num_gpus.append(int(gpus[own].max()))
         mean_gpus.append(_at(goodputs[-1].value, rates[own], held[own]))
     price = np.nan if price_per_gpu_hour is None else price_per_gpu_hour
-    return {
+    table = {
         "strategy": np.array(order, dtype=object),
         "num_gpus": np.array(num_gpus, dtype=np.int64),
         "mean_gpus": np.array(mean_gpus, dtype=np.float64),
@@ -219,6 +350,7 @@ def goodput_table(
         "censored": np.array([g.censored or "" for g in goodputs], dtype=object),
         "goodput_rps_min": np.array([min(values) for values in by_seed]),
         "goodput_rps_max": np.array([max(values) for values in by_seed]),
+        "goodput_rps_error": np.array(open_, dtype=np.float64),
         "goodput_rps_per_gpu": np.array(
             [g.per_gpu(n) for g, n in zip(goodputs, mean_gpus, strict=True)]
         ),
@@ -226,6 +358,14 @@ def goodput_table(
             [g.per_cost(n, price) for g, n in zip(goodputs, mean_gpus, strict=True)]
         ),
     }
+    return {**table, "first_missed": np.array(missed, dtype=object)} if len(levels) > 1 else table
+
+
+def _column(sweep: Frame, name: str) -> npt.NDArray[Any]:
+    """Return a column; unknown (NaN) where the sweep lacks it."""
+    if name in sweep:
+        return np.asarray(sweep[name], dtype=np.float64)
+    return np.full(len(np.asarray(sweep["rate_rps"])), np.nan)
 
 
 def _refuse_twice(name: str, rates_rps: npt.NDArray[Any], seeds: npt.NDArray[Any]) -> None:
@@ -246,15 +386,16 @@ def _at(rate_rps: float, rates_rps: npt.NDArray[Any], values: npt.NDArray[Any]) 
     return float(np.interp(rate_rps, *_means(rates_rps, values)))
 
 
-def representative_rate(sweep: Frame, target: float) -> float:
+def representative_rate(sweep: Frame, wanted: Wanted | float) -> float:
     """Return the rate to show distributions at: the highest that some strategy still carries.
 
     Parameters
     ----------
     sweep : mapping or pandas.DataFrame
         The sweep frame.
-    target : float
-        Attainment that a rate must reach to count as carried, 0 to 1.
+    wanted : float or mapping of str to float
+        Attainment that a rate must reach to count as carried, 0 to 1; or of several columns, as
+        from `wanted_shares`.
 
     Returns
     -------
@@ -264,18 +405,17 @@ def representative_rate(sweep: Frame, target: float) -> float:
     """
     names = np.asarray(sweep["strategy"], dtype=object)
     rates = np.asarray(sweep["rate_rps"], dtype=np.float64)
-    shares = np.asarray(sweep["slo_attainment"], dtype=np.float64)
+    levels, shares = _shares_of(sweep, wanted)
     order = strategies(sweep)
     if not order:
         raise DataError("no runs in the sweep")
     if np.isnan(rates).any():
         return np.nan
-    curves = [mean_attainment(rates[names == name], shares[names == name]) for name in order]
-    shared = set.intersection(*(set(r.tolist()) for r, _ in curves)) or set(rates.tolist())
-    carried = [
-        rate
-        for r, means in curves
-        for rate, mean in zip(r.tolist(), means.tolist(), strict=True)
-        if rate in shared and mean >= target - _ROUNDING
-    ]
+    each = [set(rates[names == name].tolist()) for name in order]
+    shared = set.intersection(*each) or set(rates.tolist())
+    carried = []
+    for own in (names == name for name in order):
+        curves = [(mean_attainment(rates[own], shares[key][own]), levels[key]) for key in levels]
+        reaches = np.all([means >= level - _ROUNDING for (_, means), level in curves], axis=0)
+        carried += [rate for rate in curves[0][0][0][reaches].tolist() if rate in shared]
     return float(max(carried) if carried else min(shared))

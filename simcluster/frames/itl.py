@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simcluster.config import Environment
-from simcluster.frames.metrics import STATISTICS
+from simcluster.frames.metrics import PERCENTILES, STATISTICS
 from simcluster.frames.schema import ITL_P99
 from simcluster.frames.unroll import (
     Frames,
@@ -53,7 +53,7 @@ class Gaps:
     """Whose each of them is."""
 
     def statistics(self, chosen: BoolArray) -> dict[str, float]:
-        """Return mean, P50, P90 and P99 (s) of all gaps of the chosen requests.
+        """Return mean, P50, P90, P95 and P99 (s) of all gaps of the chosen requests.
 
         Parameters
         ----------
@@ -63,8 +63,8 @@ class Gaps:
         Returns
         -------
         dict of str to float
-            ``mean``, ``p50``, ``p90``, ``p99``, interpolated between order statistics (NumPy's
-            default); NaN without a gap.
+            ``mean``, ``p50``, ``p90``, ``p95``, ``p99``, interpolated between order statistics
+            (NumPy's default); NaN without a gap.
         """
         runs = chosen[self.run_of]
         change = np.zeros(len(self.step_s) + 1, np.int64)
@@ -78,12 +78,13 @@ class Gaps:
         if not len(values):
             return dict.fromkeys(STATISTICS, np.nan)
         if len(values) == len(singles):
-            numbers = (values.mean(), *np.quantile(values, [0.5, 0.9, 0.99]))
+            shares = [percent / 100 for percent in PERCENTILES]
+            numbers = (values.mean(), *np.quantile(values, shares))
         else:
             order = np.argsort(values)
             values, below = values[order], np.cumsum(weights[order])
             mean = np.sum(values * weights[order]) / below[-1]
-            numbers = (mean, *(_quantile(values, below, percent) for percent in (50, 90, 99)))
+            numbers = (mean, *(_quantile(values, below, percent) for percent in PERCENTILES))
         return dict(zip(STATISTICS, map(float, numbers), strict=True))
 
     def p99_of_each(self, num_requests: int) -> FloatArray:

@@ -38,8 +38,11 @@ SweepRow = dict[str, str | int | float | bool]
 METRICS: Final = ("user", "ecoserve")
 """The two ways to count latency; see `request_metrics`."""
 LATENCIES: Final = ("ttft_s", "tpot_s", "e2el_s")
-STATISTICS: Final = ("mean", "p50", "p90", "p99")
+PERCENTILES: Final = (50, 90, 95, 99)
+STATISTICS: Final = ("mean", *(f"p{percent}" for percent in PERCENTILES))
 """What is told of a latency over the requests of a run."""
+_BATCHES: Final = 10
+"""Batches of requests, in order of arrival, whose shares tell how far one run is to be trusted."""
 RESIDENCES_PER_WINDOW: Final = 10.0
 """A run whose counted requests arrive within fewer median residence times is transient."""
 
@@ -219,6 +222,32 @@ def attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str,
     return shares
 
 
+def attainment_error(columns: Frame, slo: SloConfig, counted: BoolArray) -> float:
+    """Return the standard error of the attainment of one run, by the means of ten batches.
+
+    Requests that meet together are late together: batches of neighbours are nearly independent
+    where requests are not (Law, Simulation Modeling and Analysis, 2015, section 9.5.3). The largest
+    of the targets that are counted, and of the classes.
+
+    Returns
+    -------
+    float
+        NaN where fewer than two requests for each batch count.
+    """
+    met = met_targets(columns, slo)
+    members = list(members_of(columns, slo).values()) or [np.ones(counted.shape, np.bool_)]
+    errors = []
+    for own in members:
+        rows = np.flatnonzero(counted & own)
+        rows = rows[np.argsort(_floats(columns, "arrival_s")[rows], kind="stable")]
+        if len(rows) < 2 * _BATCHES:
+            return np.nan
+        for key in slo.counted:
+            means = [float(met[key][batch].mean()) for batch in np.array_split(rows, _BATCHES)]
+            errors.append(float(np.std(means, ddof=1) / np.sqrt(_BATCHES)))
+    return max(errors)
+
+
 def class_attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str, float]:
     """Return the share of the counted requests of each class that met its targets.
 
@@ -229,6 +258,27 @@ def class_attainments(columns: Frame, slo: SloConfig, counted: BoolArray) -> dic
         Empty without classes.
     """
     return _by_class(met_targets(columns, slo), columns, slo, counted)
+
+
+def class_columns(columns: Frame, slo: SloConfig, counted: BoolArray) -> dict[str, float]:
+    """Return the columns of the sweep frame that only runs with classes have.
+
+    Returns
+    -------
+    dict of str to float
+        ``slo_attainment.NAME`` as from `class_attainments`; where targets have percentiles also
+        the share that met each counted target, such as ``ttft_attainment.NAME``.
+    """
+    met = met_targets(columns, slo)
+    found = {
+        f"{CLASS_ATTAINMENT}{name}": share
+        for name, share in _by_class(met, columns, slo, counted).items()
+    }
+    if slo.percentiles is not None:
+        for name, own in members_of(columns, slo).items():
+            shares = _shares(met, slo, counted & own)
+            found |= {f"{key}_attainment.{name}": shares[key] for key in slo.of(name).counted}
+    return found
 
 
 def _by_class(
@@ -262,13 +312,8 @@ def _statistics(name: str, values: FloatArray) -> dict[str, float]:
     known = values[~np.isnan(values)]
     if known.size == 0:
         return {f"{name}_{stat}": np.nan for stat in STATISTICS}
-    p50, p90, p99 = np.quantile(known, [0.5, 0.9, 0.99])
-    return {
-        f"{name}_mean": float(known.mean()),
-        f"{name}_p50": float(p50),
-        f"{name}_p90": float(p90),
-        f"{name}_p99": float(p99),
-    }
+    found = (known.mean(), *np.quantile(known, [percent / 100 for percent in PERCENTILES]))
+    return {f"{name}_{stat}": float(value) for stat, value in zip(STATISTICS, found, strict=True)}
 
 
 def _is_transient(e2el_s: FloatArray, window_s: float) -> bool:
@@ -397,6 +442,8 @@ def summarise(
         "ttft_attainment": shares["ttft"],
         "tpot_attainment": shares["tpot"],
         "itl_attainment": shares["itl"],
+        "e2el_attainment": shares["e2el"],
+        "attainment_error": attainment_error(columns, slo, counted),
         "good_rps": per_second(float(met_targets(columns, slo)["joint"][leaves].sum())),
         "throughput_rps": per_second(float(leaves.sum())),
         "output_tokens_per_s": per_second(_tokens_released(columns, start, end)),
@@ -410,8 +457,7 @@ def summarise(
         row.update(_statistics(name, latency[name][counted & finished]))
     itl = dict.fromkeys(STATISTICS, np.nan) if gaps is None else gaps.statistics(counted & finished)
     row.update({f"itl_s_{stat}": value for stat, value in itl.items()})
-    by_class = class_attainments(columns, slo, counted)
-    row.update({CLASS_ATTAINMENT + name: share for name, share in by_class.items()})
+    row.update(class_columns(columns, slo, counted))
     return row
 
 

@@ -192,6 +192,10 @@ SWEEP: Final[Schema] = {
     "ttft_attainment": Column("float64", "", "share that met the TTFT target, 0 to 1"),
     "tpot_attainment": Column("float64", "", "share that met the TPOT target, 0 to 1"),
     "itl_attainment": Column("float64", "", "share that met the ITL target, 0 to 1"),
+    "e2el_attainment": Column("float64", "", "share that met the end-to-end target, 0 to 1"),
+    "attainment_error": Column(
+        "float64", "", "standard error of the attainment, by the means of ten batches of requests"
+    ),
     "good_rps": Column(
         "float64", "requests/s", "finished requests per second that met every target"
     ),
@@ -209,7 +213,7 @@ SWEEP: Final[Schema] = {
     **{
         f"{metric}_{stat}": Column("float64", "s", f"{stat} of {metric}")
         for metric in ("ttft_s", "tpot_s", "itl_s", "e2el_s")
-        for stat in ("mean", "p50", "p90", "p99")
+        for stat in ("mean", "p50", "p90", "p95", "p99")
     },
 }
 
@@ -244,9 +248,10 @@ def schema_of(name: str, columns: Iterable[Any]) -> Schema:
             schema[column] = Column("str", "", "class that says its targets")
         elif name == "requests" and column == ITL_P99:
             schema[column] = Column("float64", "s", "P99 of its gaps between tokens, nearest rank")
-        elif name == "sweep" and column.startswith(CLASS_ATTAINMENT):
-            own = column.removeprefix(CLASS_ATTAINMENT)
-            schema[column] = Column("float64", "", f"share of class {own} that met its targets")
+        elif name == "sweep" and "_attainment." in column:
+            what, own = column.split("_attainment.", 1)
+            of = "its targets" if what == "slo" else f"its {what.upper()} target"
+            schema[column] = Column("float64", "", f"share of class {own} that met {of}")
     return schema
 
 

@@ -34,6 +34,7 @@ def assumptions(environment: Environment) -> list[str]:
         lines |= dict.fromkeys(f"{model.spec.name}: {note}" for note in model.spec.notes)
         for cluster in environment.clusters:
             lines |= dict.fromkeys(_of_weights(model, cluster.gpu))
+            lines |= dict.fromkeys(_of_kernels(environment.engine, cluster.gpu))
         lines |= dict.fromkeys(_of_layers(model, environment.engine))
     return list(lines)
 
@@ -55,6 +56,16 @@ def _of_weights(model: ModelConfig, gpu: GPUSpec) -> Iterator[str]:
             yield f"step times of {dtype.name} weights are those of {_STAND_INS[dtype.name]}"
     if model.kv_bytes not in (1.0, 2.0):
         yield "step times with this KV cache are those of a 16-bit one with as many bytes"
+
+
+def _of_kernels(engine: EngineProfile, gpu: GPUSpec) -> Iterator[str]:
+    """Say where kernels of another software than the engine's stand in."""
+    wanted = engine.kernel_generation
+    if wanted and gpu.constants_of(wanted).generation != wanted:
+        yield (
+            f"kernels of the generation {wanted!r} of engine {engine.name} are not known for "
+            f"{gpu.name}: those of current software stand in"
+        )
 
 
 def _of_layers(model: ModelConfig, engine: EngineProfile) -> Iterator[str]:

@@ -367,6 +367,14 @@ def kv_blocks(
         weights = weight_bytes_per_gpu(model, tp_size, pp_size, stage)
         share = engine.gpu_memory_utilization * gpu.allocatable_bytes
         pool = kv_pool_bytes(model, gpu, engine, tp_size, pp_size, stage, profiled)
+        if pool > 0 and engine.block_size > model.max_model_len:
+            raise ConfigError(
+                "engine.block_size",
+                engine.block_size,
+                f"not one block of so many tokens fits into the {pool / GB:.1f} GB that {name} "
+                f"leaves on {gpu.name} for KV",
+                f"Use at most {model.max_model_len}; engines have 1 to 256.",
+            )
         at_stage = f" in stage {stage + 1}" if pp_size > 1 else ""
         beside = activation_bytes(model, engine, tp_size, profiled)
         beside += outside_bytes(gpu, engine, tp_size, pp_size)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
+from simcluster.engine.groups.cluster import Cluster
+from simcluster.engine.instance import Instance
 from simcluster.errors import ConfigError
 from simcluster.frames.itl import gaps_of
 from simcluster.frames.metrics import SweepRow, summarise
+from simcluster.roofline.memory import kv_blocks
 from simcluster.runs.cell import Cell
 from simcluster.runs.executor import Runner
 from simcluster.runs.folder import (
@@ -30,7 +33,7 @@ from simcluster.runs.result import Result
 from simcluster.runs.simulate import simulate
 from simcluster.scenario import arguments
 from simcluster.scenario.scenario import Scenario, refuse_other
-from simcluster.strategies.base import dry_run
+from simcluster.strategies.base import Strategy, dry_run
 
 Progress = Callable[[int, int, float], None]
 """Called with the number of finished cells, of all cells, and the share of the work that is done.
@@ -201,26 +204,75 @@ def check(scenario: Scenario) -> None:
 
 
 def warnings_of(scenario: Scenario, comparison: Comparison) -> list[str]:
-    """Return one line for each strategy whose TTFT target half of the prompts cannot meet.
+    """Return one line for each target and limit of a strategy that the median request cannot meet.
 
-    Those are the ones with a target below the time to prefill the median prompt alone.
+    Targets below what it takes alone, memory that the GPUs have not, and a KV buffer inside the
+    steps that is smaller than its KV cache.
     """
-    ttft_s = scenario.environment.slo.loosest().ttft_s
     cells = comparison.cells()
-    prompts = comparison.frames(cells[0])["requests"]["prompt_len"] if ttft_s else np.empty(0)
-    if ttft_s is None or not len(prompts):
+    frame = comparison.frames(cells[0])["requests"]
+    if not len(frame["prompt_len"]):
         return []
-    median, lines = int(np.median(prompts)), []
+    prompt, output = (int(np.median(frame[key])) for key in ("prompt_len", "output_len"))
+    lines = []
     for name in dict.fromkeys(cell.strategy for cell in cells):
-        cluster = dry_run(scenario.environment, scenario.strategy(name))
-        prefill_s = cluster.instances[0].prefill_s(median)
-        if prefill_s > ttft_s:
-            lines.append(
-                f"strategy {name!r}: slo.ttft_s = {ttft_s:g} s is below the {prefill_s:.3g} s that "
-                f"the median prompt of {median} tokens takes to prefill alone: half of the "
+        strategy = scenario.strategy(name)
+        cluster = dry_run(scenario.environment, strategy)
+        found = [*_missed_alone(cluster, prompt, output), *_memory(cluster, strategy, prompt)]
+        lines += [f"strategy {name!r}: {line}" for line in found]
+    return lines
+
+
+def _missed_alone(cluster: Cluster, prompt_len: int, output_len: int) -> Iterator[str]:
+    """Say which targets the median request misses when it is alone."""
+    environment = cluster.environment
+    slo, decode = environment.slo.loosest(), cluster.instances[-1]
+    first_s = cluster.instances[0].prefill_s(prompt_len) + environment.engine.front_end_s
+    step_s = total_s = 0.0
+    if output_len > 1 and isinstance(decode, Instance):
+        step_s = decode.decode_s(1, prompt_len + 1)
+        total_s = first_s + (output_len - 1) * step_s
+    for key, least_s, what in (
+        ("ttft_s", first_s, f"that the median prompt of {prompt_len} tokens takes alone"),
+        ("tpot_s", step_s, "of a decode step of the median request alone"),
+        ("itl_s", step_s, "of a decode step of the median request alone"),
+        ("e2el_s", max(first_s, total_s), "that the median request takes alone"),
+    ):
+        target_s = getattr(slo, key)
+        if target_s is not None and least_s > target_s:
+            yield (
+                f"slo.{key} = {target_s:g} s is below the {least_s:.3g} s {what}: half of the "
                 "requests must miss it."
             )
-    return lines
+    if output_len == 1 and (slo.tpot_s is not None or slo.itl_s is not None):
+        yield "targets on TPOT and ITL say nothing of requests with one output token, the median."
+
+
+def _memory(cluster: Cluster, strategy: Strategy, prompt_len: int) -> Iterator[str]:
+    """Say where KV blocks are more than fit, or a buffer holds less than the median prompt."""
+    environment, first = cluster.environment, cluster.placed[0]
+    engine, given = environment.engine, getattr(strategy, "num_kv_blocks", None)
+    if given is not None:
+        try:
+            fit = kv_blocks(
+                environment.model,
+                environment.cluster.gpu,
+                engine,
+                first.tp_size,
+                first.num_gpus // first.tp_size,
+                key="tp_size",
+            )
+        except ConfigError:
+            fit = 0
+        if given > fit:
+            yield f"num_kv_blocks = {given} is more than the {fit} blocks that fit in the memory."
+    kv_bytes = environment.model.sequence_kv().num_bytes(prompt_len)
+    puts = isinstance(first.instance, Instance) and first.instance.hooks.put is not None
+    if puts and engine.kv_buffer_bytes is not None and engine.kv_buffer_bytes < kv_bytes:
+        yield (
+            f"engine.kv_buffer_bytes = {engine.kv_buffer_bytes:g} is less than the KV cache of the "
+            f"median prompt, {kv_bytes} bytes: an instance has one prompt at a time in it."
+        )
 
 
 def _run(scenario: Scenario, cell: Cell, folder: Unfinished | None) -> Outcome:

@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from simcluster._version import __version__
 from simcluster.catalog.toml_writer import to_toml
-from simcluster.errors import DataError, nearest
-from simcluster.frames.goodput import goodput_table
-from simcluster.frames.metrics import STATISTICS, SweepRow
+from simcluster.config import SloConfig
+from simcluster.errors import DataError, nearest, printable
+from simcluster.frames.goodput import goodput_table, wanted_shares
+from simcluster.frames.metrics import LATENCIES, STATISTICS, SweepRow
 from simcluster.frames.schema import Columns, frame, schema_of, table
 from simcluster.runs import output
 from simcluster.runs.cell import Cell, identity, inputs, made_by
@@ -45,6 +47,7 @@ from simcluster.runs.recorded import (
 )
 from simcluster.runs.result import FRAMES
 from simcluster.scenario import arguments
+from simcluster.scenario.check import validated
 from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
 
@@ -127,10 +130,34 @@ def write_frame(columns: Columns, name: str, folder: Path, fmt: Format) -> None:
                 file.write_table(rows)
 
 
-_LATER: Final = frozenset(("mean_gpus", "rates_from_s", "rates_to_s", "itl_attainment")) | {
-    f"itl_s_{stat}" for stat in STATISTICS
-}
+_SLO: Final = TypeAdapter(SloConfig)
+_LATER: Final = (
+    frozenset(
+        (
+            "mean_gpus",
+            "rates_from_s",
+            "rates_to_s",
+            "itl_attainment",
+            "e2el_attainment",
+            "attainment_error",
+        )
+    )
+    | {f"itl_s_{stat}" for stat in STATISTICS}
+    | {f"{name}_p95" for name in LATENCIES}
+)
 """Columns of the sweep frame that folders of earlier versions lack; unknown there (NaN)."""
+
+
+_UNREADABLE: Final = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    NotImplementedError,
+    MemoryError,
+)
+"""What readers of damaged files raise; sizes in a damaged file may be more than memory."""
 
 
 def read_frame(name: str, folder: Path) -> pd.DataFrame:
@@ -161,14 +188,14 @@ def read_frame(name: str, folder: Path) -> pd.DataFrame:
             columns = {
                 n: arrow.column(n).to_numpy() for n in schema if n in head or n not in _LATER
             }
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}). Write the folder again with -o."
-        ) from None
-    if name == "sweep":
-        num_rows = len(columns["seed"])
-        columns |= {n: np.full(num_rows, np.nan) for n in _LATER if n not in columns}
-    return frame(columns, schema)
+        if name == "sweep":
+            num_rows = len(columns["seed"])
+            columns |= {n: np.full(num_rows, np.nan) for n in _LATER if n not in columns}
+        return frame(columns, schema)
+    except _UNREADABLE as error:
+        reason = printable(str(error).partition("\n")[0])
+        remedy = "Write the folder again with -o."
+        raise DataError(f"{path}: cannot be read ({reason}). {remedy}") from None
 
 
 def _parsed(texts: Sequence[str], dtype: str) -> npt.NDArray[Any]:
@@ -409,8 +436,8 @@ class Comparison:
         price = self.document["cluster"].get("price_per_gpu_hour")
         if "extra_cluster" in self.document:  # GPUs of several prices: no one price is right
             price = None
-        target = self.document["slo"]["attainment"]
-        return pd.DataFrame(goodput_table(self.sweep, target, price_per_gpu_hour=price))
+        wanted = wanted_shares(validated(_SLO, self.document["slo"]))
+        return pd.DataFrame(goodput_table(self.sweep, wanted, price_per_gpu_hour=price))
 
     def cells(self) -> list[Cell]:
         """Strategy, rate and seed of every run, in the order of the sweep."""
@@ -527,18 +554,24 @@ def read(folder: str | Path) -> Comparison:
     try:
         meta = json.loads((folder / _META).read_text(encoding="utf-8"))
         document = tomllib.loads((folder / _SCENARIO).read_text(encoding="utf-8"))
-        names = [str(name) for name in meta["cells"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        names, given = [str(name) for name in meta["cells"]], meta.get("inputs")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
             f"{folder}: is not a result folder. Give one that `simcluster compare -o` wrote."
         ) from None
     rows = rows_of(read_frame("sweep", folder))
-    cells = dict(zip(cells_of(rows), map(folder.joinpath, names), strict=True))
+    of_rows = cells_of(rows)
+    if not len(names) == len(set(names)) == len(rows) == len(set(of_rows)):
+        raise DataError(
+            f"{folder}: {_META} lists {len(names)} runs and the sweep has {len(rows)} rows, which "
+            "must be the same runs, each once: the folder is damaged. Write it again with -o."
+        )
+    cells = dict(zip(of_rows, map(folder.joinpath, names), strict=True))
     for row, path in zip(rows, cells.values(), strict=True):
         # Of an earlier version: without changes of scale the GPUs held are those there are.
         if np.isnan(row["mean_gpus"]) and not len(read_frame("scaling", path)):
             row["mean_gpus"] = float(row["num_gpus"])
-    return Comparison(document, rows, cells, _inputs=meta.get("inputs"))
+    return Comparison(document, rows, cells, _inputs=given if isinstance(given, dict) else None)
 
 
 def cells_of(rows: Sequence[SweepRow]) -> list[Cell]:

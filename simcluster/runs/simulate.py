@@ -27,7 +27,7 @@ from simcluster.runs.result import Result
 from simcluster.runs.source import Source, source_of
 from simcluster.scenario import arguments
 from simcluster.scenario.scenario import Scenario, refuse_other
-from simcluster.strategies.base import Strategy
+from simcluster.strategies.base import Strategy, used_by
 from simcluster.strategies.routed import Routed
 from simcluster.units import MAX_TIME_S, on_grid
 from simcluster.workload import Workload, build
@@ -181,6 +181,7 @@ def run(
         If the deployment does not fit the machines, or the run lasts longer than the time grid.
     """
     arguments.one_of("run.resolution", resolution, RESOLUTIONS, "a resolution")
+    environment = used_by(strategy, environment)
     env = Clock()
     recorder = Recorder(None if kernels_in is None else KernelLog(*kernels_in))
     if workload.hashes is not None:

@@ -23,7 +23,7 @@ JsonSchema = dict[str, Any]
 T = TypeVar("T")
 
 _SHOWN_CHARS = 60
-_NEAR = 0.85
+_NEAR = 0.75
 """Likeness (`difflib`) of a key of another table from which a key of this table may be meant."""
 
 
@@ -133,17 +133,19 @@ class Place:
     @property
     def kinds(self) -> list[str]:
         """The alternatives of a table whose kind one of its keys tells."""
-        return list(self.schema.get("discriminator", {}).get("mapping", {}))
+        return list(_without_null(self.schema).get("discriminator", {}).get("mapping", {}))
 
     @property
     def tag(self) -> str:
         """The key that tells the kind."""
-        return str(self.schema.get("discriminator", {}).get("propertyName", "kind"))
+        return str(_without_null(self.schema).get("discriminator", {}).get("propertyName", "kind"))
 
     def advice(self, verb: str) -> str:
         """A sentence: `verb`, the default if there is one, the meaning if it is known."""
         default = self.schema.get("default")
-        if default is not None:
+        if isinstance(default, dict | list):
+            verb += " or leave it out"
+        elif default is not None:
             verb += f" or leave it out (default {json.dumps(default)})"
         meaning = self.schema.get("description")
         if meaning and not meaning[1:2].isupper():  # an abbreviation stays as it is

@@ -41,9 +41,10 @@ class CooptimizeTable(Settings):
         "quality",
     )
     """What the Pareto front is of."""
-    strategies: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("nodg",)
-    """Strategies of pools: prefill first, chunked prefill, PaDG in rings from two, FuDG with as
-    many prefill as decode instances."""
+    strategies: Annotated[tuple[Kind, ...] | None, Field(min_length=1)] = None
+    """Strategies of pools: nodg (prefill first), chunked (chunked prefill), padg (rings from two),
+    fudg (as many prefill as decode instances); default: nodg or chunked, as the engine
+    schedules."""
     tp_sizes: Annotated[tuple[Degree, ...], Field(min_length=1)] = (1, 2, 4, 8)
     """Tensor-parallel degrees to try."""
     pp_sizes: Annotated[tuple[Degree, ...], Field(min_length=1)] = (1,)

@@ -26,6 +26,8 @@ from simcluster.quality import CommonQuality
 from simcluster.scenario import arguments
 from simcluster.scenario.check import JsonSchema, markdown, shown, validated
 from simcluster.scenario.cooptimize_table import CooptimizeTable
+from simcluster.scenario.engines import engine_of, with_file
+from simcluster.scenario.remarks import refuse_unused
 from simcluster.scenario.scenario import Scenario, as_read, tables_of
 from simcluster.scenario.tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
 from simcluster.strategies import STRATEGIES, Routed
@@ -38,6 +40,7 @@ Document = dict[str, Any]
 T = TypeVar("T")
 
 _DEFAULT_GPUS_PER_NODE = 8
+_MAX_GPUS = 32_768
 _DEFAULT_ARRIVALS = "poisson"
 _DEFAULT_NETWORK = "100gbe"
 _NO_NETWORK = "none"
@@ -64,7 +67,9 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Sce
     """
     remedy = "Give the path of a scenario file; simcluster.resolve takes its tables."
     path = arguments.path("path", path, remedy)
-    return resolve(parsed(path), overrides, folder=path.parent)
+    scenario = resolve(parsed(path), overrides, folder=path.parent)
+    refuse_unused(scenario)
+    return scenario
 
 
 def parsed(path: Path) -> Document:
@@ -134,7 +139,7 @@ def resolve(
     _check_lists(file)
     file = dataclasses.replace(file, slo=_slo(file))
     if catalog is None:
-        catalog = functools.reduce(Catalog.with_file, dict.fromkeys(file.catalog), Catalog())
+        catalog = functools.reduce(with_file, dict.fromkeys(file.catalog), Catalog())
     environment = _with_common_context(_environment(file, catalog), file.engine)
     settings: Any = file.quality
     quality = None if settings is None else settings.with_entries(catalog)
@@ -249,14 +254,26 @@ def _override(tables: Document, key: str, value: object) -> None:
         else:
             place = place.setdefault(piece, {})
         if not isinstance(place, dict | list):
-            rule = f"{'.'.join(path[: depth + 1])} is a value, not a table"
-            raise ConfigError(key, shown(value), rule, "See `simcluster show` for the keys.")
+            raise _no_table(key, value, ".".join(path[: depth + 1]), last)
     if isinstance(place, list):
         place[_index(place, last, key, ".".join(path))] = value
     elif value is None:
         place.pop(last, None)
     else:
         place[last] = value
+
+
+_NAME_OR_TABLE = ("workload.lengths", "workload.arrivals", "workload.trace")
+
+
+def _no_table(key: str, value: object, above: str, last: str) -> ConfigError:
+    """Return the error for an override of a key inside of a plain value."""
+    remedy = "See `simcluster show` for the keys."
+    if above in _NAME_OR_TABLE:
+        inside = f"{last} = {json.dumps(value)}"
+        remedy = f"Give the whole table: --set '{above}={{ {inside}, ... }}'; docs/scenario.md "
+        remedy += "has its keys."
+    return ConfigError(key, shown(value), f"{above} is a value, not a table", remedy)
 
 
 def _index(rows: list[Any], piece: str, key: str, name: str) -> int:
@@ -282,7 +299,10 @@ def _absolute_paths(tables: Document, folder: Path) -> None:
 
 def _is_file(name: str) -> bool:
     """Whether a model's name is the path of its ``config.json``, or of the folder that holds it."""
-    return name.endswith(".json") or Path(name, "config.json").is_file()
+    try:
+        return name.endswith(".json") or Path(name, "config.json").is_file()
+    except (OSError, ValueError):  # no file can have such a name
+        return False
 
 
 # Checks between keys ----------------------------------------------------------------------------
@@ -388,7 +408,7 @@ def _environment(file: ScenarioTables, catalog: Catalog) -> Environment:
         _cluster(table, key, catalog)
         for key, table in _numbered("cluster", file.cluster, file.extra_cluster)
     ]
-    engine = _engine(file.engine, catalog)
+    engine = engine_of(file.engine, catalog)
     return Environment(
         model=models[0],
         cluster=clusters[0],
@@ -450,11 +470,15 @@ def _cluster(table: ClusterTable, where: str, catalog: Catalog) -> ClusterConfig
             "says nothing while all nodes are on one switch",
             f"Add {where}.nodes_per_switch, or leave it out.",
         )
+    per_node = table.gpus_per_node or (shape.gpus_per_node if shape else _DEFAULT_GPUS_PER_NODE)
+    if table.nodes * per_node > _MAX_GPUS:
+        rule = f"with {per_node} GPUs each are more than {_MAX_GPUS} GPUs"
+        remedy = "Lower it: results per GPU hardly change with more of the same."
+        raise ConfigError(f"{where}.nodes", table.nodes, rule, remedy)
     return ClusterConfig(
         gpu=gpu,
         num_nodes=table.nodes,
-        gpus_per_node=table.gpus_per_node
-        or (shape.gpus_per_node if shape else _DEFAULT_GPUS_PER_NODE),
+        gpus_per_node=per_node,
         fabric=_link(fabric, f"{where}.fabric", "fabric", catalog),
         network=None
         if network == _NO_NETWORK
@@ -567,25 +591,6 @@ def _link(name: str, key: str, kind: str, catalog: Catalog) -> LinkSpec:
         rule = f"is a link {where[link.kind]}, not {where[kind]}"
         raise ConfigError(key, name, rule, f"`simcluster catalog --kind link` lists {kind} links.")
     return link
-
-
-def _engine(table: EngineTable, catalog: Catalog) -> EngineProfile:
-    profile = catalog.engine(table.profile, key="engine.profile")
-    given = _overridden(table)
-    for name in ("max_num_seqs", "chunk_size"):
-        if name in given:  # for any GPU
-            given.setdefault(f"large_gpu_{name}", None)
-    return dataclasses.replace(profile, **given)
-
-
-def _overridden(table: EngineTable) -> dict[str, Any]:
-    """Return the numbers of the profile that the table gives itself."""
-    given = dataclasses.asdict(table)
-    return {
-        f.name: given[f.name]
-        for f in dataclasses.fields(EngineProfile)
-        if given.get(f.name) is not None
-    }
 
 
 def _workload(settings: WorkloadSettings, folder: Path | None) -> WorkloadSettings:

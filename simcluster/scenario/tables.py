@@ -53,7 +53,7 @@ class ClusterTable(Settings):
     """Node shape of the catalogue; fills in the keys that are left out."""
     nodes: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Nodes."""
-    gpus_per_node: Count | None = None
+    gpus_per_node: Annotated[int | None, Field(ge=1, le=1024)] = None
     """GPUs of a node; default: the node shape's, else 8."""
     fabric: Text | None = None
     """Link between the GPUs of a node; default: node shape's, else GPU's."""
@@ -68,10 +68,10 @@ class ClusterTable(Settings):
     """GPUs that share one PCIe link to the CPU; default: the node shape's, else 1."""
     nodes_per_switch: Count | None = None
     """Nodes on one network switch; default: all."""
-    oversubscription: Annotated[float, Field(ge=1)] = 1.0
+    oversubscription: Annotated[float, Field(ge=1, le=1000)] = 1.0
     """Bandwidth of the nodes on a network switch over that of its uplinks; needs
     nodes_per_switch."""
-    price_per_gpu_hour: Annotated[float | None, Field(gt=0)] = None
+    price_per_gpu_hour: Annotated[float | None, Field(gt=0, le=1_000_000)] = None
     """Price of a GPU for an hour; default: the catalogue's, if any."""
     currency: Annotated[str | None, Field(pattern="^[A-Z]{3}$")] = None
     """ISO code of the price's currency."""

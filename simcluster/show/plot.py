@@ -19,7 +19,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 
 from simcluster.config import RunConfig, SloConfig
 from simcluster.errors import DataError
-from simcluster.frames.goodput import Goodput, goodput_table, mean_attainment, strategies
+from simcluster.frames.goodput import (
+    Goodput,
+    goodput_table,
+    mean_attainment,
+    strategies,
+    target_of,
+    wanted_shares,
+)
 from simcluster.frames.metrics import (
     binned_average,
     ecdf,
@@ -265,6 +272,7 @@ def plot_attainment(
     sweep: Frame,
     target: float,
     *,
+    column: str = "slo_attainment",
     styles: Mapping[str, LineStyle] | None = None,
     ax: Axes | None = None,
     **line_kwargs: Any,
@@ -279,6 +287,8 @@ def plot_attainment(
         The sweep frame.
     target : float
         Attainment to mark, 0 to 1.
+    column : str
+        Which share, such as ``"ttft_attainment"``.
     styles : mapping, optional
         Colour and line style of each strategy; by default `palette` of those in the sweep.
 
@@ -290,7 +300,7 @@ def plot_attainment(
     axes = _given_or_current(ax)
     names = np.asarray(sweep["strategy"], dtype=object)
     all_rates = np.asarray(sweep["rate_rps"], dtype=np.float64)
-    shares = np.asarray(sweep["slo_attainment"], dtype=np.float64)
+    shares = np.asarray(sweep[column], dtype=np.float64)
     if not np.isfinite(all_rates).all():
         raise DataError("runs without an offered rate (a closed loop) have no attainment by rate")
     order = strategies(sweep)
@@ -310,7 +320,8 @@ def plot_attainment(
             )
     _draw_target(axes, target, f"target {100 * target:.4g}%", across=True)
     axes.set_xlabel("Offered rate (requests/s)")
-    axes.set_ylabel("SLO attainment (share of arrived requests)")
+    what = "SLO attainment" if column == "slo_attainment" else f"Within {target_of(column)}"
+    axes.set_ylabel(f"{what} (share of arrived requests)")
     axes.set_xlim(0.0, 1.05 * max(x.max() for x, _ in _data(axes)))
     _in_percent(axes)
     _tidy(axes)
@@ -520,6 +531,26 @@ def plot_kv_usage_by_role(
     return axes
 
 
+def goodput_title(slo: SloConfig) -> str:
+    """Return which share of the requests is within the targets at a goodput."""
+    if slo.percentiles is None:
+        return f"{100 * slo.attainment:.4g}% of requests meet their targets"
+    shares = (f"{target_of(c)} for {100 * share:g}%" for c, share in wanted_shares(slo).items())
+    return "Within the targets: " + ", ".join(shares)
+
+
+def figure_of_attainment(
+    sweep: Frame, slo: SloConfig, *, styles: Mapping[str, LineStyle] | None = None
+) -> Figure:
+    """Draw attainment against offered rate; a panel for each target that has a share of its own."""
+    wanted = wanted_shares(slo)
+    figure = new_figure(height=3.4 * len(wanted)) if len(wanted) > 1 else new_figure()
+    panels = figure.subplots(len(wanted), 1, squeeze=False)[:, 0]
+    for axes, (column, share) in zip(panels, wanted.items(), strict=True):
+        legend_beside(plot_attainment(sweep, share, column=column, styles=styles, ax=axes))
+    return figure
+
+
 def render_comparison(
     sweep: Frame,
     requests_by_strategy: Mapping[str, Frame],
@@ -580,18 +611,12 @@ def render_comparison(
         save(figure, name)
 
     if has_rates:
-        figure = new_figure()
-        legend_beside(plot_attainment(sweep, slo.attainment, styles=styles, ax=figure.subplots()))
-        save(figure, "attainment.png")
+        save(figure_of_attainment(sweep, slo, styles=styles), "attainment.png")
 
-        table = goodput_table(sweep, slo.attainment)
+        table = goodput_table(sweep, wanted_shares(slo))
         figure = new_figure(height=1.0 + 0.42 * len(table["strategy"]))
         ax = plot_goodput_bars(table, styles=styles, ax=figure.subplots())
-        ax.set_title(
-            f"{100 * slo.attainment:.4g}% of requests meet their targets",
-            loc="left",
-            fontsize="medium",
-        )
+        ax.set_title(goodput_title(slo), loc="left", fontsize="medium")
         save(figure, "goodput.png")
 
     figure = new_figure(height=5.2)

@@ -1,4 +1,4 @@
-"""Results as text for a terminal: aligned tables of at most 100 columns, and rows for programs."""
+"""Results as text for a terminal: aligned tables of at most 80 columns, and rows for programs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,21 @@ import numpy as np
 
 from simcluster.catalog import Entry, default_price
 from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.listing import limits_text
 from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
 from simcluster.errors import DataError, printable
 from simcluster.frames.by_group import group_summaries
-from simcluster.frames.goodput import representative_rate, strategies
-from simcluster.frames.metrics import STATISTICS, cached_block_share
+from simcluster.frames.goodput import (
+    representative_rate,
+    strategies,
+    target_of,
+    wanted_shares,
+)
+from simcluster.frames.metrics import PERCENTILES, STATISTICS, cached_block_share
 from simcluster.frames.schema import CLASS_ATTAINMENT
 from simcluster.roofline.assumptions import assumptions
 from simcluster.runs.folder import Comparison, rows_of
+from simcluster.scenario.remarks import remarks
 from simcluster.scenario.scenario import Scenario
 from simcluster.units import GB, MS
 from simcluster.workload import WorkloadSettings
@@ -31,10 +38,13 @@ from simcluster.workload.lengths import TabulatedLengths
 if TYPE_CHECKING:
     import pandas as pd
 
-_RATES_PER_BLOCK: Final = 12
+_RATES_PER_BLOCK: Final = 9
 _NAME_WIDTH: Final = 16
 _FEW: Final = 3
 _WIDTH: Final = 100
+"""Most characters of a line of text."""
+_TABLE_WIDTH: Final = 80
+"""Most characters of a line of a table of results."""
 _LATENCIES: Final = (
     ("TTFT", "ttft_s", 1.0, "s"),
     ("TPOT", "tpot_s", MS, "ms"),
@@ -70,7 +80,7 @@ def comparison_text(comparison: Comparison) -> str:
     scenario = comparison.scenario
     parts = [heading(scenario), _main_table(comparison, scenario)]
     if _is_swept(comparison.sweep):
-        parts.append(_attainment_tables(comparison.sweep))
+        parts += _attainment_tables(comparison.sweep, scenario.environment.slo)
     return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
 
 
@@ -89,11 +99,7 @@ def run_text(comparison: Comparison) -> str:
         ["of them rejected", f"{row['num_rejected']}"],
         ["preemptions", f"{row['num_preemptions']}"],
         *_cached(comparison),
-        ["within the targets (%)", _percent(row["slo_attainment"])],
-        *(
-            [f"class {name} (%)", _percent(row[CLASS_ATTAINMENT + name])]
-            for name in scenario.environment.slo.classes or ()
-        ),
+        *_within(row, scenario.environment.slo),
         ["good requests/s", _number(row["good_rps"])],
         ["finished requests/s", _number(row["throughput_rps"])],
         ["output tokens/s", _number(row["output_tokens_per_s"])],
@@ -107,10 +113,23 @@ def run_text(comparison: Comparison) -> str:
         heading(scenario),
         title,
         aligned(summary),
-        aligned([["latency", "mean", "P50", "P90", "P99"], *latencies]),
+        aligned([["latency", "mean", *(f"P{percent}" for percent in PERCENTILES)], *latencies]),
         *_groups(comparison, scenario),
     ]
     return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
+
+
+def _within(row: pd.Series[Any], slo: SloConfig) -> list[list[str]]:
+    """Return the lines on the share of requests within the targets, of each where they differ."""
+    if slo.percentiles is not None:
+        return [
+            [f"within {target_of(key)} (%)", f"{_percent(row[key])} of {100 * level:g} wanted"]
+            for key, level in wanted_shares(slo).items()
+        ]
+    of_classes = [
+        [f"class {name} (%)", _percent(row[CLASS_ATTAINMENT + name])] for name in slo.classes or ()
+    ]
+    return [["within the targets (%)", _percent(row["slo_attainment"])], *of_classes]
 
 
 def _time_of_rates(row: pd.Series[Any]) -> str:
@@ -168,15 +187,22 @@ def heading(scenario: Scenario) -> str:
         [
             f"{environment.model.spec.name} on {_machines(environment.cluster)}, "
             f"engine {environment.engine.name}",
+            f"Engine:   {limits_text(environment.engine.on(environment.cluster.gpu))} (by default)",
             *_extras(environment),
             f"Requests: {_requests(scenario.workload)}",
             *_wrapped(notes_of(scenario)),
             f"Targets:  {targets(environment.slo)}",
             _step_times(environment),
-            *(f"Note:     {line}" for line in assumptions(environment)),
+            *(f"Note:     {line}" for line in [*assumptions(environment), *remarks(scenario)]),
             f"Price:    {_price(environment.cluster)}",
         ]
     )
+
+
+def all_notes(scenario: Scenario) -> list[str]:
+    """Return what is assumed, stands in for something, or is not used or simulated."""
+    environment = scenario.environment
+    return [*notes_of(scenario), *assumptions(environment), *remarks(scenario)]
 
 
 def notes_of(scenario: Scenario) -> tuple[str, ...]:
@@ -248,23 +274,23 @@ def targets(slo: SloConfig) -> str:
         each = {name: targets(slo.of(name)) for name in slo.classes}
         width = max(map(len, each))
         return "\n          ".join(f"{name:<{width}}  {text}" for name, text in each.items())
+    own = slo.percentiles is not None
     limits = [
         f"{name} <= {_number(value / scale)} {unit}"
-        for name, value, scale, unit in (
-            ("TTFT", slo.ttft_s, 1.0, "s"),
-            ("TPOT", slo.tpot_s, MS, "ms"),
-            ("P99 of ITL", slo.itl_s, MS, "ms"),
-            ("end to end", slo.e2el_s, 1.0, "s"),
+        + (f" for {100 * slo.wanted(key):g} %" if own else "")
+        for name, key, value, scale, unit in (
+            ("TTFT", "ttft", slo.ttft_s, 1.0, "s"),
+            ("TPOT", "tpot", slo.tpot_s, MS, "ms"),
+            ("P99 of ITL", "itl", slo.itl_s, MS, "ms"),
+            ("end to end", "e2el", slo.e2el_s, 1.0, "s"),
         )
         if value is not None
     ]
     if not limits:
         return "none"
     metric = "" if slo.metric == "user" else f", latencies by the {slo.metric} definition"
-    return (
-        f"{', '.join(limits)} for {100 * slo.attainment:g} % of the requests "
-        f"({slo.criterion}{metric})"
-    )
+    share = "" if own else f" for {100 * slo.attainment:g} %"
+    return f"{', '.join(limits)}{share} of the requests ({slo.criterion}{metric})"
 
 
 def _machines(cluster: ClusterConfig) -> str:
@@ -304,7 +330,7 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
     """One row per strategy: goodput if rates were swept, and latencies at one rate."""
     sweep, slo = comparison.sweep, scenario.environment.slo
     swept = _is_swept(sweep)
-    rate = representative_rate(sweep, slo.attainment) if swept else math.nan
+    rate = representative_rate(sweep, wanted_shares(slo)) if swept else math.nan
     chosen = sweep[sweep["rate_rps"] == rate] if swept else sweep
     means = chosen.groupby("strategy", sort=False).mean(numeric_only=True)
     at_rate = {str(name): row for name, row in zip(means.index, rows_of(means), strict=True)}
@@ -324,34 +350,41 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
     else:
         columns += [column(["finished", "", "req/s"], "throughput_rps")]
         columns += [column(["good", "", "req/s"], "good_rps")]
-    columns.append(column(["within", "targets", "%"], "slo_attainment"))
+    if slo.percentiles is None or slo.classes:
+        columns.append(column(["within", "targets", "%"], "slo_attainment"))
+    else:
+        for key in wanted_shares(slo):
+            columns.append(column(["within", target_of(key), "%"], key))
     if sweep["cached_token_share"].any():
         columns.append(column(["prompt", "cached", "%"], "cached_token_share"))
-    table = _fitting(
-        columns,
-        [
-            [
-                column([name, f"P{p}", unit], f"{key}_p{p}", scale)
-                for name, key, scale, unit in _LATENCIES
-            ]
-            for p in (50, 90, 99)
-        ],
-    )
+    latencies = [
+        [column([name, f"P{p}", unit], f"{key}_p{p}", scale) for p in PERCENTILES]
+        for name, key, scale, unit in _LATENCIES
+    ]
+    tables = [columns, *_packed([["", "", "strategy", *map(_short, names)]], latencies)]
+    table = "\n\n".join(aligned(list(zip(*one, strict=True)), heads=3) for one in tables)
     caption = _caption(sweep, slo, rate)
+    if swept and (good_to := _good_to(comparison)):
+        caption += "\n" + textwrap.fill(good_to, _WIDTH)
     if any(" of " in cell for cell in gpus):
         where = "at the goodput" if swept else ""
         caption += "\n" + gpus_caption(where, "the most at a time in any run")
     return table + "\n\n" + caption + _class_table(names, at_rate, slo)
 
 
-def _fitting(columns: list[_TextColumn], percentiles: list[list[_TextColumn]]) -> str:
-    """Return the table of `columns` and all latencies; without P90 where it would be too wide."""
-    for chosen in (percentiles, percentiles[::2]):
-        latencies = [column for each in zip(*chosen, strict=True) for column in each]
-        table = aligned(list(zip(*columns, *latencies, strict=True)), heads=3)
-        if max(map(len, table.splitlines())) <= _WIDTH:
-            break
-    return table
+def _packed(first: list[_TextColumn], groups: list[list[_TextColumn]]) -> list[list[_TextColumn]]:
+    """Return tables that begin with the columns `first`, each with the groups that fit."""
+
+    def width(columns: list[_TextColumn]) -> int:
+        return sum(2 + max(map(len, column)) for column in columns) - 2
+
+    tables = [first + groups[0]]
+    for group in groups[1:]:
+        if width(tables[-1] + group) <= _TABLE_WIDTH:
+            tables[-1] = tables[-1] + group
+        else:
+            tables.append(first + group)
+    return tables
 
 
 def _gpus(
@@ -400,16 +433,21 @@ def _class_table(names: list[str], at_rate: dict[str, dict[str, Any]], slo: SloC
     """Return the attainment of each class by strategy; nothing without classes."""
     if not slo.classes:
         return ""
-    rows = [
-        [
-            _short(name),
-            *(
-                _percent(at_rate.get(name, {}).get(CLASS_ATTAINMENT + one, math.nan))
-                for one in slo.classes
-            ),
+
+    def rows_of_columns(columns: Sequence[str]) -> list[list[str]]:
+        return [
+            [_short(name), *(_percent(at_rate.get(name, {}).get(c, math.nan)) for c in columns)]
+            for name in names
         ]
-        for name in names
-    ]
+
+    if slo.percentiles is not None:
+        wanted = wanted_shares(slo)
+        heads = [["", *map(target_of, wanted)]]
+        heads.append(["strategy", *(f"({100 * level:g})" for level in wanted.values())])
+        title = "Requests of each class within its targets (%), and in brackets the wanted share:"
+        table = aligned([*heads, *rows_of_columns(list(wanted))], heads=2)
+        return "\n\n" + title + "\n\n" + table
+    rows = rows_of_columns([CLASS_ATTAINMENT + one for one in slo.classes])
     title = "Requests of each class within its targets (%); the share above is the least of these:"
     return "\n\n" + title + "\n\n" + aligned([["strategy", *slo.classes], *rows])
 
@@ -418,18 +456,50 @@ def _goodput_columns(comparison: Comparison, scenario: Scenario) -> list[_TextCo
     goodput = comparison.goodput
     currency = scenario.environment.cluster.currency
     shown = [(["goodput", "", "req/s"], "goodput_rps", 1.0)]
+    intervals = _intervals(goodput) if _num_seeds(comparison.sweep) > 1 else []
     shown += [(["goodput", "per GPU", "req/s"], "goodput_rps_per_gpu", 1.0)]
     if not goodput["requests_per_cost"].isna().all():
         shown += [(["goodput", f"per {currency}", "k req"], "requests_per_cost", 1e3)]
     signs = [{"": "", "above": ">=", "below": "<"}[c] for c in goodput["censored"]]
-    return [
+    first, *others = [
         heads + [sign + _number(v / scale) for sign, v in zip(signs, goodput[key], strict=True)]
         for heads, key, scale in shown
     ]
+    return [first, *intervals, *others]
+
+
+def _num_seeds(sweep: pd.DataFrame) -> int:
+    return len(sweep["seed"].unique())
+
+
+def _intervals(goodput: pd.DataFrame) -> list[_TextColumn]:
+    """Return the column of intervals of the goodputs."""
+    cells = [
+        "-" if math.isnan(error) else f"{_number(max(value - error, 0))}-{_number(value + error)}"
+        for value, error in zip(goodput["goodput_rps"], goodput["goodput_rps_error"], strict=True)
+    ]
+    return [["goodput", "interval", "req/s", *cells]]
+
+
+def _good_to(comparison: Comparison) -> str:
+    """Return how far the goodputs of a grid are to be trusted, in a sentence; empty if unknown."""
+    goodput = comparison.goodput
+    if _num_seeds(comparison.sweep) > 1:
+        return (
+            "Interval: what the scatter of the runs and the grid of rates leave open (about 95 %); "
+            "`simcluster goodput` is surer."
+        )
+    shares = (goodput["goodput_rps_error"] / goodput["goodput_rps"]).dropna()
+    if shares.empty:
+        return ""
+    return (
+        f"One run per rate: good to about {math.ceil(100 * shares.max()):g} %; "
+        "`simcluster goodput` gives intervals."
+    )
 
 
 def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:
-    seeds = sweep["seed"].nunique()
+    seeds = _num_seeds(sweep)
     mean = f" Means over {seeds} seeds." if seeds > 1 else ""
     if math.isnan(rate):
         own = float(sweep["rate_rps"].iloc[0])
@@ -441,17 +511,33 @@ def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:
             f"Good requests finish within their targets; {offered}.{mean}\n"
             f"Both rates count what finishes up to the last {' or '.join(sorted(ends))} of a run."
         )
+    if slo.percentiles is None:
+        what = f"at which {100 * slo.attainment:g} % of the requests meet the targets"
+    else:
+        what = "at which each target is met by its wanted share of the requests"
     return (
-        f"Goodput: the highest rate at which {100 * slo.attainment:g} % of the requests meet the "
-        f"targets.{mean}\n"
+        f"Goodput: the highest rate {what}.{mean}\n"
         f"Share within the targets and latencies: at {rate:.4g} req/s, the highest rate of the "
         "sweep that some\nstrategy carries (the lowest if none does)."
     )
 
 
-def _attainment_tables(sweep: pd.DataFrame) -> str:
-    """Attainment (%) of every strategy at every rate, in blocks of columns."""
-    means = sweep.groupby(["strategy", "rate_rps"])["slo_attainment"].mean().to_dict()
+def _attainment_tables(sweep: pd.DataFrame, slo: SloConfig) -> list[str]:
+    """Attainment (%) of every strategy at every rate; of each target with percentiles."""
+    if slo.percentiles is None:
+        title = "Requests within the targets (%) at each offered rate (req/s):"
+        return [_by_rate(sweep, "slo_attainment", title)]
+    titles = {
+        key: f"Requests within {target_of(key)} (%, {100 * level:g} wanted) at each offered rate "
+        "(req/s):"
+        for key, level in wanted_shares(slo).items()
+    }
+    return [_by_rate(sweep, key, title) for key, title in titles.items()]
+
+
+def _by_rate(sweep: pd.DataFrame, column: str, title: str) -> str:
+    """Return a share (%) of every strategy at every rate, in blocks of columns."""
+    means = sweep.groupby(["strategy", "rate_rps"])[column].mean().to_dict()
     rates = sorted(sweep["rate_rps"].unique())
     blocks = []
     for start in range(0, len(rates), _RATES_PER_BLOCK):
@@ -462,13 +548,12 @@ def _attainment_tables(sweep: pd.DataFrame) -> str:
             for name in strategies(sweep)
         ]
         blocks.append(aligned([head, *rows]))
-    title = "Requests within the targets (%) at each offered rate (req/s):"
     return "\n\n".join([title, *blocks])
 
 
 def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
     """Return what a reader must know of these numbers, a paragraph each."""
-    notes = []
+    notes = [*_not_counted(sweep, scenario)]
     rejected, counted = int(sweep["num_rejected"].sum()), int(sweep["num_requests"].sum())
     if rejected:
         longest = scenario.environment.model.max_model_len
@@ -501,6 +586,34 @@ def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
         if names:
             notes.append(f"{', '.join(names)}: users get the first token {what} (first_token).")
     return [textwrap.fill(note, _WIDTH) for note in notes]
+
+
+def _not_counted(sweep: pd.DataFrame, scenario: Scenario) -> Iterator[str]:
+    """Say which runs count no request, and which were stopped with requests unfinished."""
+    run = scenario.run
+    limits = [
+        f"those that arrive {text}"
+        for value, text in (
+            (run.warmup_s, f"before run.warmup_s = {run.warmup_s:g} s are left out"),
+            (run.cooldown_s, f"in the last run.cooldown_s = {run.cooldown_s:g} s are left out"),
+        )
+        if value
+    ]
+    if run.max_time_s is not None:
+        limits.append(f"run.max_time_s = {run.max_time_s:g} s stops the clock")
+    empty = int((sweep["num_requests"] == 0).sum())
+    if empty:
+        runs = (
+            "No request is" if len(sweep) == 1 else f"In {empty} of {len(sweep)} runs no request is"
+        )
+        yield f"{runs} counted: {'; '.join(limits) or 'none arrives'}."
+    ended = sweep["num_finished"] + sweep["num_rejected"]
+    left = int((sweep["num_requests"] - ended).sum())
+    if left and run.max_time_s is not None:
+        yield (
+            f"{left} of {int(sweep['num_requests'].sum())} requests had not ended when "
+            f"run.max_time_s = {run.max_time_s:g} s stopped the clock: they count as missed."
+        )
 
 
 def aligned(rows: Sequence[Sequence[str]], heads: int = 1, left: Collection[int] = (0,)) -> str:
@@ -575,7 +688,7 @@ def write_figures(
     scenario = comparison.scenario
     slo = scenario.environment.slo
     if rate_rps is None and not comparison.sweep["rate_rps"].isna().all():
-        rate_rps = representative_rate(comparison.sweep, slo.attainment)
+        rate_rps = representative_rate(comparison.sweep, wanted_shares(slo))
     seed = comparison.cells()[0].seed if seed is None else seed
     names = strategies(comparison.sweep)
     try:
@@ -648,13 +761,14 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
                 "good_rps",
             )
         }
-        for metric in ("ttft_s", "tpot_s", "itl_s", "e2el_s"):
+        metrics = ("ttft_s", "tpot_s", "itl_s", "e2el_s")
+        for metric in metrics:
             plain[metric] = {stat: row[f"{metric}_{stat}"] for stat in STATISTICS}
-        rest = {k: v for k, v in row.items() if k not in plain and not k.startswith(tuple(plain))}
+        rest = {k: v for k, v in row.items() if k not in plain and not k.startswith(metrics)}
         rows.append(_plain({**plain, **rest}))
     environment, run = comparison.scenario.environment, comparison.scenario.run
     result: dict[str, Any] = {"rows": rows, "step_times": step_times_of(environment)}
-    if notes := [*notes_of(comparison.scenario), *assumptions(environment)]:
+    if notes := all_notes(comparison.scenario):
         result["notes"] = notes
     if environment.extra_models and len(rows) == 1:
         groups = group_summaries(comparison.frames(comparison.cells()[0]), environment, run)

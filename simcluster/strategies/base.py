@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 from pydantic import Field
 
@@ -70,7 +70,7 @@ class CommonSettings(Settings):
     preemption: Literal["recompute", "swap"] = "recompute"
     """recompute: a preempted request loses its KV; swap: it is copied to host memory and back,
     while there is room."""
-    swap_bytes: Annotated[float, Field(gt=0)] = 4.0 * 2**30
+    swap_bytes: Annotated[float, Field(gt=0, le=1e14)] = 4.0 * 2**30
     """Host memory for swapped KV, per GPU (bytes); vLLM: 4 GiB."""
     tp_across_nodes: bool = False
     """A tensor-parallel group may be larger than a node; it takes whole nodes."""
@@ -174,7 +174,7 @@ class RouterSettings(CommonSettings):
 
     router: Annotated[str, NameIn(ROUTERS)] = "least-loaded"
     """Which instance gets a request; in fudg, which prefill instance."""
-    prefix_weight: Annotated[float, Field(ge=0)] = 1.0
+    prefix_weight: Annotated[float, Field(ge=0, le=1_000_000)] = 1.0
     """Tokens of load that a cached token outweighs, with router prefix-aware."""
     status_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
     """The router knows the load of the instances as it was at the last multiple of this time (s),
@@ -187,6 +187,22 @@ class RouterSettings(CommonSettings):
         return ROUTERS[self.router]()
 
 
+ONE_OF_EACH: Final = ("nodg", "fudg", "padg")
+"""Kinds of strategies that serve one model on GPUs of one type."""
+
+
+def used_by(strategy: Strategy, environment: Environment) -> Environment:
+    """Return the part of `environment` that `strategy` can use.
+
+    The first model on the first machines, with the limits that the engine has on them, for a kind
+    of `ONE_OF_EACH`; else all.
+    """
+    several = len(environment.models) > 1 or len(environment.clusters) > 1
+    if strategy.kind not in ONE_OF_EACH or not several:
+        return environment
+    return environment.part(environment.model.spec.name, environment.cluster.gpu.name)
+
+
 def dry_run(environment: Environment, strategy: Strategy, *, resolution: str = "span") -> Cluster:
     """Return idle machines on which `strategy` has been built, to look at or to be refused.
 
@@ -195,7 +211,8 @@ def dry_run(environment: Environment, strategy: Strategy, *, resolution: str = "
     ConfigError
         If the deployment does not fit the machines.
     """
-    cluster = Cluster(Clock(), environment, Recorder(), resolution=resolution)
+    used = used_by(strategy, environment)
+    cluster = Cluster(Clock(), used, Recorder(), resolution=resolution)
     strategy.build(cluster)
     return cluster
 

@@ -92,7 +92,7 @@ class FuDG(RouterSettings):
         self._check_together()
         shape = self._shape(cluster)
         self._check_conductor(cluster, shape)
-        connector = self._connector(cluster)
+        connector = self.connector(cluster)
         cluster.moves_kv = connector == "beside"
         counts = pool_sizes(cluster, shape, self.prefill_instances, self.decode_instances)
         shapes = {"prefill": self._prefill_shape(cluster, shape), "decode": shape}
@@ -101,7 +101,7 @@ class FuDG(RouterSettings):
         else:
             prefill, decode = place_together(cluster, shapes, *counts)
         for instance in decode:
-            self._paths(cluster, prefill[0], instance)  # what is refused is refused before the run
+            self.paths(cluster, prefill[0], instance)  # what is refused is refused before the run
         handover = self._handover(cluster, decode, inside=connector == "inside")
         gateway = self._gateway(cluster, prefill, handover)
         if self.prefill_autoscale is not None:
@@ -164,7 +164,7 @@ class FuDG(RouterSettings):
             cluster.on_finish(request)
 
         def paths(source: InstanceLike, destination: InstanceLike) -> tuple[Path, ...]:
-            return self._paths(cluster, source, destination)
+            return self.paths(cluster, source, destination)
 
         env, network, model = cluster.env, cluster.network, cluster.environment.model
         if not inside:
@@ -185,7 +185,7 @@ class FuDG(RouterSettings):
             router=LeastLoaded,
             model=model,
             on_finish=finished,
-            rates=self._rates(cluster),
+            rates=self.rates(cluster),
             log=cluster.recorder.transfers,
         )
 
@@ -216,7 +216,7 @@ class FuDG(RouterSettings):
             **common,
         )
 
-    def _connector(self, cluster: Cluster) -> str:
+    def connector(self, cluster: Cluster) -> str:
         """Return how KV moves, by the engine or by the strategy's own word.
 
         Raises
@@ -247,7 +247,8 @@ class FuDG(RouterSettings):
             )
         return connector
 
-    def _rates(self, cluster: Cluster) -> ConnectorRates:
+    def rates(self, cluster: Cluster) -> ConnectorRates:
+        """Return how fast KV passes a connector inside the steps."""
         engine = cluster.environment.engine
         put, get = (
             inf if rate is None else self.tp_size * rate
@@ -289,7 +290,7 @@ class FuDG(RouterSettings):
                     'Leave it out, or use prefill_choice = "router".',
                 )
 
-    def _paths(
+    def paths(
         self, cluster: Cluster, source: InstanceLike, destination: InstanceLike
     ) -> tuple[Path, ...]:
         """Links that the KV takes, copy by copy; none if the two do not work together."""

@@ -71,10 +71,10 @@ class PaDG(SchedulerSettings):
     target after it opened, unchecked."""
     constraints: tuple[Literal["ttft", "tpot", "kv"], ...] = CONSTRAINTS
     """Constraints of Algorithm 1 that are checked."""
-    prefill_error: Annotated[float, Field(ge=0)] = 0.0
+    prefill_error: Annotated[float, Field(ge=0, le=5)] = 0.0
     """Error of the predicted prefill time: standard deviation of the logarithm of a random factor
     per request."""
-    status_interval_s: Annotated[float, Field(ge=0)] = 0.0
+    status_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
     """Instances report their state every so often (s); 0: at every step."""
     hold_output: bool = True
     """Hold the instance's output back during its prefill window."""
@@ -99,14 +99,14 @@ class PaDG(SchedulerSettings):
                     "must be mean, max, min or quantile:q with q from 0 to 1",
                     'Write slack = "quantile:0.1" for the lowest tenth.',
                 ) from None
-        if self.window != "adaptive" and self._fraction is None:
+        if self.window != "adaptive" and self.fraction is None:
             raise ConfigError(
                 key + "window",
                 self.window,
                 "must be adaptive or fixed:FRACTION with a fraction above 0",
                 'Write window = "fixed:0.5" for half the TTFT target.',
             )
-        if (self.variant == "code" or self._fraction) and self.constraints != CONSTRAINTS:
+        if (self.variant == "code" or self.fraction) and self.constraints != CONSTRAINTS:
             raise ConfigError(
                 key + "constraints",
                 list(self.constraints),
@@ -115,7 +115,7 @@ class PaDG(SchedulerSettings):
             )
 
     @property
-    def _fraction(self) -> float | None:
+    def fraction(self) -> float | None:
         """Length of a fixed window as a share of S_TTFT; None if it is not fixed."""
         kind, _, number = self.window.partition(":")
         try:
@@ -215,13 +215,13 @@ class PaDG(SchedulerSettings):
         rng = None
         if self.next_instance == "random":
             rng = stream(seed, "rolling-activation", str(macro_id))
-        if self._fraction is not None:
+        if self.fraction is not None:
             return FixedWindows(
                 count,
                 ttft_s=ttft_s,
                 tpot_s=tpot_s,
                 rng=rng,
-                length_s=on_grid(self._fraction * ttft_s),
+                length_s=on_grid(self.fraction * ttft_s),
             )
         if self.variant == "code":
             return CodeActivation(

@@ -45,7 +45,7 @@ class MitosisSettings(ScalingSettings):
     """N_l: instances that split off, and a macro instance's least."""
     upper: Annotated[int, Field(ge=1)]
     """N_u: most instances of a macro instance."""
-    up_at: Annotated[float, Field(gt=0)] = 1.0
+    up_at: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """One more instance where the mean TTFT exceeds this share of its target."""
     scale_down: bool = True
     """Drain instances where the saved TPOT allows it."""
@@ -71,7 +71,7 @@ class MitosisSettings(ScalingSettings):
 class ThresholdSettings(ScalingSettings):
     """A plain autoscaler by the unfinished requests per instance."""
 
-    up: Annotated[float, Field(gt=0)]
+    up: Annotated[float, Field(gt=0, le=1_000_000)]
     """More instances above this (requests each)."""
     down: Annotated[float, Field(ge=0)]
     """Fewer instances below this (requests each)."""
@@ -79,12 +79,12 @@ class ThresholdSettings(ScalingSettings):
     """Fewest instances in service."""
 
     def __post_init__(self) -> None:
-        """Check that the thresholds do not cross.
+        """Check that thresholds and bounds do not cross.
 
         Raises
         ------
         ConfigError
-            If `down` is not below `up`.
+            If `down` is not below `up`, or the least is more than the most.
         """
         if self.down >= self.up:
             raise ConfigError(
@@ -92,6 +92,13 @@ class ThresholdSettings(ScalingSettings):
                 self.down,
                 f"must be below up ({self.up:g}), or the same load asks for more and fewer",
                 "Lower it.",
+            )
+        if self.max_instances is not None and self.min_instances > self.max_instances:
+            raise ConfigError(
+                "strategy.autoscale.min_instances",
+                self.min_instances,
+                f"is more than max_instances ({self.max_instances})",
+                "Lower it, or raise max_instances.",
             )
 
 

@@ -9,6 +9,7 @@ space         candidates: strategies x parallelism x splits x limits
 bestserve     BestServe's estimator
 goodput       the highest rate within the targets, with its interval
 rank          the best strategies for given GPUs
+check         what is known of a scenario without simulating it
 cooptimize    routing and deployment of several models together (BOute)
 ============  ============================================================
 """

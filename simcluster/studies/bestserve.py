@@ -478,9 +478,13 @@ def goodput_rps(
     Raises
     ------
     ConfigError
-        If BestServe does not know such a strategy or model.
+        If BestServe does not know such a strategy or model, or targets have percentiles.
     """
     environment, slo = scenario.environment, scenario.environment.slo
+    if slo.percentiles is not None:
+        rule = "BestServe takes one share for all targets"
+        remedy = 'Use slo.attainment alone, or rank.mode = "simulate".'
+        raise ConfigError("slo.percentiles", None, rule, remedy)
     served = deployment(environment, strategy)
     batches = _Remembered(times(environment, getattr(strategy, "tp_size", 1)))
     settings = replace(scenario.workload, num_requests=num_requests, duration_s=None)

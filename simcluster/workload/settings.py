@@ -248,6 +248,21 @@ class WorkloadSettings(Settings):
         told = (getattr(source, "notes", tuple) for source in sources)
         return tuple(dict.fromkeys(note for notes in told for note in notes()))
 
+    def knows_prefixes(self) -> bool:
+        """Return whether requests say which blocks of tokens they have in common.
+
+        Raises
+        ------
+        DataError
+            If a trace cannot be read any more.
+        """
+        process = self.arrival_process
+        if self.lengths is not None:
+            return False
+        if isinstance(process, TraceArrivals):
+            return process.read().hashes is not None
+        return isinstance(process, SessionArrivals)
+
     def with_base(self, folder: Path) -> WorkloadSettings:
         """Return these settings with their relative paths taken from `folder`.
 

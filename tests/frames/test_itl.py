@@ -88,8 +88,8 @@ def test_gaps_are_those_between_tokens_written_out(
     of_chosen = of_chosen[~np.isnan(of_chosen)]
     found = gaps.statistics(chosen)
     if len(of_chosen):
-        expected = np.quantile(of_chosen, [0.5, 0.9, 0.99]).tolist()
-        assert [found[stat] for stat in ("p50", "p90", "p99")] == expected
+        expected = np.quantile(of_chosen, [0.5, 0.9, 0.95, 0.99]).tolist()
+        assert [found[stat] for stat in ("p50", "p90", "p95", "p99")] == expected
         assert found["mean"] == pytest.approx(of_chosen.mean(), rel=1e-12)
     else:
         assert np.isnan(list(found.values())).all()
@@ -137,6 +137,7 @@ def test_percentiles_of_gaps_written_by_hand() -> None:
         "mean": pytest.approx(1.07 / 6),
         "p50": pytest.approx(0.015),
         "p90": pytest.approx(0.51),
+        "p95": pytest.approx(0.755),
         "p99": pytest.approx(0.951),
     }
     assert gaps.statistics(np.array([False, True, False]))["p99"] == 0.010
@@ -272,13 +273,15 @@ def test_run_and_compare_print_itl_and_its_target(tmp_path: Path) -> None:
     line = next(x.split() for x in shown.stdout.splitlines() if x.startswith("ITL (ms)"))
     data = json.loads(CliRunner().invoke(main, ["run", str(file), "--json"]).stdout)
     itl = data["rows"][0]["itl_s"]
-    for text, stat in zip(line[2:], ("mean", "p50", "p90", "p99"), strict=True):
+    for text, stat in zip(line[2:], ("mean", "p50", "p90", "p95", "p99"), strict=True):
         assert float(text) == pytest.approx(1e3 * itl[stat], rel=6e-3)
     compared = CliRunner().invoke(main, ["compare", str(file), "--jobs", "1"])
     assert compared.exit_code == 0, compared.output
-    heads = compared.stdout.split("strategy")[0].splitlines()
-    assert any("ITL" in head for head in heads)
-    assert max(map(len, compared.stdout.splitlines())) <= 100
+    assert any(line.split().count("ITL") == 4 for line in compared.stdout.splitlines())
+    rules = [line for line in compared.stdout.splitlines() if line.startswith("---")]
+    assert max(map(len, rules)) <= 80
+    for percentile in ("P50", "P90", "P95", "P99"):
+        assert sum(head.split().count(percentile) for head in compared.stdout.splitlines()[6:]) == 3
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, float("inf"), "fast"])
@@ -286,3 +289,33 @@ def test_an_itl_target_must_be_a_positive_time(value: Any) -> None:
     """One line, like the other targets."""
     with pytest.raises(ConfigError, match=r"slo\.itl_s"):
         simcluster.resolve(DOCUMENT, {"slo.itl_s": value})
+
+
+def test_percentiles_reach_the_heading_the_tables_and_the_json(tmp_path: Path) -> None:
+    """TTFT P95 and TPOT P80: the targets say so, each has its share, one of them limits."""
+    file = tmp_path / "scenario.toml"
+    from simcluster.catalog.toml_writer import to_toml
+
+    slo: dict[str, Any] = {"ttft_s": 1.0, "tpot_s": 0.02, "criterion": "marginal"}
+    slo["percentiles"] = {"ttft": 95, "tpot": 80}
+    workload = {**DOCUMENT["workload"], "num_requests": 40}
+    workload.pop("rate_rps", None)
+    sweep = {"rates_rps": [1.0, 500.0]}
+    file.write_text(to_toml({**DOCUMENT, "slo": slo, "workload": workload, "sweep": sweep}))
+    shown = CliRunner().invoke(main, ["compare", str(file), "--jobs", "1"])
+    assert shown.exit_code == 0, shown.output
+    assert "TTFT <= 1.00 s for 95 %, TPOT <= 20.0 ms for 80 % of the requests" in shown.stdout
+    assert "Requests within TPOT (%, 80 wanted) at each offered rate (req/s):" in shown.stdout
+    out = CliRunner().invoke(main, ["compare", str(file), "--jobs", "1", "--json"])
+    data = json.loads(out.stdout)
+    by_rate = {row["rate_rps"]: row for row in data["rows"]}
+    wanted = {"ttft_attainment": 0.95, "tpot_attainment": 0.8}
+    crossings = {
+        key: 1 + 499 * (by_rate[1.0][key] - share) / (by_rate[1.0][key] - by_rate[500.0][key])
+        for key, share in wanted.items()
+        if by_rate[500.0][key] < share
+    }
+    (found,) = data["goodput"]
+    assert crossings
+    assert found["goodput_rps"] == pytest.approx(min(crossings.values()))
+    assert found["first_missed"] == min(crossings, key=lambda key: crossings[key])

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simcluster.config import RunConfig, SloConfig
+from simcluster.config import RunConfig, SloConfig, SloPercentiles, SloTargets
 from simcluster.errors import ConfigError
+from simcluster.frames.goodput import wanted_shares
 from simcluster.frames.itl import Gaps
 from simcluster.frames.metrics import (
+    attainment_error,
     attainments,
     binned_average,
     cached_block_share,
@@ -167,6 +169,59 @@ def test_targets_are_counted_by_the_metric_of_the_slo() -> None:
     assert met_targets(HELD_BACK, replace(slo, metric="ecoserve"))["ttft"][0]
 
 
+def test_shares_of_each_target_and_class_are_columns_where_targets_have_percentiles() -> None:
+    """TTFT 1, 9, 9 s of class a and 1, 1 of class b; TPOT 0.9 s twice in b, where it is no target.
+
+    Counted by hand: a has TTFT 1/3 and TPOT 3/3; b has TTFT 2/2 and no target of the TPOT.
+    """
+    rows = [
+        {"arrival_s": 0.0, "first_output_s": ttft, "last_output_s": ttft + 10 * tpot}
+        for ttft, tpot in [(1.0, 0.1), (9.0, 0.1), (9.0, 0.1), (1.0, 0.9), (1.0, 0.9)]
+    ]
+    columns = {**requests(rows), "slo_class": np.array(list("aaabb"), dtype=object)}
+    classes = {"a": SloTargets(ttft_s=5.0, tpot_s=0.5), "b": SloTargets(ttft_s=5.0)}
+    percentiles = SloPercentiles(ttft=95, tpot=99)
+    slo = SloConfig(classes=classes, criterion="marginal", percentiles=percentiles)
+    row = summary(columns, slo=slo)
+    found = {key: row[key] for key in row if "_attainment." in key}
+    assert found == {
+        "slo_attainment.a": pytest.approx(1 / 3),
+        "slo_attainment.b": 1.0,
+        "ttft_attainment.a": pytest.approx(1 / 3),
+        "tpot_attainment.a": 1.0,
+        "ttft_attainment.b": 1.0,
+    }
+    wanted = {"ttft_attainment.a": 0.95, "tpot_attainment.a": 0.99, "ttft_attainment.b": 0.95}
+    assert wanted_shares(slo) == wanted
+    alone = summary(requests(rows), slo=replace(slo, classes=None, ttft_s=5.0, e2el_s=5.0))
+    assert (alone["ttft_attainment"], alone["e2el_attainment"]) == (0.6, 0.2)
+    assert not [key for key in alone if "_attainment." in key]
+
+
+@pytest.mark.parametrize("together", [1, 100])
+def test_the_error_of_an_attainment_is_that_of_its_scatter(together: int) -> None:
+    """Requests that meet their target by blocks of so many: binomial, with fewer independent."""
+    rng = np.random.default_rng(5)
+    num, errors, shares = 4000, [], []
+    for _ in range(200):
+        met = np.repeat(rng.random(num // together) < 0.8, together)
+        columns = {
+            "status": np.full(num, "finished", dtype=object),
+            "arrival_s": np.arange(num, dtype=float),
+            "first_output_s": np.arange(num) + np.where(met, 1.0, 9.0),
+            "last_output_s": np.arange(num) + 10.0,
+            "output_len": np.full(num, 2),
+        }
+        slo, everyone = SloConfig(ttft_s=5.0), np.ones(num, np.bool_)
+        errors.append(attainment_error(columns, slo, everyone))
+        shares.append(met.mean())
+        assert np.isnan(attainment_error(columns, slo, np.arange(num) < 19))
+    known = np.sqrt(0.16 / (num / together))
+    assert np.std(shares) == pytest.approx(known, rel=0.2)
+    # Four standard errors of a mean of 200 variances with nine degrees of freedom each.
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(known, rel=4 / np.sqrt(2 * 9 * 200))
+
+
 def test_marginal_attainment_is_the_smallest_share_and_joint_the_share_of_all() -> None:
     """Two requests miss TTFT, two others TPOT: 3/5 each, 1/5 together."""
     rows = [
@@ -248,6 +303,7 @@ def test_percentiles_interpolate_between_order_statistics() -> None:
     assert row["ttft_s_mean"] == pytest.approx(3.0)
     assert row["ttft_s_p50"] == pytest.approx(3.0)
     assert row["ttft_s_p90"] == pytest.approx(4.6)
+    assert row["ttft_s_p95"] == pytest.approx(4.8)
     assert row["ttft_s_p99"] == pytest.approx(4.96)
 
 
@@ -271,7 +327,7 @@ def test_percentiles_of_nothing_are_silently_nan() -> None:
     one_token = requests(
         [{"arrival_s": 1.0, "output_len": 1, "first_output_s": 2.0, "last_output_s": 2.0}]
     )
-    for stat in ("mean", "p50", "p90", "p99"):
+    for stat in ("mean", "p50", "p90", "p95", "p99"):
         assert np.isnan(unfinished[f"ttft_s_{stat}"])
         assert np.isnan(summary(one_token)[f"tpot_s_{stat}"])
     assert unfinished["slo_attainment"] == 0.0

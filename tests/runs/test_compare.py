@@ -150,7 +150,8 @@ def test_a_folder_gives_the_frames_back(
 
 
 LATER = ["mean_gpus", "rates_from_s", "rates_to_s", "itl_attainment", "itl_s_mean"]
-LATER += ["itl_s_p50", "itl_s_p90", "itl_s_p99"]
+LATER += ["itl_s_p50", "itl_s_p90", "itl_s_p99", "e2el_attainment", "attainment_error"]
+LATER += [f"{name}_s_p95" for name in ("ttft", "tpot", "itl", "e2el")]
 """Columns of the sweep frame that version 0.1.0 of 2026-11-29 did not write."""
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import simcluster
+from helpers.refusals import refused
+from helpers.scenarios import small_scenario
+from simcluster.errors import DataError
 from simcluster.runs.cell import program
 
 CHANGE_ONE_BY_ONE = """
@@ -39,3 +47,70 @@ def test_the_digest_of_the_program_covers_the_whole_package(tmp_path: Path) -> N
     unchanged, *others = done.stdout.split()
     assert unchanged == program()
     assert len({unchanged, *others}) == 1 + len(changed)
+
+
+TABLES = small_scenario(
+    {"name": "s", "kind": "nodg"},
+    workload={"num_requests": 5},
+    sweep={"rates_rps": [2.0, 4.0]},
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two runs."""
+    out = tmp_path_factory.mktemp("results") / "out"
+    simcluster.compare(simcluster.resolve(TABLES), out=out, jobs=1)
+    return out
+
+
+def one_fewer(meta: dict[str, Any]) -> None:
+    """Forget a run."""
+    meta["cells"].pop()
+
+
+def twice(meta: dict[str, Any]) -> None:
+    """Name a run in the place of another too."""
+    meta["cells"][1] = meta["cells"][0]
+
+
+@pytest.mark.parametrize("change", [one_fewer, twice])
+def test_a_list_of_other_runs_than_the_sweep_has_is_damage(
+    results: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    """Results of one run would stand under the name of another."""
+    out = tmp_path / "out"
+    shutil.copytree(results, out)
+    meta = json.loads((out / "meta.json").read_text(encoding="utf-8"))
+    change(meta)
+    (out / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    with refused("meta.json lists", "sweep has 2 rows", "damaged", error=DataError):
+        simcluster.read(out)
+
+
+def test_a_manifest_that_lists_only_some_files_is_damage(
+    results: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that is not listed could be anything: the run is done again, with a warning."""
+    out = tmp_path / "out"
+    shutil.copytree(results, out)
+    manifest = next(out.glob("cells/*/cell.json"))
+    known = json.loads(manifest.read_text(encoding="utf-8"))
+    del known["files"]["requests.parquet"]
+    manifest.write_text(json.dumps(known), encoding="utf-8")
+    simcluster.compare(simcluster.resolve(TABLES), out=out, jobs=1)
+    assert "1 recorded run is damaged: run again" in caplog.text
+    again = json.loads(next(out.glob("cells/*/cell.json")).read_text(encoding="utf-8"))
+    assert "requests.parquet" in again["files"]
+
+
+def test_a_damaged_frame_is_one_readable_line(results: Path, tmp_path: Path) -> None:
+    """Whatever the library says of it, without line ends and control characters."""
+    out = tmp_path / "out"
+    shutil.copytree(results, out)
+    frame = next(out.glob("cells/*/links.parquet"))
+    frame.write_bytes(frame.read_bytes()[:-9] + b"\x1b[31m\n\x00\xff")
+    found = simcluster.read(out)
+    with refused("links.parquet: cannot be read", error=DataError):
+        for cell in found.cells():
+            found.frames(cell)

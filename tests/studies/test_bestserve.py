@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from simcluster.config import SloPercentiles
 from simcluster.errors import ConfigError
 from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
@@ -218,6 +219,12 @@ def test_what_it_does_not_know_is_refused(scenario: Scenario) -> None:
     """PaDG, chunks, pipelines, experts: one line that offers the simulation."""
     with pytest.raises(ConfigError, match=r'BestServe knows collocated.*"simulate"'):
         bestserve.goodput_rps(scenario, scenario.strategies[2])
+    slo = dataclasses.replace(scenario.environment.slo, percentiles=SloPercentiles(ttft=95))
+    own = dataclasses.replace(
+        scenario, environment=dataclasses.replace(scenario.environment, slo=slo)
+    )
+    with pytest.raises(ConfigError, match=r"slo.percentiles: BestServe takes one share"):
+        bestserve.goodput_rps(own, own.strategies[0])
     nodg = scenario.strategies[0]
     for changes in ({"scheduler": "chunked"}, {"pp_size": 2}):
         assert not bestserve.knows(dataclasses.replace(nodg, **changes))

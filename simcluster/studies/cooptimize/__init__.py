@@ -11,6 +11,7 @@ database  latencies of each kind of replica by load, simulated once
 fleets    units that serve one model; the few worth looking at
 choices   plans within the known limits, as points of few variables
 front     Pareto fronts and their hypervolume
+targets   the targets of ``[slo]``: long runs, and what they say
 judge     plans judged by the database, or token by token
 search    every plan of the skeleton
 sampling  plans proposed by a sampler of Optuna

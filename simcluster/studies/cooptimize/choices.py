@@ -96,7 +96,7 @@ class Choices:
             ((judged,),) = self.judge.simulated([plan], self.judge.table.seeds[:1])
         except ConfigError:
             return plan
-        return Plan(split, fleets, cost, judged.latency_s, quality)
+        return Plan(split, fleets, cost, judged.latency_s, quality, judged.shares)
 
     def _parts(self, number: int) -> tuple[tuple[float, ...], tuple[Fleet, ...]]:
         split, *indices = self.rows[number].tolist()

@@ -13,7 +13,7 @@ import click
 
 from simcluster.errors import DataError
 from simcluster.runs import output
-from simcluster.show.text import resumable
+from simcluster.runs.recorded import RUNS
 
 
 def run(
@@ -34,11 +34,12 @@ def run(
     from simcluster.studies.cooptimize.database import default_cache
     from simcluster.studies.cooptimize.run import cooptimize, with_baselines
 
-    with resumable(True):
+    cache = cache or default_cache()
+    with _resumable(cache):
         outcome = cooptimize(
             scenario,
             rate_rps=rate,
-            cache=cache or default_cache(),
+            cache=cache,
             jobs=jobs,
             dask=dask,
             baselines=False,
@@ -59,6 +60,20 @@ def run(
         click.echo(json.dumps(report.as_json(outcome), indent=2))
     else:
         click.echo(report.text(outcome), nl=False)
+
+
+@contextlib.contextmanager
+def _resumable(cache: Path) -> Iterator[None]:
+    """Say after an interrupt (Ctrl-C) what is kept, and how to resume."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nThe simulations that have finished are kept in {cache / RUNS}: kinds of units of "
+            "the database, and finalists by seed. The same command resumes.",
+            err=True,
+        )
+        raise
 
 
 @contextlib.contextmanager

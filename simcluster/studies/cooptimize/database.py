@@ -6,10 +6,11 @@ import dataclasses
 import itertools
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -26,6 +27,12 @@ from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.strategies.base import dry_run
 from simcluster.strategies.nodg import SCHEDULER_OF
+from simcluster.studies.cooptimize.targets import (
+    after_warmup,
+    counted_of,
+    log_odds,
+    shares_within,
+)
 from simcluster.units import FloatArray
 
 METRICS: Final = ("e2el_s", "ttft_s", "tpot_s")
@@ -41,6 +48,8 @@ _FEWEST, _MOST = 1500, 3000
 """Requests of a simulation of the database below saturation, at least and at most."""
 _NEAR_SATURATION: Final = 0.95
 """From this load on a backlog grows for as long as requests arrive."""
+_OVERLOAD: Final = 1.0
+"""Load from which the targets are missed by all requests in the long run."""
 _SATURATING: Final = 800
 """Requests that arrive at once to measure the throughput of a group, at least."""
 _BATCHES: Final = 3
@@ -96,6 +105,9 @@ class Entry:
     """Units of the simulated groups: one, and some."""
     quantiles: Mapping[str, FloatArray]
     """For each of `METRICS` the latencies (s), shape ``(groups, loads, len(MASSES))``."""
+    shares: FloatArray | None = None
+    """Share of the requests within each counted target of ``[slo]``, shape ``(groups,
+    share_loads, targets)``; None where it has none."""
 
     def latencies(self, metric: str, load: float, count: int, loads: Sequence[float]) -> FloatArray:
         """Return the quantiles (s) of a latency in a group of `count` units at a load.
@@ -114,9 +126,38 @@ class Entry:
         values = (1 - part) * stored[:, right - 1] + part * stored[:, right]
         if len(self.counts) == 1:
             return np.asarray(np.exp(values[0]))
-        one, many = (1 / c for c in self.counts)
-        part = float(np.clip((one - 1 / count) / (one - many), 0, 1))
+        part = self._many(count)
         return np.asarray(np.exp((1 - part) * values[0] + part * values[1]))
+
+    def within(self, load: float, count: int, loads: Sequence[float]) -> FloatArray:
+        """Return the share within each target in a group of `count` units at a load.
+
+        Interpolated in log odds as `latencies` are; 0 from the saturated load on, as in a run
+        without end.
+        """
+        assert self.shares is not None, "looked up with targets alone"
+        grid = np.array([*share_loads(loads), _OVERLOAD])
+        if load >= grid[-1]:
+            return np.zeros(self.shares.shape[-1])
+        overload = np.zeros((len(self.counts), 1, self.shares.shape[-1]))
+        stored = log_odds(np.concatenate([self.shares, overload], axis=1))
+        at = float(np.clip(load, grid[0], grid[-1]))
+        right = max(1, int(np.searchsorted(grid, at)))
+        part = (at - grid[right - 1]) / (grid[right] - grid[right - 1])
+        odds = (1 - part) * stored[:, right - 1] + part * stored[:, right]
+        if len(self.counts) > 1:
+            odds = (1 - self._many(count)) * odds[:1] + self._many(count) * odds[1:]
+        return np.asarray(1 / (1 + np.exp(-odds[0])))
+
+    def _many(self, count: int) -> float:
+        """Return how far a group of `count` units lies from the smaller stored group, 0 to 1."""
+        one, many = (1 / c for c in self.counts)
+        return float(np.clip((one - 1 / count) / (one - many), 0, 1))
+
+
+def share_loads(loads: Sequence[float]) -> tuple[float, ...]:
+    """Return the loads of the database at which the shares within the targets are simulated."""
+    return (*(load for load in loads if load < _NEAR_SATURATION), _NEAR_SATURATION)
 
 
 Database = Mapping[Unit, Entry]
@@ -137,7 +178,7 @@ def candidates(scenario: Scenario, table: CooptimizeTable) -> list[Unit]:
         refused: list[ConfigError] = []
         before = len(found)
         for cluster in scenario.environment.clusters:
-            for kind in table.strategies:
+            for kind in kinds_of(scenario, table):
                 for tp_size in table.tp_sizes:
                     for pp_size in table.pp_sizes:
                         unit = Unit(model, cluster.gpu.name, kind, tp_size, pp_size)
@@ -148,14 +189,41 @@ def candidates(scenario: Scenario, table: CooptimizeTable) -> list[Unit]:
                         except ConfigError as error:
                             refused.append(error)
         if len(found) == before:
-            closest = min(refused, key=lambda e: e.missing_bytes or math.inf)
-            raise ConfigError(
-                "cooptimize.models",
-                model,
-                f"fits on no GPU type of the stock; closest: {closest.rule}",
-                "Add GPUs with more memory, or allow larger tp_sizes or pp_sizes.",
-            )
+            raise _no_unit(model, refused)
     return found
+
+
+def _no_unit(model: str, refused: Sequence[ConfigError]) -> ConfigError:
+    """Return why nothing serves a model: memory, or what else was refused most often."""
+    short = [error for error in refused if error.missing_bytes is not None]
+    if short:
+        closest = min(short, key=lambda error: error.missing_bytes or math.inf)
+        return ConfigError(
+            "cooptimize.models",
+            model,
+            f"fits on no GPU type of the stock; closest: {closest.rule}",
+            "Add GPUs with more memory, or allow larger tp_sizes or pp_sizes.",
+        )
+    # The same cause is told of every degree; of several the most frequent one.
+    ((key, rule, remedy), _), *_ = Counter((e.key, e.rule, e.remedy) for e in refused).most_common()
+    return ConfigError(
+        "cooptimize.models",
+        model,
+        f"cannot be served by any unit: {key.removeprefix('strategy.')}: {rule}",
+        remedy,
+    )
+
+
+def kinds_of(scenario: Scenario, table: CooptimizeTable) -> tuple[Kind, ...]:
+    """Return the strategies of pools to try; by default NoDG as the engine schedules."""
+    if table.strategies is not None:
+        return table.strategies
+    own = scenario.environment.engine.scheduler
+    for kind, scheduler in SCHEDULER_OF.items():
+        if scheduler == own:
+            return (cast(Kind, kind),)
+    rule = f"is missing, and the engine's scheduler {own!r} is that of none"
+    raise ConfigError("cooptimize.strategies", None, rule, 'Name them, such as ["chunked"].')
 
 
 def _group(scenario: Scenario, unit: Unit, count: int) -> Scenario:
@@ -224,10 +292,16 @@ def _label(scenario: Scenario, table: CooptimizeTable, unit: Unit) -> Label:
 
 
 def _entry(
-    unit: dict[str, Any], capacity_rps: float, counts: tuple[int, ...], quantiles: dict[str, Any]
+    unit: dict[str, Any],
+    capacity_rps: float,
+    counts: tuple[int, ...],
+    quantiles: dict[str, Any],
+    shares: Any = None,
 ) -> Entry:
     """Return an entry from what was recorded of it."""
-    return Entry(Unit(**unit), capacity_rps, counts, {m: np.array(q) for m, q in quantiles.items()})
+    by_metric = {m: np.array(q) for m, q in quantiles.items()}
+    within = None if shares is None else np.array(shares)
+    return Entry(Unit(**unit), capacity_rps, counts, by_metric, within)
 
 
 def _simulated(scenario: Scenario, table: CooptimizeTable, unit: Unit) -> Entry:
@@ -237,8 +311,12 @@ def _simulated(scenario: Scenario, table: CooptimizeTable, unit: Unit) -> Entry:
     capacity = throughput_rps(scenario, unit, counts[-1], seed) / counts[-1]
     duration_s = own_duration_s(scenario)
     quantiles = {m: np.empty((len(counts), len(table.loads), len(MASSES))) for m in METRICS}
-    for at, load in enumerate(table.loads):
+    num_targets = len(counted_of(scenario.environment.slo))
+    of_loads = share_loads(table.loads) if num_targets else ()
+    shares = np.zeros((len(counts), len(of_loads), num_targets))
+    for load in sorted({*table.loads, *of_loads}):
         for group, count in enumerate(counts):
+            at = table.loads.index(load) if load in table.loads else None
             if load > _NEAR_SATURATION and group > 0:
                 # In overload a group is as its members are: the backlog decides, not chance.
                 for metric in METRICS:
@@ -249,10 +327,17 @@ def _simulated(scenario: Scenario, table: CooptimizeTable, unit: Unit) -> Entry:
             num = round(rate * duration_s)
             if load <= _NEAR_SATURATION:
                 num = min(max(num, _FEWEST), _MOST)
-            values = _latencies(_group(scenario, unit, count), rate, max(num, 1), seed)
+            requests = _columns(_group(scenario, unit, count), rate, max(num, 1), seed)["requests"]
+            if load in of_loads:
+                inside = after_warmup(requests["arrival_s"])
+                own = shares_within(requests, scenario.environment.slo, inside)
+                shares[group, of_loads.index(load)] = own
+            if at is None:
+                continue
+            values = _latencies(requests, scenario)
             for metric in METRICS:
                 quantiles[metric][group, at] = np.quantile(values[metric], _LEVELS)
-    return Entry(unit, capacity, counts, quantiles)
+    return Entry(unit, capacity, counts, quantiles, shares if num_targets else None)
 
 
 def _columns(
@@ -264,12 +349,9 @@ def _columns(
     return run(group.environment, strategy, workload, seed=seed).columns
 
 
-def _latencies(
-    group: Scenario, rate_rps: float, num_requests: int, seed: int
-) -> dict[str, FloatArray]:
-    """Simulate a group and return its latencies (s) by metric, over finished requests."""
-    measured = dataclasses.replace(group.run, cooldown_s=0.0)
-    requests = _columns(group, rate_rps, num_requests, seed)["requests"]
+def _latencies(requests: Columns, scenario: Scenario) -> dict[str, FloatArray]:
+    """Return the latencies (s) of a simulation by metric, over finished requests."""
+    measured = dataclasses.replace(scenario.run, cooldown_s=0.0)
     columns = in_window(requests, measured)
     finished = np.asarray(columns["status"]) == "finished"
     values = {}

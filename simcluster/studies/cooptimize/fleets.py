@@ -108,8 +108,9 @@ class Family:
 def skeleton(entries: Sequence[Entry], stock: Stock, metric: str) -> list[Unit]:
     """Return the units that no other of the same model and GPU type beats in every respect.
 
-    In respect of requests per second and GPU, and of the latency's 95th percentile at each load:
-    a Pareto skeleton in cost and latency (BOute, section 3.2).
+    In respect of requests per second and GPU, of the latency's 95th percentile at each load, and
+    of the share within each target of ``[slo]`` at each load: a Pareto skeleton in cost and latency
+    (BOute, section 3.2).
     """
     kept = []
     for entry in entries:
@@ -128,7 +129,12 @@ def _beats(one: Entry, other: Entry, metric: str) -> bool:
         by_cost[0] >= by_cost[1]
         and (slow[0] <= slow[1]).all()
         and one.unit.num_gpus <= other.unit.num_gpus
+        and (one.shares is None or other.shares is None or _shares_beat(one.shares, other.shares))
     )
+
+
+def _shares_beat(one: FloatArray, other: FloatArray) -> bool:
+    return bool((one[-1] >= other[-1]).all())
 
 
 def families(
@@ -164,7 +170,17 @@ def _extremes(database: Database, units: Sequence[Unit], metric: str) -> list[Un
     tail = int(np.searchsorted(np.cumsum(MASSES), 0.95))
     efficient = max(units, key=lambda u: database[u].capacity_rps / u.num_gpus)
     quick = min(units, key=lambda u: float(database[u].quantiles[metric][-1, 0, tail]))
-    return list(dict.fromkeys([efficient, quick]))
+    chosen = [efficient, quick]
+    surest = [
+        (_sureness(database[unit]), unit) for unit in units if database[unit].shares is not None
+    ]
+    chosen += [max(surest, key=lambda one: one[0])[1]] if surest else []
+    return list(dict.fromkeys(chosen))
+
+
+def _sureness(entry: Entry) -> float:
+    """Return how surely a unit keeps the targets: least share of a target, summed over loads."""
+    return 0.0 if entry.shares is None else float(entry.shares[-1].min(axis=-1).sum())
 
 
 def _by_level(
@@ -225,6 +241,24 @@ def tail_shares(
         values = np.maximum.accumulate(entry.latencies(metric, load, count, loads))
         total += share * (1 - np.interp(np.log(LATENCY_GRID), np.log(values), below, 0.0, 1.0))
     return total
+
+
+def shares_within(
+    database: Database, fleet: Fleet, rate_rps: float, loads: Sequence[float]
+) -> FloatArray:
+    """Return the share of requests within each target; as `tail_shares`, 0 where overloaded.
+
+    Returns
+    -------
+    ndarray of float64
+        Shape ``(targets,)``.
+    """
+    load = rate_rps / fleet.capacity_rps
+    parts = [
+        database[unit].capacity_rps * count * database[unit].within(load, count, loads)
+        for unit, count in fleet.parts
+    ]
+    return np.asarray(np.sum(parts, axis=0) / fleet.capacity_rps)
 
 
 def usage(fleets: Sequence[Fleet], gpus: Sequence[str]) -> IntArray:

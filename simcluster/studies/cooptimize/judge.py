@@ -12,23 +12,46 @@ from typing import Any, Final
 
 import numpy as np
 
-from simcluster.config import TARGET_KEYS
+from simcluster.config import TARGET_KEYS, SloConfig, SloPercentiles
 from simcluster.errors import ConfigError
 from simcluster.quality import QualityCurve
-from simcluster.runs.cell import Cell
+from simcluster.runs.cell import Cell, digest_of
 from simcluster.runs.executor import Labelled, Runner
 from simcluster.runs.recorded import Label, RecordedRuns
-from simcluster.runs.simulate import simulate
 from simcluster.scenario.cooptimize_table import CooptimizeTable
 from simcluster.scenario.file import changed
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies.base import dry_run
-from simcluster.studies.cooptimize.database import Database
-from simcluster.studies.cooptimize.fleets import LATENCY_GRID, Fleet, Stock, tail_shares
+from simcluster.studies.cooptimize.database import MASSES, Database
+from simcluster.studies.cooptimize.fleets import (
+    LATENCY_GRID,
+    Fleet,
+    Stock,
+    shares_within,
+    tail_shares,
+)
+from simcluster.studies.cooptimize.targets import (
+    FEWEST_RUNS,
+    MOST_RUNS,
+    Judged,
+    Verdict,
+    counted_of,
+    judged,
+    judged_of,
+    log_odds,
+    num_requests,
+    student_975,
+    verdict_of,
+    wanted_of,
+)
 from simcluster.units import FloatArray
+from simcluster.workload.base import EndlessArrivals
 
 TOLERANCE: Final = 1e-9
 """How much a limit may seem broken by rounding."""
+
+_LONGER: Final = 1.3
+"""Times its length from which a long run is repeated as long as it should be."""
 
 NAME = "co-optimised"
 """Name of the strategy of a chosen plan."""
@@ -48,6 +71,8 @@ class Plan:
     """The wanted percentile of the wanted latency (s), as it was judged; inf where overloaded."""
     quality: float
     """Mean expected quality, 0 to 1; NaN for one model without."""
+    shares: tuple[float, ...] = ()
+    """Of the requests within each counted target of ``[slo]``; empty where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +81,15 @@ class Confirmed:
 
     plan: Plan
     """As the database has it."""
-    latencies_s: tuple[float, ...]
-    """The wanted percentile (s) with each seed."""
-    qualities: tuple[float, ...]
-    """Mean expected quality with each seed."""
+    runs: tuple[Judged, ...]
+    """One for each seed."""
+    verdict: Verdict | None = None
+    """What they say of the targets of ``[slo]``; None where it has none."""
+
+    @property
+    def latencies_s(self) -> tuple[float, ...]:
+        """The wanted percentile (s) with each seed."""
+        return tuple(run.latency_s for run in self.runs)
 
     @property
     def latency_s(self) -> float:
@@ -69,21 +99,15 @@ class Confirmed:
     @property
     def half_width_s(self) -> float:
         """Half the 95 % confidence interval of the mean over seeds (s); NaN for one seed."""
-        num = len(self.latencies_s)
+        num = len(self.runs)
         if num < 2:
             return math.nan
-        return _student_975(num - 1) * float(np.std(self.latencies_s, ddof=1)) / math.sqrt(num)
+        return student_975(num - 1) * float(np.std(self.latencies_s, ddof=1)) / math.sqrt(num)
 
     @property
     def difference(self) -> float:
         """The database's latency against the simulated one, as a share of the latter."""
         return self.plan.latency_s / self.latency_s - 1
-
-
-def _student_975(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t (Abramowitz and Stegun, table 26.10)."""
-    table = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-    return table[freedom - 1] if freedom <= len(table) else 1.96 + 2.5 / freedom
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,6 +128,19 @@ class Judge:
     """Offered rate of all requests."""
     runner: Runner = field(default_factory=Runner)
     """Does the simulations."""
+    margin: float = 0.0
+    """Log odds by which the database's shares within the targets must exceed the wanted ones; -inf
+    to search without the targets."""
+
+    @property
+    def slo(self) -> SloConfig:
+        """The targets of the scenario."""
+        return self.scenario.environment.slo
+
+    @property
+    def searches_targets(self) -> bool:
+        """Whether plans are looked up by the targets too."""
+        return self.slo.has_targets and self.margin > -math.inf
 
     @property
     def metric(self) -> str:
@@ -124,13 +161,32 @@ class Judge:
         for fraction, fleet in zip(fractions, fleets, strict=True):
             if fraction > 0:
                 tail += fraction * self.tail(fleet, fraction * self.rate_rps)
+        shares: FloatArray = np.zeros(len(counted_of(self.slo)))
+        for fraction, fleet in zip(fractions, fleets, strict=True):
+            if fraction > 0 and len(shares):
+                shares = shares + fraction * self.shares(fleet, fraction * self.rate_rps)
         return Plan(
             tuple(fractions),
             tuple(fleets),
             sum(fleet.cost_per_hour for fleet in fleets),
             percentile_of(tail, self.table.percentile),
             self.quality(fractions),
+            tuple(shares.tolist()),
         )
+
+    def shares(self, fleet: Fleet, rate_rps: float) -> FloatArray:
+        """Return the share of a fleet's requests within each counted target."""
+        return shares_within(self.database, fleet, rate_rps, self.table.loads)
+
+    def headroom(self, shares: FloatArray) -> FloatArray:
+        """Return by how much (log odds) shares exceed the wanted ones where they do so least.
+
+        Parameters
+        ----------
+        shares : ndarray
+            Shape ``(..., targets)``.
+        """
+        return np.asarray((log_odds(shares) - log_odds(wanted_of(self.slo))).min(axis=-1))
 
     def violations(self, plan: Plan) -> tuple[float, ...]:
         """Return by how much each limit is broken; all at most 0 for a feasible plan."""
@@ -143,11 +199,15 @@ class Judge:
         limit = table.latency_at_most_s
         latency = min(plan.latency_s, LATENCY_GRID[-1])
         overload = 0.0 if math.isfinite(plan.latency_s) else 1.0
+        short = -math.inf
+        if self.searches_targets:
+            short = self.margin - float(self.headroom(np.array(plan.shares))) if plan.shares else 1
         return (
             float(max(used)),
             0.0 if budget is None else plan.cost_per_hour - budget,
             0.0 if table.quality_at_least is None else table.quality_at_least - plan.quality,
             overload if limit is None else max(overload, math.log(latency / limit)),
+            short,
         )
 
     def scenario_of(self, plan: Plan, name: str = NAME) -> Scenario:
@@ -168,18 +228,28 @@ class Judge:
         }
         return changed(self.scenario, changes)
 
-    def _targets(self) -> dict[str, float]:
+    def _targets(self) -> dict[str, Any]:
         """Return the keys of ``[slo]`` that say the latency limit, by dotted key.
 
-        Of the limit and a target of the scenario's own the smaller holds. Its percentile becomes
-        the wanted attainment where no other latency has a target, which would change with it.
+        Of the limit and a target of the scenario's own the smaller holds, for the larger share of
+        the requests. The limit's percentile becomes the wanted attainment where no other latency
+        has a target, which would change with it; beside others it is that of its target alone,
+        where each is counted by itself.
         """
-        limit, slo = self.table.latency_at_most_s, self.scenario.environment.slo
+        limit, slo, key = self.table.latency_at_most_s, self.slo, self.table.latency
         if limit is None:
             return {}
         given = {key: value for key in TARGET_KEYS if (value := getattr(slo, key)) is not None}
+        share = self.table.percentile / 100
+        if self.metric in given:
+            share = max(share, slo.wanted(key))
         targets = {f"slo.{self.metric}": min(limit, given.pop(self.metric, limit))}
-        return targets if given else {**targets, "slo.attainment": self.table.percentile / 100}
+        apart = given and slo.criterion == "marginal" and share != slo.attainment
+        if slo.percentiles is not None or apart:
+            own = dataclasses.asdict(slo.percentiles or SloPercentiles())
+            own |= {key: 100 * share}
+            return {**targets, "slo.percentiles": {k: p for k, p in own.items() if p is not None}}
+        return targets if given else {**targets, "slo.attainment": share}
 
     def _strategy(self, plan: Plan, name: str) -> dict[str, Any]:
         pools: list[tuple[int, dict[str, Any]]] = []
@@ -203,31 +273,102 @@ class Judge:
             "pool": [pool for _, pool in pools],
         }
 
-    def simulated(self, plans: Sequence[Plan], seeds: Sequence[int]) -> list[list[Judged]]:
+    def simulated(
+        self,
+        plans: Sequence[Plan],
+        seeds: Sequence[int],
+        lengths: Sequence[int | None] | None = None,
+    ) -> list[list[Judged]]:
         """Simulate plans, all pools of each together, with each seed.
+
+        Parameters
+        ----------
+        plans : sequence of Plan
+            Which.
+        seeds : sequence of int
+            Of the runs of each.
+        lengths : sequence of int or None, optional
+            Requests of a long run of each; by default runs are as long as in the scenario.
 
         Raises
         ------
         ConfigError
             If the instances of one cannot be placed on the nodes.
         """
+        lengths = [None] * len(plans) if lengths is None else lengths
         calls = [
-            (scenario, Cell(NAME, self.rate_rps, seed), self.metric, self.table.percentile)
-            for scenario in map(self.scenario_of, plans)
+            (scenario, Cell(NAME, self.rate_rps, seed, num), self.metric, percentile, self.slo)
+            for scenario, num in zip(map(self.scenario_of, plans), lengths, strict=True)
             for seed in seeds
+            for percentile in (self.table.percentile,)
         ]
         runs = self.runner.recorded
-        store = None if runs is None else Labelled(runs, functools.partial(_label, runs), Judged)
-        came = iter(self.runner.each(_judged, calls, store))
+        store = None if runs is None else Labelled(runs, functools.partial(_label, runs), judged_of)
+        came = iter(self.runner.each(judged, calls, store))
         return [list(itertools.islice(came, len(seeds))) for _ in plans]
 
     def confirm(self, plans: Sequence[Plan]) -> list[Confirmed]:
-        """Simulate plans with every seed; those that the nodes cannot hold are left out."""
+        """Simulate plans with every seed; those that the nodes cannot hold are left out.
+
+        With targets in ``[slo]`` in long runs and with further seeds while a target is in doubt.
+        """
         placed = [plan for plan in plans if self.fits(plan)]
-        return [
-            Confirmed(plan, tuple(o.latency_s for o in own), tuple(o.quality for o in own))
-            for plan, own in zip(placed, self.simulated(placed, self.table.seeds), strict=True)
+        if not self.slo.has_targets:
+            runs = self.simulated(placed, self.table.seeds)
+            return [Confirmed(plan, tuple(own)) for plan, own in zip(placed, runs, strict=True)]
+        lengths = [self.long_run(plan) for plan in placed]
+        seeds = first_seeds(self.table.seeds, FEWEST_RUNS)
+        confirmed = [
+            self._with_verdict(plan, own)
+            for plan, own in zip(placed, self.simulated(placed, seeds, lengths), strict=True)
         ]
+        for at, one in enumerate(confirmed):
+            # Residence times that the database did not foresee: longer runs, once.
+            needed = self._num_requests(max(run.residence_s for run in one.runs))
+            here = lengths[at]
+            longer = here is not None and needed is not None and needed > _LONGER * here
+            if longer and one.verdict is not None and one.verdict.status in ("kept", "in doubt"):
+                lengths[at] = needed
+                one = self._with_verdict(one.plan, *self.simulated([one.plan], seeds, [needed]))
+            while one.verdict is not None and one.verdict.status == "in doubt":
+                if len(one.runs) >= MOST_RUNS:
+                    break
+                more = first_seeds(self.table.seeds, 2 * len(one.runs))[len(one.runs) :]
+                (own,) = self.simulated([one.plan], more, [lengths[at]])
+                one = self._with_verdict(one.plan, [*one.runs, *own])
+            confirmed[at] = one
+        return confirmed
+
+    def _with_verdict(self, plan: Plan, runs: Sequence[Judged]) -> Confirmed:
+        return Confirmed(plan, tuple(runs), verdict_of(runs, wanted_of(self.slo)))
+
+    def long_run(self, plan: Plan) -> int | None:
+        """Return how many requests a long run of a plan has, by the database's residence times.
+
+        None where arrivals cannot be drawn at any length: runs are then as long as the scenario's.
+        """
+        return self._num_requests(self.residence_s(plan))
+
+    def _num_requests(self, residence_s: float) -> int | None:
+        """Return the requests of a long run; None where arrivals cannot be drawn so."""
+        process = self.scenario.workload.arrival_process
+        if not isinstance(process, EndlessArrivals) or process.own_rate_rps is not None:
+            return None
+        if not math.isfinite(residence_s):
+            residence_s = 0.0  # nothing finished: the least length shows it
+        return num_requests(self.rate_rps, residence_s, self.slo)
+
+    def residence_s(self, plan: Plan) -> float:
+        """Return the mean time of a request in the system (s), by the database."""
+        total = 0.0
+        for fraction, fleet in zip(plan.fractions, plan.fleets, strict=True):
+            load = fraction * self.rate_rps / fleet.capacity_rps if fleet.parts else 0.0
+            for unit, count in fleet.parts:
+                entry = self.database[unit]
+                weight = entry.capacity_rps * count / fleet.capacity_rps
+                values = entry.latencies("e2el_s", load, count, self.table.loads)
+                total += fraction * weight * float(values @ MASSES)
+        return total
 
     def fits(self, plan: Plan) -> bool:
         """Whether the nodes can hold the instances of a plan."""
@@ -239,38 +380,36 @@ class Judge:
         return True
 
     def keeps(self, confirmed: Confirmed) -> bool:
-        """Tell whether a plan keeps to the latency limit as simulated, and to the others."""
+        """Tell whether a plan keeps all limits, and targets and latency as simulated."""
         plan = dataclasses.replace(confirmed.plan, latency_s=confirmed.latency_s)
-        return max(self.violations(plan)) <= TOLERANCE
+        *limits, _ = self.violations(plan)
+        return self.keeps_targets(confirmed) and max(limits) <= TOLERANCE
+
+    def keeps_targets(self, confirmed: Confirmed) -> bool:
+        """Tell whether a plan keeps every target of ``[slo]`` as simulated."""
+        return confirmed.verdict is None or confirmed.verdict.status == "kept"
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A simulation of a plan: the wanted percentile (s), and the mean expected quality."""
+def first_seeds(seeds: Sequence[int], num: int) -> list[int]:
+    """Return at least `num` seeds: those given, and the smallest others.
 
-    latency_s: float
-    quality: float
-
-
-def _judged(scenario: Scenario, cell: Cell, metric: str, percentile: float) -> Judged:
-    """Simulate a plan."""
-    requests = simulate(scenario, rate_rps=cell.rate_rps, seed=cell.seed).columns["requests"]
-    inside = requests["arrival_s"] >= scenario.run.warmup_s
-    last = requests["arrival_s"].max() - scenario.run.cooldown_s
-    inside &= requests["arrival_s"] <= last
-    inside &= requests["status"] != "rejected"  # too long for every plan
-    finished = requests["status"][inside] == "finished"
-    values = np.where(finished, requests[metric][inside], math.inf)
-    values = values[~np.isnan(values)]
-    latency = float(np.quantile(values, percentile / 100, method="higher"))
-    return Judged(latency, float(np.mean(requests["quality"][inside])))
+    >>> first_seeds((5, 0), 4)
+    [5, 0, 1, 2]
+    """
+    others = (seed for seed in itertools.count() if seed not in seeds)
+    return [*seeds, *itertools.islice(others, max(0, num - len(seeds)))]
 
 
 def _label(
-    runs: RecordedRuns, scenario: Scenario, cell: Cell, metric: str, percentile: float
+    runs: RecordedRuns,
+    scenario: Scenario,
+    cell: Cell,
+    metric: str,
+    percentile: float,
+    slo: SloConfig,
 ) -> Label:
     """Return what a simulation of a plan is."""
-    return runs.label(scenario, cell, f"{metric} {percentile}")
+    return runs.label(scenario, cell, f"{metric} {percentile} {digest_of(slo)}")
 
 
 def percentile_of(tail: FloatArray, percentile: float) -> float:

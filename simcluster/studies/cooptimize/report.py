@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from simcluster.show.text import aligned
+from simcluster.frames.goodput import target_of
+from simcluster.show.text import aligned, targets
+from simcluster.studies.cooptimize.database import kinds_of
 from simcluster.studies.cooptimize.fleets import Fleet
 from simcluster.studies.cooptimize.judge import Confirmed, Judge, Plan
-from simcluster.studies.cooptimize.run import Outcome, described
+from simcluster.studies.cooptimize.run import Outcome, described, grown
+from simcluster.studies.cooptimize.targets import Verdict, counted_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,8 +70,26 @@ def _heading(outcome: Outcome) -> str:
             f"Stock:  {machines} {currency} per hour",
             f"Limits: {', '.join(limits) or 'none'}; goal: {table.goal}; latency: "
             f"{_percentile(judge)} of the {_LATENCY[table.latency]}",
+            f"Targets: {_targets(judge)}",
+            f"Pools:  {', '.join(_KINDS[kind] for kind in kinds_of(judge.scenario, table))}"
+            + ("" if table.strategies else " (as the engine schedules; cooptimize.strategies)"),
         ]
     )
+
+
+_KINDS: Final = {
+    "nodg": "prefill first",
+    "chunked": "chunked prefill",
+    "padg": "PaDG",
+    "fudg": "FuDG",
+}
+
+
+def _targets(judge: Judge) -> str:
+    """Return the targets that plans must keep."""
+    if not judge.slo.has_targets:
+        return "none in [slo]; only the limits are kept, in runs as long as the scenario's"
+    return targets(judge.slo)
 
 
 def _front(outcome: Outcome) -> str:
@@ -81,13 +103,14 @@ def _front(outcome: Outcome) -> str:
     rows = [
         [
             f"{plan.cost_per_hour:.2f}",
-            f"{plan.latency_s:.2f}",
+            _seconds(plan.latency_s),
             _quality(plan.quality),
             short(judge, plan),
         ]
         for plan in shown
     ]
-    title = f"Pareto front by the database ({len(front)} plans" + (
+    num = f"{len(front)} plan" + ("s" if len(front) != 1 else "")
+    title = f"Pareto front by the database ({num}" + (
         f", {len(shown)} of them shown):" if len(shown) < len(front) else "):"
     )
     return f"{title}\n{aligned([head, *rows], left=(3,))}"
@@ -125,6 +148,8 @@ def _chosen(outcome: Outcome) -> str:
         f"{_percentile(judge)} {_interval(chosen)} s as simulated, quality "
         f"{_quality(chosen.plan.quality)}"
     )
+    if chosen.verdict is not None:
+        lines += _shares(judge, chosen.verdict, len(chosen.runs))
     if not outcome.kept:
         lines.append(
             "As simulated it breaks a limit that it keeps by the database; none of the "
@@ -133,9 +158,31 @@ def _chosen(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
+def _shares(judge: Judge, verdict: Verdict, num_runs: int) -> list[str]:
+    """Return how many requests are within each target."""
+    columns = zip(counted_of(judge.slo), verdict.shares, verdict.lows, verdict.highs, strict=True)
+    each = [
+        f"{100 * share:.1f} % within {target_of(key)} ({100 * low:.1f} to {100 * high:.1f}, "
+        f"{100 * judge.slo.wanted(key):g} wanted)"
+        for key, share, low, high in columns
+    ]
+    line = f"Of the requests {', '.join(each)}: 99 % intervals, {num_runs} long runs"
+    return textwrap.wrap(line, 100)
+
+
 def _interval(confirmed: Confirmed) -> str:
-    half = confirmed.half_width_s
-    return f"{confirmed.latency_s:.2f}" + ("" if math.isnan(half) else f" +- {half:.2f}")
+    half, digits = confirmed.half_width_s, _digits(confirmed.latency_s)
+    width = "" if math.isnan(half) else f" +- {half:.{digits}f}"
+    return f"{confirmed.latency_s:.{digits}f}{width}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.{_digits(value)}f}"
+
+
+def _digits(value: float) -> int:
+    """Return the decimals of a latency (s): a TPOT is some hundredths of a second."""
+    return 2 if value >= 1 else 4
 
 
 def _preferences(outcome: Outcome) -> str:
@@ -224,19 +271,43 @@ def _numbers(confirmed: Confirmed) -> list[str]:
 
 def _finalists(outcome: Outcome) -> str:
     judge = outcome.judge
+    currency = judge.stock.clusters[0].currency
     head = ["finalist", "by database (s)", "simulated (s)", "difference (%)"]
     rows = [
         [
             f"{number}",
-            f"{one.plan.latency_s:.2f}",
+            _seconds(one.plan.latency_s),
             _interval(one),
-            f"{100 * one.difference:+.1f}",
+            f"{100 * one.difference:+.1f}" if math.isfinite(one.latency_s) else "-",
         ]
         for number, one in enumerate(outcome.finalists, start=1)
     ]
-    seeds = len(judge.table.seeds)
+    counts = sorted({len(one.runs) for one in outcome.finalists})
+    seeds = " or ".join(f"{count}" for count in counts)
     title = f"{_percentile(judge)} by the database and of all pools together, {seeds} seeds:"
-    return title + "\n" + aligned([head, *rows])
+    if not judge.slo.has_targets:
+        return title + "\n" + aligned([head, *rows])
+    keys = counted_of(judge.slo)
+    heads = [
+        ["", "by database", "simulated", "off", currency, *map(target_of, keys), "targets"],
+        ["finalist", "(s)", "(s)", "(%)", "per h", *("(%)" for _ in keys), ""],
+    ]
+    rows = [
+        [*row, f"{one.plan.cost_per_hour:.2f}", *_verdict_cells(one)]
+        for row, one in zip(rows, outcome.finalists, strict=True)
+    ]
+    notes = [
+        f"- finalist {number} is overloaded and rejected: {grown(one.verdict)}"
+        for number, one in enumerate(outcome.finalists, start=1)
+        if one.verdict is not None and one.verdict.status == "overloaded"
+    ]
+    return "\n".join([title, aligned([*heads, *rows], heads=2), *notes])
+
+
+def _verdict_cells(one: Confirmed) -> list[str]:
+    """Return the share within each target, and what becomes of them."""
+    assert one.verdict is not None, "asked with targets alone"
+    return [*(f"{100 * share:.1f}" for share in one.verdict.shares), one.verdict.status]
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
@@ -274,9 +345,23 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         half = one.half_width_s
         return {
             **plan_row(one.plan),
-            "simulated_latency_s": list(one.latencies_s),
+            "simulated_latency_s": [x if math.isfinite(x) else None for x in one.latencies_s],
             "half_width_s": None if math.isnan(half) else half,
-            "database_against_simulation": one.difference,
+            "database_against_simulation": one.difference if math.isfinite(one.latency_s) else None,
+            "targets": None if one.verdict is None else verdict_row(one.verdict),
+        }
+
+    def verdict_row(verdict: Verdict) -> dict[str, Any]:
+        columns = zip(
+            counted_of(judge.slo), verdict.shares, verdict.lows, verdict.highs, strict=True
+        )
+        return {
+            "status": verdict.status,
+            "requests_in_system": verdict.in_system,
+            "within": {
+                key: {"share": share, "low": low, "high": high, "wanted": judge.slo.wanted(key)}
+                for key, share, low, high in columns
+            },
         }
 
     return {

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+
+from simcluster.config import SloConfig
 from simcluster.errors import ConfigError
 from simcluster.runs.executor import Runner
 from simcluster.runs.recorded import RUNS, RecordedRuns
@@ -19,9 +21,16 @@ from simcluster.scenario.cooptimize_table import CooptimizeTable
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.cooptimize.database import build_database, candidates
 from simcluster.studies.cooptimize.fleets import Fleet, Stock, preferences
-from simcluster.studies.cooptimize.judge import Confirmed, Judge, Plan, check_limits
+from simcluster.studies.cooptimize.judge import (
+    TOLERANCE,
+    Confirmed,
+    Judge,
+    Plan,
+    check_limits,
+)
 from simcluster.studies.cooptimize.sampling import sampled
-from simcluster.studies.cooptimize.search import Allowed, Found, Space, exhaustive
+from simcluster.studies.cooptimize.search import Allowed, Found, Space, exhaustive, pareto
+from simcluster.studies.cooptimize.targets import Verdict, counted_of, log_odds, wanted_of
 from simcluster.units import FloatArray
 
 Progress = Callable[[str, int, int], None]
@@ -34,6 +43,12 @@ BASELINES = (
     "co-optimised, one GPU type",
 )
 """Names of the plans that the chosen one is compared with (BOute, section 3.5)."""
+
+
+_TRIES: Final = 3
+"""Plans that are simulated, at most, for each that is wanted."""
+_TRIES_WITH_TARGETS: Final = 6
+"""The same where targets must be kept: each shows how far the database is to be trusted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,7 +137,9 @@ def cooptimize(
     if not found.front:
         raise _nothing(space)
     search_s = time.perf_counter() - started - database_s
-    finalists = _confirmed(judge, found.front, progress)
+    finalists = _confirmed(judge, found.front, _again(space, found), progress)
+    if not judge.keeps_targets(finalists[0]):
+        raise _missed(judge, finalists)
     outcome = Outcome(
         judge,
         found,
@@ -145,8 +162,10 @@ def with_baselines(outcome: Outcome) -> Outcome:
         return outcome
     space, found = Space.of(judge), dict[str, Confirmed | None]()
     for name, allowed in rules().items():
+        again = functools.partial(_restricted_again, space, allowed)
         front = restricted(space, allowed)
-        found[name] = _confirmed(judge, front)[0] if front else None
+        best = _confirmed(judge, front, again)[0] if front else None
+        found[name] = best if best is None or judge.keeps_targets(best) else None
     finalists_s = outcome.finalists_s + time.perf_counter() - started
     return dataclasses.replace(outcome, baselines=found, finalists_s=finalists_s)
 
@@ -165,6 +184,10 @@ def prepared(
     Parameters and errors as in `cooptimize`.
     """
     table = table_of(scenario)
+    slo = scenario.environment.slo
+    if slo.has_targets and slo.attainment >= 1:
+        rule = "no plan keeps every single request of an endless stream within targets"
+        raise ConfigError("slo.attainment", slo.attainment, rule, "Use 0.999 or less.")
     if scenario.workload.classes:
         raise ConfigError(
             "workload.classes",
@@ -241,23 +264,59 @@ def ranked(judge: Judge, plans: Sequence[Plan]) -> list[Plan]:
     return sorted(plans, key=keys[judge.table.goal])
 
 
+Again = Callable[[float], Sequence[Plan]]
+"""Returns the front of a search with another margin of the targets (`Judge.margin`)."""
+
+
+def _again(space: Space, found: Found) -> Again:
+    """Return how to search with another margin: anew, or among the plans that a sampler judged."""
+
+    def front(margin: float) -> Sequence[Plan]:
+        if found.sampler == "exhaustive":
+            return exhaustive(_with_margin(space, margin)).front
+        judge = dataclasses.replace(space.judge, margin=margin)
+        kept = [plan for plan in found.history if max(judge.violations(plan)) <= TOLERANCE]
+        return pareto(kept, judge.table.objectives)
+
+    return front
+
+
+def _restricted_again(space: Space, allowed: Allowed, margin: float) -> Sequence[Plan]:
+    return restricted(_with_margin(space, margin), allowed)
+
+
+def _with_margin(space: Space, margin: float) -> Space:
+    return dataclasses.replace(space, judge=dataclasses.replace(space.judge, margin=margin))
+
+
 def _confirmed(
-    judge: Judge, front: Sequence[Plan], progress: Progress | None = None
+    judge: Judge, front: Sequence[Plan], again: Again, progress: Progress | None = None
 ) -> list[Confirmed]:
     """Simulate the best plans until as many as wanted keep the limits; the best one first.
 
-    Where none of three times as many does, the quickest is the best.
+    Where none of so many does, the quickest is the best; of targets the plan nearest to them. A
+    plan that misses a target or is overloaded shows that the database is too hopeful there: the
+    next ones are those that keep the targets by more, by the database, than that plan.
     """
     wanted, num_kept = judge.table.finalists, 0
-    plans = iter(ranked(judge, front)[: 3 * wanted])
+    most = (_TRIES_WITH_TARGETS if judge.slo.has_targets else _TRIES) * wanted
+    plans, margin = ranked(judge, front)[:most], judge.margin
     confirmed: list[Confirmed] = []
-    # At once as many as are simulated in any case.
-    while num_kept < wanted and (batch := list(itertools.islice(plans, wanted - num_kept))):
+    seen: set[tuple[Any, ...]] = set()
+    # At once as many as are simulated in any case; with targets one by one, the runs are long.
+    while num_kept < wanted and plans and len(seen) < most:
+        size = 1 if judge.slo.has_targets else wanted - num_kept
+        batch, plans = plans[:size], plans[size:]
+        seen |= {(plan.fractions, plan.fleets) for plan in batch}
         for one in judge.confirm(batch):
             confirmed.append(one)
             num_kept += judge.keeps(one)
+            if not judge.keeps_targets(one):
+                margin = max(margin, _margin_beyond(judge, one))
+                plans = ranked(judge, again(margin))
             if progress:
-                progress("finalists", len(confirmed), 3 * wanted)
+                progress("finalists", len(confirmed), most)
+        plans = [plan for plan in plans if (plan.fractions, plan.fleets) not in seen]
     if not confirmed:
         raise ConfigError(
             "cooptimize",
@@ -271,10 +330,60 @@ def _confirmed(
         "quality": lambda c: -c.plan.quality,
     }
     by_goal = keys[judge.table.goal]
-    return sorted(
-        confirmed,
-        key=lambda c: (False, by_goal(c)) if judge.keeps(c) else (True, c.latency_s),
+
+    def order(one: Confirmed) -> tuple[float, ...]:
+        if judge.keeps(one):
+            return (0, by_goal(one))
+        if judge.keeps_targets(one):
+            return (1, one.latency_s)
+        assert one.verdict is not None, "without targets all are kept"
+        return (2, -float(judge.headroom(np.array(one.verdict.shares))))
+
+    return sorted(confirmed, key=order)
+
+
+def _margin_beyond(judge: Judge, missed: Confirmed) -> float:
+    """Return the margin of the next plans after one that misses a target as simulated.
+
+    By the database it must be larger than that plan's, the more so the farther it misses.
+    """
+    assert missed.verdict is not None, "a plan without targets misses none"
+    far = -float(judge.headroom(np.array(missed.verdict.shares)))
+    return float(judge.headroom(np.array(missed.plan.shares))) + min(max(far, 0.2), 1.0) / 2
+
+
+def _missed(judge: Judge, finalists: Sequence[Confirmed]) -> ConfigError:
+    """Return which target the best of the simulated plans misses, and by how much."""
+    best = finalists[0]
+    verdict = best.verdict
+    assert verdict is not None, "a plan without targets misses none"
+    at = verdict.worst(wanted_of(judge.slo))
+    key = counted_of(judge.slo)[at]
+    share, wanted = 100 * verdict.shares[at], 100 * judge.slo.wanted(key)
+    rule = (
+        f"none of the {len(finalists)} plans simulated keeps it: the best, "
+        f"{described(judge, best.plan)}, has {share:.3g} % of the requests within "
+        f"({100 * verdict.lows[at]:.3g} to {100 * verdict.highs[at]:.3g}), and {wanted:g} % are "
+        "wanted"
     )
+    if verdict.status == "overloaded":
+        rule += "; it is overloaded: " + grown(verdict)
+    name, value = target_key(judge.slo, key)
+    remedy = "Raise the target, the budget or the stock, or lower the rate."
+    return ConfigError(name, value, rule, remedy)
+
+
+def target_key(slo: SloConfig, key: str) -> tuple[str, float | None]:
+    """Return the key of the file of a counted target, and its value (s)."""
+    return ("slo", None) if key == "joint" else (f"slo.{key}_s", getattr(slo, f"{key}_s"))
+
+
+def grown(verdict: Verdict) -> str:
+    """Return in words how the number of requests in the system grows."""
+    if verdict.in_system is None:
+        return ""
+    first, last = verdict.in_system
+    return f"requests in the system grow from {first:.3g} to {last:.3g} over its runs"
 
 
 def _nothing(space: Space) -> ConfigError:
@@ -309,6 +418,22 @@ def _nothing(space: Space) -> ConfigError:
             f"{quickest.latency_s:.2f} s",
             "Raise it, or the budget or stock.",
         )
+    if judge.searches_targets:
+        plans = exhaustive(_with_margin(space, -math.inf)).front
+        if plans:
+            best = max(plans, key=lambda plan: float(judge.headroom(np.array(plan.shares))))
+            odds = log_odds(best.shares) - log_odds(wanted_of(judge.slo))
+            key = counted_of(judge.slo)[int(np.argmin(odds))]
+            share = 100 * best.shares[int(np.argmin(odds))]
+            name, value = target_key(judge.slo, key)
+            return ConfigError(
+                name,
+                value,
+                f"no plan within the limits keeps it: by the database the best, "
+                f"{described(judge, best)}, has {share:.3g} % of the requests within, and "
+                f"{100 * judge.slo.wanted(key):g} % are wanted",
+                "Raise the target, the budget or the stock, or lower the rate.",
+            )
     return ConfigError(
         "workload.rate_rps",
         judge.rate_rps,

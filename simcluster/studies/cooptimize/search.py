@@ -23,6 +23,7 @@ from simcluster.studies.cooptimize.fleets import (
 )
 from simcluster.studies.cooptimize.front import undominated
 from simcluster.studies.cooptimize.judge import TOLERANCE, Judge, Plan
+from simcluster.studies.cooptimize.targets import counted_of
 from simcluster.units import FloatArray, IntArray
 
 Allowed = Callable[[Sequence[Fleet]], bool]
@@ -152,11 +153,16 @@ def exhaustive(space: Space, allowed: Allowed | None = None) -> Found:
         kept = np.isfinite(latency)
         if judge.table.latency_at_most_s is not None:
             kept &= latency <= judge.table.latency_at_most_s
+        within = _within(judge, rows, weak, strong, shares)
+        if judge.searches_targets:
+            kept &= judge.headroom(within) >= judge.margin - TOLERANCE
         index = np.flatnonzero(kept)
         for best in _staircase(rows.cost[index], latency[index]):
             row = index[best]
             fleets = (weak[rows.weak[row]], strong[rows.strong[row]])[-len(split) :]
-            plans.append(Plan(split, fleets, float(rows.cost[row]), float(latency[row]), quality))
+            cost, latency_s = float(rows.cost[row]), float(latency[row])
+            own = tuple(within[row].tolist())
+            plans.append(Plan(split, fleets, cost, latency_s, quality, own))
     return Found(
         pareto(plans, judge.table.objectives),
         count,
@@ -238,6 +244,25 @@ def _latencies(
     logs = np.log(LATENCY_GRID)
     latency = np.exp(logs[before] + np.clip(part, 0, 1) * (logs[high] - logs[before]))
     return np.where(lower <= left, latency, np.inf)
+
+
+def _within(
+    judge: Judge,
+    rows: _Pairs,
+    weak: Sequence[Fleet],
+    strong: Sequence[Fleet],
+    shares: Sequence[float],
+) -> FloatArray:
+    """Return the share of every pair within each target of ``[slo]``, shape ``(rows, targets)``."""
+    total = np.zeros((len(rows.cost), len(counted_of(judge.slo))))
+    if not total.size:
+        return total
+    for fleets, chosen, share in ((weak, rows.weak, shares[0]), (strong, rows.strong, shares[1])):
+        own = np.zeros((len(fleets), total.shape[1]))
+        for number in np.unique(chosen).tolist() if share > 0 else ():
+            own[number] = judge.shares(fleets[number], share * judge.rate_rps)
+        total += share * own[chosen]
+    return total
 
 
 def _staircase(cost: FloatArray, latency: FloatArray) -> list[int]:

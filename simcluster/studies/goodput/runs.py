@@ -175,7 +175,7 @@ def find(
     waits = [t for t in (strictest.ttft_s, strictest.e2el_s) if t is not None]
     settings = Settings(
         target=slo.attainment,
-        targets=_targets(slo),
+        targets=targets_of(slo),
         tolerance=tolerance,
         replications=replications,
         max_requests=max_requests,
@@ -229,7 +229,7 @@ def find(
     return found
 
 
-def _targets(slo: SloConfig) -> tuple[float, ...]:
+def targets_of(slo: SloConfig) -> tuple[float, ...]:
     """Return the share wanted of each criterion, in the order of `outcome`."""
     return tuple(slo.wanted(key) for key in slo.counted) * max(1, len(slo.classes or ()))
 

@@ -167,6 +167,23 @@ class Verdict:
         above = [f.rate_rps for f in self.falls if f.num_fallen and f.rate_rps > rate]
         return Interval(value=rate, low=rate, high=min(above, default=rate))
 
+    def share_at_goodput(self, name: str, settings: Settings) -> float:
+        """Return the share of the requests at the goodput that a statistic says; NaN without one.
+
+        Parameters
+        ----------
+        name : str
+            Of the statistic, such as ``"ttft_attainment"``.
+        settings : Settings
+            What was asked of the search.
+        """
+        if self.recommended is not None:
+            return self.recommended.mean(name)
+        if self.estimate is None:
+            return math.nan
+        stage = self.stages[-1]
+        return stage.share_at(stage.place_of(settings), name)
+
     @property
     def at(self) -> Probe | None:
         """Runs at the goodput or just below, for latencies; None where there are none."""

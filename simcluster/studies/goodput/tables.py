@@ -123,11 +123,9 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
         row["between"] = {key: bounds[key] for key in ("low_rps", "high_rps")}
         return row
     row["goodput_rps"] = dataclasses.asdict(goodput)
-    share_at = at.mean
     if verdict.estimate is not None:
-        stage = verdict.stages[-1]
-        row["saturated"] = stage.high.saturated
-        share_at = functools.partial(stage.share_at, stage.place_of(found.settings))
+        row["saturated"] = verdict.stages[-1].high.saturated
+    share_at = functools.partial(verdict.share_at_goodput, settings=found.settings)
     row["attainment"] = {key: share_at(f"{key}_attainment") for key in TARGETS}
     slo = found.scenario.environment.slo
     if slo.classes:

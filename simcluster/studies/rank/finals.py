@@ -171,14 +171,9 @@ def _of(found: Found) -> Finals:
 def _within(found: Found, name: str) -> dict[str, float]:
     """Return the shares within each latency target at a goodput, as far as runs say."""
     verdict = found.verdicts[name]
-    if verdict.recommended is not None:
-        shares = {key: verdict.recommended.mean(f"{key}_attainment") for key in TARGETS}
-    elif verdict.stages:
-        stage = verdict.stages[-1]
-        place = stage.place_of(found.settings)
-        shares = {key: stage.share_at(place, f"{key}_attainment") for key in TARGETS}
-    else:
-        return {}
+    shares = {
+        key: verdict.share_at_goodput(f"{key}_attainment", found.settings) for key in TARGETS
+    }
     return {key: share for key, share in shares.items() if not math.isnan(share)}
 
 

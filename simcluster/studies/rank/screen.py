@@ -35,6 +35,8 @@ class Lengths:
     prompts: IntArray
     outputs: IntArray
     """Tokens, shape ``(num_requests,)``."""
+    cached_share: float = 0.0
+    """Share of the prompt tokens that prefix caches hold, 0 to 1: not computed, not sent."""
 
     @classmethod
     def of(cls, scenario: Scenario) -> Lengths:
@@ -47,8 +49,8 @@ class Lengths:
 
     @property
     def prompt(self) -> int:
-        """Mean prompt (tokens)."""
-        return max(1, round(float(self.prompts.mean())))
+        """Mean prompt, as far as no cache holds it (tokens)."""
+        return max(1, round(float(self.prompts.mean()) * (1.0 - self.cached_share)))
 
     @property
     def steps(self) -> float:
@@ -192,6 +194,7 @@ class _Times:
             issue_s=0.0,
             graph_issue_s=0.0,
         )
+        self._reach = environment.model.spec.reach
         self._stages = all_stages(environment)
         self._no_cpu = all_stages(dataclasses.replace(environment, engine=engine))
 
@@ -203,8 +206,9 @@ class _Times:
         # Each stage works on its own share of the sequences; a step passes all stages.
         own = max(1, batch // len(stages))
         tokens = round(own * context)
-        shape = StepShape(own, tokens, (), own, tokens)
-        return sum(stage.step_s(shape) for stage in stages)
+        reached = tokens if self._reach is None else own * self._reach.of(math.ceil(context))
+        shape = StepShape(own, tokens, (), own, min(tokens, reached))
+        return sum(_busy_s(stage, shape) for stage in stages)
 
     def dispatch_share(self, batch: int, context: float) -> float:
         """Return the share of a decode step that it would not take without CPU work, 0 to 1."""
@@ -219,7 +223,12 @@ class _Times:
         per_step = max(1, tokens // lengths.prompt)
         chunks = ((lengths.prompt, 0),) * per_step
         shape = StepShape(0, 0, chunks, per_step, 0)
-        return max(stage.step_s(shape) for stage in self._stages) / per_step
+        return max(_busy_s(stage, shape) for stage in self._stages) / per_step
+
+
+def _busy_s(stage: StepTime, shape: StepShape) -> float:
+    """Time of one of many equal steps in a row (s), host work under the step before if it can."""
+    return stage.step_s(shape, stage.gpu_s(shape) if stage.overlaps_host else 0.0)
 
 
 def _prefill_tokens(environment: Environment, strategy: Strategy) -> int:

@@ -23,7 +23,7 @@ from simcluster.runs.executor import Runner
 from simcluster.runs.recorded import RecordedRuns
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.cooptimize import database as offline
-from simcluster.studies.cooptimize import judge as judging
+from simcluster.studies.cooptimize import targets
 from simcluster.studies.cooptimize.choices import Choices
 from simcluster.studies.cooptimize.database import MASSES, METRICS, Entry, Unit, most_units
 from simcluster.studies.cooptimize.fleets import LATENCY_GRID, NO_FLEET, Fleet, Stock, families
@@ -539,9 +539,9 @@ def test_what_is_kept_serves_the_same_entries_of_the_catalogue_alone(
         calls.append("plan")
         return original(*arguments, **options)
 
-    original = judging.simulate
+    original = targets.simulate
     monkeypatch.setattr(offline, "_simulated", stands_in)
-    monkeypatch.setattr(judging, "simulate", simulates)
+    monkeypatch.setattr(targets, "simulate", simulates)
 
     def called(scenario: Scenario) -> tuple[list[str], float]:
         calls.clear()
@@ -577,7 +577,7 @@ def test_a_search_by_simulations_goes_on_after_an_interrupt(
     scenario = simcluster.resolve(with_limits(**changes))
     runner = Runner(jobs=1, recorded=RecordedRuns(tmp_path / "runs"))
     where = dataclasses.replace(prepared(scenario, cache=kept, jobs=1), runner=runner)
-    original, done = judging.simulate, []
+    original, done = targets.simulate, []
 
     def simulates(*arguments: Any, **options: Any) -> Any:
         if len(done) == stop_at:
@@ -585,7 +585,7 @@ def test_a_search_by_simulations_goes_on_after_an_interrupt(
         done.append(arguments[0].document["strategy"])
         return original(*arguments, **options)
 
-    monkeypatch.setattr(judging, "simulate", simulates)
+    monkeypatch.setattr(targets, "simulate", simulates)
     space, stop_at = Space.of(where), 2
     with pytest.raises(KeyboardInterrupt):
         sampled(space, "random", 5, seed=0, simulate=True)

@@ -1,0 +1,107 @@
+"""What of a scenario is not used, and what was probably not meant: refused, or said in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from simcluster.errors import ConfigError, DataError
+from simcluster.scenario.plausible import implausible, unused_connector
+from simcluster.scenario.scenario import Scenario
+from simcluster.strategies.base import ONE_OF_EACH, CommonSettings
+
+
+def refuse_unused(scenario: Scenario) -> None:
+    """Refuse further models and machines that no strategy and no command can use.
+
+    Raises
+    ------
+    ConfigError
+        If all strategies are of one model on one type of GPU, and there is no ``[cooptimize]``.
+    """
+    only_one = all(strategy.kind in ONE_OF_EACH for strategy in scenario.strategies)
+    if scenario.cooptimize is not None or not only_one:
+        return
+    if not scenario.strategies and scenario.rank is None:
+        return
+    environment = scenario.environment
+    gpus = [cluster.gpu.name for cluster in environment.clusters]
+    models = [model.spec.name for model in environment.models]
+    for name, (used, *others) in (("cluster", gpus), ("model", models)):
+        if others:
+            raise ConfigError(
+                f"extra_{name}[0]",
+                others[0],
+                f"is not used: {_why(name)}, and [{name}] has {used}",
+                f"Remove it, or give it a scenario of its own as [{name}]; strategies of kind "
+                "'routed' and [cooptimize] use several.",
+            )
+
+
+def _why(name: str) -> str:
+    if name == "model":
+        return "a strategy of kind nodg, fudg or padg serves one model, that of [model]"
+    return (
+        "a strategy of kind nodg, fudg or padg runs on the GPUs of [cluster] alone (prefill and "
+        "decode on different types of GPUs are not simulated)"
+    )
+
+
+def remarks(scenario: Scenario) -> list[str]:
+    """Return what a reader of the results must know of the scenario, one line each.
+
+    Tables and settings that strategies do not use, prefixes that nobody reuses, and values that are
+    hardly meant.
+    """
+    return [
+        *_unused(scenario),
+        *unused_connector(scenario),
+        *_prefixes(scenario),
+        *implausible(scenario),
+    ]
+
+
+def _unused(scenario: Scenario) -> Iterator[str]:
+    environment = scenario.environment
+    names = [s.name for s in scenario.strategies if s.kind in ONE_OF_EACH]
+    if not names:
+        return
+    who = f"{', '.join(names)}: " if len(names) < len(scenario.strategies) else ""
+    if environment.extra_clusters:
+        others = ", ".join(cluster.gpu.name for cluster in environment.extra_clusters)
+        yield f"{who}on {environment.cluster.gpu.name} alone; {others} of extra_cluster not used"
+    if environment.extra_models:
+        others = ", ".join(model.spec.name for model in environment.extra_models)
+        yield f"{who}serves {environment.model.spec.name} alone; {others} of extra_model not used"
+    if scenario.quality is not None and len(names) == len(scenario.strategies):
+        yield "[quality] is not used: it is for strategies of kind routed, and there are none"
+
+
+def _prefixes(scenario: Scenario) -> Iterator[str]:
+    """Say where prefixes are known and not reused, and where they are looked for and not known."""
+    default = scenario.environment.engine.prefix_caching
+    reusing = {
+        strategy.name: default if strategy.prefix_caching is None else strategy.prefix_caching
+        for strategy in scenario.strategies
+        if isinstance(strategy, CommonSettings)
+    }
+    try:
+        known = bool(reusing) and scenario.workload.knows_prefixes()
+    except DataError:  # results are shown of a file that is not there any more
+        return
+    names = [name for name, reuses in reusing.items() if reuses != known]
+    who = f"{', '.join(names)}: " if len(names) < len(scenario.strategies) else ""
+    if names and known:
+        yield (
+            f"{who}prompts that begin alike are computed anew: prefix caching is off "
+            "(engine.prefix_caching = true reuses them)"
+        )
+    elif names:
+        yield (
+            f"{who}prefix caching has no effect: requests do not say what they have in common "
+            "(a trace with ids of blocks, or arrivals of kind sessions, does)"
+        )
+    for strategy in scenario.strategies:
+        if getattr(strategy, "router", "") == "prefix-aware" and not (
+            known and reusing[strategy.name]
+        ):
+            yield f"{strategy.name}: its router finds no prefixes, and chooses the least loaded"
