@@ -171,9 +171,7 @@ def _of(found: Found) -> Finals:
 def _within(found: Found, name: str) -> dict[str, float]:
     """Return the shares within each latency target at a goodput, as far as runs say."""
     verdict = found.verdicts[name]
-    shares = {
-        key: verdict.share_at_goodput(f"{key}_attainment", found.settings) for key in TARGETS
-    }
+    shares = {key: verdict.share_at_goodput(f"{key}_attainment", found.settings) for key in TARGETS}
     return {key: share for key, share in shares.items() if not math.isnan(share)}
 
 
