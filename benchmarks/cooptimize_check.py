@@ -2,6 +2,7 @@
 
     python benchmarks/cooptimize_check.py            # 12 plans of drawn questions
     python benchmarks/cooptimize_check.py --first 3 --plans 1   # question 3 alone
+    python benchmarks/cooptimize_check.py --times 4 # fuller stocks: plans nearer to their targets
 
 Nobody picked the questions: models, GPUs, stock, lengths, targets, how they are counted and rates
 are drawn from a seed. Each is asked once with the default settings. A question without a plan
@@ -105,11 +106,13 @@ def main() -> None:
     """Ask, simulate, count."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--first", type=int, default=0, help="number of the first question")
+    parser.add_argument("--times", type=float, default=1.0, help="factor of the drawn rates")
     parser.add_argument("--plans", type=int, default=12, help="plans to check")
     asked = parser.parse_args()
     number, plans, missed, none, started = asked.first, 0, 0, 0, time.process_time()
     while plans < asked.plans:
         tables = question(number)
+        tables["workload"]["rate_rps"] *= asked.times
         before = time.process_time()
         try:
             outcome = cooptimize(simcluster.resolve(tables), jobs=1, baselines=False)

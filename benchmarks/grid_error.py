@@ -30,7 +30,7 @@ def main() -> None:
     scenario = simcluster.load(asked.file)
     found = find(scenario)
     known = {
-        name: one.estimate.interval.value for name, one in found.verdicts.items() if one.estimate
+        name: one.goodput.value for name, one in found.verdicts.items() if one.goodput is not None
     }
     seeds = list(range(1, asked.seeds + 1))
     sweep = simcluster.compare(simcluster.load(asked.file, {"run.seeds": seeds})).sweep

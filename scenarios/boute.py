@@ -260,6 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path, cache = HERE / "boute.toml", options.out / "cache"
     changes: dict[str, object] = {
         "cooptimize.budget_per_hour": None,
+        "slo.e2el_s": None,  # latencies of runs of a stated length, overloaded or not
         "workload.duration_s": options.duration,
         **dict(parse_override(text) for text in options.changes),
     }

@@ -322,6 +322,12 @@ def cooptimize(file: Path, overrides: Sequence[tuple[str, object]], **options: A
     help="Difference of two goodputs within which either may be taken.",
 )
 @click.option(
+    "--step-time-errors/--no-step-time-errors",
+    default=True,
+    show_default=True,
+    help="Simulate what the errors of the step times do to each goodput.",
+)
+@click.option(
     "--by-rate", is_flag=True, help="Also compare each pair of strategies at all of the goodputs."
 )
 def goodput(

@@ -11,6 +11,7 @@ shape      runs of two kinds: a plan that works until it collapses
 locate     from rate to rate until two close ones have the crossing between them
 search     the search of one strategy: which runs it wants next
 runs       the searches of all strategies, answered by the simulator
+errors     how far goodputs move with the error of the step times
 pairs      pairs of strategies, whatever their verdicts are
 by_rate    pairs of strategies, rate by rate
 tables     goodputs as text, rows and files

@@ -25,6 +25,7 @@ def run(
     max_requests: int,
     indifference: float,
     by_rate: bool,
+    step_time_errors: bool,
     jobs: int | None,
     dask: str | None,
     out: Path | None,
@@ -60,6 +61,7 @@ def run(
                 tolerance=tolerance,
                 max_requests=max_requests,
                 indifference=indifference,
+                step_time_errors=step_time_errors,
                 simulate=simulate,
                 progress=progress if shown else None,
                 # Before it is compared: whatever happens then, it is not lost.

@@ -32,6 +32,7 @@ from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import Strategy
 from simcluster.strategies.base import dry_run
 from simcluster.studies.goodput import arguments
+from simcluster.studies.goodput.errors import Shifts, shifts
 from simcluster.studies.goodput.pairs import (
     INDIFFERENCE,
     Compared,
@@ -87,6 +88,8 @@ class Found:
     """Of the autoscaled strategies: the least time until all instances can serve (s)."""
     indifference: float = INDIFFERENCE
     """Difference of two goodputs, as a share, within which either may be taken."""
+    shifts: Shifts = dataclasses.field(default_factory=dict)
+    """What the errors of the step times do to each goodput; empty where nobody asked."""
 
     def comparisons(self) -> list[Compared]:
         """Every pair of strategies that have a goodput, the best first (`compare_verdicts`)."""
@@ -122,6 +125,7 @@ def find(
     progress: Progress | None = None,
     starts: Mapping[str, float | Located] | None = None,
     searched: Callable[[Found], None] | None = None,
+    step_time_errors: bool = False,
 ) -> Found:
     """Find the goodput of every strategy of `scenario`.
 
@@ -153,6 +157,8 @@ def find(
         (requests/s), or about where attainment crosses the target.
     searched : callable, optional
         Called with the goodputs before pairs are compared.
+    step_time_errors : bool
+        Simulate what the errors of the step times do to each goodput (`errors.shifts`).
 
     Raises
     ------
@@ -226,6 +232,10 @@ def find(
         larger = {n: search(found.verdicts[n], own[n], size=size) for n, size in sizes.items()}
         verdicts = {**found.verdicts, **answer(larger, ask)}
         found = dataclasses.replace(found, verdicts=verdicts)
+    if step_time_errors:
+        seed_of = functools.partial(replication_seed, seed)
+        moved = shifts(scenario, found.verdicts, settings, simulate, seed_of)
+        found = dataclasses.replace(found, shifts=moved)
     return found
 
 

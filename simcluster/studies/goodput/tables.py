@@ -20,8 +20,16 @@ from simcluster.frames.goodput import three_digits
 from simcluster.runs import output
 from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
 from simcluster.studies.goodput.by_rate import ByRate
+from simcluster.studies.goodput.errors import (
+    FACTORS,
+    errors_of,
+    turning,
+    widened,
+    widened_ratio,
+)
 from simcluster.studies.goodput.estimate import Interval, logit
 from simcluster.studies.goodput.locate import Bracket
+from simcluster.studies.goodput.pairs import Compared
 from simcluster.studies.goodput.probe import Probe
 from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.goodput.runs import (
@@ -71,6 +79,7 @@ def as_json(
         "seed": found.seed,
         "criterion": environment.slo.criterion,
         "step_times": step_times_of(environment),
+        "step_time_errors": errors_of(environment) if found.shifts else None,
         "currency": environment.cluster.currency,
         "price_per_gpu_hour": environment.cluster.price_per_gpu_hour,
     }
@@ -87,9 +96,18 @@ def _comparisons(found: Found) -> list[dict[str, Any]]:
             "decided": pair.decided,
             "alike": pair.alike,
             **dataclasses.asdict(pair),
+            "ratio_with_step_time_errors": _with_errors(found, pair),
         }
         for pair in found.comparisons()
     ]
+
+
+def _with_errors(found: Found, pair: Compared) -> dict[str, float] | None:
+    """Return the ratio of a pair with the errors of the step times in its interval, if known."""
+    first, second = (found.shifts.get(name) for name in (pair.first, pair.second))
+    if not first or not second:
+        return None
+    return dataclasses.asdict(widened_ratio(pair.ratio, first, second))
 
 
 def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
@@ -123,6 +141,9 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
         row["between"] = {key: bounds[key] for key in ("low_rps", "high_rps")}
         return row
     row["goodput_rps"] = dataclasses.asdict(goodput)
+    if own := found.shifts.get(name):
+        row["goodput_rps_with_step_time_errors"] = dataclasses.asdict(widened(goodput, own))
+        row["shift_by_step_time_errors"] = dict(own)
     if verdict.estimate is not None:
         row["saturated"] = verdict.stages[-1].high.saturated
     share_at = functools.partial(verdict.share_at_goodput, settings=found.settings)
@@ -243,6 +264,7 @@ def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
         "\n".join(_remarks(found)),
     ]
     parts.append(_pairs(found))
+    parts.append(_errors(found))
     if by_rate:
         title = "Attainment at all of these rates, on the same requests (p < 0.05):"
         parts.append("\n".join([title, *(f"  {pair}" for pair in by_rate)]))
@@ -258,6 +280,44 @@ def _pairs(found: Found) -> str:
     without = [name for name, verdict in found.verdicts.items() if verdict.goodput is None]
     if without and len(found.verdicts) > 1:
         lines.append(_filled(f"Not compared, without a goodput: {', '.join(without)}."))
+    return "\n".join(lines)
+
+
+def _errors(found: Found) -> str:
+    """Return the second intervals, with the errors of the step times; nothing without them."""
+    errors = errors_of(found.scenario.environment)
+    if not found.shifts:
+        return ""
+    if not errors:
+        return "The error of these step times is not known: intervals are of chance alone."
+    table = [["strategy", "goodput", "95 %"]]
+    for name, own in found.shifts.items():
+        goodput = found.verdicts[name].goodput
+        assert goodput is not None, "who was moved has a goodput"
+        wide = widened(goodput, own)
+        span = f"{three_digits(wide.low)}-{three_digits(wide.high)}"
+        table.append([name[:16], three_digits(goodput.value), span])
+    parts = ", ".join(f"{FACTORS[f]} {100 * error:.0f} %" for f, error in errors.items())
+    title = _filled(
+        "With the errors of the step times as well, alike for all strategies (one standard "
+        f"deviation: {parts}):"
+    )
+    lines = [title, aligned(table)]
+    for pair in found.comparisons():
+        first, second = (found.shifts.get(name, {}) for name in (pair.first, pair.second))
+        if not first or not second:
+            continue
+        ratio = widened_ratio(pair.ratio, first, second)
+        ends = (100 * (x - 1) for x in (ratio.low, ratio.high))
+        words = "{:+.2g} to {:+.2g} %".format(*ends)
+        turns = turning(pair.ratio, first, second, errors)
+        if turns:
+            words += "; turned by " + " or ".join(
+                f"{FACTORS[one.factor]} {100 * abs(math.expm1(one.error)):.2g} % "
+                f"{'slower' if one.error > 0 else 'quicker'}"
+                for one in turns
+            )
+        lines.append(_filled(f"  {pair.first} over {pair.second}: {words}"))
     return "\n".join(lines)
 
 
