@@ -617,7 +617,7 @@ def _progress(
         item_show_func=lambda text: text,
     ) as bar:
         yield lambda done, total, share: bar.update(
-            round(share * steps) - bar.pos, f"{done:,} of {total:,} {noun}"
+            round(share * steps) - bar.pos, f"{done:,}/{total:,} {noun}"
         )
 
 

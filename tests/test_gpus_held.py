@@ -34,7 +34,9 @@ from simcluster.studies import bestserve
 from simcluster.studies.goodput import Cell, find, runs, simulate_cell, tables
 from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.rank import finals, race, report, rounds, screen
+from simcluster.studies.rank.contest import Contest
 from simcluster.studies.rank.rank import rank
+from simcluster.studies.rank.work import Work
 
 PRICE = 2.0
 ALWAYS_UP = {"up": 1e-6, "down": 0.0, "interval_s": 0.5, "cooldown_s": 0.5, "start_up_s": 0.25}
@@ -321,7 +323,7 @@ def test_candidates_are_measured_against_what_is_carried_per_gpu_held(
     """One GPU held of six at most carries 10: others of one GPU must carry as much, not 2."""
     dull: dict[str, float] = {}
 
-    def search(start: Cell, _: float, *, uninteresting_rps: float) -> race.Search:
+    def search(start: Cell, _: float, *, uninteresting_rps: float, **__: float) -> race.Search:
         dull[start.strategy] = uninteresting_rps
         seen = race.RaceRun(
             rate_rps=10.0,
@@ -353,7 +355,7 @@ def test_candidates_are_measured_against_what_is_carried_per_gpu_held(
     bound = screen.Screen(scenario.environment, screen.Lengths.of(scenario)).bound(some[1])
     bounds = {n: dataclasses.replace(bound, total_rps=50.0, num_gpus=6) for n in names}
     bounds["auto"] = dataclasses.replace(bounds["auto"], total_rps=60.0, ramp_s=1.0)
-    rounds.Rounds(scenario, bounds, Runner(jobs=1)).first_round()
+    rounds.Rounds(Contest(scenario, bounds, Runner(jobs=1), Work())).first_round()
     later = [rate for rate in dull.values() if rate > 0]
     assert len(later) > 3
     assert later == pytest.approx([0.65 * 6 * 10.0] * len(later))

@@ -51,8 +51,8 @@ class RankTable(Settings):
     """Candidates that are settled and compared with the best however far behind they are; default:
     the first four strategies of the file. The best of each family is too, in any case."""
     need_rps: Annotated[float | None, Field(gt=0)] = None
-    """Requests/s that must be sustained: look for the cheapest plans that do; num_gpus is then any
-    number of the cluster's GPUs unless given. Default: rank by goodput."""
+    """Requests/s that must be sustained: look for the cheapest plans that do, on any number of GPUs
+    up to the largest of num_gpus. Default: rank by goodput."""
     headroom: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the goodput that is to stay free, with need_rps."""
     spare_instances: Annotated[int | None, Field(ge=0)] = None

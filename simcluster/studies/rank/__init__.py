@@ -1,24 +1,27 @@
-"""The best strategies for given GPUs: many candidates, few requests at first, intervals at the end.
+"""The best strategies for given GPUs, or the cheapest for a needed rate.
 
-===========  ================================================================
+Many candidates, few requests at first, intervals at the end.
+
+===========  =======================================================
 module       idea
-===========  ================================================================
+===========  =======================================================
+field        the candidates, each once, and the baselines among them
 screen       upper bounds from the roofline
-field        the candidates of the space and of the file, each once
-race         candidates on the same requests
+race         where attainment crosses the target on one draw
+contest      who races on what, and the runs on it
 draws        goodputs on several draws, and how far they agree
-contest      what all rounds share: candidates, bounds, lengths of runs
 rounds       rounds that grow longer while the field shrinks
 finals       goodputs of the finalists
-standings    what rounds and finals say together
+standings    the order of all candidates after that
 explain      bottlenecks, with the figures that show them
-margin       how far the best are from their targets below their goodputs
-spares       spare instances that a plan needs
-plans        the cheapest plans for a needed rate
-ranking      the outcome: candidates and fronts
+margin       latencies below the goodput
+spares       instances held against lost ones
+plans        the race by cost, for a needed rate
+ranking      the outcome: candidates, fronts, plans
+work         how far all of that has come
 rank         all stages, from a scenario to a ranking
-need_report  plans and margins as text and as plain values
 report       a ranking as text, rows, files and pictures
+need_report  the plans and margins as text and rows
 command      the command line
-===========  ================================================================
+===========  =======================================================
 """

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from simcluster.config import SloConfig
 from simcluster.frames.goodput import three_digits
 from simcluster.strategies import FuDG, NoDG, PaDG, SchedulerSettings, Strategy
-from simcluster.studies.goodput import Settings, Verdict
-from simcluster.studies.goodput.runs import targets_of
 from simcluster.studies.rank.race import Crossing, RaceRun, log_odds
 from simcluster.studies.rank.screen import Bound
 
@@ -68,19 +66,13 @@ class AtGoodput:
             num_preemptions=nearest.num_preemptions,
         )
 
-    @classmethod
-    def settled(cls, verdict: Verdict, slo: SloConfig, raced: AtGoodput | None) -> AtGoodput:
-        """Return the same by the longest runs; what those do not show is that of the race."""
-        settings = Settings(target=slo.attainment, targets=targets_of(slo))
-        shares = {
-            key: verdict.share_at_goodput(f"{key}_attainment", settings) for key in _LATENCIES
-        }
-        within = {key: share for key, share in shares.items() if not math.isnan(share)}
-        return cls(
-            within={**(raced.within if raced else {}), **within},
-            peak_kv_usage=raced.peak_kv_usage if raced else 0.0,
-            num_preemptions=raced.num_preemptions if raced else 0,
-        )
+    def settled(self, within: Mapping[str, float]) -> AtGoodput:
+        """Return the same with the shares of the longest runs, as far as those know them."""
+        return replace(self, within={**self.within, **within})
+
+
+NOT_RACED: Final = AtGoodput(within={}, peak_kv_usage=0.0, num_preemptions=0)
+"""Where no run of the race lies near the goodput."""
 
 
 def _between(low: RaceRun, high: RaceRun, key: str, wanted: float) -> float:

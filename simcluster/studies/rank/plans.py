@@ -22,7 +22,7 @@ from simcluster.studies.goodput.rules import RULES
 from simcluster.studies.goodput.runs import mean_lengths
 from simcluster.studies.rank import spares
 from simcluster.studies.rank.contest import Contest
-from simcluster.studies.rank.finals import LONGEST, Finals, settle
+from simcluster.studies.rank.finals import LONGEST, NONE, Finals, merged, settle
 from simcluster.studies.rank.race import TRUSTED, Crossing, RaceRun, log_odds, search
 from simcluster.studies.rank.ranking import Need, Plan, Stage
 from simcluster.studies.rank.rounds import FIRST, REPLICATIONS, SECOND, THIRD, Rounds
@@ -31,6 +31,7 @@ from simcluster.studies.space import build
 
 _SHARE: Final = 0.6  # of the bound, where nothing of a family is known
 _AT_ONCE: Final = 2  # plans of one cost that are settled before it is asked whether one will do
+_ANY: Final = 0.5  # difference of two plans within which either may be taken: none is looked at
 _LOOKED_AT: Final = 4  # candidates of one step up or down in cost
 
 _SLOPE: Final = 20.0  # of the log odds over the log rate: only sizes tolerances and starts
@@ -77,7 +78,7 @@ class Plans:
         self._odds: dict[str, float] = {}  # distance from the target at the rate, in log odds
         self._seen: dict[str, RaceRun] = {}
         self._perhaps: set[str] = set()  # by three draws of short runs
-        self._final = Finals(intervals={}, mean_gpus={}, unsettled={}, verdicts={}, num_requests=0)
+        self._final = NONE
         self._looked: dict[str, Crossing] = {}
 
     def _size(self, name: str) -> _Size:
@@ -223,16 +224,10 @@ class Plans:
             tolerances=tolerances,
             seed=self._contest.seed(2 + REPLICATIONS),
             runner=self._contest.runner,
+            indifference=_ANY,
             done=lambda cell: self._contest.did("finals", cell),
         )
-        old = self._final
-        self._final = Finals(
-            intervals=old.intervals | final.intervals,
-            mean_gpus=old.mean_gpus | final.mean_gpus,
-            unsettled=old.unsettled | final.unsettled,
-            verdicts=old.verdicts | final.verdicts,
-            num_requests=old.num_requests + final.num_requests,
-        )
+        self._final = merged(self._final, final)
 
     def _step(self, size: int | None) -> str | None:
         """Return the best candidate of a cost, settled well enough for one line; None of none."""
@@ -294,7 +289,7 @@ class Plans:
         crossing = self._looked.get(name) or self._raced(name)
         stage: Stage = "final" if name in self._final.intervals else "race"
         candidate = candidate_of(
-            self._contest, name, stage, goodput, crossing, self._final.verdicts.get(name)
+            self._contest, name, stage, goodput, crossing, self._final.within.get(name, {})
         )
         if name in self._final.mean_gpus:
             candidate = candidate.holding(self._final.mean_gpus[name])

@@ -85,9 +85,10 @@ def rank(
     environment = scenario.environment
     if table.mode == "bestserve":
         _refuse_for_bestserve(environment)
-    if table.need_rps is not None and not table.num_gpus:
-        every = tuple(range(1, environment.cluster.num_gpus + 1))
-        table = dataclasses.replace(table, num_gpus=every)
+    if table.need_rps is not None:
+        most = max(table.num_gpus, default=environment.cluster.num_gpus)
+        most = min(most, environment.cluster.num_gpus)
+        table = dataclasses.replace(table, num_gpus=tuple(range(1, most + 1)))
         found = field_of(table, environment, scenario.strategies)
         del found.removed[IDLE]  # every number of GPUs was tried
     else:
@@ -131,7 +132,12 @@ def _raced(contest: Contest, table: RankTable, found: Field, baselines: list[str
     best = [c for c in candidates if c.stage == "final"] or candidates
     levels = margin.levels(contest, best[: margin.SHOWN], _LATENCY_DRAW)
     slo = contest.scenario.environment.slo
-    notes = [*found.notes(), *standings.notes(candidates), *margin.warnings(levels, slo)]
+    notes = [
+        *final.notes,
+        *found.notes(),
+        *standings.notes(candidates),
+        *margin.warnings(levels, slo),
+    ]
     return Ranking(
         scenario=contest.scenario,
         table=table,
@@ -163,7 +169,7 @@ def _planned(contest: Contest, table: RankTable, found: Field) -> Ranking:
         removed=found.removed,
         unsettled=plans.final.unsettled,
         verdicts=plans.final.verdicts,
-        notes=(*unused, *found.notes(), *margin.warnings(levels, slo)),
+        notes=(*unused, *plans.final.notes, *found.notes(), *margin.warnings(levels, slo)),
         levels=tuple(levels),
         need=need,
         latency_rate_rps=math.nan,

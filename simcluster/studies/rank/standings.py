@@ -8,14 +8,14 @@ settled, the winner's goodput is that of the third round.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from simcluster.studies.goodput import Interval, Verdict
+from simcluster.studies.goodput import Interval
 from simcluster.studies.goodput.runs import WARMUP as FINAL_WARMUP
 from simcluster.studies.rank.contest import Contest
 from simcluster.studies.rank.draws import around, exp
-from simcluster.studies.rank.explain import AtGoodput, explain, explain_bound
+from simcluster.studies.rank.explain import NOT_RACED, AtGoodput, explain, explain_bound
 from simcluster.studies.rank.finals import LONGEST, Finals
 from simcluster.studies.rank.race import WARMUP, Crossing
 from simcluster.studies.rank.ranking import Candidate, Stage
@@ -142,8 +142,8 @@ class Standings:
         return self._rounds.second.get(name) or self._rounds.first.get(name)
 
     def _candidate(self, name: str, stage: Stage, goodput: Interval) -> Candidate:
-        verdict = self._final.verdicts.get(name)
-        return candidate_of(self._contest, name, stage, goodput, self._last(name), verdict)
+        within = self._final.within.get(name, {})
+        return candidate_of(self._contest, name, stage, goodput, self._last(name), within)
 
 
 def candidate_of(
@@ -152,7 +152,7 @@ def candidate_of(
     stage: Stage,
     goodput: Interval,
     crossing: Crossing | None,
-    verdict: Verdict | None,
+    within: Mapping[str, float],
 ) -> Candidate:
     """Return a candidate with its goodput, and what keeps it from more.
 
@@ -164,8 +164,8 @@ def candidate_of(
         Who, how far it came, and its goodput (requests/s).
     crossing : Crossing or None
         The longest search of the race for it.
-    verdict : Verdict or None
-        How its search in the finals ended.
+    within : mapping of str to float
+        Shares within the latency targets at its goodput, by the finals; empty if it is not settled.
     """
     scenario, bound = contest.scenario, contest.bounds[name]
     slo = scenario.environment.slo
@@ -173,8 +173,8 @@ def candidate_of(
         bottleneck, why = explain_bound(bound)
     else:
         at = AtGoodput.of(crossing, slo)
-        if stage == "final" and verdict is not None and verdict.stages:
-            at = AtGoodput.settled(verdict, slo, at)
+        if within:
+            at = (at or NOT_RACED).settled(within)
         bottleneck, why = explain(scenario.strategy(name), bound, goodput.value, at, slo)
     return Candidate(
         name=name,

@@ -53,6 +53,9 @@ def test_a_strategy_that_differs_in_one_setting_is_another() -> None:
     found = field_of(table, scenario.environment, scenario.strategies)
     assert set(found.strategies) == {"8e-tp4", "EcoServe, slack max"}
     assert not found.twins
+    scenario = load(SHIPPED / "planner_question.toml")
+    table = RankTable(num_gpus=(16,), strategies=("chunked",), tp_sizes=(2,), chunk_sizes=(4096,))
+    assert not field_of(table, scenario.environment, scenario.strategies).twins
 
 
 def test_a_baseline_that_is_no_candidate_is_refused() -> None:
@@ -150,14 +153,18 @@ def test_latencies_are_the_quantiles_of_the_requests() -> None:
 
 
 def test_a_percentile_of_its_own_moves_the_goodput_as_attainment_does() -> None:
-    """P99 of the TTFT alone is attainment 0.99 of the TTFT alone."""
+    """P99 of the TTFT alone is attainment 0.99 of the TTFT alone, in a run and in the goodput."""
     marginal = {"slo.criterion": "marginal", "slo.tpot_s": None}
     whole = resolve(ranked_scenario(), {**marginal, "slo.attainment": 0.99})
     own = resolve(
         ranked_scenario(), {**marginal, "slo.attainment": 0.9, "slo.percentiles": {"ttft": 99.0}}
     )
+    run = race.probe(own, Cell("mine", 70.0, 1, 2000))
+    assert 0.9 < run.ttft_attainment < 0.999
+    moved = race.log_odds(run.ttft_attainment, 2000) - race.log_odds(0.99, 2000)
+    assert run.log_odds - race.log_odds(0.9, 2000) == pytest.approx(moved, abs=0.02)
     found = [
-        race.cross(one, guess_rps=30.0, seed=1, num_requests=2000, near=1.05).goodput_rps
+        race.cross(one, guess_rps=68.0, seed=1, num_requests=1000, near=1.05).goodput_rps
         for one in (whole, own)
     ]
     assert found[1] == pytest.approx(found[0], rel=0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -39,13 +40,9 @@ SPACE = {
 def settle_quickly(scenario: Scenario, names: list[str], *, seed: int, **_: Any) -> finals.Finals:
     """Stand in for `finals.settle`: one draw, and intervals of 3 %."""
     values = {name: long_goodput(scenario, name, seed) for name in names}
-    return finals.Finals(
-        intervals={n: Interval(value=v, low=0.97 * v, high=1.03 * v) for n, v in values.items()},
-        mean_gpus=dict.fromkeys(names, math.nan),
-        unsettled={},
-        verdicts={},
-        num_requests=0,
-    )
+    intervals = {n: Interval(value=v, low=0.97 * v, high=1.03 * v) for n, v in values.items()}
+    held = dict.fromkeys(names, math.nan)
+    return dataclasses.replace(finals.NONE, intervals=intervals, mean_gpus=held)
 
 
 def long_goodput(scenario: Scenario, name: str, seed: int) -> float:
@@ -175,6 +172,23 @@ def test_no_plan_is_cheaper_than_the_cheapest(
         best = max(goodput for gpus, goodput in goodputs.values() if gpus == step.num_gpus)
         assert step.candidate.goodput_rps >= 0.85 * best  # one draw against another
         assert (step.sustains == "no") == (sign < 0)
+
+
+def test_a_number_of_gpus_is_the_most_there_may_be(fifty: Ranking) -> None:
+    """A file that ranks what its four GPUs do best still gets the cheaper plan."""
+    plans = need_of(asked(50.0, num_gpus=[4])).plans
+    assert plans == need_of(fifty).plans
+
+
+def test_an_interval_around_the_need_is_not_sure(fifty: Ranking) -> None:
+    """The same plan, 1.5 % above the need with an interval of 3 %: a step up in cost is sure."""
+    first = need_of(fifty).plans[0]
+    need = need_of(asked(0.985 * first.candidate.goodput_rps))
+    assert need.plans[0].sustains == "yes"
+    assert need.plans[0].num_gpus > first.num_gpus
+    assert need.below is not None
+    assert need.below.candidate.name == first.candidate.name
+    assert need.below.sustains == "not sure"
 
 
 def test_costs_are_those_of_the_gpus_over_the_tokens_of_the_need(fifty: Ranking) -> None:

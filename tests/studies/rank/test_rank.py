@@ -66,13 +66,9 @@ def settle_quickly(scenario: Scenario, names: list[str], *, seed: int, **_: Any)
         ).goodput_rps
         for name in names
     }
-    return finals.Finals(
-        intervals={n: Interval(value=v, low=0.97 * v, high=1.03 * v) for n, v in values.items()},
-        mean_gpus=dict.fromkeys(names, math.nan),
-        unsettled={},
-        verdicts={},
-        num_requests=0,
-    )
+    intervals = {n: Interval(value=v, low=0.97 * v, high=1.03 * v) for n, v in values.items()}
+    held = dict.fromkeys(names, math.nan)
+    return dataclasses.replace(finals.NONE, intervals=intervals, mean_gpus=held)
 
 
 @pytest.fixture
