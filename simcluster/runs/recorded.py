@@ -287,12 +287,10 @@ def writing(
         found = [*runs, *RecordedRuns(out / RUNS)]
         makers = None
         if scenario is not None:
-            names: dict[str, str] = {}
-            makers = {}
-            for one in (scenario, *variants):
-                scopes = {scope_of(one, s.name): s.name for s in one.strategies}
-                names |= scopes
-                makers |= {scope: made_by(one, name) for scope, name in scopes.items()}
+            studied = [(one, s.name) for one in (scenario, *variants) for s in one.strategies]
+            scopes = {scope_of(one, name): (one, name) for one, name in studied}
+            names = {scope: name for scope, (_, name) in scopes.items()}
+            makers = {scope: made_by(*own) for scope, own in scopes.items()}
             if not replace:
                 refuse_loss(out, found, names, files[0])
         runs.folder.mkdir(exist_ok=True)
