@@ -20,7 +20,7 @@ from simcluster.errors import DataError, in_message, nearest
 GZIP: Final = b"\x1f\x8b"
 MAX_LINE_CHARS: Final = 1 << 24
 """Longer lines are refused: a file without line ends would fill the memory."""
-MAX_RATIO: Final = 100
+MAX_RATIO: Final = 30
 """A gzip file that unpacks to more than so many times its size is refused..."""
 UNPACKED_FREE: Final = 1 << 24
 """... once it has given so many characters; published traces unpack to 3 to 12 times theirs."""

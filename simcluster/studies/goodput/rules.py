@@ -69,7 +69,7 @@ class SearchRules:
     """Length of a replication in mean residence times, at least: long answers stay much longer."""
     least_requests: int = 4000
     """Requests of a replication, at least."""
-    least_misses: float = 200.0
+    least_misses: float = 50.0
     """Requests that miss their targets in a replication at the goodput, at least: where they are
     few, their logarithm is skewed."""
     uncounted: float = 0.3
