@@ -778,14 +778,14 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
 def test_a_gzip_bomb_is_refused_at_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than 100 times its size, once it has given so many characters; a plain file is not."""
+    """More than 30 times its size, once it has given so many characters; a plain file is not."""
     assert files.UNPACKED_FREE == 1 << 24  # 2.8 million of the rows below
     monkeypatch.setattr(files, "UNPACKED_FREE", 1 << 20)
     bomb = tmp_path / "bomb.csv.gz"
     text = b"arrival_s,prompt_len,output_len\n" + b"0,1,1\n" * 400_000
     bomb.write_bytes(gzip.compress(text, 9))
     assert len(text) > files.MAX_RATIO * bomb.stat().st_size
-    refused(bomb, "unpacks to more than 100 times its size. If that is meant, unpack it")
+    refused(bomb, "unpacks to more than 30 times its size. If that is meant, unpack it")
     (tmp_path / "bomb.csv").write_bytes(text)
     assert len(read_trace(tmp_path / "bomb.csv").prompt_len) == 400_000
 

@@ -432,16 +432,16 @@ def _remarks(found: Found) -> list[str]:
         if words := ending(verdict, found.settings):
             remedy = remedies.get(verdict.status)
             lines.append(_filled(f"{name}: {words}{f': {remedy}' if remedy else ''}."))
-        lines += [_filled(f"{name}: {words}.") for words in _collapses(verdict)]
+        lines += [_filled(f"{name}: {words}.") for words in collapses(verdict)]
         if verdict.dips:
-            lines.append(_filled(f"{name}: {_low_loads(verdict)}."))
+            lines.append(_filled(f"{name}: {low_loads(verdict)}."))
         if verdict.estimate is not None and verdict.stages[-1].high.saturated:
             rate = three_digits(verdict.stages[-1].high.rate_rps)
             lines.append(f"{name}: saturated at {rate} req/s: its queue grows without bound.")
     return lines
 
 
-def _collapses(verdict: Verdict) -> list[str]:
+def collapses(verdict: Verdict) -> list[str]:
     """Return where a strategy collapses and how often, in words; nothing where it does not."""
     fallen = [falls for falls in verdict.falls if falls.num_fallen]
     if not fallen:
@@ -479,7 +479,7 @@ _POOLS: Final = {
 }
 
 
-def _low_loads(verdict: Verdict) -> str:
+def low_loads(verdict: Verdict) -> str:
     """Return at which low loads the targets are missed, in words."""
     places = [
         f"{100 * _least(probe):.3g} % at {three_digits(probe.rate_rps)} req/s"

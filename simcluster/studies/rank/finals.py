@@ -11,7 +11,6 @@ from typing import Final
 
 from simcluster.config import TARGETS
 from simcluster.errors import DataError
-from simcluster.frames.goodput import three_digits
 from simcluster.runs.cell import Cell
 from simcluster.runs.executor import Runner
 from simcluster.scenario.scenario import Scenario
@@ -25,7 +24,7 @@ from simcluster.studies.goodput import (
     simulate_cell,
 )
 from simcluster.studies.goodput.pairs import INDIFFERENCE
-from simcluster.studies.goodput.tables import ending
+from simcluster.studies.goodput.tables import collapses, ending, low_loads
 
 LONGEST: Final = 20_000
 """Requests of the longest run."""
@@ -161,7 +160,9 @@ def _of(found: Found) -> Finals:
             if name not in known
         },
         notes=tuple(
-            f"{name}: {words}" for name, v in found.verdicts.items() for words in _collapse(v)
+            f"{name}: {words}."
+            for name, verdict in found.verdicts.items()
+            for words in (*collapses(verdict), *([low_loads(verdict)] if verdict.dips else ()))
         ),
         verdicts=found.verdicts,
         num_requests=sum(verdict.num_requests for verdict in found.verdicts.values()),
@@ -173,18 +174,3 @@ def _within(found: Found, name: str) -> dict[str, float]:
     verdict = found.verdicts[name]
     shares = {key: verdict.share_at_goodput(f"{key}_attainment", found.settings) for key in TARGETS}
     return {key: share for key, share in shares.items() if not math.isnan(share)}
-
-
-def _collapse(verdict: Verdict) -> list[str]:
-    """Return where a finalist was seen to collapse, in words; nothing where it was not."""
-    fallen = [one for one in verdict.falls if one.num_fallen]
-    if not fallen:
-        return []
-    lowest = min(fallen, key=lambda one: one.rate_rps)
-    goodput = ""
-    if verdict.status == "collapses":
-        goodput = "; its goodput is the rate that is recommended, at which none did"
-    return [
-        f"collapses in {lowest.num_fallen} of {lowest.num_runs} runs at "
-        f"{three_digits(lowest.rate_rps)} requests/s{goodput}"
-    ]

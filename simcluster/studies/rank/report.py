@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -58,7 +59,7 @@ def as_text(ranking: Ranking, *, shown: int = _SHOWN) -> str:
         parts.append(_table(ranking, candidates[:shown]))
         if len(candidates) > shown:
             parts[-1] += f"\n... and {len(candidates) - shown} more (--all, --json or -o DIR)"
-    parts.append("\n".join(ranking.notes))
+    parts.append("\n".join(textwrap.fill(n, 100, subsequent_indent="  ") for n in ranking.notes))
     parts.append(_unsettled(ranking))
     parts.append(_told_apart(ranking))
     parts.append(_why(candidates[: min(shown, 8)]))
