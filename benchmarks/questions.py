@@ -37,7 +37,9 @@ from simcluster.studies.rank.screen import Lengths, Screen
 REPLICATIONS: Final = 8
 """Of the reference, at each of two rates."""
 LONGER: Final = 2
-"""Times the length of a run of the search."""
+"""Times the length of a run of the search..."""
+LONGEST: Final = 40_000
+"""... but no more requests than these."""
 _FIRST: Final = 5_000_001  # replications of the reference: none that a search meets
 
 MACHINES: Final = (
@@ -115,7 +117,7 @@ def reference(found: Found, name: str) -> dict[str, Any]:
         return {}
     if verdict.recommended is not None:
         at = verdict.recommended
-        low = runs_at(found, name, at.rate_rps, LONGER * at.num_requests, 0)
+        low = runs_at(found, name, at.rate_rps, min(LONGER * at.num_requests, LONGEST), 0)
         wanted = settings.wanted(len(low.outcomes[0].counted))
         fallen = falls_at(low, wanted)
         return {
@@ -127,13 +129,14 @@ def reference(found: Found, name: str) -> dict[str, Any]:
     stage = verdict.stages[-1]
     gap = min(max(stage.gap / 2, 0.01), 0.05)
     centre = math.log(found_value(verdict))
+    num = min(LONGER * stage.num_requests, LONGEST)
     for _ in range(4):  # until the crossing is between its two rates
         low, high = (
             runs_at(
                 found,
                 name,
                 math.exp(centre + side * gap / 2),
-                LONGER * stage.num_requests,
+                num,
                 side > 0,
             )
             for side in (-1, 1)
