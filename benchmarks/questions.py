@@ -38,7 +38,7 @@ REPLICATIONS: Final = 8
 """Of the reference, at each of two rates."""
 LONGER: Final = 2
 """Times the length of a run of the search..."""
-LONGEST: Final = 40_000
+LONGEST: Final = 20_000
 """... but no more requests than these."""
 _FIRST: Final = 5_000_001  # replications of the reference: none that a search meets
 
@@ -200,14 +200,14 @@ def contradictions(found: Found) -> list[str]:
     return wrong
 
 
-def asked(seed: int, *, with_reference: bool) -> dict[str, Any]:
+def asked(seed: int, *, with_reference: bool, **options: Any) -> dict[str, Any]:
     """Search one question; return what came out."""
     started = time.process_time()
     document = drawn(seed)
     scenario: Scenario = resolve(document)
     result: dict[str, Any] = {"seed": seed, "document": to_toml(document)}
     try:
-        found = find(scenario, jobs=1)
+        found = find(scenario, jobs=1, **options)
         result["cpu_s"] = time.process_time() - started
         result["wrong"] = contradictions(found)
         result["pairs"] = [
@@ -298,6 +298,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--questions", type=int, default=24)
+    parser.add_argument("--tolerance", type=float, default=0.03)
+    parser.add_argument("--max-requests", type=int, default=200_000)
     parser.add_argument("--no-reference", action="store_true")
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
@@ -305,7 +307,12 @@ def main() -> None:
     for seed in range(given.first, given.first + given.questions):
         path = given.out / f"{seed}.json"
         if not path.exists():
-            result = asked(seed, with_reference=not given.no_reference)
+            result = asked(
+                seed,
+                with_reference=not given.no_reference,
+                tolerance=given.tolerance,
+                max_requests=given.max_requests,
+            )
             path.write_text(json.dumps(result, indent=1))
             print(seed, f"{result['all_cpu_s']:.0f} CPU-s", flush=True)
     files = sorted(given.out.glob("*.json"), key=lambda path: int(path.stem))

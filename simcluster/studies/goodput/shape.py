@@ -29,6 +29,7 @@ _LAST: Final = 2  # tenths at the end of a run that say how it ended
 _EXCESS: Final = 2.5  # roots of the requests of a run: what chance alone adds to a queue
 _UNQUIET: Final = 0.1  # share of the tenths before a fall that may be short of the target
 _SLOWER: Final = 0.04  # share of the offered rate by which a collapsed plan serves less, at least
+_BETWEEN: Final = 0.25  # share of the runs that may be neither healthy nor fallen
 _RECOVERED: Final = 0.5  # share of falls that end again from which they are no collapse
 
 
@@ -120,8 +121,8 @@ def in_two_groups(probe: Probe, targets: Sequence[float]) -> bool:
     -----
     A run has *collapsed* if it was healthy for a tenth of its time at least, its last two tenths
     are `DEEP` log odds short of the target, and its queue there is longer than that of the healthy
-    runs by more than chance adds: a few roots of the number of requests. All others must be
-    healthy to the end, or fallen. Falls that mostly recover are excursions of an ordinary queue
+    runs by more than chance adds: a few roots of the number of requests. Nearly all others must
+    be healthy to the end, or fallen. Falls that mostly recover are excursions of an ordinary queue
     near its limit, and no collapse; so are falls of a plan whose attainment varies widely without
     them. Nor is a queue that serves its offered rate while it is long:
     chance in the arrivals filled it, and will empty it.
@@ -131,7 +132,8 @@ def in_two_groups(probe: Probe, targets: Sequence[float]) -> bool:
         return False  # nobody noted the course of the runs
     healthy = [k for k, own in enumerate(margins) if _is_healthy(own)]
     fallen = [k for k, own in enumerate(margins) if _first_deep(own) is not None]
-    if not healthy or not fallen or len(healthy) + len(fallen) < len(margins):
+    between = len(margins) - len(healthy) - len(fallen)
+    if not healthy or not fallen or between > _BETWEEN * len(margins):
         return False
     usual = float(np.median([probe.outcomes[k].backlogs[-1] for k in healthy]))
     least = usual + _EXCESS * math.sqrt(probe.num_requests)
