@@ -1,12 +1,14 @@
 # make demo   install into .venv and run the quickstart comparison
 # make test   install the test extra and run the whole test suite
 # make plugin install the example plug-in beside the package and run its tests
+# make gate   compare simulated with measured times, where SIMCLUSTER_DATA is: worse by two points fails
 # make paper-tables   EcoServe's evaluation, paper against simulated, into docs/ecoserve.md (goes on where it was stopped)
 PYTHON ?= python3
 VENV ?= .venv
+SIMCLUSTER_DATA ?= ../shared/data
 BIN = $(VENV)/bin
 
-.PHONY: demo test plugin lint paper-tables clean
+.PHONY: demo test plugin lint gate paper-tables clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +39,14 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/mypy --strict examples/plugin/simcluster_example
 	$(BIN)/codespell simcluster scenarios examples plots tests benchmarks docs README.md CHANGELOG.md
+
+# One thread: small matrices, on which more threads wait for each other (26 CPU-seconds, 110 with two).
+gate: $(VENV)/.installed
+	@if [ -d "$(SIMCLUSTER_DATA)" ]; then \
+	  OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/simcluster validate "$(SIMCLUSTER_DATA)" --gate; \
+	else \
+	  echo "gate: skipped, no measured sets at $(SIMCLUSTER_DATA) (SIMCLUSTER_DATA)"; \
+	fi
 
 paper-tables: $(VENV)/.installed
 	$(BIN)/python scenarios/ecoserve/run.py -o results/ecoserve

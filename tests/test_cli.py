@@ -124,7 +124,8 @@ def test_compare_gives_json(scenario: Path) -> None:
         call("compare", scenario, "--jobs", 1, "--json").stdout, parse_constant=pytest.fail
     )
     assert len(result["rows"]) == 8
-    assert set(result["step_times"]) == {"gpu", "accuracy"}
+    known = {"gpu", "accuracy", "kind", "errors", "errors_on", "errors_fitted"}
+    assert set(result["step_times"]) == known
     assert result["step_times"]["accuracy"] in ("measured", "fitted", "data-sheet")
     row = result["rows"][0]
     assert (row["strategy"], row["rate_rps"], row["seed"]) == ("vLLM", 2.0, 0)

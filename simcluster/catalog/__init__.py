@@ -25,6 +25,7 @@ quantization  what a checkpoint's files say of its dtypes
 derive        length tables from measured request sets
 own_file      the user's own entries, written into a catalogue file
 toml_writer   a document -> TOML
+scores        errors against measured times as last accepted, by check and by kind
 ============  =======================================================================
 """
 

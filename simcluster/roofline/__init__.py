@@ -19,6 +19,7 @@ sources         sources of step times, by name
 bounded         caches that do not fill the memory
 pipeline        stages of a pipeline, and the batches that pass them
 assumptions     what they take for granted of a model on a GPU, line by line
+kinds           kinds of deployments, and the measured errors of each
 of_environment  step times on the GPUs and fabric of an environment
 ==============  =====================================================================
 """

@@ -27,6 +27,7 @@ from simcluster.frames.goodput import (
 )
 from simcluster.frames.metrics import PERCENTILES, STATISTICS, cached_block_share
 from simcluster.frames.schema import CLASS_ATTAINMENT
+from simcluster.roofline import kinds
 from simcluster.roofline.assumptions import assumptions
 from simcluster.runs.folder import Comparison, rows_of
 from simcluster.scenario.remarks import remarks
@@ -192,7 +193,7 @@ def heading(scenario: Scenario) -> str:
             f"Requests: {_requests(scenario.workload)}",
             *_wrapped(notes_of(scenario)),
             f"Targets:  {targets(environment.slo)}",
-            _step_times(environment),
+            *_step_times(environment),
             *(f"Note:     {line}" for line in [*assumptions(environment), *remarks(scenario)]),
             f"Price:    {_price(environment.cluster)}",
         ]
@@ -234,24 +235,54 @@ def _extras(environment: Environment) -> list[str]:
     for cluster in environment.extra_clusters:
         lines.append(f"Also:     {_machines(cluster)}")
         lines.append(f"          {_price(cluster)}; step times {environment.accuracy_of(cluster)}")
+        if environment.step_times == "roofline":
+            lines += _wrapped([_error_of_kind(environment, cluster)])
     return lines
 
 
-def _step_times(environment: Environment) -> str:
-    """Return what the step times rest on."""
+def _step_times(environment: Environment) -> list[str]:
+    """Return what the step times rest on, and the error of their kind."""
     cluster, source = environment.cluster, environment.step_times
     accuracy = environment.accuracy_of(cluster)
     about = _ACCURACY.get(accuracy, "see its source")
-    if source != "roofline":
+    if source == "roofline":
+        about = f"{about}; {_error_of_kind(environment, cluster)}"
+    else:
         about = f"they come from {source!r}"
-    return f"Step times of {cluster.gpu.name}: {accuracy} ({about})"
+    line = f"Step times of {cluster.gpu.name}: {accuracy} ({about})"
+    return textwrap.wrap(line, _WIDTH, subsequent_indent=10 * " ")
 
 
-def step_times_of(environment: Environment) -> dict[str, str]:
-    """Return what a program should know of the step times: GPU, accuracy, a source not ours."""
+def _error_of_kind(environment: Environment, cluster: ClusterConfig) -> str:
+    """Return the measured errors of what is simulated, of `docs/accuracy.md`'s kinds."""
+    kind = kinds.in_words(kinds.kind_of(environment, cluster))
+    known = kinds.known(environment, cluster)
+    if known is None:
+        return f"{kind}: not measured, its error is not known"
+    errors = ", ".join(f"{name} {100 * error:.0f} %" for name, error in known.errors.items())
+    runs = f"{known.n} run{'s' * (known.n != 1)}" if known.served else f"{known.n} steps"
+    fitted = ", fitted to them" if known.fitted else ""
+    return f"{kind}: {errors} off in {runs} on {', '.join(known.gpus)}{fitted}"
+
+
+def step_times_of(environment: Environment) -> dict[str, Any]:
+    """Return what a program should know of the step times.
+
+    GPU, accuracy, a source that is not ours; of our own the kind, and its measured errors (shares)
+    with the GPUs they were measured on, None where there are none.
+    """
     cluster, source = environment.cluster, environment.step_times
-    known = {"gpu": cluster.gpu.name, "accuracy": environment.accuracy_of(cluster)}
-    return known if source == "roofline" else {**known, "source": source}
+    about = {"gpu": cluster.gpu.name, "accuracy": environment.accuracy_of(cluster)}
+    if source != "roofline":
+        return {**about, "source": source}
+    known = kinds.known(environment)
+    return {
+        **about,
+        "kind": kinds.in_words(kinds.kind_of(environment)),
+        "errors": None if known is None else dict(known.errors),
+        "errors_on": None if known is None else list(known.gpus),
+        "errors_fitted": None if known is None else known.fitted,
+    }
 
 
 def _price(cluster: ClusterConfig) -> str:

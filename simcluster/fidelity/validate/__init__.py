@@ -18,6 +18,8 @@ sarathi_iter        Sarathi-Serve's iteration times
 splitwise_perf      Splitwise's fixed batches
 host_time           host times of engine profiles, derived from runs held apart
 run                 all checks on a folder of measured sets
+board               errors by kind of deployment, beside other simulators'
+gate                checks against the scores that were last accepted
 report              a validation as text, rows, Markdown and pictures
 document            the tables and pictures of docs/accuracy.md
 command             the command line

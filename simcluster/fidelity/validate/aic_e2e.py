@@ -81,6 +81,16 @@ def checks(data_dir: Path) -> list[Check]:
             about(truth[part], ttft[part], regime=ENGINES[name], quantity="TTFT")
             for name, part in ((name, backend == name) for name in np.unique(backend))
         ]
+        # Little's law: clients over the time of a request of mean length, both ways.
+        pairs = ((truth, frame["silicon_tpot_ms"].to_numpy()), (ttft, tpot))
+        tokens = (1 + SHORTEST) / 2 * frame["osl"].to_numpy() - 1
+        clients = frame["batch_size"].to_numpy()
+        rates = [1e3 * clients / (first + each * tokens) for first, each in pairs]
+        about = partial(about, unit="requests/s", quantity="throughput")
+        found += [
+            about(*(rate[backend == name] for rate in rates), regime=ENGINES[name])
+            for name in np.unique(backend)
+        ]
     return found
 
 

@@ -34,6 +34,16 @@ STAGE_S: Final = 30.0
 _SETTLING: Final = 0.2
 _BLOCK: Final = 16
 _QUANTITIES: Final = ("TTFT", "TPOT", "E2E")
+_PEER_METRICS: Final = {"ttft_mean": "TTFT", "itl_mean": "TPOT", "e2e_mean": "E2E"}
+_PEER_COLUMNS: Final = (
+    "simulator",
+    "exp_id",
+    "model",
+    "workload",
+    "metric",
+    "predicted_ms",
+    "measured_ms",
+)
 _COLUMNS: Final = (
     "exp_id",
     "workload",
@@ -102,8 +112,74 @@ def rows(data_dir: Path) -> pd.DataFrame:
     """Return the stages of known models and workloads that were not overloaded."""
     frame = table(data_dir / DATA_SET / "stages.csv", _COLUMNS)
     known = frame["model"].isin(list(MODELS)) & frame["workload"].isin(list(WORKLOADS))
-    whole = ~frame["exp_id"].isin(frame["exp_id"][frame["overloaded"] == "yes"])
-    return frame[known & whole]
+    return frame[known & (frame["overloaded"] != "yes")]
+
+
+class Rival(NamedTuple):
+    """Errors of another simulator's published predictions, and ours on the same whole runs."""
+
+    simulator: str
+    model: str
+    """``"dense"``, ``"mixtral-8x7b"``, or ``"all"``."""
+    theirs: dict[str, Check]
+    ours: dict[str, Check]
+    """By quantity: TTFT, TPOT, E2E."""
+
+
+def rivals(data_dir: Path) -> list[Rival]:
+    """Compare other simulators' predictions of whole runs with the measurement, and ours.
+
+    Of dense models the run that host time is fitted to is left out. LLMServingSim predicts the
+    first 300 requests of a run, and is compared with their measured means.
+    """
+    peers = table(data_dir / DATA_SET / "peer_predictions.csv", _PEER_COLUMNS)
+    peers = peers[peers["metric"].isin(list(_PEER_METRICS))]
+    frame = rows(data_dir)
+    truth = run_means(frame, frame[["ttft_mean_ms", "tpot_mean_ms", "e2e_mean_ms"]].to_numpy())
+    guess = run_means(frame, simulated(frame))
+    peers = peers[[name in truth for name in _runs(peers)]]
+    dense = peers["model"].map(MODELS) != "mixtral-8x7b"
+    parts = {
+        "dense": peers[dense & (peers["exp_id"] != FITTED)],
+        "mixtral-8x7b": peers[~dense],
+        "all": peers,
+    }
+    found = []
+    for model, part in parts.items():
+        for name, rows_of in part.groupby("simulator", sort=False):
+            about = partial(
+                check, data_set=DATA_SET, gpu=GPU, model=model, regime=str(name), unit="ms"
+            )
+            theirs, ours = {}, {}
+            for metric, quantity in _PEER_METRICS.items():
+                own = rows_of[rows_of["metric"] == metric]
+                theirs[quantity] = about(own["measured_ms"], own["predicted_ms"], quantity=quantity)
+                i = _QUANTITIES.index(quantity)
+                measured, guessed = (
+                    [means[run][i] for run in _runs(own)] for means in (truth, guess)
+                )
+                ours[quantity] = about(measured, guessed, quantity=quantity)
+            found.append(Rival(str(name), model, theirs, ours))
+    return found
+
+
+def run_means(frame: pd.DataFrame, stages: FloatArray) -> dict[tuple[int, str], FloatArray]:
+    """Return the means of whole runs, shape ``(3,)``, by experiment and workload.
+
+    Stages of a run are equally long: their requests are in proportion to their rates.
+    """
+    names = _runs(frame)
+    rates = frame["rate_rps"].to_numpy(np.float64)
+    found = {}
+    for name in dict.fromkeys(names):
+        here = np.array([other == name for other in names])
+        found[name] = np.average(stages[here], axis=0, weights=rates[here])
+    return found
+
+
+def _runs(frame: pd.DataFrame) -> list[tuple[int, str]]:
+    """Experiment and workload of each row."""
+    return list(zip(frame["exp_id"].tolist(), frame["workload"].tolist(), strict=True))
 
 
 def simulated(frame: pd.DataFrame, engine: EngineProfile | str = ENGINE) -> FloatArray:

@@ -5,7 +5,6 @@ Run as ``python -m simcluster.fidelity.validate.document DATA_DIR DOCS_DIR --mad
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Final
 
@@ -13,10 +12,14 @@ import click
 
 from simcluster._version import __version__
 from simcluster.errors import DataError
-from simcluster.fidelity.validate import report
+from simcluster.fidelity.validate import board, report
 from simcluster.fidelity.validate.run import validate
 
-_TABLES: Final = re.compile(r"(?<=<!-- made: tables -->\n).*(?=<!-- end -->)", re.DOTALL)
+_END: Final = "<!-- end -->"
+_COMMAND: Final = (
+    "`python -m simcluster.fidelity.validate.document DATA_DIR docs --made ...` "
+    "(the tables of `simcluster validate DATA_DIR -o DIR`)"
+)
 
 
 @click.command()
@@ -27,13 +30,31 @@ def main(data_dir: Path, docs_dir: Path, made: str) -> None:
     """Rewrite the tables between the marks in DOCS_DIR/accuracy.md, and its two pictures."""
     page = docs_dir / "accuracy.md"
     words = page.read_text(encoding="utf-8")
-    if not _TABLES.search(words):
-        raise DataError(f"{page}: no marks to put the tables between")
+    for name in ("kinds", "tables"):
+        words = _with(words, name, "")  # no marks: said before the checks run
     result = validate(data_dir)
-    tables = f"\nVersion {__version__}, {made}.\n\n{report.as_markdown(result)}\n"
-    page.write_text(_TABLES.sub(lambda _: tables, words), encoding="utf-8")
+    origin = f"Version {__version__}, {made}, {_COMMAND}."
+    words = _with(words, "kinds", f"{origin}\n\n{board.as_markdown(result.checks, result.rivals)}")
+    words = _with(words, "tables", f"{origin}\n\n{report.as_markdown(result)}")
+    page.write_text(words, encoding="utf-8")
     report.save(report.plot_parity, result, docs_dir / "img" / "accuracy_parity.png")
     report.save(report.plot_errors, result, docs_dir / "img" / "accuracy_errors.png")
+
+
+def _with(words: str, name: str, table: str) -> str:
+    """Return the page with `table` between its marks.
+
+    Raises
+    ------
+    DataError
+        If it has no such marks.
+    """
+    mark = f"<!-- made: {name} -->\n"
+    before, found, rest = words.partition(mark)
+    _, end, after = rest.partition(_END)
+    if not found or not end:
+        raise DataError(f"no marks {mark.strip()} ... {_END} to put tables between")
+    return f"{before}{mark}\n{table.rstrip()}\n\n{end}{after}"
 
 
 if __name__ == "__main__":

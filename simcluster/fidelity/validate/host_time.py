@@ -9,7 +9,7 @@ changed: host time is what steps take beside their kernels, so the two are fitte
   then the front end from their TTFT; held out: the other 42.
 - ``vllm-0.19``: both runs of LLMServingSim and two load stages of ``blis_vllm015`` (Llama-3.1-8B on
   one H100; they tell a step's constant from its sequences), one host time for three GPUs; then the
-  front end from the TTFT of those stages. Held out: the other 32 stages.
+  front end from the TTFT of those stages. Held out: the other 34 stages.
 """
 
 from __future__ import annotations

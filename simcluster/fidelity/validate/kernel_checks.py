@@ -22,6 +22,7 @@ from simcluster.fidelity.validate.base import Check, check
 from simcluster.roofline.collectives import all_reduce_s
 from simcluster.units import FloatArray
 
+DATA_SETS: Final = ("vidur_mlp", "vidur_attention_a100", "aic_ops", "llmservingsim_ops")
 _SHORT: Final = {
     "A100-80GB SXM": "A100",
     "H100 SXM": "H100",
@@ -68,12 +69,13 @@ def checks(data_dir: Path) -> list[Check]:
     list of Check
         ``vidur_mlp``, ``vidur_attention_a100``, ``aic_ops``, ``llmservingsim_ops``.
     """
-    parts: dict[str, Callable[[Path], list[Check]]] = {
-        "vidur_mlp": mlp_checks,
-        "vidur_attention_a100": attention_checks,
-        "aic_ops": aic_checks,
-        "llmservingsim_ops": llmservingsim_checks,
-    }
+    parts: dict[str, Callable[[Path], list[Check]]] = dict(
+        zip(
+            DATA_SETS,
+            (mlp_checks, attention_checks, aic_checks, llmservingsim_checks),
+            strict=True,
+        )
+    )
     found: list[Check] = []
     for name, part in parts.items():
         if (data_dir / name).is_dir():

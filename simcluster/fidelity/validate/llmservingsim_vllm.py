@@ -6,7 +6,7 @@ import gzip
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from simcluster.fidelity.validate.base import Check, check
 from simcluster.fidelity.validate.harness import environment, serve, table
 from simcluster.units import FloatArray, IntArray
 from simcluster.workload.hashes import BlockHashes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DATA_SET: Final = "llmservingsim_vllm"
 MODEL: Final = "llama-3.1-8b"
@@ -67,6 +70,12 @@ def checks(data_dir: Path) -> list[Check]:
                         aim=0.05,
                     )
                 )
+        arrival_s = _requests(data_dir, name)["arrival_s"].to_numpy(dtype=np.float64)
+        rates = [
+            [len(arrival_s) / float((arrival_s + times[:, 2]).max() - arrival_s[0])]
+            for times in (measured, simulated)
+        ]
+        found.append(about(*rates, regime="mean", quantity="throughput", unit="requests/s"))
         found.append(
             about(
                 measured[:, 2],
@@ -87,8 +96,7 @@ def replay(data_dir: Path, name: str, engine: EngineProfile | None = None) -> Re
     Prefixes are reused as the measured engine did it, also by preempted requests that come back.
     """
     folder = data_dir / DATA_SET
-    columns = ("input_tokens", "output_tokens", "arrival_s", "first_token_s", "last_token_s")
-    frame = table(folder / f"{name}__Llama-3.1-8B__requests.csv.gz", columns)
+    frame = _requests(data_dir, name)
     meta = _json(folder / f"{name}__Llama-3.1-8B__meta.json")
     prompts = frame["input_tokens"].to_numpy(dtype=np.int64)
     outputs = frame["output_tokens"].to_numpy(dtype=np.int64)
@@ -120,6 +128,11 @@ def replay(data_dir: Path, name: str, engine: EngineProfile | None = None) -> Re
         np.stack([first - arrival, tpot, last - arrival], axis=1),
         np.stack([requests["ttft_s"], requests["tpot_s"], requests["e2el_s"]], axis=1),
     )
+
+
+def _requests(data_dir: Path, name: str) -> pd.DataFrame:
+    columns = ("input_tokens", "output_tokens", "arrival_s", "first_token_s", "last_token_s")
+    return table(data_dir / DATA_SET / f"{name}__Llama-3.1-8B__requests.csv.gz", columns)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from simcluster import catalog
 from simcluster.errors import ConfigError
+from simcluster.fidelity.validate import board
 from simcluster.fidelity.validate.base import Check
 from simcluster.fidelity.validate.run import Validation
 from simcluster.show.text import aligned
@@ -52,7 +53,7 @@ def as_text(result: Validation) -> str:
 
 
 def as_markdown(result: Validation) -> str:
-    """Return the report as Markdown: what must be reached, then every check."""
+    """Return the tables of the checks as Markdown: what must be reached, then every check."""
     asked = [item for item in result.checks if item.must is not None]
     parts = ["## What must be reached", _markdown_table(asked), "## All checks"]
     parts += [_markdown_table(result.checks), *_notes(result)]
@@ -70,7 +71,7 @@ def as_json(result: Validation) -> dict[str, Any]:
                 "regime": item.regime,
                 "quantity": item.quantity,
                 "n": item.n,
-                **{name: _number(getattr(item, name)) for name in _STATISTICS},
+                **_errors(item),
                 "limits": item.limits,
                 "must": item.must,
                 "aim": item.aim,
@@ -82,12 +83,29 @@ def as_json(result: Validation) -> dict[str, Any]:
             }
             for item in result.checks
         ],
+        "rivals": [
+            {
+                "simulator": one.simulator,
+                "model": one.model,
+                **{
+                    side: {
+                        quantity: {"n": item.n, **_errors(item)} for quantity, item in found.items()
+                    }
+                    for side, found in (("predicted", one.theirs), ("simcluster", one.ours))
+                },
+            }
+            for one in result.rivals
+        ],
         "absent": [{"data_set": a.data_set, "reason": a.reason} for a in result.absent],
         "seconds": result.seconds,
     }
 
 
 _STATISTICS: Final = ("median", "mean", "p90", "bias")
+
+
+def _errors(item: Check) -> dict[str, float | None]:
+    return {name: _number(getattr(item, name)) for name in _STATISTICS}
 
 
 def accuracy_class(gpu: str) -> str | None:
@@ -104,7 +122,9 @@ def write(result: Validation, out: Path) -> list[Path]:
 
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "report.md", out / "report.json"]
-    paths[0].write_text(as_markdown(result), encoding="utf-8")
+    kinds = board.as_markdown(result.checks, result.rivals)
+    page = f"## By kind\n\n{kinds}\n\n{as_markdown(result)}"
+    paths[0].write_text(page, encoding="utf-8")
     paths[1].write_text(json.dumps(as_json(result), indent=1) + "\n", encoding="utf-8")
     for name, draw in (("parity.png", plot_parity), ("errors.png", plot_errors)):
         save(draw, result, out / name)
@@ -169,7 +189,7 @@ def plot_parity(checks: Iterable[Check], ax: Axes, **scatter: Any) -> Axes:
 
 def plot_errors(checks: Iterable[Check], ax: Axes, **line: Any) -> Axes:
     """Draw, by data set, the share of points whose absolute error is at most x percent."""
-    for name, (colour, _), found in _by_data_set(checks):
+    for name, (colour, marker), found in _by_data_set(checks):
         errors = [
             100.0 * np.abs(item.simulated / item.measured - 1.0)
             for item in found
@@ -183,11 +203,20 @@ def plot_errors(checks: Iterable[Check], ax: Axes, **line: Any) -> Axes:
             error,
             share,
             where="post",
-            **{"color": colour, "label": f"{name} ({len(error)} points)", **line},
+            **{
+                "color": colour,
+                "linestyle": "--" if marker in _SECOND_ROUND else "-",
+                "label": f"{name} ({len(error)} points)",
+                **line,
+            },
         )
     ax.set(xlim=(0, 60), ylim=(0, 1), xlabel="absolute error (%)", ylabel="share of points")
     ax.legend(fontsize="small", loc="lower right")
     return ax
+
+
+_SECOND_ROUND: Final = "PXd8H"
+"""Markers of the data sets for which the ten colours come again."""
 
 
 def _by_data_set(
@@ -200,8 +229,9 @@ def _by_data_set(
     for item in checks:
         found.setdefault(item.data_set, []).append(item)
     colours = colormaps["tab10"]
+    markers = "osD^v<>ph*" + _SECOND_ROUND
     return [
-        (name, (colours(i % colours.N), "osD^v"[i % 5]), items)
+        (name, (colours(i % colours.N), markers[i % len(markers)]), items)
         for i, (name, items) in enumerate(found.items())
     ]
 

@@ -23,6 +23,7 @@ from simcluster.fidelity.validate import (
     splitwise_perf,
 )
 from simcluster.fidelity.validate.base import Check
+from simcluster.fidelity.validate.blis_vllm015 import Rival
 
 CheckFunction = Callable[[Path], list[Check]]
 """From the folder of measured sets to checks; a missing file raises ``FileNotFoundError``."""
@@ -62,6 +63,10 @@ class Validation:
     """Checks whose data are missing."""
     seconds: float
     """How long it took (s)."""
+    made: tuple[str, ...] = ()
+    """Data sets that were compared, also where no check came of them."""
+    rivals: tuple[Rival, ...] = ()
+    """Other simulators on the same runs."""
 
 
 def validate(data_dir: Path, only: Sequence[str] = ()) -> Validation:
@@ -88,13 +93,26 @@ def validate(data_dir: Path, only: Sequence[str] = ()) -> Validation:
     start = time.perf_counter()
     checks: list[Check] = []
     absent: list[Absent] = []
+    made: list[str] = []
+    rivals: list[Rival] = []
     for name, function in functions.items():
         if only and name not in only:
             continue
         try:
             checks += function(data_dir)
+            made += _sets_of(name, data_dir)
+            if name == blis_vllm015.DATA_SET:
+                rivals += blis_vllm015.rivals(data_dir)
         except FileNotFoundError as error:
             missing = Path(str(error.filename or error))
             shown = missing.relative_to(data_dir) if missing.is_relative_to(data_dir) else missing
             absent.append(Absent(name, f"{shown} is missing"))
-    return Validation(tuple(checks), tuple(absent), time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Validation(tuple(checks), tuple(absent), seconds, tuple(made), tuple(rivals))
+
+
+def _sets_of(name: str, data_dir: Path) -> list[str]:
+    """Data sets behind a check: kernels have several, each of which may be absent."""
+    if name != "kernels":
+        return [name]
+    return [one for one in kernel_checks.DATA_SETS if (data_dir / one).is_dir()]

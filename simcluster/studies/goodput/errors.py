@@ -16,6 +16,7 @@ from typing import Final
 
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import Environment
+from simcluster.roofline.kinds import decode_error
 from simcluster.runs.cell import Cell
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG
@@ -38,16 +39,17 @@ FACTORS: Final[dict[Factor, str]] = {
 # Standard deviations of the logarithm. The mean absolute error of a normal one is 0.8 of it.
 _ERRORS: Final[dict[str, dict[Factor, float]]] = {
     # Dense models in 16 bits on GPUs with measured kernels: TTFT 2.3 to 3.7 %, TPOT 2.4 to 6.3 %
-    # (`blis_vllm015`, `l20_five_systems`: benchmarks/RESULTS.md); host times differ by some 15 %
+    # (`blis_vllm015`, `l20_five_systems`: docs/accuracy.md); host times differ by some 15 %
     # from machine to machine of one kind (`vidur_cpu_overhead`), links by as much.
     "fitted": {"compute": 0.05, "memory": 0.06, "host": 0.15, "links": 0.15},
     # Constants of another GPU on data-sheet peaks: the spread of reachable shares over the GPUs
     # that were measured (catalogue: mfu_gemm 0.61 to 0.92, mbu_gemm 0.73 to 0.97).
     "data-sheet": {"compute": 0.15, "memory": 0.12, "host": 0.25, "links": 0.25},
 }
-_QUANTISED: Final = 0.09  # TPOT of dense fp8 closed loops is off by 6.8 % (docs/accuracy.md)
-_EXPERTS: Final = 0.12  # TPOT of Mixtral by 9.5 % (`blis_vllm015`)
-_OLDER: Final = 0.2  # engines of 2023-24 on models they were not fitted to: 9 to 23 %
+_MEAN_ABSOLUTE: Final = 0.8  # of a normal distribution, in standard deviations: root of 2 / pi
+# Engines of 2023-24 on models they were not fitted to: 9 to 23 %. It stands here, not in the kinds
+# of `simcluster.roofline.kinds`: most runs of an old engine are of the model it was fitted to.
+_OLDER: Final = 0.2
 _UNIT: Final = 1.959963984540054  # of the normal distribution: 97.5 %
 
 
@@ -60,13 +62,10 @@ def errors_of(environment: Environment) -> dict[Factor, float]:
         return {}
     constants = environment.cluster.gpu.constants_of(environment.engine.kernel_generation)
     known = dict(_ERRORS.get(constants.accuracy, _ERRORS["fitted"]))
-    least = 0.0
-    if environment.model.weight_bytes < 2.0 * environment.model.spec.num_params:
-        least = _QUANTISED
-    if environment.model.spec.experts is not None:
-        least = _EXPERTS
+    # The parts that decide TPOT are off by at least what TPOT of this kind is off.
+    least = decode_error(environment) / _MEAN_ABSOLUTE
     if constants.generation:
-        least = _OLDER
+        least = max(least, _OLDER)
     return {
         name: max(error, least if name in ("compute", "memory") else 0.0)
         for name, error in known.items()
