@@ -131,8 +131,8 @@ def summary(rows: Iterable[KindScore]) -> Known | None:
 def _multiplies(model: ModelConfig, gpu: GPUSpec) -> bool:
     """Whether 8-bit weights are those that were measured, fp8, and the GPU multiplies them."""
     stored = {dtype for layer in model.spec.each_layer for dtype in layer.dtypes_in_use}
-    arithmetics = {model.dtype_of(dtype).arithmetic for dtype in stored} - {"16bit"}
-    return arithmetics <= {"fp8"} and arithmetics <= set(gpu.native_8bit)
+    needed = {model.dtype_of(dtype).arithmetic for dtype in stored} - {"16bit"}
+    return needed <= {"fp8"} and needed <= set(gpu.native_8bit)
 
 
 def _as_measured(engine: EngineProfile) -> bool:
