@@ -98,7 +98,8 @@ def compare(result: Validation, before: Scores) -> Gate:
         if score.key not in known
     ]
     left = dict.fromkeys(s.data_set for s in before.checks if s.data_set not in made)
-    notes += [f"{name}: not compared, its data are absent or were not asked for" for name in left]
+    if left:
+        notes.append(f"not compared, absent or not asked for: {', '.join(left)}")
     compared = sum(old.key in now for old in due)
     return Gate(
         failures=tuple(failures), notes=tuple(notes), num_compared=compared, made=before.made
