@@ -65,6 +65,7 @@ INSIDE = {
         "trace_file",
         "space",
         "bestserve",
+        "work",
         "goodput",
         "rank",
         "check",

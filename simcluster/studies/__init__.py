@@ -7,6 +7,7 @@ prefix_reuse  share of a workload's prompts that a prefix cache would hold
 trace_file    a trace at a glance: its format, rates, lengths and reuse
 space         candidates: strategies x parallelism x splits x limits
 bestserve     BestServe's estimator
+work          how far a search or a ranking has come
 goodput       the highest rate within the targets, with its interval
 rank          the best strategies for given GPUs
 check         what is known of a scenario without simulating it

@@ -318,7 +318,7 @@ def test_what_was_found_is_written_before_it_is_compared(
     """A failure of the comparison leaves the goodputs, and the same command then ends at once."""
     (tmp_path / "s.toml").write_text(to_toml(dict(scenario_of("one", "two").document)))
     command = ["goodput", str(tmp_path / "s.toml"), "-o", str(tmp_path / "out"), "--jobs", "1"]
-    command += options
+    command += ["--no-step-time-errors", *options]
     whole, place = "simcluster.studies.goodput.by_rate.compare_by_rate", tmp_path / "out"
     answer = line(100.0, 0.02)
     monkeypatch.setattr(runs, "simulate_cell", lambda _, cell: answer([cell])[0])
