@@ -105,7 +105,7 @@ def test_thinning_leaves_out_at_random_and_keeps_the_clock(trace: str) -> None:
     """What comes at a rate comes at every higher one, at the same time; above its own none can."""
     blocks = TraceBlocks(path=trace, num_blocks=8, thin=True)
     own = blocks.rate_rps
-    few, many = drawn(blocks, 500, own / 4), drawn(blocks, 2500, own)
+    few, many = drawn(blocks, 500, own / 4), drawn(blocks, 1250, own / 2)
     assert set(zip(few.arrival_s[:400], rows_of(few)[:400], strict=True)) <= set(
         zip(many.arrival_s, rows_of(many), strict=True)
     )

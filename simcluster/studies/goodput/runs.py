@@ -263,8 +263,8 @@ def find(
                 did_round(cell)
         return came
 
-    own = {name: _lasting(settings, load, guess) for name, guess in guesses.items()}
     begins = {name: known.get(name, _begin(load, guess)) for name, guess in guesses.items()}
+    own = {n: _lasting(settings, load, guess, begins[n]) for n, guess in guesses.items()}
     looking = _search_of(load)
     verdicts = answer({n: looking(begins[n], own[n]) for n in guesses}, ask, ended=work.end)
     if all(v.status == "unattainable" for v in verdicts.values()):
@@ -358,7 +358,7 @@ def targets_of(slo: SloConfig) -> tuple[float, ...]:
     return tuple(slo.wanted(key) for key in slo.counted) * max(1, len(slo.classes or ()))
 
 
-def _lasting(settings: Settings, load: Load, guess: Guess) -> Settings:
+def _lasting(settings: Settings, load: Load, guess: Guess, begin: float | Located) -> Settings:
     """Return settings whose runs are long enough for the instances and for the arrivals.
 
     They count nothing before all instances could have started, and a whole cycle of the arrivals.
@@ -377,11 +377,12 @@ def _lasting(settings: Settings, load: Load, guess: Guess) -> Settings:
             raise ConfigError("workload.arrivals", "closed-loop", rule, remedy)
         return settings
     least_s = max(ramp_s / WARMUP, load.least_s)
-    num = math.ceil(_begin(load, guess) * load.least_s)
+    rate = begin.rate_rps if isinstance(begin, Located) else begin
+    num = math.ceil(rate * load.least_s)
     if num > settings.max_requests:
         rule = (
-            f"{load.why} takes runs of {num:,} requests at about "
-            f"{_begin(load, guess):.3g} requests/s, and the longest have {settings.max_requests:,}"
+            f"{load.why} takes runs of {num:,} requests at about {rate:.3g} requests/s, and the "
+            f"longest have {settings.max_requests:,}"
         )
         remedy = "Raise --max-requests (max_requests), or shorten it."
         raise ConfigError("workload", None, rule, remedy)

@@ -38,6 +38,7 @@ from simcluster.testing import specs
 from simcluster.testing.step_times import ConstantStepTime, same_for_all
 
 ONE = {"name": "one", "kind": "nodg"}
+FIXED = {"lengths": {"kind": "fixed", "prompt_len": 300, "output_len": 20}}
 Answer = Callable[[Scenario, Sequence[Cell]], list[Outcome]]
 
 
@@ -129,6 +130,29 @@ def test_a_thinned_poisson_trace_is_a_poisson_trace(
     assert estimate is not None
     assert estimate.interval.low <= md1.true_goodput(5.0, 0.9) <= estimate.interval.high
     assert "requests are left out at random" in tables.as_text(found).replace("\n  ", " ")
+
+
+def test_the_goodput_of_a_slow_schedule_is_that_of_its_pieces(md1: Any, by_lindley: Answer) -> None:
+    """Each piece is long beside any wait: M/D/1 at its rate, weighed by its requests.
+
+    So runs must count whole cycles: one that sees the busy piece alone takes it for all.
+    """
+    pieces = [{"duration_s": 6000.0, "rate_rps": r} for r in (1.0, 2.0)]
+    workload = {**FIXED, "arrivals": {"kind": "schedule", "pieces": pieces}}
+    scenario = scenario_with(workload, slo={"ttft_s": 6.0, "tpot_s": None})
+    found = find(scenario, seed=4, tolerance=0.05, max_requests=60_000, simulate=by_lindley,
+                 starts={"one": 0.5})  # fmt: skip
+    verdict = found.verdicts["one"]
+    assert verdict.estimate is not None
+    for probe in verdict.probes:
+        assert probe.num_requests / probe.rate_rps >= 12_000 / 0.7
+    low, high = 0.1, 0.74
+    for _ in range(40):
+        rate = (low + high) / 2
+        within = [md1.md1_within(share * rate, 5.0) for share in (2 / 3, 4 / 3)]
+        low, high = (rate, high) if within[0] / 3 + 2 * within[1] / 3 >= 0.9 else (low, rate)
+    ends = verdict.estimate.interval
+    assert ends.low * 0.99 <= low <= ends.high * 1.01
 
 
 def one_at_a_time(scenario: Scenario, cells: Sequence[Cell]) -> list[Outcome]:
@@ -226,9 +250,22 @@ def test_pairs_of_whole_users_do_not_contradict_their_goodputs(values: tuple[flo
     assert whole.difference_rps.value == math.floor(first) - math.floor(second)
 
 
+def test_a_ratio_of_users_is_no_surer_than_their_numbers() -> None:
+    """8.2 and 7.8, each by half a user: 8 and 7, 8 and 8 or 7 and 7, though the ratio is known."""
+    told = [whole_users(Interval(value=x, low=x - 0.5, high=x + 0.5)) for x in (8.2, 7.8)]
+    ratio = Interval(value=8.2 / 7.8, low=1.04, high=1.06)
+    gap = Interval(value=0.4, low=0.3, high=0.5)
+    pair = Compared(
+        first="a", second="b", ratio=ratio, difference_rps=gap, p_value=0.001, paired=True
+    )
+    whole = in_whole_users(pair, *told)
+    assert pair.decided
+    assert not whole.decided
+    assert whole.ratio.value == 8 / 7
+
+
 # Each kind on the simulator ---------------------------------------------------------------------
 
-FIXED = {"lengths": {"kind": "fixed", "prompt_len": 300, "output_len": 20}}
 KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "trace": ({"trace": "TRACE"}, "for other rates its time is scaled"),
     "schedule": (
