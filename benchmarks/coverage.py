@@ -5,6 +5,9 @@ theory: the rate at which the share of waits within the target falls to the atta
 search of `simcluster goodput` runs on such a queue, its waits from Lindley's recursion; that a
 deployment with one sequence and one token gives the same waits is a test. Sequential stopping is
 included: every interval is that of a whole search.
+
+With ``--trace N`` every search has a Poisson trace of N requests of its own, from whose blocks its
+runs are drawn: the interval then must hold the chance of the trace too.
 """
 
 from __future__ import annotations
@@ -12,13 +15,19 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import tempfile
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
+from simcluster.rng import stream
+from simcluster.studies.goodput.arrivals import MOST_BLOCKS, Load, with_chance_of_trace
 from simcluster.studies.goodput.probe import Outcome, Wanted
-from simcluster.studies.goodput.rules import Settings
+from simcluster.studies.goodput.rules import RULES, SearchRules, Settings
 from simcluster.studies.goodput.runs import (
     TARGETS_PER_RUN,
     WARMUP,
@@ -28,7 +37,9 @@ from simcluster.studies.goodput.runs import (
 )
 from simcluster.studies.goodput.search import Verdict, search
 from simcluster.units import FloatArray
+from simcluster.workload.base import Offer
 from simcluster.workload.renewal import PoissonArrivals
+from simcluster.workload.trace_blocks import TraceBlocks
 
 
 def md1_within(rate_rps: float, wait_s: float) -> float:
@@ -62,9 +73,18 @@ def lindley(arrival_s: FloatArray) -> FloatArray:
     return waits
 
 
-def one_run(wanted: Wanted, seed: int, wait_s: float) -> Outcome:
+Draw = Callable[[Wanted, int], FloatArray]
+"""Arrivals (s) of a run with a seed."""
+
+
+def poisson(wanted: Wanted, seed: int) -> FloatArray:
+    """Arrivals (s) of a run, drawn anew."""
+    return PoissonArrivals().times(wanted.num_requests, wanted.rate_rps, seed)
+
+
+def one_run(wanted: Wanted, seed: int, wait_s: float, draw: Draw = poisson) -> Outcome:
     """Return what a run of the queue gives, counted like `simcluster goodput` does."""
-    arrival = PoissonArrivals().times(wanted.num_requests, wanted.rate_rps, seed)
+    arrival = draw(wanted, seed)
     waits = lindley(arrival)
     end = float(arrival[-1])
     kept = arrival >= WARMUP * end
@@ -87,28 +107,61 @@ def one_run(wanted: Wanted, seed: int, wait_s: float) -> Outcome:
     )
 
 
-def one_search(seed: int, wait_s: float, settings: Settings) -> Verdict:
+def one_search(
+    seed: int,
+    wait_s: float,
+    settings: Settings,
+    draw: Draw = poisson,
+    rules: SearchRules = RULES,
+) -> Verdict:
     """Return the verdict of a whole search with seed `seed`."""
-    going = search(1.0, settings)
+    going = search(1.0, settings, rules)
     wanted = next(going)
     while True:
         try:
-            runs = [one_run(w, replication_seed(seed, w.replication), wait_s) for w in wanted]
+            seeds = [replication_seed(seed, w.replication) for w in wanted]
+            runs = [one_run(w, own, wait_s, draw) for w, own in zip(wanted, seeds, strict=True)]
             wanted = going.send(runs)
         except StopIteration as end:
             verdict: Verdict = end.value
             return verdict
 
 
+def search_on_trace(seed: int, wait_s: float, settings: Settings, num_requests: int) -> Verdict:
+    """Return the verdict of a search whose runs are drawn from the blocks of a Poisson trace."""
+    times = np.cumsum(stream(seed, "trace").standard_exponential(num_requests))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.csv"
+        rows = (f"{time:.9f},1,1\n" for time in times.tolist())
+        path.write_text("arrival_s,prompt_len,output_len\n" + "".join(rows))
+        blocks = TraceBlocks(path=str(path), num_blocks=MOST_BLOCKS)
+        load = Load(scenario=None, trace=blocks)  # type: ignore[arg-type]  # nothing is simulated
+
+        def draw(wanted: Wanted, own: int) -> FloatArray:
+            offer = Offer(num_requests=wanted.num_requests, rate_rps=wanted.rate_rps)
+            return blocks.draw(offer, own).arrival_s
+
+        rules = replace(RULES, least_requests=max(RULES.least_requests, load.num_run))
+        verdict = one_search(seed, wait_s, settings, draw, rules)
+        return with_chance_of_trace(verdict, load)[0]
+
+
 def coverage(
-    num_seeds: int, wait_s: float, settings: Settings, first: int = 0
+    num_seeds: int,
+    wait_s: float,
+    settings: Settings,
+    first: int = 0,
+    num_of_trace: int | None = None,
 ) -> tuple[float, float, float, int]:
     """Share of intervals that hold the truth, mean half width, bias, median requests."""
     truth = true_goodput(wait_s, settings.target)
     held, widths, errors, cost = 0, [], [], []
     statuses = Counter()
     for seed in range(first, first + num_seeds):
-        verdict = one_search(seed, wait_s, settings)
+        if num_of_trace is None:
+            verdict = one_search(seed, wait_s, settings)
+        else:
+            verdict = search_on_trace(seed, wait_s, settings, num_of_trace)
         statuses[verdict.status] += 1
         if verdict.estimate is None:
             continue
@@ -126,6 +179,9 @@ def main() -> None:
     """Print a line per case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=400)
+    parser.add_argument(
+        "--trace", type=int, metavar="N", help="draw runs from traces of N requests"
+    )
     arguments = parser.parse_args()
     for wait_s, target in ((2.0, 0.9), (5.0, 0.9), (10.0, 0.9), (5.0, 0.99)):
         for tolerance in (0.03, 0.01):
@@ -135,7 +191,9 @@ def main() -> None:
                 max_requests=200_000,
                 least_s=TARGETS_PER_RUN * wait_s,
             )
-            held, width, bias, cost = coverage(arguments.seeds, wait_s, settings)
+            held, width, bias, cost = coverage(
+                arguments.seeds, wait_s, settings, num_of_trace=arguments.trace
+            )
             print(
                 f"wait <= {wait_s:g} s for {100 * target:g} %, "
                 f"load {true_goodput(wait_s, target):.3f}, "

@@ -30,6 +30,7 @@ from simcluster.workload.base import (
     arrivals_before,
     joined,
 )
+from simcluster.workload.classes import choices
 from simcluster.workload.files import Table, read_csv
 from simcluster.workload.lengths import Quantiles
 
@@ -124,6 +125,21 @@ class ClientLengths:
 
 
 @dataclass(frozen=True, slots=True)
+class TypicalClient:
+    """Lengths of requests each of which is from any client, by their rates."""
+
+    clients: tuple[Client, ...]
+    """All with lengths."""
+
+    def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Return prompt and output lengths (tokens)."""
+        of_client, own = rng.spawn(2)
+        rates = np.array([client.rate_rps for client in self.clients])
+        labels = choices(tuple(rates / rates.sum()), num_requests, of_client)
+        return ClientLengths(self.clients, labels).draw(num_requests, own)
+
+
+@dataclass(frozen=True, slots=True)
 class Mixture:
     """The sum of some clients."""
 
@@ -213,6 +229,16 @@ class ClientArrivals(Settings):
             f"{file.name}: {len(clients) - len(known)} of {len(clients)} clients ({share:.0%} of "
             "the request rate) have no lengths and were left out.",
         )
+
+    def rate_rps(self, *, needs_lengths: bool) -> float:
+        """Return the sum of the clients' rates (requests/s)."""
+        clients, _ = self._clients(needs_lengths=needs_lengths)
+        return Mixture(tuple(clients[: self.num_clients])).rate_rps
+
+    def typical_lengths(self) -> TypicalClient:
+        """Return the lengths of a request from any of the clients, by their rates."""
+        clients, _ = self._clients(needs_lengths=True)
+        return TypicalClient(tuple(clients[: self.num_clients]))
 
     def notes(self) -> tuple[str, ...]:
         """Return what a reader of results should know about the file; it is read."""

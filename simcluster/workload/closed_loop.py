@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -47,3 +47,18 @@ class ClosedLoopArrivals(Settings):
             rate_rps=None,
             concurrency=self.concurrency,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnyConcurrency(Settings):
+    """A closed loop whose number of users is what a search varies, in the place of a rate."""
+
+    has_lengths: ClassVar[bool] = False
+
+    kind: Literal["any-concurrency"] = "any-concurrency"
+
+    def draw(self, offer: Offer, seed: int) -> ArrivalTimes:
+        """Return a closed loop of ``offer.rate_rps`` users, a whole number."""
+        assert offer.rate_rps is not None, "a search says how many users"
+        users = ClosedLoopArrivals(concurrency=round(offer.rate_rps))
+        return users.draw(replace(offer, rate_rps=None), seed)

@@ -7,6 +7,7 @@ same requests and the phases keep their length.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -50,7 +51,50 @@ def inverse_cumulative_rate(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OnOffArrivals(EndlessArrivals):
+class CyclicArrivals(EndlessArrivals):
+    """Base of Poisson arrivals whose rate is piecewise constant and repeats."""
+
+    @abstractmethod
+    def rates_at(self, rate_rps: float) -> tuple[FloatArray, FloatArray]:
+        """Return durations (s) and rates (requests/s) of the pieces at the mean rate `rate_rps`."""
+
+    @property
+    @abstractmethod
+    def cycle_s(self) -> float:
+        """Length of all pieces together (s)."""
+
+    def times(self, num_requests: int, rate_rps: float, seed: int) -> FloatArray:
+        """Return the first `num_requests` arrivals (s)."""
+        points = np.cumsum(stream(seed, "arrivals").standard_exponential(num_requests))
+        return inverse_cumulative_rate(points, *self.rates_at(rate_rps))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnyPhaseArrivals(EndlessArrivals):
+    """Those arrivals, from a random time of their cycle on: what a search draws.
+
+    A run that begins where the cycle does and ends within one counts some pieces more often than
+    they come; over runs that begin anywhere each piece counts by its length.
+    """
+
+    kind: Literal["any-phase"] = "any-phase"
+    of: CyclicArrivals
+    """The arrivals."""
+
+    def times(self, num_requests: int, rate_rps: float, seed: int) -> FloatArray:
+        """Return the first `num_requests` arrivals (s)."""
+        durations_s, rates_rps = self.of.rates_at(rate_rps)
+        start_s = float(stream(seed, "arrivals", "phase").random()) * self.of.cycle_s
+        ends_s = np.cumsum(durations_s)
+        passed_s = np.clip(start_s - (ends_s - durations_s), 0.0, durations_s)
+        before = float((passed_s * rates_rps).sum())
+        points = before + np.cumsum(stream(seed, "arrivals").standard_exponential(num_requests))
+        times_s = inverse_cumulative_rate(points, durations_s, rates_rps) - start_s
+        return np.maximum(times_s, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnOffArrivals(CyclicArrivals):
     """Bursts and pauses of fixed length in turn, beginning with a burst; Poisson in each."""
 
     kind: Literal["on-off"] = "on-off"
@@ -61,16 +105,15 @@ class OnOffArrivals(EndlessArrivals):
     off_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Rate in a pause as a share of the rate in a burst."""
 
-    def times(self, num_requests: int, rate_rps: float, seed: int) -> FloatArray:
-        """Return the first `num_requests` arrivals (s); `rate_rps` is the mean of both phases."""
-        cycle_s = self.on_s + self.off_s
-        on_rps = rate_rps * cycle_s / (self.on_s + self.off_s * self.off_share)
-        points = np.cumsum(stream(seed, "arrivals").standard_exponential(num_requests))
-        return inverse_cumulative_rate(
-            points,
-            np.array([self.on_s, self.off_s]),
-            np.array([on_rps, on_rps * self.off_share]),
-        )
+    @property
+    def cycle_s(self) -> float:
+        """Length of a burst and a pause (s)."""
+        return self.on_s + self.off_s
+
+    def rates_at(self, rate_rps: float) -> tuple[FloatArray, FloatArray]:
+        """Return durations (s) and rates (requests/s) of burst and pause; their mean is given."""
+        on_rps = rate_rps * self.cycle_s / (self.on_s + self.off_s * self.off_share)
+        return np.array([self.on_s, self.off_s]), np.array([on_rps, on_rps * self.off_share])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +127,7 @@ class SchedulePiece(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleArrivals(EndlessArrivals):
+class ScheduleArrivals(CyclicArrivals):
     """Poisson arrivals at rates that follow a schedule, which repeats.
 
     Without a rate of the workload or the sweep the schedule's rates are used as they stand; with
@@ -108,19 +151,20 @@ class ScheduleArrivals(EndlessArrivals):
     @property
     def own_rate_rps(self) -> float:
         """Mean rate over the schedule (requests/s)."""
-        return sum(p.duration_s * p.rate_rps for p in self.pieces) / self.own_duration_s
+        return sum(p.duration_s * p.rate_rps for p in self.pieces) / self.cycle_s
 
     @property
     def own_duration_s(self) -> float:
         """Length of the schedule (s)."""
+        return self.cycle_s
+
+    @property
+    def cycle_s(self) -> float:
+        """Length of the schedule (s)."""
         return sum(piece.duration_s for piece in self.pieces)
 
-    def times(self, num_requests: int, rate_rps: float, seed: int) -> FloatArray:
-        """Return the first `num_requests` arrivals (s)."""
-        points = np.cumsum(stream(seed, "arrivals").standard_exponential(num_requests))
+    def rates_at(self, rate_rps: float) -> tuple[FloatArray, FloatArray]:
+        """Return durations (s) and rates (requests/s) of the pieces; the mean rate is given."""
         scale = rate_rps / self.own_rate_rps
-        return inverse_cumulative_rate(
-            points,
-            np.array([piece.duration_s for piece in self.pieces]),
-            np.array([piece.rate_rps for piece in self.pieces]) * scale,
-        )
+        durations_s = np.array([piece.duration_s for piece in self.pieces])
+        return durations_s, np.array([piece.rate_rps for piece in self.pieces]) * scale

@@ -84,7 +84,7 @@ class TraceFile(Settings):
             block_size=self.block_size,
             turns=self.turns,
         )
-        return _read(Path(self.path), _state(self.path), options, window_s, arrivals)
+        return _read(Path(self.path), file_state(self.path), options, window_s, arrivals)
 
     def notes(self) -> tuple[str, ...]:
         """Return what a reader of results should know about the file; it is read."""
@@ -95,7 +95,7 @@ def _notes(trace: Trace) -> tuple[str, ...]:
     return f"{printable(trace.file.name)}: {trace.summary}", *trace.notes
 
 
-def _state(path: str) -> tuple[int, ...]:
+def file_state(path: str) -> tuple[int, ...]:
     """Return what changes with a file: size and times; nothing where there is none."""
     try:
         status = os.stat(path)

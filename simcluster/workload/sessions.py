@@ -126,9 +126,8 @@ class SessionArrivals(Settings):
 
         The first n of more turns are the same, as long as they begin with the same sessions.
         """
-        mean_gap_s = self.gap_median_s * math.exp(self.gap_sigma**2 / 2)
-        memory_s = MEMORY_SPANS * (self.mean_turns - 1) * mean_gap_s
-        session_rate = rate_rps / self._turns_within_limit()
+        memory_s = MEMORY_SPANS * (self.mean_turns - 1) * self.mean_gap_s
+        session_rate = rate_rps / self.turns_per_session
         if (expected := session_rate * memory_s * self.mean_turns + count) > MAX_TURNS:
             raise ConfigError(
                 "workload.arrivals.mean_turns",
@@ -151,7 +150,13 @@ class SessionArrivals(Settings):
                 order = np.argsort(turns.arrival_s[chosen], kind="stable")[:count]
                 return turns.of(chosen[order])
 
-    def _turns_within_limit(self) -> float:
+    @property
+    def mean_gap_s(self) -> float:
+        """Mean time from one turn to the next (s)."""
+        return self.gap_median_s * math.exp(self.gap_sigma**2 / 2)
+
+    @property
+    def turns_per_session(self) -> float:
         """Mean number of turns of a session, those behind `max_context_len` left out."""
         if self.max_context_len is None:
             return self.mean_turns

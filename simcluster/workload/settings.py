@@ -124,6 +124,9 @@ class WorkloadSettings(Settings):
     stops the run."""
     classes: Annotated[tuple[RequestClass, ...] | None, Field(min_length=1)] = None
     """Classes of requests, each with targets of its own."""
+    goodput_by: Literal["scale", "thin"] | None = None
+    """How a search for a goodput brings a trace to a rate: its time scaled (the default), or
+    requests and sessions left out at random, up to the trace's own rate."""
 
     def __post_init__(self) -> None:
         """Check that the keys fit together."""
@@ -153,6 +156,9 @@ class WorkloadSettings(Settings):
             )
         self._check_classes()
         process = self.arrival_process
+        if self.goodput_by is not None and not isinstance(process, TraceArrivals):
+            rule = f"only a trace is scaled or thinned; the arrivals are {process.kind}"
+            raise ConfigError("workload.goodput_by", self.goodput_by, rule, "Leave it out.")
         shared = self.classes is None or any(c.lengths is None for c in self.classes)
         if self.lengths is None and not process.has_lengths and shared:
             raise ConfigError(

@@ -10,6 +10,8 @@ probe      runs at one rate, and what they show
 shape      runs of two kinds: a plan that works until it collapses
 locate     from rate to rate until two close ones have the crossing between them
 search     the search of one strategy: which runs it wants next
+users      the same for the users of a closed loop
+arrivals   what a search varies, by the kind of the arrivals
 runs       the searches of all strategies, answered by the simulator
 errors     how far goodputs move with the error of the step times
 pairs      pairs of strategies, whatever their verdicts are

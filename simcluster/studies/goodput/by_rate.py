@@ -47,6 +47,8 @@ class ByRate:
     first: str
     second: str
     at: tuple[AtRate, ...]
+    unit: str = "req/s"
+    """Of the rates, in words; in a closed loop they are numbers of users."""
 
     def __str__(self) -> str:
         """Return the pair in words, such as ``A beats B up to 6.20 req/s, undecided above``."""
@@ -62,11 +64,13 @@ class ByRate:
             text = "undecided" if winner is None else f"{winner} beats {loser}"
             low, high = three_digits(rates[0]), three_digits(rates[-1])
             if 0 < number == len(stretches) - 1:
-                place = f"from {low} req/s on"
+                place = f"from {low} {self.unit} on"
             elif number == 0 < len(stretches) - 1:
-                place = f"up to {high} req/s"
+                place = f"up to {high} {self.unit}"
             else:
-                place = f"at {low} req/s" if low == high else f"from {low} to {high} req/s"
+                place = (
+                    f"at {low} {self.unit}" if low == high else f"from {low} to {high} {self.unit}"
+                )
             words.append(f"{text} {place}")
         return f"{self.first}, {self.second}: {'; '.join(words)}"
 
@@ -103,18 +107,22 @@ def compare_by_rate(
     names = [n for n, v in found.verdicts.items() if v.estimate is not None]
     if len(names) < 2:
         return []
-    goodputs = [v.estimate.interval.value for v in found.verdicts.values() if v.estimate]
+    is_users = found.unit == "users"
+    goodputs = [
+        max(1.0, own.value) if is_users else own.value for own in map(found.goodput, names) if own
+    ]
     rates = sorted(set(goodputs if rates_rps is None else rates_rps))
     length = max(found.verdicts[name].stages[-1].low.num_requests for name in names)
     seeds = [replication_seed(found.seed, _FIRST + k) for k in range(found.settings.replications)]
     keys = list(itertools.product(names, rates))
     cells = [Cell(name, rate, seed, length) for name, rate in keys for seed in seeds]
-    came = iter(simulate(found.scenario, cells))
+    came = iter(simulate(found.simulated, cells))
     shares = {key: np.array([_share(next(came)) for _ in seeds]) for key in keys}
     return [
         ByRate(
             first=first,
             second=second,
+            unit="users" if is_users else "req/s",
             at=tuple(
                 AtRate(
                     rate_rps=rate,

@@ -42,17 +42,22 @@ def run(
     from simcluster.studies.goodput import find, simulate_cells, tables
     from simcluster.studies.goodput.by_rate import compare_by_rate
     from simcluster.studies.goodput.errors import variants
+    from simcluster.studies.goodput.runs import load_of
 
     def write_first(folder: Path, found: Found) -> None:
         tables.write(found, folder, compared=False)
 
+    own: list[Any] = []
+    if out is not None:
+        simulated = load_of(scenario).scenario
+        own = [simulated, *variants(simulated).values()]
     with (
         resumable(out is not None),
         recorded.writing(
             out,
             tables.FILES,
             scenario,
-            variants=[*variants(scenario).values()],
+            variants=own,
             replace=replace,
         ) as (folder, kept),
         progress as shown,

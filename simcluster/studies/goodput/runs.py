@@ -32,9 +32,10 @@ from simcluster.runs.simulate import run, workload_of
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import Strategy
 from simcluster.strategies.base import dry_run
-from simcluster.studies.goodput import arguments
+from simcluster.studies.goodput import arguments, arrivals
+from simcluster.studies.goodput.arrivals import Load, TraceChance
 from simcluster.studies.goodput.errors import Shifts, shifts
-from simcluster.studies.goodput.estimate import logit
+from simcluster.studies.goodput.estimate import Interval, logit
 from simcluster.studies.goodput.pairs import (
     INDIFFERENCE,
     Compared,
@@ -43,12 +44,15 @@ from simcluster.studies.goodput.pairs import (
 )
 from simcluster.studies.goodput.probe import PARTS, Outcome, Wanted
 from simcluster.studies.goodput.rules import RULES, Settings
-from simcluster.studies.goodput.search import Located, Verdict, search
+from simcluster.studies.goodput.search import Located, Search, Verdict, search
+from simcluster.studies.goodput.users import search_users
 from simcluster.studies.work import Progress, Work
-from simcluster.units import FloatArray
+from simcluster.units import FloatArray, IntArray
 from simcluster.workload import WorkloadSettings
 from simcluster.workload.base import BoolArray, EndlessArrivals
 from simcluster.workload.build import fit
+from simcluster.workload.closed_loop import AnyConcurrency
+from simcluster.workload.trace_blocks import TraceBlocks
 
 W = TypeVar("W")
 R = TypeVar("R")
@@ -94,10 +98,41 @@ class Found:
     levels: Mapping[float, Mapping[str, Verdict]] = dataclasses.field(default_factory=dict)
     """Searches for other attainments (0 to 1) of the strategies that have a goodput; empty where
     nobody asked."""
+    load: Load | None = None
+    """What was varied; None for the rate of arrivals that follow a law."""
+    chances: dict[str, TraceChance] = dataclasses.field(default_factory=dict)
+    """What a trace as a sample adds to the interval of each goodput; empty without a trace."""
+
+    @property
+    def simulated(self) -> Scenario:
+        """What the runs simulate: the scenario, with arrivals at any load and length."""
+        return self.scenario if self.load is None else self.load.scenario
+
+    @property
+    def unit(self) -> str:
+        """Unit of goodputs: requests/s, or users in a closed loop."""
+        return "requests/s" if self.load is None else self.load.unit
+
+    def goodput(self, name: str) -> Interval | None:
+        """The goodput of a strategy in `unit`: users are whole. None where it has none."""
+        own = self.verdicts[name].goodput
+        return None if own is None else self.told(own)
+
+    def told(self, goodput: Interval) -> Interval:
+        """Return a goodput as it is told: users are whole."""
+        return arrivals.whole_users(goodput) if self.unit == "users" else goodput
 
     def comparisons(self) -> list[Compared]:
         """Every pair of strategies that have a goodput, the best first (`compare_verdicts`)."""
-        return compare_all(self.verdicts, indifference=self.indifference)
+        pairs = compare_all(self.verdicts, indifference=self.indifference)
+        if self.unit == "requests/s":
+            return pairs
+        own = {name: self.goodput(name) for name in self.verdicts}
+        return [
+            arrivals.in_whole_users(pair, first, second)
+            for pair in pairs
+            if (first := own[pair.first]) and (second := own[pair.second])
+        ]
 
     def mean_gpus(self, name: str) -> float:
         """GPUs that a strategy holds at its goodput, mean over what is counted of its runs.
@@ -162,7 +197,7 @@ def find(
         Where runs are kept as soon as each is done, and taken from if they are there.
     starts : mapping of str to float or Located, optional
         Where to start with a strategy, if better is known than what the step times say: a rate
-        (requests/s), or about where attainment crosses the target.
+        (requests/s; of a closed loop users), or about where attainment crosses the target.
     searched : callable, optional
         Called with the goodputs before pairs are compared.
     step_time_errors : bool
@@ -173,10 +208,10 @@ def find(
     Raises
     ------
     ConfigError
-        If there are no targets, the arrivals cannot be drawn anew at any rate, a strategy does not
-        fit the machines, or an argument cannot be meant.
+        If there are no targets, the arrivals cannot be drawn anew at any rate, a trace is too short
+        for an interval, a strategy does not fit the machines, or an argument cannot be meant.
     DataError
-        If no strategy meets the targets even when requests are alone.
+        If no strategy meets the targets even when requests are alone, or a trace cannot be read.
     """
     arguments.refuse(
         scenario,
@@ -199,7 +234,7 @@ def find(
         least_s=TARGETS_PER_RUN * min(waits, default=0.0),
     )
     seed = scenario.run.seeds[0] if seed is None else seed
-    guesses = {s.name: guess(scenario, s) for s in scenario.strategies}
+    guesses = guesses_of(scenario)
     work, known = Work(progress), starts or {}
     for name in guesses:
         work.expect(name, _LIKELY * 2 * replications * RULES.least_requests)
@@ -213,6 +248,7 @@ def find(
         did_round = None
     else:
         did_round = did
+    load = load_of(scenario, guesses)
 
     def ask(wanted: list[tuple[str, Wanted]]) -> Sequence[Outcome]:
         for name, own in itertools.groupby(wanted, key=lambda pair: pair[0]):
@@ -221,18 +257,16 @@ def find(
             Cell(name, one.rate_rps, replication_seed(seed, one.replication), one.num_requests)
             for name, one in wanted
         ]
-        came = simulate(scenario, cells)
+        came = simulate(load.scenario, cells)
         if did_round:
             for cell in cells:
                 did_round(cell)
         return came
 
-    own = {name: _with_ramp(settings, guess.ramp_s) for name, guess in guesses.items()}
-    verdicts = answer(
-        {n: search(known.get(n, guess.rate_rps), own[n]) for n, guess in guesses.items()},
-        ask,
-        ended=work.end,
-    )
+    begins = {name: known.get(name, _begin(load, guess)) for name, guess in guesses.items()}
+    own = {n: _lasting(settings, load, guess, begins[n]) for n, guess in guesses.items()}
+    looking = _search_of(load)
+    verdicts = answer({n: looking(begins[n], own[n]) for n in guesses}, ask, ended=work.end)
     if all(v.status == "unattainable" for v in verdicts.values()):
         best = "; ".join(f"{name} {best_achievable(v)}" for name, v in verdicts.items())
         share = 100 * slo.attainment
@@ -248,22 +282,48 @@ def find(
         verdicts=verdicts,
         ramps_s={n: own.ramp_s for n, own in guesses.items() if own.ramp_s is not None},
         indifference=indifference,
+        load=load,
     )
     if searched is not None:
-        searched(found)
+        searched(_with_chance(found))
     for _ in range(_LOOKS):
         sizes = wanted_sizes(found.verdicts, found.comparisons(), RULES.most)
         if not sizes:
             break
-        larger = {n: search(found.verdicts[n], own[n], size=size) for n, size in sizes.items()}
+        larger = {n: looking(found.verdicts[n], own[n], size=size) for n, size in sizes.items()}
         verdicts = {**found.verdicts, **answer(larger, ask)}
         found = dataclasses.replace(found, verdicts=verdicts)
     if step_time_errors:
         seed_of = functools.partial(replication_seed, seed)
-        moved = shifts(scenario, found.verdicts, settings, simulate, seed_of)
+        moved = shifts(load.scenario, found.verdicts, settings, simulate, seed_of)
         found = dataclasses.replace(found, shifts=moved)
     others = {level: _at_level(found, level, own, ask) for level in levels}
-    return dataclasses.replace(found, levels=others)
+    return _with_chance(dataclasses.replace(found, levels=others))
+
+
+def _search_of(load: Load) -> Callable[..., Search]:
+    """Return the search for what is varied; its runs are long enough for a trace."""
+    least = max(RULES.least_requests, load.num_run)
+    rules = dataclasses.replace(RULES, least_requests=least)
+    return functools.partial(search if load.unit == "requests/s" else search_users, rules=rules)
+
+
+def _with_chance(found: Found) -> Found:
+    """Return goodputs whose intervals hold the chance of the trace too, where there is one."""
+    load = found.load
+    if load is None or load.trace is None:
+        return found
+    told = {n: arrivals.with_chance_of_trace(v, load) for n, v in found.verdicts.items()}
+    levels = {
+        level: {n: arrivals.with_chance_of_trace(v, load)[0] for n, v in verdicts.items()}
+        for level, verdicts in found.levels.items()
+    }
+    return dataclasses.replace(
+        found,
+        verdicts={name: verdict for name, (verdict, _) in told.items()},
+        chances={name: chance for name, (_, chance) in told.items() if chance is not None},
+        levels=levels,
+    )
 
 
 def _at_level(
@@ -273,14 +333,14 @@ def _at_level(
     ask: Callable[[list[tuple[str, Wanted]]], Sequence[Outcome]],
 ) -> dict[str, Verdict]:
     """Search the rates of another attainment, from what the runs so far show of it."""
-    searches = {}
+    looking, searches = _search_of(found.load or Load(scenario=found.scenario)), {}
     for name, verdict in found.verdicts.items():
         if verdict.estimate is None:
             continue
         settings = dataclasses.replace(own[name], target=level, targets=())
         shift = (logit(found.settings.target) - logit(level)) / verdict.estimate.slope
         around = math.exp(verdict.estimate.log_rate + max(-1.0, min(1.0, shift)))
-        searches[name] = search(around, settings)
+        searches[name] = looking(around, settings)
     return answer(searches, ask)
 
 
@@ -298,13 +358,44 @@ def targets_of(slo: SloConfig) -> tuple[float, ...]:
     return tuple(slo.wanted(key) for key in slo.counted) * max(1, len(slo.classes or ()))
 
 
-def _with_ramp(settings: Settings, ramp_s: float | None) -> Settings:
-    """Return settings whose runs count nothing before all instances could have started."""
-    if not ramp_s:
+def _lasting(settings: Settings, load: Load, guess: Guess, begin: float | Located) -> Settings:
+    """Return settings whose runs are long enough for the instances and for the arrivals.
+
+    They count nothing before all instances could have started, and a whole cycle of the arrivals.
+
+    Raises
+    ------
+    ConfigError
+        If the longest run is too short for that at the rate where the search begins, or instances
+        come and go in a closed loop, whose runs have no length in time.
+    """
+    ramp_s = guess.ramp_s or 0.0
+    if load.unit == "users":
+        if guess.ramp_s is not None:
+            rule = "how long its runs last is not known, and instances take time to start"
+            remedy = "Leave out autoscale and mitosis, or use arrivals at a rate."
+            raise ConfigError("workload.arrivals", "closed-loop", rule, remedy)
         return settings
-    whole_s = ramp_s / WARMUP
-    least_s = max(settings.least_s, whole_s)
-    return dataclasses.replace(settings, least_s=least_s, scout_s=whole_s)
+    least_s = max(ramp_s / WARMUP, load.least_s)
+    rate = begin.rate_rps if isinstance(begin, Located) else begin
+    num = math.ceil(rate * load.least_s)
+    if num > settings.max_requests:
+        rule = (
+            f"{load.why} takes runs of {num:,} requests at about {rate:.3g} requests/s, and the "
+            f"longest have {settings.max_requests:,}"
+        )
+        remedy = "Raise --max-requests (max_requests), or shorten it."
+        raise ConfigError("workload", None, rule, remedy)
+    if not least_s:
+        return settings
+    return dataclasses.replace(settings, least_s=max(settings.least_s, least_s), scout_s=least_s)
+
+
+def _begin(load: Load, guess: Guess) -> float:
+    """Return the rate (requests/s) or the number of users where a search begins."""
+    if load.unit == "users":
+        return guess.in_system
+    return min(guess.rate_rps, load.most_rps / 1.2)
 
 
 def best_achievable(verdict: Verdict) -> str:
@@ -327,8 +418,7 @@ def check(scenario: Scenario) -> None:
     Raises
     ------
     ConfigError
-        If there are no targets or all requests must meet them, a strategy routes between models,
-        or the arrivals cannot be drawn at any rate.
+        If there are no targets or all requests must meet them, or a strategy routes between models.
     """
     slo = scenario.environment.slo
     if not slo.has_targets:
@@ -342,13 +432,23 @@ def check(scenario: Scenario) -> None:
             rule = "a search takes strategies of one model on one type of GPU"
             remedy = "Use `simcluster compare` with rates."
             raise ConfigError(f"strategy.{strategy.name}.kind", strategy.kind, rule, remedy)
+
+
+def refuse_own_rates(scenario: Scenario) -> None:
+    """Refuse arrivals that have a rate of their own, or none: for who compares on one draw.
+
+    Raises
+    ------
+    ConfigError
+        If they are a trace, a schedule, clients, sessions or a closed loop.
+    """
     process = scenario.workload.arrival_process
     if not isinstance(process, EndlessArrivals) or process.own_rate_rps is not None:
         raise ConfigError(
             "workload.arrivals",
             getattr(process, "kind", "trace"),
             "a search needs arrivals that can be drawn anew at any rate and length",
-            "Use poisson, gamma, constant or on-off, or `simcluster compare` with rates.",
+            "Use poisson, gamma, constant or on-off, or `simcluster goodput` with strategies.",
         )
 
 
@@ -364,6 +464,8 @@ class Guess(NamedTuple):
     """Its GPUs; of an autoscaled strategy those of its most instances in service."""
     ramp_s: float | None
     """Of an autoscaled strategy: the least time until all instances can serve (s)."""
+    in_system: float
+    """About the requests in the system at that rate: rate times mean stay."""
 
 
 def guess(scenario: Scenario, strategy: Strategy) -> Guess:
@@ -375,14 +477,14 @@ def guess(scenario: Scenario, strategy: Strategy) -> Guess:
     """
     environment = scenario.environment
     cluster = dry_run(environment, strategy)
-    lengths = scenario.workload.length_distribution
-    assert lengths is not None, "endless arrivals have a length distribution"
+    lengths = arrivals.typical_lengths(scenario.workload)
     prompts, outputs = lengths.draw(1000, stream(0, "lengths"))
     longest = environment.model.max_model_len
     prompt = int(np.minimum(prompts, longest).mean())
     output = float(np.minimum(outputs, longest).mean())
     context = prompt + int(output / 2)
     rates = {"prefill": 0.0, "decode": 0.0, "mixed": 0.0}
+    stays_s = dict.fromkeys(rates, 0.0)
     count = Counter(placed.role for placed in cluster.placed)
     growth = {role: most / count[role] for role, most in cluster.most_instances.items()}
     for placed in cluster.placed:
@@ -396,14 +498,50 @@ def guess(scenario: Scenario, strategy: Strategy) -> Guess:
             batch = batch * 3 // 4
         decode_s = (output - 1) * _decode_s(lane, batch, context) / batch
         prefill_s = instance.prefill_s(max(1, prompt))
-        busy_s = {"prefill": prefill_s, "decode": decode_s, "mixed": prefill_s + decode_s}[pool]
-        rates[pool] += growth[pool] / max(busy_s, 1e-9)
+        busy_s = {"prefill": prefill_s, "decode": decode_s, "mixed": prefill_s + decode_s}
+        rates[pool] += growth[pool] / max(busy_s[pool], 1e-9)
+        alone_s = {"prefill": prefill_s, "decode": batch * decode_s, "mixed": prefill_s}
+        alone_s["mixed"] += batch * decode_s
+        stays_s[pool] = max(stays_s[pool], alone_s[pool])
     split = [rates[pool] for pool in ("prefill", "decode") if rates[pool]]
+    divided = min(split) if split else 0.0
+    both_s = stays_s["prefill"] + stays_s["decode"]
     return Guess(
-        rate_rps=rates["mixed"] + (min(split) if split else 0.0),
+        rate_rps=rates["mixed"] + divided,
         num_gpus=cluster.most_gpus,
         ramp_s=max((scaled.ramp_s for scaled in cluster.scaled), default=None),
+        in_system=rates["mixed"] * stays_s["mixed"] + divided * both_s,
     )
+
+
+def guesses_of(scenario: Scenario) -> dict[str, Guess]:
+    """Return where the searches of the strategies start, by name.
+
+    Raises
+    ------
+    ConfigError
+        If the arrivals are of a kind that cannot be searched.
+    """
+    arrivals.refuse(scenario.workload)
+    return {strategy.name: guess(scenario, strategy) for strategy in scenario.strategies}
+
+
+def load_of(scenario: Scenario, guesses: Mapping[str, Guess] | None = None) -> Load:
+    """Return what a search in `scenario` varies, and what its runs simulate (`arrivals.load_of`).
+
+    Parameters
+    ----------
+    scenario : Scenario
+        The question.
+    guesses : mapping of str to Guess, optional
+        Those of its strategies, where they are known.
+    """
+    if guesses is None:
+        scenario.refuse_no_strategy()
+        check(scenario)
+        guesses = guesses_of(scenario)
+    in_system = max(guess.in_system for guess in guesses.values())
+    return arrivals.load_of(scenario, in_system)
 
 
 def _decode_s(lane: Any, batch: int, context: int) -> float:
@@ -414,7 +552,9 @@ def _decode_s(lane: Any, batch: int, context: int) -> float:
 # Runs -------------------------------------------------------------------------------------------
 
 
-def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
+def outcome(
+    columns: Columns, scenario: Scenario, rate_rps: float, *, clock_end_s: float = math.inf
+) -> Outcome:
     """Return what the search needs of one run.
 
     Parameters
@@ -424,7 +564,10 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     scenario : Scenario
         Its targets, criterion and metric.
     rate_rps : float
-        Offered rate (requests/s).
+        Offered rate (requests/s); of a closed loop its users.
+    clock_end_s : float
+        Where turns wait for answers: when the last session begins (s). Turns that come later are
+        not counted, for no sessions begin beside them any more.
 
     Returns
     -------
@@ -434,8 +577,8 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     """
     slo = scenario.environment.slo
     arrival = np.asarray(columns["arrival_s"], dtype=np.float64)
-    end = float(arrival[-1])
-    kept = measured_window(columns, WARMUP * end, 0.0)
+    end = min(float(arrival[-1]), clock_end_s)
+    kept = measured_window(columns, WARMUP * end, 0.0) & (arrival <= end)
     met = met_targets(columns, slo)
     names = slo.counted
     latency = request_metrics(columns, slo.metric)
@@ -446,30 +589,30 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
     statistics["output_tokens"] = float(np.asarray(columns["num_output_tokens"])[kept].mean())
     late = kept & (arrival >= (1 + WARMUP) / 2 * end)
     counted = int(kept.sum())
+    statistics["rate_rps"] = counted / ((1 - WARMUP) * end)
     rejected = np.asarray(columns["status"], dtype=object) == "rejected"
     stay = latency["e2el_s"][kept]
     stay = stay[~np.isnan(stay)]
     left = np.asarray(columns["last_output_s"], dtype=np.float64)
-    came = int(((arrival > end / 2) & ~rejected).sum())
+    came = int(((arrival > end / 2) & (arrival <= end) & ~rejected).sum())
     went = int(((left > end / 2) & (left <= end)).sum())
     prompt, output = (np.asarray(columns[name]) for name in ("prompt_len", "output_len"))
     # What was asked for, whatever a strategy rejects: else its mean would not be the expected one.
     in_system, served = flow(arrival[~rejected], left, end)
     fits = kept & (prompt + output <= scenario.environment.model.max_model_len)
+    is_closed = isinstance(scenario.workload.arrival_process, AnyConcurrency)
     return Outcome(
         counted=tuple(int(group.sum()) for group in groups for _ in names),
         met=tuple(int(met[name][group].sum()) for group in groups for name in names),
         residence_s=float(stay.mean()) if stay.size else math.nan,
-        arrivals=math.log(counted / ((1 - WARMUP) * end * rate_rps)),
-        controls=tuple(
-            math.log(tokens.sum() / (counted * mean)) if tokens.size else 0.0
-            for tokens, mean in zip(
-                (prompt[fits], output[fits]), mean_lengths(scenario), strict=True
-            )
-        ),
+        arrivals=_excess(scenario, counted, (1 - WARMUP) * end * rate_rps),
+        controls=_excess_lengths(scenario, counted, prompt[fits], output[fits]),
         drift=max(_drift(met["joint"], group, group & late) for group in groups),
         growth=(came - went) / max(came, 1),
-        course=course(
+        # Nobody waits outside a closed loop: it has no queue that could grow.
+        course=()
+        if is_closed
+        else course(
             [met[name][own] for own in all_of for name in names],
             [arrival[own] for own in all_of for _ in names],
             end,
@@ -478,6 +621,35 @@ def outcome(columns: Columns, scenario: Scenario, rate_rps: float) -> Outcome:
         served=served,
         end_s=end,
         statistics=statistics,
+    )
+
+
+def _excess(scenario: Scenario, counted: int, expected: float) -> float:
+    """Return by how much more requests came than expected: a logarithm (`Outcome.arrivals`).
+
+    Where answers decide when requests come their number says nothing: 0. Of a trace, whose blocks
+    differ much, its first term, which is 0 in the mean over runs of a given number of requests.
+    """
+    workload = scenario.workload
+    if arrivals.waits_for_answers(workload):
+        return 0.0
+    if isinstance(workload.arrival_process, TraceBlocks):
+        return 1 - expected / counted
+    return math.log(counted / expected)
+
+
+def _excess_lengths(
+    scenario: Scenario, counted: int, prompt: IntArray, output: IntArray
+) -> tuple[float, ...]:
+    """Return by how much more tokens were asked for than expected (`Outcome.controls`).
+
+    Nothing where the expectation is not known.
+    """
+    if arrivals.expected_lengths(scenario.workload) is None:
+        return ()
+    return tuple(
+        math.log(tokens.sum() / (counted * mean)) if tokens.size else 0.0
+        for tokens, mean in zip((prompt, output), mean_lengths(scenario), strict=True)
     )
 
 
@@ -497,9 +669,10 @@ def course(
     """
     shares = []
     for flags, times in zip(met, arrival, strict=True):
-        part = np.minimum((times / end_s * PARTS).astype(np.int64), PARTS - 1)
+        within = times <= end_s
+        part = np.minimum((times[within] / end_s * PARTS).astype(np.int64), PARTS - 1)
         came = np.bincount(part, minlength=PARTS)
-        kept = np.bincount(part, weights=flags, minlength=PARTS)
+        kept = np.bincount(part, weights=flags[within], minlength=PARTS)
         shares.append(np.where(came > 0, kept / np.maximum(came, 1), 1.0))
     return tuple(np.stack(shares, axis=-1).ravel().tolist())
 
@@ -558,8 +731,8 @@ def _mean_lengths(
     settings: WorkloadSettings, max_model_len: int, contents: str
 ) -> tuple[float, float]:
     """Return the means of `settings`, for as long as its files have the same `contents`."""
-    lengths = settings.length_distribution
-    assert lengths is not None, "endless arrivals have a length distribution"
+    lengths = arrivals.expected_lengths(settings)
+    assert lengths is not None, "of a trace and of sessions nobody asks"
     drawn = lengths.draw(_MANY, stream(0, "mean lengths"))
     prompt, output, rejected = fit(*drawn, max_model_len, settings.on_too_long)
     return float((prompt * ~rejected).mean()), float((output * ~rejected).mean())
@@ -578,10 +751,14 @@ def simulate_cell(scenario: Scenario, cell: Cell) -> Outcome:
     """Simulate one run of a search: that of `simulate` with as many requests."""
     assert cell.rate_rps is not None
     strategy = scenario.strategy(cell.strategy)
-    result = run(scenario.environment, strategy, workload_of(scenario, cell), seed=cell.seed)
+    workload = workload_of(scenario, cell)
+    result = run(scenario.environment, strategy, workload, seed=cell.seed)
     requests = result.columns["requests"]
-    end_s = float(requests["arrival_s"][-1])
-    one = outcome(requests, scenario, cell.rate_rps)
+    clock_end_s = math.inf
+    if workload.turns is not None:
+        clock_end_s = float(workload.arrival_s[workload.turns.after < 0].max())
+    one = outcome(requests, scenario, cell.rate_rps, clock_end_s=clock_end_s)
+    end_s = one.end_s
     instances = result.columns["instances"]
     usage = {
         f"peak_kv_usage.{pool}": float(instances["peak_kv_usage"][instances["pool"] == pool].max())

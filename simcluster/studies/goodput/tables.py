@@ -9,7 +9,7 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from simcluster.config import TARGETS
 from simcluster.frames.goodput import three_digits
 from simcluster.runs import output
 from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
+from simcluster.studies.goodput.arrivals import STAYS
 from simcluster.studies.goodput.by_rate import ByRate
 from simcluster.studies.goodput.errors import (
     FACTORS,
@@ -40,7 +41,7 @@ from simcluster.studies.goodput.runs import (
     best_achievable,
     replication_seed,
 )
-from simcluster.studies.goodput.search import Status, Verdict
+from simcluster.studies.goodput.search import Stage, Status, Verdict
 from simcluster.studies.goodput.shape import Falls
 
 FILES: Final = ("goodput.json", "probes.csv", "scenario.toml")
@@ -48,6 +49,10 @@ FILES: Final = ("goodput.json", "probes.csv", "scenario.toml")
 LEVELS: Final = (0.5, 0.9, 0.95, 0.99)
 """Attainments whose rates are bounded by the runs of the search."""
 _WIDTH: Final = 100
+_WHAT: Final = {
+    "requests/s": "highest rate (req/s) at which",
+    "users": "most users (requests in the system at once) with whom",
+}
 _WITHOUT: Final[dict[Status, str]] = {
     "not settled": "not settled",
     "unlimited": "no limit",
@@ -74,7 +79,9 @@ def as_json(
     result: dict[str, Any] = {
         "goodput": [_row(found, name, verdict) for name, verdict in found.verdicts.items()],
         "comparisons": _comparisons(found) if compared else None,
-        "levels": [_level(level, verdicts) for level, verdicts in found.levels.items()],
+        "levels": [_level(found, level) for level in found.levels],
+        "unit": found.unit,
+        "arrivals": arrivals_text(found) or None,
         "confidence": 0.95,
         "settings": dataclasses.asdict(settings),
         "seed": found.seed,
@@ -90,15 +97,17 @@ def as_json(
     return plain
 
 
-def _level(level: float, verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
+def _level(found: Found, level: float) -> dict[str, Any]:
     """Return the searches for another attainment as plain values."""
+    key = "goodput_users" if found.unit == "users" else "goodput_rps"
     rows = [
         {
             "strategy": name,
             "status": verdict.status,
-            "goodput_rps": None if verdict.goodput is None else dataclasses.asdict(verdict.goodput),
+            key: own and dataclasses.asdict(found.told(own)),
         }
-        for name, verdict in verdicts.items()
+        for name, verdict in found.levels[level].items()
+        for own in [verdict.goodput]
     ]
     return {"attainment": level, "goodput": rows}
 
@@ -116,9 +125,11 @@ def _levels(found: Found) -> str:
             if goodput is None:
                 row.append("-" if verdict is None else _WITHOUT[verdict.status])
             else:
-                row.append(" ".join([three_digits(goodput.value), _span(goodput)]))
+                told = found.told(goodput)
+                row.append(" ".join([three_digits(told.value), _span(told)]))
         table.append(row)
-    title = "Rates (req/s) that keep other shares of the requests within the targets, with 95 %:"
+    what = "Users" if found.unit == "users" else "Rates (req/s)"
+    title = f"{what} that keep other shares of the requests within the targets, with 95 %:"
     return title + "\n" + aligned(table)
 
 
@@ -127,7 +138,7 @@ def _span(interval: Interval) -> str:
 
 
 def _comparisons(found: Found) -> list[dict[str, Any]]:
-    return [
+    rows = [
         {
             "text": str(pair),
             "decided": pair.decided,
@@ -137,6 +148,10 @@ def _comparisons(found: Found) -> list[dict[str, Any]]:
         }
         for pair in found.comparisons()
     ]
+    if found.unit == "users":
+        for row in rows:
+            row["difference_users"] = row.pop("difference_rps")
+    return rows
 
 
 def _with_errors(found: Found, pair: Compared) -> dict[str, float] | None:
@@ -172,18 +187,27 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
     row["misses_at_low_load"] = [
         {"rate_rps": probe.rate_rps, "attainment": _least(probe)} for probe in verdict.dips
     ]
-    goodput = verdict.goodput
+    goodput = found.goodput(name)
+    if found.unit == "users":
+        row["goodput_users"] = None
     if goodput is None or at is None:
         bounds = near(verdict, found.settings.target)
         row["between"] = {key: bounds[key] for key in ("low_rps", "high_rps")}
         return row
+    share_at = functools.partial(verdict.share_at_goodput, settings=found.settings)
+    if found.unit == "users":
+        row["goodput_users"] = dataclasses.asdict(goodput)
+        stage = verdict.stages[-1]
+        share_at = functools.partial(stage.share_at, _place(stage, goodput.value))
+        goodput = carried(found, name, goodput)
     row["goodput_rps"] = dataclasses.asdict(goodput)
+    if chance := found.chances.get(name):
+        row["chance_of_trace"] = dataclasses.asdict(chance)
     if own := found.shifts.get(name):
         row["goodput_rps_with_step_time_errors"] = dataclasses.asdict(widened(goodput, own))
         row["shift_by_step_time_errors"] = dict(own)
     if verdict.estimate is not None:
         row["saturated"] = verdict.stages[-1].high.saturated
-    share_at = functools.partial(verdict.share_at_goodput, settings=found.settings)
     row["attainment"] = {key: share_at(f"{key}_attainment") for key in TARGETS}
     slo = found.scenario.environment.slo
     if slo.classes:
@@ -195,6 +219,18 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
     if gpus > 0:  # not where runs do not say how many were held
         row |= _per_gpu(goodput, gpus, at, found.scenario.environment.cluster.price_per_gpu_hour)
     return row
+
+
+def carried(found: Found, name: str, users: Interval) -> Interval:
+    """Return the requests/s of so many users; each asks as often as at the goodput."""
+    stage = found.verdicts[name].stages[-1]
+    rate = stage.mean_at(_place(stage, users.value), "rate_rps")
+    return _scaled(users, rate / max(users.value, 1.0))
+
+
+def _place(stage: Stage, users: float) -> float:
+    """Return where a number of users is between the two of a stage: 0 to 1, or beyond."""
+    return math.log(max(users, 1.0) / stage.low.rate_rps) / stage.gap
 
 
 def _fall(falls: Falls) -> dict[str, Any]:
@@ -285,6 +321,8 @@ def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
     rows = [_row(found, name, verdict) for name, verdict in found.verdicts.items()]
     cluster = found.scenario.environment.cluster
     heads = ["strategy", "GPUs", "goodput", "95 %", "per GPU"]
+    if found.unit == "users":
+        heads[2:4] = ["users", "95 %", "req/s"]
     if cluster.price_per_gpu_hour is not None:
         heads += [f"req/{cluster.currency}", f"{cluster.currency}/M tokens"]
     heads += ["TTFT ok", "TPOT ok", "requests"]
@@ -292,10 +330,11 @@ def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
     parts = [
         heading(found.scenario),
         aligned(table),
-        f"Goodput: the highest rate (req/s) at which {100 * found.settings.target:g} % of the "
+        f"Goodput: the {_WHAT[found.unit]} {100 * found.settings.target:g} % of the "
         f"requests meet the targets, with its 95 %\ninterval; "
         "per GPU: req/s; M tokens: a million output tokens; ok: % within\nthat target at the "
         "goodput; requests: simulated in all.",
+        _filled(arrivals_text(found)),
         _autoscaled(found, rows),
         _classes(found, rows),
         "\n".join(_remarks(found)),
@@ -331,9 +370,9 @@ def _errors(found: Found) -> str:
     for name, own in found.shifts.items():
         goodput = found.verdicts[name].goodput
         assert goodput is not None, "who was moved has a goodput"
-        wide = widened(goodput, own)
+        wide = found.told(widened(goodput, own))
         span = f"{three_digits(wide.low)}-{three_digits(wide.high)}"
-        table.append([name[:16], three_digits(goodput.value), span])
+        table.append([name[:16], three_digits(wide.value), span])
     parts = ", ".join(f"{FACTORS[f]} {100 * error:.0f} %" for f, error in errors.items())
     title = _filled(
         "With the errors of the step times as well, alike for all strategies (one standard "
@@ -385,9 +424,13 @@ def _cells(row: dict[str, Any], width: int) -> list[str]:
     last = f"{row['num_requests']:,}"
     if row["goodput_rps"] is None:
         return [*first, _WITHOUT[row["status"]], *["-"] * (width - 4), last]
-    goodput = row["goodput_rps"]
+    goodput = row.get("goodput_users") or row["goodput_rps"]
     span = f"{three_digits(goodput['low'])}-{three_digits(goodput['high'])}"
     values = [three_digits(goodput["value"]), span]
+    if "goodput_users" in row:
+        values = [f"{goodput['value']:,.0f}", f"{goodput['low']:,.0f}-{goodput['high']:,.0f}"]
+        values.append(three_digits(row["goodput_rps"]["value"]))
+        width -= 1
     figures = ("goodput_rps_per_gpu", "requests_per_cost", "cost_per_million_output_tokens")
     known = [row[key] for key in figures[: width - 7]]  # without a price there is but the first
     values += ["-" if one is None else three_digits(one["value"]) for one in known]
@@ -429,6 +472,7 @@ def _remarks(found: Found) -> list[str]:
         "not settled": f"raise --max-requests ({found.settings.max_requests:,}) or --tolerance",
     }
     for name, verdict in found.verdicts.items():
+        lines += [_filled(f"{name}: {words}.") for words in _of_trace(found, name)]
         if words := ending(verdict, found.settings):
             remedy = remedies.get(verdict.status)
             lines.append(_filled(f"{name}: {words}{f': {remedy}' if remedy else ''}."))
@@ -438,7 +482,31 @@ def _remarks(found: Found) -> list[str]:
         if verdict.estimate is not None and verdict.stages[-1].high.saturated:
             rate = three_digits(verdict.stages[-1].high.rate_rps)
             lines.append(f"{name}: saturated at {rate} req/s: its queue grows without bound.")
+    if found.unit == "users":
+        return [line.replace(" req/s", " users") for line in lines]
     return lines
+
+
+def arrivals_text(found: Found) -> str:
+    """Return what the rate of the arrivals means, in a line; nothing where it is plain."""
+    return f"{found.load.meaning}." if found.load and found.load.meaning else ""
+
+
+def _of_trace(found: Found, name: str) -> list[str]:
+    """Return what the trace leaves open of a goodput, in words; nothing without a trace."""
+    chance, verdict = found.chances.get(name), found.verdicts[name]
+    if chance is None or verdict.estimate is None:
+        return []
+    words = [
+        f"of its interval the trace's own chance alone makes +-{100 * chance.half_width:.2g} %, "
+        "which a longer trace narrows and no run does"
+    ]
+    if chance.stays < STAYS:
+        words.append(
+            f"a block of the trace has {chance.stays:.2g} mean stays of a request at the goodput, "
+            "so that queues are cut at its ends: use a longer trace"
+        )
+    return words
 
 
 def collapses(verdict: Verdict) -> list[str]:

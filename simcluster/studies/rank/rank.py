@@ -24,7 +24,7 @@ from simcluster.scenario.check import validated
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario, refuse_other
 from simcluster.studies import bestserve
-from simcluster.studies.goodput.runs import check
+from simcluster.studies.goodput.runs import check, refuse_own_rates
 from simcluster.studies.rank import margin, spares
 from simcluster.studies.rank.contest import Contest
 from simcluster.studies.rank.explain import explain_bound, family
@@ -82,6 +82,7 @@ def rank(
     table = table or scenario.rank or RankTable()
     spares.check(table)
     check(scenario)
+    refuse_own_rates(scenario)
     environment = scenario.environment
     if table.mode == "bestserve":
         _refuse_for_bestserve(environment)

@@ -264,7 +264,7 @@ def test_the_command_says_how_sure_it_is(scenario: Path, tmp_path: Path) -> None
         ),
         (["slo.ttft_s="], ["slo", "target"]),
         (["slo.attainment=1.0"], ["slo.attainment", "0.999"]),
-        (["workload.arrivals={kind='closed-loop', concurrency=3}"], ["workload.arrivals"]),
+        (["workload.goodput_by=thin"], ["workload.goodput_by", "only a trace"]),
     ],
 )
 def test_bad_input_is_one_line(scenario: Path, changes: list[str], words: list[str]) -> None:
