@@ -15,7 +15,6 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from simcluster.studies.rank.work import Work
 
 import simcluster
 from helpers.outcomes import outcome_of_odds
@@ -37,6 +36,7 @@ from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.rank import finals, race, report, rounds, screen
 from simcluster.studies.rank.contest import Contest
 from simcluster.studies.rank.rank import rank
+from simcluster.studies.work import Work
 
 PRICE = 2.0
 ALWAYS_UP = {"up": 1e-6, "down": 0.0, "interval_s": 0.5, "cooldown_s": 0.5, "start_up_s": 0.25}
