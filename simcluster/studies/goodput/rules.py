@@ -69,7 +69,7 @@ class SearchRules:
     """Length of a replication in mean residence times, at least: long answers stay much longer."""
     least_requests: int = 4000
     """Requests of a replication, at least."""
-    least_misses: float = 50.0
+    least_misses: float = 100.0
     """Requests that miss their targets in a replication at the goodput, at least: where they are
     few, their logarithm is skewed."""
     uncounted: float = 0.3
@@ -146,6 +146,10 @@ class Settings:
     beyond the targets."""
     scout_s: float = 0.0
     """Shortest scout (s of arrivals): instances that are yet to start must have the time."""
+
+    even: bool = True
+    """Whether runs at one rate have arrivals of one kind: else they may fall into two groups by
+    their arrivals alone, and no collapse is looked for."""
 
     def wanted(self, num: int) -> tuple[float, ...]:
         """Return the attainment wanted of each of `num` criteria, 0 to 1."""

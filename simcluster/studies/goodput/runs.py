@@ -249,6 +249,7 @@ def find(
     else:
         did_round = did
     load = load_of(scenario, guesses)
+    settings = dataclasses.replace(settings, even=not load.meaning)
 
     def ask(wanted: list[tuple[str, Wanted]]) -> Sequence[Outcome]:
         for name, own in itertools.groupby(wanted, key=lambda pair: pair[0]):

@@ -528,7 +528,7 @@ class _Searching:
         settings, seen = self._settings, False
         for probe in probes:
             wanted = settings.wanted(len(probe.outcomes[0].counted))
-            if in_two_groups(probe, wanted):
+            if settings.even and in_two_groups(probe, wanted):
                 self._falls.append(falls_at(probe, wanted))
                 seen = True
         return seen

@@ -57,6 +57,12 @@ def test_a_plan_that_collapses_is_recognised(bench: Any, seed: int) -> None:
     assert -math.log1p(-per_run) / hours < 3 * held.per_hour[2]
 
 
+def test_traffic_of_two_kinds_is_no_collapse(bench: Any) -> None:
+    """Where runs differ by their arrivals no collapse is looked for."""
+    settings = dataclasses.replace(toy_settings(bench), even=False)
+    assert not bench.one_search(0, bench.toy, settings).falls
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("wait_s", [10.0, 50.0])
 def test_a_queue_near_its_limit_does_not_collapse(bench: Any, wait_s: float, seed: int) -> None:
