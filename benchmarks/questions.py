@@ -245,8 +245,8 @@ def summary(results: list[dict[str, Any]]) -> str:
         for one in r["strategies"].values():
             ref = one["reference"]
             if "value" in ref and "value" in one:
-                # The reference has an error of its own; its half width is a third or so.
-                error = math.log(ref["high"] / ref["value"]) / 2
+                # The reference has an error of its own: their difference has both.
+                error = math.log(ref["high"] / ref["value"])
                 own = math.log(one["high"] / one["value"])
                 off = math.log(one["value"] / ref["value"])
                 rows.append((off, own))
