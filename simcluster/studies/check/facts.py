@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import inf
 from typing import Any, Final
@@ -17,6 +18,7 @@ from simcluster.studies.check import moves, pools
 from simcluster.studies.check.pools import Pool
 from simcluster.studies.check.requests import Requests
 from simcluster.studies.rank.screen import Bound, Lengths, Screen
+from simcluster.workload.base import EndlessArrivals
 
 _ENGINE: Final = (
     "name",
@@ -66,8 +68,12 @@ def facts(
         As `simulate`: a deployment that does not fit, requests that cannot be made.
     """
     names = list(strategies) or [strategy.name for strategy in scenario.strategies]
-    cell = choose(scenario, names[0] if names else None, rate_rps)
+    named = rate_rps is not None or not _needs_rate(scenario)
+    # What is drawn of requests, their lengths, does not depend on the rate.
+    cell = choose(scenario, names[0] if names else None, rate_rps if named else 1.0)
     requests = Requests.of(scenario, cell)
+    if not named:
+        requests = replace(requests, rate_rps=None)
     found: list[dict[str, Any]] = []
     used: list[Pool] = []
     for name in names:
@@ -78,9 +84,11 @@ def facts(
     environment = scenario.environment
     engine = environment.engine.on(environment.cluster.gpu)
     notes = [*all_notes(scenario), *_not_counted(requests, found)]
+    if not named:
+        notes.append("No rate is named: none is compared with the requests/s at most (--rate).")
     return {
         "model": environment.model.spec.name,
-        "requests": requests.facts(),
+        "requests": {**requests.facts(), "any_rate": not named},
         "targets": targets(environment.slo),
         "engine": {key: getattr(engine, key) for key in _ENGINE},
         "strategies": found,
@@ -88,6 +96,13 @@ def facts(
         "accuracy": _accuracy(environment),
         "notes": notes,
     }
+
+
+def _needs_rate(scenario: Scenario) -> bool:
+    """Whether the arrivals of a scenario take any rate, and it names none."""
+    process = scenario.workload.arrival_process
+    takes_any = isinstance(process, EndlessArrivals) and process.own_rate_rps is None
+    return takes_any and scenario.default_rate_rps is None
 
 
 def _of_strategy(

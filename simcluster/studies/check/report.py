@@ -39,6 +39,8 @@ def check_lines(known: Facts) -> str:
 def _requests(of: Facts) -> str:
     """Return the requests in one paragraph."""
     rate = "as answers decide" if of["rate_rps"] is None else f"at {of['rate_rps']:.4g} a second"
+    if of["rate_rps"] is None and of["any_rate"]:
+        rate = "at any rate"
     if of["concurrency"] is not None:
         rate = f"from {of['concurrency']} users, each after the answer before"
     median, mean = of["median"], of["mean"]

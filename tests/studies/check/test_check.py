@@ -19,6 +19,7 @@ from helpers.scenarios import small_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import DataError
+from simcluster.scenario.file import resolve
 from simcluster.studies.check.facts import facts
 from simcluster.studies.check.report import check_text
 
@@ -302,3 +303,15 @@ def test_the_command_prints_a_table_and_its_json(tmp_path: Path) -> None:
     assert "Requests/s at most" in detailed
     assert "finished requests/s" in detailed
     assert json.loads(call("run", "-v", "--json"))["check"] == known
+
+
+def test_a_search_s_question_needs_no_rate() -> None:
+    """What memory and steps come to does not depend on it; nothing is compared with the bound."""
+    document = small_scenario({"name": "one", "kind": "nodg"})
+    document["workload"] = {"lengths": {"kind": "fixed", "prompt_len": 100, "output_len": 10}}
+    without = facts(resolve(document))
+    named = facts(resolve(document), rate_rps=1e6)
+    assert without["strategies"] == named["strategies"]
+    assert without["requests"]["rate_rps"] is None
+    assert any("No rate is named" in note for note in without["notes"])
+    assert any("its queue grows" in note for note in named["notes"])
