@@ -38,14 +38,17 @@ FACTORS: Final[dict[Factor, str]] = {
 
 # Standard deviations of the logarithm. The mean absolute error of a normal one is 0.8 of it.
 _ERRORS: Final[dict[str, dict[Factor, float]]] = {
-    # Dense models in 16 bits on GPUs with measured kernels: TTFT 2.3 to 3.7 %, TPOT 2.4 to 6.3 %
-    # (`blis_vllm015`, `l20_five_systems`: docs/accuracy.md); host times differ by some 15 %
-    # from machine to machine of one kind (`vidur_cpu_overhead`), links by as much.
+    # Dense models in 16 bits on GPUs with measured kernels. Computing and reading: TTFT is off by
+    # 2.3 to 3.7 %, TPOT by 2.4 to 6.3 % (`blis_vllm015`, `l20_five_systems`: docs/accuracy.md).
+    # The host and links are assumed: no set measures them apart from the rest of a step.
     "fitted": {"compute": 0.05, "memory": 0.06, "host": 0.15, "links": 0.15},
-    # Constants of another GPU on data-sheet peaks: the spread of reachable shares over the GPUs
-    # that were measured (catalogue: mfu_gemm 0.61 to 0.92, mbu_gemm 0.73 to 0.97).
+    # Reachable shares that were not measured on this GPU. Over the seven fitted sets of current
+    # kernels in the catalogue they spread by 0.11 (mfu_gemm) and 0.08 (mbu_gemm, mbu_attention);
+    # half as much again is assumed, for kernels of other vendors reach less. So are the others.
     "data-sheet": {"compute": 0.15, "memory": 0.12, "host": 0.25, "links": 0.25},
 }
+ASSUMED: Final[tuple[Factor, ...]] = ("host", "links")
+"""Parts whose error is not measured but assumed."""
 _MEAN_ABSOLUTE: Final = 0.8  # of a normal distribution, in standard deviations: root of 2 / pi
 # Engines of 2023-24 on models they were not fitted to: 9 to 23 %. It stands here, not in the kinds
 # of `simcluster.roofline.kinds`: most runs of an old engine are of the model it was fitted to.

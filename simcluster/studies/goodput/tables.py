@@ -22,6 +22,7 @@ from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step
 from simcluster.studies.goodput.arrivals import STAYS
 from simcluster.studies.goodput.by_rate import ByRate
 from simcluster.studies.goodput.errors import (
+    ASSUMED,
     FACTORS,
     errors_of,
     turning,
@@ -376,7 +377,7 @@ def _errors(found: Found) -> str:
     parts = ", ".join(f"{FACTORS[f]} {100 * error:.0f} %" for f, error in errors.items())
     title = _filled(
         "With the errors of the step times as well, alike for all strategies (one standard "
-        f"deviation: {parts}):"
+        f"deviation: {parts}; those of {' and '.join(FACTORS[f] for f in ASSUMED)} are assumed):"
     )
     lines = [title, aligned(table)]
     for pair in found.comparisons():

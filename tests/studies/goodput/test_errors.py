@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -17,6 +18,7 @@ from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput import Cell, Interval, Outcome, find, tables
 from simcluster.studies.goodput.errors import (
+    _ERRORS,
     errors_of,
     slower,
     turning,
@@ -69,6 +71,15 @@ def test_what_is_not_known_has_no_error() -> None:
     gpu = replace(environment.cluster.gpu, constants=sheet, older_constants=())
     rough = replace(environment, cluster=replace(environment.cluster, gpu=gpu))
     assert all(error > known[name] for name, error in errors_of(rough).items())
+
+
+def test_the_page_states_the_errors_that_are_used() -> None:
+    """By the accuracy of the GPU, as the table of docs/goodput.md has them."""
+    page = (Path(__file__).parents[3] / "docs" / "goodput.md").read_text(encoding="utf-8")
+    for name, start in (("fitted", "| measured or fitted, dense"), ("data-sheet", "| GPUs known")):
+        row = next(line for line in page.splitlines() if line.startswith(start))
+        told = [float(cell.removesuffix(" %")) / 100 for cell in row.strip("| ").split(" | ")[1:]]
+        assert told == list(_ERRORS[name].values())
 
 
 def test_a_shift_of_both_widens_the_levels_and_not_the_ratio() -> None:
