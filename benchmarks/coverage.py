@@ -16,7 +16,6 @@ import argparse
 import math
 import statistics
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -35,9 +34,9 @@ from simcluster.studies.goodput.runs import (
     flow,
     replication_seed,
 )
-from simcluster.studies.goodput.search import Verdict, search
+from simcluster.studies.goodput.search import Search, Verdict, search
 from simcluster.units import FloatArray
-from simcluster.workload.base import Offer
+from simcluster.workload.base import BoolArray, Offer
 from simcluster.workload.renewal import PoissonArrivals
 from simcluster.workload.trace_blocks import TraceBlocks
 
@@ -78,26 +77,39 @@ Draw = Callable[[Wanted, int], FloatArray]
 
 
 def poisson(wanted: Wanted, seed: int) -> FloatArray:
-    """Arrivals (s) of a run, drawn anew."""
+    """Arrivals (s) of a run."""
     return PoissonArrivals().times(wanted.num_requests, wanted.rate_rps, seed)
 
 
 def one_run(wanted: Wanted, seed: int, wait_s: float, draw: Draw = poisson) -> Outcome:
-    """Return what a run of the queue gives, counted like `simcluster goodput` does."""
+    """Return what a run of the queue gives."""
     arrival = draw(wanted, seed)
     waits = lindley(arrival)
+    return counted(arrival, arrival + waits + 1, waits <= wait_s, wanted.rate_rps)
+
+
+def counted(arrival: FloatArray, left: FloatArray, met: BoolArray, rate_rps: float) -> Outcome:
+    """Return the outcome of a run of one class and one criterion, as `simcluster goodput` counts.
+
+    Parameters
+    ----------
+    arrival, left : ndarray
+        When requests came, rising, and when they left (s).
+    met : ndarray
+        Which of them met their target.
+    rate_rps : float
+        Offered rate (requests/s).
+    """
     end = float(arrival[-1])
     kept = arrival >= WARMUP * end
-    met = waits <= wait_s
-    left = arrival + waits + 1
-    in_system, served = flow(arrival, arrival + waits + 1, end)
+    in_system, served = flow(arrival, left, end)
     came = int((arrival > end / 2).sum())
     went = int(((left > end / 2) & (left <= end)).sum())
     return Outcome(
         counted=(int(kept.sum()),),
         met=(int(met[kept].sum()),),
-        residence_s=float(waits[kept].mean()) + 1,
-        arrivals=math.log(kept.sum() / ((1 - WARMUP) * end * wanted.rate_rps)),
+        residence_s=float((left - arrival)[kept].mean()),
+        arrivals=math.log(kept.sum() / ((1 - WARMUP) * end * rate_rps)),
         drift=float(met[kept].mean() - met[arrival >= (1 + WARMUP) / 2 * end].mean()),
         growth=(came - went) / max(came, 1),
         course=course([met], [arrival], end),
@@ -105,6 +117,17 @@ def one_run(wanted: Wanted, seed: int, wait_s: float, draw: Draw = poisson) -> O
         served=served,
         end_s=end,
     )
+
+
+def answered(going: Search, run: Callable[[Wanted, int], Outcome], seed: int) -> Verdict:
+    """Let a search go on to its end, its runs done by `run` with the seeds of its replications."""
+    wanted = next(going)
+    while True:
+        try:
+            wanted = going.send([run(w, replication_seed(seed, w.replication)) for w in wanted])
+        except StopIteration as end:
+            verdict: Verdict = end.value
+            return verdict
 
 
 def one_search(
@@ -115,16 +138,9 @@ def one_search(
     rules: SearchRules = RULES,
 ) -> Verdict:
     """Return the verdict of a whole search with seed `seed`."""
-    going = search(1.0, settings, rules)
-    wanted = next(going)
-    while True:
-        try:
-            seeds = [replication_seed(seed, w.replication) for w in wanted]
-            runs = [one_run(w, own, wait_s, draw) for w, own in zip(wanted, seeds, strict=True)]
-            wanted = going.send(runs)
-        except StopIteration as end:
-            verdict: Verdict = end.value
-            return verdict
+    return answered(
+        search(1.0, settings, rules), lambda wanted, own: one_run(wanted, own, wait_s, draw), seed
+    )
 
 
 def search_on_trace(seed: int, wait_s: float, settings: Settings, num_requests: int) -> Verdict:
@@ -156,22 +172,19 @@ def coverage(
     """Share of intervals that hold the truth, mean half width, bias, median requests."""
     truth = true_goodput(wait_s, settings.target)
     held, widths, errors, cost = 0, [], [], []
-    statuses = Counter()
     for seed in range(first, first + num_seeds):
         if num_of_trace is None:
             verdict = one_search(seed, wait_s, settings)
         else:
             verdict = search_on_trace(seed, wait_s, settings, num_of_trace)
-        statuses[verdict.status] += 1
         if verdict.estimate is None:
-            continue
+            continue  # holds nothing, and counts
         interval = verdict.estimate.interval
         held += interval.low <= truth <= interval.high
         widths.append(verdict.estimate.half_width)
         errors.append(interval.value / truth - 1)
         cost.append(verdict.num_requests)
     mean = statistics.fmean
-    print(dict(statuses))
     return held / num_seeds, mean(widths), mean(errors), int(statistics.median(cost))
 
 

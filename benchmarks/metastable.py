@@ -25,13 +25,8 @@ from simcluster.studies.goodput.probe import Outcome, Wanted
 from simcluster.studies.goodput.rules import Settings
 from simcluster.studies.goodput.runs import (
     TARGETS_PER_RUN,
-    WARMUP,
-    course,
-    flow,
-    replication_seed,
 )
 from simcluster.studies.goodput.search import Verdict, search
-from simcluster.units import FloatArray
 
 QUICK, SLOW, LIMIT = 1.0, 0.75, 40
 WAIT_S = 60.0
@@ -73,7 +68,8 @@ def toy(wanted: Wanted, seed: int) -> Outcome:
         waiting = int(np.searchsorted(arrival, start, side="right")) - k
         free = start + own / (SLOW if waiting > LIMIT else QUICK)
         left.append(free)
-    return outcome(arrival, np.array(left), wanted.rate_rps, WAIT_S)
+    ended = np.array(left)
+    return coverage.counted(arrival, ended, ended - arrival <= WAIT_S, wanted.rate_rps)
 
 
 def md1(wait_s: float, wanted: Wanted, seed: int) -> Outcome:
@@ -92,47 +88,12 @@ def smooth(sigma: float, wait_s: float, wanted: Wanted, seed: int) -> Outcome:
     done = np.cumsum(work)
     slack = arrival - (done - work)
     start = np.maximum.accumulate(slack) + (done - work)
-    return outcome(arrival, start + work, wanted.rate_rps, wait_s, start)
-
-
-def outcome(
-    arrival: FloatArray,
-    left: FloatArray,
-    rate_rps: float,
-    wait_s: float,
-    start: FloatArray | None = None,
-) -> Outcome:
-    """Return what a run gives, counted like `simcluster goodput` does."""
-    stay = left - arrival if start is None else start - arrival
-    met, end = stay <= wait_s, float(arrival[-1])
-    kept = arrival >= WARMUP * end
-    in_system, served = flow(arrival, left, end)
-    came = int((arrival > end / 2).sum())
-    went = int(((left > end / 2) & (left <= end)).sum())
-    return Outcome(
-        counted=(int(kept.sum()),),
-        met=(int(met[kept].sum()),),
-        residence_s=float((left - arrival)[kept].mean()),
-        arrivals=math.log(kept.sum() / ((1 - WARMUP) * end * rate_rps)),
-        drift=float(met[kept].mean() - met[arrival >= (1 + WARMUP) / 2 * end].mean()),
-        growth=(came - went) / max(came, 1),
-        course=course([met], [arrival], end),
-        backlogs=in_system,
-        served=served,
-        end_s=end,
-    )
+    return coverage.counted(arrival, start + work, start - arrival <= wait_s, wanted.rate_rps)
 
 
 def one_search(seed: int, run: Run, settings: Settings) -> Verdict:
     """Return the verdict of a whole search with seed `seed`."""
-    going = search(1.0, settings)
-    wanted = next(going)
-    while True:
-        try:
-            wanted = going.send([run(w, replication_seed(seed, w.replication)) for w in wanted])
-        except StopIteration as end:
-            verdict: Verdict = end.value
-            return verdict
+    return coverage.answered(search(1.0, settings), run, seed)
 
 
 def main() -> None:

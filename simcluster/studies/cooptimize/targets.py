@@ -19,7 +19,7 @@ from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput.rules import RULES
 from simcluster.units import FloatArray
 
-WARMUP: Final = 0.3
+WARMUP: Final = RULES.uncounted
 """Share of the arrival time of a long run that is not counted, as in a search for a goodput."""
 MOST_COUNTED: Final = 200_000
 """Requests that a long run counts, at most."""

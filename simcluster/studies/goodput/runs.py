@@ -62,7 +62,7 @@ _MANY: Final = 500_000
 LATENCIES: Final = ("ttft", "tpot", "e2el")
 """Of which percentiles are told."""
 PERCENTILES: Final = (50, 90, 95, 99)
-WARMUP: Final = 0.3
+WARMUP: Final = RULES.uncounted
 """Share of the arrival time that is not counted: about six stays of a request. What the empty start
 still adds to a goodput then is 0 to 2 % (measured: docs/goodput.md)."""
 TARGETS_PER_RUN: Final = 20.0

@@ -360,7 +360,8 @@ class _Searching:
         if self._note_falls(stage.low, stage.high):
             return (yield from self._without_collapse(last.num_requests))
         if not self._holds(stage):
-            return verdict  # by chance its crossing lies outside; the former is as good
+            # By chance its crossing lies outside: the former is as good.
+            return replace(verdict, probes=tuple(self._probes))
         return replace(self._verdict(verdict.status), dips=verdict.dips)
 
     def _around(self, rate_rps: float, slope: float, num_requests: float, size: int) -> _Plan:
@@ -470,6 +471,7 @@ class _Searching:
             if all(math.isclose(o.rate_rps, r) for o, r in zip(olds, rates, strict=True)):
                 rates = [old.rate_rps for old in olds]
                 had = [old.outcomes for old in olds]
+                self._probes = [probe for probe in self._probes if probe not in olds]
         numbers = [tuple(range(1 + i, 1 + 2 * plan.size, 2)) for i in (0, 1)]
         todo = [own[len(kept) :] for own, kept in zip(numbers, had, strict=True)]
         came = yield [
@@ -485,8 +487,6 @@ class _Searching:
             Probe(rate, plan.num_requests, own, own_numbers[: len(own)])
             for rate, own, own_numbers in zip(rates, outcomes, numbers, strict=True)
         )
-        if any(had):
-            self._probes = [p for p in self._probes if p not in (before.low, before.high)]  # type: ignore[union-attr]  # there are outcomes of it
         self._probes += [low, high]
         wanted = self._settings.wanted(len(low.outcomes[0].counted))
         estimate = estimate_crossing(

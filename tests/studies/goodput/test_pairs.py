@@ -65,6 +65,9 @@ def test_a_small_difference_is_seen_on_the_same_requests(seed: int) -> None:
     assert pair.ratio.value == pytest.approx(1.02, abs=0.01)
     # A run of the same number is the same requests for both.
     lasts = [found.verdicts[name].stages[-1] for name in ("one", "two")]
+    assert sum(c.num_requests or 0 for c in answers.asked) == sum(
+        verdict.num_requests for verdict in found.verdicts.values()
+    ), "each run once"
     fewer, more = sorted((set(stage.replications) for stage in lasts), key=len)
     assert fewer <= more
     rates = [{s.low.rate_rps, s.high.rate_rps} for s in lasts]
