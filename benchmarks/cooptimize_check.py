@@ -6,7 +6,7 @@
 
 Nobody picked the questions: models, GPUs, stock, lengths, targets, how they are counted and rates
 are drawn from a seed. Each is asked once with the default settings. A question without a plan
-counts for neither side; questions are drawn until so many plans have been chosen. The plan is
+counts for neither side; questions are drawn until that number of plans has been chosen. The plan is
 simulated once with a seed that the search did not see, ten times as long as its own runs.
 """
 

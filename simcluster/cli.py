@@ -269,7 +269,7 @@ def compare(
     "--need",
     "need_rps",
     type=click.FloatRange(min=0, min_open=True),
-    help="Find the cheapest plans that sustain so many requests/s  [default: rank.need_rps]",
+    help="Find the cheapest plans that sustain this rate (requests/s)  [default: rank.need_rps]",
 )
 def rank(
     file: Path,

@@ -767,7 +767,7 @@ def test_prefixes_that_are_not_reused_are_said(scenario: Path) -> None:
     trace.write_text(row + row.replace('p": 0', 'p": 900'))
     told = f'workload.trace={{path="{trace}",format="mooncake",time_unit="ms",block_size=512}}'
     change = ("--set", told, "--set", "workload.num_requests=", "--set", "sweep=")
-    line = "prompts that begin alike are computed anew: prefix caching is off"
+    line = "prompts that begin alike are computed again: prefix caching is off"
     assert line in call("run", scenario, *change).stdout
     assert line not in call("run", scenario, *change, "--set", "engine.prefix_caching=true").stdout
 

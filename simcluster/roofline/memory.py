@@ -371,7 +371,7 @@ def kv_blocks(
             raise ConfigError(
                 "engine.block_size",
                 engine.block_size,
-                f"not one block of so many tokens fits into the {pool / GB:.1f} GB that {name} "
+                f"not one block of this size fits into the {pool / GB:.1f} GB that {name} "
                 f"leaves on {gpu.name} for KV",
                 f"Use at most {model.max_model_len}; engines have 1 to 256.",
             )

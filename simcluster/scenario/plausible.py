@@ -39,7 +39,9 @@ _ENGINE: Final = {
     "block_size": _Usual(1, 256, "most of a sequence's last block is empty; engines have 1 to 256"),
     "watermark": _Usual(0, 0.5, "most of the KV cache is kept free"),
     "gpu_memory_utilization": _Usual(0, 0.97, "it leaves nothing for captured graphs"),
-    "max_num_seqs": _Usual(1, 16_384, "no engine runs so many sequences; the budget limits first"),
+    "max_num_seqs": _Usual(
+        1, 16_384, "no engine runs that many sequences; the budget limits first"
+    ),
     "kv_poll_s": _Usual(0, 1, "engines poll every few milliseconds"),
 }
 """Numbers of ``[engine]``, and what engines have."""

@@ -92,7 +92,7 @@ def _prefixes(scenario: Scenario) -> Iterator[str]:
     who = f"{', '.join(names)}: " if len(names) < len(scenario.strategies) else ""
     if names and known:
         yield (
-            f"{who}prompts that begin alike are computed anew: prefix caching is off "
+            f"{who}prompts that begin alike are computed again: prefix caching is off "
             "(engine.prefix_caching = true reuses them)"
         )
     elif names:

@@ -269,7 +269,7 @@ Again = Callable[[float], Sequence[Plan]]
 
 
 def _again(space: Space, found: Found) -> Again:
-    """Return how to search with another margin: anew, or among the plans that a sampler judged."""
+    """Return how to search with another margin: from the start, or among the plans that a sampler judged."""
 
     def front(margin: float) -> Sequence[Plan]:
         if found.sampler == "exhaustive":
@@ -294,7 +294,7 @@ def _confirmed(
 ) -> list[Confirmed]:
     """Simulate the best plans until as many as wanted keep the limits; the best one first.
 
-    Where none of so many does, the quickest is the best; of targets the plan nearest to them. A
+    Where none of that number does, the quickest is the best; of targets the plan nearest to them. A
     plan that misses a target or is overloaded shows that the database is too hopeful there: the
     next ones are those that keep the targets by more, by the database, than that plan.
     """

@@ -86,7 +86,7 @@ def refuse(workload: WorkloadSettings) -> None:
         raise ConfigError(
             "workload.arrivals",
             getattr(process, "kind", type(process).__name__),
-            "a search needs arrivals that can be drawn anew at any rate and length",
+            "a search needs arrivals that can be drawn at any rate and length",
             "Derive them from EndlessArrivals, or use `simcluster compare` with rates.",
         )
 

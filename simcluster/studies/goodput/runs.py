@@ -208,7 +208,7 @@ def find(
     Raises
     ------
     ConfigError
-        If there are no targets, the arrivals cannot be drawn anew at any rate, a trace is too short
+        If there are no targets, the arrivals cannot be drawn at any rate, a trace is too short
         for an interval, a strategy does not fit the machines, or an argument cannot be meant.
     DataError
         If no strategy meets the targets even when requests are alone, or a trace cannot be read.
@@ -448,7 +448,7 @@ def refuse_own_rates(scenario: Scenario) -> None:
         raise ConfigError(
             "workload.arrivals",
             getattr(process, "kind", "trace"),
-            "a search needs arrivals that can be drawn anew at any rate and length",
+            "a search needs arrivals that can be drawn at any rate and length",
             "Use poisson, gamma, constant or on-off, or `simcluster goodput` with strategies.",
         )
 

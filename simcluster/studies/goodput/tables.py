@@ -223,7 +223,7 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
 
 
 def carried(found: Found, name: str, users: Interval) -> Interval:
-    """Return the requests/s of so many users; each asks as often as at the goodput."""
+    """Return the requests/s of a number of users; each asks as often as at the goodput."""
     stage = found.verdicts[name].stages[-1]
     rate = stage.mean_at(_place(stage, users.value), "rate_rps")
     return _scaled(users, rate / max(users.value, 1.0))

@@ -99,7 +99,7 @@ def check(table: RankTable) -> None:
 
 
 def spares_of(table: RankTable, num_instances: int) -> int:
-    """Return how many spares a plan of so many instances has."""
+    """Return how many spares a plan of a number of instances has."""
     if table.availability is None or table.instance_availability is None:
         return table.spare_instances or 0
     return num_spares(num_instances, table.instance_availability, table.availability)
