@@ -269,7 +269,7 @@ Again = Callable[[float], Sequence[Plan]]
 
 
 def _again(space: Space, found: Found) -> Again:
-    """Return how to search with another margin: from the start, or among the plans that a sampler judged."""
+    """Return how to search with another margin: all plans, or those that a sampler judged."""
 
     def front(margin: float) -> Sequence[Plan]:
         if found.sampler == "exhaustive":

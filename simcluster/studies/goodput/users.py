@@ -66,7 +66,7 @@ class _Users:
         self._stages: list[Stage] = []
 
     def _length(self, users: float, cycles: float, least: int) -> int:
-        """Requests of a run of a number of users who each ask about `cycles` times, or of `least`."""
+        """Requests of a run in which each user asks about `cycles` times, or `least`."""
         return min(max(least, math.ceil(cycles * users)), self._settings.max_requests)
 
     def _single(
