@@ -22,6 +22,7 @@ from helpers.outcomes import outcome_of_odds
 from helpers.scenarios import small_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
+from simcluster.runs.simulate import simulate
 from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput import Cell, Estimate, Found, Outcome, compare, find, runs, tables
@@ -344,3 +345,79 @@ def test_what_was_found_is_written_before_it_is_compared(
     stored = json.loads((place / "goodput.json").read_text())
     assert stored["goodput"] == left["goodput"]
     assert len(stored["comparisons"]) == 1
+
+
+# The command ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "status"), [("found", 0), ("no stage", 3)])
+def test_a_search_that_settles_nothing_ends_with_status_3(
+    kind: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is done, and says between which rates the goodput lies."""
+    (tmp_path / "s.toml").write_text(to_toml(dict(scenario_of("one").document)))
+
+    def cells(_: Scenario, wanted: Sequence[Cell], **__: object) -> list[Outcome]:
+        return ENDINGS[kind][1](list(wanted))
+
+    monkeypatch.setattr(runs, "simulate_cells", cells)
+    options = ["--no-step-time-errors", "--jobs", "1"]
+    ended = CliRunner().invoke(main, ["goodput", str(tmp_path / "s.toml"), *options])
+    assert ended.exit_code == status
+    assert ("one: not settled: attainment" in ended.stdout) == (status == 3)
+
+
+@pytest.mark.parametrize("text", ["100", "0.95", "P50,x", "nan", "-5"])
+def test_levels_that_are_no_percentiles_are_one_line(text: str, tmp_path: Path) -> None:
+    """A share in place of a percentile too."""
+    (tmp_path / "s.toml").write_text(to_toml(dict(scenario_of("one").document)))
+    command = ["goodput", str(tmp_path / "s.toml"), f"--levels={text}"]
+    ended = CliRunner().invoke(main, command)
+    assert ended.exit_code in (1, 2)
+    assert "is no percentile from 1 to below 100" in ended.stderr
+
+
+# What a run is counted by -----------------------------------------------------------------------
+
+
+def test_what_was_asked_for_counts_whatever_is_rejected() -> None:
+    """A strategy that rejects the longest prompts has not been asked for less."""
+    document = small_scenario({"name": "one", "kind": "nodg"})
+    document["workload"] = {
+        "lengths": {
+            "kind": "lognormal",
+            "prompt_median": 300,
+            "prompt_sigma": 0.8,
+            "output_median": 5,
+            "output_sigma": 0.3,
+        },
+        "num_requests": 400,
+    }
+    scenario = resolve(document)
+    columns = simulate(scenario, rate_rps=2.0, seed=1).columns["requests"]
+    before = runs.outcome(columns, scenario, 2.0)
+    longest = columns["prompt_len"] > np.quantile(columns["prompt_len"], 0.95)
+    status = np.where(longest, "rejected", columns["status"].astype(object))
+    after = runs.outcome({**columns, "status": status}, scenario, 2.0)
+    assert after.controls == before.controls
+    assert after.met < before.met
+    assert abs(before.controls[0]) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("slo", "targets"),
+    [
+        ({"ttft_s": 1.0, "itl_s": 0.1}, (0.9, 0.9)),
+        ({"ttft_s": 1.0, "tpot_s": 0.1, "percentiles": {"tpot": 99}}, (0.9, 0.99)),
+    ],
+)
+def test_each_target_that_is_set_is_a_criterion(
+    slo: dict[str, Any], targets: tuple[float, ...]
+) -> None:
+    """Gaps between tokens too, each with its own percentile."""
+    document = small_scenario({"name": "one", "kind": "nodg"})
+    document["slo"] = {"attainment": 0.9, "criterion": "marginal", **slo}
+    scenario = resolve(document)
+    assert runs.targets_of(scenario.environment.slo) == targets
+    one = runs.simulate_cell(scenario, Cell("one", 1.0, 1, 50))
+    assert len(one.counted) == len(targets)
