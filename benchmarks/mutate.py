@@ -589,7 +589,7 @@ def fault(calls: Calls, codes: list[int]) -> str:
 def work(kind: str, seed: int, first: int, count: int, keep: Path | None) -> None:
     """Run inputs of one kind and print a line of JSON for each."""
     import simcluster.runs.compare  # noqa: F401 - imports are not the input's time
-    from simcluster.scenario import file  # noqa: F401
+    from simcluster.scenario import file  # noqa: F401 - the same
 
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
     signal.signal(signal.SIGALRM, _alarm)

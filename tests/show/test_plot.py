@@ -381,7 +381,7 @@ def test_names_are_drawn_as_they_are_written(ax: Axes) -> None:
     drawn = Figure()
     drawn.text(0, 0, shown[0])
     canvas = FigureCanvasAgg(drawn)
-    _, is_formula = drawn.texts[0]._preprocess_math(shown[0])  # type: ignore[attr-defined]
+    _, is_formula = drawn.texts[0]._preprocess_math(shown[0])  # type: ignore[attr-defined]  # Text has it, its stub has not
     assert is_formula is False
     canvas.draw()
 

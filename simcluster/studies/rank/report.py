@@ -81,7 +81,8 @@ def _counts(ranking: Ranking) -> str:
     if ranking.table.mode == "bestserve":
         text = f"{len(stages)} candidates, estimated as BestServe does: no intervals"
     if ranking.removed:
-        text += f"\n{ranking.removed.total()} candidates removed before any run:"
+        num = ranking.removed.total()
+        text += f"\n{num} candidate{'s' if num != 1 else ''} removed before any run:"
         for rule, count in ranking.removed.most_common():
             text += f"\n  {count:4d}  {rule}"
     return text

@@ -22,6 +22,7 @@ from helpers.outcomes import outcome_of_odds
 from helpers.scenarios import small_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
+from simcluster.frames.goodput import three_digits
 from simcluster.runs.simulate import simulate
 from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
@@ -247,6 +248,14 @@ def test_any_verdicts_make_a_table(drawn: list[Verdict]) -> None:
         assert pair.paired == bool(set(one) & set(other))
     text = tables.as_text(found)
     assert all(str(pair) in text for pair in compared)
+    for name, verdict in found.verdicts.items():
+        plain = " ".join(text.split())  # lines are filled
+        if verdict.status == "collapses":
+            below, above = verdict.falls
+            words = f"{name}: collapses in {above.num_fallen} of 16 runs at "
+            assert words in plain
+            assert f"{name}: recommended: at {three_digits(below.rate_rps)} req/s none" in plain
+        assert (f"{name}: misses the targets at low load" in plain) == bool(verdict.dips)
     json.dumps(tables.as_json(found), allow_nan=False)
 
 
