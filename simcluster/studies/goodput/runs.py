@@ -268,13 +268,7 @@ def find(
     own = {n: _lasting(settings, load, guess, begins[n]) for n, guess in guesses.items()}
     looking = _search_of(load)
     verdicts = answer({n: looking(begins[n], own[n]) for n in guesses}, ask, ended=work.end)
-    if all(v.status == "unattainable" for v in verdicts.values()):
-        best = "; ".join(f"{name} {best_achievable(v)}" for name, v in verdicts.items())
-        share = 100 * slo.attainment
-        raise DataError(
-            f"no strategy meets the targets for {share:g} % of the requests even when they are "
-            f"alone: {best}. Loosen slo.ttft_s, slo.tpot_s or slo.e2el_s."
-        )
+    _refuse_unattainable(verdicts, slo)
     found = Found(
         scenario=scenario,
         settings=settings,
@@ -287,19 +281,46 @@ def find(
     )
     if searched is not None:
         searched(_with_chance(found))
-    for _ in range(_LOOKS):
-        sizes = wanted_sizes(found.verdicts, found.comparisons(), RULES.most)
-        if not sizes:
-            break
-        larger = {n: looking(found.verdicts[n], own[n], size=size) for n, size in sizes.items()}
-        verdicts = {**found.verdicts, **answer(larger, ask)}
-        found = dataclasses.replace(found, verdicts=verdicts)
+    found = _with_pairs_settled(
+        found, lambda at, name, size: looking(at.verdicts[name], own[name], size=size), ask
+    )
     if step_time_errors:
         seed_of = functools.partial(replication_seed, seed)
         moved = shifts(load.scenario, found.verdicts, settings, simulate, seed_of)
         found = dataclasses.replace(found, shifts=moved)
     others = {level: _at_level(found, level, own, ask) for level in levels}
     return _with_chance(dataclasses.replace(found, levels=others))
+
+
+def _refuse_unattainable(verdicts: Mapping[str, Verdict], slo: SloConfig) -> None:
+    """Refuse targets that no strategy meets, with what requests get that are alone."""
+    if any(verdict.status != "unattainable" for verdict in verdicts.values()):
+        return
+    best = "; ".join(f"{name} {best_achievable(v)}" for name, v in verdicts.items())
+    raise DataError(
+        f"no strategy meets the targets for {100 * slo.attainment:g} % of the requests even when "
+        f"they are alone: {best}. Loosen slo.ttft_s, slo.tpot_s or slo.e2el_s."
+    )
+
+
+Ask = Callable[[list[tuple[str, Wanted]]], Sequence[Outcome]]
+"""Does runs: of whom, and what is wanted. Returns the outcomes in the same order."""
+
+
+def _with_pairs_settled(
+    found: Found, grown: Callable[[Found, str, int], Search], ask: Ask
+) -> Found:
+    """Return the searches with more replications where pairs are open, as far as that helps.
+
+    `grown` is the search that lets the last stage of a strategy grow to a number of replications.
+    """
+    for _ in range(_LOOKS):
+        sizes = wanted_sizes(found.verdicts, found.comparisons(), RULES.most)
+        if not sizes:
+            break
+        larger = {name: grown(found, name, size) for name, size in sizes.items()}
+        found = dataclasses.replace(found, verdicts={**found.verdicts, **answer(larger, ask)})
+    return found
 
 
 def _search_of(load: Load) -> Callable[..., Search]:
@@ -331,7 +352,7 @@ def _at_level(
     found: Found,
     level: float,
     own: Mapping[str, Settings],
-    ask: Callable[[list[tuple[str, Wanted]]], Sequence[Outcome]],
+    ask: Ask,
 ) -> dict[str, Verdict]:
     """Search the rates of another attainment, from what the runs so far show of it."""
     looking, searches = _search_of(found.load or Load(scenario=found.scenario)), {}
