@@ -30,6 +30,7 @@ from simcluster.studies.goodput.rules import RULES, SearchRules, Settings
 from simcluster.studies.goodput.runs import (
     TARGETS_PER_RUN,
     WARMUP,
+    counted_window,
     course,
     flow,
     replication_seed,
@@ -101,7 +102,8 @@ def counted(arrival: FloatArray, left: FloatArray, met: BoolArray, rate_rps: flo
         Offered rate (requests/s).
     """
     end = float(arrival[-1])
-    kept = arrival >= WARMUP * end
+    kept = counted_window(arrival, end)
+    late = kept & (arrival >= (WARMUP + RULES.counted / 2) * end)
     in_system, served = flow(arrival, left, end)
     came = int((arrival > end / 2).sum())
     went = int(((left > end / 2) & (left <= end)).sum())
@@ -109,8 +111,8 @@ def counted(arrival: FloatArray, left: FloatArray, met: BoolArray, rate_rps: flo
         counted=(int(kept.sum()),),
         met=(int(met[kept].sum()),),
         residence_s=float((left - arrival)[kept].mean()),
-        arrivals=math.log(kept.sum() / ((1 - WARMUP) * end * rate_rps)),
-        drift=float(met[kept].mean() - met[arrival >= (1 + WARMUP) / 2 * end].mean()),
+        arrivals=math.log(kept.sum() / (RULES.counted * end * rate_rps)),
+        drift=float(met[kept].mean() - met[late].mean()),
         growth=(came - went) / max(came, 1),
         course=course([met], [arrival], end),
         backlogs=in_system,

@@ -28,8 +28,8 @@ from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.strategies.base import dry_run
 from simcluster.strategies.nodg import SCHEDULER_OF
 from simcluster.studies.cooptimize.targets import (
-    after_warmup,
     counted_of,
+    counted_of_run,
     log_odds,
     shares_within,
 )
@@ -329,7 +329,7 @@ def _simulated(scenario: Scenario, table: CooptimizeTable, unit: Unit) -> Entry:
                 num = min(max(num, _FEWEST), _MOST)
             requests = _columns(_group(scenario, unit, count), rate, max(num, 1), seed)["requests"]
             if load in of_loads:
-                inside = after_warmup(requests["arrival_s"])
+                inside = counted_of_run(requests["arrival_s"])
                 own = shares_within(requests, scenario.environment.slo, inside)
                 shares[group, of_loads.index(load)] = own
             if at is None:

@@ -17,10 +17,9 @@ from simcluster.runs.cell import Cell
 from simcluster.runs.simulate import simulate
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput.rules import RULES
+from simcluster.studies.goodput.runs import counted_window
 from simcluster.units import FloatArray
 
-WARMUP: Final = RULES.uncounted
-"""Share of the arrival time of a long run that is not counted, as in a search for a goodput."""
 MOST_COUNTED: Final = 200_000
 """Requests that a long run counts, at most."""
 FEWEST_RUNS, MOST_RUNS = 3, 12
@@ -83,10 +82,10 @@ def shares_within(columns: Columns, slo: SloConfig, counted: np.ndarray) -> tupl
     )
 
 
-def after_warmup(arrival_s: FloatArray) -> np.ndarray:
-    """Return which requests of a long run are counted."""
+def counted_of_run(arrival_s: FloatArray) -> np.ndarray:
+    """Return which requests of a long run are counted, as a search for a goodput does."""
     first, last = float(arrival_s.min()), float(arrival_s.max())
-    return np.asarray(arrival_s >= first + WARMUP * (last - first))
+    return counted_window(arrival_s - first, last - first)
 
 
 def num_requests(rate_rps: float, residence_s: float, slo: SloConfig) -> int:
@@ -98,7 +97,7 @@ def num_requests(rate_rps: float, residence_s: float, slo: SloConfig) -> int:
     """
     least_s = RULES.residences * max(residence_s, slo.ttft_s or 0.0)
     counted = max(RULES.least_requests, math.ceil(rate_rps * least_s))
-    return math.ceil(min(counted, MOST_COUNTED) / (1 - WARMUP))
+    return math.ceil(min(counted, MOST_COUNTED) / RULES.counted)
 
 
 def judged(
@@ -129,7 +128,7 @@ def judged(
     requests = simulate(scenario, rate_rps=cell.rate_rps, seed=cell.seed).columns["requests"]
     arrival = requests["arrival_s"]
     if long:
-        inside = after_warmup(arrival)
+        inside = counted_of_run(arrival)
     else:
         inside = arrival >= scenario.run.warmup_s
         inside &= arrival <= arrival.max() - scenario.run.cooldown_s

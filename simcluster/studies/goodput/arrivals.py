@@ -124,7 +124,7 @@ def load_of(scenario: Scenario, in_system: float) -> Load:
             scenario=_with(scenario, AnyPhaseArrivals(of=process)),
             meaning=f"The rate is the mean of the {process.kind} arrivals: all their rates are "
             f"scaled, their cycle stays {process.cycle_s:g} s, and a run begins anywhere in it",
-            least_s=process.cycle_s / (1 - RULES.uncounted),
+            least_s=process.cycle_s / RULES.counted,
             why=f"a cycle of the arrivals ({process.cycle_s:g} s)",
         )
     if isinstance(process, SessionArrivals):
@@ -133,7 +133,7 @@ def load_of(scenario: Scenario, in_system: float) -> Load:
             scenario=scenario,
             meaning="The rate is that of turns: sessions begin more or less often, and what is "
             f"within them stays; {process.turns_per_session:.3g} turns a session",
-            least_s=mean_s / RULES.uncounted,
+            least_s=mean_s / RULES.warmup,
             why=f"the waits of a session ({mean_s:.4g} s), which pass before requests count,",
         )
     if isinstance(process, ClientArrivals):
@@ -172,7 +172,7 @@ def _of_trace(scenario: Scenario, process: TraceArrivals, in_system: float) -> L
         meaning=f"The trace has {blocks.rate_rps:.4g} requests/s; for other rates {by}{sessions}. "
         f"Runs are drawn from {blocks.num_blocks} blocks of {blocks.block_s:.4g} s of it, with "
         f"repetition: the interval is that of another trace of {num:,} requests",
-        least_s=blocks.turns_s / RULES.uncounted,
+        least_s=blocks.turns_s / RULES.warmup,
         why=f"the waits of a session ({blocks.turns_s:.4g} s), which pass before requests count,",
         most_rps=blocks.rate_rps if thin else math.inf,
         trace=blocks,

@@ -245,7 +245,7 @@ def wanted_sizes(
         wanted = 0.9 * max(gain, math.log1p(pair.indifference) - gain)
         size = max(v.stages[-1].size for v in own)
         needed = math.ceil(size * (half / wanted) ** 2)
-        if needed > 2 * most:
+        if needed > 3 * most:
             continue  # would not be settled
         for name in (pair.first, pair.second):
             sizes[name] = max(sizes.get(name, 0), min(max(needed, size), most))

@@ -51,6 +51,8 @@ class SearchRules:
     """Length of a run that locates, in mean residence times."""
     hopeless: float = 2.0
     """Log odds short of the target at which a short run is believed."""
+    doubtful: float = 0.5
+    """Log odds short of the target up to which a run that is too short is done again."""
     walk: Walk = Walk(
         step=1.1, far_step=1.6, far=2.5, leap=4.0, leap_below=1 / 30, margin=0.2, straight=5.0
     )
@@ -65,17 +67,33 @@ class SearchRules:
     """Share of the first guess below which they are met at none."""
     alone: float = 0.05
     """Requests in the system below which one meets no other."""
-    residences: float = 20.0
-    """Length of a replication in mean residence times, at least: long answers stay much longer."""
+    residences: float = 15.0
+    """Length of a replication in mean residence times at a tolerance of 3 %, at least."""
+    least_residences: float = 12.0
+    """The same at any tolerance."""
+    decay: float = 2.3
+    """Mean residence times in which what the empty start does to attainment falls by a factor of e
+    (`benchmarks/start_and_end.py`)."""
     least_requests: int = 4000
     """Requests of a replication, at least."""
     least_misses: float = 100.0
     """Requests that miss their targets in a replication at the goodput, at least: where they are
     few, their logarithm is skewed."""
-    uncounted: float = 0.3
-    """Share of a run that is not counted."""
+    warmup: float = 0.4
+    """Share of a run at its start that is not counted: few requests are in the system."""
+    cooldown: float = 1 / 15
+    """Share of a run at its end that is not counted, about a mean residence time: nobody comes
+    after these requests who could delay them."""
     pilot_size: int = 3
     """Replications at each of the two rates of the first look at how much runs vary."""
+    pilot_gap: float = 0.5
+    """Ratio of the first distance of the two rates to the farthest, at least: how steeply
+    attainment falls is not known before."""
+    placed: float = 0.4
+    """Distance of the crossing from the middle of the two rates, in their distances, at which the
+    first stage is in its place."""
+    most_places: int = 4
+    """Places that are tried for the first stage."""
     fall: float = 6.0
     """Fall of the log odds between the two rates of a stage, times the root of the tolerance."""
     spread: tuple[float, float] = (0.5, 0.6)
@@ -83,12 +101,9 @@ class SearchRules:
     too_far: float = 1.0
     """Logarithm of the ratio of two rates that do not differ in attainment, beyond which there is
     nothing to settle."""
-    outside: float = 0.5
+    outside: float = 1 / math.sqrt(2)
     """Distance of the crossing from the middle of the two rates, in their distances, from which the
-    stage is repeated there."""
-    coarse: float = 1.5
-    """Times the distance that is wanted from which two rates are too far apart, where the crossing
-    is not about in their middle."""
+    stage is repeated there: up to it a line is as good as in the middle."""
     most_shift: float = 3.0
     """Farthest move to a crossing outside, in distances of the two rates."""
     ample: float = 2.0
@@ -121,6 +136,23 @@ class SearchRules:
     """Log odds short of the target from which such a run misses it."""
     most_stages: int = 16
     """Stages of a search."""
+
+    @property
+    def counted(self) -> float:
+        """Share of a run that is counted."""
+        return 1 - self.warmup - self.cooldown
+
+    def length(self, tolerance: float) -> float:
+        """Length of a replication in mean residence times, at least.
+
+        Parameters
+        ----------
+        tolerance : float
+            Wanted half width of the interval over the goodput: what the empty start adds is to be
+            about the same share of it, whatever it is.
+        """
+        more = self.decay / self.warmup * math.log(0.03 / tolerance)
+        return max(self.least_residences, self.residences + more)
 
 
 RULES: Final = SearchRules()

@@ -17,7 +17,6 @@ from simcluster.config import TARGETS, SloConfig
 from simcluster.errors import ConfigError, DataError
 from simcluster.frames.metrics import (
     mean_gpus,
-    measured_window,
     members_of,
     met_targets,
     request_metrics,
@@ -62,7 +61,7 @@ _MANY: Final = 500_000
 LATENCIES: Final = ("ttft", "tpot", "e2el")
 """Of which percentiles are told."""
 PERCENTILES: Final = (50, 90, 95, 99)
-WARMUP: Final = RULES.uncounted
+WARMUP: Final = RULES.warmup
 """Share of the arrival time that is not counted: about six stays of a request. What the empty start
 still adds to a goodput then is 0 to 2 % (measured: docs/goodput.md)."""
 TARGETS_PER_RUN: Final = 20.0
@@ -594,13 +593,13 @@ def outcome(
     Returns
     -------
     Outcome
-        Without the first 30 % of the arrival time, but for its course. One criterion if the targets
+        Of the requests of `counted_window`, but for its course. One criterion if the targets
         count jointly, else one for each target; with classes as many for each class.
     """
     slo = scenario.environment.slo
     arrival = np.asarray(columns["arrival_s"], dtype=np.float64)
     end = min(float(arrival[-1]), clock_end_s)
-    kept = measured_window(columns, WARMUP * end, 0.0) & (arrival <= end)
+    kept = counted_window(arrival, end)
     met = met_targets(columns, slo)
     names = slo.counted
     latency = request_metrics(columns, slo.metric)
@@ -609,9 +608,9 @@ def outcome(
     groups = [kept & own for own in members.values()] or [kept]
     all_of = list(members.values()) or [np.ones(len(arrival), dtype=np.bool_)]
     statistics["output_tokens"] = float(np.asarray(columns["num_output_tokens"])[kept].mean())
-    late = kept & (arrival >= (1 + WARMUP) / 2 * end)
+    late = kept & (arrival >= (WARMUP + RULES.counted / 2) * end)
     counted = int(kept.sum())
-    statistics["rate_rps"] = counted / ((1 - WARMUP) * end)
+    statistics["rate_rps"] = counted / (RULES.counted * end)
     rejected = np.asarray(columns["status"], dtype=object) == "rejected"
     stay = latency["e2el_s"][kept]
     stay = stay[~np.isnan(stay)]
@@ -627,7 +626,7 @@ def outcome(
         counted=tuple(int(group.sum()) for group in groups for _ in names),
         met=tuple(int(met[name][group].sum()) for group in groups for name in names),
         residence_s=float(stay.mean()) if stay.size else math.nan,
-        arrivals=_excess(scenario, counted, (1 - WARMUP) * end * rate_rps),
+        arrivals=_excess(scenario, counted, RULES.counted * end * rate_rps),
         controls=_excess_lengths(scenario, counted, prompt[fits], output[fits]),
         drift=max(_drift(met["joint"], group, group & late) for group in groups),
         growth=(came - went) / max(came, 1),
@@ -644,6 +643,25 @@ def outcome(
         end_s=end,
         statistics=statistics,
     )
+
+
+def counted_window(arrival_s: FloatArray, end_s: float) -> BoolArray:
+    """Return which requests of a run count: those without its start and its end.
+
+    Parameters
+    ----------
+    arrival_s : ndarray
+        When they came (s).
+    end_s : float
+        End of the arrivals (s), which begin at 0.
+
+    Notes
+    -----
+    Requests meet an empty system at the start, and those of the last mean residence time have
+    nobody behind them: either is served too well (`benchmarks/start_and_end.py`).
+    """
+    start_s, last_s = WARMUP * end_s, (1 - RULES.cooldown) * end_s
+    return np.asarray((arrival_s >= start_s) & (arrival_s <= last_s), dtype=np.bool_)
 
 
 def _excess(scenario: Scenario, counted: int, expected: float) -> float:

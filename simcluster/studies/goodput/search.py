@@ -83,6 +83,17 @@ class Stage:
         assert self.estimate is not None
         return self.estimate.log_rate - self.middle
 
+    def place_shift(self, settings: Settings, slope: float) -> float:
+        """Logarithm of the crossing less that of the middle, of a stage that is small.
+
+        By `slope`, or by that of the stage itself where attainment falls less steeply. A run whose
+        requests came faster than its rate counts as one at the higher rate.
+        """
+        low, high = self.low.margin(settings), self.high.margin(settings)
+        own = (low - high) / self.gap
+        early = np.concatenate([self.low.counts.arrivals, self.high.counts.arrivals]).mean()
+        return (low + high) / 2 / (min(own, slope) if own > 0 else slope) + float(early)
+
     def place_of(self, settings: Settings) -> float:
         """Return where between the two rates its runs cross the target: 0 to 1, or a little beyond.
 
@@ -271,8 +282,7 @@ class _Searching:
                 rate, residence_s = known.high.rate_rps, known.high.probe.outcomes[0].residence_s
                 alone = math.isnan(residence_s) or residence_s * rate < rules.alone
                 return alone or rate < rules.lowest * guess_rps
-            near = known.gap <= math.log(rules.near) and known.fall <= rules.straight
-            return near or known.gap <= settings.tolerance / 2
+            return known.gap <= math.log(rules.near)
 
         def look(rate_rps: float) -> Generator[list[Wanted], list[Outcome], _Seen]:
             probe = yield from self._look(rate_rps)
@@ -297,13 +307,13 @@ class _Searching:
 
         The first is short. Short runs flatter, for queues have no time to build up: one that misses
         by far is hopeless and is believed, any other is followed by one long enough for the
-        measured residence times, which are known better each time.
+        measured residence times, which are known better each time; a miss needs no longer one.
         """
         settings, rules = self._settings, self._rules
         probe = yield from self._single(rate_rps, settings.num_scout_requests(rate_rps))
         if probe.margin(settings) > -rules.hopeless:
             needed = probe.least_requests(settings, rules.scout_residences)
-            while needed > 1.5 * probe.num_requests and probe.margin(settings) > -rules.hopeless:
+            while needed > 1.5 * probe.num_requests and probe.margin(settings) >= -rules.doubtful:
                 probe = yield from self._single(rate_rps, needed)
                 needed = probe.least_requests(settings, rules.scout_residences)
         return probe
@@ -318,8 +328,8 @@ class _Searching:
         """Requests of a replication at a rate, at least."""
         rules = self._rules
         counted = rules.least_misses / (1 - max(self._settings.wanted(1)))
-        least = max(rules.least_requests, math.ceil(counted / (1 - rules.uncounted)))
-        return probe.least_requests(self._settings, rules.residences, least)
+        least = max(rules.least_requests, math.ceil(counted / rules.counted))
+        return probe.least_requests(self._settings, rules.length(self._settings.tolerance), least)
 
     # Settle -------------------------------------------------------------------------------------
 
@@ -336,9 +346,10 @@ class _Searching:
         """
         rules = self._rules
         num = min(located.num_requests, self._settings.max_requests)
-        plan = self._around(located.rate_rps, located.slope, num, rules.pilot_size)
+        plan, before = yield from self._placed(located, num)
         for _ in range(rules.most_stages):
-            stage = yield from self._stage(plan)
+            stage = yield from self._stage(plan, before)
+            before = None
             if self._note_falls(stage.low, stage.high):
                 return (yield from self._without_collapse(num))
             following = self._following(stage)
@@ -349,6 +360,33 @@ class _Searching:
         if holds:
             self._stages.append(holds[-1])
         return self._verdict("wide" if holds else "not settled")
+
+    def _placed(
+        self, located: Located, num_requests: int
+    ) -> Generator[list[Wanted], list[Outcome], tuple[_Plan, Stage | None]]:
+        """Return the first stage: where one full run at each of its two rates puts the crossing.
+
+        With the last of these pairs of runs, which count in the stage if it has their rates. The
+        runs that located are shorter, and short runs flatter; all of them met the same requests.
+        Two runs that miss the place cost less than a stage that does.
+        """
+        rules, had, stage = self._rules, len(self._stages), None
+        plan = self._around(located.rate_rps, located.slope, num_requests, 1)
+        plan = plan._replace(gap=max(plan.gap, self._widest() * rules.pilot_gap))
+        for _ in range(rules.most_places):
+            stage = yield from self._stage(plan)
+            shift = stage.place_shift(self._settings, located.slope)
+            if abs(shift) <= rules.placed * plan.gap:
+                break
+            most = rules.most_shift * plan.gap
+            rate = plan.rate_rps * math.exp(min(max(shift, -most), most))
+            plan = plan._replace(rate_rps=rate)
+        del self._stages[had:]
+        return plan._replace(size=rules.pilot_size), stage
+
+    def _widest(self) -> float:
+        """Logarithm of the ratio of a stage's two rates, at most."""
+        return self._rules.spread[1] * math.sqrt(self._settings.tolerance)
 
     def grown(self, verdict: Verdict, size: int) -> Search:
         """Let the last stage of a verdict grow to `size` replications at each rate."""
@@ -367,7 +405,7 @@ class _Searching:
     def _around(self, rate_rps: float, slope: float, num_requests: float, size: int) -> _Plan:
         """Return a stage around a rate at which attainment falls with `slope`."""
         rules, tolerance = self._rules, self._settings.tolerance
-        gap = min(rules.fall / slope, rules.spread[1]) * math.sqrt(tolerance)
+        gap = min(rules.fall / slope * math.sqrt(tolerance), self._widest())
         gap = max(gap, rules.spread[0] * tolerance)
         scout = self._settings.num_scout_requests(rate_rps * math.exp(gap / 2))
         num = min(math.ceil(num_requests), self._settings.max_requests)
@@ -376,7 +414,19 @@ class _Searching:
     def _holds(self, stage: Stage) -> bool:
         """Whether a stage has the crossing between its two rates, and is large enough to say so."""
         enough = stage.size >= self._settings.replications and stage.estimate is not None
-        return enough and abs(stage.shift) <= self._rules.outside * stage.gap
+        return enough and not self._is_outside(stage)
+
+    def _is_outside(self, stage: Stage) -> bool:
+        """Whether a crossing lies too far from the two rates, or above all that were simulated.
+
+        A line through two points of a smooth curve is off by a multiple of ``x^2 - (gap / 2)^2``,
+        ``x`` being the distance from their middle: ``gap / sqrt(2)`` away it is off by as much as
+        in the middle.
+        """
+        assert stage.estimate is not None
+        far = abs(stage.shift) > self._rules.outside * stage.gap
+        highest = max(probe.rate_rps for probe in self._probes)
+        return far or stage.estimate.log_rate > math.log(highest)
 
     def _following(self, stage: Stage) -> _Plan | Status:
         """Return the stage that follows one, or how the search ends with it."""
@@ -390,10 +440,8 @@ class _Searching:
         # Outside its two rates the line is trusted for a few of their distances alone.
         shift = max(min(stage.shift, rules.most_shift * stage.gap), -rules.most_shift * stage.gap)
         there = self._around(math.exp(stage.middle + shift), estimate.slope, num, size)
-        if abs(stage.shift) > rules.outside * stage.gap:
+        if self._is_outside(stage):
             return self._closer(stage, there)
-        if stage.gap > rules.coarse * there.gap and abs(stage.shift) > stage.gap / 4:
-            return there  # nearer to the crossing, for attainment need not fall on a line
         fall = stage.low.margin(settings) - stage.high.margin(settings)
         if fall > 2 * rules.straight and stage.gap > settings.tolerance / 2:
             return there._replace(gap=min(there.gap, stage.gap / 2))  # too coarse for a line
@@ -423,13 +471,12 @@ class _Searching:
         settings, rules, size = self._settings, self._rules, stage.size
         estimate, num = stage.estimate, stage.num_requests
         assert estimate is not None
-        likely = max(size, settings.replications)
+        if size < settings.replications:  # too few to tell how much they vary
+            return _Plan(math.exp(stage.middle), stage.gap, num, settings.replications)
         width = math.sqrt(estimate.variance * size)
-        width *= t_quantile(0.5 + CONFIDENCE / 2, max(2 * likely - 4, 1))  # some degrees are lost
+        width *= t_quantile(0.5 + CONFIDENCE / 2, max(2 * size - 4, 1))  # some degrees are lost
         needed = min((width / (rules.aim * settings.tolerance)) ** 2, rules.growth * size)
-        wanted = max(settings.replications, math.ceil(needed))
-        if size >= settings.replications:
-            wanted = max(wanted, math.ceil(rules.more * size))
+        wanted = math.ceil(max(needed, rules.more * size))
         if wanted > rules.many and num < settings.max_requests:
             length = min(math.ceil(num * wanted / settings.replications), settings.max_requests)
             wanted = max(settings.replications, math.ceil(wanted * num / length))

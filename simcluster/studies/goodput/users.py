@@ -121,10 +121,10 @@ class _Users:
         """Estimate the crossing between two numbers of users well enough; move them where not."""
         settings, rules = self._settings, self._rules
         counted = rules.least_misses / (1 - max(settings.wanted(1)))
-        least = max(rules.least_requests, math.ceil(counted / (1 - rules.uncounted)))
+        least = max(rules.least_requests, math.ceil(counted / rules.counted))
         size, length = rules.pilot_size, 0
         for _ in range(rules.most_stages):
-            length = max(length, self._length(high, rules.residences, least))
+            length = max(length, self._length(high, rules.length(settings.tolerance), least))
             stage = yield from self._stage((low, high), length, size)
             own = stage.estimate
             if own is None or abs(stage.shift) > rules.outside * stage.gap:

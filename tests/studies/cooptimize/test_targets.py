@@ -27,7 +27,7 @@ from simcluster.studies.cooptimize.search import Space, exhaustive
 from simcluster.studies.cooptimize.targets import (
     Judged,
     _in_system,
-    after_warmup,
+    counted_of_run,
     num_requests,
     verdict_of,
     wanted_of,
@@ -109,7 +109,7 @@ def queue(rho: float, seed: int, num: int = 6000) -> tuple[float, float]:
         "arrival_s": arrival,
         "last_output_s": ends,
     }
-    levels = _in_system(columns, arrival[after_warmup(arrival)])
+    levels = _in_system(columns, arrival[counted_of_run(arrival)])
     assert levels is not None
     return levels
 
@@ -128,11 +128,12 @@ def test_a_queue_that_grows_is_overloaded_and_a_stable_one_is_not(
 
 
 def test_long_runs_count_what_a_goodput_search_counts() -> None:
-    """4,000 requests, 20 residence times, 20 TTFT targets, after 30 % that are not counted."""
+    """4,000 requests, 15 residence times, 15 TTFT targets, of 1 - 0.4 - 1/15 of the run."""
     slo = SloConfig(ttft_s=5.0)
-    assert 0.7 * num_requests(1.0, 3.0, slo) == pytest.approx(4000, abs=1)
-    assert 0.7 * num_requests(100.0, 3.0, slo) == pytest.approx(100 * 20 * 5, abs=1)
-    assert 0.7 * num_requests(100.0, 30.0, slo) == pytest.approx(100 * 20 * 30, abs=1)
+    share = 8 / 15
+    assert share * num_requests(1.0, 3.0, slo) == pytest.approx(4000, abs=1)
+    assert share * num_requests(100.0, 3.0, slo) == pytest.approx(100 * 15 * 5, abs=1)
+    assert share * num_requests(100.0, 30.0, slo) == pytest.approx(100 * 15 * 30, abs=1)
 
 
 def test_what_is_wanted_is_by_the_percentiles() -> None:
@@ -273,8 +274,9 @@ def test_the_chosen_plan_keeps_the_targets_in_a_run_of_its_own(kept: Path) -> No
         outcome.judge.scenario_of(chosen.plan).document, {"workload.num_requests": num}
     )
     requests = simcluster.simulate(plan, seed=0).requests
-    start = requests.arrival_s.min() + 0.3 * (requests.arrival_s.max() - requests.arrival_s.min())
-    counted = requests[requests.arrival_s >= start]
+    first, last = requests.arrival_s.min(), requests.arrival_s.max()
+    place = (requests.arrival_s - first) / (last - first)
+    counted = requests[(place >= 0.4) & (place <= 14 / 15)]
     assert chosen.runs[0].num_counted == len(counted) >= 0.9 * 4000
     assert chosen.runs[0].shares == (
         pytest.approx((counted.ttft_s <= 0.2).mean()),

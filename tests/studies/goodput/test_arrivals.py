@@ -33,6 +33,7 @@ from simcluster.studies.goodput.arrivals import (
 from simcluster.studies.goodput.by_rate import compare_by_rate
 from simcluster.studies.goodput.estimate import Interval
 from simcluster.studies.goodput.pairs import Compared
+from simcluster.studies.goodput.rules import RULES
 from simcluster.studies.goodput.runs import outcome, simulate_cell
 from simcluster.testing import specs
 from simcluster.testing.step_times import ConstantStepTime, same_for_all
@@ -145,7 +146,7 @@ def test_the_goodput_of_a_slow_schedule_is_that_of_its_pieces(md1: Any, by_lindl
     verdict = found.verdicts["one"]
     assert verdict.estimate is not None
     for probe in verdict.probes:
-        assert probe.num_requests / probe.rate_rps >= 12_000 / 0.7
+        assert probe.num_requests / probe.rate_rps >= 12_000 / RULES.counted
     low, high = 0.1, 0.74
     for _ in range(40):
         rate = (low + high) / 2
@@ -383,7 +384,7 @@ def test_typical_lengths_have_the_means_of_what_is_drawn(tmp_path: Path) -> None
 def test_turns_after_the_last_session_has_begun_are_not_counted(tmp_path: Path) -> None:
     """They meet no new sessions; and as answers decide when turns come, their number says nothing.
 
-    Counted are the turns of 70 % of the time until then.
+    Counted are the turns of the window (`counted_window`) of the time until then.
     """
     scenario = resolve(document_of("answers", tmp_path))
     cell = Cell("one", 3.0, 5, 900)
@@ -394,7 +395,7 @@ def test_turns_after_the_last_session_has_begun_are_not_counted(tmp_path: Path) 
     assert one.end_s == workload.arrival_s[first].max()
     assert one.arrivals == 0.0
     assert one.controls == ()
-    assert one.counted[0] == pytest.approx(0.7 * 900, rel=0.1)
+    assert one.counted[0] == pytest.approx(RULES.counted * 900, rel=0.1)
 
 
 # Refused ----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from helpers.outcomes import outcome_of_odds
 from simcluster.cli import main
 from simcluster.rng import stream
 from simcluster.runs.simulate import run
@@ -20,8 +21,9 @@ from simcluster.studies.goodput import compare
 from simcluster.studies.goodput.by_rate import AtRate, ByRate, paired_p_value
 from simcluster.studies.goodput.estimate import Counts, Estimate, estimate_crossing
 from simcluster.studies.goodput.probe import Outcome
-from simcluster.studies.goodput.rules import Settings
-from simcluster.studies.goodput.search import search
+from simcluster.studies.goodput.rules import RULES, Settings
+from simcluster.studies.goodput.runs import counted_window
+from simcluster.studies.goodput.search import Located, Verdict, search
 from simcluster.testing import specs
 from simcluster.testing.step_times import ConstantStepTime, same_for_all
 from simcluster.testing.workloads import workload_of
@@ -78,6 +80,69 @@ def test_a_tighter_tolerance_takes_longer_runs(md1: Any) -> None:
     assert tight.num_requests > 2 * loose.num_requests
     short = md1.one_search(0, 5.0, Settings(target=0.9, tolerance=0.01, max_requests=1500))
     assert short.status == "wide"
+
+
+def searched_on_a_line(begin: Located, slope: float, scatter: float = 0.0) -> Verdict:
+    """Return a whole search of log odds that fall straight through those of 90 % at a rate of 1.
+
+    With the same scatter in each second run.
+    """
+    going = search(begin, Settings(target=0.9))
+    wanted = next(going)
+    while True:
+        came = []
+        for one in wanted:
+            off = scatter if one.replication % 4 < 2 else -scatter
+            odds = math.log(9) - slope * math.log(one.rate_rps) + off
+            came.append(outcome_of_odds(odds))
+        try:
+            wanted = going.send(came)
+        except StopIteration as end:
+            verdict: Verdict = end.value
+            return verdict
+
+
+@pytest.mark.parametrize("off", [1.0, 1.06, 0.94, 1.3])
+@pytest.mark.parametrize("slope", [10.0, 40.0])
+def test_a_start_off_the_goodput_costs_two_runs_each(off: float, slope: float) -> None:
+    """The stage is put in its place by pairs of runs, and no larger one is thrown away."""
+    begin = Located(rate_rps=off, slope=slope, num_requests=4000)
+    verdict = searched_on_a_line(begin, slope)
+    assert verdict.goodput is not None
+    assert verdict.goodput.value == pytest.approx(1.0, rel=1e-4)
+    sizes = [len(probe.outcomes) for probe in verdict.probes]
+    assert sizes.count(8) == 2
+    assert set(sizes) == {1, 8}
+    assert sum(sizes) <= 16 + 2 * 4 + 2  # the stage, its places, the low loads
+    assert {len(stage.low.outcomes) for stage in verdict.stages} == {3, 8}
+
+
+def test_a_slope_that_is_far_too_steep_does_not_hide_how_far_off_a_start_is() -> None:
+    """One run may fall off a cliff where the mean of many does not."""
+    verdict = searched_on_a_line(Located(rate_rps=1.1, slope=300.0, num_requests=4000), 30.0)
+    assert {len(probe.outcomes) for probe in verdict.probes} == {1, 8}
+
+
+def test_what_counts_is_neither_the_start_nor_the_end_of_a_run() -> None:
+    """0.4 and a fifteenth of the time of arrivals; a delay alone then shows the true share.
+
+    Requests that are slow while others come after them: those of the last stay have none.
+    """
+    arrival = np.arange(0.0, 1500.0)
+    slow = arrival < 1400.0
+    kept = counted_window(arrival, 1500.0)
+    assert (arrival[kept].min(), arrival[kept].max()) == (600.0, 1400.0)
+    assert slow[kept].mean() > 0.998
+    assert RULES.counted == pytest.approx(8 / 15)
+
+
+def test_a_tighter_tolerance_takes_a_longer_start() -> None:
+    """What decays by e in 2.3 residence times is the same share of the tolerance at its end."""
+    at = {tolerance: 0.4 * RULES.length(tolerance) for tolerance in (0.03, 0.01, 0.003)}
+    left = {tolerance: math.exp(-length / 2.3) / tolerance for tolerance, length in at.items()}
+    assert left[0.01] == pytest.approx(left[0.03])
+    assert left[0.003] == pytest.approx(left[0.03])
+    assert at[0.03] == pytest.approx(6.0)
 
 
 def _always(met: bool, residence_s: float) -> str:
