@@ -360,6 +360,11 @@ def cooptimize(file: Path, overrides: Sequence[tuple[str, object]], **options: A
     help="Simulate what the errors of the step times do to each goodput.",
 )
 @click.option(
+    "--sensitivity",
+    is_flag=True,
+    help="Also simulate what lengths and targets that differ by 10 % do to each goodput.",
+)
+@click.option(
     "--levels",
     default="",
     metavar="50,90,..",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -176,6 +176,23 @@ class TableLengths(Settings):
             If the package has no table of this name.
         """
         return TabulatedLengths(catalog.lengths(self.name)).draw(num_requests, rng)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongerLengths:
+    """The lengths of another distribution, longer by factors and rounded to whole tokens."""
+
+    of: Any
+    """The other distribution, a `LengthDistribution`."""
+    prompt: float
+    """Factor of prompts, > 0."""
+    output: float
+    """Factor of outputs, > 0."""
+
+    def draw(self, num_requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Return prompt and output lengths (tokens): the same requests, longer."""
+        prompt, output = self.of.draw(num_requests, rng)
+        return whole_tokens(self.prompt * prompt), whole_tokens(self.output * output)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ arrivals   what a search varies, by the kind of the arrivals
 runs       the searches of all strategies, answered by the simulator
 errors     how far goodputs move with the error of the step times
 pairs      pairs of strategies, whatever their verdicts are
+moved      what longer requests and tighter targets do
 by_rate    pairs of strategies, rate by rate
 tables     goodputs as text, rows and files
 command    the command line

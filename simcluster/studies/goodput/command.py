@@ -27,6 +27,7 @@ def run(
     indifference: float,
     by_rate: bool,
     step_time_errors: bool,
+    sensitivity: bool,
     levels: Sequence[float],
     jobs: int | None,
     dask: str | None,
@@ -42,6 +43,7 @@ def run(
     from simcluster.studies.goodput import find, simulate_cells, tables
     from simcluster.studies.goodput.by_rate import compare_by_rate
     from simcluster.studies.goodput.errors import variants
+    from simcluster.studies.goodput.moved import changes
     from simcluster.studies.goodput.runs import load_of
 
     def write_first(folder: Path, found: Found) -> None:
@@ -50,7 +52,7 @@ def run(
     own: list[Any] = []
     if out is not None:
         simulated = load_of(scenario).scenario
-        own = [simulated, *variants(simulated).values()]
+        own = [simulated, *variants(simulated).values(), *changes(simulated).values()]
     with (
         resumable(out is not None),
         recorded.writing(
@@ -68,6 +70,7 @@ def run(
             max_requests=max_requests,
             indifference=indifference,
             step_time_errors=step_time_errors,
+            sensitivity=sensitivity,
             levels=levels,
             jobs=jobs,
             dask=dask,

@@ -119,18 +119,18 @@ error."""
 
 
 def shifts(
-    scenario: Scenario,
+    moved: Mapping[Factor, Scenario],
     verdicts: Mapping[str, Verdict],
     settings: Settings,
     simulate: Callable[[Scenario, Sequence[Cell]], Sequence[Outcome]],
     seed_of: Callable[[int], int],
 ) -> dict[str, dict[Factor, float]]:
-    """Simulate each strategy at its goodput with each part of a step slower by its error.
+    """Simulate each strategy near its goodput in scenarios that differ in one thing.
 
     Parameters
     ----------
-    scenario : Scenario
-        What was searched.
+    moved : mapping of str to Scenario
+        What was searched, with one thing moved (`variants`, `moved.changes`).
     verdicts : mapping of str to Verdict
         How the searches ended; those with an estimate are moved.
     settings : Settings
@@ -142,30 +142,27 @@ def shifts(
 
     Notes
     -----
-    One replication at each of the two rates of the last stage, which both met the same requests
-    before: the shift of the attainment over the slope. Links count where strategies move the KV
-    cache or tensor parallelism is used.
+    One replication at the lower rate of the last stage, which met the same requests before: the
+    shift of the attainment over the slope. Links count where strategies move the KV cache or tensor
+    parallelism is used.
     """
     found: dict[str, dict[Factor, float]] = {
         name: {} for name, verdict in verdicts.items() if verdict.estimate is not None
     }
-    for factor, moved in variants(scenario).items():
+    lows = {name: verdicts[name].stages[-1].low for name in found}
+    for factor, scenario in moved.items():
         own = [n for n in found if factor != "links" or _uses_links(scenario, n)]
         cells = [
-            Cell(n, probe.rate_rps, seed_of(probe.replications[0]), probe.num_requests)
+            Cell(n, lows[n].rate_rps, seed_of(lows[n].replications[0]), lows[n].num_requests)
             for n in own
-            for probe in (verdicts[n].stages[-1].low, verdicts[n].stages[-1].high)
         ]
-        came = iter(simulate(moved, cells) if cells else ())
-        for name in own:
-            stage, estimate = verdicts[name].stages[-1], verdicts[name].estimate
+        for name, came in zip(own, simulate(scenario, cells) if cells else (), strict=True):
+            probe, estimate = lows[name], verdicts[name].estimate
             assert estimate is not None, "the others were left out"
-            change = 0.0
-            for probe in (stage.low, stage.high):
-                after = Probe(probe.rate_rps, probe.num_requests, (next(came),), (0,))
-                before = replace(after, outcomes=probe.outcomes[:1])
-                change += after.margin(settings) - before.margin(settings)
-            found[name][factor] = change / 2 / estimate.slope
+            after = Probe(probe.rate_rps, probe.num_requests, (came,), (0,))
+            before = replace(after, outcomes=probe.outcomes[:1])
+            change = after.margin(settings) - before.margin(settings)
+            found[name][factor] = change / estimate.slope
     return found
 
 

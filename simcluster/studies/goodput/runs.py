@@ -33,8 +33,9 @@ from simcluster.strategies import Strategy
 from simcluster.strategies.base import dry_run
 from simcluster.studies.goodput import arguments, arrivals
 from simcluster.studies.goodput.arrivals import Load, TraceChance
-from simcluster.studies.goodput.errors import Shifts, shifts
+from simcluster.studies.goodput.errors import Shifts, shifts, variants
 from simcluster.studies.goodput.estimate import Interval, logit
+from simcluster.studies.goodput.moved import changes
 from simcluster.studies.goodput.pairs import (
     INDIFFERENCE,
     Compared,
@@ -94,6 +95,8 @@ class Found:
     """Difference of two goodputs, as a share, within which either may be taken."""
     shifts: Shifts = dataclasses.field(default_factory=dict)
     """What the errors of the step times do to each goodput; empty where nobody asked."""
+    sensitivity: Shifts = dataclasses.field(default_factory=dict)
+    """What longer requests and tighter targets do to each (`moved.changes`); likewise."""
     levels: Mapping[float, Mapping[str, Verdict]] = dataclasses.field(default_factory=dict)
     """Searches for other attainments (0 to 1) of the strategies that have a goodput; empty where
     nobody asked."""
@@ -165,6 +168,7 @@ def find(
     starts: Mapping[str, float | Located] | None = None,
     searched: Callable[[Found], None] | None = None,
     step_time_errors: bool = False,
+    sensitivity: bool = False,
     levels: Sequence[float] = (),
 ) -> Found:
     """Find the goodput of every strategy of `scenario`.
@@ -201,6 +205,8 @@ def find(
         Called with the goodputs before pairs are compared.
     step_time_errors : bool
         Simulate what the errors of the step times do to each goodput (`errors.shifts`).
+    sensitivity : bool
+        Simulate what lengths and targets that differ by a tenth do to each goodput.
     levels : sequence of float
         Other attainments, above 0 and below 1, whose rates are searched too: of every criterion.
 
@@ -283,10 +289,17 @@ def find(
     found = _with_pairs_settled(
         found, lambda at, name, size: looking(at.verdicts[name], own[name], size=size), ask
     )
+    shifted = functools.partial(
+        shifts,
+        settings=settings,
+        simulate=simulate,
+        seed_of=functools.partial(replication_seed, seed),
+    )
     if step_time_errors:
-        seed_of = functools.partial(replication_seed, seed)
-        moved = shifts(load.scenario, found.verdicts, settings, simulate, seed_of)
-        found = dataclasses.replace(found, shifts=moved)
+        found = dataclasses.replace(found, shifts=shifted(variants(load.scenario), found.verdicts))
+    if sensitivity:
+        moved = shifted(changes(load.scenario), found.verdicts)
+        found = dataclasses.replace(found, sensitivity=moved)
     others = {level: _at_level(found, level, own, ask) for level in levels}
     return _with_chance(dataclasses.replace(found, levels=others))
 

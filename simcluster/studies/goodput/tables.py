@@ -31,6 +31,7 @@ from simcluster.studies.goodput.errors import (
 )
 from simcluster.studies.goodput.estimate import Interval, logit
 from simcluster.studies.goodput.locate import Bracket
+from simcluster.studies.goodput.moved import WORDS, steps
 from simcluster.studies.goodput.pairs import Compared
 from simcluster.studies.goodput.probe import Probe
 from simcluster.studies.goodput.rules import Settings
@@ -207,6 +208,8 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
     if own := found.shifts.get(name):
         row["goodput_rps_with_step_time_errors"] = dataclasses.asdict(widened(goodput, own))
         row["shift_by_step_time_errors"] = dict(own)
+    if own := found.sensitivity.get(name):
+        row["shift_by_tenths"] = dict(own)
     if verdict.estimate is not None:
         row["saturated"] = verdict.stages[-1].high.saturated
     row["attainment"] = {key: share_at(f"{key}_attainment") for key in TARGETS}
@@ -341,7 +344,7 @@ def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
         "\n".join(_remarks(found)),
     ]
     parts.append(_pairs(found))
-    parts += [_errors(found), _levels(found)]
+    parts += [_errors(found), _sensitivity(found), _levels(found)]
     if by_rate:
         title = "Attainment at all of these rates, on the same requests (p < 0.05):"
         parts.append("\n".join([title, *(f"  {pair}" for pair in by_rate)]))
@@ -395,6 +398,36 @@ def _errors(found: Found) -> str:
                 for one in turns
             )
         lines.append(_filled(f"  {pair.first} over {pair.second}: {words}"))
+    return "\n".join(lines)
+
+
+def _sensitivity(found: Found) -> str:
+    """Return what longer requests and tighter targets do; nothing where nobody asked."""
+    if not found.sensitivity:
+        return ""
+    names = list(dict.fromkeys(name for own in found.sensitivity.values() for name in own))
+    table = [["strategy", *names]]
+    for strategy, own in found.sensitivity.items():
+        table.append([strategy[:16], *(f"{100 * math.expm1(own[name]):+.1f} %" for name in names)])
+    lines = [
+        _filled(
+            "Shift of each goodput when prompts or outputs are a tenth longer, or a target a tenth "
+            "tighter (one replication each):"
+        ),
+        aligned(table),
+    ]
+    if "prompts" not in names:
+        lines.append("The lengths come with the arrivals and were not moved.")
+    for pair in found.comparisons():
+        first, second = (found.sensitivity.get(n, {}) for n in (pair.first, pair.second))
+        turns = turning(pair.ratio, first, second, steps(first))
+        if turns:
+            words = " or ".join(
+                f"{one.factor} {100 * abs(math.expm1(one.error)):.2g} % "
+                f"{WORDS[one.factor][one.error < 0]}"
+                for one in turns
+            )
+            lines.append(_filled(f"  {pair.first} over {pair.second}: turned by {words}"))
     return "\n".join(lines)
 
 
