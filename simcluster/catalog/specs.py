@@ -53,8 +53,9 @@ class KernelConstants:
     """Share of the 8-bit peak in matrix multiplications with 8-bit weights; None for `mfu_gemm`."""
     quantise_s: float | None = None
     mbu_quantise: float | None = None
-    """Latency (s) and share of bandwidth of bringing the input of such a multiplication to 8 bits,
-    a kernel of its own; None leaves it out."""
+    """Latency (s) and share of bandwidth of bringing the input of such a multiplication to 8 bits
+    in the table that the constants are fitted to; None where it is not in it. They take it out of
+    the table; steps have the engine's kernel (`roofline.kernels.QUANTISE_BYTES`)."""
     mbu_gemm_few: float | None = None
     """`mbu_gemm` with at most 16 rows, for which libraries have kernels of their own; None for the
     same."""

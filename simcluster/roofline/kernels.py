@@ -27,7 +27,15 @@ ones have read (0.68 on RTX PRO 6000, 0.57 on RTX 4090; LLMServingSim's mixed ca
 ROW_BYTES: Final = 1000.0
 """Unit of `KernelConstants.row_chain_s` (bytes)."""
 QUANTISE_BYTES: Final = 3.0
-"""Traffic of bringing one number from 16 to 8 bits (bytes)."""
+"""Traffic of bringing one number from 16 to 8 bits (bytes): read once, written once.
+
+Engines do it in one kernel, compiled or their own, which streams like an activation. aiconfigurator's
+tables of vLLM 0.14 (Hopper, Ada) hold something else, `KernelConstants.mbu_quantise`: 0.083 to 0.085
+of the bandwidth on both, as the absolute value, maximum, conversion, division, limits and
+conversion of an uncompiled PyTorch module take, which move about 35 bytes a number. Its table of
+vLLM 0.19 on B200 (0.57) has the one kernel. With the chain, vLLM's 8-bit runs of MLPerf come out
+14 % (H100) and 22 % (L40S) too slow.
+"""
 _BEHIND_NORM: Final = frozenset(
     ("qkv_proj", "up_proj", "qkv_a_proj", "q_b_proj", "kv_b_proj", "in_proj", "shared_up_proj")
 )
@@ -152,8 +160,6 @@ class KernelTimer:
         "_p",
         "_prefill_bandwidth",
         "_prefill_p",
-        "_quantise_s",
-        "_quantise_s_per_number",
         "_quantises",
         "_splits_attention",
         "attention_fixed_s",
@@ -217,11 +223,6 @@ class KernelTimer:
         self._l2_bytes = gpu.l2_bytes
         self._splits_attention = splits_attention or constants.mixed_tile == 0.0
         self._quantises = quantises
-        self._quantise_s = _or(constants.quantise_s, constants.fixed_s)
-        if quantises == "unfused":
-            self._quantise_s = _or(constants.elementwise_fixed_s, constants.fixed_s)
-        mbu_quantise = _or(constants.mbu_quantise, constants.mbu_elementwise)
-        self._quantise_s_per_number = QUANTISE_BYTES / (mbu_quantise * bandwidth)
         self._block_s = constants.attention_block_s / gpu.num_sms
         self._num_sms = float(gpu.num_sms)
         self._p = constants.smooth_p
@@ -275,8 +276,7 @@ class KernelTimer:
             peak = self._gemm_flops_8bit
             unfused = self._quantises == "unfused" and not behind_norm
             if (unfused or self._quantises == "apart") and cols > 0.0:
-                inputs = 0.5 * flops / cols
-                quantise_s = self._quantise_s + inputs * self._quantise_s_per_number
+                quantise_s = self.elementwise_s(QUANTISE_BYTES * 0.5 * flops / cols, "activation")
         bandwidth = self._gemm_bandwidth
         if 0.0 < rows <= FEW_ROWS and groups <= 1.0:
             bandwidth = self._gemm_bandwidth_few

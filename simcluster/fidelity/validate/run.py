@@ -18,6 +18,7 @@ from simcluster.fidelity.validate import (
     kernel_checks,
     l20_five_systems,
     llmservingsim_vllm,
+    mlperf_v51,
     published_anchors,
     sarathi_iter,
     splitwise_perf,
@@ -37,6 +38,7 @@ END_TO_END: Final[dict[str, CheckFunction]] = {
     l20_five_systems.DATA_SET: l20_five_systems.checks,
     sarathi_iter.DATA_SET: sarathi_iter.checks,
     distserve_fits.DATA_SET: distserve_fits.checks,
+    mlperf_v51.DATA_SET: mlperf_v51.checks,
     published_anchors.DATA_SET: published_anchors.checks,
     ecoserve_prefill.DATA_SET: ecoserve_prefill.checks,
 }
