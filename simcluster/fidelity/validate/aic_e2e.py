@@ -24,10 +24,8 @@ GPUS: Final = {"h100_sxm": "H100", "b200_sxm": "B200"}
 MODELS: Final = {"meta-llama/Llama-3.1-70B": MODEL}
 """Dense models of the set, by their names in it."""
 ENGINES: Final = {"vllm": "vllm-0.11", "trtllm": "trtllm-1"}
-ASYNC: Final = "vllm-0.19"
-"""vLLM's profile on B200: InferenceMAX ran it with ``--async-scheduling`` there, and with
-``enable_fi_allreduce_fusion``: the norm behind an all-reduce is part of it (``70b_*_b200_slurm.sh``
-of October 2025; Hopper has neither)."""
+ASYNC: Final = "vllm-0.11-async"
+"""vLLM's profile on B200 (``70b_fp8_b200_slurm.sh`` of October 2025; Hopper's differs)."""
 TOKEN_BUDGET: Final = {"vllm": 8192, "trtllm": 16384}
 """Tokens of a step in InferenceMAX's scripts (``70b_fp8_*.sh``: max-num-batched-tokens,
 max_num_tokens); no prefix caching, 0.9 of the memory."""
@@ -123,7 +121,6 @@ def simulated(
         changes: dict[str, Any] = {"max_num_seqs": clients}
         if row["backend"] == "vllm" and gpu == GPUS["b200_sxm"]:
             engine = ASYNC
-            changes["fuses_allreduce"] = True
         elif row["backend"] == "vllm" and vllm:
             engine = vllm
         where = environment(
