@@ -374,6 +374,14 @@ class EngineProfile:
     """A step is planned while the step before runs (vLLM's asynchronous scheduling, SGLang's
     overlap scheduler): what comes in during a step is first computed in the step after the next.
     Not in pipelines. Seats and blocks that a step frees count for the step after it."""
+    prefill_wait_steps: int = 0
+    prefill_wait_share: float = 0.0
+    """With a scheduler that splits prompts: beside decodes prompts wait for others, at most so many
+    steps, until the step has this share of its token budget (TensorRT-LLM's
+    ``batch_wait_timeout_iters`` and ``batch_wait_max_tokens_ratio``); 0 steps for none."""
+    prefill_interval: int = 1
+    """With such a scheduler: beside decodes prompts are computed in every so many steps only
+    (vLLM's ``prefill_schedule_interval``)."""
     splits_attention: bool = False
     """Prefill chunks and decodes of a step have attention kernels of their own, also where one
     kernel could compute both (`KernelConstants.mixed_tile`)."""

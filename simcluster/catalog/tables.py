@@ -288,6 +288,11 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "prefix_caching": Key("flag", "common prefixes share KV blocks", required=False),
         "overlaps_host": Key("flag", "host work runs while the GPU works"),
         "plans_ahead": Key("flag", "a step is planned while the one before runs", required=False),
+        "prefill_wait_steps": _count("steps prompts wait for others", required=False, low=0),
+        "prefill_wait_share": Key(
+            "number", "share of the budget worth no wait", required=False, high=1.0
+        ),
+        "prefill_interval": _count("prompts beside decodes every so many steps", required=False),
         "kv_connector": Key(
             "text",
             "FuDG moves KV beside the steps or inside",

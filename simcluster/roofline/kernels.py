@@ -29,12 +29,12 @@ ROW_BYTES: Final = 1000.0
 QUANTISE_BYTES: Final = 3.0
 """Traffic of bringing one number from 16 to 8 bits (bytes): read once, written once.
 
-Engines do it in one kernel, compiled or their own, which streams like an activation. aiconfigurator's
-tables of vLLM 0.14 (Hopper, Ada) hold something else, `KernelConstants.mbu_quantise`: 0.083 to 0.085
-of the bandwidth on both, as the absolute value, maximum, conversion, division, limits and
-conversion of an uncompiled PyTorch module take, which move about 35 bytes a number. Its table of
-vLLM 0.19 on B200 (0.57) has the one kernel. With the chain, vLLM's 8-bit runs of MLPerf come out
-14 % (H100) and 22 % (L40S) too slow.
+Engines do it in one kernel, compiled or their own, which streams like an activation. The tables of
+vLLM 0.14 that constants are fitted to (aiconfigurator; Hopper, Ada) hold something else: 0.083 to
+0.085 of the bandwidth on both (`KernelConstants.mbu_quantise`), as long as absolute value, maximum,
+conversion, division, limits and conversion of an uncompiled PyTorch module take, which move about
+35 bytes a number. The table of vLLM 0.19 on B200 (0.57) has the one kernel. With the chain, vLLM's
+8-bit runs of MLPerf come out 14 % (H100) and 22 % (L40S) too slow.
 """
 _BEHIND_NORM: Final = frozenset(
     ("qkv_proj", "up_proj", "qkv_a_proj", "q_b_proj", "kv_b_proj", "in_proj", "shared_up_proj")

@@ -150,6 +150,14 @@ class EngineTable(Settings):
     plans_ahead: bool | None = None
     """A step is planned while the one before runs, so a request that comes in joins the step after
     the next (asynchronous scheduling)."""
+    prefill_wait_steps: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
+    """Steps that prompts wait beside decodes for others (TensorRT-LLM's batch_wait_timeout_iters);
+    with schedulers that split prompts."""
+    prefill_wait_share: Share | None = None
+    """Share of the token budget for which they do not wait (batch_wait_max_tokens_ratio)."""
+    prefill_interval: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
+    """Beside decodes prompts are computed in every so many steps only (vLLM's
+    prefill_schedule_interval); with schedulers that split prompts."""
     kv_connector: Literal["beside", "inside"] | None = None
     """How fudg moves KV: beside the steps over the links (vLLM V1, SGLang, Dynamo), or inside the
     steps, which wait for it (vLLM V0)."""

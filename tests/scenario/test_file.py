@@ -271,6 +271,9 @@ ENGINE_VALUES: dict[str, object] = {
     "splits_attention": True,
     "own_allreduce": False,
     "prefix_caching": True,
+    "prefill_wait_steps": 12,
+    "prefill_wait_share": 0.5,
+    "prefill_interval": 4,
 }
 
 
@@ -290,7 +293,8 @@ def test_every_engine_key_arrives(key: str) -> None:
             limit = getattr(scenario.environment.engine, key.removeprefix("large_gpu_"))
             assert (limit == ENGINE_VALUES[key]) is arrives
     else:
-        scenario = resolve(SMALL, {f"engine.{key}": ENGINE_VALUES[key]})
+        also = {"engine.scheduler": "chunked"} if key.startswith("prefill_") else {}
+        scenario = resolve(SMALL, {f"engine.{key}": ENGINE_VALUES[key]} | also)
         assert getattr(scenario.environment.engine, key) == ENGINE_VALUES[key]
         assert scenario.document["engine"][key] == ENGINE_VALUES[key]
 
@@ -509,3 +513,12 @@ def test_the_documented_keys_are_the_keys() -> None:
     """``docs/scenario.md`` holds the tables that ``simcluster schema --markdown`` prints."""
     documented = (ROOT / "docs" / "scenario.md").read_text(encoding="utf-8")
     assert markdown_keys() in documented, "paste it under the heading All keys"
+
+
+@pytest.mark.parametrize(("key", "value"), [("prefill_wait_steps", 3), ("prefill_interval", 2)])
+def test_delays_of_prefill_are_refused_where_the_scheduler_knows_none(key: str, value: int) -> None:
+    """A key without effect would be silently ignored."""
+    settings = {f"engine.{key}": value, "engine.scheduler": "prefill-priority"}
+    scenario = resolve(SMALL, settings)
+    with pytest.raises(ConfigError, match=rf"engine\.{key}.*prefill-priority.*chunked"):
+        dry_run(scenario.environment, NoDG(name="plain", tp_size=1))

@@ -37,6 +37,9 @@ _ENGINE: Final = (
     "graph_max_seqs",
     "front_end_s",
     "kv_connector",
+    "prefill_wait_steps",
+    "prefill_wait_share",
+    "prefill_interval",
 )
 """What of an engine's profile decides what it does; the rest are times."""
 
