@@ -15,6 +15,7 @@ from simcluster.fidelity.validate import (
     blis_vllm015,
     distserve_fits,
     ecoserve_prefill,
+    gpustack_bench,
     kernel_checks,
     l20_five_systems,
     llmservingsim_vllm,
@@ -39,6 +40,7 @@ END_TO_END: Final[dict[str, CheckFunction]] = {
     sarathi_iter.DATA_SET: sarathi_iter.checks,
     distserve_fits.DATA_SET: distserve_fits.checks,
     mlperf_v51.DATA_SET: mlperf_v51.checks,
+    gpustack_bench.DATA_SET: gpustack_bench.checks,
     published_anchors.DATA_SET: published_anchors.checks,
     ecoserve_prefill.DATA_SET: ecoserve_prefill.checks,
 }
