@@ -365,6 +365,12 @@ class EngineProfile:
     front_end_s: float = 0.0
     """Time that a request takes from its arrival to the scheduler: HTTP, chat template, tokenising
     and the way between processes (s). A latency: it does not limit requests/s."""
+    api_servers: int = 0
+    """Processes in front of each instance that takes new requests (vLLM's ``--api-server-count``)
+    that limit requests/s by the next two; 0: they never do."""
+    api_request_s: float = 0.0
+    api_token_s: float = 0.0
+    """CPU time that such a process takes for a request, and for a token that it streams (s)."""
     piece_max_tokens: int = 0
     """Steps of at most so many tokens that are not captured whole are captured in pieces between
     attention kernels; 0 for none."""

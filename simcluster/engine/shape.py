@@ -182,6 +182,13 @@ def scheduler_limits(environment: Environment, shape: InstanceShape) -> Schedule
                 f"the scheduler {shape.scheduler!r} computes prompts as soon as they fit",
                 f"Remove it, or use a scheduler that can delay them ({', '.join(delaying)}).",
             )
+    if engine.api_servers and not (engine.api_request_s or engine.api_token_s):
+        raise ConfigError(
+            "engine.api_servers",
+            engine.api_servers,
+            f"no CPU time of an API server is known for the engine {engine.name}",
+            "Give engine.api_request_s (and engine.api_token_s), or remove the key.",
+        )
     return SchedulerConfig(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=tokens,

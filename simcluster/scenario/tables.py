@@ -137,6 +137,13 @@ class EngineTable(Settings):
     """CPU cost of one kernel (s)."""
     front_end_s: Seconds | None = None
     """From a request's arrival to the scheduler: HTTP, tokenising (s)."""
+    api_servers: Annotated[int | None, Field(ge=0, le=1024)] = None
+    """API server processes in front of each instance that takes new requests, which then limit
+    requests/s; 0: they do not."""
+    api_request_s: Seconds | None = None
+    """CPU time of such a process per request (s)."""
+    api_token_s: Seconds | None = None
+    """CPU time of such a process per streamed token (s)."""
     piece_max_tokens: Annotated[int | None, Field(ge=0)] = None
     """Tokens of steps that are captured in pieces."""
     piece_issue_s: Seconds | None = None

@@ -274,6 +274,9 @@ ENGINE_VALUES: dict[str, object] = {
     "prefill_wait_steps": 12,
     "prefill_wait_share": 0.5,
     "prefill_interval": 4,
+    "api_servers": 2,
+    "api_request_s": 0.003,
+    "api_token_s": 4e-5,
 }
 
 

@@ -36,6 +36,7 @@ _ENGINE: Final = (
     "hybrid_kv_cache",
     "graph_max_seqs",
     "front_end_s",
+    "api_servers",
     "kv_connector",
     "prefill_wait_steps",
     "prefill_wait_share",
