@@ -9,6 +9,7 @@ from math import inf
 from typing import Any, Final
 
 from simcluster.config import Environment, SloConfig
+from simcluster.roofline.host import on_cpu
 from simcluster.runs.compare import choose
 from simcluster.scenario.scenario import Scenario
 from simcluster.show.text import all_notes, targets
@@ -153,11 +154,17 @@ def _bound(
         "transfer_rps": _finite(found.link_rps),
         "total_rps": found.total_rps,
     }
+    engine = on_cpu(environment.engine)
+    if engine.api_servers:
+        each_s = engine.api_request_s + engine.api_token_s * float(lengths.outputs.mean())
+        entries = sum(len(pool.instances) for pool in own if pool.role != "decode")
+        known["api_rps"] = engine.api_servers * entries / each_s
+        known["total_rps"] = min(known["total_rps"], known["api_rps"])
     if isinstance(strategy, SchedulerSettings) and strategy.splits_prompts and len(own) == 1:
         prompt, output = float(lengths.prompt), float(lengths.outputs.mean())
         steady = pools.Steps(own[0]).steady_rps(prompt, output, found.batch)
         count = found.num_gpus // own[0].instances[0].num_gpus
-        known["steady_rps"] = min(found.total_rps, count * steady)
+        known["steady_rps"] = min(known["total_rps"], count * steady)
     return known
 
 

@@ -119,6 +119,7 @@ def _below(one: Facts) -> list[str]:
     parts = [
         f"{what} {bound[key]:.4g}"
         for what, key in (
+            ("API servers alone", "api_rps"),
             ("prefills alone", "prefill_rps"),
             ("decodes alone", "decode_rps"),
             ("KV transfers alone", "transfer_rps"),
