@@ -206,6 +206,7 @@ def engine(row: Row) -> EngineProfile:
         kernel_generation=r.get("kernel_generation", ""),
         quantises=r.get("quantises", "fused"),
         fuses_allreduce=r.get("fuses_allreduce", False),
+        fuses_allreduce_max_bytes=_scaled(r.get("fuses_allreduce_mib"), _MIB),
         front_end_s=r.get("front_end_ms", 0.0) * MS,
         api_servers=r.get("api_servers", 0),
         api_request_s=r.get("api_request_ms", 0.0) * MS,

@@ -362,6 +362,9 @@ class EngineProfile:
     attention and activations (``"unfused"``), or all by kernels of their own (``"apart"``)."""
     fuses_allreduce: bool = False
     """The norm behind an all-reduce is part of it."""
+    fuses_allreduce_max_bytes: float | None = None
+    """Largest message of such an all-reduce (bytes): beyond it the two are kernels of their own.
+    None for no limit."""
     front_end_s: float = 0.0
     """Time that a request takes from its arrival to the scheduler: HTTP, chat template, tokenising
     and the way between processes (s). A latency: it does not limit requests/s."""
@@ -396,6 +399,13 @@ class EngineProfile:
     (`LinkSpec.own_allreduce_terms`), else the communication library alone."""
     prefix_caching: bool = False
     """Requests with a common prefix share its KV blocks unless the strategy says otherwise."""
+
+    @property
+    def fused_message_bytes(self) -> float:
+        """Largest message of an all-reduce that has the norm behind it (bytes); 0 for none."""
+        if not self.fuses_allreduce:
+            return 0.0
+        return inf if self.fuses_allreduce_max_bytes is None else self.fuses_allreduce_max_bytes
 
     def on(self, gpu: GPUSpec) -> EngineProfile:
         """Return the profile with its limits on `gpu`, in the place of those for large GPUs."""

@@ -280,6 +280,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
             choices=("fused", "unfused", "apart"),
         ),
         "fuses_allreduce": Key("flag", "a norm is part of the all-reduce", required=False),
+        "fuses_allreduce_mib": Key("number", "largest message of those (MiB)", required=False),
         "front_end_ms": Key("number", "from arrival to the scheduler (ms)", required=False),
         "api_servers": _count("API servers that limit requests/s", required=False, low=0),
         "api_request_ms": Key("number", "CPU of one of them per request (ms)", required=False),

@@ -180,6 +180,8 @@ class EngineTable(Settings):
     """Kernels that bring inputs to 8 bits: none, behind no norm, all."""
     fuses_allreduce: bool | None = None
     """The norm behind an all-reduce is part of it."""
+    fuses_allreduce_max_bytes: Annotated[float | None, Field(gt=0)] = None
+    """Largest message of such an all-reduce (bytes)."""
     splits_attention: bool | None = None
     """Prefill chunks and decodes of a step have attention kernels apart."""
     own_allreduce: bool | None = None

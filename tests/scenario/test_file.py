@@ -268,6 +268,7 @@ ENGINE_VALUES: dict[str, object] = {
     "piece_max_tokens": 100,
     "piece_issue_s": 3e-6,
     "fuses_allreduce": True,
+    "fuses_allreduce_max_bytes": 8e6,
     "splits_attention": True,
     "own_allreduce": False,
     "prefix_caching": True,
