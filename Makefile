@@ -1,6 +1,7 @@
 # make demo   install into .venv and run the quickstart comparison
 # make test   install the test extra and run the whole test suite
 # make plugin install the example plug-in beside the package and run its tests
+# make browser  open reports in headless Chromium, where there is one (Debian's package chromium, or CHROMIUM=path)
 # make gate   compare simulated with measured times, where SIMCLUSTER_DATA is: worse by two points fails
 # make paper-tables   EcoServe's evaluation, paper against simulated, into docs/ecoserve.md (goes on where it was stopped)
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 SIMCLUSTER_DATA ?= ../shared/data
 BIN = $(VENV)/bin
 
-.PHONY: demo test plugin lint gate paper-tables clean
+.PHONY: demo test plugin browser lint gate paper-tables clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +33,14 @@ plugin: $(VENV)/.installed-dev
 	rm -rf build/plugin examples/plugin/build
 	$(BIN)/python -m pip install --quiet --no-deps --target build/plugin examples/plugin
 	PYTHONPATH=$(CURDIR)/build/plugin $(BIN)/python -m pytest -n auto examples/plugin
+
+# Playwright drives it; its own download of a browser is not needed.
+browser: $(VENV)/.installed-dev
+	@if command -v "$${CHROMIUM:-chromium}" >/dev/null; then \
+	  $(BIN)/python -m pip install --quiet -e ".[browser]" && $(BIN)/python -m pytest -q tests/report/test_browser.py; \
+	else \
+	  echo "browser: skipped, there is no chromium (CHROMIUM)"; \
+	fi
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

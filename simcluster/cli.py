@@ -307,6 +307,9 @@ def rank(
 )
 @click.option("--plot", "picture", type=_FILE, help="Draw the Pareto front here (PNG).")
 @click.option(
+    "--results", type=_FILE, help="Write results, plan and scenario to this folder, for `report`."
+)
+@click.option(
     "--cache",
     type=_FILE,
     help="Folder of finished simulations  [default: simcluster in the user's cache folder]",
@@ -407,6 +410,22 @@ def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -
     comparison = store.read(folder)
     for path in report.write_figures(comparison, out or folder / store.FIGURES, rate, seed):
         click.echo(path)
+
+
+@main.command(short_help="Write the results in FOLDER as one HTML page.")
+@click.argument("folder", type=_FILE)
+@click.option("-o", "--out", type=_FILE, help="File to write  [default: FOLDER.html]")
+def report(folder: Path, out: Path | None) -> None:
+    """Write the results in FOLDER as one HTML page: answer, confidence, tables, charts, scenario.
+
+    FOLDER is what `run`, `compare`, `goodput` or `rank` wrote with -o, or `cooptimize` with
+    --results. The page needs no network and holds all that it shows.
+    """
+    from simcluster.report.make import write_report
+
+    click.echo(
+        write_report(folder, out or folder.absolute().with_name(f"{folder.absolute().name}.html"))
+    )
 
 
 @main.command()

@@ -4,6 +4,7 @@
 module         idea
 =============  ==========================================================
 text           tables for a terminal, rows for programs
+colours        colours of strategies
 plot           latencies, attainment, goodput, load, KV
 plot_links     links and transfers
 plot_timeline  the turns of a macro instance

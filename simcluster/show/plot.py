@@ -36,6 +36,7 @@ from simcluster.frames.metrics import (
     request_metrics,
     waiting_over_time,
 )
+from simcluster.show.colours import COLOURS
 from simcluster.units import MS, FloatArray
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 Dashes = str | tuple[float, tuple[float, ...]]
 """A line style of matplotlib: a name, or an offset and the lengths of dashes and gaps."""
 
-COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette for all kinds of colour vision, without its yellow (pale on white)."""
 _DASHES: Final[tuple[Dashes, ...]] = ("-", (0, (4, 1.5)), (0, (5, 1.2, 1, 1.2)), (0, (1, 0.9)))
 _MARKERS: Final = "osD^vPX"
 _TARGET: Final = "#555555"

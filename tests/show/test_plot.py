@@ -23,8 +23,8 @@ from simcluster.frames.schema import INSTANCES, REQUESTS, SCHEMAS, SPANS, SWEEP,
 from simcluster.runs.folder import Cell, writing
 from simcluster.runs.result import FRAMES
 from simcluster.scenario.file import resolve
+from simcluster.show.colours import COLOURS
 from simcluster.show.plot import (
-    COLOURS,
     legend_beside,
     overlay,
     palette,
