@@ -49,6 +49,25 @@ class _Override(click.ParamType):  # type: ignore[type-arg]  # generic since cli
             self.fail(f"{value!r} {error.rule}. {error.remedy}", param, ctx)
 
 
+class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A number with its unit, such as ``800ms``; as seconds, or what `suffix` says."""
+
+    def __init__(self, suffix: str, name: str) -> None:
+        self.suffix, self.name = suffix, name
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        from simcluster.scenario.quantities import quantity
+
+        if isinstance(value, float):
+            return value
+        try:
+            return quantity(str(value), self.suffix)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}, such as 800ms", param, ctx)
+
+
 class _Group(click.Group):
     """Turns our errors into one line and exit code 1."""
 
@@ -143,6 +162,108 @@ _MANY_RUNS: Sequence[Callable[[Any], Any]] = (
 )
 
 
+def _target_options(latency: str, example: str) -> list[Callable[[Any], Any]]:
+    """Return an option for the target of a latency at each percentile; P95 stands in the help."""
+    return [
+        click.option(
+            f"--{latency}-p{percent}",
+            type=_Quantity("_s", "TIME"),
+            hidden=percent != 95,
+            help=f"Target of the {latency.upper()} for 95 % of the requests, such as {example}; "
+            "also -p50, -p90, -p99.",
+        )
+        for percent in (50, 90, 95, 99)
+    ]
+
+
+_FACTS: Sequence[Callable[[Any], Any]] = (
+    click.option("--model", help="Model: a name of the catalogue, or a folder with config.json."),
+    click.option("--gpu", help="GPU: a name of the catalogue (`simcluster catalog --kind gpu`)."),
+    click.option("--prompt", type=click.IntRange(min=1), help="Median prompt (tokens)."),
+    click.option("--output", type=click.IntRange(min=1), help="Median output (tokens)."),
+    *_target_options("ttft", "1s"),
+    *_target_options("tpot", "40ms"),
+    click.option(
+        "--rate", type=click.FloatRange(min=0, min_open=True), help="Requests/s to be served."
+    ),
+    click.option(
+        "--spread",
+        type=click.FloatRange(0, 3),
+        help="Spread of the lengths: standard deviation of their logarithm; 0: all alike  "
+        "[default: 0.8]",
+    ),
+    click.option(
+        "--price",
+        type=click.FloatRange(min=0, min_open=True),
+        help="USD per GPU and hour  [default: the catalogue's]",
+    ),
+)
+
+
+def _draft(gpus: int | None, asks: bool, command: str, **facts: Any) -> Any:
+    """Return the draft of these facts; what is missing is asked for, or refused."""
+    from simcluster.scenario.draft import Draft, Target
+
+    questions: dict[str, tuple[str, Any, Any]] = {
+        "model": ("Model (name of the catalogue, or a folder with config.json)", str, None),
+        "gpu": ("GPU (name of the catalogue)", str, None),
+        "prompt": ("Median prompt (tokens)", int, 1000),
+        "output": ("Median output (tokens)", int, 200),
+    }
+    for key, (question, kind, default) in questions.items():
+        if facts[key] is None and asks:
+            facts[key] = click.prompt(question, type=kind, default=default, err=True)
+        if facts[key] is None:
+            raise click.UsageError(f"Missing option '--{key}': {question}.")
+    targets = [
+        Target(latency=latency, percentile=percent, limit_s=facts[f"{latency}_p{percent}"])
+        for latency in ("ttft", "tpot")
+        for percent in (50, 90, 95, 99)
+        if facts[f"{latency}_p{percent}"] is not None
+    ]
+    if not targets and asks:
+        for latency, default in (("ttft", "1s"), ("tpot", "50ms")):
+            text = f"{latency.upper()} that 95 % of the requests must meet"
+            time_s = click.prompt(text, type=_Quantity("_s", "TIME"), default=default, err=True)
+            targets.append(Target(latency=latency, percentile=95, limit_s=time_s))
+    if not targets:
+        raise click.UsageError("Missing a target: --ttft-p95 1s, --tpot-p95 40ms, or both.")
+    given: dict[str, Any] = {} if facts["spread"] is None else {"spread": facts["spread"]}
+    return Draft(
+        model=facts["model"],
+        gpu=facts["gpu"],
+        num_gpus=gpus or 8,
+        prompt_len=facts["prompt"],
+        output_len=facts["output"],
+        targets=tuple(targets),
+        rate_rps=facts["rate"],
+        price_per_gpu_hour=facts["price"],
+        command=command,
+        **given,
+    )
+
+
+def _called() -> str:
+    """Return the command as it was called, for the first line of a file that it writes."""
+    import shlex
+
+    context = click.get_current_context()
+    words = [
+        word
+        for option in context.command.params
+        for value in [context.params.get(option.name or "")]
+        if value is not None and value is not False and option.name not in ("out", "as_json")
+        for word in ([option.opts[0]] if value is True else [option.opts[0], _word(option, value)])
+    ]
+    return printable(shlex.join(["simcluster", str(context.info_name), *words]))
+
+
+def _word(option: click.Parameter, value: object) -> str:
+    """Return the value of an option as it is written."""
+    unit = "s" if isinstance(option.type, _Quantity) else ""
+    return f"{value:g}{unit}" if isinstance(value, float) else str(value)
+
+
 def _percents(_: click.Context, option: click.Parameter, text: str) -> tuple[float, ...]:
     """Read percentiles such as ``50,90`` or ``P99`` as shares."""
     shares = []
@@ -175,6 +296,53 @@ def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
 @click.version_option(__version__)
 def main() -> None:
     """Simulate LLM-serving clusters: which strategy carries the most requests within targets."""
+
+
+@main.command(short_help="Write a scenario file from a few facts.")
+@_with(_FACTS)
+@click.option("--gpus", type=click.IntRange(1, 512), help="GPUs, in nodes of 8  [default: 8]")
+@click.option("-o", "--out", type=_FILE, help="File to write  [default: print it]")
+def init(gpus: int | None, out: Path | None, **facts: Any) -> None:
+    """Write a commented scenario file from a few facts, or after a few questions.
+
+    What is not given is asked for if a person is at the terminal.
+    """
+    from simcluster.studies import plan as plans
+
+    asks = sys.stdin.isatty() and sys.stderr.isatty()
+    text = plans.written(_draft(gpus, asks, _called(), **facts))
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    if out.exists():
+        raise DataError(f"{printable(str(out))}: exists. Give another file with -o.")
+    _write(out, text)
+    click.echo(f"{out}: next, `simcluster check {out}` and `simcluster goodput {out}`.")
+
+
+@main.command(short_help="How many GPUs, which strategy, at what cost: from a few facts.")
+@_with(_FACTS)
+@click.option(
+    "--gpus",
+    type=click.IntRange(1, 512),
+    help="Use at most this many GPUs  [default: as many nodes of 8 as it takes]",
+)
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes  [default: one per core]")
+@click.option("-o", "--out", type=_FILE, help="Write results to this folder, for `report`.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(gpus: int | None, jobs: int | None, out: Path | None, as_json: bool, **facts: Any) -> None:
+    """Answer from a few facts: how many GPUs, which strategy, USD per hour and per million tokens.
+
+    Every strategy, parallelism and split that fits is tried by `simcluster rank --need`; what was
+    assumed stands below the answer, and the scenario in the folder of -o.
+    """
+    from simcluster.studies.plan_command import run as answer
+
+    draft = _draft(gpus, False, _called(), **facts)
+    if draft.rate_rps is None:
+        raise click.UsageError("Missing option '--rate': requests/s to be served.")
+    with _progress("planning", "requests") as progress:
+        answer(draft, sized=gpus is None, jobs=jobs, progress=progress, out=out, as_json=as_json)
 
 
 @main.command()
@@ -428,6 +596,42 @@ def report(folder: Path, out: Path | None) -> None:
     )
 
 
+@main.command(short_help="Say what differs between two result folders.")
+@click.argument("first", type=_FILE)
+@click.argument("second", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def diff(first: Path, second: Path, as_json: bool) -> None:
+    """Say what differs between the result folders FIRST and SECOND: scenario, and outcome.
+
+    Outcomes with intervals say whether chance can have made the difference.
+    """
+    from simcluster.report import difference
+
+    found = difference.difference(first, second)
+    if as_json:
+        _print_json(difference.as_json(found))
+    else:
+        click.echo(difference.as_text(found, (str(first), str(second))), nl=False)
+
+
+@main.command(short_help="Check this installation: versions, extras, folders.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(as_json: bool) -> None:
+    """Check this installation: versions, cores, extras, folders, measured data.
+
+    Exit status 1: something that is needed is missing.
+    """
+    from simcluster.show import doctor as checks
+
+    found = checks.findings()
+    if as_json:
+        _print_json([dataclasses.asdict(one) for one in found])
+    else:
+        click.echo(checks.as_text(found), nl=False)
+    if any(one.state == "broken" for one in found):
+        click.get_current_context().exit(1)
+
+
 @main.command()
 @_with(_COMMON)
 @_with(_ONE_RUN)
@@ -643,6 +847,17 @@ def _progress(
         yield lambda done, total, share: bar.update(
             round(share * steps) - bar.pos, f"{done:,}/{total:,} {noun}"
         )
+
+
+def _write(out: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    from simcluster.runs import output
+
+    try:
+        output.write_whole(out, text)
+    except OSError as error:
+        line = f"{printable(str(out))}: cannot be written ({error.strerror or error})."
+        raise DataError(f"{line} Give another file with -o.") from None
 
 
 def _warn(lines: Sequence[str]) -> None:

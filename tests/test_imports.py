@@ -69,6 +69,8 @@ INSIDE = {
         "work",
         "goodput",
         "rank",
+        "plan",
+        "plan_command",
         "check",
         "cooptimize",
     ),

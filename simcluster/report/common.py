@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,25 @@ ACCURACY: Final = {
     "fitted": "constants fitted to published measurements of its kernels",
     "data-sheet": "from the data sheet with typical efficiencies: nothing was measured",
 }
+
+
+def candidate_in_words(name: str) -> str:
+    """Return what the name of a candidate of `rank` stands for; empty for other names.
+
+    >>> candidate_in_words("7e-tp2"), candidate_in_words("3p1d-tp4")
+    ('7 instances of 2 GPUs that take turns with prefills', '3 prefill and 1 decode instances of \
+4 GPUs')
+    """
+    match = re.match(r"(?:(\d+)([me])|(\d+)p(\d+)d)-tp(\d+)(?:-pp(\d+))?", name)
+    if match is None:
+        return ""
+    count, kind, prefill, decode, tp_size, stages = match.groups()
+    each = int(tp_size) * int(stages or 1)
+    of = f"of {each} GPU{'s' * (each != 1)}"
+    if kind is None:
+        return f"{prefill} prefill and {decode} decode instances {of}"
+    what = " that take turns with prefills" if kind == "e" else " that all prefill and decode"
+    return f"{count} instance{'s' * (count != '1')} {of}{what}"
 
 
 def family_of(scenario: Scenario, name: str) -> tuple[str, str]:

@@ -101,7 +101,7 @@ def _answer(result: _Row, scenario: Scenario) -> list[str]:
     share = f"{100 * slo.attainment:g} % of the requests within "
     share += targets_in_words(scenario).partition(" for ")[0]
     if need is not None:
-        return _need_answer(need, currency, share)
+        return need_answer(need, currency, share)
     best = rows[0]
     interval = best["interval_rps"]
     first = (
@@ -128,8 +128,20 @@ def _answer(result: _Row, scenario: Scenario) -> list[str]:
     ]
 
 
-def _need_answer(need: _Row, currency: str, share: str) -> list[str]:
+def need_answer(need: _Row, currency: str, share: str) -> list[str]:
+    """Return the cheapest plan for a rate and the next cheaper one, in two sentences.
+
+    Parameters
+    ----------
+    need : mapping
+        ``need`` of ``ranking.json``.
+    currency : str
+        Of its costs.
+    share : str
+        Which share of the requests is within which targets.
+    """
     best = need["plans"][0]
+    alike = [plan for plan in need["plans"] if plan["sustains"] == best["sustains"]]
     cost = ""
     if best["cost_per_hour"] is not None:
         cost = f", for {three_digits(best['cost_per_hour'])} {currency} per hour"
@@ -137,9 +149,10 @@ def _need_answer(need: _Row, currency: str, share: str) -> list[str]:
             million = three_digits(best["cost_per_million_output_tokens"])
             cost += f" and {million} {currency} per million output tokens"
     sure = {"yes": "sustains", "not sure": "may sustain", "no": "does not sustain"}
+    either = " or ".join(f"{plan['name']} ({plan['strategy']})" for plan in alike[:3])
     first = (
-        f"{best['name']} ({best['strategy']}) on {best['num_gpus']} GPUs {sure[best['sustains']]} "
-        f"{need['need_rps']:g} requests/s with {share}{cost}."
+        f"{either} on {best['num_gpus']} GPUs {sure[best['sustains']]} {need['need_rps']:g} "
+        f"requests/s with {share}{cost}."
     )
     down = need["step_down"]
     if down is None:

@@ -27,6 +27,7 @@ from simcluster.scenario import arguments
 from simcluster.scenario.check import JsonSchema, markdown, shown, validated
 from simcluster.scenario.cooptimize_table import CooptimizeTable
 from simcluster.scenario.engines import engine_of, with_file
+from simcluster.scenario.quantities import override_key, read_units
 from simcluster.scenario.remarks import refuse_unused
 from simcluster.scenario.scenario import Scenario, as_read, tables_of
 from simcluster.scenario.tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
@@ -124,11 +125,13 @@ def resolve(
         arguments.mapping("overrides", overrides, 'Write them as {"slo.ttft_s": 1.0}.')
     tables: Document = json.loads(json.dumps(document, default=_plain))
     changes: Document = json.loads(json.dumps(overrides or {}, default=_plain))
+    changes = {override_key(key, value): value for key, value in changes.items()}
     for excluded in [_REPLACED_BY.get(key, []) for key in changes]:
         for other in excluded:
             _override(tables, other, None)
     for key, value in changes.items():
         _override(tables, key, value)
+    read_units(tables)
     _absolute_paths(tables, (folder or Path()).absolute())
     _rename_old_keys(tables)
     file = validated(adapter(), tables)

@@ -5,6 +5,7 @@ module         idea
 =============  ==========================================================
 text           tables for a terminal, rows for programs
 colours        colours of strategies
+doctor         what of this installation works
 plot           latencies, attainment, goodput, load, KV
 plot_links     links and transfers
 plot_timeline  the turns of a macro instance
