@@ -23,6 +23,8 @@ from simcluster.errors import ConfigError, DataError, SimclusterError, printable
 from simcluster.fidelity.calibrate.command import calibrate
 from simcluster.fidelity.measure.command import measure
 from simcluster.fidelity.validate.command import validate
+from simcluster.show.commands import Command, write_examples, write_groups
+from simcluster.show.terminal import QUIET
 from simcluster.workload.formats import TimeUnit, TraceFormat
 from simcluster.workload.turns import TurnLengths
 
@@ -69,7 +71,16 @@ class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 
 
 class _Group(click.Group):
-    """Turns our errors into one line and exit code 1."""
+    """Turns our errors into one line and exit code 1; lists commands by what they are for."""
+
+    command_class = Command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_groups(self, ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        write_examples(self, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -295,7 +306,10 @@ def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
-    """Simulate LLM-serving clusters: which strategy carries the most requests within targets."""
+    """Simulate LLM-serving clusters: which strategy carries the most requests within targets.
+
+    A scenario FILE is TOML; "-" reads standard input. The help of a command ends with examples.
+    """
 
 
 @main.command(short_help="Write a scenario file from a few facts.")
@@ -345,7 +359,7 @@ def plan(gpus: int | None, jobs: int | None, out: Path | None, as_json: bool, **
         answer(draft, sized=gpus is None, jobs=jobs, progress=progress, out=out, as_json=as_json)
 
 
-@main.command()
+@main.command(short_help="Simulate one strategy at one rate.")
 @_with(_COMMON)
 @_with(_OUTPUT)
 @_with(_ONE_RUN)
@@ -388,7 +402,7 @@ def run(
     click.echo(report.run_text(comparison), nl=False)
 
 
-@main.command()
+@main.command(short_help="Simulate every strategy at every rate with every seed.")
 @_with(_COMMON)
 @_with(_OUTPUT)
 @_with(_MANY_RUNS)
@@ -427,7 +441,7 @@ def compare(
         click.echo(report.comparison_text(comparison), nl=False)
 
 
-@main.command()
+@main.command(short_help="Rank all that fits by goodput, or find the cheapest for a rate.")
 @_with(_COMMON[:3])
 @_with(_MANY_RUNS)
 @click.option("-o", "--out", type=_FILE, help="Write rows (CSV, JSON) and pictures to this folder.")
@@ -462,7 +476,7 @@ def rank(
         command.run(scenario, jobs=jobs, dask=dask, progress=progress, **options)
 
 
-@main.command()
+@main.command(short_help="Choose GPUs and load for several models together.")
 @_with(_COMMON[:2])
 @_with(_MANY_RUNS)
 @click.option(
@@ -497,7 +511,7 @@ def cooptimize(file: Path, overrides: Sequence[tuple[str, object]], **options: A
     command.run(load(file, dict(overrides)), **options)
 
 
-@main.command()
+@main.command(short_help="Find the highest rate of each strategy, and how sure it is.")
 @_with(_COMMON)
 @click.option("-o", "--out", type=_FILE, help="Write results, runs and scenario to this folder.")
 @click.option("--replace", is_flag=True, help="Replace results of another scenario in that folder.")
@@ -565,7 +579,7 @@ def goodput(
     command.run(_load(file, overrides, seed, trace, resolution), progress=shown, **options)
 
 
-@main.command()
+@main.command(short_help="Draw the results in FOLDER as pictures.")
 @click.argument("folder", type=_FILE)
 @click.option("-o", "--out", type=_FILE, help="Folder for the pictures  [default: FOLDER/figures]")
 @click.option("--rate", type=float, help="Rate of the latency curves (requests/s).")
@@ -632,7 +646,7 @@ def doctor(as_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
-@main.command()
+@main.command(short_help="Draw one run for ui.perfetto.dev.")
 @_with(_COMMON)
 @_with(_ONE_RUN)
 @click.option("-o", "--out", type=_FILE, required=True, help="File to write: .json or .json.gz.")
@@ -672,10 +686,21 @@ def timeline(
     click.echo(f"{out}: {count:,} events. Open it in https://ui.perfetto.dev")
 
 
-@main.command()
+@main.command(short_help="Say what is understood of a trace file.")
 @click.argument("file", type=_FILE)
-@click.option("--format", type=click.Choice(get_args(TraceFormat)), default="auto")
-@click.option("--time-unit", type=click.Choice(get_args(TimeUnit)), help="Unit of its times.")
+@click.option(
+    "--format",
+    type=click.Choice(get_args(TraceFormat)),
+    default="auto",
+    metavar="NAME",
+    help=f"Format: {', '.join(get_args(TraceFormat))}  [default: by its contents]",
+)
+@click.option(
+    "--time-unit",
+    type=click.Choice(get_args(TimeUnit)),
+    metavar="UNIT",
+    help=f"Unit of its times: {', '.join(get_args(TimeUnit))}.",
+)
 @click.option("--block-size", type=click.IntRange(1, 1 << 20), help="Tokens of a block with an id.")
 @click.option("--turns", type=click.Choice(get_args(TurnLengths)), default="auto")
 @click.option("--start", type=click.FloatRange(0), default=0.0, help="From here (s).")
@@ -726,7 +751,11 @@ def check(strategy: str | None, rate: float | None, as_json: bool, **common: Any
         click.echo(check_text(scenario, known), nl=False)
 
 
-@main.group(cls=_ListByDefault, subcommand_metavar="COMMAND [ARGS]...")
+@main.group(
+    cls=_ListByDefault,
+    short_help="List GPUs, models, links, prices, or add a model.",
+    subcommand_metavar="COMMAND [ARGS]...",
+)
 def catalog() -> None:
     """List the entries of the catalogue, or make one.
 
@@ -781,7 +810,7 @@ def catalog_add_model(config: Path, out: Path | None, name: str | None) -> None:
     click.echo(f'In a scenario beside it: catalog = ["{out.name}"], model.name = "{row["name"]}"')
 
 
-@main.command()
+@main.command(short_help="Print a scenario with all defaults filled in.")
 @_with(_COMMON)
 def show(**common: Any) -> None:
     """Print scenario FILE with all defaults filled in, as TOML."""
@@ -790,7 +819,7 @@ def show(**common: Any) -> None:
     click.echo(to_toml(_load(**common).document), nl=False)
 
 
-@main.command()
+@main.command(short_help="Print the JSON Schema of scenario files.")
 @click.option("--markdown", is_flag=True, help="Print the table of keys of the documentation.")
 def schema(markdown: bool) -> None:
     """Print the JSON Schema of scenario files."""
@@ -802,9 +831,13 @@ def schema(markdown: bool) -> None:
         _print_json(scenario_file.json_schema())
 
 
-main.add_command(calibrate)
-main.add_command(validate)
-main.add_command(measure)
+for command, words in (
+    (measure, "Measure kernel times of a GPU."),
+    (calibrate, "Fit a GPU's constants to measured kernels."),
+    (validate, "Compare simulated with measured times."),
+):
+    command.short_help = words
+    main.add_command(command)
 
 
 def _load(
@@ -833,7 +866,7 @@ def _progress(
     label: str = "simulating", noun: str = "runs"
 ) -> Iterator[Callable[[int, int, float], None] | None]:
     """Show a bar with the time left on standard error, if a person reads it."""
-    if not sys.stderr.isatty():
+    if QUIET.get() or not sys.stderr.isatty():
         yield None
         return
     steps = 1000
@@ -861,7 +894,7 @@ def _write(out: Path, text: str) -> None:
 
 
 def _warn(lines: Sequence[str]) -> None:
-    for line in lines:
+    for line in () if QUIET.get() else lines:
         click.echo(f"warning: {printable(line)}", err=True)
 
 

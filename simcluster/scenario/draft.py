@@ -148,11 +148,18 @@ class Draft:
             lines.append(f"percentiles = {{ {each} }}")
         return "\n".join([*lines, ""])
 
+    @property
+    def allows_padg(self) -> bool:
+        """Whether PaDG can be simulated: its instances take turns by both targets."""
+        return {target.latency for target in self.targets} == set(LATENCIES)
+
     def _rank(self) -> str:
         assert self.rate_rps is not None, "a plan is for a rate"
+        some = 'strategies = ["nodg", "chunked", "fudg-intra", "fudg-inter"]'
         return (
             "[rank]  # every strategy, parallelism and split that fits (docs/rank.md)\n"
-            f"need_rps = {self.rate_rps!r}\n"
+            + ("" if self.allows_padg else f"{some}  # PaDG needs both targets\n")
+            + f"need_rps = {self.rate_rps!r}\n"
             "tolerance = 0.05  # half width of the 95 % intervals\n"
         )
 
@@ -165,6 +172,8 @@ class Draft:
             ("instances take turns with prefills (PaDG)", "EcoServe", "padg"),
             ("prefill and decode instances, KV moves between them (FuDG)", "split", "fudg"),
         ]
+        if not self.allows_padg:
+            del strategies[1]
         if self.num_gpus < 2 * tp_size:
             strategies = strategies[:1]  # the others need two instances
         tables = [

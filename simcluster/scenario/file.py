@@ -11,6 +11,7 @@ import functools
 import itertools
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,9 @@ Document = dict[str, Any]
 
 T = TypeVar("T")
 
+STDIN = "-"
+"""In place of a path: standard input."""
+
 _DEFAULT_GPUS_PER_NODE = 8
 _MAX_GPUS = 32_768
 _DEFAULT_ARRIVALS = "poisson"
@@ -53,7 +57,7 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Sce
     Parameters
     ----------
     path : str or Path
-        A TOML file; ``docs/scenario.md`` lists the keys.
+        A TOML file, or ``"-"`` for standard input; ``docs/scenario.md`` lists the keys.
     overrides : mapping of str to object, optional
         Values that replace those of the file, by dotted key, such as ``{"cluster.nodes": 2,
         "strategy.EcoServe.tp_size": 2}``; None removes the key. A key that excludes others
@@ -82,6 +86,8 @@ def parsed(path: Path) -> Document:
         If the file cannot be read or is not TOML.
     """
     try:
+        if str(path) == STDIN:
+            return tomllib.loads(sys.stdin.buffer.read().decode("utf-8-sig"))
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         remedy = "Give the path of a scenario file, such as scenarios/quickstart.toml."

@@ -3,6 +3,8 @@
 =============  ==========================================================
 module         idea
 =============  ==========================================================
+terminal       width of tables, silence, signs of life
+commands       help of commands: groups, examples, common options
 text           tables for a terminal, rows for programs
 colours        colours of strategies
 doctor         what of this installation works

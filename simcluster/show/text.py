@@ -32,6 +32,7 @@ from simcluster.roofline.assumptions import assumptions
 from simcluster.runs.folder import Comparison, rows_of
 from simcluster.scenario.remarks import remarks
 from simcluster.scenario.scenario import Scenario
+from simcluster.show.terminal import table_width
 from simcluster.units import GB, MS
 from simcluster.workload import WorkloadSettings
 from simcluster.workload.lengths import TabulatedLengths
@@ -44,8 +45,6 @@ _NAME_WIDTH: Final = 16
 _FEW: Final = 3
 _WIDTH: Final = 100
 """Most characters of a line of text."""
-_TABLE_WIDTH: Final = 80
-"""Most characters of a line of a table of results."""
 _LATENCIES: Final = (
     ("TTFT", "ttft_s", 1.0, "s"),
     ("TPOT", "tpot_s", MS, "ms"),
@@ -409,9 +408,9 @@ def _packed(first: list[_TextColumn], groups: list[list[_TextColumn]]) -> list[l
     def width(columns: list[_TextColumn]) -> int:
         return sum(2 + max(map(len, column)) for column in columns) - 2
 
-    tables = [first + groups[0]]
+    tables, most = [first + groups[0]], table_width()
     for group in groups[1:]:
-        if width(tables[-1] + group) <= _TABLE_WIDTH:
+        if most is None or width(tables[-1] + group) <= most:
             tables[-1] = tables[-1] + group
         else:
             tables.append(first + group)
@@ -650,6 +649,9 @@ def _not_counted(sweep: pd.DataFrame, scenario: Scenario) -> Iterator[str]:
 def aligned(rows: Sequence[Sequence[str]], heads: int = 1, left: Collection[int] = (0,)) -> str:
     """Return `rows` in columns, with a line under the heads of three or more.
 
+    Columns that do not fit the terminal (`terminal.table_width`) go into a table below, which
+    begins with the first column again.
+
     Parameters
     ----------
     rows : sequence of sequence of str
@@ -660,10 +662,33 @@ def aligned(rows: Sequence[Sequence[str]], heads: int = 1, left: Collection[int]
         Columns of text, which stand to the left; numbers stand to the right.
     """
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
+    parts = _that_fit(widths, table_width())
+    return "\n\n".join(_one_table(rows, heads, left, widths, part) for part in parts)
+
+
+def _that_fit(widths: Sequence[int], most: int | None) -> list[list[int]]:
+    """Return the columns of each table: the first, and as many others as fit."""
+    parts = [[0]]
+    for i in range(1, len(widths)):
+        width = sum(widths[k] + 2 for k in [*parts[-1], i]) - 2
+        if most is not None and width > most and len(parts[-1]) > 1:
+            parts.append([0])
+        parts[-1].append(i)
+    return parts
+
+
+def _one_table(
+    rows: Sequence[Sequence[str]],
+    heads: int,
+    left: Collection[int],
+    widths: Sequence[int],
+    columns: Sequence[int],
+) -> str:
     lines = [
         "  ".join(
-            cell.ljust(widths[i]) if i in left else cell.rjust(widths[i])
-            for i, cell in enumerate(row)
+            row[i].ljust(widths[i]) if i in left else row[i].rjust(widths[i])
+            for i in columns
+            if i < len(row)
         ).rstrip()
         for row in rows
     ]

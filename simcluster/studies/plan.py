@@ -96,7 +96,7 @@ def _best_bound(draft: Draft) -> float:
     """Return what the best candidate on all GPUs sustains at most by the roofline (requests/s)."""
     scenario = scenario_of(draft)
     environment = scenario.environment
-    found = space(RankTable(), environment)
+    found = space(scenario.rank or RankTable(), environment)
     if not found.strategies:
         found.refuse_empty()
     screen = Screen(environment, Lengths.of(scenario))

@@ -79,5 +79,7 @@ def answer(draft: Draft, ranking: Ranking) -> str:
             f"lengths lognormal around their medians with spread {draft.spread:g} ({said})"
         )
     assumed.append(f"engine {ranking.scenario.environment.engine.name}")
+    if not draft.allows_padg:
+        lines.append("PaDG was not tried: its instances take turns by both targets, TTFT and TPOT.")
     lines.append(f"Assumed: {', '.join(assumed)}. Change them: `simcluster init`, same options.")
     return "\n".join(textwrap.fill(line, 80) for line in lines) + "\n"

@@ -91,6 +91,10 @@ def test_the_smallest_parallelism_that_fits_is_taken() -> None:
     large = resolve(tomllib.loads(written(draft(model="llama-2-70b"))))
     assert {s.tp_size for s in small.strategies} == {1}  # type: ignore[attr-defined]
     assert {s.tp_size for s in large.strategies} <= {2, 4}  # type: ignore[attr-defined]
+    both = (TTFT, Target(latency="tpot", percentile=95, limit_s=0.05))
+    kinds = [[s.kind for s in resolve(tomllib.loads(written(draft(targets=t)))).strategies]
+             for t in ((TTFT,), both)]  # fmt: skip
+    assert kinds == [["nodg", "fudg"], ["nodg", "padg", "fudg"]]  # PaDG takes turns by both
     one = resolve(tomllib.loads(written(draft(num_gpus=1))))
     assert [s.kind for s in one.strategies] == ["nodg"]
 
@@ -140,7 +144,7 @@ def test_what_is_missing_is_said(arguments: list[str], words: str) -> None:
         ({"--model": "llama-9"}, "llama-9"),
         ({"--gpu": "A1000000"}, "A1000000"),
         ({"--model": "llama-2-70b", "--gpus": 1}, "is left"),
-        ({"--ttft-p95": "1ms"}, "targets"),
+        ({"--ttft-p95": "1ms"}, "TTFT"),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(facts: dict[str, object], words: str) -> None:
