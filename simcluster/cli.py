@@ -821,11 +821,15 @@ def show(**common: Any) -> None:
 
 @main.command(short_help="Print the JSON Schema of scenario files.")
 @click.option("--markdown", is_flag=True, help="Print the table of keys of the documentation.")
-def schema(markdown: bool) -> None:
+@click.option("--frames", is_flag=True, help="Print every column of result files (Markdown).")
+def schema(markdown: bool, frames: bool) -> None:
     """Print the JSON Schema of scenario files."""
+    from simcluster.frames import schema as frames_schema
     from simcluster.scenario import file as scenario_file
 
-    if markdown:
+    if frames:
+        click.echo(frames_schema.markdown(), nl=False)
+    elif markdown:
         click.echo(scenario_file.markdown_keys(), nl=False)
     else:
         _print_json(scenario_file.json_schema())
