@@ -133,6 +133,11 @@ _COMMON: Sequence[Callable[[Any], Any]] = (
         type=click.Choice(["span", "step", "kernel"]),
         help="What is an event; all give the same results, span is the fastest.",
     ),
+    click.option(
+        "--speed",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Replay the trace so many times as fast as it was recorded.",
+    ),
 )
 
 _ONE_RUN: Sequence[Callable[[Any], Any]] = (
@@ -420,6 +425,7 @@ def compare(
     Into a folder it goes on from the runs that are there: after a kill nothing is lost or done
     twice, after a change of one strategy only its runs are done.
     """
+    from simcluster.report.of_runs import answer
     from simcluster.runs import compare as sweep
     from simcluster.show import text as report
 
@@ -438,7 +444,7 @@ def compare(
     if as_json:
         _print_json(report.as_json(comparison, swept=bool(scenario.rates_rps)))
     else:
-        click.echo(report.comparison_text(comparison), nl=False)
+        click.echo(report.comparison_text(comparison, answer(comparison)), nl=False)
 
 
 @main.command(short_help="Rank all that fits by goodput, or find the cheapest for a rate.")
@@ -565,6 +571,7 @@ def goodput(
     seed: int | None,
     trace: Path | None,
     resolution: str | None,
+    speed: float | None,
     **options: Any,
 ) -> None:
     """Find the highest rate that each strategy of scenario FILE sustains, and how sure that is.
@@ -576,7 +583,7 @@ def goodput(
     from simcluster.studies.goodput import command
 
     shown = _progress("searching", "requests")
-    command.run(_load(file, overrides, seed, trace, resolution), progress=shown, **options)
+    command.run(_load(file, overrides, seed, trace, resolution, speed), progress=shown, **options)
 
 
 @main.command(short_help="Draw the results in FOLDER as pictures.")
@@ -589,6 +596,13 @@ def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -
     from simcluster.runs import folder as store
     from simcluster.show import text as report
 
+    for name, command in (("goodput.json", "goodput"), ("ranking.json", "rank")):
+        if (folder / name).is_file():
+            raise DataError(
+                f"{printable(str(folder))}: holds what `simcluster {command}` found, without the "
+                f"requests that pictures need. `simcluster report {printable(str(folder))}` draws "
+                "what it has."
+            )
     comparison = store.read(folder)
     for path in report.write_figures(comparison, out or folder / store.FIGURES, rate, seed):
         click.echo(path)
@@ -850,9 +864,10 @@ def _load(
     seed: int | None,
     trace: Path | None = None,
     resolution: str | None = None,
+    speed: float | None = None,
 ) -> Any:
     """Return the scenario of the common options."""
-    from simcluster.scenario.file import load
+    from simcluster.scenario.file import changed, load
 
     changes: dict[str, object] = {}
     if trace is not None:
@@ -862,7 +877,20 @@ def _load(
         changes["run.seeds"] = [seed]
     if resolution is not None:
         changes["run.resolution"] = resolution
-    return load(file, changes)
+    scenario = load(file, changes)
+    if speed is None:
+        return scenario
+    from simcluster.workload import build
+
+    if scenario.workload.trace is None:
+        rule = "there is no trace to replay"
+        raise ConfigError("--speed", speed, rule, "Give one with --trace, or a rate with --rate.")
+    longest = scenario.environment.model.max_model_len
+    own = build(scenario.workload, seed=0, rate_rps=None, max_model_len=longest).rate_rps
+    if own is None:
+        rule = "the trace has no rate: all its requests arrive at once"
+        raise ConfigError("--speed", speed, rule, "Leave it out.")
+    return changed(scenario, {"workload.rate_rps": own * speed, "sweep.rates_rps": []})
 
 
 @contextlib.contextmanager

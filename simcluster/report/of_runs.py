@@ -50,6 +50,11 @@ def page(comparison: Comparison, folder: Path) -> Page:
     return _Report(comparison, folder).page()
 
 
+def answer(comparison: Comparison) -> str:
+    """Return the answer of a run or a comparison in two sentences."""
+    return " ".join(_Report(comparison, Path()).answer())
+
+
 class _Report(RunCharts):
     """Question, answer, confidence, table."""
 
@@ -66,7 +71,7 @@ class _Report(RunCharts):
         return Page(
             question=self._question(),
             about=about(scenario),
-            answer=self._answer(),
+            answer=self.answer(),
             confidence=[*self._confidence(), *price_caution(scenario)],
             sections=[
                 *sections,
@@ -100,7 +105,8 @@ class _Report(RunCharts):
 
     # Answer -------------------------------------------------------------------------------------
 
-    def _answer(self) -> list[str]:
+    def answer(self) -> list[str]:
+        """Return two sentences."""
         return self._swept_answer() if self.is_swept else self._single_answer()
 
     def _swept_answer(self) -> list[str]:

@@ -19,6 +19,7 @@ from simcluster.frames.metrics import (
     binned_average,
     ecdf,
     level_over_time,
+    mean_by_arrival,
     measured_window,
     request_metrics,
     waiting_over_time,
@@ -402,7 +403,10 @@ class RunCharts(RunFacts):
             kv[name] = (middles, charts.numbers(binned_average(*own, edges)))
             own = waiting_over_time(frames["requests"])
             waiting[name] = (middles, charts.numbers(binned_average(*own, edges)))
-            ttft[name] = (middles, charts.numbers(_mean_by_arrival(frames["requests"], edges)))
+            values = request_metrics(frames["requests"], self.slo.metric)["ttft_s"]
+            bounds, means = mean_by_arrival(frames["requests"], values, _BINS)
+            centres = charts.numbers((bounds[:-1] + bounds[1:]) / 2)
+            ttft[name] = (centres, charts.numbers(means))
         x = charts.axis("Time (s)")
 
         def of(points: Any, unit: str) -> Any:
@@ -544,18 +548,6 @@ def _bars(
         "marker": {"color": colour, "line": {"width": 0}},
         "hovertemplate": "%{base:.3f} s, %{x:.3f} s long<extra>%{fullData.name}</extra>",
     }
-
-
-def _mean_by_arrival(requests: Columns, edges: FloatArray) -> FloatArray:
-    """Return the mean TTFT (s) of the requests that arrive in each bin; NaN of none."""
-    ttft = request_metrics(requests)["ttft_s"]
-    known = ~np.isnan(ttft)
-    bins = np.digitize(np.asarray(requests["arrival_s"], np.float64)[known], edges) - 1
-    inside = (bins >= 0) & (bins < edges.size - 1)
-    counts = np.bincount(bins[inside], minlength=edges.size - 1)
-    sums = np.bincount(bins[inside], weights=ttft[known][inside], minlength=edges.size - 1)
-    means: FloatArray = np.divide(sums, counts, out=np.full(counts.size, np.nan), where=counts > 0)
-    return means
 
 
 def _reach(points: Mapping[str, tuple[list[Any], list[Any]]], target: float | None) -> float:

@@ -16,8 +16,9 @@ import numpy as np
 from simcluster.catalog import Entry, default_price
 from simcluster.catalog.layers import ModelSpec
 from simcluster.catalog.listing import limits_text
-from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
+from simcluster.config import TARGETS, ClusterConfig, Environment, ModelConfig, SloConfig
 from simcluster.errors import DataError, printable
+from simcluster.frames.breakdown import TTFT_PARTS, mean_parts, ttft_parts
 from simcluster.frames.by_group import group_summaries
 from simcluster.frames.goodput import (
     representative_rate,
@@ -25,7 +26,7 @@ from simcluster.frames.goodput import (
     target_of,
     wanted_shares,
 )
-from simcluster.frames.metrics import PERCENTILES, STATISTICS, cached_block_share
+from simcluster.frames.metrics import PERCENTILES, STATISTICS, cached_block_share, measured_window
 from simcluster.frames.schema import CLASS_ATTAINMENT
 from simcluster.roofline import kinds
 from simcluster.roofline.assumptions import assumptions
@@ -75,10 +76,21 @@ def resumable(kept: bool) -> Iterator[None]:
         raise
 
 
-def comparison_text(comparison: Comparison) -> str:
-    """Return the tables of a comparison: what was compared, goodput, attainment by rate."""
+def comparison_text(comparison: Comparison, answer: str = "") -> str:
+    """Return the tables of a comparison: what was compared, goodput, attainment by rate.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What was simulated.
+    answer : str
+        What came out, in a sentence or two (`report.of_runs.answer`); stands above the tables.
+    """
     scenario = comparison.scenario
-    parts = [heading(scenario), _main_table(comparison, scenario)]
+    parts = [heading(scenario)]
+    if answer:
+        parts.append(textwrap.fill(f"Answer:   {answer}", _WIDTH, subsequent_indent=10 * " "))
+    parts.append(_main_table(comparison, scenario))
     if _is_swept(comparison.sweep):
         parts += _attainment_tables(comparison.sweep, scenario.environment.slo)
     return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
@@ -104,6 +116,7 @@ def run_text(comparison: Comparison) -> str:
         ["finished requests/s", _number(row["throughput_rps"])],
         ["output tokens/s", _number(row["output_tokens_per_s"])],
         ["time of these rates (s)", _time_of_rates(row)],
+        *_cost_rows(row, scenario.environment),
     ]
     gpus = f"{row['num_gpus']} GPUs"
     if row["mean_gpus"] != row["num_gpus"]:
@@ -114,6 +127,7 @@ def run_text(comparison: Comparison) -> str:
         title,
         aligned(summary),
         aligned([["latency", "mean", *(f"P{percent}" for percent in PERCENTILES)], *latencies]),
+        *_parts_of_ttft(comparison, scenario),
         *_groups(comparison, scenario),
     ]
     return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
@@ -129,7 +143,67 @@ def _within(row: pd.Series[Any], slo: SloConfig) -> list[list[str]]:
     of_classes = [
         [f"class {name} (%)", _percent(row[CLASS_ATTAINMENT + name])] for name in slo.classes or ()
     ]
-    return [["within the targets (%)", _percent(row["slo_attainment"])], *of_classes]
+    each = [
+        [
+            f"within the {target_of(f'{key}_attainment')} target (%)",
+            _percent(row[f"{key}_attainment"]),
+        ]
+        for key in TARGETS
+        if slo.has_target(f"{key}_s")
+    ]
+    return [
+        ["within the targets (%)", _percent(row["slo_attainment"])],
+        *(each if len(each) > 1 else []),
+        *of_classes,
+    ]
+
+
+def _costs(
+    row: pd.Series[Any], cluster: ClusterConfig, rate_rps: float | None = None
+) -> list[float]:
+    """Return the price per hour of the GPUs held, and per million output tokens at a rate.
+
+    Parameters
+    ----------
+    row : Series
+        A row of the sweep: GPUs held, tokens of a request.
+    cluster : ClusterConfig
+        Its GPUs have a price.
+    rate_rps : float, optional
+        Requests/s; default: those that the run finished.
+    """
+    per_hour = float(row["mean_gpus"]) * (cluster.price_per_gpu_hour or math.nan)
+    finished, tokens = float(row["throughput_rps"]), float(row["output_tokens_per_s"])
+    if rate_rps is not None:
+        tokens = tokens / finished * rate_rps if finished else math.nan
+    return [per_hour, per_hour / (tokens * 3600 / 1e6) if tokens else math.nan]
+
+
+def _cost_rows(row: pd.Series[Any], environment: Environment) -> list[list[str]]:
+    """Return the lines on what a run costs; none where no price is known, or several."""
+    cluster = environment.cluster
+    if cluster.price_per_gpu_hour is None or environment.extra_clusters:
+        return []
+    units = (f"{cluster.currency}/h", f"{cluster.currency}/million output tokens")
+    return [[u, _number(v)] for u, v in zip(units, _costs(row, cluster), strict=True)]
+
+
+def _parts_of_ttft(comparison: Comparison, scenario: Scenario) -> list[str]:
+    """Return the table of what the TTFT is made of; nothing where no request was finished."""
+    requests = comparison.frames(comparison.cells()[0])["requests"]
+    run = scenario.run
+    finished = np.asarray(requests["status"], dtype=object) == "finished"
+    counted = finished & measured_window(requests, run.warmup_s, run.cooldown_s)
+    means = mean_parts(ttft_parts(requests), counted)
+    whole = sum(means.values())
+    if not whole > 0:
+        return []
+    rows = [
+        [TTFT_PARTS[part], _number(value), _percent(value / whole)]
+        for part, value in means.items()
+        if value > 0
+    ]
+    return [aligned([["of the mean TTFT (users' first output)", "s", "%"], *rows])]
 
 
 def _time_of_rates(row: pd.Series[Any]) -> str:
@@ -377,11 +451,17 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
     ]
     if swept:
         columns += _goodput_columns(comparison, scenario)
+        columns += _cost_columns(comparison, scenario, at_rate)
     else:
         columns += [column(["finished", "", "req/s"], "throughput_rps")]
         columns += [column(["good", "", "req/s"], "good_rps")]
     if slo.percentiles is None or slo.classes:
         columns.append(column(["within", "targets", "%"], "slo_attainment"))
+        each = [key for key in TARGETS if slo.has_target(f"{key}_s")]
+        for key in each if len(each) > 1 else ():
+            columns.append(
+                column(["within", target_of(f"{key}_attainment"), "%"], f"{key}_attainment")
+            )
     else:
         for key in wanted_shares(slo):
             columns.append(column(["within", target_of(key), "%"], key))
@@ -496,6 +576,25 @@ def _goodput_columns(comparison: Comparison, scenario: Scenario) -> list[_TextCo
         for heads, key, scale in shown
     ]
     return [first, *intervals, *others]
+
+
+def _cost_columns(
+    comparison: Comparison, scenario: Scenario, at_rate: dict[str, dict[str, Any]]
+) -> list[_TextColumn]:
+    """Return the price per million output tokens at the goodputs; none where no price is known."""
+    cluster = scenario.environment.cluster
+    if cluster.price_per_gpu_hour is None or scenario.environment.extra_clusters:
+        return []
+    costs = []
+    for row in rows_of(comparison.goodput):
+        at: Any = {**at_rate.get(row["strategy"], {}), "mean_gpus": row["mean_gpus"]}
+        known = len(at) > 1 and row["censored"] != "below"
+        costs.append(_costs(at, cluster, row["goodput_rps"]) if known else [math.nan] * 2)
+    heads = (["GPUs", "", f"{cluster.currency}/h"], ["output", "M tokens", cluster.currency])
+    return [
+        [*head, *map(_number, values)]
+        for head, values in zip(heads, zip(*costs, strict=True), strict=True)
+    ]
 
 
 def _num_seeds(sweep: pd.DataFrame) -> int:
@@ -716,6 +815,15 @@ def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
 
 
+def _about(scenario: Scenario) -> str:
+    """Return model, machines and targets, for the top of a picture."""
+    environment = scenario.environment
+    cluster = environment.cluster
+    served = f"{environment.model.spec.name} on {cluster.num_gpus} x {cluster.gpu.name}"
+    wanted = "targets by class" if environment.slo.classes else targets(environment.slo)
+    return f"{served}; {wanted.partition(' of the requests')[0]}"
+
+
 def write_figures(
     comparison: Comparison, out: Path, rate_rps: float | None = None, seed: int | None = None
 ) -> list[Path]:
@@ -759,6 +867,7 @@ def write_figures(
             },
             run=scenario.run,
             title="" if rate_rps is None else f"{rate_rps:g} requests/s",
+            about=_about(scenario),
         )
         transfers = {name: comparison.transfers(name, rate_rps, seed) for name in names}
         transfers = {name: frame for name, frame in transfers.items() if len(frame)}

@@ -70,7 +70,8 @@ def answer(draft: Draft, ranking: Ranking) -> str:
     lines += [
         f"{p.candidate.name}: {words}."
         for p in ranking.need.plans[:3]
-        if (words := candidate_in_words(p.candidate.name))
+        if p.sustains == ranking.need.plans[0].sustains
+        and (words := candidate_in_words(p.candidate.name))
     ]
     assumed = ["Poisson arrivals"]
     if draft.spread:
