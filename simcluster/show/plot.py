@@ -481,7 +481,7 @@ def plot_ttft_over_time(
         _draw_target(axes, target_s, f"target {target_s:g} s", across=True)
     axes.set_xlabel("Arrival (s)")
     axes.set_ylabel("Mean time to first token (s)")
-    drawn = [np.asarray(p.get_data().values) for p in axes.patches if isinstance(p, StepPatch)]
+    drawn = [np.asarray(p.get_data()[0]) for p in axes.patches if isinstance(p, StepPatch)]
     known = [float(values[~np.isnan(values)].max(initial=0.0)) for values in drawn]
     axes.set_ylim(0.0, 1.08 * max([*known, target_s or 0.0]) or 1.0)
     _tidy(axes)
