@@ -66,7 +66,7 @@ def e2e_parts(requests: Frame) -> dict[str, FloatArray]:
     -------
     dict of str to ndarray
         By the names of `E2E_PARTS` (s), each of shape ``(num_requests,)``; their sum is the
-        latency. NaN where the request never came so far. An answer of one token has no decode.
+        latency. NaN where the request never came so far; 0 for the decode of one token.
 
     Notes
     -----
@@ -75,7 +75,6 @@ def e2e_parts(requests: Frame) -> dict[str, FloatArray]:
     """
     first, last = _stamp(requests, "first_token_s"), _stamp(requests, "last_token_s")
     starts = _stamp(requests, "decode_start_s")
-    starts = np.where(np.isnan(starts), last, starts)
     moves = np.minimum(_stamp(requests, "transfer_s"), starts - first)
     return {
         **_to_first_token(requests),

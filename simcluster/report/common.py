@@ -175,6 +175,15 @@ def targets_in_words(scenario: Scenario) -> str:
     return " and ".join(part.strip() for part in text.splitlines())
 
 
+def within_targets(scenario: Scenario) -> str:
+    """Return how many of the requests meet which targets, as a clause after "with"."""
+    slo = scenario.environment.slo
+    words = targets_in_words(scenario)
+    if slo.percentiles is not None or slo.classes:
+        return f"the targets met ({words})"
+    return f"{100 * slo.attainment:g} % of the requests within {words.partition(' for ')[0]}"
+
+
 def gpus(count: float) -> str:
     """Return a number of GPUs: whole where it is.
 

@@ -63,7 +63,7 @@ class Difference:
     """``"runs"``, ``"goodput"``, ``"rank"`` or ``"cooptimize"``."""
     settings: Mapping[str, tuple[Any, Any]]
     """Values that differ, by dotted key; None where a folder has none."""
-    whats: tuple[str, str]
+    outcomes: tuple[str, str]
     """What the outcome of each folder is, in words."""
     unit: str
     """What the figures are, with their unit; empty where the folders cannot be compared."""
@@ -99,7 +99,7 @@ def difference(first: str | Path, second: str | Path) -> Difference:
         names = dict.fromkeys([*own, *others])
         figures = {name: (own.get(name), others.get(name)) for name in names}
     return Difference(
-        kinds=kinds, settings=settings, whats=(what, other_what), unit=unit, figures=figures
+        kinds=kinds, settings=settings, outcomes=(what, other_what), unit=unit, figures=figures
     )
 
 
@@ -237,8 +237,8 @@ def as_text(found: Difference, names: tuple[str, str]) -> str:
         parts.append("In brackets 95 % intervals, as far as they are known.")
     else:
         parts.append(
-            f"Outcomes are not compared: they are not of one kind ({found.whats[0]} and "
-            f"{found.whats[1]})."
+            f"Outcomes are not compared: they are not of one kind ({found.outcomes[0]} and "
+            f"{found.outcomes[1]})."
         )
     heads = [f"{sign}: {printable(name)}" for sign, name in zip("AB", names, strict=True)]
     return "\n".join(heads) + "\n\n" + "\n\n".join(parts) + "\n"
@@ -261,7 +261,7 @@ def as_json(found: Difference) -> dict[str, Any]:
     return {
         "kinds": list(found.kinds),
         "settings": {key: list(pair) for key, pair in found.settings.items()},
-        "outcomes": list(found.whats),
+        "outcomes": list(found.outcomes),
         "unit": found.unit,
         "figures": {key: [plain(one) for one in pair] for key, pair in found.figures.items()},
     }

@@ -19,7 +19,7 @@ from simcluster.report.common import (
     price_caution,
     scenario_of,
     served,
-    targets_in_words,
+    within_targets,
 )
 from simcluster.report.page import Block, Bullets, Chart, Choice, Page, Section, Table, Value
 from simcluster.scenario.scenario import Scenario
@@ -97,7 +97,6 @@ def _answer(
     result: Mapping[str, Any],
     scenario: Scenario,
 ) -> list[str]:
-    share = f"{100 * result['settings']['target']:g} %"
     if not found:
         ends = "; ".join(f"{row['strategy']}: {_ENDS[row['status']]}" for row in rows)
         return ["No strategy has a goodput.", f"{ends}."]
@@ -107,7 +106,7 @@ def _answer(
     first = (
         f"{best['strategy']} sustains the most: {three_digits(goodput['value'])} {unit} (95 %: "
         f"{_span(goodput)}) on {gpus(best['mean_gpus'] or best['num_gpus'])} GPUs with "
-        f"{share} of the requests within {targets_in_words(scenario).partition(' for ')[0]}"
+        f"{within_targets(scenario)}"
     )
     if cost := best.get("cost_per_million_output_tokens"):
         first += (

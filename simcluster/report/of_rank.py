@@ -17,7 +17,7 @@ from simcluster.report.common import (
     price_caution,
     scenario_of,
     served,
-    targets_in_words,
+    within_targets,
 )
 from simcluster.report.page import (
     INK,
@@ -97,9 +97,7 @@ def page(result: _Row, folder: Path) -> Page:
 
 def _answer(result: _Row, scenario: Scenario) -> list[str]:
     rows, need, currency = result["candidates"], result["need"], result["currency"]
-    slo = scenario.environment.slo
-    share = f"{100 * slo.attainment:g} % of the requests within "
-    share += targets_in_words(scenario).partition(" for ")[0]
+    share = within_targets(scenario)
     if need is not None:
         return need_answer(need, currency, share)
     best = rows[0]

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from simcluster.errors import DataError
-from simcluster.report.common import candidate_in_words, targets_in_words
+from simcluster.report.common import candidate_in_words, within_targets
 from simcluster.report.of_rank import need_answer
 from simcluster.runs import recorded
 from simcluster.scenario.draft import SPREAD, Draft
@@ -63,9 +63,7 @@ def answer(draft: Draft, ranking: Ranking) -> str:
     """Return the answer in sentences, and what was assumed."""
     assert ranking.need is not None, "a plan is for a rate"
     plain = report.as_json(ranking)
-    slo = ranking.scenario.environment.slo
-    share = f"{100 * slo.attainment:g} % of the requests within "
-    share += targets_in_words(ranking.scenario).partition(" for ")[0]
+    share = within_targets(ranking.scenario)
     lines = [" ".join(need_answer(plain["need"], plain["currency"], share))]
     lines += [
         f"{p.candidate.name}: {words}."

@@ -44,6 +44,7 @@ def test_parts_by_hand() -> None:
     assert np.isnan(list(mean_parts(ttft_parts(frame), ~both).values())).all()
 
 
+@pytest.mark.parametrize("output_len", [1, 20])
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -54,9 +55,11 @@ def test_parts_by_hand() -> None:
         {"kind": "padg"},
     ],
 )
-def test_parts_add_up_and_none_is_negative(strategy: dict[str, object]) -> None:
-    """Whatever a strategy does with a request, its time lies in one part."""
-    tables = small_scenario({"name": "a", **strategy}, workload={"num_requests": 80})
+def test_parts_add_up_and_none_is_negative(strategy: dict[str, object], output_len: int) -> None:
+    """Whatever a strategy does with a request, its time lies in one part; also of one token."""
+    lengths = {"kind": "fixed", "prompt_len": 300, "output_len": output_len}
+    workload = {"num_requests": 80, "lengths": lengths}
+    tables = small_scenario({"name": "a", **strategy}, workload=workload)
     requests = simulate(resolve(tables), rate_rps=20).requests
     latency = request_metrics(requests)
     for parts, names, metric in (
@@ -66,5 +69,6 @@ def test_parts_add_up_and_none_is_negative(strategy: dict[str, object]) -> None:
         assert list(parts) == list(names)
         assert np.allclose(sum(parts.values()), latency[metric], rtol=0, atol=1e-9)
         assert all((values >= 0).all() for values in parts.values())
+    assert not np.isnan(list(e2e_parts(requests).values())).any()
     moves = ttft_parts(requests)["transfer"].sum() + e2e_parts(requests)["transfer"].sum()
-    assert (moves > 0) == (strategy["kind"] == "fudg")
+    assert (moves > 0) == (strategy["kind"] == "fudg" and output_len > 1)

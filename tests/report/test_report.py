@@ -158,8 +158,8 @@ def test_names_of_users_are_shown_and_never_obeyed(kind: str, pages: dict[str, s
 
 def test_control_characters_and_formulas_are_text() -> None:
     """A page holds ANSI codes written out, and a formula as it stands, in cells and labels."""
-    nasty = '\x1b[31m=cmd|"/C calc"!A0\x07'
-    chart = Chart(nasty, nasty * 3, [Choice("", [{"name": as_label(nasty)}])], {"height": 10})
+    nasty = '\x1b[31m=cmd|"/C calc"!A0\x07</script><b>'
+    chart = Chart(nasty, nasty * 3, [Choice("", [{"name": nasty}])], {"height": 10})
     table = Table(nasty, [nasty], [[Value.word(nasty, nasty)]])
     page = Page(
         nasty, [(nasty, nasty)], [nasty], [nasty], [Section(nasty, [Text(nasty), table, chart])]
@@ -167,9 +167,11 @@ def test_control_characters_and_formulas_are_text() -> None:
     html = to_html(page)
     assert "\x1b" not in html
     assert "\x07" not in html
-    shown = '\\x1b[31m=cmd|"/C calc"!A0\\x07'
+    assert not [tag for tag, _ in Reader.of(html).elements if tag == "b"]
+    shown = '\\x1b[31m=cmd|"/C calc"!A0\\x07</script><b>'
     assert Reader.of(html).words.count(shown) >= 8
-    assert json.loads(Reader.of(html).data)["chart-0-2"]["choices"][0]["traces"][0]["name"]
+    data = json.loads(Reader.of(html).data)  # whole: nothing in it ended the script
+    assert data["chart-0-2"]["choices"][0]["traces"][0]["name"] == nasty
 
 
 def test_scripts_in_a_page_are_those_that_its_policy_allows(pages: dict[str, str]) -> None:

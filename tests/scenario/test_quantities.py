@@ -68,6 +68,13 @@ def test_targets_are_written_with_units(changes: dict[str, Any], key: str, value
     assert resolve({**DOCUMENT, "slo": slo}).document["slo"][key] == value
 
 
+def test_a_target_that_is_written_twice_is_refused() -> None:
+    """Which of them is meant, nobody knows."""
+    slo = {**DOCUMENT["slo"], "ttft": "1s"}
+    with pytest.raises(ConfigError, match=r"slo.ttft = '1s': is not a key"):
+        resolve({**DOCUMENT, "slo": slo})
+
+
 def test_other_keys_take_units_by_their_suffix_and_names_stay_names() -> None:
     """A strategy called 10s is not a time."""
     changes = {

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from simcluster.cli import main
 from simcluster.errors import ConfigError
+from simcluster.report.common import within_targets
 from simcluster.scenario.draft import Draft, Target
 from simcluster.scenario.file import resolve
 from simcluster.studies.plan import enough, scenario_of, written
@@ -81,6 +82,9 @@ def test_percentiles_of_each_target() -> None:
     tpot = Target(latency="tpot", percentile=99, limit_s=0.04)
     slo = scenario_of(draft(targets=(TTFT, tpot))).environment.slo
     assert (slo.wanted("ttft"), slo.wanted("tpot"), slo.criterion) == (0.95, 0.99, "marginal")
+    words = within_targets(scenario_of(draft(targets=(TTFT, tpot))))
+    assert "TTFT ≤ 1.00 s for 95 %, TPOT ≤ 40.0 ms for 99 % of the requests" in words
+    assert within_targets(scenario_of(draft())) == "95 % of the requests within TTFT ≤ 1.00 s"
     alone = scenario_of(draft()).environment.slo
     assert (alone.wanted("ttft"), alone.percentiles, alone.tpot_s) == (0.95, None, None)
 
