@@ -345,17 +345,25 @@ class EngineProfile:
     ``EngineArgs.get_batch_defaults``); None for the same as elsewhere."""
     large_gpu_chunk_size: int | None = None
     """`chunk_size` on these GPUs; None for the same as elsewhere."""
+    handover_s: float = 0.0
+    """FuDG: from the arrival of a prompt's KV until the decode side knows of it, through the proxy
+    and the front end there (s)."""
+    redoes_last_token: bool = False
+    """FuDG: the decode side computes the last token of a prompt again, and users get that one
+    (vLLM V1); with KV beside the steps."""
     kv_connector: str = "beside"
     """How FuDG moves KV: ``"beside"`` the steps over the links (vLLM V1, SGLang, Dynamo), or
     ``"inside"`` them, which then wait for it (vLLM V0)."""
     kv_put_bytes_per_s: float | None = None
     kv_get_bytes_per_s: float | None = None
-    """Rates of a connector inside the steps, per rank (bytes/s); None for a side that does not
-    wait."""
+    """Rates of a connector inside the steps, per rank (bytes/s), beside the links; None for a side
+    that takes no time of its own."""
+    kv_between_steps: bool = False
+    """What a get takes at that rate passes only while the prefill instance runs no step."""
     kv_poll_s: float = 0.0
     """Wait of each get beside its bytes (s)."""
     kv_buffer_bytes: float | None = None
-    """KV that a prefill instance holds before it stops (bytes); None for no limit."""
+    """KV that a rank of a prefill instance holds before it stops (bytes); None for no limit."""
     quantises: str = "fused"
     """How the inputs of multiplications with 8-bit weights are brought to 8 bits: by the kernel
     before, at no cost (``"fused"``), where that is a norm, and by a kernel of their own behind

@@ -297,6 +297,12 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
             "number", "share of the budget worth no wait", required=False, high=1.0
         ),
         "prefill_interval": _count("prompts beside decodes every so many steps", required=False),
+        "handover_ms": Key(
+            "number", "from KV there to the decode side's queue (ms)", required=False
+        ),
+        "redoes_last_token": Key(
+            "flag", "decode side redoes a prompt's last token", required=False
+        ),
         "kv_connector": Key(
             "text",
             "FuDG moves KV beside the steps or inside",
@@ -305,8 +311,9 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         ),
         "kv_put_gbs": Key("number", "KV put per rank, inside the steps (GB/s)", required=False),
         "kv_get_gbs": Key("number", "KV got per rank, inside the steps (GB/s)", required=False),
+        "kv_between_steps": Key("flag", "gets pass between prefill steps only", required=False),
         "kv_poll_ms": Key("number", "wait of each get beside its bytes (ms)", required=False),
-        "kv_buffer_gb": Key("number", "KV held before prefill stops (GB)", required=False),
+        "kv_buffer_gb": Key("number", "KV held per rank before prefill stops (GB)", required=False),
         "graph_max_seqs": _count("largest captured decode batch, 0 for none", low=0),
         "issue_us": Key("number", "CPU cost of issuing one kernel (us)"),
         "graph_issue_us": Key("number", "CPU cost of launching a captured step (us)"),

@@ -18,7 +18,8 @@ from simcluster.roofline.operators import ACTIVATION_BYTES, AttentionWork, Opera
 GEMM_TILES: Final = ((128.0, 256.0), (128.0, 128.0), (64.0, 128.0), (64.0, 64.0))
 """Rows and columns of the result that one block computes; the fastest of them counts."""
 GROUPED_TILES: Final = (*GEMM_TILES, (32.0, 64.0), (16.0, 64.0))
-"""The same of experts, whose kernels have tiles for the few rows of each."""
+"""The same of experts, whose kernels have tiles for the few rows of each, and of weights that are
+unpacked to 16 bits on the way (Marlin, arXiv 2408.11743: tiles of 16 to 64 rows)."""
 FEW_ROWS: Final = 16.0
 """Rows up to which libraries multiply with kernels of their own, which stream weights better."""
 KEPT_FOR_HEADS: Final = 2.0 / 3.0
@@ -235,14 +236,16 @@ class KernelTimer:
     def operator_s(self, operator: Operator) -> float:
         """Time of a multiplication or an elementwise kernel."""
         if operator.kind == "gemm":
+            is_native = operator.arithmetic in self._native
             return self.gemm_s(
                 operator.flops,
                 operator.bytes,
-                1.0 if operator.arithmetic in self._native else ACTIVATION_BYTES,
+                1.0 if is_native else ACTIVATION_BYTES,
                 operator.rows,
                 operator.cols,
                 operator.groups,
                 behind_norm=operator.name in _BEHIND_NORM,
+                unpacks=not is_native and operator.weight_bytes < ACTIVATION_BYTES,
             )
         return self.elementwise_s(operator.bytes, operator.family, operator.rows)
 
@@ -256,6 +259,7 @@ class KernelTimer:
         groups: float = 1.0,
         *,
         behind_norm: bool = False,
+        unpacks: bool = False,
     ) -> float:
         """Time of a matrix multiplication; numbers of one byte use the 8-bit peak if there is one.
 
@@ -270,6 +274,8 @@ class KernelTimer:
             Multiplications of that shape in one kernel.
         behind_norm : bool
             A norm makes its input, and can bring it to 8 bits on the way.
+        unpacks : bool
+            Its kernel brings the weights to 16 bits on the way.
         """
         peak, quantise_s = self._gemm_flops, 0.0
         if number_bytes == 1.0:
@@ -282,7 +288,8 @@ class KernelTimer:
             bandwidth = self._gemm_bandwidth_few
         waves = self.constants.gemm_waves
         if waves is not None and rows > 0.0:
-            flops = self._tiled_flops(flops, rows, cols, groups, waves)
+            tiles = GROUPED_TILES if unpacks or groups > 1.0 else GEMM_TILES
+            flops = self._tiled_flops(flops, rows, cols, groups, waves, tiles)
         if groups > 1.0:
             mfu, mbu = self._grouped
             peak, bandwidth = mfu * peak, mbu * bandwidth
@@ -291,13 +298,19 @@ class KernelTimer:
         return law + self.fixed_s + quantise_s
 
     def _tiled_flops(
-        self, flops: float, rows: float, cols: float, groups: float, waves: float
+        self,
+        flops: float,
+        rows: float,
+        cols: float,
+        groups: float,
+        waves: float,
+        shapes: tuple[tuple[float, float], ...],
     ) -> float:
         """FLOPs that take as long in whole tiles and, by the share `waves`, in whole waves."""
         best = 0.0
         per_result = flops / (rows * cols * groups)
         loss, sms = self.constants.gemm_tile_loss, self._num_sms
-        for tile_rows, tile_cols in GEMM_TILES if groups <= 1.0 else GROUPED_TILES:
+        for tile_rows, tile_cols in shapes:
             tiles = ceil(rows / tile_rows) * ceil(cols / tile_cols) * groups / sms
             tiles += waves * (ceil(tiles) - tiles)
             slower = 1.0 + 0.5 * loss * (128.0 / tile_rows + 128.0 / tile_cols - 1.5)

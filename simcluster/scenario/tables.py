@@ -165,17 +165,25 @@ class EngineTable(Settings):
     prefill_interval: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
     """Beside decodes prompts are computed in every so many steps only (vLLM's
     prefill_schedule_interval); with schedulers that split prompts."""
+    handover_s: Seconds | None = None
+    """From the arrival of KV until the decode side of fudg knows of it: proxy and front end (s)."""
+    redoes_last_token: bool | None = None
+    """The decode side of fudg computes the last token of a prompt again, and users get that one
+    (vLLM V1); with KV beside the steps."""
     kv_connector: Literal["beside", "inside"] | None = None
-    """How fudg moves KV: beside the steps over the links (vLLM V1, SGLang, Dynamo), or inside the
-    steps, which wait for it (vLLM V0)."""
+    """How fudg moves KV: beside the steps (vLLM V1, SGLang, Dynamo), or inside the steps, which
+    wait for it (vLLM V0)."""
     kv_put_bytes_per_s: Annotated[float | None, Field(gt=0)] = None
     """KV that a prefill step puts, per rank (bytes/s); inside only."""
     kv_get_bytes_per_s: Annotated[float | None, Field(gt=0)] = None
-    """KV that a decode step gets, per rank (bytes/s); inside only."""
+    """KV that leaves a prefill instance for a decode step, per rank (bytes/s), before the links
+    carry it; inside only."""
+    kv_between_steps: bool | None = None
+    """KV leaves a prefill instance only between its steps; inside only."""
     kv_poll_s: Seconds | None = None
     """Wait of each get beside its bytes (s); inside only."""
     kv_buffer_bytes: Annotated[float | None, Field(gt=0)] = None
-    """KV that a prefill instance holds before it stops (bytes); inside only."""
+    """KV that a rank of a prefill instance holds before it stops (bytes); inside only."""
     quantises: Literal["fused", "unfused", "apart"] | None = None
     """Kernels that bring inputs to 8 bits: none, behind no norm, all."""
     fuses_allreduce: bool | None = None

@@ -16,6 +16,7 @@ gpustack_bench      bursts under vLLM on A100, with weights of 16, 8 and 4 bits
 l20_five_systems    steps on L20 over PCIe
 llmservingsim_vllm  LLMServingSim's replays
 mlperf_v51          MLPerf's offline throughput with 8-bit weights
+mooncake_a10_pd     prefill and decode apart on two A10
 published_anchors   published numbers of vLLM and of KV transfers
 sarathi_iter        Sarathi-Serve's iteration times
 splitwise_perf      Splitwise's fixed batches

@@ -128,7 +128,9 @@ def _of_strategy(
     if isinstance(strategy, FuDG):
         known["transfer"] = moves.facts(strategy, cluster, requests.prompt_len)
         if strategy.first_token == "decode":
-            first_s += known["transfer"]["seconds"]
+            first_s += known["transfer"]["seconds"] + environment.engine.handover_s
+            if environment.engine.redoes_last_token and strategy.connector(cluster) == "beside":
+                first_s += rows[-1].get("decode_s", 0.0)
     known["first_token_s"] = first_s
     known["bound"] = _bound(environment, strategy, own, requests)
     return known, own
@@ -233,8 +235,8 @@ def _not_counted(requests: Requests, found: Sequence[dict[str, Any]]) -> list[st
         if buffer is not None and buffer < known["transfer"]["bytes"]:
             lines.append(
                 f"{known['name']}: the KV cache of the median prompt, "
-                f"{known['transfer']['bytes']} bytes, is more than engine.kv_buffer_bytes = "
-                f"{buffer:.4g}: one prompt at a time is let in"
+                f"{known['transfer']['bytes']} bytes, is more than an instance holds with "
+                f"engine.kv_buffer_bytes, {buffer:.4g}: one prompt at a time is let in"
             )
     return lines
 
