@@ -350,7 +350,7 @@ class EngineProfile:
     and the front end there (s)."""
     redoes_last_token: bool = False
     """FuDG: the decode side computes the last token of a prompt again, and users get that one
-    (vLLM V1); with KV beside the steps."""
+    (vLLM V1); with KV beside the steps, and without pipelines."""
     kv_connector: str = "beside"
     """How FuDG moves KV: ``"beside"`` the steps over the links (vLLM V1, SGLang, Dynamo), or
     ``"inside"`` them, which then wait for it (vLLM V0)."""

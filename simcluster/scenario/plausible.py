@@ -192,10 +192,12 @@ def unused_connector(scenario: Scenario) -> Iterator[str]:
     for key in ("handover_s", "redoes_last_token"):
         if not split and getattr(engine, key) != getattr(profile, key):
             yield f"engine.{key} has no effect: no strategy is of kind fudg"
-    ways = {s.kv_connector or engine.kv_connector for s in split}
-    if ways == {"inside"} and engine.redoes_last_token:
-        yield "engine.redoes_last_token has no effect: KV that comes inside the steps is whole"
-    if "inside" in ways:
+    if split and engine.redoes_last_token and not any(s.redoes_last_token(engine) for s in split):
+        yield (
+            "engine.redoes_last_token has no effect: it is left out inside the steps, with "
+            'pipelines, and with first_token = "prefill"'
+        )
+    if any((s.kv_connector or engine.kv_connector) == "inside" for s in split):
         return
     keys = ("put_bytes_per_s", "get_bytes_per_s", "between_steps", "poll_s", "buffer_bytes")
     for key in (f"kv_{name}" for name in keys):

@@ -169,7 +169,7 @@ class EngineTable(Settings):
     """From the arrival of KV until the decode side of fudg knows of it: proxy and front end (s)."""
     redoes_last_token: bool | None = None
     """The decode side of fudg computes the last token of a prompt again, and users get that one
-    (vLLM V1); with KV beside the steps."""
+    (vLLM V1); with KV beside the steps, and without pipelines."""
     kv_connector: Literal["beside", "inside"] | None = None
     """How fudg moves KV: beside the steps (vLLM V1, SGLang, Dynamo), or inside the steps, which
     wait for it (vLLM V0)."""

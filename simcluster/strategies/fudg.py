@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from simcluster.catalog.specs import EngineProfile
 from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.groups.handover import KvHandover
 from simcluster.engine.groups.prefill_gateway import Conductor, PrefillGateway
@@ -179,7 +180,7 @@ class FuDG(RouterSettings):
                 on_finish=finished,
                 waiting_block_share=self.waiting_block_share,
                 handover_s=on_grid(engine.handover_s),
-                redoes_last_token=engine.redoes_last_token and self.first_token == "decode",
+                redoes_last_token=self.redoes_last_token(engine),
             )
         return StepConnector(
             env,
@@ -250,6 +251,15 @@ class FuDG(RouterSettings):
                 "Give it, or set kv_between_steps = false.",
             )
         return connector
+
+    def redoes_last_token(self, engine: EngineProfile) -> bool:
+        """Whether users wait for the decode side to compute the last token of a prompt again.
+
+        Left out with pipelines, whose batches have no step of their own to go by.
+        """
+        beside = (self.kv_connector or engine.kv_connector) == "beside"
+        decodes_alone = self.first_token == "decode" and self.pp_size == 1
+        return engine.redoes_last_token and beside and decodes_alone
 
     def rates(self, cluster: Cluster) -> ConnectorRates:
         """Return how fast KV passes a connector inside the steps."""

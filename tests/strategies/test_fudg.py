@@ -238,6 +238,17 @@ def test_a_hand_over_takes_a_proxy_and_the_step_that_redoes_the_last_token(redoe
     assert later["transfer_s"] == at_once["transfer_s"]
 
 
+def test_pipelines_leave_out_the_step_that_redoes_the_last_token() -> None:
+    """Their batches have no step of their own to go by; it is said where the key is documented."""
+    where = machines()
+    there = dataclasses.replace(
+        where, engine=dataclasses.replace(where.engine, redoes_last_token=True)
+    )
+    strategy, load = disaggregated(1, 1, pp_size=2), workload_of([0.0], 20, 5)
+    plain, same = (run(w, strategy, load).columns["requests"] for w in (where, there))
+    assert same["first_output_s"][0] == plain["first_output_s"][0]
+
+
 @examples(60)
 @given(workload=WORKLOADS, placement=st.sampled_from(PLACEMENTS), redoes=st.booleans())
 def test_hand_overs_agree_at_both_resolutions(

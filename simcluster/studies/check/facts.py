@@ -129,7 +129,7 @@ def _of_strategy(
         known["transfer"] = moves.facts(strategy, cluster, requests.prompt_len)
         if strategy.first_token == "decode":
             first_s += known["transfer"]["seconds"] + environment.engine.handover_s
-            if environment.engine.redoes_last_token and strategy.connector(cluster) == "beside":
+            if strategy.redoes_last_token(environment.engine):
                 first_s += rows[-1].get("decode_s", 0.0)
     known["first_token_s"] = first_s
     known["bound"] = _bound(environment, strategy, own, requests)

@@ -148,7 +148,7 @@ def _transfer(move: Facts) -> str:
         for copy in move["copies"]
     ]
     if move["connector"] == "inside":
-        ways = ["inside the steps of both sides, which wait for it"]
+        ways = ["inside the steps, which wait for it", *ways]
     return textwrap.fill(f"{text} ({'; then '.join(ways)})", _WIDTH, subsequent_indent="  ")
 
 
