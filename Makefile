@@ -3,7 +3,7 @@
 # make plugin install the example plug-in beside the package and run its tests
 # make browser  open reports in headless Chromium, where there is one (Debian's package chromium, or CHROMIUM=path)
 # make gate   compare simulated with measured times, where SIMCLUSTER_DATA is: worse by two points fails
-# make paper-tables   EcoServe's evaluation, paper against simulated, into docs/ecoserve.md (goes on where it was stopped)
+# make paper-tables   EcoServe's evaluation, paper against simulated, into docs/ecoserve.md and docs/ecoserve-studies.md (goes on where it was stopped)
 PYTHON ?= python3
 VENV ?= .venv
 SIMCLUSTER_DATA ?= ../shared/data
@@ -60,7 +60,7 @@ gate: $(VENV)/.installed
 paper-tables: $(VENV)/.installed
 	$(BIN)/python scenarios/ecoserve/run.py -o results/ecoserve
 	$(BIN)/python scenarios/ecoserve/elastic.py -o results/ecoserve
-	$(BIN)/python scenarios/ecoserve/tables.py results/ecoserve docs/ecoserve.md
+	$(BIN)/python scenarios/ecoserve/tables.py results/ecoserve docs/ecoserve.md docs/ecoserve-studies.md
 	for study in slo comparison ablations inputs readings slack scaling burstiness pipeline; do \
 	  $(BIN)/python plots/fig_ecoserve_goodput.py results/ecoserve/$$study.csv -o docs/img/ecoserve_$$study.png || exit 1; \
 	done
