@@ -16,6 +16,9 @@ CONFIDENCE: Final = 0.95
 _MOST_SKEWED: Final = 0.5  # widening for skewed noise: beyond, the expansion says nothing
 _LEAST_DEGREES: Final = 4  # of freedom that controls must leave
 _FARTHEST: Final = math.log(100.0)  # of a crossing from the rates: beyond, it is not one
+_ITERATIONS: Final = 30
+_STEEPEST: Final = 30.0  # log odds beyond which a share is 0 or 1
+_SETTLED: Final = 1e-6
 _MOST: Final = 700.0  # logarithm of what is still a number
 
 
@@ -241,6 +244,48 @@ def _fit(
         degrees=degrees,
         replications=replications,
     )
+
+
+def pooled_crossing(
+    log_rates: FloatArray, shares: FloatArray, target: float
+) -> tuple[float, float] | None:
+    """Return about where attainment crosses the target, from single runs at any rates.
+
+    Parameters
+    ----------
+    log_rates : ndarray
+        Logarithm of the rate at which requests came in each run, shape ``(num_runs,)``.
+    shares : ndarray
+        Attainment of each run, 0 to 1, same shape.
+    target : float
+        Attainment wanted, above 0 and below 1.
+
+    Returns
+    -------
+    tuple of float or None
+        Logarithm of the crossing, and the fall of the log odds per unit of the logarithm of the
+        rate; None where attainment does not fall, or falls as a step between runs.
+
+    Notes
+    -----
+    Logistic regression in which all runs count alike, so that those with all or no requests within
+    the targets count too. By iterated weighted least squares.
+    """
+    centre = float(log_rates.mean())
+    design = np.stack([np.ones_like(log_rates), log_rates - centre], axis=-1)
+    level, slope = logit(target), 0.0
+    for _ in range(_ITERATIONS):
+        odds = np.clip(level + slope * design[:, 1], -_STEEPEST, _STEEPEST)
+        mean = 1 / (1 + np.exp(-odds))
+        weight = mean * (1 - mean)
+        curvature = design.T @ (weight[:, None] * design)
+        if np.linalg.cond(curvature) > 1 / np.finfo(np.float64).eps:
+            return None
+        step = np.linalg.solve(curvature, design.T @ (shares - mean))
+        level, slope = level + float(step[0]), slope + float(step[1])
+        if abs(step).max() < _SETTLED * (1 + abs(slope)):
+            return (centre + (logit(target) - level) / slope, -slope) if slope < 0 else None
+    return None
 
 
 def effective_degrees(influence: FloatArray, most: int) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from simcluster.studies.goodput.estimate import Counts, t_quantile
 from simcluster.studies.goodput.rules import Settings
+from simcluster.units import FloatArray
 
 SATURATED: Final = 0.01
 """Share of the arrivals by which the queue grows, above which it grows without bound."""
@@ -82,6 +83,20 @@ class Probe:
             arrivals=np.array([o.arrivals for o in self.outcomes]),
             controls=np.array([o.controls for o in self.outcomes], dtype=np.float64),
         )
+
+    def shares(self, settings: Settings) -> FloatArray:
+        """Attainment of each run, of the criterion that is short of its target most.
+
+        As if that target were ``settings.target``: its odds over those wanted are kept. Shape
+        ``(num_runs,)``.
+        """
+        counts = self.counts
+        odds, wanted = counts.logits().mean(axis=1), settings.log_odds(len(self.outcomes[0].met))
+        worst = int(np.argmin(odds - wanted))
+        share = counts.met[:, worst] / np.maximum(counts.counted[:, worst], 1)
+        factor = settings.target / (1 - settings.target) / math.exp(wanted[worst])
+        result: FloatArray = share * factor / (share * factor + 1 - share)
+        return result
 
     @property
     def log_odds(self) -> float:

@@ -22,6 +22,7 @@ from simcluster.studies.goodput.estimate import (
     Interval,
     estimate_crossing,
     logit,
+    pooled_crossing,
     t_quantile,
 )
 from simcluster.studies.goodput.locate import Bracket, locate
@@ -257,6 +258,13 @@ class _Plan(NamedTuple):
     size: int
 
 
+class _Where(NamedTuple):
+    """About where attainment crosses the target: logarithm of the rate, and how steeply."""
+
+    log_rate: float
+    slope: float
+
+
 class _Searching:
     """A search under way, and the runs that it has had."""
 
@@ -373,9 +381,11 @@ class _Searching:
         rules, had, stage = self._rules, len(self._stages), None
         plan = self._around(located.rate_rps, located.slope, num_requests, 1)
         plan = plan._replace(gap=max(plan.gap, self._widest() * rules.pilot_gap))
-        for _ in range(rules.most_places):
+        for tried in range(rules.most_places):
             stage = yield from self._stage(plan)
             shift = stage.place_shift(self._settings, located.slope)
+            if tried and (known := self._pooled(stage)):
+                shift = known.log_rate - stage.middle
             if abs(shift) <= rules.placed * plan.gap:
                 break
             most = rules.most_shift * plan.gap
@@ -413,53 +423,83 @@ class _Searching:
 
     def _holds(self, stage: Stage) -> bool:
         """Whether a stage has the crossing between its two rates, and is large enough to say so."""
-        enough = stage.size >= self._settings.replications and stage.estimate is not None
-        return enough and not self._is_outside(stage)
+        estimate = stage.estimate
+        if stage.size < self._settings.replications or estimate is None:
+            return False
+        return not self._is_outside(stage, estimate.log_rate)
 
-    def _is_outside(self, stage: Stage) -> bool:
+    def _is_outside(self, stage: Stage, log_rate: float) -> bool:
         """Whether a crossing lies too far from the two rates, or above all that were simulated.
 
         A line through two points of a smooth curve is off by a multiple of ``x^2 - (gap / 2)^2``,
         ``x`` being the distance from their middle: ``gap / sqrt(2)`` away it is off by as much as
         in the middle.
         """
-        assert stage.estimate is not None
-        far = abs(stage.shift) > self._rules.outside * stage.gap
+        far = abs(log_rate - stage.middle) > self._rules.outside * stage.gap
         highest = max(probe.rate_rps for probe in self._probes)
-        return far or stage.estimate.log_rate > math.log(highest)
+        return far or log_rate > math.log(highest)
+
+    def _where(self, stage: Stage) -> _Where | None:
+        """About where the crossing is after a stage; None where attainment does not fall.
+
+        A stage with all replications tells by itself. Before, all full runs so far tell together,
+        at whatever rates: three of a kind vary so much that each stage would send the next one
+        elsewhere.
+        """
+        if stage.size >= self._settings.replications:
+            own = stage.estimate
+            return None if own is None else _Where(own.log_rate, own.slope)
+        own = stage.estimate
+        return self._pooled(stage) or (None if own is None else _Where(own.log_rate, own.slope))
+
+    def _pooled(self, stage: Stage) -> _Where | None:
+        """Where all full runs so far put the crossing; None where that is not near a stage."""
+        full = [p for p in self._probes if p.num_requests >= stage.num_requests]
+        known = pooled_crossing(
+            np.concatenate([math.log(p.rate_rps) + p.counts.arrivals for p in full]),
+            np.concatenate([p.shares(self._settings) for p in full]),
+            self._settings.target,
+        )
+        if known is None or abs(known[0] - stage.middle) > self._rules.too_far:
+            return None
+        return _Where(*known)
 
     def _following(self, stage: Stage) -> _Plan | Status:
         """Return the stage that follows one, or how the search ends with it."""
         settings, rules, estimate = self._settings, self._rules, stage.estimate
         num, size = stage.num_requests, stage.size
-        if estimate is None:  # its rates do not differ: further apart, with all replications
+        where = self._where(stage)
+        if where is None:  # its rates do not differ: further apart, with all replications
             gap = 2 * stage.gap
             if gap > rules.too_far:
                 return "not settled"
             return _Plan(math.exp(stage.middle), gap, num, max(size, settings.replications))
         # Outside its two rates the line is trusted for a few of their distances alone.
-        shift = max(min(stage.shift, rules.most_shift * stage.gap), -rules.most_shift * stage.gap)
-        there = self._around(math.exp(stage.middle + shift), estimate.slope, num, size)
-        if self._is_outside(stage):
-            return self._closer(stage, there)
+        most = rules.most_shift * stage.gap
+        shift = max(min(where.log_rate - stage.middle, most), -most)
+        there = self._around(math.exp(stage.middle + shift), where.slope, num, size)
+        if self._is_outside(stage, where.log_rate):
+            return self._closer(stage, there, where.log_rate - stage.middle)
         fall = stage.low.margin(settings) - stage.high.margin(settings)
         if fall > 2 * rules.straight and stage.gap > settings.tolerance / 2:
             return there._replace(gap=min(there.gap, stage.gap / 2))  # too coarse for a line
         length = self._length(stage)
         if length > rules.longer * num:
             return there._replace(num_requests=length)
-        if size >= settings.replications and estimate.half_width <= settings.tolerance:
+        if size < settings.replications or estimate is None:  # too few to tell how much they vary
+            return _Plan(math.exp(stage.middle), stage.gap, num, max(size, settings.replications))
+        if estimate.half_width <= settings.tolerance:
             return "wide" if self._is_biased(stage) else "found"
         return self._larger(stage, there)
 
-    def _closer(self, stage: Stage, there: _Plan) -> _Plan:
+    def _closer(self, stage: Stage, there: _Plan, shift: float) -> _Plan:
         """Return the stage that follows one whose crossing lies outside.
 
         Where that of the stage before lay outside on the other side, the crossing is between the
         two: few runs have misjudged how steeply attainment falls.
         """
         before = self._stages[-2] if len(self._stages) > 1 else None
-        if before is None or before.estimate is None or before.shift * stage.shift >= 0:
+        if before is None or before.estimate is None or before.shift * shift >= 0:
             return there
         apart = abs(before.middle - stage.middle)
         rate = math.exp((before.middle + stage.middle) / 2)
@@ -471,8 +511,6 @@ class _Searching:
         settings, rules, size = self._settings, self._rules, stage.size
         estimate, num = stage.estimate, stage.num_requests
         assert estimate is not None
-        if size < settings.replications:  # too few to tell how much they vary
-            return _Plan(math.exp(stage.middle), stage.gap, num, settings.replications)
         width = math.sqrt(estimate.variance * size)
         width *= t_quantile(0.5 + CONFIDENCE / 2, settings.most_degrees)
         needed = min((width / (rules.aim * settings.tolerance)) ** 2, rules.growth * size)

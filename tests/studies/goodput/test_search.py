@@ -20,7 +20,12 @@ from simcluster.runs.simulate import run
 from simcluster.strategies import NoDG
 from simcluster.studies.goodput import compare
 from simcluster.studies.goodput.by_rate import AtRate, ByRate, paired_p_value
-from simcluster.studies.goodput.estimate import Counts, Estimate, estimate_crossing
+from simcluster.studies.goodput.estimate import (
+    Counts,
+    Estimate,
+    estimate_crossing,
+    pooled_crossing,
+)
 from simcluster.studies.goodput.probe import Outcome
 from simcluster.studies.goodput.rules import RULES, Settings
 from simcluster.studies.goodput.runs import counted_window
@@ -359,3 +364,41 @@ def test_bad_input_is_one_line(scenario: Path, changes: list[str], words: list[s
     assert result.stderr.count("\n") == 1
     for word in words:
         assert word in result.stderr
+
+
+def test_runs_at_any_rates_put_the_crossing_together() -> None:
+    """On a logistic curve exactly, without and with runs that all or no requests meet."""
+    rates = np.log([0.9, 0.95, 1.0, 1.05, 1.2])
+    odds = math.log(9) - 15 * (rates - math.log(1.02))
+    exact = pooled_crossing(rates, 1 / (1 + np.exp(-odds)), 0.9)
+    assert exact is not None
+    assert exact == (pytest.approx(math.log(1.02)), pytest.approx(15.0))
+    far = pooled_crossing(
+        np.append(rates, [-2.0, 2.0]), np.append(1 / (1 + np.exp(-odds)), [1.0, 0.0]), 0.9
+    )
+    assert far == (pytest.approx(math.log(1.02), abs=1e-6), pytest.approx(15.0, abs=1e-3))
+    assert pooled_crossing(np.array([0.0, 0.1]), np.array([0.8, 0.9]), 0.9) is None  # rises
+    assert pooled_crossing(np.array([0.0, 0.0]), np.array([0.8, 0.9]), 0.9) is None
+
+
+def test_noise_of_three_runs_does_not_send_stages_about() -> None:
+    """Runs whose log odds scatter by 1.2: no rate is run by a pilot and left more than twice."""
+    thrown, searches = 0, 40
+    for seed in range(searches):
+        noise = np.random.default_rng(seed)
+        going = search(Located(rate_rps=1.0, slope=40.0, num_requests=4000), Settings(target=0.9))
+        wanted = next(going)
+        kept: dict[int, float] = {}
+        while True:
+            came = []
+            for one in wanted:
+                off = kept.setdefault(one.replication, 1.2 * float(noise.standard_normal()))
+                came.append(outcome_of_odds(math.log(9) - 40 * math.log(one.rate_rps) + off))
+            try:
+                wanted = going.send(came)
+            except StopIteration as end:
+                verdict: Verdict = end.value
+                break
+        assert verdict.status in ("found", "wide")
+        thrown += sum(len(p.outcomes) == 3 for p in verdict.probes) // 2
+    assert thrown <= 0.5 * searches
