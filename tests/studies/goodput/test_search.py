@@ -388,11 +388,10 @@ def test_noise_of_three_runs_does_not_send_stages_about() -> None:
         noise = np.random.default_rng(seed)
         going = search(Located(rate_rps=1.0, slope=40.0, num_requests=4000), Settings(target=0.9))
         wanted = next(going)
-        kept: dict[int, float] = {}
         while True:
             came = []
             for one in wanted:
-                off = kept.setdefault(one.replication, 1.2 * float(noise.standard_normal()))
+                off = 1.2 * float(noise.standard_normal())
                 came.append(outcome_of_odds(math.log(9) - 40 * math.log(one.rate_rps) + off))
             try:
                 wanted = going.send(came)
@@ -401,4 +400,4 @@ def test_noise_of_three_runs_does_not_send_stages_about() -> None:
                 break
         assert verdict.status in ("found", "wide")
         thrown += sum(len(p.outcomes) == 3 for p in verdict.probes) // 2
-    assert thrown <= 0.5 * searches
+    assert thrown <= 0.3 * searches  # 9; by each stage alone 18
