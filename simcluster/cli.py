@@ -9,22 +9,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import gc
+import importlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import click
 
+from simcluster._compiled import how_it_runs
 from simcluster._version import __version__
 from simcluster.errors import ConfigError, DataError, SimclusterError, printable, same_thing
-from simcluster.fidelity.calibrate.command import calibrate
-from simcluster.fidelity.measure.command import measure
-from simcluster.fidelity.validate.command import validate
-from simcluster.workload.formats import TimeUnit, TraceFormat
-from simcluster.workload.turns import TurnLengths
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,6 +63,69 @@ class _Group(click.Group):
             # What is left in the buffer cannot be written at the end either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
+
+
+class _Main(_Group):
+    """The group of all commands; those of `_LATE` are imported when one is called."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        # NumPy's matrices are small here: further threads of its BLAS would wait for each other,
+        # and spin while they are made (0.05 CPU-s at the start).
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        # What is imported stays: looking through it for garbage every 700 objects finds none.
+        gc.set_threshold(50_000, *gc.get_threshold()[1:])
+        return super().main(*args, **kwargs)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *_LATE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _LATE and cmd_name not in self.commands:
+            module = importlib.import_module(_LATE[cmd_name][0])
+            self.add_command(getattr(module, cmd_name))
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        late = {name: click.Command(name, help=line) for name, (_, line) in _LATE.items()}
+        known = sorted({**late, **self.commands}.items())
+        width = formatter.width - 6 - max(len(name) for name, _ in known)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(width)) for name, one in known])
+
+
+_LATE: Final = {
+    "calibrate": (
+        "simcluster.fidelity.calibrate.command",
+        "Fit the constants of a GPU's kernels to measured ones.",
+    ),
+    "measure": (
+        "simcluster.fidelity.measure.command",
+        "Time kernels on this machine's GPU, into a CSV for `simcluster calibrate`.",
+    ),
+    "validate": (
+        "simcluster.fidelity.validate.command",
+        "Compare simulated with measured times: "
+        "all checks on the folder DATA_DIR of measured sets.",
+    ),
+}
+"""Commands by name: their module, and the first sentence of their help."""
+
+
+class _WordsOf(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
+    """One of the words of a `Literal` of another module, which is imported when they are needed."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._where = module, name
+        super().__init__(())
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        module, name = self._where
+        return get_args(getattr(importlib.import_module(module), name))
+
+    @choices.setter
+    def choices(self, _: object) -> None:
+        pass
 
 
 class _ListByDefault(_Group):
@@ -162,6 +223,12 @@ def _percents(_: click.Context, option: click.Parameter, text: str) -> tuple[flo
     return tuple(dict.fromkeys(shares))
 
 
+def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(f"simcluster {__version__}, {how_it_runs()}")
+        ctx.exit()
+
+
 def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed(options):
@@ -171,8 +238,15 @@ def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
     return decorate
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version, and whether it runs compiled, and exit.",
+)
 def main() -> None:
     """Simulate LLM-serving clusters: which strategy carries the most requests within targets."""
 
@@ -196,8 +270,6 @@ def run(
     from simcluster.runs import compare as sweep
     from simcluster.runs import folder as store
     from simcluster.show import text as report
-    from simcluster.studies.check import facts as checks
-    from simcluster.studies.check.report import check_lines
 
     scenario = _load(**common)
     cell = sweep.choose(scenario, strategy, rate)
@@ -210,6 +282,9 @@ def run(
     _warn(sweep.warnings_of(scenario, comparison))
     checked = None
     if verbose:
+        from simcluster.studies.check import facts as checks
+        from simcluster.studies.check.report import check_lines
+
         checked = checks.facts(scenario, strategies=[cell.strategy], rate_rps=cell.rate_rps)
     if as_json:
         known = {} if checked is None else {"check": checked}
@@ -449,12 +524,15 @@ def timeline(
     click.echo(f"{out}: {count:,} events. Open it in https://ui.perfetto.dev")
 
 
+_FORMATS, _TURNS = "simcluster.workload.formats", "simcluster.workload.turns"
+
+
 @main.command()
 @click.argument("file", type=_FILE)
-@click.option("--format", type=click.Choice(get_args(TraceFormat)), default="auto")
-@click.option("--time-unit", type=click.Choice(get_args(TimeUnit)), help="Unit of its times.")
+@click.option("--format", type=_WordsOf(_FORMATS, "TraceFormat"), default="auto")
+@click.option("--time-unit", type=_WordsOf(_FORMATS, "TimeUnit"), help="Unit of its times.")
 @click.option("--block-size", type=click.IntRange(1, 1 << 20), help="Tokens of a block with an id.")
-@click.option("--turns", type=click.Choice(get_args(TurnLengths)), default="auto")
+@click.option("--turns", type=_WordsOf(_TURNS, "TurnLengths"), default="auto")
 @click.option("--start", type=click.FloatRange(0), default=0.0, help="From here (s).")
 @click.option("--end", type=click.FloatRange(0, min_open=True), help="To here (s).")
 @click.option("-o", "--out", type=_FILE, help="Draw it into this picture (.png, .svg, .pdf).")
@@ -577,11 +655,6 @@ def schema(markdown: bool) -> None:
         click.echo(scenario_file.markdown_keys(), nl=False)
     else:
         _print_json(scenario_file.json_schema())
-
-
-main.add_command(calibrate)
-main.add_command(validate)
-main.add_command(measure)
 
 
 def _load(

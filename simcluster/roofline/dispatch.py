@@ -50,7 +50,7 @@ def graph_line(runs: tuple[TickRun, ...], issue_ticks: float, num_kinds: int = 1
         Kinds of mixers.
     """
     line = Line(
-        issue_ticks + sum(run.repeat * sum(run.run_ticks) for run in runs), (0,) * num_kinds
+        issue_ticks + sum([run.repeat * sum(run.run_ticks) for run in runs]), (0,) * num_kinds
     )
     for run in runs:
         line = _through(line, run, run.repeat, line.const)
@@ -70,7 +70,7 @@ def eager_lines(runs: tuple[TickRun, ...], issue_ticks: float, num_kinds: int = 
         Kinds of mixers.
     """
     lines: list[Line] = []
-    issued = issue_ticks * sum(len(run.run_ticks) * run.repeat for run in runs)
+    issued = issue_ticks * sum([len(run.run_ticks) * run.repeat for run in runs])
     after = Line(0.0, (0,) * num_kinds)
     for run in reversed(runs):
         layer_issue = issue_ticks * len(run.run_ticks)
@@ -94,7 +94,7 @@ def envelope(lines: list[Line], least: Sequence[float]) -> tuple[Line, ...]:
     A line goes if another rises at least as fast in all of them and is not below it at the corner.
     """
     at_corner = [
-        line.const + sum(n * ticks for n, ticks in zip(line.counts, least, strict=True))
+        line.const + sum([n * ticks for n, ticks in zip(line.counts, least, strict=True)])
         for line in lines
     ]
     order = sorted(range(len(lines)), key=lambda i: (sum(lines[i].counts), at_corner[i]))

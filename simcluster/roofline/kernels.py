@@ -9,15 +9,19 @@ sequence's context in decode attention.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, inf
 from typing import Final, NamedTuple
 
 from simcluster.catalog.specs import GPUSpec, KernelConstants
 from simcluster.roofline.operators import ACTIVATION_BYTES, AttentionWork, Operator
 
-GEMM_TILES: Final = ((128.0, 256.0), (128.0, 128.0), (64.0, 128.0), (64.0, 64.0))
-"""Rows and columns of the result that one block computes; the fastest of them counts."""
-GROUPED_TILES: Final = (*GEMM_TILES, (32.0, 64.0), (16.0, 64.0))
+Tiles = Sequence[tuple[float, float]]
+"""Rows and columns of the result that one block computes."""
+
+GEMM_TILES: Final[Tiles] = ((128.0, 256.0), (128.0, 128.0), (64.0, 128.0), (64.0, 64.0))
+"""The fastest of them counts."""
+GROUPED_TILES: Final[Tiles] = (*GEMM_TILES, (32.0, 64.0), (16.0, 64.0))
 """The same of experts, whose kernels have tiles for the few rows of each."""
 FEW_ROWS: Final = 16.0
 """Rows up to which libraries multiply with kernels of their own, which stream weights better."""

@@ -145,7 +145,7 @@ class Pipeline:
 
     def latency_s(self, shape: StepShape) -> float:
         """Time of a batch in the empty pipeline, handovers included, without host work (s)."""
-        return sum(duration_s + handed_s for duration_s, handed_s in self._times(shape))
+        return sum([duration_s + handed_s for duration_s, handed_s in self._times(shape)])
 
     def bubble_share(self) -> float:
         """Share of the stages' time without work, from the first start to the last end.

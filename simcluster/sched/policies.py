@@ -50,7 +50,7 @@ class KeyedQueue(RequestQueue):
         return len(self._heap)
 
     def __iter__(self) -> Iterator[Request]:
-        return (request for _, _, request in sorted(self._heap))
+        return iter([request for _, _, request in sorted(self._heap)])
 
 
 class ShortestFirst(KeyedQueue):

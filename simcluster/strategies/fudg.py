@@ -211,7 +211,7 @@ class FuDG(RouterSettings):
             prefill,
             self.make_router(),
             finished,
-            on_grid(self.status_interval_s),
+            status_interval_s=on_grid(self.status_interval_s),
             pending=self.make_queue(),
             **common,
         )

@@ -369,7 +369,7 @@ class KvHandover(InstanceOwner):
 
     def num_coming(self) -> int:
         """Requests on their way to the decode instances in service."""
-        return sum(self._ports[i.instance_id].num_coming for i in self.instances)
+        return sum([self._ports[i.instance_id].num_coming for i in self.instances])
 
     # --- what the decode instances say --------------------------------------------------------
     # (Preempted requests stay there; what a resumed one leaves, the step that is about to start

@@ -128,7 +128,7 @@ class StepConnector(KvHandover):
 
     def get_s(self, requests: Sequence[Request]) -> float:
         """Time that a step waits for the KV of the requests that it takes in (s)."""
-        num_bytes = sum(self._kv.num_bytes(r.num_computed_tokens) for r in requests)
+        num_bytes = sum([self._kv.num_bytes(r.num_computed_tokens) for r in requests])
         return on_grid(len(requests) * self._rates.poll_s + num_bytes / self._rates.get_bytes_per_s)
 
     def follow(self, instance: InstanceLike) -> None:

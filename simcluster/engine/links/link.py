@@ -91,7 +91,7 @@ class Link:
     @property
     def num_bytes(self) -> int:
         """Bytes of the transfers it has finished."""
-        return sum(route.num_bytes for route in self.routes)
+        return sum([route.num_bytes for route in self.routes])
 
     def carry_collectives(self) -> None:
         """Note that collectives use it too: it may decide a rate from now on."""
@@ -222,7 +222,7 @@ class Route:
         self.links: tuple[Link, ...] = ()
         self.alone = True
         self.narrowest = min(link.bandwidth for link in path)
-        self.latency_s = on_grid(sum(link.latency_s for link in path))
+        self.latency_s = on_grid(sum([link.latency_s for link in path]))
         self.flows: list[tuple[float, int, Flow]] = []
         self.rate = 0.0
         self.served_bytes = 0.0
