@@ -43,6 +43,7 @@ class BuildWithRecord(build_ext):
     """Builds the extension modules, and writes down what they were compiled from."""
 
     def run(self) -> None:
+        """Build, then write."""
         super().run()
         root = ROOT / "simcluster"
         folder = root if self.inplace else Path(self.build_lib, "simcluster")

@@ -1,7 +1,7 @@
 """Which modules can be compiled, and which way they run: as Python, or as extension modules.
 
-One source, two ways. ``SIMCLUSTER_COMPILE=1 pip install .`` and ``make fast`` compile `MODULES` with
-mypyc and write down what they were compiled from. Where that is there and still true, Python
+One source, two ways. ``SIMCLUSTER_COMPILE=1 pip install .`` and ``make fast`` compile `MODULES`
+with mypyc and write down what they were compiled from. Where that is there and still true, Python
 imports the extension modules; else, and with ``SIMCLUSTER_PURE=1``, their sources. It is all of
 them or none: a compiled class cannot derive from one that is not.
 """

@@ -45,12 +45,14 @@ class Clock(simpy.Environment):
             What a process has raised.
         """
         queue = self._queue
-        while event.callbacks is not None:
+        waited_for: Any = event  # SimPy's types do not say that what has happened calls nobody
+        while waited_for.callbacks is not None:
             if not queue:
                 raise RuntimeError(f"nothing is left to happen, and {event} has not")
+            happened: Any
             self._now, _, _, happened = heappop(queue)
             callbacks = happened.callbacks
-            happened.callbacks = None  # type: ignore[assignment]  # SimPy's sign of the past
+            happened.callbacks = None
             for callback in callbacks:
                 callback(happened)
             if not happened._ok and not hasattr(happened, "_defused"):

@@ -166,6 +166,9 @@ class FuDG(RouterSettings):
         def paths(source: InstanceLike, destination: InstanceLike) -> tuple[Path, ...]:
             return self.paths(cluster, source, destination)
 
+        def reaches(source: InstanceLike, destination: InstanceLike) -> bool:
+            return self._work_together(cluster, source, destination)
+
         env, network, model = cluster.env, cluster.network, cluster.environment.model
         if not inside:
             return KvHandover(
@@ -174,6 +177,7 @@ class FuDG(RouterSettings):
                 decode,
                 router=LeastLoaded,
                 paths=paths,
+                reaches=reaches,
                 model=model,
                 on_finish=finished,
                 waiting_block_share=self.waiting_block_share,
@@ -296,7 +300,7 @@ class FuDG(RouterSettings):
         """Links that the KV takes, copy by copy; none if the two do not work together."""
         topology = cluster.topology
         here, there = cluster.where(source).home, cluster.where(destination).home
-        if self.placement == "intra-node" and here.node != there.node:
+        if not self._work_together(cluster, source, destination):
             return ()
         staging = self.pool or ("none" if self.placement == "intra-node" else "decode-node")
         if staging == "none":
@@ -316,6 +320,14 @@ class FuDG(RouterSettings):
             choice = source.instance_id + destination.instance_id
             near = cluster.gpus_on(others[choice % len(others)], choice)
         return (topology.to_host(here, near), topology.from_host(near, there))
+
+    def _work_together(
+        self, cluster: Cluster, source: InstanceLike, destination: InstanceLike
+    ) -> bool:
+        """Whether KV goes from one instance to the other: from everywhere, or inside nodes."""
+        if self.placement != "intra-node":
+            return True
+        return cluster.where(source).home.node == cluster.where(destination).home.node
 
     def _prefill_shape(self, cluster: Cluster, shape: InstanceShape) -> InstanceShape:
         """Return `shape` with the limits of the context stage."""

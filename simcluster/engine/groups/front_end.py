@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any
 
 import simpy
+from mypy_extensions import mypyc_attr
 
 from simcluster.engine.clock import ROUTING, Clock, Wake
 from simcluster.engine.groups.reports import ReportClock
@@ -17,6 +18,7 @@ from simcluster.routing.status import Status
 from simcluster.sched import FirstCome, RequestQueue
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class FrontEnd(InstanceOwner):
     """Routes requests to its instances; a SimPy process offers the pending ones again.
 
@@ -136,6 +138,7 @@ class FrontEnd(InstanceOwner):
         self._on_finish(request)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Gateway(FrontEnd):
     """A front end with a router that looks at the load of the instances.
 

@@ -141,6 +141,9 @@ class KvHandover(InstanceOwner):
     paths : callable
         From (prefill instance, decode instance) to the paths its KV takes, one after the other;
         empty if there is none.
+    reaches : callable, optional
+        Whether there are such paths, which is quicker to say than where they lead; default: there
+        are if there is one.
     model : ModelConfig
         Whose KV cache moves.
     on_finish : callable
@@ -159,6 +162,7 @@ class KvHandover(InstanceOwner):
         *,
         router: Callable[[], Router],
         paths: Callable[[InstanceLike, InstanceLike], tuple[Path, ...]],
+        reaches: Callable[[InstanceLike, InstanceLike], bool] | None = None,
         model: ModelConfig,
         on_finish: Callable[[Request], None],
         waiting_block_share: float | None = None,
@@ -174,6 +178,7 @@ class KvHandover(InstanceOwner):
         self._reachable: dict[int, tuple[list[DecodePort], Router]] = {}
         self._make_router = router
         self._find_paths = paths
+        self._reaches = reaches
         self._known_paths: dict[tuple[int, int], tuple[Path, ...]] = {}
         self._model = model
         self._on_finish = on_finish
@@ -265,9 +270,9 @@ class KvHandover(InstanceOwner):
         reachable = self._reachable.get(source.instance_id)
         if reachable is None:
             ports = [
-                port
+                self._ports[instance.instance_id]
                 for instance in self.instances
-                if self._paths(source, (port := self._ports[instance.instance_id]).instance)
+                if self._is_reached(source, instance)
             ]
             reachable = self._reachable[source.instance_id] = (ports, self._make_router())
         return reachable
@@ -316,6 +321,11 @@ class KvHandover(InstanceOwner):
         port.coming_tokens -= move.num_tokens
         port.num_coming -= 1
         port.instance.join(request)
+
+    def _is_reached(self, source: InstanceLike, destination: InstanceLike) -> bool:
+        if self._reaches is not None:
+            return self._reaches(source, destination)
+        return bool(self._paths(source, destination))
 
     def _paths(self, source: InstanceLike, destination: InstanceLike) -> tuple[Path, ...]:
         key = (source.instance_id, destination.instance_id)

@@ -112,6 +112,7 @@ class StepConnector(KvHandover):
             decode,
             router=router,
             paths=lambda source, destination: ((),),
+            reaches=lambda source, destination: True,
             model=model,
             on_finish=on_finish,
         )

@@ -97,7 +97,7 @@ class PipelinedInstance(InstanceOwner):
         each = [lane.stats for lane in self.lanes]
         return InstanceStats(
             sum([s.num_blocks for s in each]),
-            sum([s.busy_s for s in each]),
+            sum([s.busy_s for s in each], 0.0),
             sum([s.num_steps for s in each]),
             self.num_requests,
             sum([s.num_preemptions for s in each]),

@@ -222,7 +222,7 @@ class Route:
         self.links: tuple[Link, ...] = ()
         self.alone = True
         self.narrowest = min(link.bandwidth for link in path)
-        self.latency_s = on_grid(sum([link.latency_s for link in path]))
+        self.latency_s = on_grid(sum([link.latency_s for link in path], 0.0))
         self.flows: list[tuple[float, int, Flow]] = []
         self.rate = 0.0
         self.served_bytes = 0.0
