@@ -18,7 +18,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,7 +114,7 @@ def checkout(ref: str) -> Iterator[Path]:
         yield Path(name)
 
 
-def slower(now: Version, other: Version, rounds: int) -> list[str]:
+def slower(now: Version, other: Version, rounds: int, only: Collection[str] | None) -> list[str]:
     """Print the cases, and return those that have become slower."""
     found = []
     heads = [f"round {number}" for number in range(1, rounds + 1)]
@@ -122,6 +122,8 @@ def slower(now: Version, other: Version, rounds: int) -> list[str]:
     print(f"{'case':16s}" + "".join(f"{head:>9s}" for head in heads) + "   verdict")
     with tempfile.TemporaryDirectory() as folder:
         for name, command, told in cases(Path(folder)):
+            if only is not None and name not in only:
+                continue
             ratios = []
             for number in range(rounds):
                 pair = (now, other) if number % 2 else (other, now)
@@ -142,6 +144,7 @@ def main() -> int:
     parser.add_argument("ref", nargs="?", help="tag, branch or commit to compare with")
     parser.add_argument("--plain", action="store_true", help="compiled against plain")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--cases", nargs="*", help="these alone, such as 'nodg fixed'")
     options = parser.parse_args()
     if options.plain == bool(options.ref):
         parser.error("give a REF or --plain")
@@ -152,11 +155,19 @@ def main() -> int:
 
         if reason := why_not():
             parser.error(f"this checkout does not run compiled: {reason} (make fast)")
-        found = slower(Version("compiled", ROOT, {}), Version("plain", ROOT, pure), options.rounds)
+        found = slower(
+            Version("compiled", ROOT, {}),
+            Version("plain", ROOT, pure),
+            options.rounds,
+            options.cases,
+        )
     else:
         with checkout(options.ref) as folder:
             found = slower(
-                Version("now", ROOT, pure), Version(options.ref, folder, pure), options.rounds
+                Version("now", ROOT, pure),
+                Version(options.ref, folder, pure),
+                options.rounds,
+                options.cases,
             )
     if found:
         print(f"\nslower by more than {LIMIT - 1:.0%}: {', '.join(found)}")
