@@ -47,9 +47,8 @@ pure:
 COMPILED = $(CURDIR)/build/compiled
 SAME = tests/test_compiled.py tests/test_golden.py tests/testing tests/engine/test_resolutions.py tests/test_plugins.py
 # Not yet: what watches by replacing methods of single objects (test_laws, the test of one step too many), which
-# compiled callers pass over, and the contract of routers, whose stand-ins compiled routers do not take.
-NOT_YET = --deselect tests/engine/test_resolutions.py::test_the_agreement_test_notices_one_step_too_many \
-  --ignore tests/testing/contracts/test_router.py
+# compiled callers pass over.
+NOT_YET = --deselect tests/engine/test_resolutions.py::test_the_agreement_test_notices_one_step_too_many
 
 compiled: $(VENV)/.installed-dev
 	rm -rf build/compiled build/plugin examples/plugin/build
@@ -58,7 +57,7 @@ compiled: $(VENV)/.installed-dev
 	PYTHONPATH=$(COMPILED) $(BIN)/python -P -m simcluster --version | grep -x 'simcluster .*, compiled'
 	PYTHONPATH=$(COMPILED) $(BIN)/python benchmarks/digests.py --check tests/golden/digests.txt
 	PYTHONPATH=$(COMPILED) $(BIN)/pytest -n auto -q $(SAME) $(NOT_YET)
-	PYTHONPATH=$(COMPILED):$(CURDIR)/build/plugin $(BIN)/pytest -n auto -q examples/plugin --ignore examples/plugin/tests/test_two_choices.py
+	PYTHONPATH=$(COMPILED):$(CURDIR)/build/plugin $(BIN)/pytest -n auto -q examples/plugin
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
