@@ -1,16 +1,17 @@
 # make demo   install into .venv and run the quickstart comparison
 # make test   install the test extra and run the whole test suite
 # make plugin install the example plug-in beside the package and run its tests
+# make browser  open reports in headless Chromium, where there is one (Debian's package chromium, or CHROMIUM=path)
 # make gate   compare simulated with measured times, where SIMCLUSTER_DATA is: worse by two points fails
 # make fast   compile the modules of simcluster/_compiled.py here (about two CPU-minutes); make pure takes them away
 # make compiled  compile into build/compiled, and check there that both ways agree to the bit
-# make paper-tables   EcoServe's evaluation, paper against simulated, into docs/ecoserve.md (goes on where it was stopped)
+# make paper-tables   EcoServe's evaluation, paper against simulated, into docs/ecoserve.md and docs/ecoserve-studies.md (goes on where it was stopped)
 PYTHON ?= python3
 VENV ?= .venv
 SIMCLUSTER_DATA ?= ../shared/data
 BIN = $(VENV)/bin
 
-.PHONY: demo test plugin fast pure compiled lint gate paper-tables clean
+.PHONY: demo test plugin browser fast pure compiled lint gate paper-tables clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +35,14 @@ plugin: $(VENV)/.installed-dev
 	rm -rf build/plugin examples/plugin/build
 	$(BIN)/python -m pip install --quiet --no-deps --target build/plugin examples/plugin
 	PYTHONPATH=$(CURDIR)/build/plugin $(BIN)/python -m pytest -n auto examples/plugin
+
+# Playwright drives it; its own download of a browser is not needed.
+browser: $(VENV)/.installed-dev
+	@if command -v "$${CHROMIUM:-chromium}" >/dev/null; then \
+	  $(BIN)/python -m pip install --quiet -e ".[browser]" && $(BIN)/python -m pytest -q tests/report/test_browser.py; \
+	else \
+	  echo "browser: skipped, there is no chromium (CHROMIUM)"; \
+	fi
 
 fast: $(VENV)/.installed-dev pure
 	SIMCLUSTER_COMPILE=1 $(BIN)/python setup.py --quiet build_ext --inplace --parallel 2
@@ -77,7 +86,7 @@ gate: $(VENV)/.installed
 paper-tables: $(VENV)/.installed
 	$(BIN)/python scenarios/ecoserve/run.py -o results/ecoserve
 	$(BIN)/python scenarios/ecoserve/elastic.py -o results/ecoserve
-	$(BIN)/python scenarios/ecoserve/tables.py results/ecoserve docs/ecoserve.md
+	$(BIN)/python scenarios/ecoserve/tables.py results/ecoserve docs/ecoserve.md docs/ecoserve-studies.md
 	for study in slo comparison ablations inputs readings slack scaling burstiness pipeline; do \
 	  $(BIN)/python plots/fig_ecoserve_goodput.py results/ecoserve/$$study.csv -o docs/img/ecoserve_$$study.png || exit 1; \
 	done

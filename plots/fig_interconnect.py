@@ -9,7 +9,8 @@ import pandas as pd
 from common import RESULT_DIR, command
 from matplotlib.figure import Figure
 
-from simcluster.show.plot import COLOURS, new_figure
+from simcluster.show.colours import COLOURS
+from simcluster.show.plot import new_figure
 
 
 @command(__doc__, "interconnect.png")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import simcluster
+from simcluster.report.of_runs import answer
 from simcluster.show import text as report
 
 SCENARIO = Path(__file__).with_name("quickstart.toml")
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     scenario = simcluster.load(SCENARIO, {"workload.duration_s": options.duration})
     comparison = simcluster.compare(scenario, out=options.out, progress=show_progress)
-    print(report.comparison_text(comparison))
+    print(report.comparison_text(comparison, answer(comparison)))
     for picture in report.write_figures(comparison, options.out / "figures"):
         print(f"picture: {picture}")
     print(f"frames:  {options.out} (simcluster.read gives them back)")

@@ -24,6 +24,7 @@ strategies  NoDG, FuDG, PaDG, routed: instances, routing and links put together
 scenario    what is asked: the scenario file and its tables
 runs        one run, many runs, and the folders that keep them
 show        results as text, pictures and timelines
+report      results as an HTML page that needs no network
 studies     questions asked of many runs: goodput, rank, cooptimize
 fidelity    how far to trust it: measure, calibrate, validate
 testing     specifications, laws and witnesses for tests

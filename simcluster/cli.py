@@ -23,6 +23,8 @@ import click
 from simcluster._compiled import how_it_runs
 from simcluster._version import __version__
 from simcluster.errors import ConfigError, DataError, SimclusterError, printable, same_thing
+from simcluster.show.commands import Command, write_examples, write_groups
+from simcluster.show.terminal import QUIET
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,8 +49,36 @@ class _Override(click.ParamType):  # type: ignore[type-arg]  # generic since cli
             self.fail(f"{value!r} {error.rule}. {error.remedy}", param, ctx)
 
 
+class _Quantity(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A number with its unit, such as ``800ms``; as seconds, or what `suffix` says."""
+
+    def __init__(self, suffix: str, name: str) -> None:
+        self.suffix, self.name = suffix, name
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        from simcluster.scenario.quantities import quantity
+
+        if isinstance(value, float):
+            return value
+        try:
+            return quantity(str(value), self.suffix)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}, such as 800ms", param, ctx)
+
+
 class _Group(click.Group):
-    """Turns our errors into one line and exit code 1."""
+    """Turns our errors into one line and exit code 1; lists commands by what they are for."""
+
+    command_class = Command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_groups(self, ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        write_examples(self, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -81,34 +111,26 @@ class _Main(_Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _LATE and cmd_name not in self.commands:
-            module = importlib.import_module(_LATE[cmd_name][0])
-            self.add_command(getattr(module, cmd_name))
+            module, words = _LATE[cmd_name]
+            command = getattr(importlib.import_module(module), cmd_name)
+            command.short_help = words
+            self.add_command(command)
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        late = {name: click.Command(name, help=line) for name, (_, line) in _LATE.items()}
-        known = sorted({**late, **self.commands}.items())
-        width = formatter.width - 6 - max(len(name) for name, _ in known)
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, one.get_short_help_str(width)) for name, one in known])
+        late = {name: click.Command(name, short_help=words) for name, (_, words) in _LATE.items()}
+        write_groups(click.Group(commands={**late, **self.commands}), ctx, formatter)
 
 
 _LATE: Final = {
     "calibrate": (
         "simcluster.fidelity.calibrate.command",
-        "Fit the constants of a GPU's kernels to measured ones.",
+        "Fit a GPU's constants to measured kernels.",
     ),
-    "measure": (
-        "simcluster.fidelity.measure.command",
-        "Time kernels on this machine's GPU, into a CSV for `simcluster calibrate`.",
-    ),
-    "validate": (
-        "simcluster.fidelity.validate.command",
-        "Compare simulated with measured times: "
-        "all checks on the folder DATA_DIR of measured sets.",
-    ),
+    "measure": ("simcluster.fidelity.measure.command", "Measure kernel times of a GPU."),
+    "validate": ("simcluster.fidelity.validate.command", "Compare simulated with measured times."),
 }
-"""Commands by name: their module, and the first sentence of their help."""
+"""Commands by name: their module, and what the list of commands says of them."""
 
 
 class _WordsOf(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
@@ -164,6 +186,11 @@ _COMMON: Sequence[Callable[[Any], Any]] = (
         type=click.Choice(["span", "step", "kernel"]),
         help="What is an event; all give the same results, span is the fastest.",
     ),
+    click.option(
+        "--speed",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Replay the trace so many times as fast as it was recorded.",
+    ),
 )
 
 _ONE_RUN: Sequence[Callable[[Any], Any]] = (
@@ -202,6 +229,108 @@ _MANY_RUNS: Sequence[Callable[[Any], Any]] = (
         help="Run on the workers of this Dask scheduler, such as tcp://host:8786.",
     ),
 )
+
+
+def _target_options(latency: str, example: str) -> list[Callable[[Any], Any]]:
+    """Return an option for the target of a latency at each percentile; P95 stands in the help."""
+    return [
+        click.option(
+            f"--{latency}-p{percent}",
+            type=_Quantity("_s", "TIME"),
+            hidden=percent != 95,
+            help=f"Target of the {latency.upper()} for 95 % of the requests, such as {example}; "
+            "also -p50, -p90, -p99.",
+        )
+        for percent in (50, 90, 95, 99)
+    ]
+
+
+_FACTS: Sequence[Callable[[Any], Any]] = (
+    click.option("--model", help="Model: a name of the catalogue, or a folder with config.json."),
+    click.option("--gpu", help="GPU: a name of the catalogue (`simcluster catalog --kind gpu`)."),
+    click.option("--prompt", type=click.IntRange(min=1), help="Median prompt (tokens)."),
+    click.option("--output", type=click.IntRange(min=1), help="Median output (tokens)."),
+    *_target_options("ttft", "1s"),
+    *_target_options("tpot", "40ms"),
+    click.option(
+        "--rate", type=click.FloatRange(min=0, min_open=True), help="Requests/s to be served."
+    ),
+    click.option(
+        "--spread",
+        type=click.FloatRange(0, 3),
+        help="Spread of the lengths: standard deviation of their logarithm; 0: all alike  "
+        "[default: 0.8]",
+    ),
+    click.option(
+        "--price",
+        type=click.FloatRange(min=0, min_open=True),
+        help="USD per GPU and hour  [default: the catalogue's]",
+    ),
+)
+
+
+def _draft(gpus: int | None, asks: bool, command: str, **facts: Any) -> Any:
+    """Return the draft of these facts; what is missing is asked for, or refused."""
+    from simcluster.scenario.draft import Draft, Target
+
+    questions: dict[str, tuple[str, Any, Any]] = {
+        "model": ("Model (name of the catalogue, or a folder with config.json)", str, None),
+        "gpu": ("GPU (name of the catalogue)", str, None),
+        "prompt": ("Median prompt (tokens)", int, 1000),
+        "output": ("Median output (tokens)", int, 200),
+    }
+    for key, (question, kind, default) in questions.items():
+        if facts[key] is None and asks:
+            facts[key] = click.prompt(question, type=kind, default=default, err=True)
+        if facts[key] is None:
+            raise click.UsageError(f"Missing option '--{key}': {question}.")
+    targets = [
+        Target(latency=latency, percentile=percent, limit_s=facts[f"{latency}_p{percent}"])
+        for latency in ("ttft", "tpot")
+        for percent in (50, 90, 95, 99)
+        if facts[f"{latency}_p{percent}"] is not None
+    ]
+    if not targets and asks:
+        for latency, default in (("ttft", "1s"), ("tpot", "50ms")):
+            text = f"{latency.upper()} that 95 % of the requests must meet"
+            time_s = click.prompt(text, type=_Quantity("_s", "TIME"), default=default, err=True)
+            targets.append(Target(latency=latency, percentile=95, limit_s=time_s))
+    if not targets:
+        raise click.UsageError("Missing a target: --ttft-p95 1s, --tpot-p95 40ms, or both.")
+    given: dict[str, Any] = {} if facts["spread"] is None else {"spread": facts["spread"]}
+    return Draft(
+        model=facts["model"],
+        gpu=facts["gpu"],
+        num_gpus=gpus or 8,
+        prompt_len=facts["prompt"],
+        output_len=facts["output"],
+        targets=tuple(targets),
+        rate_rps=facts["rate"],
+        price_per_gpu_hour=facts["price"],
+        command=command,
+        **given,
+    )
+
+
+def _called() -> str:
+    """Return the command as it was called, for the first line of a file that it writes."""
+    import shlex
+
+    context = click.get_current_context()
+    words = [
+        word
+        for option in context.command.params
+        for value in [context.params.get(option.name or "")]
+        if value is not None and value is not False and option.name not in ("out", "as_json")
+        for word in ([option.opts[0]] if value is True else [option.opts[0], _word(option, value)])
+    ]
+    return printable(shlex.join(["simcluster", str(context.info_name), *words]))
+
+
+def _word(option: click.Parameter, value: object) -> str:
+    """Return the value of an option as it is written."""
+    unit = "s" if isinstance(option.type, _Quantity) else ""
+    return f"{value:g}{unit}" if isinstance(value, float) else str(value)
 
 
 def _percents(_: click.Context, option: click.Parameter, text: str) -> tuple[float, ...]:
@@ -248,10 +377,60 @@ def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
     help="Show the version, and whether it runs compiled, and exit.",
 )
 def main() -> None:
-    """Simulate LLM-serving clusters: which strategy carries the most requests within targets."""
+    """Simulate LLM-serving clusters: which strategy carries the most requests within targets.
+
+    A scenario FILE is TOML; "-" reads standard input. The help of a command ends with examples.
+    """
 
 
-@main.command()
+@main.command(short_help="Write a scenario file from a few facts.")
+@_with(_FACTS)
+@click.option("--gpus", type=click.IntRange(1, 512), help="GPUs, in nodes of 8  [default: 8]")
+@click.option("-o", "--out", type=_FILE, help="File to write  [default: print it]")
+def init(gpus: int | None, out: Path | None, **facts: Any) -> None:
+    """Write a commented scenario file from a few facts, or after a few questions.
+
+    What is not given is asked for if a person is at the terminal.
+    """
+    from simcluster.studies import plan as plans
+
+    asks = sys.stdin.isatty() and sys.stderr.isatty()
+    text = plans.written(_draft(gpus, asks, _called(), **facts))
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    if out.exists():
+        raise DataError(f"{printable(str(out))}: exists. Give another file with -o.")
+    _write(out, text)
+    click.echo(f"{out}: next, `simcluster check {out}` and `simcluster goodput {out}`.")
+
+
+@main.command(short_help="How many GPUs, which strategy, at what cost: from a few facts.")
+@_with(_FACTS)
+@click.option(
+    "--gpus",
+    type=click.IntRange(1, 512),
+    help="Use at most this many GPUs  [default: as many nodes of 8 as it takes]",
+)
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes  [default: one per core]")
+@click.option("-o", "--out", type=_FILE, help="Write results to this folder, for `report`.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(gpus: int | None, jobs: int | None, out: Path | None, as_json: bool, **facts: Any) -> None:
+    """Answer from a few facts: how many GPUs, which strategy, USD per hour and per million tokens.
+
+    Every strategy, parallelism and split that fits is tried by `simcluster rank --need`; what was
+    assumed stands below the answer, and the scenario in the folder of -o.
+    """
+    from simcluster.studies.plan_command import run as answer
+
+    draft = _draft(gpus, False, _called(), **facts)
+    if draft.rate_rps is None:
+        raise click.UsageError("Missing option '--rate': requests/s to be served.")
+    with _progress("planning", "requests") as progress:
+        answer(draft, sized=gpus is None, jobs=jobs, progress=progress, out=out, as_json=as_json)
+
+
+@main.command(short_help="Simulate one strategy at one rate.")
 @_with(_COMMON)
 @_with(_OUTPUT)
 @_with(_ONE_RUN)
@@ -295,7 +474,7 @@ def run(
     click.echo(report.run_text(comparison), nl=False)
 
 
-@main.command()
+@main.command(short_help="Simulate every strategy at every rate with every seed.")
 @_with(_COMMON)
 @_with(_OUTPUT)
 @_with(_MANY_RUNS)
@@ -313,6 +492,7 @@ def compare(
     Into a folder it goes on from the runs that are there: after a kill nothing is lost or done
     twice, after a change of one strategy only its runs are done.
     """
+    from simcluster.report.of_runs import answer
     from simcluster.runs import compare as sweep
     from simcluster.show import text as report
 
@@ -331,10 +511,10 @@ def compare(
     if as_json:
         _print_json(report.as_json(comparison, swept=bool(scenario.rates_rps)))
     else:
-        click.echo(report.comparison_text(comparison), nl=False)
+        click.echo(report.comparison_text(comparison, answer(comparison)), nl=False)
 
 
-@main.command()
+@main.command(short_help="Rank all that fits by goodput, or find the cheapest for a rate.")
 @_with(_COMMON[:3])
 @_with(_MANY_RUNS)
 @click.option("-o", "--out", type=_FILE, help="Write rows (CSV, JSON) and pictures to this folder.")
@@ -369,7 +549,7 @@ def rank(
         command.run(scenario, jobs=jobs, dask=dask, progress=progress, **options)
 
 
-@main.command()
+@main.command(short_help="Choose GPUs and load for several models together.")
 @_with(_COMMON[:2])
 @_with(_MANY_RUNS)
 @click.option(
@@ -381,6 +561,9 @@ def rank(
     "-o", "--out", type=_FILE, help="Write the chosen plan here, as a scenario for simcluster run."
 )
 @click.option("--plot", "picture", type=_FILE, help="Draw the Pareto front here (PNG).")
+@click.option(
+    "--results", type=_FILE, help="Write results, plan and scenario to this folder, for `report`."
+)
 @click.option(
     "--cache",
     type=_FILE,
@@ -401,7 +584,7 @@ def cooptimize(file: Path, overrides: Sequence[tuple[str, object]], **options: A
     command.run(load(file, dict(overrides)), **options)
 
 
-@main.command()
+@main.command(short_help="Find the highest rate of each strategy, and how sure it is.")
 @_with(_COMMON)
 @click.option("-o", "--out", type=_FILE, help="Write results, runs and scenario to this folder.")
 @click.option("--replace", is_flag=True, help="Replace results of another scenario in that folder.")
@@ -455,6 +638,7 @@ def goodput(
     seed: int | None,
     trace: Path | None,
     resolution: str | None,
+    speed: float | None,
     **options: Any,
 ) -> None:
     """Find the highest rate that each strategy of scenario FILE sustains, and how sure that is.
@@ -466,10 +650,10 @@ def goodput(
     from simcluster.studies.goodput import command
 
     shown = _progress("searching", "requests")
-    command.run(_load(file, overrides, seed, trace, resolution), progress=shown, **options)
+    command.run(_load(file, overrides, seed, trace, resolution, speed), progress=shown, **options)
 
 
-@main.command()
+@main.command(short_help="Draw the results in FOLDER as pictures.")
 @click.argument("folder", type=_FILE)
 @click.option("-o", "--out", type=_FILE, help="Folder for the pictures  [default: FOLDER/figures]")
 @click.option("--rate", type=float, help="Rate of the latency curves (requests/s).")
@@ -479,12 +663,71 @@ def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -
     from simcluster.runs import folder as store
     from simcluster.show import text as report
 
+    for name, command in (("goodput.json", "goodput"), ("ranking.json", "rank")):
+        if (folder / name).is_file():
+            raise DataError(
+                f"{printable(str(folder))}: holds what `simcluster {command}` found, without the "
+                f"requests that pictures need. `simcluster report {printable(str(folder))}` draws "
+                "what it has."
+            )
     comparison = store.read(folder)
     for path in report.write_figures(comparison, out or folder / store.FIGURES, rate, seed):
         click.echo(path)
 
 
-@main.command()
+@main.command(short_help="Write the results in FOLDER as one HTML page.")
+@click.argument("folder", type=_FILE)
+@click.option("-o", "--out", type=_FILE, help="File to write  [default: FOLDER.html]")
+def report(folder: Path, out: Path | None) -> None:
+    """Write the results in FOLDER as one HTML page: answer, confidence, tables, charts, scenario.
+
+    FOLDER is what `run`, `compare`, `goodput` or `rank` wrote with -o, or `cooptimize` with
+    --results. The page needs no network and holds all that it shows.
+    """
+    from simcluster.report.make import write_report
+
+    click.echo(
+        write_report(folder, out or folder.absolute().with_name(f"{folder.absolute().name}.html"))
+    )
+
+
+@main.command(short_help="Say what differs between two result folders.")
+@click.argument("first", type=_FILE)
+@click.argument("second", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def diff(first: Path, second: Path, as_json: bool) -> None:
+    """Say what differs between the result folders FIRST and SECOND: scenario, and outcome.
+
+    Outcomes with intervals say whether chance can have made the difference.
+    """
+    from simcluster.report import difference
+
+    found = difference.difference(first, second)
+    if as_json:
+        _print_json(difference.as_json(found))
+    else:
+        click.echo(difference.as_text(found, (str(first), str(second))), nl=False)
+
+
+@main.command(short_help="Check this installation: versions, extras, folders.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(as_json: bool) -> None:
+    """Check this installation: versions, cores, extras, folders, measured data.
+
+    Exit status 1: something that is needed is missing.
+    """
+    from simcluster.show import doctor as checks
+
+    found = checks.findings()
+    if as_json:
+        _print_json([dataclasses.asdict(one) for one in found])
+    else:
+        click.echo(checks.as_text(found), nl=False)
+    if any(one.state == "broken" for one in found):
+        click.get_current_context().exit(1)
+
+
+@main.command(short_help="Draw one run for ui.perfetto.dev.")
 @_with(_COMMON)
 @_with(_ONE_RUN)
 @click.option("-o", "--out", type=_FILE, required=True, help="File to write: .json or .json.gz.")
@@ -527,10 +770,21 @@ def timeline(
 _FORMATS, _TURNS = "simcluster.workload.formats", "simcluster.workload.turns"
 
 
-@main.command()
+@main.command(short_help="Say what is understood of a trace file.")
 @click.argument("file", type=_FILE)
-@click.option("--format", type=_WordsOf(_FORMATS, "TraceFormat"), default="auto")
-@click.option("--time-unit", type=_WordsOf(_FORMATS, "TimeUnit"), help="Unit of its times.")
+@click.option(
+    "--format",
+    type=_WordsOf(_FORMATS, "TraceFormat"),
+    default="auto",
+    metavar="NAME",
+    help="Format, by its name; a wrong one lists them  [default: by its contents]",
+)
+@click.option(
+    "--time-unit",
+    type=_WordsOf(_FORMATS, "TimeUnit"),
+    metavar="UNIT",
+    help="Unit of its times: s, ms, us, ns.",
+)
 @click.option("--block-size", type=click.IntRange(1, 1 << 20), help="Tokens of a block with an id.")
 @click.option("--turns", type=_WordsOf(_TURNS, "TurnLengths"), default="auto")
 @click.option("--start", type=click.FloatRange(0), default=0.0, help="From here (s).")
@@ -581,7 +835,11 @@ def check(strategy: str | None, rate: float | None, as_json: bool, **common: Any
         click.echo(check_text(scenario, known), nl=False)
 
 
-@main.group(cls=_ListByDefault, subcommand_metavar="COMMAND [ARGS]...")
+@main.group(
+    cls=_ListByDefault,
+    short_help="List GPUs, models, links, prices, or add a model.",
+    subcommand_metavar="COMMAND [ARGS]...",
+)
 def catalog() -> None:
     """List the entries of the catalogue, or make one.
 
@@ -636,7 +894,7 @@ def catalog_add_model(config: Path, out: Path | None, name: str | None) -> None:
     click.echo(f'In a scenario beside it: catalog = ["{out.name}"], model.name = "{row["name"]}"')
 
 
-@main.command()
+@main.command(short_help="Print a scenario with all defaults filled in.")
 @_with(_COMMON)
 def show(**common: Any) -> None:
     """Print scenario FILE with all defaults filled in, as TOML."""
@@ -645,13 +903,17 @@ def show(**common: Any) -> None:
     click.echo(to_toml(_load(**common).document), nl=False)
 
 
-@main.command()
+@main.command(short_help="Print the JSON Schema of scenario files.")
 @click.option("--markdown", is_flag=True, help="Print the table of keys of the documentation.")
-def schema(markdown: bool) -> None:
+@click.option("--frames", is_flag=True, help="Print every column of result files (Markdown).")
+def schema(markdown: bool, frames: bool) -> None:
     """Print the JSON Schema of scenario files."""
+    from simcluster.frames import schema as frames_schema
     from simcluster.scenario import file as scenario_file
 
-    if markdown:
+    if frames:
+        click.echo(frames_schema.markdown(), nl=False)
+    elif markdown:
         click.echo(scenario_file.markdown_keys(), nl=False)
     else:
         _print_json(scenario_file.json_schema())
@@ -663,9 +925,10 @@ def _load(
     seed: int | None,
     trace: Path | None = None,
     resolution: str | None = None,
+    speed: float | None = None,
 ) -> Any:
     """Return the scenario of the common options."""
-    from simcluster.scenario.file import load
+    from simcluster.scenario.file import changed, load
 
     changes: dict[str, object] = {}
     if trace is not None:
@@ -675,7 +938,20 @@ def _load(
         changes["run.seeds"] = [seed]
     if resolution is not None:
         changes["run.resolution"] = resolution
-    return load(file, changes)
+    scenario = load(file, changes)
+    if speed is None:
+        return scenario
+    from simcluster.workload import build
+
+    if scenario.workload.trace is None:
+        rule = "there is no trace to replay"
+        raise ConfigError("--speed", speed, rule, "Give one with --trace, or a rate with --rate.")
+    longest = scenario.environment.model.max_model_len
+    own = build(scenario.workload, seed=0, rate_rps=None, max_model_len=longest).rate_rps
+    if own is None:
+        rule = "the trace has no rate: all its requests arrive at once"
+        raise ConfigError("--speed", speed, rule, "Leave it out.")
+    return changed(scenario, {"workload.rate_rps": own * speed, "sweep.rates_rps": []})
 
 
 @contextlib.contextmanager
@@ -683,7 +959,7 @@ def _progress(
     label: str = "simulating", noun: str = "runs"
 ) -> Iterator[Callable[[int, int, float], None] | None]:
     """Show a bar with the time left on standard error, if a person reads it."""
-    if not sys.stderr.isatty():
+    if QUIET.get() or not sys.stderr.isatty():
         yield None
         return
     steps = 1000
@@ -699,8 +975,19 @@ def _progress(
         )
 
 
+def _write(out: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    from simcluster.runs import output
+
+    try:
+        output.write_whole(out, text)
+    except OSError as error:
+        line = f"{printable(str(out))}: cannot be written ({error.strerror or error})."
+        raise DataError(f"{line} Give another file with -o.") from None
+
+
 def _warn(lines: Sequence[str]) -> None:
-    for line in lines:
+    for line in () if QUIET.get() else lines:
         click.echo(f"warning: {printable(line)}", err=True)
 
 

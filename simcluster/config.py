@@ -253,6 +253,19 @@ class SchedulerConfig:
     max_num_batched_tokens: int
     """Most tokens of one step, >= 1: of a prefill step, or with chunked prefill the token budget
     (decoding sequences take one each)."""
+    prefill_wait_steps: int = 0
+    """Steps that prompts wait beside decodes until they and the decodes fill `prefill_wait_tokens`,
+    with the scheduler chunked; 0 for none."""
+    prefill_wait_tokens: float = 0.0
+    """Tokens of a step that are worth not to wait for more."""
+    prefill_interval: int = 1
+    """Beside decodes prompts are computed in every so many steps, with schedulers that split
+    prompts, >= 1."""
+
+    @property
+    def delays_prefill(self) -> bool:
+        """Whether prompts that fit may wait beside decodes."""
+        return self.prefill_wait_steps > 0 or self.prefill_interval > 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -738,7 +738,7 @@ def test_kernels_of_no_known_generation_are_refused(scenario: Path) -> None:
     refused(
         call("run", scenario, "--set", change),
         "engine.kernel_generation = 'foo': no GPU of the catalogue has kernels of this generation.",
-        "Known: 2023, 2024, trtllm. Or leave it out",
+        "Known: 2023, 2024, 2025, trtllm. Or leave it out",
     )
     stands_in = "kernels of the generation '2024' of engine vllm-0.7 are not known for L20"
     rate = ("--set", "workload.rate_rps=1", "--set", "sweep=")

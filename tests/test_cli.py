@@ -226,7 +226,8 @@ def test_plot_draws_into_the_result_folder(scenario: Path, tmp_path: Path) -> No
     call("plot", out, "--rate", 20, "--seed", 1, "-o", tmp_path / "elsewhere")
     assert len(list((tmp_path / "elsewhere").iterdir())) == len(pictures)
     call("run", scenario, "-o", out, "--replace")
-    assert len(call("plot", out).stdout.splitlines()) == len(pictures)
+    one = {Path(line).stem for line in call("plot", out).stdout.splitlines()}
+    assert {p.stem for p in pictures} - one == {"attainment", "goodput"}  # one rate is no curve
 
 
 def test_catalog_lists_and_searches() -> None:
@@ -312,14 +313,63 @@ def test_scenario_scripts_run(
     assert not arguments or any((tmp_path / "out").iterdir())
 
 
-def test_late_commands_are_listed_with_the_first_sentence_of_their_help() -> None:
+def test_late_commands_are_listed_in_the_words_of_their_short_help() -> None:
     """The list of commands does not import them, so it has their sentences itself."""
     assert _LATE
     for name, (_, sentence) in _LATE.items():
         command = main.get_command(click.Context(main), name)
         assert command is not None
-        assert command.help is not None
-        first = " ".join(command.help.split("\n\n")[0].split())
-        assert first == sentence
+        assert command.short_help == sentence
     listed = CliRunner().invoke(main, ["--help"]).output
     assert all(f"\n  {name} " in listed for name in main.list_commands(click.Context(main)))
+
+
+def test_a_comparison_begins_with_its_answer_and_a_run_says_where_its_ttft_goes(
+    scenario: Path,
+) -> None:
+    """Which target is missed, what it costs, and the parts of the TTFT, which make up all of it."""
+    text = call("compare", scenario, "--jobs", 1).stdout
+    assert "\nAnswer:   " in text
+    assert text.index("Answer:") < text.index("strategy")
+    one = call("run", scenario, "--rate", 20, "--strategy", "EcoServe").stdout
+    lines = {
+        line.rsplit(maxsplit=1)[0].strip(): line.split()[-1] for line in one.splitlines() if line
+    }
+    assert {"within the TTFT target (%)", "within the TPOT target (%)"} <= set(lines)
+    assert float(lines["USD/h"]) == 4.0  # two GPUs at 2 USD
+    tokens = float(lines["output tokens/s"])
+    assert float(lines["USD/million output tokens"]) == pytest.approx(4e6 / 3600 / tokens, rel=0.01)
+    part = one.partition("of the mean TTFT")[2].partition("\n\n")[0].splitlines()[2:]
+    assert sum(float(line.split()[-1]) for line in part) == pytest.approx(100, abs=0.5)
+
+
+def test_a_trace_is_replayed_faster(tmp_path: Path, scenario: Path) -> None:
+    """Twice the speed is twice the rate of its own; without a trace it is refused."""
+    file = tmp_path / "trace.csv"
+    rows = [f"{i / 4},{100},{5}" for i in range(41)]
+    file.write_text("\n".join(["arrival_s,prompt_len,output_len", *rows]) + "\n")
+    rates = [
+        json.loads(call("run", scenario, "--trace", file, "--json", *more).stdout)["rows"][0]
+        for more in ([], ["--speed", 2])
+    ]
+    requests = [row["num_requests"] for row in rates]
+    assert requests == [41, 41]
+    span = [row["rates_to_s"] - row["rates_from_s"] for row in rates]
+    assert rates[1]["rate_rps"] == pytest.approx(
+        8.2, rel=0.03
+    )  # 41 requests in 10 s, twice as fast
+    assert span[1] < span[0]
+    result = CliRunner().invoke(main, ["run", str(scenario), "--speed", "2"])
+    assert (result.exit_code, "there is no trace" in result.stderr) == (1, True)
+
+
+def test_plot_says_what_draws_the_folder_of_a_search(tmp_path: Path) -> None:
+    """Its runs are not kept whole."""
+    for name, command in (("goodput.json", "goodput"), ("ranking.json", "rank")):
+        folder = tmp_path / command
+        folder.mkdir()
+        (folder / name).write_text("{}")
+        result = CliRunner().invoke(main, ["plot", str(folder)])
+        assert result.exit_code == 1
+        assert f"what `simcluster {command}` found" in result.stderr
+        assert "simcluster report" in result.stderr

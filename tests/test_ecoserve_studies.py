@@ -232,8 +232,27 @@ def test_rows_that_look_at_the_same_system_share_its_runs(modules: dict[str, Mod
     assert job.wanted[0] == ("ecoserve", 0.9)
     metrics = ("ecoserve", "user", *modules["readings"].READINGS)
     both = {(metric, level) for metric in metrics for level in (0.9, 0.99)}
-    assert set(job.wanted) == both | {("ecoserve", 0.5)}
+    assert set(job.wanted) == both
     assert job.replications == 5
+
+
+def test_fudg_moves_kv_inside_the_steps_as_engines_of_that_time(
+    modules: dict[str, ModuleType],
+) -> None:
+    """MoonCake with the connector measured on A10, DistServe at the speed of PCIe."""
+    case = modules["cases"].Case()
+    moon = case.scenario(modules["systems"].mooncake(case)[:1])
+    assert moon.environment.engine.kv_connector == "inside"
+    assert moon.environment.engine.kv_get_bytes_per_s == 0.9e9
+    pair = case.scenario(modules["systems"].distserve(case)[:1])
+    assert pair.strategies[0].kv_connector == "inside"
+    assert pair.environment.engine.kv_get_bytes_per_s is None
+    others = case.scenario(modules["systems"].vllm(case))
+    hosts = {
+        one.environment.engine.host_before_s + one.environment.engine.host_workers_s
+        for one in (moon, pair, others)
+    }
+    assert len(hosts) == 1, "one engine for all"
 
 
 def test_a_study_goes_on_from_the_runs_it_has(
@@ -252,7 +271,7 @@ def test_a_study_goes_on_from_the_runs_it_has(
     assert {path: path.read_text() for path in (tmp_path / "runs").iterdir()} == runs
 
     document = tmp_path / "doc.md"
-    names = ("target 2", "target 3", "comparison at P50")
+    names = ("target 2", "target 3")
     document.write_text(
         "before\n" + "".join(f"<!-- {n} -->\nold\n<!-- end of {n} -->\n" for n in names) + "after\n"
     )

@@ -453,12 +453,12 @@ def test_one_rate_and_a_single_run_say_the_gpus_held(tmp_path: Path) -> None:
 def test_a_run_says_the_gpus_it_held_without_its_warm_up() -> None:
     """A cell of a search and a row of a sweep by the same integral."""
     scenario = resolve(DOCUMENT)
-    cell = Cell("auto", 50.0, 7, 100)  # two seconds, of which 0.6 are left out
+    cell = Cell("auto", 50.0, 7, 100)  # two seconds, of which 0.8 are left out
     result = simcluster.simulate(
         resolve(DOCUMENT, {"workload.num_requests": 100}), strategy="auto", rate_rps=50.0, seed=7
     )
     end = float(result.columns["requests"]["arrival_s"][-1])
     expected = 2 + 2 * (end - 0.5) / end + 2 * (end - 1.0) / end
     assert mean_gpus(result.columns["instances"], 0.0, end) == pytest.approx(expected)
-    late = 2 + 2 + 2 * (end - 1.0) / (0.7 * end)
+    late = 2 + 2 + 2 * (end - 1.0) / (0.6 * end)
     assert simulate_cell(scenario, cell).statistics["mean_gpus"] == pytest.approx(late)

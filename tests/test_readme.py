@@ -16,7 +16,8 @@ from simcluster.strategies import STRATEGIES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PYTHON = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README + PYTHON, re.DOTALL)
 COMMANDS = re.findall(r"^    simcluster (\w+ .*?)(?:  #.*)?$", README, re.MULTILINE)
 
 
@@ -47,6 +48,9 @@ def test_commands_run(project: Path) -> None:
     assert len(COMMANDS) >= 6
     for command in COMMANDS:
         arguments = shlex.split(command)
+        if arguments[0] == "plan":  # minutes: `tests/studies/test_plan.py` runs a shorter one
+            main.commands["plan"].make_context("plan", arguments[1:]).close()
+            continue
         if arguments[0] in ("run", "compare"):
             arguments += ["--set", "workload.duration_s=2", "--set", "sweep.rates_rps=[4]"]
         if arguments[0] == "goodput":
@@ -59,6 +63,21 @@ def test_commands_run(project: Path) -> None:
             arguments += [word for setting in few for word in ("--set", setting)]
         result = CliRunner().invoke(main, arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output
+
+
+def test_it_is_short() -> None:
+    """One and a half screens of a newcomer's time."""
+    assert len(README.splitlines()) < 120
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_links_of_the_documentation_lead_somewhere(page: Path) -> None:
+    """Pages, pictures and scripts that a page names are there, and the index names every page."""
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert page.name == "index.md" or f"({page.name})" in index
 
 
 def test_links_lead_somewhere() -> None:

@@ -13,8 +13,9 @@ from typing import Any
 from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
 
-ENGINE = {"profile": "vllm-0.7"}
-"""The engine of the paper's time, that all systems share (section 4.1)."""
+ENGINE = "vllm-0.7"
+"""The engine of the paper's time, that all systems share (section 4.1). A system's table may name
+another profile of it, as ``engine``: with its KV connector."""
 CLUSTERS: dict[str, dict[str, Any]] = {
     # Eight nodes with one instance each, "to mitigate MoonCake's bandwidth limits".
     "L20": {"node": "l20-pcie-8", "nodes": 8},
@@ -75,11 +76,13 @@ class Case:
         return gpus // self.tp_size
 
     def scenario(self, systems: Sequence[Mapping[str, Any]]) -> Scenario:
-        """Return the scenario with `systems`."""
+        """Return the scenario with `systems`, which share an engine."""
+        profiles = {system.get("engine", ENGINE) for system in systems}
+        assert len(profiles) == 1, "an engine each"
         document = {
             "model": {"name": self.model},
             "cluster": dict(CLUSTERS[self.gpu]),
-            "engine": dict(ENGINE),
+            "engine": {"profile": profiles.pop()},
             "workload": {
                 "lengths": self.dataset,
                 "duration_s": self.duration_s or RUN_S[self.dataset],
@@ -92,6 +95,9 @@ class Case:
                 "metric": "ecoserve",
             },
             "sweep": {"rates_rps": [1.0]},
-            "strategy": [dict(system) for system in systems],
+            "strategy": [
+                {key: value for key, value in system.items() if key != "engine"}
+                for system in systems
+            ],
         }
         return resolve(document, dict(self.changes))

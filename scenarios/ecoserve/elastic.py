@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+from cases import ENGINE
 from run import write_csv
 
 from simcluster.frames.metrics import gpu_hours, met_targets
@@ -61,16 +62,16 @@ for _policy in RISING.values():
 
 THRESHOLD: dict[str, Any] = {"interval_s": 10.0, "cooldown_s": 30.0}
 DAY: dict[str, dict[str, Any]] = {
-    "EcoServe, 12 fixed": {**PAPER, "instances": 12},
+    "EcoServe, 18 fixed": {**PAPER, "instances": 18},
     "EcoServe, mitosis": {**PAPER, "mitosis": {**MITOSIS, "up_at": 0.7}},
-    "vLLM, 12 fixed": {"kind": "nodg", "instances": 12},
+    "vLLM, 18 fixed": {"kind": "nodg", "instances": 18},
     "vLLM, threshold": {
         "kind": "nodg",
         "instances": 8,
         "autoscale": {**THRESHOLD, "up": 40.0, "down": 20.0, "min_instances": 2},
     },
     "MoonCake, threshold": {
-        "kind": "fudg",
+        "kind": "fudg",  # with KV beside the steps: inside, no 24 instances carry this day
         "placement": "inter-node",
         "prefill_instances": 3,
         "decode_instances": 5,
@@ -113,7 +114,7 @@ def one(
         {
             "model": {"name": "codellama-34b"},
             "cluster": {"node": "l20-pcie-8", "nodes": NODES},
-            "engine": {"profile": "vllm-0.7"},
+            "engine": {"profile": ENGINE},
             "workload": {
                 "lengths": "sharegpt-ecoserve",
                 "arrivals": {"kind": "schedule", "pieces": pieces},

@@ -9,9 +9,6 @@ from typing import Any
 from cases import Case
 from systems import Table
 
-ALL_LEVELS = (0.9, 0.5, 0.99)
-"""Attainments at which the paper reports goodputs; options are chosen at the first."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Row:

@@ -1,12 +1,13 @@
-"""Paper against simulated: the tables of docs/ecoserve.md, from the studies' CSVs.
+"""Paper against simulated: the tables of two pages, from the studies' CSVs.
 
-python scenarios/ecoserve/tables.py results/ecoserve docs/ecoserve.md
+python scenarios/ecoserve/tables.py results/ecoserve docs/ecoserve.md docs/ecoserve-studies.md
 """
 
 from __future__ import annotations
 
 import csv
 import math
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -74,6 +75,93 @@ def log_error(row: Row, level: str) -> float:
     return math.log(high / low) / 2 if low > 0 else math.inf
 
 
+def answer(folder: Path) -> str:
+    """What the page says first: every published number beside ours, made of the other tables."""
+    whole = ecoserve_prefill.checks()[0]
+    rows = [
+        [
+            "prefill of 8 GPUs, four rates (tokens/s)",
+            "6,585 to 26,189",
+            "one of the four fitted",
+            f"{100 * whole.mean:.1f} (mean)",
+        ]
+    ]
+    for row in read(folder, "scaling"):
+        if (row["instances"], row["name"]) == ("8", "EcoServe"):
+            each = f"{number(row, 'p90') / 8:.1f}"
+            rows.append(
+                ["requests/s that four L20 sustain at P90", "2.5 to 3.1 (implied)", each, ""]
+            )
+    for policy in RISING_SHOWN:
+        for row in read(folder, "rising"):
+            if row["policy"] == policy:
+                ends = [float(row[end]) / INSTANCES_PUBLISHED for end in ("fewest", "most")]
+                rows.append(
+                    [
+                        f"instances after the rising load, {policy}",
+                        f"{INSTANCES_PUBLISHED}",
+                        _span(row["fewest"], row["most"]),
+                        " to ".join(dict.fromkeys(f"{100 * (end - 1):+.0f}" for end in ends)),
+                    ]
+                )
+    for (ttft, tpot), published in GOODPUT_P99.items():
+        for row in read(folder, "slo"):
+            paper = published.get(row["name"])
+            if (row["ttft_s"], row["tpot_s"]) == (ttft, tpot) and paper is not None:
+                what = f"P99 goodput of {row['name']}, {targets(ttft, tpot)} (requests/s)"
+                rows.append([what, f"{paper:g}", f"{number(row, 'p99'):.1f}", off(row, paper)])
+    ratios = ratios_by_gpu(read(folder, "comparison"), "p90")
+    scopes = {"L20": ratios.get("L20", {}), "both": _together(ratios)}
+    for scope, of_scope in scopes.items():
+        where = {"L20": "32 L20", "both": "L20 and A800"}[scope]
+        papers = PUBLISHED_RATIOS[scope]["published, second version"]
+        for name, paper in zip(BASELINES, papers, strict=True):
+            found = [ratio for ratio, _ in of_scope.get(name, [])]
+            if not found:
+                continue
+            both = (statistics.mean(found), statistics.median(found))
+            rows.append(
+                [
+                    f"EcoServe over {name} at P90, {where}: mean (median)",
+                    paper,
+                    f"{both[0]:.2f} ({both[1]:.2f})",
+                    f"{100 * (both[0] / float(paper) - 1):+.0f} "
+                    f"({100 * (both[1] / float(paper) - 1):+.0f})",
+                ]
+            )
+    return markdown(["what", "published", "simulated", "off (%)"], rows)
+
+
+RISING_SHOWN = ("trigger as published", "as published, looked at every 5 s")
+INSTANCES_PUBLISHED = 16
+Ratios = dict[str, list[tuple[float, float]]]
+"""EcoServe over each baseline, case by case, and half the interval."""
+
+
+def ratios_by_gpu(table: Sequence[Row], level: str) -> dict[str, Ratios]:
+    """Return EcoServe's goodput over that of the others, where both have one."""
+    found = {(r["gpu"], r["model"], r["dataset"], r["name"]): r for r in table}
+    ratios: dict[str, Ratios] = {}
+    for gpu, model, dataset in dict.fromkeys(key[:3] for key in found):
+        ours = found.get((gpu, model, dataset, "EcoServe"))
+        for name in BASELINES:
+            row = found.get((gpu, model, dataset, name))
+            if ours is None or row is None or not number(row, level) or not number(ours, level):
+                continue
+            ratio = number(ours, level) / number(row, level)
+            error = ratio * math.hypot(log_error(ours, level), log_error(row, level))
+            ratios.setdefault(gpu, {}).setdefault(name, []).append((ratio, error))
+    return ratios
+
+
+def _together(ratios: dict[str, Ratios]) -> Ratios:
+    """Return the ratios of all GPUs."""
+    return {
+        name: [pair for of_gpu in ratios.values() for pair in of_gpu.get(name, [])]
+        for name in BASELINES
+    }
+
+
 def target_1(_: Path) -> str:
     """Prefill tokens/s of a node."""
     rows = []
@@ -117,18 +205,6 @@ def off(row: Row | None, paper: float | None) -> str:
     return f"{100 * (number(row, 'p99') / paper - 1):+.0f}"
 
 
-def other_targets(folder: Path) -> str:
-    """P99 goodputs of all systems under all targets."""
-    table = read(folder, "slo")
-    found = {(r["ttft_s"], r["tpot_s"], r["name"]): r for r in table}
-    names = list(dict.fromkeys(r["name"] for r in table))
-    rows = []
-    for ttft, tpot in dict.fromkeys((r["ttft_s"], r["tpot_s"]) for r in table):
-        cells = [with_interval(found.get((ttft, tpot, name)), "p99") for name in names]
-        rows.append([targets(ttft, tpot), *cells])
-    return markdown(["P99 goodput (requests/s)", *names], rows)
-
-
 def readings(level: str) -> Callable[[Path], str]:
     """Return what writes the goodputs by what the paper's TPOT could mean."""
 
@@ -154,12 +230,15 @@ def targets(ttft_s: str, tpot_s: str) -> str:
 
 
 def comparison(level: str) -> Callable[[Path], str]:
-    """Return what writes the goodputs of all systems at one level, and EcoServe's ratios."""
+    """Return what writes the goodputs of all systems at one level, and EcoServe's ratios.
+
+    The mean is the paper's word; the median says what a case far out does to it.
+    """
 
     def write(folder: Path) -> str:
         table = read(folder, "comparison")
         found = {(r["gpu"], r["model"], r["dataset"], r["name"]): r for r in table}
-        ratios: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        ratios = ratios_by_gpu(table, level)
         rows = []
         for gpu, model, dataset in dict.fromkeys(key[:3] for key in found):
             ours = found.get((gpu, model, dataset, "EcoServe"))
@@ -171,25 +250,44 @@ def comparison(level: str) -> Callable[[Path], str]:
                 row = found.get((gpu, model, dataset, name))
                 option = "" if row is None else row["system"].removeprefix(name).strip()
                 cells.append(with_interval(row, level) + (f" ({option})" if option else ""))
-                if row is not None and number(row, level) and number(ours, level):
-                    ratio = number(ours, level) / number(row, level)
-                    error = ratio * math.hypot(log_error(ours, level), log_error(row, level))
-                    ratios.setdefault(gpu, {}).setdefault(name, []).append((ratio, error))
             rows.append(cells)
-        both = {
-            name: [pair for of_gpu in ratios.values() for pair in of_gpu.get(name, [])]
-            for name in BASELINES
-        }
-        for scope, of_scope in [*ratios.items(), ("both", both)]:
+        for scope, of_scope in [*ratios.items(), ("both", _together(ratios))]:
             means = [_mean(of_scope.get(name, [])) for name in BASELINES]
             rows.append([f"**{scope}: EcoServe over it, mean**", "", *means])
-            if level == "p90" and scope in PUBLISHED_RATIOS:
+            middle = [_median(of_scope.get(name, [])) for name in BASELINES]
+            rows.append([f"{scope}: median", "", *middle])
+            if scope in PUBLISHED_RATIOS:
                 for title, values in PUBLISHED_RATIOS[scope].items():
                     rows.append([title, "", *values])
         heads = [f"{level.upper()} goodput (requests/s)", "EcoServe", *BASELINES]
         return markdown(heads, rows)
 
     return write
+
+
+STREAMS = "a stream for each instance"
+"""Input: no router, so that each instance has its own Poisson arrivals. EcoServe has none such."""
+CAUSES = (
+    "as it stands",
+    STREAMS,
+    "shortest 3 % as in ShareGPT",
+    "GPUs idle for 13 ms a step",
+    f"{STREAMS}, both: short answers, idle GPUs",
+)
+
+
+def causes(folder: Path) -> str:
+    """P99 goodputs by what might hold vLLM at the published one."""
+    found = {(r["input"], r["name"]): r for r in read(folder, "inputs")}
+    published = GOODPUT_P99["5", "0.1"]
+    names = ("EcoServe", "Sarathi", "vLLM")
+    rows = [["published", *(f"{published[name]:g}" for name in names), ""]]
+    for what in CAUSES:
+        plain_what = what.removeprefix(f"{STREAMS}, ")
+        own = [found.get((what, name), found.get((plain_what, name))) for name in names]
+        cells = [with_interval(row, "p99") for row in own]
+        rows.append([what, *cells, off(own[-1], published["vLLM"])])
+    return markdown(["P99 goodput (requests/s)", *names, "vLLM off (%)"], rows)
 
 
 def _mean(ratios: Sequence[tuple[float, float]]) -> str:
@@ -199,6 +297,11 @@ def _mean(ratios: Sequence[tuple[float, float]]) -> str:
     mean = sum(ratio for ratio, _ in ratios) / len(ratios)
     error = math.sqrt(sum(error**2 for _, error in ratios)) / len(ratios)
     return f"**{mean:.2f}** ± {error:.2f}" if error < mean else f"**{mean:.2f}**"
+
+
+def _median(ratios: Sequence[tuple[float, float]]) -> str:
+    """Return the median of ratios."""
+    return f"{statistics.median(ratio for ratio, _ in ratios):.2f}" if ratios else "-"
 
 
 def target_4(folder: Path) -> str:
@@ -245,16 +348,15 @@ def plain(
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    "answer": answer,
     "target 1": target_1,
     "target 2": target_2,
-    "other targets": other_targets,
     "readings": readings("p99"),
     "readings at P90": readings("p90"),
+    "causes": causes,
     "target 3": comparison("p90"),
-    "comparison at P50": comparison("p50"),
-    "comparison at P99": comparison("p99"),
     "target 4": target_4,
-    "ablations": plain("ablations", ("model", "name"), ("p50", "p90", "p99")),
+    "ablations": plain("ablations", ("model", "name")),
     "inputs": plain("inputs", ("input", "name")),
     "slack": plain("slack", ("variant", "slack", "hold_output", "metric")),
     "scaling": plain("scaling", ("instances", "name")),
@@ -263,21 +365,25 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "day": day,
 }
 NEEDS = {
+    "answer": "comparison",
     "target 2": "slo",
-    "other targets": "slo",
     "readings at P90": "readings",
     "target 3": "comparison",
-    "comparison at P50": "comparison",
-    "comparison at P99": "comparison",
     "target 4": "rising",
+    "causes": "inputs",
 }
 """The studies of the tables that are not named as theirs."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Put every table whose study has been run between its marks in the document."""
-    folder, document = Path(arguments[0]), Path(arguments[1])
-    text = document.read_text(encoding="utf-8")
+    """Put every table whose study has been run between its marks in the documents."""
+    folder = Path(arguments[0])
+    for document in map(Path, arguments[1:]):
+        document.write_text(filled(document.read_text(encoding="utf-8"), folder), encoding="utf-8")
+
+
+def filled(text: str, folder: Path) -> str:
+    """Return the page `text` with its tables from `folder`."""
     for name, write in TABLES.items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
         if start not in text:
@@ -288,7 +394,7 @@ def main(arguments: Sequence[str]) -> None:
         before, rest = text.split(start)
         text = before + start + "\n" + write(folder) + "\n" + end + rest.split(end)[1]
         print(f"{name}: written")
-    document.write_text(text, encoding="utf-8")
+    return text
 
 
 if __name__ == "__main__":

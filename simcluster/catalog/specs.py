@@ -53,8 +53,9 @@ class KernelConstants:
     """Share of the 8-bit peak in matrix multiplications with 8-bit weights; None for `mfu_gemm`."""
     quantise_s: float | None = None
     mbu_quantise: float | None = None
-    """Latency (s) and share of bandwidth of bringing the input of such a multiplication to 8 bits,
-    a kernel of its own; None leaves it out."""
+    """Latency (s) and share of bandwidth of bringing the input of such a multiplication to 8 bits
+    in the table that the constants are fitted to; None where it is not in it. They take it out of
+    the table; steps have the engine's kernel (`roofline.kernels.QUANTISE_BYTES`)."""
     mbu_gemm_few: float | None = None
     """`mbu_gemm` with at most 16 rows, for which libraries have kernels of their own; None for the
     same."""
@@ -344,26 +345,43 @@ class EngineProfile:
     ``EngineArgs.get_batch_defaults``); None for the same as elsewhere."""
     large_gpu_chunk_size: int | None = None
     """`chunk_size` on these GPUs; None for the same as elsewhere."""
+    handover_s: float = 0.0
+    """FuDG: from the arrival of a prompt's KV until the decode side knows of it, through the proxy
+    and the front end there (s)."""
+    redoes_last_token: bool = False
+    """FuDG: the decode side computes the last token of a prompt again, and users get that one
+    (vLLM V1); with KV beside the steps, and without pipelines."""
     kv_connector: str = "beside"
     """How FuDG moves KV: ``"beside"`` the steps over the links (vLLM V1, SGLang, Dynamo), or
     ``"inside"`` them, which then wait for it (vLLM V0)."""
     kv_put_bytes_per_s: float | None = None
     kv_get_bytes_per_s: float | None = None
-    """Rates of a connector inside the steps, per rank (bytes/s); None for a side that does not
-    wait."""
+    """Rates of a connector inside the steps, per rank (bytes/s), beside the links; None for a side
+    that takes no time of its own."""
+    kv_between_steps: bool = False
+    """What a get takes at that rate passes only while the prefill instance runs no step."""
     kv_poll_s: float = 0.0
     """Wait of each get beside its bytes (s)."""
     kv_buffer_bytes: float | None = None
-    """KV that a prefill instance holds before it stops (bytes); None for no limit."""
+    """KV that a rank of a prefill instance holds before it stops (bytes); None for no limit."""
     quantises: str = "fused"
     """How the inputs of multiplications with 8-bit weights are brought to 8 bits: by the kernel
     before, at no cost (``"fused"``), where that is a norm, and by a kernel of their own behind
     attention and activations (``"unfused"``), or all by kernels of their own (``"apart"``)."""
     fuses_allreduce: bool = False
     """The norm behind an all-reduce is part of it."""
+    fuses_allreduce_max_bytes: float | None = None
+    """Largest message of such an all-reduce (bytes): beyond it the two are kernels of their own.
+    None for no limit."""
     front_end_s: float = 0.0
     """Time that a request takes from its arrival to the scheduler: HTTP, chat template, tokenising
     and the way between processes (s). A latency: it does not limit requests/s."""
+    api_servers: int = 0
+    """Processes in front of each instance that takes new requests (vLLM's ``--api-server-count``)
+    that limit requests/s by the next two; 0: they never do."""
+    api_request_s: float = 0.0
+    api_token_s: float = 0.0
+    """CPU time that such a process takes for a request, and for a token that it streams (s)."""
     piece_max_tokens: int = 0
     """Steps of at most so many tokens that are not captured whole are captured in pieces between
     attention kernels; 0 for none."""
@@ -373,6 +391,14 @@ class EngineProfile:
     """A step is planned while the step before runs (vLLM's asynchronous scheduling, SGLang's
     overlap scheduler): what comes in during a step is first computed in the step after the next.
     Not in pipelines. Seats and blocks that a step frees count for the step after it."""
+    prefill_wait_steps: int = 0
+    prefill_wait_share: float = 0.0
+    """With a scheduler that splits prompts: beside decodes prompts wait for others, at most so many
+    steps, until the step has this share of its token budget (TensorRT-LLM's
+    ``batch_wait_timeout_iters`` and ``batch_wait_max_tokens_ratio``); 0 steps for none."""
+    prefill_interval: int = 1
+    """With such a scheduler: beside decodes prompts are computed in every so many steps only
+    (vLLM's ``prefill_schedule_interval``)."""
     splits_attention: bool = False
     """Prefill chunks and decodes of a step have attention kernels of their own, also where one
     kernel could compute both (`KernelConstants.mixed_tile`)."""
@@ -381,6 +407,13 @@ class EngineProfile:
     (`LinkSpec.own_allreduce_terms`), else the communication library alone."""
     prefix_caching: bool = False
     """Requests with a common prefix share its KV blocks unless the strategy says otherwise."""
+
+    @property
+    def fused_message_bytes(self) -> float:
+        """Largest message of an all-reduce that has the norm behind it (bytes); 0 for none."""
+        if not self.fuses_allreduce:
+            return 0.0
+        return inf if self.fuses_allreduce_max_bytes is None else self.fuses_allreduce_max_bytes
 
     def on(self, gpu: GPUSpec) -> EngineProfile:
         """Return the profile with its limits on `gpu`, in the place of those for large GPUs."""

@@ -280,7 +280,11 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
             choices=("fused", "unfused", "apart"),
         ),
         "fuses_allreduce": Key("flag", "a norm is part of the all-reduce", required=False),
+        "fuses_allreduce_mib": Key("number", "largest message of those (MiB)", required=False),
         "front_end_ms": Key("number", "from arrival to the scheduler (ms)", required=False),
+        "api_servers": _count("API servers that limit requests/s", required=False, low=0),
+        "api_request_ms": Key("number", "CPU of one of them per request (ms)", required=False),
+        "api_token_us": Key("number", "and per streamed token (us)", required=False),
         "piece_max_tokens": _count("tokens of steps captured in pieces", required=False, low=0),
         "piece_issue_us": Key("number", "CPU cost per kernel of those (us)", required=False),
         "splits_attention": Key("flag", "chunks and decodes in kernels apart", required=False),
@@ -288,6 +292,17 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "prefix_caching": Key("flag", "common prefixes share KV blocks", required=False),
         "overlaps_host": Key("flag", "host work runs while the GPU works"),
         "plans_ahead": Key("flag", "a step is planned while the one before runs", required=False),
+        "prefill_wait_steps": _count("steps prompts wait for others", required=False, low=0),
+        "prefill_wait_share": Key(
+            "number", "share of the budget worth no wait", required=False, high=1.0
+        ),
+        "prefill_interval": _count("prompts beside decodes every so many steps", required=False),
+        "handover_ms": Key(
+            "number", "from KV there to the decode side's queue (ms)", required=False
+        ),
+        "redoes_last_token": Key(
+            "flag", "decode side redoes a prompt's last token", required=False
+        ),
         "kv_connector": Key(
             "text",
             "FuDG moves KV beside the steps or inside",
@@ -296,8 +311,9 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         ),
         "kv_put_gbs": Key("number", "KV put per rank, inside the steps (GB/s)", required=False),
         "kv_get_gbs": Key("number", "KV got per rank, inside the steps (GB/s)", required=False),
+        "kv_between_steps": Key("flag", "gets pass between prefill steps only", required=False),
         "kv_poll_ms": Key("number", "wait of each get beside its bytes (ms)", required=False),
-        "kv_buffer_gb": Key("number", "KV held before prefill stops (GB)", required=False),
+        "kv_buffer_gb": Key("number", "KV held per rank before prefill stops (GB)", required=False),
         "graph_max_seqs": _count("largest captured decode batch, 0 for none", low=0),
         "issue_us": Key("number", "CPU cost of issuing one kernel (us)"),
         "graph_issue_us": Key("number", "CPU cost of launching a captured step (us)"),

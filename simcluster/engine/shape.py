@@ -173,4 +173,26 @@ def scheduler_limits(environment: Environment, shape: InstanceShape) -> Schedule
             "Raise it, lower engine.max_model_len, or use a scheduler that splits prompts "
             f"({', '.join(splitting())}).",
         )
-    return SchedulerConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=tokens)
+    for name, off in (("prefill_wait_steps", 0), ("prefill_interval", 1)):
+        if getattr(engine, name) != off and not scheduler.delays_prefill:
+            delaying = [one for one, kind in SCHEDULERS.items() if kind.delays_prefill]
+            raise ConfigError(
+                f"engine.{name}",
+                getattr(engine, name),
+                f"the scheduler {shape.scheduler!r} computes prompts as soon as they fit",
+                f"Remove it, or use a scheduler that can delay them ({', '.join(delaying)}).",
+            )
+    if engine.api_servers and not (engine.api_request_s or engine.api_token_s):
+        raise ConfigError(
+            "engine.api_servers",
+            engine.api_servers,
+            f"no CPU time of an API server is known for the engine {engine.name}",
+            "Give engine.api_request_s (and engine.api_token_s), or remove the key.",
+        )
+    return SchedulerConfig(
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=tokens,
+        prefill_wait_steps=engine.prefill_wait_steps,
+        prefill_wait_tokens=engine.prefill_wait_share * tokens,
+        prefill_interval=engine.prefill_interval,
+    )

@@ -66,6 +66,41 @@ class Gaps:
             ``mean``, ``p50``, ``p90``, ``p95``, ``p99``, interpolated between order statistics
             (NumPy's default); NaN without a gap.
         """
+        values, weights, num_singles = self._weighted(chosen)
+        if not len(values):
+            return dict.fromkeys(STATISTICS, np.nan)
+        if len(values) == num_singles:
+            shares = [percent / 100 for percent in PERCENTILES]
+            numbers = (values.mean(), *np.quantile(values, shares))
+        else:
+            order = np.argsort(values)
+            values, below = values[order], np.cumsum(weights[order])
+            mean = np.sum(values * weights[order]) / below[-1]
+            numbers = (mean, *(_quantile(values, below, percent) for percent in PERCENTILES))
+        return dict(zip(STATISTICS, map(float, numbers), strict=True))
+
+    def distribution(self, chosen: BoolArray) -> tuple[FloatArray, IntArray]:
+        """Return the distinct gaps of the chosen requests (s), rising, and how often each occurs.
+
+        Parameters
+        ----------
+        chosen : ndarray of bool
+            Which requests, shape ``(num_requests,)``.
+
+        Returns
+        -------
+        values, counts : ndarray
+            Shape ``(num_values,)`` each; gaps that never ended are left out.
+        """
+        values, weights, _ = self._weighted(chosen)
+        distinct, where = np.unique(values, return_inverse=True)
+        return distinct, np.bincount(where, weights=weights).astype(np.int64)
+
+    def _weighted(self, chosen: BoolArray) -> tuple[FloatArray, IntArray, int]:
+        """Return the gaps of the chosen requests, how often each occurs, and how many stand alone.
+
+        The last of them are those that are no decode step of a batch.
+        """
         runs = chosen[self.run_of]
         change = np.zeros(len(self.step_s) + 1, np.int64)
         np.add.at(change, self.first[runs], 1)
@@ -75,17 +110,7 @@ class Gaps:
         singles = singles[~np.isnan(singles)]
         values = np.concatenate([self.step_s[weight > 0], singles])
         weights = np.concatenate([weight[weight > 0], np.ones(len(singles), np.int64)])
-        if not len(values):
-            return dict.fromkeys(STATISTICS, np.nan)
-        if len(values) == len(singles):
-            shares = [percent / 100 for percent in PERCENTILES]
-            numbers = (values.mean(), *np.quantile(values, shares))
-        else:
-            order = np.argsort(values)
-            values, below = values[order], np.cumsum(weights[order])
-            mean = np.sum(values * weights[order]) / below[-1]
-            numbers = (mean, *(_quantile(values, below, percent) for percent in PERCENTILES))
-        return dict(zip(STATISTICS, map(float, numbers), strict=True))
+        return values, weights, len(singles)
 
     def p99_of_each(self, num_requests: int) -> FloatArray:
         """Return the P99 of the gaps of each request (s): 99 % of them are at most this.

@@ -566,6 +566,36 @@ def _held_s(instances: Frame, start_s: float, end_s: float) -> FloatArray:
     return held
 
 
+def mean_by_arrival(
+    columns: Frame, values: FloatArray, num_bins: int = 60
+) -> tuple[FloatArray, FloatArray]:
+    """Return the mean of a value over the requests that arrive in each of equal stretches of time.
+
+    Parameters
+    ----------
+    columns : mapping or pandas.DataFrame
+        The requests frame.
+    values : ndarray
+        One per request, shape ``(num_requests,)``; NaN is left out.
+    num_bins : int
+        Number of stretches, from 0 to the last arrival.
+
+    Returns
+    -------
+    edges_s, means : ndarray
+        Shapes ``(num_bins + 1,)`` and ``(num_bins,)``; NaN where no such request arrives.
+    """
+    arrival = _floats(columns, "arrival_s")
+    edges = np.linspace(0.0, float(arrival.max(initial=0.0)) or 1.0, num_bins + 1)
+    known = ~np.isnan(values)
+    bins = np.clip(np.searchsorted(edges, arrival[known], side="right") - 1, 0, num_bins - 1)
+    counts = np.bincount(bins, minlength=num_bins)
+    sums = np.bincount(bins, weights=values[known], minlength=num_bins)
+    means: FloatArray = np.full(num_bins, np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return edges, means
+
+
 def ecdf(values: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return the empirical distribution function of `values` at its steps.
 

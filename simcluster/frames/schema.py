@@ -315,3 +315,32 @@ def frame(columns: Columns, schema: Schema) -> pd.DataFrame:
             for name, column in checked(columns, schema).items()
         }
     )
+
+
+ABOUT: Final[Mapping[str, str]] = {
+    "requests": "One row per request that arrived, finished or not.",
+    "spans": "One row per run of equal steps of an instance.",
+    "segments": "One row per stay of a request in a decode batch.",
+    "steps": "One row per step; made from the spans by `simcluster.frames.unroll.steps`.",
+    "transfers": "One row per KV transfer.",
+    "links": "Use of every link over time by KV transfers.",
+    "windows": "One row per prefill window of PaDG.",
+    "scaling": "One row per change of the number of instances.",
+    "kernels": "One row per kernel, of the interval that was asked for; not in result folders.",
+    "instances": "One row per instance.",
+    "sweep": "One row per run of a comparison: `sweep.parquet`.",
+}
+"""What a row of each frame is."""
+
+
+def markdown() -> str:
+    """Return every frame and column as the tables of `docs/frames.md`."""
+    parts = []
+    for name, schema in SCHEMAS.items():
+        rows = [
+            f"| `{column}` | {one.dtype} | {one.unit} | {one.meaning.replace('|', '/')} |"
+            for column, one in schema.items()
+        ]
+        table = ["| column | type | unit | meaning |", "|---|---|---|---|", *rows]
+        parts.append("\n".join([f"## {name}", "", ABOUT[name], "", *table]))
+    return "\n\n".join(parts) + "\n"

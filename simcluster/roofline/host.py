@@ -19,6 +19,8 @@ _CPU_TIMES: Final = (
     "graph_issue_s",
     "piece_issue_s",
     "front_end_s",
+    "api_request_s",
+    "api_token_s",
 )
 """Numbers of an engine profile that depend on the host's CPU."""
 

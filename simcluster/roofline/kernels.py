@@ -22,7 +22,8 @@ Tiles = Sequence[tuple[float, float]]
 GEMM_TILES: Final[Tiles] = ((128.0, 256.0), (128.0, 128.0), (64.0, 128.0), (64.0, 64.0))
 """The fastest of them counts."""
 GROUPED_TILES: Final[Tiles] = (*GEMM_TILES, (32.0, 64.0), (16.0, 64.0))
-"""The same of experts, whose kernels have tiles for the few rows of each."""
+"""The same of experts, whose kernels have tiles for the few rows of each, and of weights that are
+unpacked to 16 bits on the way (Marlin, arXiv 2408.11743: tiles of 16 to 64 rows)."""
 FEW_ROWS: Final = 16.0
 """Rows up to which libraries multiply with kernels of their own, which stream weights better."""
 KEPT_FOR_HEADS: Final = 2.0 / 3.0
@@ -31,7 +32,15 @@ ones have read (0.68 on RTX PRO 6000, 0.57 on RTX 4090; LLMServingSim's mixed ca
 ROW_BYTES: Final = 1000.0
 """Unit of `KernelConstants.row_chain_s` (bytes)."""
 QUANTISE_BYTES: Final = 3.0
-"""Traffic of bringing one number from 16 to 8 bits (bytes)."""
+"""Traffic of bringing one number from 16 to 8 bits (bytes): read once, written once.
+
+Engines do it in one kernel, compiled or their own, which streams like an activation. The tables of
+vLLM 0.14 that constants are fitted to (aiconfigurator; Hopper, Ada) hold something else: 0.083 to
+0.085 of the bandwidth on both (`KernelConstants.mbu_quantise`), as long as absolute value, maximum,
+conversion, division, limits and conversion of an uncompiled PyTorch module take, which move about
+35 bytes a number. The table of vLLM 0.19 on B200 (0.57) has the one kernel. With the chain, vLLM's
+8-bit runs of MLPerf come out 14 % (H100) and 22 % (L40S) too slow.
+"""
 _BEHIND_NORM: Final = frozenset(
     ("qkv_proj", "up_proj", "qkv_a_proj", "q_b_proj", "kv_b_proj", "in_proj", "shared_up_proj")
 )
@@ -156,8 +165,6 @@ class KernelTimer:
         "_p",
         "_prefill_bandwidth",
         "_prefill_p",
-        "_quantise_s",
-        "_quantise_s_per_number",
         "_quantises",
         "_splits_attention",
         "attention_fixed_s",
@@ -221,11 +228,6 @@ class KernelTimer:
         self._l2_bytes = gpu.l2_bytes
         self._splits_attention = splits_attention or constants.mixed_tile == 0.0
         self._quantises = quantises
-        self._quantise_s = _or(constants.quantise_s, constants.fixed_s)
-        if quantises == "unfused":
-            self._quantise_s = _or(constants.elementwise_fixed_s, constants.fixed_s)
-        mbu_quantise = _or(constants.mbu_quantise, constants.mbu_elementwise)
-        self._quantise_s_per_number = QUANTISE_BYTES / (mbu_quantise * bandwidth)
         self._block_s = constants.attention_block_s / gpu.num_sms
         self._num_sms = float(gpu.num_sms)
         self._p = constants.smooth_p
@@ -238,14 +240,16 @@ class KernelTimer:
     def operator_s(self, operator: Operator) -> float:
         """Time of a multiplication or an elementwise kernel."""
         if operator.kind == "gemm":
+            is_native = operator.arithmetic in self._native
             return self.gemm_s(
                 operator.flops,
                 operator.bytes,
-                1.0 if operator.arithmetic in self._native else ACTIVATION_BYTES,
+                1.0 if is_native else ACTIVATION_BYTES,
                 operator.rows,
                 operator.cols,
                 operator.groups,
                 behind_norm=operator.name in _BEHIND_NORM,
+                unpacks=not is_native and operator.weight_bytes < ACTIVATION_BYTES,
             )
         return self.elementwise_s(operator.bytes, operator.family, operator.rows)
 
@@ -259,6 +263,7 @@ class KernelTimer:
         groups: float = 1.0,
         *,
         behind_norm: bool = False,
+        unpacks: bool = False,
     ) -> float:
         """Time of a matrix multiplication; numbers of one byte use the 8-bit peak if there is one.
 
@@ -273,20 +278,22 @@ class KernelTimer:
             Multiplications of that shape in one kernel.
         behind_norm : bool
             A norm makes its input, and can bring it to 8 bits on the way.
+        unpacks : bool
+            Its kernel brings the weights to 16 bits on the way.
         """
         peak, quantise_s = self._gemm_flops, 0.0
         if number_bytes == 1.0:
             peak = self._gemm_flops_8bit
             unfused = self._quantises == "unfused" and not behind_norm
             if (unfused or self._quantises == "apart") and cols > 0.0:
-                inputs = 0.5 * flops / cols
-                quantise_s = self._quantise_s + inputs * self._quantise_s_per_number
+                quantise_s = self.elementwise_s(QUANTISE_BYTES * 0.5 * flops / cols, "activation")
         bandwidth = self._gemm_bandwidth
         if 0.0 < rows <= FEW_ROWS and groups <= 1.0:
             bandwidth = self._gemm_bandwidth_few
         waves = self.constants.gemm_waves
         if waves is not None and rows > 0.0:
-            flops = self._tiled_flops(flops, rows, cols, groups, waves)
+            tiles = GROUPED_TILES if unpacks or groups > 1.0 else GEMM_TILES
+            flops = self._tiled_flops(flops, rows, cols, groups, waves, tiles)
         if groups > 1.0:
             mfu, mbu = self._grouped
             peak, bandwidth = mfu * peak, mbu * bandwidth
@@ -295,13 +302,19 @@ class KernelTimer:
         return law + self.fixed_s + quantise_s
 
     def _tiled_flops(
-        self, flops: float, rows: float, cols: float, groups: float, waves: float
+        self,
+        flops: float,
+        rows: float,
+        cols: float,
+        groups: float,
+        waves: float,
+        shapes: Tiles,
     ) -> float:
         """FLOPs that take as long in whole tiles and, by the share `waves`, in whole waves."""
         best = 0.0
         per_result = flops / (rows * cols * groups)
         loss, sms = self.constants.gemm_tile_loss, self._num_sms
-        for tile_rows, tile_cols in GEMM_TILES if groups <= 1.0 else GROUPED_TILES:
+        for tile_rows, tile_cols in shapes:
             tiles = ceil(rows / tile_rows) * ceil(cols / tile_cols) * groups / sms
             tiles += waves * (ceil(tiles) - tiles)
             slower = 1.0 + 0.5 * loss * (128.0 / tile_rows + 128.0 / tile_cols - 1.5)

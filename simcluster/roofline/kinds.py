@@ -14,6 +14,7 @@ from simcluster.errors import ConfigError
 
 ENGINES: Final = {
     "vllm-0.19": "vLLM 0.15+",
+    "vllm-0.11-async": "vLLM 0.10 to 0.14, asynchronous",
     "vllm-0.11": "vLLM 0.10 to 0.14",
     "vllm-0.7": "vLLM 0.7",
     "vllm-0.6": "vLLM 0.6",

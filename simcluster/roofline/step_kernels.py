@@ -11,6 +11,7 @@ from simcluster.roofline.collectives import all_gather_s, all_reduce_s
 from simcluster.roofline.dispatch import TickRun
 from simcluster.roofline.kernels import KernelTimer
 from simcluster.roofline.operators import (
+    ACTIVATION_BYTES,
     Operator,
     embedding_operators,
     head_operators,
@@ -36,8 +37,10 @@ class StepKernels:
         Link between the ranks.
     tp_size, pp_size, stage : int
         Ranks, stages, and which of the stages this is, from 0.
-    own_allreduce, fuses_allreduce : bool
+    own_allreduce : bool
         See `EngineProfile`.
+    fuses_allreduce_up_to : float
+        Largest message of an all-reduce that the norm behind it is part of (bytes); 0 for none.
     """
 
     def __init__(
@@ -50,11 +53,12 @@ class StepKernels:
         stage: int,
         *,
         own_allreduce: bool,
-        fuses_allreduce: bool,
+        fuses_allreduce_up_to: float,
     ) -> None:
         self._timer, self._model, self._fabric, self._tp_size = timer, model, fabric, tp_size
         self._own_allreduce = own_allreduce
-        self._fuses_norms = fuses_allreduce and tp_size > 1
+        message = ACTIVATION_BYTES * model.spec.hidden_size
+        self._most_fused = fuses_allreduce_up_to / message if tp_size > 1 else 0.0
         self._is_first, self._is_last = stage == 0, stage == pp_size - 1
         runs = layer_runs(model.spec, pp_size, stage)
         self._layers = list(dict.fromkeys(run.layer for run in runs))
@@ -76,7 +80,7 @@ class StepKernels:
         by_layer = []
         for layer, kind in zip(self._layers, self._kinds, strict=True):
             operators = layer_operators(model, layer, tp_size, num_tokens)
-            if self._fuses_norms:
+            if num_tokens <= self._most_fused:
                 operators = [op for op in operators if op.name not in _BEHIND_ALL_REDUCE]
             attention = next((i for i, op in enumerate(operators) if op.kind == "attention"), -1)
             by_layer.append((operators, self._ticks(operators), attention, kind))

@@ -115,7 +115,7 @@ class RooflineStepTime:
             pp_size,
             stage,
             own_allreduce=engine.own_allreduce,
-            fuses_allreduce=engine.fuses_allreduce,
+            fuses_allreduce_up_to=engine.fused_message_bytes,
         )
         self._attention = StepAttention(timer, model, tp_size)
         self._reaches = self._attention.reach is not None

@@ -6,6 +6,7 @@ module         idea
 cell           one run of a study, and the digests that say what it is
 result         frames of one run
 source         requests enter a deployment, by the clock or in turn
+watch          how far the run under way is
 simulate       (scenario, seed) -> result
 recorded       runs on disk: recognised, checked, used again
 folder         result folders: written whole or not at all, read back as frames

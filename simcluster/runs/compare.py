@@ -7,6 +7,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from math import inf
 from pathlib import Path
 
 from simcluster.engine.groups.cluster import Cluster
@@ -266,10 +267,12 @@ def _memory(cluster: Cluster, strategy: Strategy, prompt_len: int) -> Iterator[s
             yield f"num_kv_blocks = {given} is more than the {fit} blocks that fit in the memory."
     kv_bytes = environment.model.sequence_kv().num_bytes(prompt_len)
     puts = isinstance(first.instance, Instance) and first.instance.hooks.put is not None
-    if puts and engine.kv_buffer_bytes is not None and engine.kv_buffer_bytes < kv_bytes:
+    held = first.tp_size * (engine.kv_buffer_bytes or inf)
+    if puts and held < kv_bytes:
         yield (
             f"engine.kv_buffer_bytes = {engine.kv_buffer_bytes:g} is less than the KV cache of the "
-            f"median prompt, {kv_bytes} bytes: an instance has one prompt at a time in it."
+            f"median prompt on a rank, {kv_bytes / first.tp_size:.0f} bytes: an instance has one "
+            "prompt at a time in it."
         )
 
 

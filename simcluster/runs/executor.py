@@ -10,6 +10,7 @@ import functools
 import logging
 import queue
 import re
+import socket
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -309,6 +310,27 @@ def _on_dask(function: Callable[..., T], calls: list[tuple[Any, ...]], address: 
             client.cancel(list(left))
 
 
+def _no_scheduler(address: str, remedy: str) -> DataError:
+    return DataError(
+        f"--dask {address}: no scheduler answers within {CONNECT_S:g} s. Start one with "
+        f"`dask scheduler`, or correct the address. {remedy}"
+    )
+
+
+def _refuse_silent(address: str, remedy: str) -> None:
+    """Refuse the address of a TCP port that nobody listens at; others are left to Dask."""
+    place = address.partition("://")[2] or address
+    if not address.startswith(("tcp://", "tls://")) and "://" in address:
+        return
+    host, _, port = place.rpartition(":") if ":" in place else (place, "", "8786")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError, UnicodeError):
+        raise _no_scheduler(address, remedy) from None
+
+
 @contextlib.contextmanager
 def _connected(address: str) -> Iterator[Any]:
     """Give a client of the scheduler at `address`, which has workers with this program."""
@@ -320,15 +342,14 @@ def _connected(address: str) -> Iterator[Any]:
             f"--dask {address}: the package distributed is not installed "
             f'(pip install "simcluster[dask]"). {remedy}'
         ) from None
+    # First whether anybody listens: a client that fails leaves a traceback when it is collected.
+    _refuse_silent(address, remedy)
     try:
         client = Client(  # type: ignore[no-untyped-call]  # Dask is typed in part
             address, timeout=CONNECT_S, set_as_default=False
         )
     except (OSError, ValueError):  # a time-out is an OSError
-        raise DataError(
-            f"--dask {address}: no scheduler answers within {CONNECT_S:g} s. Start one with "
-            f"`dask scheduler`, or correct the address. {remedy}"
-        ) from None
+        raise _no_scheduler(address, remedy) from None
     with _unlogged("distributed.client"), _unlogged("asyncio"), client:
         try:
             client.wait_for_workers(1, timeout=LOOK_S)

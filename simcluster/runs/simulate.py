@@ -25,6 +25,7 @@ from simcluster.roofline.sources import StepTimeFactory
 from simcluster.runs.cell import Cell
 from simcluster.runs.result import Result
 from simcluster.runs.source import Source, source_of
+from simcluster.runs.watch import watched
 from simcluster.scenario import arguments
 from simcluster.scenario.scenario import Scenario, refuse_other
 from simcluster.strategies.base import Strategy, used_by
@@ -199,7 +200,8 @@ def run(
     if deployment.models and workload.score is None:
         raise InvariantError("a deployment of several models needs the scores of its requests")
     source = source_of(workload)(cluster, deployment, workload)
-    _let_pass(env, source, max_time_s)
+    with watched(lambda: 1.0 - source.num_left / max(1, workload.num_requests)):
+        _let_pass(env, source, max_time_s)
     for instance in cluster.instances:
         instance.close()
     for close in deployment.on_end:

@@ -12,6 +12,7 @@ import numpy as np
 import simpy
 
 from simcluster.engine.clock import ARRIVAL, At
+from simcluster.engine.groups.api_server import ApiServers
 from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.errors import InvariantError
 from simcluster.request import Request, RequestStatus
@@ -50,6 +51,11 @@ class Source(ABC):
         self._workload = workload
         engine = on_cpu(cluster.environment.engine)
         self._block_size = engine.block_size
+        self._api: ApiServers | None = None
+        if engine.api_servers:
+            entries = sum([placed.role != "decode" for placed in cluster.placed])
+            count = engine.api_servers * max(1, entries)
+            self._api = ApiServers(self._env, count, engine.api_request_s, engine.api_token_s)
         self._front_end_s = round(engine.front_end_s * TICKS_PER_S) / TICKS_PER_S
         self._log = cluster.recorder.requests
         self._coming = _rows(workload)
@@ -106,7 +112,14 @@ class Source(ABC):
         if rejected:
             request.status = RequestStatus.REJECTED
             self._cluster.on_finish(request)
-        elif self._front_end_s:
+        elif self._api is not None:
+            self._api.take(output_len, lambda: self._pass(request))
+        else:
+            self._pass(request)
+
+    def _pass(self, request: Request) -> None:
+        """Give a request to the deployment, behind the latency of its front end."""
+        if self._front_end_s:
             passed = At(self._env, self._env.now + self._front_end_s, ARRIVAL)
             passed.callbacks.append(lambda _: self._entry.submit(request))
         else:

@@ -11,6 +11,7 @@ import functools
 import itertools
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from simcluster.scenario import arguments
 from simcluster.scenario.check import JsonSchema, markdown, shown, validated
 from simcluster.scenario.cooptimize_table import CooptimizeTable
 from simcluster.scenario.engines import engine_of, with_file
+from simcluster.scenario.quantities import override_key, read_units
 from simcluster.scenario.remarks import refuse_unused
 from simcluster.scenario.scenario import Scenario, as_read, tables_of
 from simcluster.scenario.tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
@@ -39,6 +41,9 @@ Document = dict[str, Any]
 """Tables and values as ``tomllib`` gives them."""
 
 T = TypeVar("T")
+
+STDIN = "-"
+"""In place of a path: standard input."""
 
 _DEFAULT_GPUS_PER_NODE = 8
 _MAX_GPUS = 32_768
@@ -53,7 +58,7 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Sce
     Parameters
     ----------
     path : str or Path
-        A TOML file; ``docs/scenario.md`` lists the keys.
+        A TOML file, or ``"-"`` for standard input; ``docs/scenario.md`` lists the keys.
     overrides : mapping of str to object, optional
         Values that replace those of the file, by dotted key, such as ``{"cluster.nodes": 2,
         "strategy.EcoServe.tp_size": 2}``; None removes the key. A key that excludes others
@@ -82,6 +87,8 @@ def parsed(path: Path) -> Document:
         If the file cannot be read or is not TOML.
     """
     try:
+        if str(path) == STDIN:
+            return tomllib.loads(sys.stdin.buffer.read().decode("utf-8-sig"))
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         remedy = "Give the path of a scenario file, such as scenarios/quickstart.toml."
@@ -125,11 +132,13 @@ def resolve(
         arguments.mapping("overrides", overrides, 'Write them as {"slo.ttft_s": 1.0}.')
     tables: Document = json.loads(json.dumps(document, default=_plain))
     changes: Document = json.loads(json.dumps(overrides or {}, default=_plain))
+    changes = {override_key(key, value): value for key, value in changes.items()}
     for excluded in [_REPLACED_BY.get(key, []) for key in changes]:
         for other in excluded:
             _override(tables, other, None)
     for key, value in changes.items():
         _override(tables, key, value)
+    read_units(tables)
     _absolute_paths(tables, (folder or Path()).absolute())
     _rename_old_keys(tables)
     file = _validated(tables)

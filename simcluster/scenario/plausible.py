@@ -43,6 +43,7 @@ _ENGINE: Final = {
         1, 16_384, "no engine runs that many sequences; the budget limits first"
     ),
     "kv_poll_s": _Usual(0, 1, "engines poll every few milliseconds"),
+    "handover_s": _Usual(0, 1, "a proxy and a front end take milliseconds"),
 }
 """Numbers of ``[engine]``, and what engines have."""
 
@@ -187,10 +188,19 @@ def unused_connector(scenario: Scenario) -> Iterator[str]:
     """Say which numbers of a KV connector no strategy uses."""
     engine = scenario.environment.engine
     split = [s for s in scenario.strategies if isinstance(s, FuDG)]
+    profile = scenario.catalog.engine(engine.name)
+    for key in ("handover_s", "redoes_last_token"):
+        if not split and getattr(engine, key) != getattr(profile, key):
+            yield f"engine.{key} has no effect: no strategy is of kind fudg"
+    if split and engine.redoes_last_token and not any(s.redoes_last_token(engine) for s in split):
+        yield (
+            "engine.redoes_last_token has no effect: it is left out inside the steps, with "
+            'pipelines, and with first_token = "prefill"'
+        )
     if any((s.kv_connector or engine.kv_connector) == "inside" for s in split):
         return
-    profile = scenario.catalog.engine(engine.name)
-    for key in ("kv_put_bytes_per_s", "kv_get_bytes_per_s", "kv_poll_s", "kv_buffer_bytes"):
+    keys = ("put_bytes_per_s", "get_bytes_per_s", "between_steps", "poll_s", "buffer_bytes")
+    for key in (f"kv_{name}" for name in keys):
         if getattr(engine, key) != getattr(profile, key):
             yield (
                 f"engine.{key} has no effect: no strategy moves KV inside the steps "

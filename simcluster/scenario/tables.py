@@ -137,6 +137,13 @@ class EngineTable(Settings):
     """CPU cost of one kernel (s)."""
     front_end_s: Seconds | None = None
     """From a request's arrival to the scheduler: HTTP, tokenising (s)."""
+    api_servers: Annotated[int | None, Field(ge=0, le=1024)] = None
+    """API server processes in front of each instance that takes new requests, which then limit
+    requests/s; 0: they do not."""
+    api_request_s: Seconds | None = None
+    """CPU time of such a process per request (s)."""
+    api_token_s: Seconds | None = None
+    """CPU time of such a process per streamed token (s)."""
     piece_max_tokens: Annotated[int | None, Field(ge=0)] = None
     """Tokens of steps that are captured in pieces."""
     piece_issue_s: Seconds | None = None
@@ -150,21 +157,39 @@ class EngineTable(Settings):
     plans_ahead: bool | None = None
     """A step is planned while the one before runs, so a request that comes in joins the step after
     the next (asynchronous scheduling)."""
+    prefill_wait_steps: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
+    """Steps that prompts wait beside decodes for others (TensorRT-LLM's batch_wait_timeout_iters);
+    with schedulers that split prompts."""
+    prefill_wait_share: Share | None = None
+    """Share of the token budget for which they do not wait (batch_wait_max_tokens_ratio)."""
+    prefill_interval: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
+    """Beside decodes prompts are computed in every so many steps only (vLLM's
+    prefill_schedule_interval); with schedulers that split prompts."""
+    handover_s: Seconds | None = None
+    """From the arrival of KV until the decode side of fudg knows of it: proxy and front end (s)."""
+    redoes_last_token: bool | None = None
+    """The decode side of fudg computes the last token of a prompt again, and users get that one
+    (vLLM V1); with KV beside the steps, and without pipelines."""
     kv_connector: Literal["beside", "inside"] | None = None
-    """How fudg moves KV: beside the steps over the links (vLLM V1, SGLang, Dynamo), or inside the
-    steps, which wait for it (vLLM V0)."""
+    """How fudg moves KV: beside the steps (vLLM V1, SGLang, Dynamo), or inside the steps, which
+    wait for it (vLLM V0)."""
     kv_put_bytes_per_s: Annotated[float | None, Field(gt=0)] = None
     """KV that a prefill step puts, per rank (bytes/s); inside only."""
     kv_get_bytes_per_s: Annotated[float | None, Field(gt=0)] = None
-    """KV that a decode step gets, per rank (bytes/s); inside only."""
+    """KV that leaves a prefill instance for a decode step, per rank (bytes/s), before the links
+    carry it; inside only."""
+    kv_between_steps: bool | None = None
+    """KV leaves a prefill instance only between its steps; inside only."""
     kv_poll_s: Seconds | None = None
     """Wait of each get beside its bytes (s); inside only."""
     kv_buffer_bytes: Annotated[float | None, Field(gt=0)] = None
-    """KV that a prefill instance holds before it stops (bytes); inside only."""
+    """KV that a rank of a prefill instance holds before it stops (bytes); inside only."""
     quantises: Literal["fused", "unfused", "apart"] | None = None
     """Kernels that bring inputs to 8 bits: none, behind no norm, all."""
     fuses_allreduce: bool | None = None
     """The norm behind an all-reduce is part of it."""
+    fuses_allreduce_max_bytes: Annotated[float | None, Field(gt=0)] = None
+    """Largest message of such an all-reduce (bytes)."""
     splits_attention: bool | None = None
     """Prefill chunks and decodes of a step have attention kernels apart."""
     own_allreduce: bool | None = None

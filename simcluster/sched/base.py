@@ -53,8 +53,9 @@ class Scheduler(Books, ABC):
     splits_prompts : bool
         Class attribute: a prompt may be computed in chunks over several steps, beside decodes.
     looks_beyond_head : bool
-        Class attribute: plans depend on more than the head of the queue, so any arrival may change
-        them.
+        Plans depend on more than the head of the queue, so any arrival may change them.
+    delays_prefill : bool
+        Class attribute: it knows the delays of prefill in `SchedulerConfig`.
     limit_key : str
         Class attribute: key of a strategy that sets the most tokens of a step.
     waiting : RequestQueue
@@ -73,7 +74,8 @@ class Scheduler(Books, ABC):
     """
 
     splits_prompts: ClassVar[bool] = False
-    looks_beyond_head: ClassVar[bool] = False
+    looks_beyond_head: bool = False
+    delays_prefill: ClassVar[bool] = False
     limit_key: ClassVar[str] = "max_num_batched_tokens"
 
     def __init__(

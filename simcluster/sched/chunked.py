@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mypy_extensions import mypyc_attr
 
+from simcluster.config import SchedulerConfig
+from simcluster.kvcache import BlockPool
 from simcluster.request import Request
 from simcluster.sched.base import Scheduler
 from simcluster.sched.plan import StepPlan, target
@@ -17,10 +21,21 @@ class ChunkedPrefill(Scheduler):
     requests while their blocks and the limit of sequences allow, each ``min(left of the prompt,
     left of the budget)`` tokens. Admission stops at the first request that does not fit. The blocks
     of the whole prompt are taken at admission (Agrawal et al., OSDI 2024, section 4.3).
+
+    Where the configuration says so, prompts that fit wait beside decodes: for more of them, as in
+    TensorRT-LLM (``PyExecutor._waiting_requests``: for some steps, or until all that would be
+    scheduled has a share of the token budget), or for every n-th of the steps with decodes, as with
+    vLLM's ``prefill_schedule_interval``, counted here by the instance alone.
     """
 
     splits_prompts = True
+    delays_prefill = True
     limit_key = "chunk_size"
+
+    def __init__(self, config: SchedulerConfig, pool: BlockPool, **settings: Any) -> None:
+        super().__init__(config, pool, **settings)
+        self.looks_beyond_head = config.prefill_wait_steps > 0
+        self._waiting_from: int | None = None  # step of the batch at which the present wait began
 
     def _plan(self, now: float) -> StepPlan | None:
         if self._joining:
@@ -32,6 +47,11 @@ class ChunkedPrefill(Scheduler):
             if plan is not None or self.waiting.head is None:
                 return plan
         self._make_room_for_one_step()
+        if self.config.delays_prefill and (wait := self._steps_to_wait()):
+            plan = self._decode_plan(now)
+            if plan is not None:
+                plan.max_steps = min(plan.max_steps, wait)
+            return plan
         chunks = self._chunks(now)
         if not chunks:
             return self._decode_plan(now)
@@ -53,6 +73,8 @@ class ChunkedPrefill(Scheduler):
         """
         request, num_tokens = chunks[0]
         batch = self.batch
+        if self.config.delays_prefill and batch.size:
+            return 1, 0
         full, rest = divmod(target(request) - request.num_computed_tokens - 1, num_tokens)
         if len(chunks) > 1 or full == 0 or self.swap.copied_blocks or self._shares:
             return 1, 0
@@ -62,6 +84,45 @@ class ChunkedPrefill(Scheduler):
             limit = min(limit, batch.steps_to_next_end())
             limit = batch.steps_with(self.pool.free_blocks, limit)
         return (steps, rest + 1) if alone and limit == steps else (min(limit, full), 0)
+
+    def _steps_to_wait(self) -> int:
+        """Decode steps before the next one with prompts; 0 where it is now."""
+        config, batch = self.config, self.batch
+        if not batch.size:
+            self._waiting_from = None
+            return 0
+        wait = -batch.step % config.prefill_interval
+        if config.prefill_wait_steps:
+            tokens = self._tokens_at_hand()
+            if tokens == 0:
+                return wait
+            if self._waiting_from is None:
+                self._waiting_from = batch.step
+            left = self._waiting_from + config.prefill_wait_steps - batch.step
+            if tokens + batch.size < config.prefill_wait_tokens and left > 0:
+                return max(wait, left)
+            if wait == 0:
+                self._waiting_from = None
+        return wait
+
+    def _tokens_at_hand(self) -> int:
+        """Prompt tokens that a step could have now, as far as they decide whether to wait."""
+        pool, batch = self.pool, self.batch
+        tokens = sum([target(r) - r.num_computed_tokens for r in self._prefilling.values()])
+        if self.swapped:
+            return tokens
+        spare, taken = pool.free_blocks - batch.blocks_needed(1), 0
+        room = self.config.max_num_seqs - len(self._running)
+        for request in self.waiting:
+            _, found, num_new = self._blocks_of(request)
+            taken += num_new
+            if room == 0 or taken > spare or not pool.can_admit(taken):
+                break
+            room -= 1
+            tokens += target(request) - found * pool.block_size
+            if tokens + batch.size >= self.config.prefill_wait_tokens:
+                break
+        return tokens
 
     def _chunks(self, now: float) -> tuple[tuple[Request, int], ...]:
         chunks: list[tuple[Request, int]] = []

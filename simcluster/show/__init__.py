@@ -3,7 +3,11 @@
 =============  ==========================================================
 module         idea
 =============  ==========================================================
+terminal       width of tables, silence, signs of life
+commands       help of commands: groups, examples, common options
 text           tables for a terminal, rows for programs
+colours        colours of strategies
+doctor         what of this installation works
 plot           latencies, attainment, goodput, load, KV
 plot_links     links and transfers
 plot_timeline  the turns of a macro instance

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from simcluster.config import RunConfig, SloConfig
@@ -32,10 +33,12 @@ from simcluster.frames.metrics import (
     ecdf,
     in_window,
     level_over_time,
+    mean_by_arrival,
     queued_over_time,
     request_metrics,
     waiting_over_time,
 )
+from simcluster.show.colours import COLOURS
 from simcluster.units import MS, FloatArray
 
 if TYPE_CHECKING:
@@ -44,8 +47,6 @@ if TYPE_CHECKING:
 Dashes = str | tuple[float, tuple[float, ...]]
 """A line style of matplotlib: a name, or an offset and the lengths of dashes and gaps."""
 
-COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette for all kinds of colour vision, without its yellow (pale on white)."""
 _DASHES: Final[tuple[Dashes, ...]] = ("-", (0, (4, 1.5)), (0, (5, 1.2, 1, 1.2)), (0, (1, 0.9)))
 _MARKERS: Final = "osD^vPX"
 _TARGET: Final = "#555555"
@@ -452,6 +453,41 @@ def _plot_level(
     return axes
 
 
+def plot_ttft_over_time(
+    requests: Frame,
+    *,
+    target_s: float | None = None,
+    metric: str = "user",
+    ax: Axes | None = None,
+    **line_kwargs: Any,
+) -> Axes:
+    """Draw the mean TTFT of the requests that arrive in each of many equal stretches of time.
+
+    It rises without end where a cluster is overloaded.
+
+    Parameters
+    ----------
+    requests : mapping or pandas.DataFrame
+        The requests frame; those that never had an output are left out.
+    target_s : float, optional
+        Target (s) to mark.
+    metric : str
+        As in `plot_ttft_ecdf`.
+    """
+    axes = _given_or_current(ax)
+    edges, means = mean_by_arrival(requests, request_metrics(requests, metric)["ttft_s"])
+    axes.stairs(means, edges, baseline=None, **{"linewidth": 1.3, **line_kwargs})
+    if target_s is not None:
+        _draw_target(axes, target_s, f"target {target_s:g} s", across=True)
+    axes.set_xlabel("Arrival (s)")
+    axes.set_ylabel("Mean time to first token (s)")
+    drawn = [np.asarray(p.get_data()[0]) for p in axes.patches if isinstance(p, StepPatch)]
+    known = [float(values[~np.isnan(values)].max(initial=0.0)) for values in drawn]
+    axes.set_ylim(0.0, 1.08 * max([*known, target_s or 0.0]) or 1.0)
+    _tidy(axes)
+    return axes
+
+
 def plot_waiting_over_time(requests: Frame, *, ax: Axes | None = None, **line_kwargs: Any) -> Axes:
     """Draw how many requests have arrived and wait for their first step, wherever they wait.
 
@@ -576,8 +612,9 @@ def render_comparison(
     instances_by_strategy: Mapping[str, Frame] | None = None,
     run: RunConfig | None = None,
     title: str = "",
+    about: str = "",
 ) -> list[Path]:
-    """Draw the six figures of a comparison and write them as PNG.
+    """Draw the figures of a comparison and write them as PNG.
 
     Parameters
     ----------
@@ -595,22 +632,27 @@ def render_comparison(
         Its warm-up and cool-down cut the requests of the latency figures; by default all count.
     title : str
         Over the figures of single runs, such as ``"12 requests/s"``.
+    about : str
+        At the top of every figure: model, machines, targets.
 
     Returns
     -------
     list of Path
-        ``ttft_cdf.png``, ``tpot_cdf.png``, ``attainment.png``, ``goodput.png``, ``queue.png`` and
-        ``kv_usage.png`` in `out_dir`; ``attainment`` and ``goodput`` are left out where runs
-        have no offered rate.
+        ``ttft_cdf.png``, ``tpot_cdf.png``, ``attainment.png``, ``goodput.png``,
+        ``ttft_over_time.png``, ``queue.png`` and ``kv_usage.png`` in `out_dir`; ``attainment`` and
+        ``goodput`` are left out where runs have no offered rate, or all the same.
     """
     styles = palette([*strategies(sweep), *requests_by_strategy, *spans_by_strategy])
     run = RunConfig() if run is None else run
     counted = {name: in_window(one, run) for name, one in requests_by_strategy.items()}
     out_dir.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    has_rates = bool(np.isfinite(np.asarray(sweep["rate_rps"], dtype=np.float64)).all())
+    rates = np.unique(np.asarray(sweep["rate_rps"], dtype=np.float64))
+    has_rates = rates.size > 1 and bool(np.isfinite(rates).all())
 
     def save(figure: Figure, name: str) -> None:
+        if about:
+            figure.suptitle(as_written(about), fontsize="small", x=0.01, ha="left")
         written.append(out_dir / name)
         figure.savefig(written[-1])
 
@@ -633,6 +675,23 @@ def render_comparison(
         ax = plot_goodput_bars(table, styles=styles, ax=figure.subplots())
         ax.set_title(goodput_title(slo), loc="left", fontsize="medium")
         save(figure, "goodput.png")
+
+    figure = new_figure()
+    ax = figure.subplots()
+    target_s = None if slo.classes else slo.ttft_s
+    for name, one in counted.items():
+        plot_ttft_over_time(
+            one,
+            target_s=target_s,
+            metric=slo.metric,
+            ax=ax,
+            label=as_written(name),
+            color=styles[name]["color"],
+            linestyle=styles[name]["linestyle"],
+        )
+    ax.set_title(title, loc="left", fontsize="medium")
+    legend_beside(ax)
+    save(figure, "ttft_over_time.png")
 
     figure = new_figure(height=5.2)
     above, below = figure.subplots(2, 1, sharex=True, sharey=True)

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from simcluster.show.plot import COLOURS, as_written, new_figure
+from simcluster.show.colours import COLOURS
+from simcluster.show.plot import as_written, new_figure
 from simcluster.units import GB
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ import numpy as np
 from simcluster.catalog import Entry, default_price
 from simcluster.catalog.layers import ModelSpec
 from simcluster.catalog.listing import limits_text
-from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
+from simcluster.config import TARGETS, ClusterConfig, Environment, ModelConfig, SloConfig
 from simcluster.errors import DataError, printable
+from simcluster.frames.breakdown import TTFT_PARTS, mean_parts, ttft_parts
 from simcluster.frames.by_group import group_summaries
 from simcluster.frames.goodput import (
     representative_rate,
@@ -25,13 +26,14 @@ from simcluster.frames.goodput import (
     target_of,
     wanted_shares,
 )
-from simcluster.frames.metrics import PERCENTILES, STATISTICS, cached_block_share
+from simcluster.frames.metrics import PERCENTILES, STATISTICS, cached_block_share, measured_window
 from simcluster.frames.schema import CLASS_ATTAINMENT, Columns
 from simcluster.roofline import kinds
 from simcluster.roofline.assumptions import assumptions
 from simcluster.runs.folder import Comparison, rows_of, sweep_columns
 from simcluster.scenario.remarks import remarks
 from simcluster.scenario.scenario import Scenario
+from simcluster.show.terminal import table_width
 from simcluster.units import GB, MS
 from simcluster.workload import WorkloadSettings
 from simcluster.workload.lengths import TabulatedLengths
@@ -47,8 +49,6 @@ _NAME_WIDTH: Final = 16
 _FEW: Final = 3
 _WIDTH: Final = 100
 """Most characters of a line of text."""
-_TABLE_WIDTH: Final = 80
-"""Most characters of a line of a table of results."""
 _LATENCIES: Final = (
     ("TTFT", "ttft_s", 1.0, "s"),
     ("TPOT", "tpot_s", MS, "ms"),
@@ -79,10 +79,21 @@ def resumable(kept: bool) -> Iterator[None]:
         raise
 
 
-def comparison_text(comparison: Comparison) -> str:
-    """Return the tables of a comparison: what was compared, goodput, attainment by rate."""
+def comparison_text(comparison: Comparison, answer: str = "") -> str:
+    """Return the tables of a comparison: what was compared, goodput, attainment by rate.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What was simulated.
+    answer : str
+        What came out, in a sentence or two (`report.of_runs.answer`); stands above the tables.
+    """
     scenario = comparison.scenario
-    parts = [heading(scenario), _main_table(comparison, scenario)]
+    parts = [heading(scenario)]
+    if answer:
+        parts.append(textwrap.fill(f"Answer:   {answer}", _WIDTH, subsequent_indent=10 * " "))
+    parts.append(_main_table(comparison, scenario))
     if _is_swept(comparison.sweep):
         parts += _attainment_tables(comparison.sweep, scenario.environment.slo)
     return "\n\n".join(parts + _footnotes(sweep_columns(comparison.rows), scenario)) + "\n"
@@ -109,6 +120,7 @@ def run_text(comparison: Comparison) -> str:
         ["finished requests/s", _number(row["throughput_rps"])],
         ["output tokens/s", _number(row["output_tokens_per_s"])],
         ["time of these rates (s)", _time_of_rates(row)],
+        *_cost_rows(row, scenario.environment),
     ]
     gpus = f"{row['num_gpus']} GPUs"
     if row["mean_gpus"] != row["num_gpus"]:
@@ -119,6 +131,7 @@ def run_text(comparison: Comparison) -> str:
         title,
         aligned(summary),
         aligned([["latency", "mean", *(f"P{percent}" for percent in PERCENTILES)], *latencies]),
+        *_parts_of_ttft(comparison, scenario),
         *_groups(comparison, scenario),
     ]
     return "\n\n".join(parts + _footnotes(sweep, scenario)) + "\n"
@@ -134,7 +147,67 @@ def _within(row: Row, slo: SloConfig) -> list[list[str]]:
     of_classes = [
         [f"class {name} (%)", _percent(row[CLASS_ATTAINMENT + name])] for name in slo.classes or ()
     ]
-    return [["within the targets (%)", _percent(row["slo_attainment"])], *of_classes]
+    each = [
+        [
+            f"within the {target_of(f'{key}_attainment')} target (%)",
+            _percent(row[f"{key}_attainment"]),
+        ]
+        for key in TARGETS
+        if slo.has_target(f"{key}_s")
+    ]
+    return [
+        ["within the targets (%)", _percent(row["slo_attainment"])],
+        *(each if len(each) > 1 else []),
+        *of_classes,
+    ]
+
+
+def _costs(
+    row: pd.Series[Any], cluster: ClusterConfig, rate_rps: float | None = None
+) -> list[float]:
+    """Return the price per hour of the GPUs held, and per million output tokens at a rate.
+
+    Parameters
+    ----------
+    row : Series
+        A row of the sweep: GPUs held, tokens of a request.
+    cluster : ClusterConfig
+        Its GPUs have a price.
+    rate_rps : float, optional
+        Requests/s; default: those that the run finished.
+    """
+    per_hour = float(row["mean_gpus"]) * (cluster.price_per_gpu_hour or math.nan)
+    finished, tokens = float(row["throughput_rps"]), float(row["output_tokens_per_s"])
+    if rate_rps is not None:
+        tokens = tokens / finished * rate_rps if finished else math.nan
+    return [per_hour, per_hour / (tokens * 3600 / 1e6) if tokens else math.nan]
+
+
+def _cost_rows(row: Row, environment: Environment) -> list[list[str]]:
+    """Return the lines on what a run costs; none where no price is known, or several."""
+    cluster = environment.cluster
+    if cluster.price_per_gpu_hour is None or environment.extra_clusters:
+        return []
+    units = (f"{cluster.currency}/h", f"{cluster.currency}/million output tokens")
+    return [[u, _number(v)] for u, v in zip(units, _costs(row, cluster), strict=True)]
+
+
+def _parts_of_ttft(comparison: Comparison, scenario: Scenario) -> list[str]:
+    """Return the table of what the TTFT is made of; nothing where no request was finished."""
+    requests = comparison.frames(comparison.cells()[0])["requests"]
+    run = scenario.run
+    finished = np.asarray(requests["status"], dtype=object) == "finished"
+    counted = finished & measured_window(requests, run.warmup_s, run.cooldown_s)
+    means = mean_parts(ttft_parts(requests), counted)
+    whole = sum(means.values())
+    if not whole > 0:
+        return []
+    rows = [
+        [TTFT_PARTS[part], _number(value), _percent(value / whole)]
+        for part, value in means.items()
+        if value > 0
+    ]
+    return [aligned([["of the mean TTFT (users' first output)", "s", "%"], *rows])]
 
 
 def _time_of_rates(row: Row) -> str:
@@ -382,11 +455,17 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
     ]
     if swept:
         columns += _goodput_columns(comparison, scenario)
+        columns += _cost_columns(comparison, scenario, at_rate)
     else:
         columns += [column(["finished", "", "req/s"], "throughput_rps")]
         columns += [column(["good", "", "req/s"], "good_rps")]
     if slo.percentiles is None or slo.classes:
         columns.append(column(["within", "targets", "%"], "slo_attainment"))
+        each = [key for key in TARGETS if slo.has_target(f"{key}_s")]
+        for key in each if len(each) > 1 else ():
+            columns.append(
+                column(["within", target_of(f"{key}_attainment"), "%"], f"{key}_attainment")
+            )
     else:
         for key in wanted_shares(slo):
             columns.append(column(["within", target_of(key), "%"], key))
@@ -413,9 +492,9 @@ def _packed(first: list[_TextColumn], groups: list[list[_TextColumn]]) -> list[l
     def width(columns: list[_TextColumn]) -> int:
         return sum(2 + max(map(len, column)) for column in columns) - 2
 
-    tables = [first + groups[0]]
+    tables, most = [first + groups[0]], table_width()
     for group in groups[1:]:
-        if width(tables[-1] + group) <= _TABLE_WIDTH:
+        if most is None or width(tables[-1] + group) <= most:
             tables[-1] = tables[-1] + group
         else:
             tables.append(first + group)
@@ -501,6 +580,25 @@ def _goodput_columns(comparison: Comparison, scenario: Scenario) -> list[_TextCo
         for heads, key, scale in shown
     ]
     return [first, *intervals, *others]
+
+
+def _cost_columns(
+    comparison: Comparison, scenario: Scenario, at_rate: dict[str, dict[str, Any]]
+) -> list[_TextColumn]:
+    """Return the price per million output tokens at the goodputs; none where no price is known."""
+    cluster = scenario.environment.cluster
+    if cluster.price_per_gpu_hour is None or scenario.environment.extra_clusters:
+        return []
+    costs = []
+    for row in rows_of(comparison.goodput):
+        at: Any = {**at_rate.get(row["strategy"], {}), "mean_gpus": row["mean_gpus"]}
+        known = len(at) > 1 and row["censored"] != "below"
+        costs.append(_costs(at, cluster, row["goodput_rps"]) if known else [math.nan] * 2)
+    heads = (["GPUs", "", f"{cluster.currency}/h"], ["output", "M tokens", cluster.currency])
+    return [
+        [*head, *map(_number, values)]
+        for head, values in zip(heads, zip(*costs, strict=True), strict=True)
+    ]
 
 
 def _num_seeds(sweep: pd.DataFrame) -> int:
@@ -653,6 +751,9 @@ def _not_counted(sweep: Columns, scenario: Scenario) -> Iterator[str]:
 def aligned(rows: Sequence[Sequence[str]], heads: int = 1, left: Collection[int] = (0,)) -> str:
     """Return `rows` in columns, with a line under the heads of three or more.
 
+    Columns that do not fit the terminal (`terminal.table_width`) go into a table below, which
+    begins with the first column again.
+
     Parameters
     ----------
     rows : sequence of sequence of str
@@ -663,10 +764,33 @@ def aligned(rows: Sequence[Sequence[str]], heads: int = 1, left: Collection[int]
         Columns of text, which stand to the left; numbers stand to the right.
     """
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
+    parts = _that_fit(widths, table_width())
+    return "\n\n".join(_one_table(rows, heads, left, widths, part) for part in parts)
+
+
+def _that_fit(widths: Sequence[int], most: int | None) -> list[list[int]]:
+    """Return the columns of each table: the first, and as many others as fit."""
+    parts = [[0]]
+    for i in range(1, len(widths)):
+        width = sum(widths[k] + 2 for k in [*parts[-1], i]) - 2
+        if most is not None and width > most and len(parts[-1]) > 1:
+            parts.append([0])
+        parts[-1].append(i)
+    return parts
+
+
+def _one_table(
+    rows: Sequence[Sequence[str]],
+    heads: int,
+    left: Collection[int],
+    widths: Sequence[int],
+    columns: Sequence[int],
+) -> str:
     lines = [
         "  ".join(
-            cell.ljust(widths[i]) if i in left else cell.rjust(widths[i])
-            for i, cell in enumerate(row)
+            row[i].ljust(widths[i]) if i in left else row[i].rjust(widths[i])
+            for i in columns
+            if i < len(row)
         ).rstrip()
         for row in rows
     ]
@@ -692,6 +816,15 @@ def _number(value: float) -> str:
 def _percent(share: float) -> str:
     """Percent, rounded down so that 89.96 does not read as 90."""
     return "-" if math.isnan(share) else f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
+
+
+def _about(scenario: Scenario) -> str:
+    """Return model, machines and targets, for the top of a picture."""
+    environment = scenario.environment
+    cluster = environment.cluster
+    served = f"{environment.model.spec.name} on {cluster.num_gpus} x {cluster.gpu.name}"
+    wanted = "targets by class" if environment.slo.classes else targets(environment.slo)
+    return f"{served}; {wanted.partition(' of the requests')[0]}"
 
 
 def write_figures(
@@ -737,6 +870,7 @@ def write_figures(
             },
             run=scenario.run,
             title="" if rate_rps is None else f"{rate_rps:g} requests/s",
+            about=_about(scenario),
         )
         transfers = {name: comparison.transfers(name, rate_rps, seed) for name in names}
         transfers = {name: frame for name, frame in transfers.items() if len(frame)}

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from simcluster.catalog.specs import EngineProfile
 from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.groups.handover import KvHandover
 from simcluster.engine.groups.prefill_gateway import Conductor, PrefillGateway
@@ -53,7 +54,7 @@ class FuDG(RouterSettings):
     """Whether the two pools share nodes, and so which links the KV takes."""
     pool: Literal["none", "decode-node", "remote"] | None = None
     """Host memory that the KV passes: none (GPU to GPU), that of the decode instance's node, or
-    that of a third node; default: none inside a node, else decode-node."""
+    that of a third node; default: none inside a node and inside steps, else decode-node."""
     transfer: Literal["after-prefill", "layerwise"] = "after-prefill"
     """When the KV sets out: after the last layer, or from the end of the first layer on, layer by
     layer behind the prefill."""
@@ -62,8 +63,8 @@ class FuDG(RouterSettings):
     prefill_max_num_batched_tokens: Annotated[int | None, Field(ge=1)] = None
     """Most tokens in a batch of a prefill instance; default: max_num_batched_tokens."""
     kv_connector: Literal["beside", "inside"] | None = None
-    """Whether KV moves beside the steps over the links, or inside the steps, which wait for it;
-    default: the engine's."""
+    """Whether KV moves beside the steps, or inside the steps, which wait for it; default: the
+    engine's."""
     first_token: Literal["decode", "prefill"] = "decode"
     """Which side shows the first token: the decode side when it has the KV (vLLM, SGLang, Dynamo),
     or the prefill side (DistServe's evaluation)."""
@@ -170,6 +171,7 @@ class FuDG(RouterSettings):
             return self._work_together(cluster, source, destination)
 
         env, network, model = cluster.env, cluster.network, cluster.environment.model
+        engine = cluster.environment.engine
         if not inside:
             return KvHandover(
                 env,
@@ -181,16 +183,19 @@ class FuDG(RouterSettings):
                 model=model,
                 on_finish=finished,
                 waiting_block_share=self.waiting_block_share,
+                handover_s=on_grid(engine.handover_s),
+                redoes_last_token=self.redoes_last_token(engine),
             )
         return StepConnector(
             env,
             network,
             decode,
             router=LeastLoaded,
+            paths=paths,
             model=model,
             on_finish=finished,
             rates=self.rates(cluster),
-            log=cluster.recorder.transfers,
+            handover_s=on_grid(engine.handover_s),
         )
 
     def _gateway(
@@ -242,14 +247,23 @@ class FuDG(RouterSettings):
                 rule = "does not go with a KV connector inside the steps, which moves whole prompts"
                 remedy = 'Leave it out, or use kv_connector = "beside".'
                 raise ConfigError(self.shape().key(key), value, rule, remedy)
-        if engine.kv_get_bytes_per_s is None and engine.kv_put_bytes_per_s is None:
+        if engine.kv_between_steps and engine.kv_get_bytes_per_s is None:
             raise ConfigError(
                 "engine.kv_get_bytes_per_s",
                 None,
-                "a KV connector inside the steps needs the rate at which a step gets or puts KV",
-                "Give it, or kv_put_bytes_per_s, or take an engine profile that has them.",
+                "engine.kv_between_steps needs the rate at which KV leaves a prefill instance",
+                "Give it, or set kv_between_steps = false.",
             )
         return connector
+
+    def redoes_last_token(self, engine: EngineProfile) -> bool:
+        """Whether users wait for the decode side to compute the last token of a prompt again.
+
+        Left out with pipelines, whose batches have no step of their own to go by.
+        """
+        beside = (self.kv_connector or engine.kv_connector) == "beside"
+        decodes_alone = self.first_token == "decode" and self.pp_size == 1
+        return engine.redoes_last_token and beside and decodes_alone
 
     def rates(self, cluster: Cluster) -> ConnectorRates:
         """Return how fast KV passes a connector inside the steps."""
@@ -258,7 +272,8 @@ class FuDG(RouterSettings):
             inf if rate is None else self.tp_size * rate
             for rate in (engine.kv_put_bytes_per_s, engine.kv_get_bytes_per_s)
         )
-        return ConnectorRates(put, get, engine.kv_poll_s, engine.kv_buffer_bytes or inf)
+        buffer_bytes = self.tp_size * (engine.kv_buffer_bytes or inf)
+        return ConnectorRates(put, get, engine.kv_poll_s, buffer_bytes, engine.kv_between_steps)
 
     def _check_conductor(self, cluster: Cluster, shape: InstanceShape) -> None:
         """Refuse what the estimates cannot do, and settings without effect beside them."""
@@ -302,7 +317,8 @@ class FuDG(RouterSettings):
         here, there = cluster.where(source).home, cluster.where(destination).home
         if not self._work_together(cluster, source, destination):
             return ()
-        staging = self.pool or ("none" if self.placement == "intra-node" else "decode-node")
+        apart = self.placement != "intra-node" and self.connector(cluster) == "beside"
+        staging = self.pool or ("decode-node" if apart else "none")
         if staging == "none":
             return (topology.between(here, there),)
         near = there

@@ -178,7 +178,8 @@ def scenario_line(told: TraceFile, trace: Trace) -> str:
 
 def figure(trace: Trace) -> Figure:
     """Return a picture of a trace: its rate over time, and the distribution of its lengths."""
-    from simcluster.show.plot import COLOURS, as_written, new_figure
+    from simcluster.show.colours import COLOURS
+    from simcluster.show.plot import as_written, new_figure
 
     drawn = new_figure(height=5.4)
     above, below = drawn.subplots(2, 1)

@@ -87,6 +87,22 @@ def test_an_all_reduce_that_takes_the_norm_in_saves_two_norms_a_layer() -> None:
         assert saved == pytest.approx(share * sum(norm_s), rel=1e-6)
 
 
+def test_all_reduces_take_no_norm_in_beyond_their_largest_message() -> None:
+    """Llama-2-7B has 4096 numbers of 2 bytes a token: 1 MiB are 128 tokens."""
+    model = ModelConfig(spec=llama_2_7b(), max_model_len=4096)
+    engine = replace(ideal_engine(), fuses_allreduce=True)
+    plain, whole, some = (
+        RooflineStepTime(model, a100(), nvlink3(), one, 2)
+        for one in (
+            ideal_engine(),
+            engine,
+            replace(engine, fuses_allreduce_max_bytes=float(2**20)),
+        )
+    )
+    assert some.prefill_s(128) == whole.prefill_s(128) < plain.prefill_s(128)
+    assert some.prefill_s(129) == plain.prefill_s(129) > whole.prefill_s(129)
+
+
 def test_steps_captured_in_pieces_are_issued_at_the_cost_of_pieces() -> None:
     """Up to their tokens; a longer step waits for each of its kernels."""
     model = ModelConfig(spec=llama_2_7b(), max_model_len=4096)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -26,7 +27,9 @@ from simcluster.fidelity.validate import (
     distserve_fits,
     ecoserve_prefill,
     harness,
+    l20_five_systems,
     llmservingsim_vllm,
+    mooncake_a10_pd,
     published_anchors,
     report,
     sarathi_iter,
@@ -37,6 +40,7 @@ from simcluster.fidelity.validate import (
 )
 from simcluster.fidelity.validate.base import Statistic
 from simcluster.fidelity.validate.run import Absent, Validation, validate
+from simcluster.strategies import FuDG
 
 DATA = Path(os.environ.get("SIMCLUSTER_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 about = partial(check, data_set="a set", gpu="A100", regime="all", quantity="TPOT")
@@ -342,6 +346,48 @@ def test_dispatch_bound_passes_of_another_model_are_near() -> None:
     assert decode.measured is not None
     assert decode.simulated is not None
     assert decode.simulated[::4] == pytest.approx(decode.measured[::4], rel=0.2)
+
+
+def test_arrivals_on_a10_are_those_of_the_measured_runs() -> None:
+    """Runs last as long as the gaps that were drawn, and what the last answer takes."""
+    frame = harness.table(measured("mooncake_a10_pd") / "mooncake_a10_pd" / "serving.csv", ())
+    frame = frame[(frame["input_len"] == 256)]
+    assert len(frame) == 20
+    for rate, seconds in zip(frame["rate_req_s"], frame["duration_s"], strict=True):
+        arrival_s = mooncake_a10_pd.arrivals(rate, 200)
+        assert 0.2 < seconds - arrival_s[-1] < 0.6
+
+
+def test_prefill_and_decode_apart_on_a10_are_compared() -> None:
+    """18 runs of two GPUs, of which four are fitted, and ten of one."""
+    found = mooncake_a10_pd.checks(measured("mooncake_a10_pd"))
+    assert [item.n for item in found] == [18, 18, 14, 14, 10, 10]
+    assert all(item.met for item in found[:2])
+
+
+def test_a_connector_without_waits_misses_the_tails_on_a10() -> None:
+    """KV that moves beside the steps: no batch stands still, and TPOT has no tail."""
+    frame = harness.table(measured("mooncake_a10_pd") / "mooncake_a10_pd" / "serving.csv", ())
+    (row,) = harness.records(
+        frame[(frame["doc"] == "v0.1") & (frame["input_len"] == 1024)].query(
+            "transport == 'rdma_1nic'"
+        )
+    )
+    where, strategy = mooncake_a10_pd.deployment(row)
+    assert isinstance(strategy, FuDG)
+    beside = dataclasses.replace(strategy, kv_connector="beside", pool="none")
+    inside_ms, beside_ms = (
+        mooncake_a10_pd.served_ms(where, one, row)[1] for one in (strategy, beside)
+    )
+    assert beside_ms < 0.05 * row["tpot_p99_ms"]
+    assert 0.5 < inside_ms / row["tpot_p99_ms"] < 1.5
+
+
+def test_hand_overs_on_l20_are_compared() -> None:
+    """Two prompts not fitted, each measured twice: no error of a fifth."""
+    found = l20_five_systems.checks(measured("l20_five_systems"))[-1]
+    assert (found.quantity, found.n) == ("KV hand-over", 4)
+    assert found.p90 < 0.2
 
 
 def test_nightlies_are_compared() -> None:

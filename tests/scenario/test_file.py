@@ -260,7 +260,10 @@ ENGINE_VALUES: dict[str, object] = {
     "queue_depth": 7,
     "kernel_generation": "2024",
     "plans_ahead": True,
+    "handover_s": 0.002,
+    "redoes_last_token": True,
     "kv_connector": "inside",
+    "kv_between_steps": True,
     "kv_put_bytes_per_s": 1e9,
     "kv_get_bytes_per_s": 2e9,
     "kv_poll_s": 0.001,
@@ -270,9 +273,16 @@ ENGINE_VALUES: dict[str, object] = {
     "piece_max_tokens": 100,
     "piece_issue_s": 3e-6,
     "fuses_allreduce": True,
+    "fuses_allreduce_max_bytes": 8e6,
     "splits_attention": True,
     "own_allreduce": False,
     "prefix_caching": True,
+    "prefill_wait_steps": 12,
+    "prefill_wait_share": 0.5,
+    "prefill_interval": 4,
+    "api_servers": 2,
+    "api_request_s": 0.003,
+    "api_token_s": 4e-5,
 }
 
 
@@ -292,7 +302,8 @@ def test_every_engine_key_arrives(key: str) -> None:
             limit = getattr(scenario.environment.engine, key.removeprefix("large_gpu_"))
             assert (limit == ENGINE_VALUES[key]) is arrives
     else:
-        scenario = resolve(SMALL, {f"engine.{key}": ENGINE_VALUES[key]})
+        also = {"engine.scheduler": "chunked"} if key.startswith("prefill_") else {}
+        scenario = resolve(SMALL, {f"engine.{key}": ENGINE_VALUES[key]} | also)
         assert getattr(scenario.environment.engine, key) == ENGINE_VALUES[key]
         assert scenario.document["engine"][key] == ENGINE_VALUES[key]
 
@@ -555,3 +566,12 @@ def test_a_wrong_file_is_refused_in_the_words_of_the_whole_validator(
     with pytest.raises(ConfigError) as whole:
         resolve(SMALL, changes)
     assert str(quick.value) == str(whole.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [("prefill_wait_steps", 3), ("prefill_interval", 2)])
+def test_delays_of_prefill_are_refused_where_the_scheduler_knows_none(key: str, value: int) -> None:
+    """A key without effect would be silently ignored."""
+    settings = {f"engine.{key}": value, "engine.scheduler": "prefill-priority"}
+    scenario = resolve(SMALL, settings)
+    with pytest.raises(ConfigError, match=rf"engine\.{key}.*prefill-priority.*chunked"):
+        dry_run(scenario.environment, NoDG(name="plain", tp_size=1))

@@ -591,3 +591,60 @@ def test_schedulers_do_not_look_at_the_output_length(name: str) -> None:
             scheduler.add(Request(number, 0.0, prompt, output_len))
         plans.append([(p.kind, p.num_decodes, chunk_list(p)) for p in run_steps(scheduler, 15)])
     assert plans[0] == plans[1]
+
+
+def kinds_of(scheduler: Scheduler, arrivals: dict[int, list[tuple[int, int]]], most: int) -> str:
+    """Run step by step; p, m, d for prefill, mixed and decode steps; `arrivals` by step."""
+    text, number = "", 0
+    for step in range(most):
+        for prompt, length in arrivals.get(step, []):
+            scheduler.add(Request(number, 0.0, prompt, length))
+            number += 1
+        plan = scheduler.schedule(float(step))
+        if plan is None:
+            break
+        text += plan.kind[0]
+        scheduler.complete(plan, 1, float(step + 1))
+    return text
+
+
+def delaying(**delays: float) -> Scheduler:
+    """Chunked prefill, 40 tokens a step, whose prompts wait."""
+    config = SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=40, **delays)  # type: ignore[arg-type]
+    return SCHEDULERS["chunked"](config, BlockPool(100, 4, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("delays", "second_prompt", "expected"),
+    [
+        # The one that decodes began at step 0; the second comes in before step 2.
+        ({}, 10, "pdmddddddd"),
+        # It waits 4 steps, 2 to 5, and is computed in step 6.
+        ({"prefill_wait_steps": 4, "prefill_wait_tokens": 36.0}, 10, "pdddddmddd"),
+        # 10 and the decode are 11 tokens: enough, there is no wait.
+        ({"prefill_wait_steps": 4, "prefill_wait_tokens": 11.0}, 10, "pdmddddddd"),
+        ({"prefill_wait_steps": 4, "prefill_wait_tokens": 11.5}, 10, "pdddddmddd"),
+        # Steps with decodes are counted from 0: that is step 1, and every third from there.
+        ({"prefill_interval": 3}, 10, "pdddmddddd"),
+        # 60 tokens take two steps, each on its turn.
+        ({"prefill_interval": 3}, 60, "pdddmddmdd"),
+    ],
+)
+def test_prompts_wait_beside_decodes_as_long_as_they_are_told_to(
+    delays: dict[str, float], second_prompt: int, expected: str
+) -> None:
+    """By hand: one request decodes, another comes in before step 2."""
+    scheduler = delaying(**delays)
+    assert kinds_of(scheduler, {0: [(8, 30)], 2: [(second_prompt, 30)]}, 10) == expected
+
+
+def test_waiting_prompts_go_when_others_have_made_them_enough() -> None:
+    """A third prompt in step 4 fills the step: 10 + 16 + 1 = 27 tokens."""
+    scheduler = delaying(prefill_wait_steps=10, prefill_wait_tokens=27.0)
+    assert kinds_of(scheduler, {0: [(8, 30)], 2: [(10, 30)], 4: [(16, 30)]}, 8) == "pdddmddd"
+
+
+def test_prompts_do_not_wait_where_nothing_decodes() -> None:
+    """The first request ends in step 3; the second, which would wait to step 11, goes then."""
+    scheduler = delaying(prefill_wait_steps=10, prefill_wait_tokens=40.0)
+    assert kinds_of(scheduler, {0: [(8, 4)], 2: [(10, 4)]}, 20) == "pdddpddd"

@@ -23,8 +23,8 @@ from simcluster.frames.schema import INSTANCES, REQUESTS, SCHEMAS, SPANS, SWEEP,
 from simcluster.runs.folder import Cell, writing
 from simcluster.runs.result import FRAMES
 from simcluster.scenario.file import resolve
+from simcluster.show.colours import COLOURS
 from simcluster.show.plot import (
-    COLOURS,
     legend_beside,
     overlay,
     palette,
@@ -35,6 +35,7 @@ from simcluster.show.plot import (
     plot_queue_over_time,
     plot_tpot_ecdf,
     plot_ttft_ecdf,
+    plot_ttft_over_time,
     plot_waiting_over_time,
     render_comparison,
 )
@@ -434,12 +435,44 @@ def test_runs_without_an_offered_rate_have_no_attainment_by_rate(ax: Axes) -> No
         plot_attainment(sweep, 0.9, ax=ax)
 
 
-@pytest.mark.parametrize("with_rates", [True, False])
-def test_a_comparison_is_drawn_into_its_files(tmp_path: Path, with_rates: bool) -> None:
-    """All files, each a picture; without rates those that need none."""
+def test_ttft_over_time_is_the_mean_of_those_who_arrive(ax: Axes) -> None:
+    """Sixty stretches; the mean of all, weighted by who arrives, is that of the requests."""
+    requests = make_requests(3.0)
+    assert plot_ttft_over_time(requests, target_s=2.0, ax=ax) is ax
+    (stairs,) = ax.patches
+    means, edges, _ = stairs.get_data()  # type: ignore[attr-defined]
+    ttft = requests["first_output_s"] - requests["arrival_s"]
+    counts, _ = np.histogram(requests["arrival_s"][~np.isnan(ttft)], edges)
+    assert len(means) == 60
+    assert np.nansum(means * counts) / counts.sum() == pytest.approx(np.nanmean(ttft))
+    assert ax.get_xlabel() == "Arrival (s)"
+    plot_ttft_over_time(make_requests(30.0), ax=ax)  # ten times slower: the axis makes room
+    assert ax.get_ylim()[1] > np.nanmax(ax.patches[1].get_data().values)  # type: ignore[attr-defined]
+
+
+def test_model_machines_and_targets_stand_over_every_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who sees a picture alone knows of what it is."""
+    titles = []
+
+    def savefig(figure: Figure, path: Path) -> None:
+        titles.append(figure.get_suptitle())
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    requests, spans = {"vllm": make_requests(3.0)}, {"vllm": make_spans()}
+    render_comparison(make_sweep(), requests, spans, SLO, tmp_path, about="llama on 8 x H100")
+    assert titles == ["llama on 8 x H100"] * 7
+
+
+@pytest.mark.parametrize("with_rates", [True, False, "one"])
+def test_a_comparison_is_drawn_into_its_files(tmp_path: Path, with_rates: bool | str) -> None:
+    """All files, each a picture; without rates, or with one, those that need no several."""
     sweep = make_sweep()
     if not with_rates:
         sweep["rate_rps"] = np.full(8, np.nan)
+    if with_rates == "one":
+        sweep["rate_rps"] = np.full(8, 3.0)
     written = render_comparison(
         sweep,
         {name: make_requests(3.0) for name in NAMES},
@@ -450,8 +483,8 @@ def test_a_comparison_is_drawn_into_its_files(tmp_path: Path, with_rates: bool) 
         run=RUN,
         title="3 requests/s",
     )
-    expected = {"ttft_cdf", "tpot_cdf", "queue", "kv_usage"}
-    if with_rates:
+    expected = {"ttft_cdf", "tpot_cdf", "ttft_over_time", "queue", "kv_usage"}
+    if with_rates is True:
         expected |= {"attainment", "goodput"}
     assert {path.stem for path in written} == expected
     for path in written:

@@ -17,6 +17,7 @@ from simcluster.catalog.layers import ModelSpec
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import Environment, SloConfig
 from simcluster.errors import ConfigError
+from simcluster.roofline import StepShape
 from simcluster.runs.result import Result
 from simcluster.runs.simulate import run, simulate
 from simcluster.scenario.file import resolve
@@ -26,7 +27,15 @@ from simcluster.testing import specs
 from simcluster.testing.examples import examples
 from simcluster.testing.laws import check_laws, union_of
 from simcluster.testing.step_times import LinearStepTime, same_for_all
-from simcluster.testing.toy import CHUNKED, RECURRENT, SPARSE, TOY, WINDOWED, toy_environment
+from simcluster.testing.toy import (
+    CHUNKED,
+    RECURRENT,
+    SPARSE,
+    TOY,
+    WINDOWED,
+    assert_same,
+    toy_environment,
+)
 from simcluster.testing.workloads import shared_prefixes, workload_of
 from simcluster.units import TICK_S, on_grid
 from simcluster.workload import Workload
@@ -207,6 +216,56 @@ def test_ttft_holds_the_kv_transfer_as_users_of_current_engines_see_it(
     sent_s = 2 * 48 * 8 * 128 * 2 * 3072 / (1.25e9 if network == "10gbe" else 50e9)
     assert (ttft_s > max(least_s, sent_s)).all()
     assert (ttft_s < 1.5 * least_s).all()
+
+
+@pytest.mark.parametrize("redoes", [False, True])
+def test_a_hand_over_takes_a_proxy_and_the_step_that_redoes_the_last_token(redoes: bool) -> None:
+    """Of a lone request: both pass between the arrival of its KV and its first token."""
+    where = machines()
+    engine = dataclasses.replace(where.engine, handover_s=0.25, redoes_last_token=redoes)
+    there = dataclasses.replace(where, engine=engine)
+    strategy, load = disaggregated(1, 1), workload_of([0.0], 20, 5)
+    at_once, later = (
+        {
+            name: column[0]
+            for name, column in deployed(w, strategy, load).columns["requests"].items()
+        }
+        for w in (where, there)
+    )
+    step_s = STEP_TIME.step_s(StepShape(1, 21, (), 1, 21)) if redoes else 0.0
+    assert later["first_output_s"] == at_once["first_output_s"] + 0.25 + step_s
+    assert later["last_token_s"] == at_once["last_token_s"] + 0.25 + step_s
+    assert later["transfer_s"] == at_once["transfer_s"]
+
+
+def test_pipelines_leave_out_the_step_that_redoes_the_last_token() -> None:
+    """Their batches have no step of their own to go by; it is said where the key is documented."""
+    where = machines()
+    there = dataclasses.replace(
+        where, engine=dataclasses.replace(where.engine, redoes_last_token=True)
+    )
+    strategy, load = disaggregated(1, 1, pp_size=2), workload_of([0.0], 20, 5)
+    plain, same = (run(w, strategy, load).columns["requests"] for w in (where, there))
+    assert same["first_output_s"][0] == plain["first_output_s"][0]
+
+
+@examples(60)
+@given(workload=WORKLOADS, placement=st.sampled_from(PLACEMENTS), redoes=st.booleans())
+def test_hand_overs_agree_at_both_resolutions(
+    workload: Workload, placement: Placement, redoes: bool
+) -> None:
+    """The step that is redone has the load of the last boundary, at whatever resolution."""
+    engine = dataclasses.replace(
+        specs.vllm_engine(), block_size=BLOCK, handover_s=2e-3, redoes_last_token=redoes
+    )
+    where = dataclasses.replace(machines(), engine=engine)
+    strategy = disaggregated(2, 2, placement=placement, num_kv_blocks=80)
+    span, step = (
+        run(where, strategy, workload, step_time=same_for_all(STEP_TIME), resolution=resolution)
+        for resolution in ("span", "step")
+    )
+    check_laws(span)
+    assert_same(span, step)
 
 
 def uphill_ends(result: Result) -> list[float]:

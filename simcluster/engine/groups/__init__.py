@@ -4,6 +4,7 @@
 module           idea
 ===============  ==============================================================
 cluster          the machines of a run, and the instances placed on them
+api_server       CPU processes that every request passes, and that limit them
 reports          loads that instances report from time to time
 front_end        a door: requests are routed, or wait to be
 prefill_gateway  doors of prefill groups, whose requests are handed over

@@ -14,6 +14,7 @@ from simcluster.engine.links.link import LinkNetwork, Path
 from simcluster.errors import InvariantError
 from simcluster.request import Request
 from simcluster.routing.base import Router
+from simcluster.units import on_grid
 
 
 class DecodePort:
@@ -152,6 +153,12 @@ class KvHandover(InstanceOwner):
         A decode instance reserves nothing while requests that do not decode yet, in transfer or
         waiting to join the batch, have this share of its blocks (DistServe's
         ``waiting_block_prop_threshold``).
+    handover_s : float
+        From the arrival of the KV until the decode side knows of the request (s, on the grid).
+    redoes_last_token : bool
+        The first decode step computes the last token of the prompt once more, in place of the
+        token that the prefill side has made: counted as the time of such a step, as loaded as the
+        decode side is then, in which others do not wait for it.
     """
 
     def __init__(
@@ -166,9 +173,13 @@ class KvHandover(InstanceOwner):
         model: ModelConfig,
         on_finish: Callable[[Request], None],
         waiting_block_share: float | None = None,
+        handover_s: float = 0.0,
+        redoes_last_token: bool = False,
     ) -> None:
         self._env = env
         self._network = network
+        self._handover_s = handover_s
+        self._redoes_last_token = redoes_last_token
         self._waiting_block_share = waiting_block_share
         self._ports = {
             instance.instance_id: DecodePort(instance, waiting_block_share) for instance in decode
@@ -315,9 +326,26 @@ class KvHandover(InstanceOwner):
         self._start_transfers(move.port)
 
     def _arrived(self, move: _Move) -> None:
-        """Let the request decode: all its KV has arrived."""
+        """Let the request decode, at once or soon: all its KV has arrived."""
+        move.request.transfer_s = self._env.now - move.request.first_token_s
+        self._let_join(move)
+
+    def _let_join(self, move: _Move) -> None:
+        """Let the request join when the decode side knows of it."""
+        wait_s = self._handover_s
+        if self._redoes_last_token:
+            instance = move.port.instance
+            num_seqs = instance.num_unfinished + 1
+            context_tokens = instance.load_tokens + move.request.prompt_len + num_seqs
+            wait_s += on_grid(instance.decode_s(num_seqs, context_tokens))
+        if not wait_s:
+            self._join(move)
+            return
+        known = At(self._env, self._env.now + wait_s, ROUTING)
+        known.callbacks.append(lambda _: self._join(move))
+
+    def _join(self, move: _Move) -> None:
         request, port = move.request, move.port
-        request.transfer_s = self._env.now - request.first_token_s
         port.coming_tokens -= move.num_tokens
         port.num_coming -= 1
         port.instance.join(request)

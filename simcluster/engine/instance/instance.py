@@ -274,12 +274,17 @@ class Instance(InstanceState):
                 runner.idle()
                 yield self._wake.sleep()
                 continue
+            if hooks.taken:
+                for event in hooks.gets(plan, span):
+                    yield event
             self._begin(plan)
             for event in runner.run(span, plan):
                 yield event
             if hooks.put is not None and plan.chunks:
                 for event in hooks.ended(plan, self, self.order):
                     yield event
+            if hooks.computes is not None:
+                hooks.computes(False)
             self._end(plan)
             if env.peek() <= env.now:
                 # Others have business at this very time: let it settle before planning.
@@ -316,7 +321,7 @@ class Instance(InstanceState):
         elif scheduler.pool.shares and plan is not None and plan.chunks:
             owner.boundary(self)  # who came in may hold the prefix of who waits outside
         if scheduler.joined:
-            self.hooks.taken_in(scheduler.joined, plan)
+            self.hooks.taken_in(scheduler.joined)
             for request in scheduler.joined:
                 owner.joined(self, request)
             scheduler.joined.clear()
@@ -331,14 +336,16 @@ class Instance(InstanceState):
     def _begin(self, plan: StepPlan) -> None:
         """Begin the span of `plan`, now."""
         scheduler, swap, hooks = self.scheduler, self.scheduler.swap, self.hooks
-        copies_s = 0.0 if hooks.get_s is None else hooks.wait_s()
+        copies_s = 0.0
         if swap.copied_blocks:
             assert self._copy_s is not None, "only with host memory is there anything to copy"
-            copies_s += self._copy_s(swap.copied_blocks)
+            copies_s = self._copy_s(swap.copied_blocks)
             swap.copied_blocks = 0
         self.span.begin(plan, self.env.now, copies_s)
         if self.wires is not None:
             self.step_time = self.wires.begin(plan, scheduler.shape(plan))
+        if hooks.computes is not None:
+            hooks.computes(True)
         if hooks.on_prefill is not None and plan.chunks:
             hooks.began(plan, self, hooks.on_prefill)
 

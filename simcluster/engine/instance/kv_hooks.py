@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import simpy
 
+from simcluster.engine.instance.span import Span
 from simcluster.engine.instance.state import InstanceState
 from simcluster.request import Request
 from simcluster.sched import StepPlan, target
@@ -14,6 +15,8 @@ from simcluster.units import on_grid
 Put = Callable[[Sequence[int], int], Iterable[simpy.Event]]
 """Events that a step waits for: from the tokens of the prompts that it ended, and the place in ties
 of its instance."""
+Get = Callable[[Sequence[Request]], Iterable[simpy.Event]]
+"""Events that a step waits for: from the requests that it takes in."""
 OnOwnPrefill = Callable[[Request, int, float], None]
 """Hears of a prefill: the request, its tokens at the end, and the end of its first layer (s)."""
 
@@ -25,8 +28,12 @@ class KvHooks:
     ----------
     put : callable or None
         What a step waits for whose prompts have ended (`Put`).
-    get_s : callable or None
-        Time (s, on the grid) that a step waits for the KV of the requests that it takes in.
+    get : callable or None
+        What a step waits for until it has the KV of the requests that it takes in (`Get`).
+    computes : callable or None
+        Hears when steps begin (True) and when they have ended (False).
+    taken : list of Request
+        Those that the step about to start takes in, where there is a `get`.
     on_prefill : callable or None
         Hears of every prefill that begins and ends with its step.
     num_layers : int
@@ -35,21 +42,27 @@ class KvHooks:
 
     def __init__(self) -> None:
         self.put: Put | None = None
-        self.get_s: Callable[[Sequence[Request]], float] | None = None
+        self.get: Get | None = None
+        self.computes: Callable[[bool], None] | None = None
+        self.taken: list[Request] = []
         self.on_prefill: OnOwnPrefill | None = None
         self.num_layers = 1
-        self._wait_s = 0.0  # of the step about to start
 
-    def taken_in(self, requests: Sequence[Request], plan: StepPlan | None) -> None:
+    def taken_in(self, requests: Sequence[Request]) -> None:
         """Let the step about to start wait for the KV of `requests`, which are in its batch."""
-        if self.get_s is not None and plan is not None:
-            self._wait_s = self.get_s(requests)
-            plan.max_steps, plan.last_tokens = 1, 0  # the step that waits is an event
+        if self.get is not None:
+            self.taken += requests
 
-    def wait_s(self) -> float:
-        """Return what the step that starts now waits for (s); the next one waits for nothing."""
-        wait_s, self._wait_s = self._wait_s, 0.0
-        return wait_s
+    def gets(self, plan: StepPlan, span: Span) -> Iterator[simpy.Event]:
+        """Give what to wait for until the KV is there that the step of `plan` takes in.
+
+        Meanwhile the step counts as begun: it has its blocks, and nothing cuts it.
+        """
+        assert self.get is not None, "asked only where there is something to wait for"
+        plan.max_steps, plan.last_tokens = 1, 0  # the step that waits has a row of its own
+        span.plan, span.num_steps, span.ends = plan, 1, []
+        requests, self.taken = self.taken, []
+        yield from self.get(requests)
 
     def began(self, plan: StepPlan, instance: InstanceState, on_prefill: OnOwnPrefill) -> None:
         """Say of every request whose prefill ends with the step of `plan` when its KV appears.

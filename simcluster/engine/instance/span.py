@@ -21,7 +21,7 @@ class Span:
     num_steps : int
         How many of them will be done; 0 while nothing runs.
     copies_s : float
-        Copies of KV that the first step starts with (s): swapped, or got by a connector.
+        Copies of swapped KV that the first step starts with (s).
     hidden_s : float
         GPU time of the step before, under which host work of the first step was done (s). It
         outlives its span: the next one begins with it, if it follows without a pause.

@@ -497,17 +497,25 @@ class LinkNetwork:
         return {route.path: (route.rate, len(route.flows)) for route in self._busy}
 
     def transfer(
-        self, request_id: int, path: Path, num_bytes: int, on_end: Callable[[], None]
+        self,
+        request_id: int,
+        path: Path,
+        num_bytes: int,
+        on_end: Callable[[], None],
+        *,
+        requested_s: float | None = None,
     ) -> None:
         """Send `num_bytes` along `path`; call `on_end` when the last byte has arrived.
 
-        The latencies of the path pass first, then the flow takes its share of every link.
+        The latencies of the path pass first, then the flow takes its share of every link. It is
+        recorded as asked for at `requested_s` (s), now by default.
         """
         now = self._env.now
         route = self._routes.get(path)
         if route is None:
             route = self._add_route(path)
-        flow = Flow(route, request_id, num_bytes, now, on_end)
+        asked_s = now if requested_s is None else requested_s
+        flow = Flow(route, request_id, num_bytes, asked_s, on_end)
         start_s = now + route.latency_s
         if not route.flows and route.alone:
             # Nothing can happen on these links before it starts: no need to look then.

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from simcluster.show.commands import Command
 
-@click.command()
+
+@click.command(cls=Command)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--gpu", required=True, help="GPU that was measured, a name of the catalogue.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the catalogue file here.")

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from simcluster.fidelity.measure.plan import DEFAULT_MODELS, GROUPS
+from simcluster.show.commands import Command
 
 
-@click.command("measure")
+@click.command("measure", cls=Command)
 @click.option(
     "-o",
     "--out",

@@ -10,9 +10,13 @@ aic_e2e             InferenceMAX
 apex_e2e            APEX
 blis_vllm015        load stages of vLLM 0.15.1
 distserve_fits      DistServe's fits of forward passes
+eager_engines       engines of 2023 and early 2024, pooled
 ecoserve_prefill    EcoServe's table 3
+gpustack_bench      bursts under vLLM on A100, with weights of 16, 8 and 4 bits
 l20_five_systems    steps on L20 over PCIe
 llmservingsim_vllm  LLMServingSim's replays
+mlperf_v51          MLPerf's offline throughput with 8-bit weights
+mooncake_a10_pd     prefill and decode apart on two A10
 published_anchors   published numbers of vLLM and of KV transfers
 sarathi_iter        Sarathi-Serve's iteration times
 splitwise_perf      Splitwise's fixed batches

@@ -24,10 +24,8 @@ GPUS: Final = {"h100_sxm": "H100", "b200_sxm": "B200"}
 MODELS: Final = {"meta-llama/Llama-3.1-70B": MODEL}
 """Dense models of the set, by their names in it."""
 ENGINES: Final = {"vllm": "vllm-0.11", "trtllm": "trtllm-1"}
-ASYNC: Final = "vllm-0.19"
-"""vLLM's profile on B200: InferenceMAX ran it with ``--async-scheduling`` there, and with
-``enable_fi_allreduce_fusion``: the norm behind an all-reduce is part of it (``70b_*_b200_slurm.sh``
-of October 2025; Hopper has neither)."""
+ASYNC: Final = "vllm-0.11-async"
+"""vLLM's profile on B200 (``70b_fp8_b200_slurm.sh`` of October 2025; Hopper's differs)."""
 TOKEN_BUDGET: Final = {"vllm": 8192, "trtllm": 16384}
 """Tokens of a step in InferenceMAX's scripts (``70b_fp8_*.sh``: max-num-batched-tokens,
 max_num_tokens); no prefix caching, 0.9 of the memory."""
@@ -35,6 +33,11 @@ KV_DTYPES: Final = {"H100": None, "B200": "fp8"}
 """Numbers of the KV cache (None: 16 bits), which the scripts leave to the engine: on two H100, 64
 requests of 1024 + 8192 tokens and 32 or 64 of 8192 + 1024 waited 6 to 60 s for room, as with 16
 bits; on one B200 none did."""
+WAITING: Final = {"prefill_wait_steps": 20, "prefill_wait_share": 0.9}
+"""How prompts wait for others under TensorRT-LLM where 1024 tokens come in and go out and TP is
+below 8 (``70b_fp8_b200_trt_slurm.sh``: batch_wait_timeout_iters, batch_wait_max_tokens_ratio)."""
+_SHORT: Final = 1024
+_WHOLE_NODE: Final = 8
 SHORTEST: Final = 0.8
 """Lengths are uniform from this share of the nominal length to it (RANDOM_RANGE_RATIO)."""
 ROUNDS: Final = 10
@@ -57,6 +60,8 @@ _COLUMNS: Final = (
 def checks(data_dir: Path) -> list[Check]:
     """Run the closed loop of every dense row in 16 or 8 bits and compare mean TPOT and TTFT."""
     found = []
+    all_tpot: list[tuple[FloatArray, FloatArray]] = []
+    vllm_ttft: list[tuple[FloatArray, FloatArray]] = []
     for system, must, aim in (("h100_sxm", 0.16, 0.10), ("b200_sxm", 0.12, 0.08)):
         frame = rows(data_dir, system)
         gpu = GPUS[system]
@@ -75,7 +80,9 @@ def checks(data_dir: Path) -> list[Check]:
         found += [
             about(truth[part], tpot[part], regime=name, quantity="TPOT") for name, part in parts
         ]
+        all_tpot.append((truth, tpot))
         truth = frame["silicon_ttft_ms"].to_numpy()
+        vllm_ttft.append((truth[backend == "vllm"], ttft[backend == "vllm"]))
         found.append(about(truth, ttft, regime="all", quantity="TTFT"))
         found += [
             about(truth[part], ttft[part], regime=ENGINES[name], quantity="TTFT")
@@ -91,6 +98,13 @@ def checks(data_dir: Path) -> list[Check]:
             about(*(rate[backend == name] for rate in rates), regime=ENGINES[name])
             for name in np.unique(backend)
         ]
+    about = partial(check, unit="ms", data_set=DATA_SET, gpu="H100, B200", model=MODEL)
+    truth, tpot = (np.concatenate(part) for part in zip(*all_tpot, strict=True))
+    about_tpot = partial(about, truth, tpot, quantity="TPOT")
+    found.append(about_tpot(regime="all runs", must=0.05, aim=0.04))
+    found.append(about_tpot(regime="all runs, tail", must=0.09, aim=0.07, limits="p90"))
+    truth, ttft = (np.concatenate(part) for part in zip(*vllm_ttft, strict=True))
+    found.append(about(truth, ttft, regime="vLLM", quantity="TTFT", must=0.12, aim=0.08))
     return found
 
 
@@ -102,6 +116,11 @@ def rows(data_dir: Path, system: str) -> pd.DataFrame:
     keep &= (frame["mode"] == "agg") & frame["precision"].isin(["bf16", "fp8"])
     keep &= frame["model_path"].isin(list(MODELS)) & frame["backend"].isin(list(ENGINES))
     return frame[keep]
+
+
+def _waits(row: dict[str, Any]) -> bool:
+    """Whether prompts of this TensorRT-LLM run waited for others."""
+    return bool(row["isl"] == row["osl"] == _SHORT and row["tp_size"] < _WHOLE_NODE)
 
 
 def simulated(
@@ -123,9 +142,10 @@ def simulated(
         changes: dict[str, Any] = {"max_num_seqs": clients}
         if row["backend"] == "vllm" and gpu == GPUS["b200_sxm"]:
             engine = ASYNC
-            changes["fuses_allreduce"] = True
         elif row["backend"] == "vllm" and vllm:
             engine = vllm
+        elif row["backend"] == "trtllm" and _waits(row):
+            changes |= WAITING
         where = environment(
             gpu,
             MODELS[row["model_path"]],

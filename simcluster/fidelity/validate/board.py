@@ -56,6 +56,7 @@ _REPLAY: Final = {
 _LOOP: Final = ("TTFT", "TPOT", "throughput")
 _SPLITWISE: Final = _steps("llama-2-70b", ("all", "prompt time"), ("all", "token time"))
 _STEP: Final = "step time"
+_OFFLINE: Final = "offline tokens/s per GPU"
 
 ROWS: Final = (
     Row(
@@ -75,12 +76,12 @@ ROWS: Final = (
         "held out",
     ),
     Row(
-        Kind(_DENSE, 8, "NVLink", "vllm-0.19"),
+        Kind(_DENSE, 8, "NVLink", "vllm-0.11-async"),
         "aic_e2e",
         "B200",
         _same("llama-3.1-70b", "vllm-0.11", *_LOOP),
-        "closed loops of Llama-3.1-70B, TP 1 to 8 (asynchronous vLLM of October 2025)",
-        "held out",
+        "closed loops of Llama-3.1-70B, TP 1 to 8",
+        "5 of 60 fitted",
     ),
     Row(
         Kind(_DENSE, 8, "NVLink", "vllm-0.11"),
@@ -91,12 +92,44 @@ ROWS: Final = (
         "3 of 45 fitted",
     ),
     Row(
+        Kind(_DENSE, 8, "NVLink", "vllm-0.11"),
+        "mlperf_v51",
+        "H100",
+        {"throughput": ("llama-3.1-8b", "vllm-0.11", _OFFLINE)},
+        "offline, Llama-3.1-8B, TP 1",
+        "held out",
+    ),
+    Row(
         Kind(_DENSE, 8, "NVLink", "trtllm-1"),
         "aic_e2e",
         "B200",
         _same("llama-3.1-70b", "trtllm-1", *_LOOP),
         "closed loops of Llama-3.1-70B, TP 1 to 8",
-        "3 of 72 fitted",
+        "7 of 72 fitted",
+    ),
+    Row(
+        Kind(_DENSE, 8, "NVLink", "trtllm-1"),
+        "mlperf_v51",
+        "H100",
+        {"throughput": ("llama-2-70b", "trtllm-1", _OFFLINE)},
+        "offline, Llama-2-70B, PP 2",
+        "held out",
+    ),
+    Row(
+        Kind(_DENSE, 8, "NVLink", "trtllm-1"),
+        "mlperf_v51",
+        "H100",
+        {"throughput": ("llama-3.1-405b", "trtllm-1", _OFFLINE)},
+        "offline, Llama-3.1-405B, TP 8",
+        "held out",
+    ),
+    Row(
+        Kind(_DENSE, 8, "PCIe", "vllm-0.11"),
+        "mlperf_v51",
+        "L40S",
+        {"throughput": ("llama-3.1-8b", "vllm-0.11", _OFFLINE)},
+        "offline, Llama-3.1-8B, TP 1",
+        "held out",
     ),
     Row(
         Kind(_DENSE, 16, "PCIe", "vllm-0.19"),

@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 from simcluster.catalog.scores import PACKAGED, read
+from simcluster.show.commands import Command
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("data_dir", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), help="Write report and pictures to this folder."

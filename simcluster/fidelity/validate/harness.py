@@ -95,6 +95,7 @@ def serve(
     output_len: Sequence[int] | IntArray,
     *,
     tp_size: int,
+    pp_size: int = 1,
     arrival_s: FloatArray | None = None,
     concurrency: int | None = None,
     chunk_size: int | None = None,
@@ -110,8 +111,8 @@ def serve(
         Model, machine, engine.
     prompt_len, output_len : sequence of int
         Tokens of each request, shape ``(num_requests,)``.
-    tp_size : int
-        GPUs of the instance.
+    tp_size, pp_size : int
+        GPUs of the instance: ranks of a stage, and stages.
     arrival_s : float array, optional
         Arrivals (s), sorted; all at 0 if neither this nor `concurrency` is given.
     concurrency : int, optional
@@ -139,6 +140,7 @@ def serve(
     strategy = NoDG(
         name="measured",
         tp_size=tp_size,
+        pp_size=pp_size,
         instances=1,
         scheduler="prefill-priority" if chunk_size is None else "chunked",
         chunk_size=chunk_size,

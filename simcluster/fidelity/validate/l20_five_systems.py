@@ -1,4 +1,7 @@
-"""Steps of Qwen2.5-7B on L20 at TP 1 and at TP 4 over PCIe, vLLM 0.10.1, at locked SM clocks."""
+"""Steps of Qwen2.5-7B on L20 at TP 1 and at TP 4 over PCIe, vLLM 0.10.1, at locked SM clocks.
+
+Beside them what handing a prompt over takes: TTFT of a pair of instances less that of one.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ import numpy as np
 from simcluster.fidelity.validate.base import Check, check
 from simcluster.fidelity.validate.harness import environment, records, step_time, table
 from simcluster.roofline import StepShape
+from simcluster.runs.simulate import run
+from simcluster.strategies import FuDG, NoDG
+from simcluster.workload import Workload
 
 DATA_SET: Final = "l20_five_systems"
 MODEL: Final = "qwen2.5-7b"
@@ -27,6 +33,9 @@ _LIMITS: Final = {
 }
 """Must and aim of the mean error, by phase and degree."""
 _COLUMNS: Final = ("tp", "phase", "sm_mhz", "batch", "tokens", "time_s")
+_HANDOFF_COLUMNS: Final = ("prompt_tokens", "overhead_s")
+HANDOFF_FITTED: Final = 512
+"""Prompt (tokens) whose hand-over gives `EngineProfile.handover_s`."""
 
 
 def checks(data_dir: Path) -> list[Check]:
@@ -49,7 +58,30 @@ def checks(data_dir: Path) -> list[Check]:
         if slow.any():
             regime = f"TP {tp}, lower clocks"
             found.append(about(*times[slow].T, regime=regime, quantity=quantity))
+    handed = table(data_dir / DATA_SET / "pd_handoff.csv", _HANDOFF_COLUMNS)
+    handed = handed[handed["prompt_tokens"] != HANDOFF_FITTED]
+    guesses = [handover_s(int(tokens)) for tokens in handed["prompt_tokens"]]
+    found.append(
+        about(handed["overhead_s"], guesses, regime="TP 1, 2k and 7k", quantity="KV hand-over")
+    )
     return found
+
+
+def handover_s(prompt_len: int) -> float:
+    """Return by how much the TTFT of a lone request grows with a pair of instances (s)."""
+    where = environment(GPU, MODEL, ENGINE, num_gpus=2, max_model_len=8192)
+    load = Workload(
+        arrival_s=np.zeros(1),
+        prompt_len=np.array([prompt_len]),
+        output_len=np.array([2]),
+        rejected=np.zeros(1, dtype=bool),
+    )
+    pair = FuDG(name="pair", prefill_instances=1, decode_instances=1)
+    apart_s, alone_s = (
+        float(run(where, strategy, load).columns["requests"]["ttft_s"][0])
+        for strategy in (pair, NoDG(name="one", instances=1))
+    )
+    return apart_s - alone_s
 
 
 def simulated_s(row: dict[str, Any]) -> float:

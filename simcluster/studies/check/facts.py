@@ -9,6 +9,7 @@ from math import inf
 from typing import Any, Final
 
 from simcluster.config import Environment, SloConfig
+from simcluster.roofline.host import on_cpu
 from simcluster.runs.compare import choose
 from simcluster.scenario.scenario import Scenario
 from simcluster.show.text import all_notes, targets
@@ -36,7 +37,11 @@ _ENGINE: Final = (
     "hybrid_kv_cache",
     "graph_max_seqs",
     "front_end_s",
+    "api_servers",
     "kv_connector",
+    "prefill_wait_steps",
+    "prefill_wait_share",
+    "prefill_interval",
 )
 """What of an engine's profile decides what it does; the rest are times."""
 
@@ -123,7 +128,9 @@ def _of_strategy(
     if isinstance(strategy, FuDG):
         known["transfer"] = moves.facts(strategy, cluster, requests.prompt_len)
         if strategy.first_token == "decode":
-            first_s += known["transfer"]["seconds"]
+            first_s += known["transfer"]["seconds"] + environment.engine.handover_s
+            if strategy.redoes_last_token(environment.engine):
+                first_s += rows[-1].get("decode_s", 0.0)
     known["first_token_s"] = first_s
     known["bound"] = _bound(environment, strategy, own, requests)
     return known, own
@@ -149,11 +156,17 @@ def _bound(
         "transfer_rps": _finite(found.link_rps),
         "total_rps": found.total_rps,
     }
+    engine = on_cpu(environment.engine)
+    if engine.api_servers:
+        each_s = engine.api_request_s + engine.api_token_s * float(lengths.outputs.mean())
+        entries = sum(len(pool.instances) for pool in own if pool.role != "decode")
+        known["api_rps"] = engine.api_servers * entries / each_s
+        known["total_rps"] = min(known["total_rps"], known["api_rps"])
     if isinstance(strategy, SchedulerSettings) and strategy.splits_prompts and len(own) == 1:
         prompt, output = float(lengths.prompt), float(lengths.outputs.mean())
         steady = pools.Steps(own[0]).steady_rps(prompt, output, found.batch)
         count = found.num_gpus // own[0].instances[0].num_gpus
-        known["steady_rps"] = min(found.total_rps, count * steady)
+        known["steady_rps"] = min(known["total_rps"], count * steady)
     return known
 
 
@@ -222,8 +235,8 @@ def _not_counted(requests: Requests, found: Sequence[dict[str, Any]]) -> list[st
         if buffer is not None and buffer < known["transfer"]["bytes"]:
             lines.append(
                 f"{known['name']}: the KV cache of the median prompt, "
-                f"{known['transfer']['bytes']} bytes, is more than engine.kv_buffer_bytes = "
-                f"{buffer:.4g}: one prompt at a time is let in"
+                f"{known['transfer']['bytes']} bytes, is more than an instance holds with "
+                f"engine.kv_buffer_bytes, {buffer:.4g}: one prompt at a time is let in"
             )
     return lines
 

@@ -16,17 +16,17 @@ from simcluster.units import GB
 def facts(strategy: FuDG, cluster: Cluster, prompt_len: int) -> dict[str, Any]:
     """Return bytes and time of the transfer of a prompt of `prompt_len` tokens, as JSON has it."""
     num_bytes = cluster.environment.model.sequence_kv().num_bytes(prompt_len)
+    copies = [_copy(path, num_bytes) for path in _first_paths(strategy, cluster)]
     if strategy.connector(cluster) == "inside":
         rates = strategy.rates(cluster)
         put_s, get_s = (num_bytes / r for r in (rates.put_bytes_per_s, rates.get_bytes_per_s))
         return {
             "bytes": num_bytes,
-            "seconds": put_s + get_s + rates.poll_s,
+            "seconds": put_s + get_s + rates.poll_s + sum(copy["seconds"] for copy in copies),
             "connector": "inside",
             "buffer_bytes": None if math.isinf(rates.buffer_bytes) else rates.buffer_bytes,
-            "copies": [],
+            "copies": copies,
         }
-    copies = [_copy(path, num_bytes) for path in _first_paths(strategy, cluster)]
     return {
         "bytes": num_bytes,
         "seconds": sum(copy["seconds"] for copy in copies),

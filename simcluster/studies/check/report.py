@@ -119,6 +119,7 @@ def _below(one: Facts) -> list[str]:
     parts = [
         f"{what} {bound[key]:.4g}"
         for what, key in (
+            ("API servers alone", "api_rps"),
             ("prefills alone", "prefill_rps"),
             ("decodes alone", "decode_rps"),
             ("KV transfers alone", "transfer_rps"),
@@ -147,7 +148,7 @@ def _transfer(move: Facts) -> str:
         for copy in move["copies"]
     ]
     if move["connector"] == "inside":
-        ways = ["inside the steps of both sides, which wait for it"]
+        ways = ["inside the steps, which wait for it", *ways]
     return textwrap.fill(f"{text} ({'; then '.join(ways)})", _WIDTH, subsequent_indent="  ")
 
 

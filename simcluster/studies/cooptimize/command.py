@@ -26,6 +26,7 @@ def run(
     baselines: bool,
     out: Path | None,
     picture: Path | None,
+    results: Path | None,
     as_json: bool,
 ) -> None:
     """Search, write, print."""
@@ -35,6 +36,8 @@ def run(
     from simcluster.studies.cooptimize.run import cooptimize, with_baselines
 
     cache = cache or default_cache()
+    if results is not None:
+        output.refuse_strangers(results, report.FILES)
     with _resumable(cache):
         outcome = cooptimize(
             scenario,
@@ -51,6 +54,8 @@ def run(
                 output.write_whole(out, to_toml(plan.document))
         if baselines:
             outcome = with_baselines(outcome)
+    if results is not None:
+        report.write(outcome, results)
     if picture is not None:
         figure = report.figure(outcome)
         with _written():

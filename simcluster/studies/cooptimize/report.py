@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from simcluster._version import __version__
+from simcluster.catalog.toml_writer import to_toml
 from simcluster.frames.goodput import target_of
-from simcluster.show.text import aligned, targets
+from simcluster.runs import output
+from simcluster.show.text import aligned, step_times_of, targets
 from simcluster.studies.cooptimize.database import kinds_of
 from simcluster.studies.cooptimize.fleets import Fleet
 from simcluster.studies.cooptimize.judge import Confirmed, Judge, Plan
@@ -19,6 +24,8 @@ from simcluster.studies.cooptimize.targets import Verdict, counted_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FILES: Final = ("cooptimize.json", "plan.toml", "scenario.toml")
+"""Files of a result folder."""
 _ROWS: Final = 12
 """Rows of the front in the text; the JSON has all."""
 _LATENCY: Final = {"e2el": "end-to-end latency", "ttft": "TTFT", "tpot": "TPOT"}
@@ -389,6 +396,39 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             "simulations": outcome.finalists_s,
         },
     }
+
+
+def write(outcome: Outcome, folder: Path) -> None:
+    """Write ``cooptimize.json``, ``plan.toml`` (the chosen plan) and ``scenario.toml``.
+
+    Raises
+    ------
+    DataError
+        If `folder` cannot be written.
+    """
+    judge = outcome.judge
+    environment = judge.scenario.environment
+    plain = {
+        "version": __version__,
+        **as_json(outcome),
+        "limits": {
+            "budget_per_hour": judge.table.budget_per_hour,
+            "quality_at_least": judge.table.quality_at_least,
+            "latency_at_most_s": judge.table.latency_at_most_s,
+        },
+        "goal": judge.table.goal,
+        "why": reasons(outcome),
+        "text": text(outcome),
+        "step_times": step_times_of(environment),
+    }
+    texts = {
+        "cooptimize.json": json.dumps(plain, indent=1) + "\n",
+        "plan.toml": to_toml(judge.scenario_of(outcome.chosen.plan).document),
+        "scenario.toml": to_toml(judge.scenario.document),
+    }
+    with output.together(folder) as hidden:
+        for name, words in texts.items():
+            (hidden / name).write_text(words, encoding="utf-8")
 
 
 def figure(outcome: Outcome) -> Figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -156,7 +156,11 @@ def skewness_factor(noise: FloatArray) -> float:
 
 
 def estimate_crossing(
-    low: Counts, high: Counts, target: float | Sequence[float], replications: tuple[int, ...] = ()
+    low: Counts,
+    high: Counts,
+    target: float | Sequence[float],
+    replications: tuple[int, ...] = (),
+    most_degrees: int | None = None,
 ) -> Estimate | None:
     """Return the goodput near two rates, or None where attainment hardly falls between them.
 
@@ -168,6 +172,8 @@ def estimate_crossing(
         Attainment wanted, above 0 and below 1: of every criterion, or of each.
     replications : tuple of int, optional
         Numbers of the replications, those at the lower rate first.
+    most_degrees : int, optional
+        Degrees of freedom of the interval, at most (`Settings.most_degrees`).
 
     Returns
     -------
@@ -197,6 +203,8 @@ def estimate_crossing(
             return None
         if found is None or estimate.log_rate < found.log_rate:
             found = estimate
+    if found is not None and most_degrees is not None:
+        found = replace(found, degrees=min(found.degrees, most_degrees))
     return found
 
 

@@ -183,6 +183,16 @@ class Settings:
     """Whether runs at one rate have arrivals of one kind: else they may fall into two groups by
     their arrivals alone, and no collapse is looked for."""
 
+    @property
+    def most_degrees(self) -> int:
+        """Degrees of freedom of an interval, at most: those that the least stage has.
+
+        The size of a larger one follows from what the least one varied by, and it ends at those
+        that vary little by chance. With the degrees of the first look the interval of such a
+        sample keeps its level (Stein, Annals of Mathematical Statistics 16, 1945).
+        """
+        return max(2 * self.replications - 4, 1)  # two for the line, up to two for controls
+
     def wanted(self, num: int) -> tuple[float, ...]:
         """Return the attainment wanted of each of `num` criteria, 0 to 1."""
         return self.targets or (self.target,) * num

@@ -474,7 +474,7 @@ class _Searching:
         if size < settings.replications:  # too few to tell how much they vary
             return _Plan(math.exp(stage.middle), stage.gap, num, settings.replications)
         width = math.sqrt(estimate.variance * size)
-        width *= t_quantile(0.5 + CONFIDENCE / 2, max(2 * size - 4, 1))  # some degrees are lost
+        width *= t_quantile(0.5 + CONFIDENCE / 2, settings.most_degrees)
         needed = min((width / (rules.aim * settings.tolerance)) ** 2, rules.growth * size)
         wanted = math.ceil(max(needed, rules.more * size))
         if wanted > rules.many and num < settings.max_requests:
@@ -537,7 +537,11 @@ class _Searching:
         self._probes += [low, high]
         wanted = self._settings.wanted(len(low.outcomes[0].counted))
         estimate = estimate_crossing(
-            low.counts, high.counts, wanted, low.replications + high.replications
+            low.counts,
+            high.counts,
+            wanted,
+            low.replications + high.replications,
+            self._settings.most_degrees,
         )
         stage = Stage(low=low, high=high, estimate=estimate)
         self._stages.append(stage)

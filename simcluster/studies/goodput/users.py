@@ -184,9 +184,8 @@ class _Users:
             own.half_width <= settings.tolerance or _is_whole(own) or size >= rules.most
         ):
             return size
-        likely = max(size, settings.replications)
         width = math.sqrt(own.variance * size)
-        width *= t_quantile(0.5 + CONFIDENCE / 2, max(2 * likely - 4, 1))
+        width *= t_quantile(0.5 + CONFIDENCE / 2, settings.most_degrees)
         needed = min((width / (rules.aim * settings.tolerance)) ** 2, rules.growth * size)
         wanted = max(settings.replications, math.ceil(needed))
         return (
@@ -218,7 +217,9 @@ class _Users:
         stage = Stage(
             low=low,
             high=high,
-            estimate=estimate_crossing(low.counts, high.counts, wanted, numbers),
+            estimate=estimate_crossing(
+                low.counts, high.counts, wanted, numbers, self._settings.most_degrees
+            ),
         )
         self._stages.append(stage)
         return stage

@@ -32,7 +32,7 @@ def run(
     with _resumable(out), recorded.writing(out, report.FILES) as (folder, runs):
         ranking = rank(scenario, jobs=jobs, dask=dask, progress=progress, recorded=runs)
         if folder is not None:
-            pictures = report.write(ranking, folder)
+            pictures = report.write(ranking, folder, scenario)
     if as_json:
         click.echo(json.dumps(report.as_json(ranking), indent=2))
         return

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from simcluster._version import __version__
+from simcluster.catalog.toml_writer import to_toml
 from simcluster.frames.goodput import three_digits
 from simcluster.runs import output
+from simcluster.scenario.scenario import Scenario
 from simcluster.show.plot import as_written, log_scale, new_figure, palette
 from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
 from simcluster.studies.rank.need_report import (
@@ -45,6 +47,7 @@ FILES: Final = (
     "plans.csv",
     "cost_front.png",
     "latency_front.png",
+    "scenario.toml",
 )
 """Files of a result folder, beside the recorded runs."""
 
@@ -215,8 +218,10 @@ def row(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def write(ranking: Ranking, out: Path) -> list[Path]:
+def write(ranking: Ranking, out: Path, asked: Scenario | None = None) -> list[Path]:
     """Write the ranking into the folder `out`: rows as CSV and JSON, a picture of each front.
+
+    And the scenario that was `asked`, which holds the space and not the candidates.
 
     With a need the plans as CSV in place of the pictures.
     The rows are there before the finalists are compared and before the pictures are drawn.
@@ -226,6 +231,9 @@ def write(ranking: Ranking, out: Path) -> list[Path]:
     DataError
         If `out` cannot be written.
     """
+    if asked is not None:
+        with output.together(out) as folder:
+            (folder / "scenario.toml").write_text(to_toml(asked.document), encoding="utf-8")
     _write_rows(as_json(ranking, compared=False), out)
     _write_rows(as_json(ranking), out)
     if ranking.need is not None:

@@ -315,3 +315,16 @@ def test_a_search_s_question_needs_no_rate() -> None:
     assert without["requests"]["rate_rps"] is None
     assert any("No rate is named" in note for note in without["notes"])
     assert any("its queue grows" in note for note in named["notes"])
+
+
+def test_api_servers_bound_the_rate() -> None:
+    """Two instances with three processes each; 20 ms a request and 0.1 ms for each token."""
+    engine = {"profile": "vllm-0.11", "max_model_len": 8192}
+    slow = {"api_servers": 3, "api_request_s": 0.02, "api_token_s": 1e-4}
+    free, limited = (
+        facts(llama({"kind": "nodg"}, engine=one))["strategies"][0]["bound"]
+        for one in (engine, engine | slow)
+    )
+    assert "api_rps" not in free
+    assert limited["api_rps"] == pytest.approx(2 * 3 / (0.02 + OUTPUT * 1e-4))
+    assert limited["total_rps"] == min(free["total_rps"], limited["api_rps"])

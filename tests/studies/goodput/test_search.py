@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy import stats
 
 from helpers.outcomes import outcome_of_odds
 from simcluster.cli import main
@@ -134,6 +135,25 @@ def test_what_counts_is_neither_the_start_nor_the_end_of_a_run() -> None:
     assert (arrival[kept].min(), arrival[kept].max()) == (600.0, 1400.0)
     assert slow[kept].mean() > 0.998
     assert RULES.counted == pytest.approx(8 / 15)
+
+
+def test_a_stage_that_grew_keeps_the_degrees_of_its_first_look() -> None:
+    """Stein: its size followed from how much the first replications varied."""
+    low, high = _counts(1.0, np.linspace(0.93, 0.97, 30)), _counts(1.1, np.linspace(0.80, 0.88, 30))
+    free = estimate_crossing(low, high, 0.9)
+    capped = estimate_crossing(low, high, 0.9, most_degrees=Settings(target=0.9).most_degrees)
+    assert free is not None
+    assert capped is not None
+    assert (free.degrees > 12, capped.degrees) == (True, 12)
+    assert capped.half_width / free.half_width == pytest.approx(
+        stats.t.ppf(0.975, 12) / stats.t.ppf(0.975, free.degrees)
+    )
+    grown = searched_on_a_line(
+        Located(rate_rps=1.0, slope=20.0, num_requests=4000), 20.0, scatter=1.5
+    )
+    assert grown.estimate is not None
+    assert grown.stages[-1].size > 8
+    assert grown.estimate.degrees <= 12
 
 
 def test_a_tighter_tolerance_takes_a_longer_start() -> None:

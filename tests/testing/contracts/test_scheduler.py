@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from simcluster.config import SchedulerConfig
+from simcluster.kvcache import BlockPool
 from simcluster.request import Request
 from simcluster.sched import (
     SCHEDULERS,
@@ -52,6 +54,41 @@ class TestASchedulerThatLooksBeyondTheHead(SchedulerContract):
     def scheduler(self) -> type[Scheduler]:
         """Return the class."""
         return InPairs
+
+
+class WaitsForOthers(ChunkedPrefill):
+    """As TensorRT-LLM: prompts wait beside decodes, here 5 steps or for half of the budget."""
+
+    def __init__(self, config: SchedulerConfig, pool: BlockPool, **settings: Any) -> None:
+        most = 0.5 * config.max_num_batched_tokens
+        config = dataclasses.replace(config, prefill_wait_steps=5, prefill_wait_tokens=most)
+        super().__init__(config, pool, **settings)
+
+
+class EveryThirdStep(ChunkedPrefill):
+    """As vLLM with ``prefill_schedule_interval = 3``."""
+
+    def __init__(self, config: SchedulerConfig, pool: BlockPool, **settings: Any) -> None:
+        super().__init__(
+            config=dataclasses.replace(config, prefill_interval=3), pool=pool, **settings
+        )
+
+
+class BothDelays(WaitsForOthers):
+    """The two together."""
+
+    def __init__(self, config: SchedulerConfig, pool: BlockPool, **settings: Any) -> None:
+        super().__init__(dataclasses.replace(config, prefill_interval=4), pool, **settings)
+
+
+@pytest.mark.parametrize("kind", [WaitsForOthers, EveryThirdStep, BothDelays])
+class TestSchedulersThatDelayPrefill(SchedulerContract):
+    """Spans, steps and kernels agree however long prompts wait beside decodes."""
+
+    @pytest.fixture
+    def scheduler(self, kind: type[Scheduler]) -> type[Scheduler]:
+        """Return the class."""
+        return kind
 
 
 class KeepsToItself(InPairs):

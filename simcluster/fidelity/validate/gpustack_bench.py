@@ -1,0 +1,177 @@
+"""GPUStack's performance lab: bursts of requests under vLLM on A100, autumn 2025.
+
+Its FP8 rows are the ones on GPUs that do not multiply FP8: weights are read in 8 bits (Marlin's
+kernels) and multiplied in 16. Rows of other engines, of expert parallelism and of models that are
+not in the catalogue are left out, and those of H100.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from simcluster.fidelity.validate.base import Check, check
+from simcluster.fidelity.validate.harness import environment, records, serve, table
+from simcluster.units import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DATA_SET: Final = "gpustack_bench"
+ENGINE: Final = "vllm-0.11"
+"""The documents name vLLM 0.11.0."""
+GPU: Final = "A100"
+MODELS: Final = {
+    "Qwen/Qwen3-32B": ("qwen3-32b", None),
+    "Qwen/Qwen3-32B-FP8": ("qwen3-32b", "fp8-block"),
+    "Qwen/Qwen3-32B-AWQ": ("qwen3-32b", "int4"),
+    "Qwen/Qwen3-235B-A22B-Instruct-2507": ("qwen3-235b-a22b", None),
+    "Qwen/Qwen3-235B-A22B-Instruct-2507-FP8": ("qwen3-235b-a22b", "fp8-block"),
+}
+"""Model and weights by the name that is served."""
+BITS: Final = {None: 16, "fp8-block": 8, "int4": 4}
+_EIGHT: Final = 8
+_QUANTITIES: Final = (("output tokens/s", "tokens/s"), ("TTFT", "ms"), ("TPOT", "ms"))
+_NUM_GPUS: Final = 8
+_SHORT_ANSWER: Final = 4
+"""Answers of this length come from bursts that wait for the API server, not for the GPU."""
+_FIXED_FROM: Final = 1000
+"""Prompts of this mean length (tokens) and more, and of `_FIXED`, are all as long."""
+_FIXED: Final = 128
+_LENGTHS: Final = "lengths_helix"
+_COMMAND: Final = re.compile(
+    r"vllm serve (\S+)(?: --max-model-len \d+| -tp (\d+)| --max-num-batched-tokens (\d+))*"
+)
+_COLUMNS: Final = (
+    "gpu",
+    "serving_command",
+    "successful_requests",
+    "total_input_tokens",
+    "total_generated_tokens",
+    "output_token_throughput_tok_s",
+    "mean_ttft_ms",
+    "mean_tpot_ms",
+    "maximum_request_concurrency",
+    "also_in_other_file",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a command says."""
+
+    model: str
+    weight_dtype: str | None
+    tp_size: int
+    chunk_size: int | None
+    """Tokens of a step; None for the engine's default."""
+
+
+def checks(data_dir: Path) -> list[Check]:
+    """Serve every burst of a model of the catalogue with settings that are known."""
+    frame = rows(data_dir)
+    truth = frame[["output_token_throughput_tok_s", "mean_ttft_ms", "mean_tpot_ms"]].to_numpy()
+    guess = simulated(data_dir, frame)
+    bits = np.array([BITS[command_of(x).weight_dtype] for x in frame["serving_command"]])
+    answers = (frame["total_generated_tokens"] / frame["successful_requests"]).to_numpy()
+    found = []
+    about = partial(
+        check, data_set=DATA_SET, gpu=GPU, model="qwen3-32b, -235b-a22b", limits="median"
+    )
+    for kind in (16, 8, 4):
+        part = (bits == kind) & (answers > _SHORT_ANSWER)
+        must, aim = (0.30, 0.15) if kind == _EIGHT else (None, None)
+        found += [
+            about(
+                truth[part, column],
+                guess[part, column],
+                regime=f"{kind}-bit weights",
+                quantity=quantity,
+                unit=unit,
+                must=must,
+                aim=aim,
+            )
+            for column, (quantity, unit) in enumerate(_QUANTITIES)
+        ]
+    part, (quantity, unit) = answers <= _SHORT_ANSWER, _QUANTITIES[0]
+    pair = truth[part, 0], guess[part, 0]
+    found.append(about(*pair, regime="bursts of short answers", quantity=quantity, unit=unit))
+    return found
+
+
+def rows(data_dir: Path) -> pd.DataFrame:
+    """Return the bursts under vLLM whose model and settings are known, each once."""
+    frame = table(data_dir / DATA_SET / "serving_benchmarks.csv.gz", _COLUMNS)
+    frame = frame[(frame["gpu"] == "a100") & ~frame["also_in_other_file"].astype(bool)]
+    frame = frame[frame["maximum_request_concurrency"].isna()]
+    known = [_known(str(command)) for command in frame["serving_command"]]
+    return frame[known]
+
+
+def _known(command: str) -> bool:
+    match = _COMMAND.fullmatch(command.strip())
+    return match is not None and match[1] in MODELS
+
+
+def command_of(command: str) -> Served:
+    """Return what `command`, one of a row of `rows`, serves."""
+    match = _COMMAND.fullmatch(command.strip())
+    assert match is not None, "only rows whose commands match are used"
+    tokens = re.search(r"--max-num-batched-tokens (\d+)", command)
+    degree = re.search(r"-tp (\d+)", command)
+    model, dtype = MODELS[match[1]]
+    return Served(model, dtype, int(degree[1]) if degree else 1, int(tokens[1]) if tokens else None)
+
+
+def simulated(data_dir: Path, frame: pd.DataFrame) -> FloatArray:
+    """Return output tokens per second, mean TTFT and TPOT (ms) of each row, shape ``(n, 3)``."""
+    found = []
+    for row in records(frame):
+        served, num = command_of(row["serving_command"]), int(row["successful_requests"])
+        prompts, outputs = _lengths(
+            data_dir, num, row["total_input_tokens"] / num, row["total_generated_tokens"] / num
+        )
+        where = environment(
+            GPU,
+            served.model,
+            ENGINE,
+            num_gpus=_NUM_GPUS,
+            max_model_len=int((prompts + outputs).max()),
+            weight_dtype=served.weight_dtype,
+        )
+        limits = where.engine.on(where.cluster.gpu)
+        requests = serve(
+            where,
+            prompts,
+            outputs,
+            tp_size=served.tp_size,
+            chunk_size=served.chunk_size or limits.chunk_size,
+            max_num_seqs=limits.max_num_seqs,
+        )
+        rate = float(outputs.sum() / requests["e2el_s"].max())
+        tpot = float(np.nanmean(requests["tpot_s"]))
+        found.append((rate, 1e3 * float(requests["ttft_s"].mean()), 1e3 * tpot))
+    return np.array(found)
+
+
+def _lengths(data_dir: Path, num: int, prompt: float, output: float) -> tuple[IntArray, IntArray]:
+    """Return lengths with these means.
+
+    All are equal where they were random prompts of one length; else they are ShareGPT's (single
+    turns, as another set has them), scaled.
+    """
+    if prompt >= _FIXED_FROM or round(prompt) == _FIXED:
+        return np.full(num, round(prompt)), np.full(num, max(1, round(output)))
+    measured = table(
+        data_dir / _LENGTHS / "shared_gpt.csv.gz", ("input_tokens", "output_tokens")
+    ).sample(num, replace=True, random_state=0)
+    scaled = []
+    for column, mean in (("input_tokens", prompt), ("output_tokens", output)):
+        values = measured[column].to_numpy(dtype=np.float64)
+        scaled.append(np.maximum(1, np.rint(values * mean / values.mean())).astype(np.int64))
+    return scaled[0], scaled[1]

@@ -1,0 +1,138 @@
+"""From a few facts to an answer: how many GPUs, which strategy, at what cost (by `rank`).
+
+The facts are made into a scenario (`scenario.draft`), which is ranked for the rate that is needed.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from simcluster.errors import ConfigError, DataError
+from simcluster.runs.recorded import RecordedRuns
+from simcluster.scenario.draft import Draft
+from simcluster.scenario.file import resolve
+from simcluster.scenario.rank_table import RankTable
+from simcluster.scenario.scenario import Scenario
+from simcluster.studies.rank.rank import rank
+from simcluster.studies.rank.ranking import Ranking
+from simcluster.studies.rank.screen import Lengths, Screen
+from simcluster.studies.space import space
+
+NODE: Final = 8
+_MOST_NODES: Final = 64
+_BELOW_BOUND: Final = 0.5
+"""Goodput over the roofline's bound that is at least expected: candidates below a half of the best
+bound are not run by `rank` either."""
+
+Progress = Callable[[int, int, float], None]
+
+
+def written(draft: Draft) -> str:
+    """Return the scenario file of a draft, with the smallest tensor-parallel degree that fits.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If model or GPU are not known, or the model does not fit.
+    """
+    return draft.text(_smallest_tp(draft))
+
+
+def scenario_of(draft: Draft) -> Scenario:
+    """Return the scenario that a plan is asked of: the rate as a need, all strategies that fit.
+
+    Raises
+    ------
+    ConfigError
+        If something of the draft cannot be used.
+    """
+    return resolve(tomllib.loads(draft.text()))
+
+
+def _smallest_tp(draft: Draft) -> int:
+    """Return the smallest tensor-parallel degree at which the model fits."""
+    asked = replace(draft, rate_rps=draft.rate_rps or 1.0)
+    environment = scenario_of(asked).environment
+    table = RankTable(strategies=("nodg",))
+    found = space(table, environment)
+    if not found.strategies:
+        found.refuse_empty()
+    strategies: list[Any] = list(found.strategies.values())
+    return min(int(strategy.tp_size) for strategy in strategies)
+
+
+def enough(draft: Draft) -> Draft:
+    """Return the draft with as many whole nodes as its rate may need, by the roofline's bounds.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If something of the draft cannot be used, or no strategy fits.
+    """
+    assert draft.rate_rps is not None, "a plan is for a rate"
+    nodes = 1
+    while True:
+        asked = replace(draft, num_gpus=nodes * NODE)
+        try:
+            if _BELOW_BOUND * _best_bound(asked) >= draft.rate_rps:
+                return asked
+        except DataError:
+            if nodes >= 4:  # what does not fit on 32 GPUs does not for want of GPUs
+                raise
+        if nodes >= _MOST_NODES:
+            return asked
+        nodes *= 2
+
+
+def with_gpus(draft: Draft, num_gpus: int) -> Draft:
+    """Return the draft with another number of GPUs."""
+    return replace(draft, num_gpus=num_gpus)
+
+
+def _best_bound(draft: Draft) -> float:
+    """Return what the best candidate on all GPUs sustains at most by the roofline (requests/s)."""
+    scenario = scenario_of(draft)
+    environment = scenario.environment
+    found = space(scenario.rank or RankTable(), environment)
+    if not found.strategies:
+        found.refuse_empty()
+    screen = Screen(environment, Lengths.of(scenario))
+    return max(screen.bound(strategy).total_rps for strategy in found.strategies.values())
+
+
+def plan(
+    draft: Draft,
+    *,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    recorded: RecordedRuns | None = None,
+) -> Ranking:
+    """Return the cheapest plans for the rate of a draft.
+
+    Parameters
+    ----------
+    draft : Draft
+        The facts; its GPUs are those that there are.
+    jobs : int, optional
+        Processes; default: one per core.
+    progress : callable, optional
+        Called after each run.
+    recorded : RecordedRuns, optional
+        Where runs are kept.
+
+    Raises
+    ------
+    ConfigError
+        If there is no rate or no target, or something of the draft cannot be used.
+    DataError
+        If nothing on these GPUs sustains the rate; with the best that there is.
+    """
+    if draft.rate_rps is None:
+        raise ConfigError("--rate", None, "a plan is for a rate", "Write --rate 25.")
+    if not draft.targets:
+        rule = "a plan needs a latency target"
+        raise ConfigError("--ttft-p95", None, rule, "Write --ttft-p95 1s --tpot-p95 40ms.")
+    return rank(scenario_of(draft), jobs=jobs, progress=progress, recorded=recorded)

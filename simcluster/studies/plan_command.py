@@ -1,0 +1,84 @@
+"""The command ``simcluster plan``: thin."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Final
+
+import click
+
+from simcluster.errors import DataError
+from simcluster.report.common import candidate_in_words, within_targets
+from simcluster.report.of_rank import need_answer
+from simcluster.runs import recorded
+from simcluster.scenario.draft import SPREAD, Draft
+from simcluster.show.text import resumable
+from simcluster.studies import plan as plans
+from simcluster.studies.rank import report
+from simcluster.studies.rank.ranking import Ranking
+
+_MOST_GPUS: Final = 512
+
+
+def run(
+    draft: Draft,
+    *,
+    sized: bool,
+    jobs: int | None,
+    progress: plans.Progress | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Plan, write, print.
+
+    Parameters
+    ----------
+    sized : bool
+        Choose the number of GPUs; else those of the draft are all there are.
+    """
+    if sized:
+        draft = plans.enough(draft)
+    with resumable(out is not None), recorded.writing(out, report.FILES) as (folder, runs):
+        while True:
+            try:
+                ranking = plans.plan(draft, jobs=jobs, progress=progress, recorded=runs)
+                break
+            except DataError as error:
+                larger = 2 * max(draft.num_gpus, plans.NODE)
+                if not sized or "sustain at most" not in str(error) or larger > _MOST_GPUS:
+                    raise
+                draft = plans.with_gpus(draft, larger)
+        if folder is not None:
+            report.write(ranking, folder, plans.scenario_of(draft))
+    if as_json:
+        click.echo(json.dumps(report.as_json(ranking), indent=2))
+        return
+    click.echo(answer(draft, ranking))
+    click.echo(report.as_text(ranking), nl=False)
+
+
+def answer(draft: Draft, ranking: Ranking) -> str:
+    """Return the answer in sentences, and what was assumed."""
+    assert ranking.need is not None, "a plan is for a rate"
+    plain = report.as_json(ranking)
+    share = within_targets(ranking.scenario)
+    lines = [" ".join(need_answer(plain["need"], plain["currency"], share))]
+    lines += [
+        f"{p.candidate.name}: {words}."
+        for p in ranking.need.plans[:3]
+        if p.sustains == ranking.need.plans[0].sustains
+        and (words := candidate_in_words(p.candidate.name))
+    ]
+    assumed = ["Poisson arrivals"]
+    if draft.spread:
+        said = "assumed" if draft.spread == SPREAD else "as given"
+        assumed.append(
+            f"lengths lognormal around their medians with spread {draft.spread:g} ({said})"
+        )
+    assumed.append(f"engine {ranking.scenario.environment.engine.name}")
+    if not draft.allows_padg:
+        lines.append("PaDG was not tried: its instances take turns by both targets, TTFT and TPOT.")
+    lines.append(f"Assumed: {', '.join(assumed)}. Change them: `simcluster init`, same options.")
+    return "\n".join(textwrap.fill(line, 80) for line in lines) + "\n"

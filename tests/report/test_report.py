@@ -1,0 +1,372 @@
+"""Reports: whole, self-contained, escaped, and with the figures of the result folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import simcluster
+from report.conftest import HOSTILE, KINDS
+from simcluster.cli import main
+from simcluster.errors import DataError
+from simcluster.frames.goodput import three_digits
+from simcluster.report.common import NOT_MODELLED
+from simcluster.report.make import page_of, write_report
+from simcluster.report.page import (
+    Chart,
+    Choice,
+    Page,
+    Section,
+    Table,
+    Text,
+    Value,
+    as_label,
+    to_html,
+)
+
+ROOT = Path(__file__).parents[2]
+MOST_BYTES = 4e6
+VOID = {"meta", "img", "link", "br", "hr", "input"}
+
+
+class Reader(HTMLParser):
+    """What a browser would see: elements with their attributes, text, data of scripts."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.data = ""
+        self._open: list[str] = []
+        self._script: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keep it, and that it is open."""
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+        self._script = dict(attrs).get("id") if tag == "script" else None
+
+    def handle_endtag(self, tag: str) -> None:
+        """Check that it closes the last that is open."""
+        assert self._open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        """Keep what is shown, and the data of the charts."""
+        if self._open and self._open[-1] == "script":
+            self.data += data if self._script == "charts" else ""
+        elif self._open and self._open[-1] != "style":
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        """All text that is shown, blanks put together."""
+        return " ".join(" ".join(self.text).split())
+
+    @classmethod
+    def of(cls, html: str) -> Reader:
+        """Read a page to its end."""
+        reader = cls()
+        reader.feed(html)
+        reader.close()
+        assert not reader._open, "an element is not closed"
+        return reader
+
+
+@pytest.fixture(scope="session")
+def pages(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the report of each folder, by the command line."""
+    place = tmp_path_factory.mktemp("reports")
+    for kind, folder in folders.items():
+        file = place / f"{kind}.html"
+        result = CliRunner().invoke(main, ["report", str(folder), "-o", str(file)])
+        assert (result.exit_code, result.output) == (0, f"{file}\n")
+    return {kind: (place / f"{kind}.html").read_text(encoding="utf-8") for kind in folders}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_report_is_whole_and_loads_nothing(kind: str, pages: dict[str, str]) -> None:
+    """No element refers to a file or a host; each chart has data, a title and words for it."""
+    html = pages[kind]
+    assert len(html.encode()) < MOST_BYTES
+    page = Reader.of(html)
+    for tag, attributes in page.elements:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base"), tag
+        assert not {"src", "srcset", "href", "data", "action"} & set(attributes) or (
+            tag == "a" and str(attributes["href"]).startswith("#")
+        )
+        assert not [name for name in attributes if name.startswith("on")]
+    policy = next(a for t, a in page.elements if a.get("http-equiv"))
+    assert "default-src 'none'" in str(policy["content"])
+    charts = json.loads(page.data)
+    drawn = [a for t, a in page.elements if a.get("class") == "chart"]
+    assert [a["id"] for a in drawn] == list(charts)
+    assert all(len(str(a["aria-description"])) > 20 for a in drawn)
+    assert all(choice["traces"] for chart in charts.values() for choice in chart["choices"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_report_says_what_the_issue_lists(kind: str, pages: dict[str, str]) -> None:
+    """Question, answer, confidence, trust, limits, scenario with defaults, command."""
+    page = Reader.of(pages[kind])
+    words = page.words
+    headings = [t for t, _ in page.elements if t in ("h1", "h2")]
+    assert headings[0] == "h1"
+    assert len(headings) >= 6
+    assert "How sure, and what would change it" in words
+    assert "Step times" in words
+    for limit in NOT_MODELLED:
+        assert limit in words
+    assert "gpu_memory_utilization = " in words  # a default that no scenario above sets
+    assert "simcluster " + {"need": "rank"}.get(kind, kind) in words
+    assert "TTFT" in words
+
+
+def test_what_is_not_modelled_is_what_the_documentation_says() -> None:
+    """One list, word for word."""
+    text = " ".join((ROOT / "docs" / "limits.md").read_text(encoding="utf-8").split())
+    for limit in NOT_MODELLED:
+        assert f"- {limit}" in text
+
+
+@pytest.mark.parametrize("kind", ["run", "compare", "goodput"])
+def test_names_of_users_are_shown_and_never_obeyed(kind: str, pages: dict[str, str]) -> None:
+    """A strategy named as markup, script end, plotly template and formula is text everywhere."""
+    html = pages[kind]
+    assert HOSTILE not in html
+    page = Reader.of(html)
+    assert HOSTILE in page.words
+    assert not [t for t, _ in page.elements if t in ("img", "b")]
+    texts = [
+        text
+        for chart in json.loads(page.data).values()
+        for choice in chart["choices"]
+        for trace in choice["traces"]
+        for text in (trace["name"], *map(str, trace["y"]))
+    ]
+    assert as_label(HOSTILE) in texts
+    assert not [text for text in texts if "<" in text]
+
+
+def test_control_characters_and_formulas_are_text() -> None:
+    """A page holds ANSI codes written out, and a formula as it stands, in cells and labels."""
+    nasty = '\x1b[31m=cmd|"/C calc"!A0\x07</script><b>'
+    chart = Chart(nasty, nasty * 3, [Choice("", [{"name": nasty}])], {"height": 10})
+    table = Table(nasty, [nasty], [[Value.word(nasty, nasty)]])
+    page = Page(
+        nasty, [(nasty, nasty)], [nasty], [nasty], [Section(nasty, [Text(nasty), table, chart])]
+    )
+    html = to_html(page)
+    assert "\x1b" not in html
+    assert "\x07" not in html
+    assert not [tag for tag, _ in Reader.of(html).elements if tag == "b"]
+    shown = '\\x1b[31m=cmd|"/C calc"!A0\\x07</script><b>'
+    assert Reader.of(html).words.count(shown) >= 8
+    data = json.loads(Reader.of(html).data)  # whole: nothing in it ended the script
+    assert data["chart-0-2"]["choices"][0]["traces"][0]["name"] == nasty
+
+
+def test_scripts_in_a_page_are_those_that_its_policy_allows(pages: dict[str, str]) -> None:
+    """Two digests, of exactly the texts between the script tags."""
+    import base64
+    import hashlib
+
+    html = pages["compare"]
+    allowed = set(re.findall(r"'sha256-([^']+)'", html[:2000]))
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.S)
+    digests = {base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts}
+    assert len(scripts) == 2
+    assert digests == allowed
+
+
+def tables(html: str) -> dict[str, list[list[str]]]:
+    """Return the rows of every table by its caption."""
+    found = {}
+    for one in re.findall(r"<table.*?</table>", html, re.S):
+        caption = Reader.of(re.search(r"<caption.*?</caption>", one, re.S)[0]).words  # type: ignore[index]
+        rows = re.findall(r"<tr>(.*?)</tr>", one, re.S)
+        cells = [re.findall(r"<t[hd][^>]*>.*?</t[hd]>", row, re.S) for row in rows]
+        found[caption] = [[Reader.of(cell).words for cell in row] for row in cells]
+    return found
+
+
+def test_the_table_of_a_comparison_is_its_goodputs(
+    folders: dict[str, Path], pages: dict[str, str]
+) -> None:
+    """As `Comparison.goodput` has them, and costs by hand."""
+    comparison = simcluster.read(folders["compare"])
+    heads, *rows = next(iter(tables(pages["compare"]).values()))
+    by_name = {row[0]: dict(zip(heads, row, strict=True)) for row in rows}
+    assert set(by_name) == {"vLLM", "DistServe", HOSTILE}
+    for own in comparison.goodput.to_dict("records"):
+        row = by_name[own["strategy"]]
+        sign = {"": "", "above": ">= ", "below": "< "}[own["censored"]]
+        assert row["Goodput (req/s)"] == sign + three_digits(own["goodput_rps"])
+        assert float(row["USD/h"]) == 2.0 * own["mean_gpus"]
+        # All answers have 20 tokens.
+        per_million = 2.0 * own["mean_gpus"] / (own["goodput_rps"] * 20 * 3600 / 1e6)
+        assert float(row["USD/M output tokens"]) == pytest.approx(per_million, rel=0.02)
+
+
+def test_distributions_are_those_of_the_requests(
+    folders: dict[str, Path], pages: dict[str, str]
+) -> None:
+    """At every drawn TTFT the curve is the share of the requests that are as fast."""
+    comparison = simcluster.read(folders["compare"])
+    charts = json.loads(Reader.of(pages["compare"]).data)
+    chart = next(c for c in charts.values() if len(c["choices"]) > 6)
+    options = re.findall(r"<option[^>]*>(.*?)</option>", pages["compare"])
+    assert "TTFT at 12 requests/s" in options
+    ttft = comparison.requests("vLLM", 12.0, 0)["ttft_s"].to_numpy()
+    curves = [
+        trace
+        for choice in chart["choices"]
+        for trace in choice["traces"]
+        if trace["name"] == "vLLM" and "TTFT" in choice["layout"]["xaxis"]["title"]["text"]
+    ]
+    assert len(curves) == 3
+    found = [
+        np.allclose([np.mean(ttft <= x * (1 + 6e-6)) for x in curve["x"]], curve["y"], atol=1e-4)
+        for curve in curves
+    ]
+    assert sum(found) == 1
+
+
+def test_the_parts_of_the_time_add_up(folders: dict[str, Path], pages: dict[str, str]) -> None:
+    """The bars of a strategy are as long together as its mean TTFT and end-to-end latency."""
+    comparison = simcluster.read(folders["run"])
+    requests = comparison.requests()
+    charts = json.loads(Reader.of(pages["run"]).data)
+    stack = next(c for c in charts.values() if c["layout"].get("barmode") == "stack")
+    for choice, metric in zip(stack["choices"], ("ttft_s", "e2el_s"), strict=True):
+        total = sum(trace["x"][0] for trace in choice["traces"])
+        assert total == pytest.approx(requests[metric].mean(), rel=1e-3)
+
+
+def test_answers_name_the_best_and_what_it_costs(
+    folders: dict[str, Path], pages: dict[str, str]
+) -> None:
+    """From the files of the folders, not from the page's own code."""
+
+    def answer(kind: str) -> str:
+        return Reader.of(re.search(r'<p class="answer">.*?</p>', pages[kind], re.S)[0]).words  # type: ignore[index]
+
+    ranking = json.loads((folders["rank"] / "ranking.json").read_text())
+    best = ranking["candidates"][0]
+    assert answer("rank").startswith(f"{best['name']} ({best['strategy']}) sustains the most")
+    assert three_digits(best["goodput_rps"]) in answer("rank")
+    need = json.loads((folders["need"] / "ranking.json").read_text())["need"]["plans"][0]
+    assert need["name"] in answer("need")
+    assert f"{three_digits(need['cost_per_hour'])} USD per hour" in answer("need")
+    goodput = json.loads((folders["goodput"] / "goodput.json").read_text())["goodput"]
+    known = [row for row in goodput if row["goodput_rps"]]
+    top = max(known, key=lambda row: row["goodput_rps"]["value"])
+    assert answer("goodput").startswith(f"{top['strategy']} sustains the most")
+    chosen = json.loads((folders["cooptimize"] / "cooptimize.json").read_text())["chosen"]
+    assert f"{three_digits(chosen['cost_per_hour'])} USD per hour" in answer("cooptimize")
+
+
+def test_a_ranking_says_why_each_loser_loses(
+    folders: dict[str, Path], pages: dict[str, str]
+) -> None:
+    """A row with the figures for every candidate."""
+    rows = tables(pages["rank"])["What keeps each candidate from sustaining more"][1:]
+    ranking = json.loads((folders["rank"] / "ranking.json").read_text())
+    assert [row[0] for row in rows] == [c["name"] for c in ranking["candidates"]]
+    assert [row[3] for row in rows] == [c["why"] for c in ranking["candidates"]]
+
+
+@pytest.mark.parametrize("kind", ["run", "compare"])
+def test_the_command_of_a_report_repeats_the_result(
+    kind: str, folders: dict[str, Path], pages: dict[str, str], tmp_path: Path
+) -> None:
+    """As it stands in the page, but for the folder it writes to."""
+    import shlex
+
+    line = Reader.of(re.search(r"<pre[^>]*>simcluster .*?</pre>", pages[kind], re.S)[0]).words  # type: ignore[index]
+    words = shlex.split(line)[1:]
+    words[words.index("-o") + 1] = str(tmp_path / "again")
+    result = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert result.exit_code == 0
+    name = {"run": "requests.parquet", "compare": "sweep.parquet"}[kind]
+    assert (tmp_path / "again" / name).read_bytes() == (folders[kind] / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({}, "is not a result folder"),
+        ({"goodput.json": "{}", "scenario.toml": "SCENARIO"}, "is damaged or of another version"),
+        ({"goodput.json": "[1", "scenario.toml": "SCENARIO"}, "cannot be read"),
+        ({"ranking.json": "{}"}, "a version before 0.2 wrote it"),
+        ({"meta.json": "{}"}, "is not a result folder"),
+    ],
+)
+def test_a_folder_that_is_no_result_is_one_line(
+    content: dict[str, str], words: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """With what to do; no report is written."""
+    place = tmp_path / "some"
+    place.mkdir()
+    for name, text in content.items():
+        if text == "SCENARIO":
+            shutil.copy(folders["goodput"] / "scenario.toml", place / name)
+        else:
+            (place / name).write_text(text)
+    result = CliRunner().invoke(main, ["report", str(place), "-o", str(tmp_path / "a.html")])
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+    assert not (tmp_path / "a.html").exists()
+
+
+def test_a_missing_column_and_an_unwritable_file_are_one_line(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Named by file."""
+    broken = tmp_path / "broken"
+    shutil.copytree(folders["run"], broken)
+    import pyarrow.parquet as pq
+
+    kept = pq.read_table(broken / "requests.parquet").drop_columns(["first_token_s"])
+    pq.write_table(kept, broken / "requests.parquet")
+    with pytest.raises(DataError, match=r"requests.parquet: cannot be read .*first_token_s"):
+        page_of(broken)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_report(folders["run"], tmp_path / "file" / "report.html")
+
+
+def test_a_run_without_finished_requests_has_a_report(tmp_path: Path) -> None:
+    """It says that there are none, and draws what there is."""
+    from helpers.scenarios import small_scenario
+
+    tables: dict[str, Any] = small_scenario(
+        {"name": "a", "kind": "nodg"},
+        workload={
+            "num_requests": 3,
+            "rate_rps": 1,
+            "lengths": {"kind": "fixed", "prompt_len": 9000, "output_len": 2},
+        },
+    )
+    simcluster.compare(simcluster.resolve(tables), out=tmp_path / "none")
+    page = Reader.of(to_html(page_of(tmp_path / "none")))
+    assert "3 of 3 requests were rejected" in page.words
+
+
+def test_the_library_in_the_package_is_the_one_that_is_named() -> None:
+    """Whole and unchanged: its digest stands in docs/decisions.md, beside version and licence."""
+    import hashlib
+
+    file = ROOT / "simcluster" / "report" / "assets" / "plotly-basic.min.js"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert digest in (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    assert "MIT License" in (file.parent / "plotly-LICENSE").read_text(encoding="utf-8")
