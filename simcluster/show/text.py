@@ -162,9 +162,7 @@ def _within(row: Row, slo: SloConfig) -> list[list[str]]:
     ]
 
 
-def _costs(
-    row: pd.Series[Any], cluster: ClusterConfig, rate_rps: float | None = None
-) -> list[float]:
+def _costs(row: Row, cluster: ClusterConfig, rate_rps: float | None = None) -> list[float]:
     """Return the price per hour of the GPUs held, and per million output tokens at a rate.
 
     Parameters
