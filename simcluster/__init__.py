@@ -32,11 +32,45 @@ cli         the command line
 ==========  ===================================================================
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from simcluster import _compiled
 from simcluster._version import __version__
-from simcluster.runs.compare import compare
-from simcluster.runs.folder import read
-from simcluster.runs.simulate import simulate
-from simcluster.scenario.file import load, resolve
-from simcluster.scenario.scenario import Scenario
+
+if TYPE_CHECKING:
+    from simcluster.runs.compare import compare
+    from simcluster.runs.folder import read
+    from simcluster.runs.simulate import simulate
+    from simcluster.scenario.file import load, resolve
+    from simcluster.scenario.scenario import Scenario
 
 __all__ = ["Scenario", "__version__", "compare", "load", "read", "resolve", "simulate"]
+
+_WHERE = {
+    "Scenario": "simcluster.scenario.scenario",
+    "compare": "simcluster.runs.compare",
+    "load": "simcluster.scenario.file",
+    "read": "simcluster.runs.folder",
+    "resolve": "simcluster.scenario.file",
+    "simulate": "simcluster.runs.simulate",
+}
+"""Modules of the public names. Each is imported at its first use: one module of the package can be
+used, or the command line print its help, without the time that all others take."""
+
+
+_compiled.choose()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

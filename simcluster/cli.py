@@ -9,24 +9,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import gc
+import importlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import click
 
+from simcluster._compiled import how_it_runs
 from simcluster._version import __version__
 from simcluster.errors import ConfigError, DataError, SimclusterError, printable, same_thing
-from simcluster.fidelity.calibrate.command import calibrate
-from simcluster.fidelity.measure.command import measure
-from simcluster.fidelity.validate.command import validate
 from simcluster.show.commands import Command, write_examples, write_groups
 from simcluster.show.terminal import QUIET
-from simcluster.workload.formats import TimeUnit, TraceFormat
-from simcluster.workload.turns import TurnLengths
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,6 +93,61 @@ class _Group(click.Group):
             # What is left in the buffer cannot be written at the end either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
+
+
+class _Main(_Group):
+    """The group of all commands; those of `_LATE` are imported when one is called."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        # NumPy's matrices are small here: further threads of its BLAS would wait for each other,
+        # and spin while they are made (0.05 CPU-s at the start).
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        # What is imported stays: looking through it for garbage every 700 objects finds none.
+        gc.set_threshold(50_000, *gc.get_threshold()[1:])
+        return super().main(*args, **kwargs)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *_LATE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _LATE and cmd_name not in self.commands:
+            module, words = _LATE[cmd_name]
+            command = getattr(importlib.import_module(module), cmd_name)
+            command.short_help = words
+            self.add_command(command)
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        late = {name: click.Command(name, short_help=words) for name, (_, words) in _LATE.items()}
+        write_groups(click.Group(commands={**late, **self.commands}), ctx, formatter)
+
+
+_LATE: Final = {
+    "calibrate": (
+        "simcluster.fidelity.calibrate.command",
+        "Fit a GPU's constants to measured kernels.",
+    ),
+    "measure": ("simcluster.fidelity.measure.command", "Measure kernel times of a GPU."),
+    "validate": ("simcluster.fidelity.validate.command", "Compare simulated with measured times."),
+}
+"""Commands by name: their module, and what the list of commands says of them."""
+
+
+class _WordsOf(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
+    """One of the words of a `Literal` of another module, which is imported when they are needed."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._where = module, name
+        super().__init__(())
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        module, name = self._where
+        return get_args(getattr(importlib.import_module(module), name))
+
+    @choices.setter
+    def choices(self, _: object) -> None:
+        pass
 
 
 class _ListByDefault(_Group):
@@ -299,6 +352,12 @@ def _percents(_: click.Context, option: click.Parameter, text: str) -> tuple[flo
     return tuple(dict.fromkeys(shares))
 
 
+def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(f"simcluster {__version__}, {how_it_runs()}")
+        ctx.exit()
+
+
 def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed(options):
@@ -308,8 +367,15 @@ def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
     return decorate
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version, and whether it runs compiled, and exit.",
+)
 def main() -> None:
     """Simulate LLM-serving clusters: which strategy carries the most requests within targets.
 
@@ -383,8 +449,6 @@ def run(
     from simcluster.runs import compare as sweep
     from simcluster.runs import folder as store
     from simcluster.show import text as report
-    from simcluster.studies.check import facts as checks
-    from simcluster.studies.check.report import check_lines
 
     scenario = _load(**common)
     cell = sweep.choose(scenario, strategy, rate)
@@ -397,6 +461,9 @@ def run(
     _warn(sweep.warnings_of(scenario, comparison))
     checked = None
     if verbose:
+        from simcluster.studies.check import facts as checks
+        from simcluster.studies.check.report import check_lines
+
         checked = checks.facts(scenario, strategies=[cell.strategy], rate_rps=cell.rate_rps)
     if as_json:
         known = {} if checked is None else {"check": checked}
@@ -700,23 +767,26 @@ def timeline(
     click.echo(f"{out}: {count:,} events. Open it in https://ui.perfetto.dev")
 
 
+_FORMATS, _TURNS = "simcluster.workload.formats", "simcluster.workload.turns"
+
+
 @main.command(short_help="Say what is understood of a trace file.")
 @click.argument("file", type=_FILE)
 @click.option(
     "--format",
-    type=click.Choice(get_args(TraceFormat)),
+    type=_WordsOf(_FORMATS, "TraceFormat"),
     default="auto",
     metavar="NAME",
-    help=f"Format: {', '.join(get_args(TraceFormat))}  [default: by its contents]",
+    help="Format, by its name; a wrong one lists them  [default: by its contents]",
 )
 @click.option(
     "--time-unit",
-    type=click.Choice(get_args(TimeUnit)),
+    type=_WordsOf(_FORMATS, "TimeUnit"),
     metavar="UNIT",
-    help=f"Unit of its times: {', '.join(get_args(TimeUnit))}.",
+    help="Unit of its times: s, ms, us, ns.",
 )
 @click.option("--block-size", type=click.IntRange(1, 1 << 20), help="Tokens of a block with an id.")
-@click.option("--turns", type=click.Choice(get_args(TurnLengths)), default="auto")
+@click.option("--turns", type=_WordsOf(_TURNS, "TurnLengths"), default="auto")
 @click.option("--start", type=click.FloatRange(0), default=0.0, help="From here (s).")
 @click.option("--end", type=click.FloatRange(0, min_open=True), help="To here (s).")
 @click.option("-o", "--out", type=_FILE, help="Draw it into this picture (.png, .svg, .pdf).")
@@ -847,15 +917,6 @@ def schema(markdown: bool, frames: bool) -> None:
         click.echo(scenario_file.markdown_keys(), nl=False)
     else:
         _print_json(scenario_file.json_schema())
-
-
-for command, words in (
-    (measure, "Measure kernel times of a GPU."),
-    (calibrate, "Fit a GPU's constants to measured kernels."),
-    (validate, "Compare simulated with measured times."),
-):
-    command.short_help = words
-    main.add_command(command)
 
 
 def _load(

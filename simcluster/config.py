@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import itertools
 import math
 import textwrap
@@ -57,6 +55,9 @@ class Settings:
 
 def _texts(cls: type[Any]) -> dict[str, str]:
     """Return the texts below the fields of a class and of its bases; none without its source."""
+    import ast  # for documentation alone
+    import inspect
+
     texts: dict[str, str] = {}
     for base in reversed(cls.__bases__):
         texts |= _texts(base)

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any, Generic, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union
 
 from pydantic import Discriminator, Field, Tag
 
 from simcluster.errors import ConfigError, DataError, nearest
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 T = TypeVar("T")
+
+wanted: ContextVar[frozenset[str] | None] = ContextVar("wanted", default=None)
+"""Kinds that validators made now know beside names; None for all that are registered.
+
+A scenario file names few of all kinds, and a validator of these alone is made in less time.
+"""
+
+
+@functools.cache
+def _installed(path: tuple[str, ...]) -> Any:
+    """Return the entry points of the packages installed on `path`, whose files are read once."""
+    from importlib.metadata import entry_points
+
+    return entry_points()
 
 
 class Registry(MutableMapping[str, T], Generic[T]):
@@ -27,7 +47,8 @@ class Registry(MutableMapping[str, T], Generic[T]):
     group : str
         Group of entry points, such as ``"simcluster.schedulers"``.
     own : mapping of str to T
-        Those of this package.
+        Those of this package. One that few runs need is given as ``"module:name"`` and imported
+        when it is looked up.
 
     Attributes
     ----------
@@ -35,9 +56,9 @@ class Registry(MutableMapping[str, T], Generic[T]):
         Those that were assigned since.
     """
 
-    def __init__(self, group: str, own: Mapping[str, T]) -> None:
+    def __init__(self, group: str, own: Mapping[str, T | str]) -> None:
         self.group = group
-        self._own: dict[str, T] = dict(own)
+        self._own: dict[str, T | str] = dict(own)
         self.added: dict[str, T] = {}
         _REGISTRIES.setdefault(group, self)
         self._points: dict[str, EntryPoint] | None = None
@@ -46,12 +67,19 @@ class Registry(MutableMapping[str, T], Generic[T]):
     def _others(self) -> dict[str, EntryPoint]:
         """Entry points of installed packages, found at the first look-up."""
         if self._points is None:
-            self._points = {point.name: point for point in entry_points(group=self.group)}
+            self._points = {
+                point.name: point for point in _installed(tuple(sys.path)).select(group=self.group)
+            }
         return self._points
 
     def __getitem__(self, name: str) -> T:
         if name in self._own:
-            return self._own[name]
+            found = self._own[name]
+            if isinstance(found, str):
+                module, _, attribute = found.partition(":")
+                own: T = getattr(importlib.import_module(module), attribute)
+                self._own[name] = found = own
+            return found
         if name not in self._loaded:
             point = self._others()[name]
             try:
@@ -133,7 +161,7 @@ class NameIn:
 class KindIn:
     """Annotation of a setting: a name, or a table whose ``kind`` is an entry of a registry.
 
-    What counts is the registry as it is when the validator is made.
+    What counts is the registry as it is when the validator is made, and `wanted`.
     """
 
     registry: Registry[Any]
@@ -142,7 +170,9 @@ class KindIn:
     """The key as written in the scenario file, such as ``workload.arrivals``."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        classes = dict(self.registry)
+        only = wanted.get()
+        names = [name for name in self.registry if only is None or name in only]
+        classes = {name: self.registry[name] for name in names}
 
         def tag(value: Any) -> str:
             if isinstance(value, str):
@@ -152,9 +182,9 @@ class KindIn:
                 return kind
             if isinstance(kind, str):
                 rule = "no such kind"
-                raise ConfigError(f"{self.key}.kind", kind, rule, nearest(kind, classes))
+                raise ConfigError(f"{self.key}.kind", kind, rule, nearest(kind, self.registry))
             rule = "a name, or a table with its kind is needed"
-            raise ConfigError(f"{self.key}.kind", kind, rule, nearest("", classes))
+            raise ConfigError(f"{self.key}.kind", kind, rule, nearest("", self.registry))
 
         name = Annotated[str, Field(min_length=1), Tag("name")]
         members = [name, *(Annotated[c, Tag(k)] for k, c in classes.items())]

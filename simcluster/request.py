@@ -6,6 +6,8 @@ import enum
 from math import nan
 from typing import TypeVar
 
+from mypy_extensions import mypyc_attr
+
 from simcluster.units import IntArray
 
 Count = TypeVar("Count", int, IntArray)
@@ -36,6 +38,7 @@ def steps_to_gain(num_tokens: Count) -> Count:
     return num_tokens
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Request:
     """One prompt and its answer.
 

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -16,7 +17,7 @@ import simcluster
 from helpers.scenarios import small_scenario
 from simcluster import catalog
 from simcluster.catalog.toml_writer import to_toml
-from simcluster.cli import main
+from simcluster.cli import _LATE, main
 from simcluster.runs import compare as sweep
 from simcluster.scenario.file import json_schema, load, resolve
 from simcluster.show import text as report
@@ -310,6 +311,17 @@ def test_scenario_scripts_run(
     runpy.run_path(str(script), run_name="__main__")
     assert len(capsys.readouterr().out.splitlines()) >= 5
     assert not arguments or any((tmp_path / "out").iterdir())
+
+
+def test_late_commands_are_listed_in_the_words_of_their_short_help() -> None:
+    """The list of commands does not import them, so it has their sentences itself."""
+    assert _LATE
+    for name, (_, sentence) in _LATE.items():
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        assert command.short_help == sentence
+    listed = CliRunner().invoke(main, ["--help"]).output
+    assert all(f"\n  {name} " in listed for name in main.list_commands(click.Context(main)))
 
 
 def test_a_comparison_begins_with_its_answer_and_a_run_says_where_its_ttft_goes(

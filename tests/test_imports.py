@@ -16,6 +16,7 @@ import simcluster
 PACKAGE = Path(simcluster.__file__).parent
 
 ORDER = (
+    "_compiled",
     "_version",
     "errors",
     "units",
@@ -179,7 +180,7 @@ def test_every_module_has_a_place() -> None:
     """A new folder or module at the top is placed on purpose, and none is listed that is gone."""
     top = {name.partition(".")[0] for name in MODULES}
     assert top == set(ORDER)
-    assert len(ORDER) == len(set(ORDER)) <= 27
+    assert len(ORDER) == len(set(ORDER)) <= 28
     for folder, inside in INSIDE.items():
         there = {name.split(".")[1] for name in MODULES if name.startswith(f"{folder}.")}
         assert there <= set(inside)
@@ -292,12 +293,55 @@ def test_pictures_know_frames_by_their_schema_alone() -> None:
         assert known <= {"errors", "units", "config", "frames", "show"}
 
 
+def loaded_by(code: str) -> set[str]:
+    """Return the modules that a new interpreter has loaded after `code`."""
+    code += "\nimport sys; print(chr(10), *sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(run.stdout.splitlines()[-1].split())
+
+
+CALLED = "from simcluster.cli import main; main({args!r}, standalone_mode=False)"
+SLOW = LATE | {"matplotlib", "numpy", "pydantic", "simpy"}
+"""Packages without which the command line prints its help."""
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["run", "--help"]], ids=" ".join)
+def test_help_loads_nothing_heavy(args: list[str]) -> None:
+    """It is there at once. Seconds stand in benchmarks/RESULTS.md, here is what they depend on."""
+    loaded = loaded_by(CALLED.format(args=args))
+    assert "click" in loaded
+    assert not loaded & SLOW
+    own = {name for name in loaded if name.startswith("simcluster.")}
+    known = ("_compiled", "_version", "cli", "errors", "runs", "show")
+    assert {name.split(".")[1] for name in own} <= set(known)
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    """What makes the import slow stays out; how long it takes stands in benchmarks/RESULTS.md."""
-    code = f"import simcluster, sys; print(sorted({LATE | {'matplotlib'}!r} & set(sys.modules)))"
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+    """What makes the import slow stays out, also when its public names are used."""
+    assert not loaded_by("import simcluster") & SLOW
+    assert not loaded_by("from simcluster import *") & (LATE | {"matplotlib"})
+
+
+def test_a_small_run_loads_what_it_needs(tmp_path: Path) -> None:
+    """Columns do where nobody asked for a frame, and workloads that it has not stay unread."""
+    changes = ["workload.num_requests=1", "workload.duration_s=", "workload.arrivals=constant"]
+    args = ["run", str(PACKAGE.parent / "scenarios" / "quickstart.toml")]
+    args += [word for change in changes for word in ("--set", change)]
+    for output in ([], ["--json"]):
+        loaded = loaded_by(CALLED.format(args=args + output))
+        assert "simcluster.runs.simulate" in loaded
+        assert not loaded & (LATE | {"matplotlib", "numpy.ma"})
+        assert not loaded & {f"simcluster.workload.{name}" for name in ("clients", "sessions")}
+        assert "simcluster.studies.check.facts" not in loaded
+
+
+def test_public_names_are_there() -> None:
+    """They are found when first used, and by who looks for them."""
+    for name in simcluster.__all__:
+        assert name in dir(simcluster)
+        assert getattr(simcluster, name) is getattr(simcluster, name)
+    with pytest.raises(AttributeError, match="no attribute 'simulated'"):
+        _ = simcluster.simulated
 
 
 @pytest.mark.parametrize("folder", [name for name, p in MODULES.items() if p.stem == "__init__"])
@@ -311,4 +355,4 @@ def test_the_docstring_of_a_package_names_its_modules(folder: str) -> None:
         if (name.startswith(f"{folder}.") if folder else name)
     }
     named = {line.split()[0].strip("`") for line in docstring.splitlines() if line.strip()}
-    assert inside - {"__main__", "_version"} <= named
+    assert inside - {"__main__", "_compiled", "_version"} <= named

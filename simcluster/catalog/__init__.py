@@ -18,6 +18,7 @@ layers        what a model is: runs of equal layers, each with a mixer and an ML
 tables        keys, types, ranges and units of an entry, and its check
 build         an entry in the units of data sheets -> a specification
 model_entry   an entry of the table of models -> a model
+parsed        packaged files, parsed once and kept as bytecode
 store         entries read when first asked for, found by name
 listing       entries as a list shows them
 config_json   a model's config.json -> an entry

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from simcluster.catalog.parsed import parsed
 from simcluster.errors import DataError
 
 PACKAGED: Final = Path(__file__).with_name("scores.toml")
@@ -109,11 +110,15 @@ EMPTY: Final = Scores(made="", origins={}, kinds=(), checks=())
 @cache
 def committed() -> Scores:
     """Return the scores of the package."""
-    return read(PACKAGED)
+    return read(PACKAGED, parsed)
 
 
-def read(path: Path) -> Scores:
-    """Return the scores of a file.
+def _parsed_now(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def read(path: Path, parse: Callable[[Path], dict[str, Any]] = _parsed_now) -> Scores:
+    """Return the scores of a file, which `parse` gives as tables.
 
     Raises
     ------
@@ -121,8 +126,7 @@ def read(path: Path) -> Scores:
         If there is no such file or it is not one of scores.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-        return _scores(document)
+        return _scores(parse(path))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -11,12 +11,12 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from simcluster.catalog import build, model_entry
 from simcluster.catalog.layers import ModelSpec
+from simcluster.catalog.parsed import parsed
 from simcluster.catalog.specs import (
     EngineProfile,
     GPUSpec,
@@ -78,8 +78,7 @@ def fold(name: str) -> str:
 @cache
 def packaged(table: str) -> tuple[Row, ...]:
     """Return the entries of `table` that come with the package."""
-    text = resources.files("simcluster.catalog").joinpath(FILES[table]).read_text("utf-8")
-    return tuple(tomllib.loads(text)[table])
+    return tuple(parsed(Path(__file__).with_name(FILES[table]))[table])
 
 
 @cache

@@ -11,7 +11,9 @@ SimPy's own events (process starts, ``succeed``) have the priorities 0 and 1 and
 
 from __future__ import annotations
 
-from heapq import heappush
+from heapq import heappop, heappush
+from math import inf
+from operator import attrgetter
 from typing import Any, Final
 
 import simpy
@@ -28,11 +30,45 @@ SCHEDULING: Final = 6 * _ROOM
 class Clock(simpy.Environment):
     """A SimPy environment that counts its events; `At` gives it such at absolute times."""
 
+    def peek(self) -> float:
+        """Return when the next event happens (s); infinity if there is none."""
+        return float(self._queue[0][0]) if self._queue else inf
+
+    def run_until(self, event: simpy.Event) -> None:
+        """Let time pass until `event` has happened, as ``run(until=event)`` does, step by step.
+
+        Raises
+        ------
+        RuntimeError
+            If nothing is left to happen before.
+        Exception
+            What a process has raised.
+        """
+        queue = self._queue
+        waited_for: Any = event  # SimPy's types do not say that what has happened calls nobody
+        while waited_for.callbacks is not None:
+            if not queue:
+                raise RuntimeError(f"nothing is left to happen, and {event} has not")
+            happened: Any
+            self._now, _, _, happened = heappop(queue)
+            callbacks = happened.callbacks
+            happened.callbacks = None
+            for callback in callbacks:
+                callback(happened)
+            if not happened._ok and not hasattr(happened, "_defused"):
+                failure = type(happened._value)(*happened._value.args)
+                failure.__cause__ = happened._value
+                raise failure
+
     @property
     def num_events(self) -> int:
         """Events scheduled so far."""
         self._events_read = getattr(self, "_events_read", -1) + 1
         return next(self._eid) - self._events_read
+
+
+# The present time is what everything here asks for most; SimPy's own property is a function.
+Clock.now = property(attrgetter("_now"))  # type: ignore[method-assign, assignment]
 
 
 class At(simpy.Event):

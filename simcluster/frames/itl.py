@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simcluster.config import Environment
-from simcluster.frames.metrics import PERCENTILES, STATISTICS
+from simcluster.frames.metrics import PERCENTILES, STATISTICS, quantiles
 from simcluster.frames.schema import ITL_P99
 from simcluster.frames.unroll import (
     Frames,
@@ -145,7 +145,7 @@ def _quantile(values: FloatArray, below: IntArray, percent: int) -> float:
     place = (int(below[-1]) - 1) * (percent / 100)
     ranks = [int(place), min(int(place) + 1, int(below[-1]) - 1)]
     pair = values[np.searchsorted(below, ranks, side="right")]
-    return float(np.quantile(pair, place - int(place)))
+    return quantiles(pair, [place - int(place)])[0]
 
 
 def gaps_of(

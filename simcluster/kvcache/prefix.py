@@ -67,7 +67,7 @@ class PrefixPool(BlockPool):
     @property
     def num_saved(self) -> int:
         """Blocks more that the sequences here would take if each had its own."""
-        return self._weight * sum(count - 1 for count in self._users.values() if count)
+        return self._weight * sum([count - 1 for count in self._users.values() if count])
 
     def allocate(self, num_blocks: int) -> None:
         """Take `num_blocks`, evicting where need be; see `BlockPool.allocate`."""

@@ -157,13 +157,13 @@ class _AttentionKind:
             ticks = self._fixed + self._beside_ticks(num_decodes, shape.context_tokens)
             return float(round(ticks + self._prefill_attention(self._work, shape.chunks)))
         ticks = self._fixed + self._beside_ticks(num_decodes, shape.window_tokens)
-        ticks = round(ticks + self._reached_prefill(shape.chunks, self._reach))
+        ticks = float(round(ticks + self._reached_prefill(shape.chunks, self._reach)))
         if self._index is not None:
             ticks += round(self._fixed + self._prefill_attention(self._index, shape.chunks))
             if num_decodes:
                 terms = self._terms_of(self._index, num_decodes)
                 ticks += decode_ticks(terms, shape.context_tokens)
-        return float(ticks)
+        return ticks
 
     def _beside_ticks(self, num_decodes: int, tokens: int) -> float:
         """Ticks of so many decodes beside a chunk, over so many tokens of context."""

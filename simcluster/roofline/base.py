@@ -26,7 +26,7 @@ class StepShape(NamedTuple):
     @property
     def num_tokens(self) -> int:
         """Tokens that go through the layers: one per decode and those of the chunks."""
-        return self.num_decodes + sum(new for new, _ in self.chunks)
+        return self.num_decodes + sum([new for new, _ in self.chunks])
 
 
 def ends_of(start_s: float, durations_s: FloatArray) -> list[float]:

@@ -50,7 +50,8 @@ def graph_line(runs: tuple[TickRun, ...], issue_ticks: float, num_kinds: int = 1
         Kinds of mixers.
     """
     line = Line(
-        issue_ticks + sum(run.repeat * sum(run.run_ticks) for run in runs), (0,) * num_kinds
+        issue_ticks + sum([run.repeat * sum(run.run_ticks, 0.0) for run in runs], 0.0),
+        (0,) * num_kinds,
     )
     for run in runs:
         line = _through(line, run, run.repeat, line.const)
@@ -70,11 +71,11 @@ def eager_lines(runs: tuple[TickRun, ...], issue_ticks: float, num_kinds: int = 
         Kinds of mixers.
     """
     lines: list[Line] = []
-    issued = issue_ticks * sum(len(run.run_ticks) * run.repeat for run in runs)
+    issued = issue_ticks * sum([len(run.run_ticks) * run.repeat for run in runs])
     after = Line(0.0, (0,) * num_kinds)
     for run in reversed(runs):
         layer_issue = issue_ticks * len(run.run_ticks)
-        layer_run = sum(run.run_ticks)
+        layer_run = sum(run.run_ticks, 0.0)
         issued -= layer_issue * run.repeat
         upto, beyond = _best_in_layer(run, issue_ticks)
         for layer in (0, run.repeat - 1) if run.repeat > 1 else (0,):
@@ -94,7 +95,7 @@ def envelope(lines: list[Line], least: Sequence[float]) -> tuple[Line, ...]:
     A line goes if another rises at least as fast in all of them and is not below it at the corner.
     """
     at_corner = [
-        line.const + sum(n * ticks for n, ticks in zip(line.counts, least, strict=True))
+        line.const + sum([n * ticks for n, ticks in zip(line.counts, least, strict=True)], 0.0)
         for line in lines
     ]
     order = sorted(range(len(lines)), key=lambda i: (sum(lines[i].counts), at_corner[i]))
@@ -113,7 +114,7 @@ def _best_in_layer(run: TickRun, issue_ticks: float) -> tuple[float | None, floa
     """Best ``D_1 + .. + D_i + T_i + .. + T_n`` of a layer, i up to attention and beyond it."""
     upto: float | None = None
     beyond: float | None = None
-    issued, rest = 0.0, sum(run.run_ticks)
+    issued, rest = 0.0, sum(run.run_ticks, 0.0)
     for i, ticks in enumerate(run.run_ticks):
         issued += issue_ticks
         value = issued + rest

@@ -69,5 +69,5 @@ class HostWork:
         """Both parts together (ticks)."""
         known = self._totals.get(num_seqs)
         if known is None:
-            known = remember(self._totals, num_seqs, sum(self.parts(num_seqs)))
+            known = remember(self._totals, num_seqs, sum(self.parts(num_seqs), 0.0))
         return known

@@ -9,15 +9,19 @@ sequence's context in decode attention.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, inf
 from typing import Final, NamedTuple
 
 from simcluster.catalog.specs import GPUSpec, KernelConstants
 from simcluster.roofline.operators import ACTIVATION_BYTES, AttentionWork, Operator
 
-GEMM_TILES: Final = ((128.0, 256.0), (128.0, 128.0), (64.0, 128.0), (64.0, 64.0))
-"""Rows and columns of the result that one block computes; the fastest of them counts."""
-GROUPED_TILES: Final = (*GEMM_TILES, (32.0, 64.0), (16.0, 64.0))
+Tiles = Sequence[tuple[float, float]]
+"""Rows and columns of the result that one block computes."""
+
+GEMM_TILES: Final[Tiles] = ((128.0, 256.0), (128.0, 128.0), (64.0, 128.0), (64.0, 64.0))
+"""The fastest of them counts."""
+GROUPED_TILES: Final[Tiles] = (*GEMM_TILES, (32.0, 64.0), (16.0, 64.0))
 """The same of experts, whose kernels have tiles for the few rows of each, and of weights that are
 unpacked to 16 bits on the way (Marlin, arXiv 2408.11743: tiles of 16 to 64 rows)."""
 FEW_ROWS: Final = 16.0
@@ -304,7 +308,7 @@ class KernelTimer:
         cols: float,
         groups: float,
         waves: float,
-        shapes: tuple[tuple[float, float], ...],
+        shapes: Tiles,
     ) -> float:
         """FLOPs that take as long in whole tiles and, by the share `waves`, in whole waves."""
         best = 0.0

@@ -145,7 +145,7 @@ class Pipeline:
 
     def latency_s(self, shape: StepShape) -> float:
         """Time of a batch in the empty pipeline, handovers included, without host work (s)."""
-        return sum(duration_s + handed_s for duration_s, handed_s in self._times(shape))
+        return sum([duration_s + handed_s for duration_s, handed_s in self._times(shape)], 0.0)
 
     def bubble_share(self) -> float:
         """Share of the stages' time without work, from the first start to the last end.
@@ -159,7 +159,7 @@ class Pipeline:
         elapsed_s = self.free_s[-1] - self._first_start_s
         if not elapsed_s > 0.0:
             return math.nan
-        return 1.0 - sum(self.busy_s) / (len(self._stages) * elapsed_s)
+        return 1.0 - sum(self.busy_s, 0.0) / (len(self._stages) * elapsed_s)
 
     def _times(self, shape: StepShape) -> list[tuple[float, float]]:
         """For each stage the time of the batch in it and on the link behind it (s)."""

@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Final, NamedTuple
 
 import numpy as np
+from mypy_extensions import mypyc_attr
 
 from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec
 from simcluster.config import ModelConfig
@@ -35,6 +36,7 @@ class _DecodePlan(NamedTuple):
     host: float
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RooflineStepTime:
     """Durations of the steps of one instance, or one stage of its pipeline: a `StepTime`.
 
@@ -352,7 +354,7 @@ def _best(lines: Sequence[Line], ticks: float) -> float:
 def _best_of_kinds(lines: Sequence[Line], by_kind: Sequence[float]) -> float:
     """Largest of `lines` at the attention time of each kind of layer (ticks)."""
     return max(
-        const + sum([num * ticks for num, ticks in zip(counts, by_kind, strict=True)])
+        const + sum([num * ticks for num, ticks in zip(counts, by_kind, strict=True)], 0.0)
         for const, counts in lines
     )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import numpy as np
+from mypy_extensions import mypyc_attr
 
 from simcluster.roofline.base import StepShape, ends_of
 from simcluster.roofline.schedule import KernelRun, KernelSchedule
 from simcluster.units import FloatArray, IntArray
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class WholeStepTime(ABC):
     """A `StepTime` made of the duration of one step; a subclass has one method, `step_s`.
 

@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Final, Protocol
 
 import numpy as np
+from mypy_extensions import mypyc_attr
 
 from simcluster.request import Request, tokens_gained
 from simcluster.units import FloatArray
@@ -134,6 +135,7 @@ class Ring:
         self.recent.clear()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RollingActivation(ABC):
     """Books of a ring of instances and the rule by which windows take turns.
 
@@ -319,6 +321,7 @@ class RollingActivation(ABC):
         return order[1] if len(order) > 1 else order[0]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PaperActivation(RollingActivation):
     """Algorithm 1 of EcoServe (OSDI text, section 3.4): a scan of the ring under three constraints.
 
@@ -445,6 +448,7 @@ class PaperActivation(RollingActivation):
         return None
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class UncheckedActivation(RollingActivation):
     """The current instance keeps its turn or passes it on, unchecked; nothing ever waits."""
 
@@ -470,6 +474,7 @@ class UncheckedActivation(RollingActivation):
         """Whether `request` goes to the current instance."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class CodeActivation(UncheckedActivation):
     """What the authors' released scheduler does (EcoServe's repository, one macro instance).
 
@@ -538,6 +543,7 @@ class CodeActivation(UncheckedActivation):
         ring.lanes.pop(number, None)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class FixedWindows(UncheckedActivation):
     """The ablation of EcoServe's evaluation: the window passes on at fixed intervals.
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mypy_extensions import mypyc_attr
+
 from simcluster.request import Request
 from simcluster.routing.base import InstanceView
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RoundRobin:
     """Give requests to the instances in turn, whatever their load."""
 

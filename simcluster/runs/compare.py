@@ -10,13 +10,11 @@ from contextlib import nullcontext
 from math import inf
 from pathlib import Path
 
-import numpy as np
-
 from simcluster.engine.groups.cluster import Cluster
 from simcluster.engine.instance import Instance
 from simcluster.errors import ConfigError
 from simcluster.frames.itl import gaps_of
-from simcluster.frames.metrics import SweepRow, summarise
+from simcluster.frames.metrics import SweepRow, median, summarise
 from simcluster.roofline.memory import kv_blocks
 from simcluster.runs.cell import Cell
 from simcluster.runs.executor import Runner
@@ -214,7 +212,7 @@ def warnings_of(scenario: Scenario, comparison: Comparison) -> list[str]:
     frame = comparison.frames(cells[0])["requests"]
     if not len(frame["prompt_len"]):
         return []
-    prompt, output = (int(np.median(frame[key])) for key in ("prompt_len", "output_len"))
+    prompt, output = (int(median(frame[key])) for key in ("prompt_len", "output_len"))
     lines = []
     for name in dict.fromkeys(cell.strategy for cell in cells):
         strategy = scenario.strategy(name)

@@ -130,7 +130,6 @@ def write_frame(columns: Columns, name: str, folder: Path, fmt: Format) -> None:
                 file.write_table(rows)
 
 
-_SLO: Final = TypeAdapter(SloConfig)
 _LATER: Final = (
     frozenset(
         (
@@ -436,7 +435,7 @@ class Comparison:
         price = self.document["cluster"].get("price_per_gpu_hour")
         if "extra_cluster" in self.document:  # GPUs of several prices: no one price is right
             price = None
-        wanted = wanted_shares(validated(_SLO, self.document["slo"]))
+        wanted = wanted_shares(validated(TypeAdapter(SloConfig), self.document["slo"]))
         return pd.DataFrame(goodput_table(self.sweep, wanted, price_per_gpu_hour=price))
 
     def cells(self) -> list[Cell]:

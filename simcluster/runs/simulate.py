@@ -239,7 +239,7 @@ def _let_pass(env: Clock, source: Source, max_time_s: float | None) -> None:
 
     timer = At(env, on_grid(min(stop_s, MAX_TIME_S)), 2 * SCHEDULING)
     timer.callbacks.append(stop)
-    env.run(until=source.done)
+    env.run_until(source.done)
     if is_stuck:
         raise InvariantError(f"{source.num_left} requests are left and nothing happens any more")
     if source.num_left and env.now >= MAX_TIME_S < stop_s:

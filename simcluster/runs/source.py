@@ -53,7 +53,7 @@ class Source(ABC):
         self._block_size = engine.block_size
         self._api: ApiServers | None = None
         if engine.api_servers:
-            entries = sum(placed.role != "decode" for placed in cluster.placed)
+            entries = sum([placed.role != "decode" for placed in cluster.placed])
             count = engine.api_servers * max(1, entries)
             self._api = ApiServers(self._env, count, engine.api_request_s, engine.api_token_s)
         self._front_end_s = round(engine.front_end_s * TICKS_PER_S) / TICKS_PER_S

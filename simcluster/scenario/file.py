@@ -13,17 +13,18 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, Final, TypeVar, Union
 
-from pydantic import Field, TypeAdapter
+from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from simcluster.catalog import Catalog, config_json, default_price
 from simcluster.catalog.specs import EngineProfile, LinkSpec
 from simcluster.config import TARGETS, ClusterConfig, Environment, ModelConfig, SloConfig
 from simcluster.errors import ConfigError, DataError, nearest
 from simcluster.quality import CommonQuality
+from simcluster.registry import wanted
 from simcluster.scenario import arguments
 from simcluster.scenario.check import JsonSchema, markdown, shown, validated
 from simcluster.scenario.cooptimize_table import CooptimizeTable
@@ -140,7 +141,7 @@ def resolve(
     read_units(tables)
     _absolute_paths(tables, (folder or Path()).absolute())
     _rename_old_keys(tables)
-    file = validated(adapter(), tables)
+    file = _validated(tables)
     file = dataclasses.replace(file, workload=_workload(file.workload, folder))
     if file.quality is not None:
         based: Any = file.quality.with_base((folder or Path()).absolute())
@@ -190,19 +191,84 @@ def _adapter(
     `workload_kinds` are those arrivals and lengths: the validator is made again when they change.
     """
     one = Annotated[Union[kinds], Field(discriminator="kind")]  # type: ignore[valid-type]  # noqa: UP007 - a union made at run time
+    return TypeAdapter(_whole(one))
+
+
+def _whole(one: Any, absent: Sequence[str] = ()) -> type[ScenarioTables]:
+    """Return the settings of a file with strategies of type `one`, the tables `absent` None.
+
+    Parameters
+    ----------
+    one : type or None
+        Of a strategy; None where there are no strategies.
+    absent : sequence of str
+        Tables that must not be there.
+    """
+    strategies: Any = tuple[()] if one is None else tuple[one, ...]
     many = Annotated[
-        tuple[one, ...],
+        strategies,
         Field(description="One table per serving strategy; `rank` and `cooptimize` need none."),
     ]
-    whole = dataclasses.make_dataclass(
-        "ScenarioFile", [("strategy", many, ())], bases=(ScenarioTables,), frozen=True, kw_only=True
+    fields = [("strategy", many, ()), *((name, None, None) for name in absent)]
+    return dataclasses.make_dataclass(
+        "ScenarioFile", fields, bases=(ScenarioTables,), frozen=True, kw_only=True
     )
-    return TypeAdapter(whole)
 
 
 def adapter() -> TypeAdapter[ScenarioTables]:
     """Return the validator of scenario files for all that is registered now."""
     return _adapter(tuple(STRATEGIES.values()), (*ARRIVALS.items(), *LENGTHS.items()))
+
+
+def _validated(tables: Document) -> ScenarioTables:
+    """Return the settings of a file's `tables`, by a validator of its own kinds if they are fit."""
+    kinds = frozenset(_kinds_in(tables))
+    absent = tuple(name for name in _RARE if name not in tables)
+    classes: list[tuple[str, type]] = [(name, ARRIVALS[name]) for name in ARRIVALS if name in kinds]
+    classes += [(name, LENGTHS[name]) for name in LENGTHS if name in kinds]
+    strategies = tuple((name, STRATEGIES[name]) for name in STRATEGIES if name in kinds)
+    small = _small_adapter(strategies, tuple(classes), absent)
+    try:
+        return small.validate_json(json.dumps(tables, default=str))
+    except (ValidationError, ConfigError):
+        # What is wrong is said by the validator of all kinds, which knows what else could be meant.
+        return validated(adapter(), tables)
+
+
+_RARE: Final = ("quality", "cooptimize", "rank")
+"""Tables that few files have."""
+
+
+@functools.lru_cache(maxsize=64)
+def _small_adapter(
+    kinds: tuple[tuple[str, type], ...],
+    workload_kinds: tuple[tuple[str, type], ...],
+    absent: tuple[str, ...],
+) -> TypeAdapter[ScenarioTables]:
+    """Return the validator of files without the tables `absent`, and of these kinds alone."""
+    token = wanted.set(frozenset(name for name, _ in workload_kinds))
+    try:
+        tagged = tuple(Annotated[one, Tag(kind)] for kind, one in kinds)
+        one = Annotated[Union[tagged], Discriminator(_kind)] if kinds else None  # noqa: UP007
+        return TypeAdapter(_whole(one, absent))
+    finally:
+        wanted.reset(token)
+
+
+def _kind(table: object) -> object:
+    return table.get("kind") if isinstance(table, dict) else None
+
+
+def _kinds_in(value: object) -> Iterator[str]:
+    """Give the kinds that the tables in `value` state."""
+    if isinstance(value, dict):
+        if isinstance(kind := value.get("kind"), str):
+            yield kind
+        for inside in value.values():
+            yield from _kinds_in(inside)
+    elif isinstance(value, list):
+        for inside in value:
+            yield from _kinds_in(inside)
 
 
 def _plain(value: object) -> object:

@@ -11,6 +11,8 @@ from collections import deque
 from math import isnan, nan
 from typing import ClassVar
 
+from mypy_extensions import mypyc_attr
+
 from simcluster.catalog.layers import Reach
 from simcluster.config import SchedulerConfig
 from simcluster.kvcache import BlockPool
@@ -21,6 +23,7 @@ from simcluster.sched.queue import FirstCome, RequestQueue
 from simcluster.sched.swap import SwapSpace
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Scheduler(Books, ABC):
     """Queue, admission and preemption on top of the books; a subclass plans steps from them.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import isnan
 
+from mypy_extensions import mypyc_attr
+
 from simcluster.catalog.layers import Reach
 from simcluster.errors import InvariantError
 from simcluster.kvcache import BlockPool
@@ -14,6 +16,7 @@ from simcluster.sched.plan import StepOutcome, StepPlan, target
 from simcluster.units import IntArray
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Books:
     """Admitted requests, decode batch and pool, and what the steps of a plan change in them.
 

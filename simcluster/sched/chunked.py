@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mypy_extensions import mypyc_attr
+
 from simcluster.config import SchedulerConfig
 from simcluster.kvcache import BlockPool
 from simcluster.request import Request
@@ -11,6 +13,7 @@ from simcluster.sched.base import Scheduler
 from simcluster.sched.plan import StepPlan, target
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ChunkedPrefill(Scheduler):
     """Decode everything and fill the rest of the token budget with prefill chunks.
 
@@ -105,7 +108,7 @@ class ChunkedPrefill(Scheduler):
     def _tokens_at_hand(self) -> int:
         """Prompt tokens that a step could have now, as far as they decide whether to wait."""
         pool, batch = self.pool, self.batch
-        tokens = sum(target(r) - r.num_computed_tokens for r in self._prefilling.values())
+        tokens = sum([target(r) - r.num_computed_tokens for r in self._prefilling.values()])
         if self.swapped:
             return tokens
         spare, taken = pool.free_blocks - batch.blocks_needed(1), 0

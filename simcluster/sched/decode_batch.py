@@ -67,7 +67,7 @@ class DecodeBatch:
         self._ends: list[tuple[int, int, Request]] = []
         self._fills = Cycle(layout.block_size)  # steps at which a sequence begins another block
         self._limited = [_Limited(layout.block_size, *group[:2]) for group in layout.limited]
-        self.most_blocks_per_step = layout.full + sum(group.weight for group in layout.limited)
+        self.most_blocks_per_step = layout.full + sum([group.weight for group in layout.limited])
         self._reached = None if reach is None else _Reached(reach)
         self._order = 0
 

@@ -7,11 +7,14 @@ from abc import abstractmethod
 from collections.abc import Iterator, Reversible
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from simcluster.registry import Registry
 from simcluster.request import Request
 from simcluster.sched.queue import FirstCome, RequestQueue
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class KeyedQueue(RequestQueue):
     """Smallest key first, ties in order of arrival; preempted requests keep their place."""
 
@@ -50,9 +53,10 @@ class KeyedQueue(RequestQueue):
         return len(self._heap)
 
     def __iter__(self) -> Iterator[Request]:
-        return (request for _, _, request in sorted(self._heap))
+        return iter([request for _, _, request in sorted(self._heap)])
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ShortestFirst(KeyedQueue):
     """Shortest prompt first. Long prompts can wait for ever in an overloaded instance."""
 
@@ -61,6 +65,7 @@ class ShortestFirst(KeyedQueue):
         return request.prompt_len
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Priority(KeyedQueue):
     """Smallest priority number first, as vLLM's policy ``priority`` does.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from mypy_extensions import mypyc_attr
+
 from simcluster.request import Request
 from simcluster.sched.base import Scheduler
 from simcluster.sched.plan import StepPlan, target
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PrefillPriority(Scheduler):
     """Prefill whatever can be admitted, else decode everything.
 

@@ -10,9 +10,12 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Reversible
 
+from mypy_extensions import mypyc_attr
+
 from simcluster.request import Request
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RequestQueue(ABC):
     """Waiting requests in the order of a policy.
 
@@ -57,6 +60,7 @@ class RequestQueue(ABC):
         return next(iter(reversed(running)))
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class FirstCome(RequestQueue):
     """First come, first served; preempted requests go to the front (vLLM's policy ``fcfs``)."""
 

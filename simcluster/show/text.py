@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import textwrap
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,10 +27,10 @@ from simcluster.frames.goodput import (
     wanted_shares,
 )
 from simcluster.frames.metrics import PERCENTILES, STATISTICS, cached_block_share, measured_window
-from simcluster.frames.schema import CLASS_ATTAINMENT
+from simcluster.frames.schema import CLASS_ATTAINMENT, Columns
 from simcluster.roofline import kinds
 from simcluster.roofline.assumptions import assumptions
-from simcluster.runs.folder import Comparison, rows_of
+from simcluster.runs.folder import Comparison, rows_of, sweep_columns
 from simcluster.scenario.remarks import remarks
 from simcluster.scenario.scenario import Scenario
 from simcluster.show.terminal import table_width
@@ -40,6 +40,9 @@ from simcluster.workload.lengths import TabulatedLengths
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Row = Mapping[str, Any]
+"""One row of the sweep frame, by column."""
 
 _RATES_PER_BLOCK: Final = 9
 _NAME_WIDTH: Final = 16
@@ -93,13 +96,14 @@ def comparison_text(comparison: Comparison, answer: str = "") -> str:
     parts.append(_main_table(comparison, scenario))
     if _is_swept(comparison.sweep):
         parts += _attainment_tables(comparison.sweep, scenario.environment.slo)
-    return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
+    return "\n\n".join(parts + _footnotes(sweep_columns(comparison.rows), scenario)) + "\n"
 
 
 def run_text(comparison: Comparison) -> str:
     """Return the table of a single run."""
     scenario = comparison.scenario
-    row = comparison.sweep.iloc[0]
+    sweep = sweep_columns(comparison.rows)
+    row = {name: column[0] for name, column in sweep.items()}
     latencies = [
         [f"{name} ({unit})", *(_number(row[f"{key}_{stat}"] / scale) for stat in STATISTICS)]
         for name, key, scale, unit in (*_LATENCIES, ("end to end", "e2el_s", 1.0, "s"))
@@ -130,10 +134,10 @@ def run_text(comparison: Comparison) -> str:
         *_parts_of_ttft(comparison, scenario),
         *_groups(comparison, scenario),
     ]
-    return "\n\n".join(parts + _footnotes(comparison.sweep, scenario)) + "\n"
+    return "\n\n".join(parts + _footnotes(sweep, scenario)) + "\n"
 
 
-def _within(row: pd.Series[Any], slo: SloConfig) -> list[list[str]]:
+def _within(row: Row, slo: SloConfig) -> list[list[str]]:
     """Return the lines on the share of requests within the targets, of each where they differ."""
     if slo.percentiles is not None:
         return [
@@ -158,9 +162,7 @@ def _within(row: pd.Series[Any], slo: SloConfig) -> list[list[str]]:
     ]
 
 
-def _costs(
-    row: pd.Series[Any], cluster: ClusterConfig, rate_rps: float | None = None
-) -> list[float]:
+def _costs(row: Row, cluster: ClusterConfig, rate_rps: float | None = None) -> list[float]:
     """Return the price per hour of the GPUs held, and per million output tokens at a rate.
 
     Parameters
@@ -179,7 +181,7 @@ def _costs(
     return [per_hour, per_hour / (tokens * 3600 / 1e6) if tokens else math.nan]
 
 
-def _cost_rows(row: pd.Series[Any], environment: Environment) -> list[list[str]]:
+def _cost_rows(row: Row, environment: Environment) -> list[list[str]]:
     """Return the lines on what a run costs; none where no price is known, or several."""
     cluster = environment.cluster
     if cluster.price_per_gpu_hour is None or environment.extra_clusters:
@@ -206,13 +208,13 @@ def _parts_of_ttft(comparison: Comparison, scenario: Scenario) -> list[str]:
     return [aligned([["of the mean TTFT (users' first output)", "s", "%"], *rows])]
 
 
-def _time_of_rates(row: pd.Series[Any]) -> str:
+def _time_of_rates(row: Row) -> str:
     """Return the time that rates are taken over, and what it ends with."""
     bounds = f"{_number(row['rates_from_s'])} to {_number(row['rates_to_s'])}"
     return f"{bounds} (last {_END_OF_RATES[_until_output(row)]})"
 
 
-def _until_output(row: pd.Series[Any] | dict[str, Any]) -> bool:
+def _until_output(row: Row) -> bool:
     """Tell whether the rates of a run are taken until its last output; else to its last arrival."""
     return bool(row["transient"]) or math.isnan(row["rate_rps"])
 
@@ -222,9 +224,9 @@ def _cached(comparison: Comparison) -> list[list[str]]:
     instances = comparison.frames(comparison.cells()[0])["instances"]
     if not np.asarray(instances["asked_blocks"]).any():
         return []
-    share = comparison.sweep["cached_token_share"].iloc[0]
+    share = comparison.rows[0]["cached_token_share"]
     return [
-        ["prompt tokens from the cache (%)", _percent(share)],
+        ["prompt tokens from the cache (%)", _percent(float(share))],
         ["KV blocks from the cache (%)", _percent(cached_block_share(instances))],
     ]
 
@@ -680,7 +682,7 @@ def _by_rate(sweep: pd.DataFrame, column: str, title: str) -> str:
     return "\n\n".join([title, *blocks])
 
 
-def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
+def _footnotes(sweep: Columns, scenario: Scenario) -> list[str]:
     """Return what a reader must know of these numbers, a paragraph each."""
     notes = [*_not_counted(sweep, scenario)]
     rejected, counted = int(sweep["num_rejected"].sum()), int(sweep["num_requests"].sum())
@@ -697,7 +699,8 @@ def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
         longer = f"workload.{'duration_s' if workload.num_requests is None else 'num_requests'}"
         if workload.trace is not None and workload.num_requests is None:
             longer = "a longer trace"
-        runs = "The run is" if len(sweep) == 1 else f"{short} of {len(sweep)} runs are"
+        count = len(sweep["strategy"])
+        runs = "The run is" if count == 1 else f"{short} of {count} runs are"
         notes.append(
             f"{runs} shorter than ten median residence times, so an overload may not show in full; "
             f"more: {longer}."
@@ -717,7 +720,7 @@ def _footnotes(sweep: pd.DataFrame, scenario: Scenario) -> list[str]:
     return [textwrap.fill(note, _WIDTH) for note in notes]
 
 
-def _not_counted(sweep: pd.DataFrame, scenario: Scenario) -> Iterator[str]:
+def _not_counted(sweep: Columns, scenario: Scenario) -> Iterator[str]:
     """Say which runs count no request, and which were stopped with requests unfinished."""
     run = scenario.run
     limits = [
@@ -730,11 +733,9 @@ def _not_counted(sweep: pd.DataFrame, scenario: Scenario) -> Iterator[str]:
     ]
     if run.max_time_s is not None:
         limits.append(f"run.max_time_s = {run.max_time_s:g} s stops the clock")
-    empty = int((sweep["num_requests"] == 0).sum())
+    empty, count = int((sweep["num_requests"] == 0).sum()), len(sweep["num_requests"])
     if empty:
-        runs = (
-            "No request is" if len(sweep) == 1 else f"In {empty} of {len(sweep)} runs no request is"
-        )
+        runs = "No request is" if count == 1 else f"In {empty} of {count} runs no request is"
         yield f"{runs} counted: {'; '.join(limits) or 'none arrives'}."
     ended = sweep["num_finished"] + sweep["num_rejected"]
     left = int((sweep["num_requests"] - ended).sum())

@@ -167,6 +167,9 @@ class FuDG(RouterSettings):
         def paths(source: InstanceLike, destination: InstanceLike) -> tuple[Path, ...]:
             return self.paths(cluster, source, destination)
 
+        def reaches(source: InstanceLike, destination: InstanceLike) -> bool:
+            return self._work_together(cluster, source, destination)
+
         env, network, model = cluster.env, cluster.network, cluster.environment.model
         engine = cluster.environment.engine
         if not inside:
@@ -176,6 +179,7 @@ class FuDG(RouterSettings):
                 decode,
                 router=LeastLoaded,
                 paths=paths,
+                reaches=reaches,
                 model=model,
                 on_finish=finished,
                 waiting_block_share=self.waiting_block_share,
@@ -216,7 +220,7 @@ class FuDG(RouterSettings):
             prefill,
             self.make_router(),
             finished,
-            on_grid(self.status_interval_s),
+            status_interval_s=on_grid(self.status_interval_s),
             pending=self.make_queue(),
             **common,
         )
@@ -311,7 +315,7 @@ class FuDG(RouterSettings):
         """Links that the KV takes, copy by copy; none if the two do not work together."""
         topology = cluster.topology
         here, there = cluster.where(source).home, cluster.where(destination).home
-        if self.placement == "intra-node" and here.node != there.node:
+        if not self._work_together(cluster, source, destination):
             return ()
         apart = self.placement != "intra-node" and self.connector(cluster) == "beside"
         staging = self.pool or ("decode-node" if apart else "none")
@@ -332,6 +336,14 @@ class FuDG(RouterSettings):
             choice = source.instance_id + destination.instance_id
             near = cluster.gpus_on(others[choice % len(others)], choice)
         return (topology.to_host(here, near), topology.from_host(near, there))
+
+    def _work_together(
+        self, cluster: Cluster, source: InstanceLike, destination: InstanceLike
+    ) -> bool:
+        """Whether KV goes from one instance to the other: from everywhere, or inside nodes."""
+        if self.placement != "intra-node":
+            return True
+        return cluster.where(source).home.node == cluster.where(destination).home.node
 
     def _prefill_shape(self, cluster: Cluster, shape: InstanceShape) -> InstanceShape:
         """Return `shape` with the limits of the context stage."""

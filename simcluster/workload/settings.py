@@ -23,8 +23,6 @@ from simcluster.workload.base import (
     with_defaults,
 )
 from simcluster.workload.classes import MixedLengths
-from simcluster.workload.clients import ClientArrivals
-from simcluster.workload.closed_loop import ClosedLoopArrivals
 from simcluster.workload.lengths import (
     FixedLengths,
     LognormalLengths,
@@ -32,10 +30,8 @@ from simcluster.workload.lengths import (
     TableLengths,
     TabulatedLengths,
 )
-from simcluster.workload.profiles import OnOffArrivals, ScheduleArrivals
 from simcluster.workload.renewal import ConstantArrivals, GammaArrivals, PoissonArrivals
 from simcluster.workload.replay import TraceArrivals, TraceFile, TraceLengths, TraceReplay
-from simcluster.workload.sessions import SessionArrivals
 
 ARRIVALS: Final[Registry[type[ArrivalProcess]]] = Registry(
     "simcluster.arrivals",
@@ -43,12 +39,12 @@ ARRIVALS: Final[Registry[type[ArrivalProcess]]] = Registry(
         "poisson": PoissonArrivals,
         "gamma": GammaArrivals,
         "constant": ConstantArrivals,
-        "on-off": OnOffArrivals,
-        "schedule": ScheduleArrivals,
-        "closed-loop": ClosedLoopArrivals,
+        "on-off": "simcluster.workload.profiles:OnOffArrivals",
+        "schedule": "simcluster.workload.profiles:ScheduleArrivals",
+        "closed-loop": "simcluster.workload.closed_loop:ClosedLoopArrivals",
         "trace": TraceArrivals,
-        "clients": ClientArrivals,
-        "sessions": SessionArrivals,
+        "clients": "simcluster.workload.clients:ClientArrivals",
+        "sessions": "simcluster.workload.sessions:SessionArrivals",
     },
 )
 """Arrival processes by the ``kind`` of their table ``workload.arrivals``."""
@@ -249,7 +245,7 @@ class WorkloadSettings(Settings):
             If one cannot be read any more.
         """
         sources = [self.arrival_process, self.lengths, *(c.lengths for c in self.classes or ())]
-        if self.lengths is not None and isinstance(sources[0], ClientArrivals):
+        if self.lengths is not None and self.arrival_process.kind == "clients":
             del sources[0]  # its lengths do not count
         told = (getattr(source, "notes", tuple) for source in sources)
         return tuple(dict.fromkeys(note for notes in told for note in notes()))
@@ -267,7 +263,7 @@ class WorkloadSettings(Settings):
             return False
         if isinstance(process, TraceArrivals):
             return process.read().hashes is not None
-        return isinstance(process, SessionArrivals)
+        return process.kind == "sessions"
 
     def with_base(self, folder: Path) -> WorkloadSettings:
         """Return these settings with their relative paths taken from `folder`.

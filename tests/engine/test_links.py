@@ -252,6 +252,7 @@ def test_rates_are_those_of_the_plain_solution_bit_for_bit(
     not show it. Whoever watches a link knows what its flows leave.
     """
     monkeypatch.setattr(link_module, "_FEW_ROUTES", few)
+    monkeypatch.setattr(link_module, "_FEW_LINKS", few)
     env, recorder = Clock(), Recorder()
     network = LinkNetwork(env, recorder)
     links = [Link(str(k), b, s) for k, (b, s) in enumerate(zip(bandwidths, latencies, strict=True))]

@@ -1,6 +1,7 @@
 """Latencies, targets, windows and levels against values written down by hand and against laws."""
 
 import heapq
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,9 @@ from simcluster.frames.metrics import (
     ecdf,
     level_over_time,
     measured_window,
+    median,
     met_targets,
+    quantiles,
     queued_over_time,
     request_metrics,
     summarise,
@@ -766,3 +769,21 @@ def test_bins_add_up_to_the_whole() -> None:
     assert binned_average(times, levels, edges).mean() == pytest.approx(
         time_average(times, levels, 0.0, 12.0)
     )
+
+
+LATENCIES = st.floats(min_value=0, max_value=1e300) | st.just(math.inf)
+
+
+@given(st.lists(LATENCIES, min_size=1, max_size=9))
+def test_the_median_is_that_of_numpy(values: list[float]) -> None:
+    """With infinite values too, which stand for requests that never end."""
+    assert median(np.array(values)) == np.median(values)
+
+
+@given(
+    st.lists(st.floats(min_value=-1e9, max_value=1e9), min_size=1, max_size=30),
+    st.lists(st.floats(min_value=0, max_value=1), min_size=1, max_size=4),
+)
+def test_quantiles_are_those_of_numpy(values: list[float], shares: list[float]) -> None:
+    """To the bit: frames written before and after say the same."""
+    assert quantiles(np.array(values), shares) == np.quantile(values, shares).tolist()

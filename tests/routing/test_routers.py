@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simcluster.engine.groups import front_end
 from simcluster.request import Request
 from simcluster.rng import stream
 from simcluster.routing import (
@@ -21,12 +22,14 @@ from simcluster.routing import (
     SharedQueue,
     Status,
 )
+from simcluster.routing.least_loaded import Loads
 from simcluster.runs.result import Result
 from simcluster.runs.simulate import run
 from simcluster.strategies import NoDG
 from simcluster.testing import specs
 from simcluster.testing.examples import examples
 from simcluster.testing.step_times import ConstantStepTime, LinearStepTime, same_for_all
+from simcluster.testing.toy import toy_environment, toy_workload
 from simcluster.testing.workloads import shared_prefixes, workload_of
 from simcluster.units import FloatArray, grid_array
 
@@ -275,3 +278,52 @@ def test_better_informed_routers_wait_less() -> None:
         _, started = start_times(name)
         waits[name] = float(np.mean(started - arrivals))
     assert waits["shared-queue"] < waits["least-loaded"] < 0.5 * waits["round-robin"]
+
+
+class _Load:
+    """An instance of which only the load is asked for."""
+
+    instance_id = 0
+
+    def __init__(self) -> None:
+        self.load_tokens = 0
+        self.num_read = 0
+
+
+@given(
+    st.integers(1, 9),
+    st.lists(st.tuples(st.integers(0, 8), st.integers(-6, 6)), max_size=60),
+)
+def test_the_least_of_many_loads_is_that_of_all(count: int, changes: list[tuple[int, int]]) -> None:
+    """Loads grow without a word, and fall with one; ties go to the next after the last choice."""
+    instances = [_Load() for _ in range(count)]
+    loads, plain, quick = Loads(instances), LeastLoaded(), LeastLoaded()  # type: ignore[arg-type]
+    request = Request(0, 0.0, 1, 1)
+    for place, change in changes:
+        index = place % count
+        one = instances[index]
+        one.load_tokens = max(0, one.load_tokens + change)
+        if change < 0:
+            loads.fell(index)
+        expected = plain.choose(request, instances, 0.0)  # type: ignore[arg-type]
+        assert quick.choose_among(loads) == expected
+
+
+def test_a_gateway_of_many_instances_places_as_one_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it keeps the least of the loads or reads them all, every request goes to the same.
+
+    With preemptions, and chunks of prompts that are computed between the reports of an instance.
+    """
+    requests = [(0.001 * (k % 7), 5 + 13 * k % 60, 1 + 7 * k % 40) for k in range(1, 150)]
+    for scheduler in ("chunked", "prefill-priority"):
+        settings = NoDG(
+            name="n", instances=4, router="least-loaded", scheduler=scheduler, num_kv_blocks=12
+        )
+        columns = []
+        for many in (2, 1000):
+            monkeypatch.setattr(front_end, "_MANY", many)
+            result = run(toy_environment(), settings, toy_workload(requests))
+            columns.append(result.columns["requests"])
+        assert columns[0]["num_preemptions"].any()
+        for name, column in columns[0].items():
+            assert np.array_equal(column, columns[1][name], equal_nan=column.dtype.kind == "f")

@@ -19,6 +19,8 @@ from simcluster.catalog.specs import EngineProfile
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.engine.instance import Instance
 from simcluster.errors import ConfigError
+from simcluster.scenario import file as scenario_file
+from simcluster.scenario.check import validated
 from simcluster.scenario.file import json_schema, load, markdown_keys, parse_override, resolve
 from simcluster.scenario.tables import EngineTable
 from simcluster.strategies import STRATEGIES, NoDG
@@ -520,6 +522,50 @@ def test_the_documented_keys_are_the_keys() -> None:
     """``docs/scenario.md`` holds the tables that ``simcluster schema --markdown`` prints."""
     documented = (ROOT / "docs" / "scenario.md").read_text(encoding="utf-8")
     assert markdown_keys() in documented, "paste it under the heading All keys"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_validator_of_the_files_own_kinds_reads_it_as_that_of_all_kinds(file: Path) -> None:
+    """It is made in half the time; what it accepts is the same settings."""
+    tables = load(file).document
+    small = scenario_file._validated(tables)
+    whole = validated(scenario_file.adapter(), tables)
+    for key in (field.name for field in dataclasses.fields(whole)):
+        assert getattr(small, key) == getattr(whole, key)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": [{"name": "a"}]},
+        {"strategy": [{"name": "a", "kind": "nodg"}, {"name": "b"}]},
+        {"strategy": [{"name": "a", "kind": "noddg"}]},
+        {"strategy": [{"name": "a", "kind": "nodg", "max_decode_batch": 1}]},
+        {"strategy": [{"name": "a", "kind": "nodg", "tp_size": "four"}]},
+        {"workload.lengths": {"kind": "fixd", "prompt_len": 1, "output_len": 2}},
+        {"workload.lengths": {"kind": "fixed", "prompt_len": 0, "output_len": 2}},
+        {"workload.arrivals": {"kind": "fixed", "prompt_len": 1, "output_len": 2}},
+        {"workload.arrivals": {"kind": 7}},
+        {"workload.arrivals": 7},
+        {"quality": {"kind": "none"}},
+        {"rank": {"gpus": "many"}},
+        {"slo.ttft_s": -1},
+        {"unknown": {"kind": "nodg"}},
+    ],
+    ids=repr,
+)
+def test_a_wrong_file_is_refused_in_the_words_of_the_whole_validator(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a validator of the file's own kinds does not know what else could be meant."""
+    with pytest.raises(ConfigError) as quick:
+        resolve(SMALL, changes)
+    monkeypatch.setattr(
+        scenario_file, "_validated", lambda tables: validated(scenario_file.adapter(), tables)
+    )
+    with pytest.raises(ConfigError) as whole:
+        resolve(SMALL, changes)
+    assert str(quick.value) == str(whole.value)
 
 
 @pytest.mark.parametrize(("key", "value"), [("prefill_wait_steps", 3), ("prefill_interval", 2)])

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Generator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import simpy
+from mypy_extensions import mypyc_attr
 
 from simcluster.engine.clock import ROUTING, Clock, Wake
 from simcluster.engine.groups.reports import ReportClock
 from simcluster.engine.instance import InstanceLike, InstanceOwner, at_the_next_boundary
 from simcluster.request import Request, RequestStatus
 from simcluster.routing.base import InstanceView, Router
+from simcluster.routing.least_loaded import LeastLoaded, Loads
 from simcluster.routing.status import Status
 from simcluster.sched import FirstCome, RequestQueue
 
+_MANY: Final = 32
+"""Instances from which on the least of their loads is kept."""
 
+
+@mypyc_attr(allow_interpreted_subclasses=True)
 class FrontEnd(InstanceOwner):
     """Routes requests to its instances; a SimPy process offers the pending ones again.
 
@@ -136,6 +142,7 @@ class FrontEnd(InstanceOwner):
         self._on_finish(request)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Gateway(FrontEnd):
     """A front end with a router that looks at the load of the instances.
 
@@ -167,16 +174,49 @@ class Gateway(FrontEnd):
             self._statuses if status_interval_s else self.instances
         )
         self._clock = ReportClock(env, status_interval_s, self._report)
+        self._loads: Loads | None = None
+        self._numbers: dict[int, int] = {}
+        self._count()
+
+    def _count(self) -> None:
+        """Keep the least of the loads where there are so many that reading all takes long.
+
+        What reports its load now and then, or has several batches in flight, is read as ever; so is
+        what a router of another kind wants to know.
+        """
+        live = not self._clock.interval_s and all(i.num_lanes == 1 for i in self.instances)
+        if len(self.instances) < _MANY or not live or type(self._router) is not LeastLoaded:
+            self._loads = None
+            return
+        self._loads = Loads(self.instances)
+        self._numbers = {one.instance_id: k for k, one in enumerate(self.instances)}
+
+    def _fell(self, instance: InstanceLike) -> None:
+        if self._loads is not None:
+            number = self._numbers.get(instance.instance_id)
+            if number is not None:  # else it is out of service
+                self._loads.fell(number)
+
+    def boundary(self, instance: InstanceLike) -> None:
+        """Offer the head of the queue again, once all that happens at this time is known."""
+        self._fell(instance)
+        super().boundary(instance)
+
+    def preempted(self, instance: InstanceLike, request: Request) -> None:
+        """Note that what is to be computed anew counts as little as before its start."""
+        self._fell(instance)
 
     def add(self, instance: InstanceLike) -> None:
         """Put `instance` into service; it reports at once."""
         self._statuses.append(Status(instance))
         super().add(instance)
+        self._count()
 
     def drain(self) -> InstanceLike:
         """Give the instance with the fewest unfinished requests no more of them; return it."""
         instance = super().drain()
         self._statuses[:] = [s for s in self._statuses if s.instance_id != instance.instance_id]
+        self._count()
         return instance
 
     def _head_waits(self, request: Request) -> None:
@@ -192,7 +232,11 @@ class Gateway(FrontEnd):
                 instance.watch(None)
 
     def _place(self, request: Request, among: Collection[InstanceLike] | None = None) -> bool:
-        index = self._router.choose(request, self._views, self._env.now)
+        router, index = self._router, None
+        if self._loads is not None and isinstance(router, LeastLoaded):
+            index = router.choose_among(self._loads)
+        else:
+            index = router.choose(request, self._views, self._env.now)
         if index is None:
             return False
         if self._clock.interval_s:

@@ -142,6 +142,9 @@ class KvHandover(InstanceOwner):
     paths : callable
         From (prefill instance, decode instance) to the paths its KV takes, one after the other;
         empty if there is none.
+    reaches : callable, optional
+        Whether there are such paths, which is quicker to say than where they lead; default: there
+        are if there is one.
     model : ModelConfig
         Whose KV cache moves.
     on_finish : callable
@@ -166,6 +169,7 @@ class KvHandover(InstanceOwner):
         *,
         router: Callable[[], Router],
         paths: Callable[[InstanceLike, InstanceLike], tuple[Path, ...]],
+        reaches: Callable[[InstanceLike, InstanceLike], bool] | None = None,
         model: ModelConfig,
         on_finish: Callable[[Request], None],
         waiting_block_share: float | None = None,
@@ -185,6 +189,7 @@ class KvHandover(InstanceOwner):
         self._reachable: dict[int, tuple[list[DecodePort], Router]] = {}
         self._make_router = router
         self._find_paths = paths
+        self._reaches = reaches
         self._known_paths: dict[tuple[int, int], tuple[Path, ...]] = {}
         self._model = model
         self._on_finish = on_finish
@@ -276,9 +281,9 @@ class KvHandover(InstanceOwner):
         reachable = self._reachable.get(source.instance_id)
         if reachable is None:
             ports = [
-                port
+                self._ports[instance.instance_id]
                 for instance in self.instances
-                if self._paths(source, (port := self._ports[instance.instance_id]).instance)
+                if self._is_reached(source, instance)
             ]
             reachable = self._reachable[source.instance_id] = (ports, self._make_router())
         return reachable
@@ -345,6 +350,11 @@ class KvHandover(InstanceOwner):
         port.num_coming -= 1
         port.instance.join(request)
 
+    def _is_reached(self, source: InstanceLike, destination: InstanceLike) -> bool:
+        if self._reaches is not None:
+            return self._reaches(source, destination)
+        return bool(self._paths(source, destination))
+
     def _paths(self, source: InstanceLike, destination: InstanceLike) -> tuple[Path, ...]:
         key = (source.instance_id, destination.instance_id)
         paths = self._known_paths.get(key)
@@ -397,7 +407,7 @@ class KvHandover(InstanceOwner):
 
     def num_coming(self) -> int:
         """Requests on their way to the decode instances in service."""
-        return sum(self._ports[i.instance_id].num_coming for i in self.instances)
+        return sum([self._ports[i.instance_id].num_coming for i in self.instances])
 
     # --- what the decode instances say --------------------------------------------------------
     # (Preempted requests stay there; what a resumed one leaves, the step that is about to start

@@ -207,7 +207,7 @@ class OverallScheduler:
         self.outstanding = left
         waited = [now - r.arrival_s for macro in self.macros for r in macro.pending]
         both = begun + waited
-        return sum(both) / len(both) if both else 0.0
+        return sum(both, 0.0) / len(both) if both else 0.0
 
     def saved_tpot_s(self, now: float) -> list[tuple[float, int]]:
         """Mean saved TPOT (s) and instances of each macro instance."""

@@ -36,10 +36,10 @@ class PrefillGateway(Gateway):
         instances: Sequence[InstanceLike],
         router: Router,
         on_finish: Callable[[Request], None],
-        status_interval_s: float = 0.0,
         *,
-        pending: RequestQueue | None = None,
         handover: KvHandover,
+        status_interval_s: float = 0.0,
+        pending: RequestQueue | None = None,
         follow_layers: int | None = None,
         shows_first_token: bool = False,
     ) -> None:

@@ -63,7 +63,7 @@ class CpuDispatcher:
                 yield env.timeout(schedule.host_before_s)
                 if write is not None:
                     write("cpu", "host work", env.now - schedule.host_before_s, env.now)
-            left = sum(len(run.names) * run.repeat for run in schedule.runs)
+            left = sum([len(run.names) * run.repeat for run in schedule.runs])
             meeting = iter(meetings)
             for run in schedule.runs:
                 for _ in range(run.repeat):
@@ -124,7 +124,7 @@ class RankGroup:
     def run(self, schedule: KernelSchedule) -> simpy.Event:
         """Start the step on every rank; the event happens when the last GPU has finished it."""
         env = self._env
-        num_collectives = sum(sum(run.collective) * run.repeat for run in schedule.runs)
+        num_collectives = sum([sum(run.collective) * run.repeat for run in schedule.runs])
         meetings = [Rendezvous(env, len(self.gpus)) for _ in range(num_collectives)]
         done = [simpy.Event(env) for _ in self.gpus]
         for dispatcher, event in zip(self.dispatchers, done, strict=True):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from itertools import pairwise
+from typing import NamedTuple
 
 from simcluster.catalog.specs import LinkSpec
-from simcluster.config import Environment
+from simcluster.config import Environment, SchedulerConfig
 from simcluster.engine.clock import Clock
 from simcluster.engine.instance import Instance, InstanceLike
 from simcluster.engine.instance.dispatcher import RankGroup
@@ -24,11 +25,20 @@ from simcluster.engine.shape import (
     scheduler_limits,
 )
 from simcluster.errors import ConfigError
-from simcluster.kvcache import BlockPool, PrefixPool
+from simcluster.kvcache import BlockLayout, BlockPool, PrefixPool
 from simcluster.roofline import StageTime, StepTime
 from simcluster.roofline.operators import ACTIVATION_BYTES
 from simcluster.roofline.sources import StepTimeSource
 from simcluster.sched import QUEUES, SCHEDULERS
+
+
+class _Plan(NamedTuple):
+    """What follows of a shape and its environment alone."""
+
+    num_blocks: int
+    layout: BlockLayout
+    limits: SchedulerConfig
+    host: HostMemory | None
 
 
 class InstanceFactory:
@@ -73,6 +83,7 @@ class InstanceFactory:
         self._step_times: dict[int, StepTime] = {}
         self._step_times_at: dict[tuple[int, int], StepTime] = {}  # by group and share of wires
         self._stages: dict[tuple[int, int], tuple[StageTime, ...]] = {}
+        self._plans: dict[InstanceShape, _Plan] = {}
 
     def of(self, environment: Environment) -> InstanceFactory:
         """Return a factory of another model or GPU type in the same run."""
@@ -97,7 +108,7 @@ class InstanceFactory:
             If the model or one longest sequence does not fit its GPUs, or its limits contradict one
             another.
         """
-        num_blocks = num_kv_blocks(self._environment, shape)
+        num_blocks = self._plan(shape).num_blocks
         if shape.pp_size == 1:
             step_time = self._step_times.get(shape.tp_size)
             if step_time is None:
@@ -119,6 +130,19 @@ class InstanceFactory:
             for k in range(shape.pp_size)
         ]
         return PipelinedInstance(lanes, pipeline.prefill_s)
+
+    def _plan(self, shape: InstanceShape) -> _Plan:
+        """What all instances of `shape` have in common; reckoned once, for there may be many."""
+        known = self._plans.get(shape)
+        if known is None:
+            environment = self._environment
+            known = self._plans[shape] = _Plan(
+                num_kv_blocks(environment, shape),
+                block_layout(environment, shape),
+                scheduler_limits(environment, shape),
+                HostMemory.of(environment, shape) if shape.swap_bytes else None,
+            )
+        return known
 
     @property
     def _by_kernel(self) -> bool:
@@ -184,13 +208,13 @@ class InstanceFactory:
         prefix_caching = shape.prefix_caching
         if prefix_caching is None:
             prefix_caching = engine.prefix_caching
-        layout = block_layout(environment, shape)
+        plan = self._plan(shape)
+        layout, host = plan.layout, plan.host
         # Blocks of recurrent layers hold no tokens that others could begin with.
         reuses = prefix_caching and self._has_prefixes and layout.reuses_prefixes
         pool_type = PrefixPool if reuses else BlockPool
-        host = HostMemory.of(environment, shape) if shape.swap_bytes else None
         scheduler = SCHEDULERS[shape.scheduler](
-            scheduler_limits(environment, shape),
+            plan.limits,
             pool_type(num_blocks, engine.block_size, engine.watermark, layout),
             prefill_only=role == "prefill",
             host=None

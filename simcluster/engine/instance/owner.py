@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from simcluster.request import Request
 
 if TYPE_CHECKING:
     from simcluster.engine.instance.ports import InstanceLike
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class InstanceOwner(ABC):
     """Hears what happens in an instance: the front end before it, the strategy around it.
 

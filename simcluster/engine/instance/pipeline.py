@@ -235,7 +235,7 @@ class PipelineStages:
         known = self._prefill_s.get(prompt_len)
         if known is None:
             shape = StepShape(0, 0, ((prompt_len, 0),), 1, 0)
-            known = sum(self.host_s(shape)) + self.closed_form.latency_s(shape)
+            known = sum(self.host_s(shape), 0.0) + self.closed_form.latency_s(shape)
             self._prefill_s[prompt_len] = known
         return known
 

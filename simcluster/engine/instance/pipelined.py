@@ -69,7 +69,7 @@ class PipelinedInstance(InstanceOwner):
     @property
     def load_tokens(self) -> int:
         """Tokens of the waiting and running requests at the last step boundaries."""
-        return sum(lane.load_tokens for lane in self.lanes)
+        return sum([lane.load_tokens for lane in self.lanes])
 
     @property
     def free_blocks(self) -> int:
@@ -89,22 +89,22 @@ class PipelinedInstance(InstanceOwner):
     @property
     def num_unfinished(self) -> int:
         """Requests that wait or run."""
-        return sum(lane.num_unfinished for lane in self.lanes)
+        return sum([lane.num_unfinished for lane in self.lanes])
 
     @property
     def stats(self) -> InstanceStats:
         """What the lanes have done so far, together."""
         each = [lane.stats for lane in self.lanes]
         return InstanceStats(
-            sum(s.num_blocks for s in each),
-            sum(s.busy_s for s in each),
-            sum(s.num_steps for s in each),
+            sum([s.num_blocks for s in each]),
+            sum([s.busy_s for s in each], 0.0),
+            sum([s.num_steps for s in each]),
             self.num_requests,
-            sum(s.num_preemptions for s in each),
+            sum([s.num_preemptions for s in each]),
             max(s.peak_kv_usage for s in each),
-            sum(s.num_swaps for s in each),
-            sum(s.asked_blocks for s in each),
-            sum(s.cached_blocks for s in each),
+            sum([s.num_swaps for s in each]),
+            sum([s.asked_blocks for s in each]),
+            sum([s.cached_blocks for s in each]),
         )
 
     @property

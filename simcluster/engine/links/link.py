@@ -55,6 +55,8 @@ class Link:
         "_common",
         "_gone",
         "_left",
+        "_level",
+        "_number",
         "_room",
         "_visit",
         "bandwidth",
@@ -86,12 +88,14 @@ class Link:
         self._visit = 0  # while rates are being shared out: of which visit the rest is,
         self._left = 0  # flows without a rate,
         self._gone = 0  # those of them that got one in this round,
-        self._room = 0.0  # bandwidth that is left for the others
+        self._room = 0.0  # bandwidth that is left for the others,
+        self._level = 0.0  # what each of these would get,
+        self._number = 0  # and its place in the list of links
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the transfers it has finished."""
-        return sum(route.num_bytes for route in self.routes)
+        return sum([route.num_bytes for route in self.routes])
 
     def carry_collectives(self) -> None:
         """Note that collectives use it too: it may decide a rate from now on."""
@@ -222,7 +226,7 @@ class Route:
         self.links: tuple[Link, ...] = ()
         self.alone = True
         self.narrowest = min(link.bandwidth for link in path)
-        self.latency_s = on_grid(sum(link.latency_s for link in path))
+        self.latency_s = on_grid(sum([link.latency_s for link in path], 0.0))
         self.flows: list[tuple[float, int, Flow]] = []
         self.rate = 0.0
         self.served_bytes = 0.0
@@ -271,7 +275,11 @@ def share(routes: Collection[Route], links: Collection[Link]) -> None:
         route._share = 0.0
     # One that gives each flow more than any of them can take decides nothing, whatever collectives
     # ask for.
-    links = [link for link in links if link.bandwidth <= link.widest * (link.num_flows + 1)]
+    deciding = [link for link in links if link.bandwidth <= link.widest * (link.num_flows + 1)]
+    if len(deciding) > _FEW_LINKS:
+        _share_many(routes, links, deciding)
+        return
+    links = deciding
     for link in links:
         link._left, link._room, link._gone = link.num_flows, link.bandwidth, 0
     left = len(routes)
@@ -307,6 +315,62 @@ def share(routes: Collection[Route], links: Collection[Link]) -> None:
                         other._gone += num_flows
 
 
+def _share_many(
+    routes: Collection[Route], links: Collection[Link], deciding: Sequence[Link]
+) -> None:
+    """Do what `share` does, with the levels of the links in a heap; the same numbers to the bit.
+
+    A round then costs as much as the links whose flows it fixes, and not as all of them.
+    """
+    for link in links:
+        link._left = link._gone = 0
+    levels = []
+    for number, link in enumerate(deciding):
+        if not link.num_flows:
+            continue
+        link._left, link._room = link.num_flows, link.bandwidth
+        link._number, link._level = number, _level(link)
+        levels.append((link._level, number))
+    heapq.heapify(levels)
+    left = len(routes)
+    while left:
+        lowest = levels[0][0]
+        fullest = []
+        while levels and levels[0][0] == lowest:
+            link = deciding[heapq.heappop(levels)[1]]
+            if link._left and link._level == lowest:  # else its level has risen since
+                fullest.append(link)
+        touched = []
+        for link in fullest:
+            for route in link.busy:
+                if not route._share:
+                    route._share = lowest
+                    left -= 1
+                    num_flows = len(route.flows)
+                    for other in route.links:
+                        if other._left:
+                            if not other._gone:
+                                touched.append(other)
+                            other._gone += num_flows
+        for link in touched:
+            link._left -= link._gone
+            if link._left:
+                link._room -= lowest * link._gone
+                link._level = _level(link)
+                heapq.heappush(levels, (link._level, link._number))
+            link._gone = 0
+
+
+def _level(link: Link) -> float:
+    """What `link` gives each of its flows that have no rate yet (bytes/s)."""
+    demand = link.demand
+    if demand:
+        return max((link._room - demand) / link._left, link._room / (link._left + 1))
+    return link._room / link._left
+
+
+_FEW_LINKS: Final = 48
+"""Up to so many links it is cheaper to look at all of them in each round of sharing."""
 _END_S: Final = attrgetter("end_s")
 NUM_STRETCHES: Final = 200
 """Into how many equal stretches of time the links frame divides a run."""

@@ -138,7 +138,8 @@ def choices(
 
 
 def _contents(request: Request) -> dict[str, str]:
-    return {name: repr(getattr(request, name, None)) for name in Request.__slots__}
+    names = [name for name in dir(Request) if not name.startswith("_")]  # compiled or not
+    return {name: repr(getattr(request, name, None)) for name in names}
 
 
 @st.composite
