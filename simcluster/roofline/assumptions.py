@@ -10,11 +10,11 @@ from simcluster.catalog.specs import EngineProfile, GPUSpec
 from simcluster.config import Environment, ModelConfig
 
 _GENERATIONS: Final = {
-    "fp8": "Ada, Hopper, Blackwell and CDNA3",
-    "int8": "Turing, Ampere, Ada, Hopper and CDNA3",
+    "fp8": "Ada, Hopper, Blackwell, CDNA3, CDNA4 and Gaudi 3",
+    "int8": "Turing, Ampere, Ada, Hopper, Blackwell (B300 out), CDNA3, CDNA4, Da Vinci, TPU",
     "fp4": "Blackwell",
 }
-"""GPUs whose tensor cores multiply such numbers (NVIDIA and AMD data sheets)."""
+"""GPUs whose tensor cores multiply such numbers (data sheets)."""
 _STAND_INS: Final = {
     "fp8-block": "fp8 with one scale per matrix",
     "mxfp8": "fp8 with one scale per matrix",

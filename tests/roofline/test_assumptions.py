@@ -41,7 +41,7 @@ def test_nothing_is_said_of_what_is_calibrated() -> None:
 @pytest.mark.parametrize(
     ("gpu", "dtype", "said"),
     [
-        (AMPERE, "fp8", "has no fp8 arithmetic (what has: Ada, Hopper, Blackwell and CDNA3)"),
+        (AMPERE, "fp8", "has no fp8 arithmetic (what has: Ada, Hopper, Blackwell, CDNA3, CDNA4"),
         (AMPERE, "fp8-block", "fp8-block weights are brought to 16 bits"),
         (HOPPER, "nvfp4", "H100-80GB SXM has no fp4 arithmetic (what has: Blackwell)"),
         (HOPPER, "mxfp4", "mxfp4 weights are brought to 16 bits and then multiplied"),
