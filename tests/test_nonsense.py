@@ -94,7 +94,7 @@ SETTINGS: list[tuple[str, str]] = [
     ("extra_cluster=[{gpu='H100'}]", "is not used"),
     ("extra_model=[{name='qwen2.5-7b'}]", "is not used"),
     ("quality={kind='measured', benchmark='gsm8k'}", "[quality] is not used"),
-    ("model.weight_dtype=nvfp4", "has no fp4 arithmetic"),
+    ("model.weight_dtype=nvfp4", "has no nvfp4 arithmetic"),
     ("model.kv_dtype=nvfp4", "step times with this KV cache"),
     # requests
     ("workload.rate_rps=1e-9", "of the time grid"),

@@ -66,7 +66,7 @@ def gpu(
     r: dict[str, Any] = dict(row)
     memory = r["memory_mib"] * _MIB if "memory_mib" in r else r["memory_gb"] * GB
     cuda = r.get("cuda_mib", r["memory_mib"] - DRIVER_MIB) * _MIB if "memory_mib" in r else None
-    eight_bit = r.get("tflops_8bit")
+    eight_bit, four_bit = r.get("tflops_8bit"), r.get("tflops_4bit")
     return GPUSpec(
         name=r["name"],
         vendor=r["vendor"],
@@ -77,6 +77,9 @@ def gpu(
         flops_16bit=r["tflops_16bit"] * _TERA,
         flops_8bit=None if eight_bit is None else eight_bit * _TERA,
         native_8bit=tuple(r.get("native_8bit", ())) if eight_bit else (),
+        flops_4bit=None if four_bit is None else four_bit * _TERA,
+        native_4bit=tuple(r.get("native_4bit", ())) if four_bit else (),
+        mfu_4bit=r.get("mfu_4bit"),
         num_sms=r["num_sms"],
         l2_bytes=r.get("l2_mb", 0.0) * MB,
         fabric=r["fabric"],

@@ -21,7 +21,8 @@ class WeightDtype(NamedTuple):
     """Bytes of one weight, with its share of the scales."""
     arithmetic: str
     """Numbers that the tensor cores multiply where they can: ``"16bit"``, ``"fp8"``, ``"int8"`` or
-    ``"fp4"``; elsewhere weights are brought to 16 bits first."""
+    ``"nvfp4"``; elsewhere weights are brought to 16 bits first. So are ``"mxfp4"`` everywhere:
+    engines give them inputs of 16 bits (gpt-oss in vLLM 0.24 on B200)."""
     block: int
     """Weights in a row that share a scale, and which no rank may cut; 1 for none."""
     source: str
@@ -56,9 +57,9 @@ WEIGHT_DTYPES: Final[Mapping[str, WeightDtype]] = {
             "nf4", 0.5 + 1.0 / 64, "16bit", 1, "QLoRA (arXiv 2305.14314): 8-bit scale per 64"
         ),
         WeightDtype(
-            "mxfp4", 0.5 + 1.0 / 32, "fp4", 1, "OCP MX 1.0, table 1: 8 bits per 32; engines pad"
+            "mxfp4", 0.5 + 1.0 / 32, "mxfp4", 1, "OCP MX 1.0, table 1: 8 bits per 32; engines pad"
         ),
-        WeightDtype("nvfp4", 0.5 + 1.0 / 16, "fp4", 16, "NVIDIA: an FP8 scale per 16 weights"),
+        WeightDtype("nvfp4", 0.5 + 1.0 / 16, "nvfp4", 16, "NVIDIA: an FP8 scale per 16 weights"),
     )
 }
 """Dtypes of weights by name."""

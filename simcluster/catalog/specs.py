@@ -172,6 +172,12 @@ class GPUSpec:
     """Dense FP8 (else INT8) peak (FLOP/s); None where the part has none."""
     native_8bit: tuple[str, ...] = ("fp8", "int8")
     """Numbers that it multiplies at that peak, of ``"fp8"``, ``"int8"``."""
+    flops_4bit: float | None = None
+    """Dense FP4 peak (FLOP/s); None where the part has none."""
+    native_4bit: tuple[str, ...] = ()
+    """Numbers that it multiplies at that peak, of ``"nvfp4"``, ``"mxfp4"``."""
+    mfu_4bit: float | None = None
+    """Share of that peak that large NVFP4 multiplications reach; None where it is not measured."""
     num_sms: int
     """Streaming multiprocessors (compute units, cores)."""
     l2_bytes: float = 0.0
@@ -188,6 +194,13 @@ class GPUSpec:
     """Published prices, may be empty."""
     source: str
     """Where the data-sheet numbers were read."""
+
+    @property
+    def reached_nvfp4(self) -> float | None:
+        """Rate of large NVFP4 multiplications (FLOP/s); None without the units or a measurement."""
+        if self.flops_4bit is None or self.mfu_4bit is None or "nvfp4" not in self.native_4bit:
+            return None
+        return self.mfu_4bit * self.flops_4bit
 
     @property
     def allocatable_bytes(self) -> float:

@@ -12,7 +12,7 @@ from simcluster.config import Environment, ModelConfig
 _GENERATIONS: Final = {
     "fp8": "Ada, Hopper, Blackwell, CDNA3, CDNA4 and Gaudi 3",
     "int8": "Turing, Ampere, Ada, Hopper, Blackwell (B300 out), CDNA3, CDNA4, Da Vinci, TPU",
-    "fp4": "Blackwell",
+    "nvfp4": "Blackwell",
 }
 """GPUs whose tensor cores multiply such numbers (data sheets)."""
 _STAND_INS: Final = {
@@ -46,16 +46,27 @@ def _of_weights(model: ModelConfig, gpu: GPUSpec) -> Iterator[str]:
         if dtype.arithmetic == "16bit":
             if dtype.name in _STAND_INS:
                 yield f"step times of {dtype.name} weights are those of {_STAND_INS[dtype.name]}"
+        elif dtype.arithmetic == "nvfp4" and gpu.reached_nvfp4 is not None:
+            yield (
+                "step times of nvfp4 weights: the rate of large multiplications is measured, "
+                "small ones, experts and bringing inputs to 4 bits are not calibrated"
+            )
         elif dtype.arithmetic not in gpu.native_8bit:
-            able = _GENERATIONS[dtype.arithmetic]
-            why = f"{gpu.name} has no {dtype.arithmetic} arithmetic (what has: {able})"
-            if dtype.arithmetic == "fp4" and "Blackwell" in gpu.arch:
-                why = "kernels of fp4 arithmetic are not calibrated"
+            why = _not_multiplied(dtype.arithmetic, gpu)
             yield f"{dtype.name} weights are brought to 16 bits and then multiplied: {why}"
         elif dtype.name in _STAND_INS:
             yield f"step times of {dtype.name} weights are those of {_STAND_INS[dtype.name]}"
     if model.kv_bytes not in (1.0, 2.0):
         yield "step times with this KV cache are those of a 16-bit one with as many bytes"
+
+
+def _not_multiplied(arithmetic: str, gpu: GPUSpec) -> str:
+    """Say why weights of this arithmetic are not multiplied as they are stored."""
+    if arithmetic == "mxfp4":
+        return "engines give them inputs of 16 bits"
+    if arithmetic in gpu.native_4bit:
+        return f"the rate of {arithmetic} multiplications is not measured on {gpu.name}"
+    return f"{gpu.name} has no {arithmetic} arithmetic (what has: {_GENERATIONS[arithmetic]})"
 
 
 def _of_kernels(engine: EngineProfile, gpu: GPUSpec) -> Iterator[str]:

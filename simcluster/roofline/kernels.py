@@ -156,6 +156,7 @@ class KernelTimer:
         "_gemm_bandwidth",
         "_gemm_bandwidth_few",
         "_gemm_flops",
+        "_gemm_flops_4bit",
         "_gemm_flops_8bit",
         "_grouped",
         "_l2_bytes",
@@ -191,6 +192,7 @@ class KernelTimer:
         self._gemm_flops_8bit = (
             self._gemm_flops if gpu.flops_8bit is None else mfu_8bit * gpu.flops_8bit
         )
+        self._gemm_flops_4bit = _or(gpu.reached_nvfp4, 0.0)
         self._gemm_bandwidth = constants.mbu_gemm * bandwidth
         self._gemm_bandwidth_few = _or(constants.mbu_gemm_few, constants.mbu_gemm) * bandwidth
         grouped = (
@@ -240,18 +242,24 @@ class KernelTimer:
     def operator_s(self, operator: Operator) -> float:
         """Time of a multiplication or an elementwise kernel."""
         if operator.kind == "gemm":
-            is_native = operator.arithmetic in self._native
+            multiplied = self._number_bytes(operator.arithmetic)
             return self.gemm_s(
                 operator.flops,
                 operator.bytes,
-                1.0 if is_native else ACTIVATION_BYTES,
+                multiplied,
                 operator.rows,
                 operator.cols,
                 operator.groups,
                 behind_norm=operator.name in _BEHIND_NORM,
-                unpacks=not is_native and operator.weight_bytes < ACTIVATION_BYTES,
+                unpacks=operator.weight_bytes < ACTIVATION_BYTES == multiplied,
             )
         return self.elementwise_s(operator.bytes, operator.family, operator.rows)
+
+    def _number_bytes(self, arithmetic: str) -> float:
+        """Bytes of the numbers that are multiplied for weights of this arithmetic."""
+        if arithmetic == "nvfp4" and self._gemm_flops_4bit > 0.0:
+            return 0.5
+        return 1.0 if arithmetic in self._native else ACTIVATION_BYTES
 
     def gemm_s(
         self,
@@ -265,7 +273,9 @@ class KernelTimer:
         behind_norm: bool = False,
         unpacks: bool = False,
     ) -> float:
-        """Time of a matrix multiplication; numbers of one byte use the 8-bit peak if there is one.
+        """Time of a matrix multiplication, by the peak of the numbers that are multiplied.
+
+        Those of one byte use the 8-bit peak if there is one, those of half a byte the 4-bit peak.
 
         Parameters
         ----------
@@ -282,8 +292,9 @@ class KernelTimer:
             Its kernel brings the weights to 16 bits on the way.
         """
         peak, quantise_s = self._gemm_flops, 0.0
-        if number_bytes == 1.0:
-            peak = self._gemm_flops_8bit
+        in_4_bits = number_bytes == 0.5 and self._gemm_flops_4bit > 0.0
+        if number_bytes == 1.0 or in_4_bits:
+            peak = self._gemm_flops_4bit if in_4_bits else self._gemm_flops_8bit
             unfused = self._quantises == "unfused" and not behind_norm
             if (unfused or self._quantises == "apart") and cols > 0.0:
                 quantise_s = self.elementwise_s(QUANTISE_BYTES * 0.5 * flops / cols, "activation")

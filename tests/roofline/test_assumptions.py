@@ -43,15 +43,24 @@ def test_nothing_is_said_of_what_is_calibrated() -> None:
     [
         (AMPERE, "fp8", "has no fp8 arithmetic (what has: Ada, Hopper, Blackwell, CDNA3, CDNA4"),
         (AMPERE, "fp8-block", "fp8-block weights are brought to 16 bits"),
-        (HOPPER, "nvfp4", "H100-80GB SXM has no fp4 arithmetic (what has: Blackwell)"),
-        (HOPPER, "mxfp4", "mxfp4 weights are brought to 16 bits and then multiplied"),
+        (HOPPER, "nvfp4", "H100-80GB SXM has no nvfp4 arithmetic (what has: Blackwell)"),
+        (
+            HOPPER,
+            "mxfp4",
+            "mxfp4 weights are brought to 16 bits and then multiplied: engines give them",
+        ),
         (HOPPER, "fp8-block", "step times of fp8-block weights are those of fp8"),
         (HOPPER, "int8", "step times of int8 weights are those of fp8"),
         (AMPERE, "int4", "are those of 16-bit multiplications that read 4-bit weights"),
         (
-            replace(HOPPER, arch="Blackwell (GB100)"),
+            replace(HOPPER, flops_4bit=9e15, native_4bit=("nvfp4",)),
             "nvfp4",
-            "kernels of fp4 arithmetic are not calibrated",
+            "the rate of nvfp4 multiplications is not measured on H100-80GB SXM",
+        ),
+        (
+            replace(HOPPER, flops_4bit=9e15, native_4bit=("nvfp4",), mfu_4bit=0.4),
+            "nvfp4",
+            "small ones, experts and bringing inputs to 4 bits are not calibrated",
         ),
     ],
 )

@@ -83,7 +83,10 @@ def slower(environment: Environment, factor: Factor, error: float) -> Environmen
     match factor:
         case "compute":
             eight = None if gpu.flops_8bit is None else rate * gpu.flops_8bit
-            gpu = replace(gpu, flops_16bit=rate * gpu.flops_16bit, flops_8bit=eight)
+            four = None if gpu.flops_4bit is None else rate * gpu.flops_4bit
+            gpu = replace(
+                gpu, flops_16bit=rate * gpu.flops_16bit, flops_8bit=eight, flops_4bit=four
+            )
         case "memory":
             gpu = replace(gpu, memory_bandwidth=rate * gpu.memory_bandwidth)
         case "host":
