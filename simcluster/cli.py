@@ -686,9 +686,10 @@ def report(folder: Path, out: Path | None) -> None:
     """
     from simcluster.report.make import write_report
 
-    click.echo(
-        write_report(folder, out or folder.absolute().with_name(f"{folder.absolute().name}.html"))
-    )
+    if out is not None and not out.name:
+        raise DataError(f"{out}: is no file. Give the path of a file, such as -o report.html.")
+    beside = folder.absolute()
+    click.echo(write_report(folder, out or beside.parent / f"{beside.name}.html"))
 
 
 @main.command(short_help="Say what differs between two result folders.")

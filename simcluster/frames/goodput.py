@@ -32,6 +32,10 @@ _ROUNDING: Final = 1e-12
 """An attainment this far below the target reaches it: a mean over seeds is not exact."""
 
 
+AT_LOW_LOAD: Final = "misses the targets at low load too"
+"""What is said of a strategy whose attainment falls below the wanted one at low rates."""
+
+
 def wanted_shares(slo: SloConfig) -> dict[str, float]:
     """Return which columns of the sweep frame must reach which share (0 to 1).
 

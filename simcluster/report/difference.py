@@ -26,6 +26,9 @@ _KINDS: Final = {
 }
 
 
+_SIGNS: Final = {"": "", "below": "< ", "above": ">= "}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
     """A figure of one strategy, with its 95 % interval as far as it is known."""
@@ -33,11 +36,14 @@ class Figure:
     value: float
     low: float = math.nan
     high: float = math.nan
+    bound: str = ""
+    """``"below"`` or ``"above"`` where the rates of a sweep did not bracket it: it is less than
+    `value`, or at least as much."""
 
     def __str__(self) -> str:
         if math.isnan(self.value):
             return "-"
-        text = three_digits(self.value)
+        text = _SIGNS[self.bound] + three_digits(self.value)
         if math.isnan(self.low) or math.isnan(self.high):
             return text
         return f"{text} ({three_digits(self.low)}-{three_digits(self.high)})"
@@ -46,6 +52,8 @@ class Figure:
         """Return how much more `other` is, and whether chance can have made that."""
         if math.isnan(self.value + other.value) or not self.value:
             return "-"
+        if self.bound or other.bound:
+            return "not known: a bound, no rate of the sweep is next to it"
         change = f"{100 * (other.value / self.value - 1):+.1f} %"
         if math.isnan(self.low + self.high + other.low + other.high):
             return f"{change}, how sure is not known"
@@ -107,9 +115,10 @@ def _kind(folder: Path) -> str:
     for name, kind in _KINDS.items():
         if (folder / name).is_file() and (folder / "scenario.toml").is_file():
             return kind
+    what = "is not a result folder" if folder.exists() else "is not there"
     raise DataError(
-        f"{printable(str(folder))}: is not a result folder. Give one that `-o` of run, compare, "
-        "goodput or rank wrote."
+        f"{printable(str(folder))}: {what}. Give one that `-o` of run, compare, goodput, rank or "
+        "plan wrote, or `--results` of cooptimize."
     )
 
 
@@ -154,7 +163,7 @@ def _outcome(folder: Path, kind: str) -> tuple[str, dict[str, Figure]]:
     try:
         result = json.loads((folder / name).read_text(encoding="utf-8"))
         return _of_study(result, kind)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{printable(str(folder / name))}: is damaged or of another version "
             f"({type(error).__name__}: {printable(str(error))})."
@@ -202,6 +211,7 @@ def _of_runs(folder: Path) -> tuple[str, dict[str, Figure]]:
                 value=row["goodput_rps"],
                 low=row["goodput_rps"] - row["goodput_rps_error"],
                 high=row["goodput_rps"] + row["goodput_rps_error"],
+                bound=row["censored"],
             )
             for row in rows_of(comparison.goodput)
         }
@@ -252,11 +262,12 @@ def _shown(value: object) -> str:
 def as_json(found: Difference) -> dict[str, Any]:
     """Return a difference as plain values: NaN as None."""
 
-    def plain(one: Figure | None) -> dict[str, float | None] | None:
+    def plain(one: Figure | None) -> dict[str, float | str | None] | None:
         if one is None:
             return None
         values = {"value": one.value, "low": one.low, "high": one.high}
-        return {key: value if math.isfinite(value) else None for key, value in values.items()}
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        return {**finite, "bound": one.bound or None}
 
     return {
         "kinds": list(found.kinds),

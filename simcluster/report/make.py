@@ -69,7 +69,7 @@ def _of_study(place: Path, name: str) -> Page:
     result = _json(place / name)
     try:
         return pages[name](result, place)
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration, OSError) as error:
         raise DataError(
             f"{printable(str(place / name))}: is damaged or of another version "
             f"({type(error).__name__}: {printable(str(error))}). Run `simcluster {command}` again."

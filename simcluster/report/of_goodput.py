@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simcluster.frames.goodput import three_digits
+from simcluster.frames.goodput import AT_LOW_LOAD, three_digits
 from simcluster.report import charts
 from simcluster.report.common import (
     about,
@@ -216,8 +216,7 @@ def _endings(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
         if row.get("saturated")
     ]
     lines += [
-        f"{row['strategy']}: misses the targets at low load too, at {three_digits(dip['rate_rps'])}"
-        f" requests/s."
+        f"{row['strategy']}: {AT_LOW_LOAD}, at {three_digits(dip['rate_rps'])} requests/s."
         for row in rows
         for dip in row["misses_at_low_load"]
     ]

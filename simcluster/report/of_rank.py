@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from simcluster.frames.goodput import three_digits
+from simcluster.frames.goodput import AT_LOW_LOAD, three_digits
 from simcluster.report import charts
 from simcluster.report.common import (
     about,
@@ -99,7 +99,7 @@ def _answer(result: _Row, scenario: Scenario) -> list[str]:
     rows, need, currency = result["candidates"], result["need"], result["currency"]
     share = within_targets(scenario)
     if need is not None:
-        return need_answer(need, currency, share)
+        return need_answer(need, currency, share, result["notes"])
     best = rows[0]
     interval = best["interval_rps"]
     first = (
@@ -126,8 +126,10 @@ def _answer(result: _Row, scenario: Scenario) -> list[str]:
     ]
 
 
-def need_answer(need: _Row, currency: str, share: str) -> list[str]:
+def need_answer(need: _Row, currency: str, share: str, notes: Sequence[str] = ()) -> list[str]:
     """Return the cheapest plan for a rate and the next cheaper one, in two sentences.
+
+    One more for each of the plans that are named that misses the targets when load is low.
 
     Parameters
     ----------
@@ -137,6 +139,8 @@ def need_answer(need: _Row, currency: str, share: str) -> list[str]:
         Of its costs.
     share : str
         Which share of the requests is within which targets.
+    notes : sequence of str
+        ``notes`` of ``ranking.json``.
     """
     best = need["plans"][0]
     alike = [plan for plan in need["plans"] if plan["sustains"] == best["sustains"]]
@@ -152,12 +156,17 @@ def need_answer(need: _Row, currency: str, share: str) -> list[str]:
         f"{either} on {best['num_gpus']} GPUs {sure[best['sustains']]} {need['need_rps']:g} "
         f"requests/s with {share}{cost}."
     )
+    low = [
+        note
+        for note in notes
+        if any(note.startswith(f"{plan['name']}: {AT_LOW_LOAD}") for plan in alike[:3])
+    ]
     down = need["step_down"]
     if down is None:
-        return [first, "There is no cheaper plan in this space."]
+        return [first, "There is no cheaper plan in this space.", *low]
     miss = -down["margin"]
     words = f"misses it by {percent(miss)}" if miss > 0 else "may sustain it, which is not sure"
-    return [first, f"The next cheaper, {down['name']} on {down['num_gpus']} GPUs, {words}."]
+    return [first, f"The next cheaper, {down['name']} on {down['num_gpus']} GPUs, {words}.", *low]
 
 
 def _interval(interval: Sequence[float | None]) -> str:
@@ -189,9 +198,12 @@ def _confidence(result: _Row) -> list[str]:
             + "; ".join(f"{name}: {words}" for name, words in result["unsettled"].items())
         )
     best = result["candidates"][0]
+    if result["need"] is not None:
+        cheapest = result["need"]["plans"][0]["name"]
+        best = next(row for row in result["candidates"] if row["name"] == cheapest)
     lines.append(
-        f"What limits the winner is {best['bottleneck']} ({best['why']}): a change of that target, "
-        "or of the lengths of the requests, moves the answer most."
+        f"What limits {best['name']} is {best['bottleneck']} ({best['why']}): a change of that "
+        "target, or of the lengths of the requests, moves the answer most."
     )
     return lines
 

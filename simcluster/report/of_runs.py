@@ -20,6 +20,7 @@ from simcluster.report.common import (
     last_sections,
     price_caution,
     served,
+    targets_in_words,
 )
 from simcluster.report.page import (
     Block,
@@ -28,6 +29,8 @@ from simcluster.report.page import (
     Section,
     Table,
     Value,
+    met,
+    missed,
     percent,
 )
 from simcluster.report.run_charts import RunCharts
@@ -113,17 +116,17 @@ class _Report(RunCharts):
         order = sorted(self.names, key=self.order)
         best, rest = order[0], order[1:]
         row = self.goodputs[best]
-        share = f"{100 * self.slo.attainment:g} % of the requests"
+        share, keep, keeps = self._share_words()
         if row["censored"] == "below":
             return [
-                f"No strategy keeps {share} within the targets at any rate of the sweep, the "
+                f"No strategy {keeps} at any rate of the sweep, the "
                 f"lowest of which is {self.rates[0]:g} requests/s.",
                 "Lower the rates, loosen the targets, or take other GPUs.",
             ]
         open_ = [name for name in order if self.goodputs[name]["censored"] == "above"]
         if len(open_) > 1:
             return [
-                f"{', '.join(open_)} all keep {share} within the targets at the highest rate of "
+                f"{', '.join(open_)} all {keep} at the highest rate of "
                 f"the sweep, {self.rates[-1]:g} requests/s.",
                 "This sweep does not tell which sustains more: add higher rates to it.",
             ]
@@ -132,13 +135,21 @@ class _Report(RunCharts):
         sign = "at least " if row["censored"] else ""
         first = (
             f"{best} sustains the most: {sign}{three_digits(row['goodput_rps'])} requests/s on "
-            f"{gpus(row['mean_gpus'])} GPUs with {share} within the targets"
+            f"{gpus(row['mean_gpus'])} GPUs with {share}"
         )
         if cost := self._cost_words(best):
             first += f", at {cost}"
         if not rest:
             return [f"{first}.", "There is no other strategy to compare with."]
         return [f"{first}.", self._against(best, rest[0])]
+
+    def _share_words(self) -> tuple[str, str, str]:
+        """Return how many requests meet the targets: after "with", after "all", after "no"."""
+        if self.slo.percentiles is not None or self.slo.classes:
+            words = targets_in_words(self.comparison.scenario)
+            return f"the targets met ({words})", "meet the targets", "meets the targets"
+        share = f"{100 * self.slo.attainment:g} % of the requests within the targets"
+        return share, f"keep {share}", f"keeps {share}"
 
     def _error(self, first: str, second: str) -> float:
         """Return how far the difference of two goodputs is to be trusted; NaN if not known."""
@@ -159,7 +170,7 @@ class _Report(RunCharts):
         return [
             f"{first} and {second} sustain the most: about {values[0]} and {values[1]} requests/s "
             f"on {' and '.join(dict.fromkeys(gpus(row['mean_gpus']) for row in rows))} GPUs with "
-            f"{share} within the targets.",
+            f"{share}.",
             f"Which of the two sustains more is not decided: they differ by {percent(gap)}, and "
             f"chance and the grid of rates leave +-{percent(error)} open.",
         ]
@@ -184,11 +195,11 @@ class _Report(RunCharts):
         order = sorted(self.names, key=lambda name: -self._within(name))
         best = order[0]
         row = self.at_rate[best]
-        met = "meets" if self._reaches(row) else "misses"
+        verb = "meets" if self._reaches(row) else "misses"
         rate = "" if math.isnan(self.rate) else f" at {self.rate:g} requests/s"
-        lead = f"{best} {met} the targets{rate}"
+        lead = f"{best} {verb} the targets{rate}"
         first = (
-            f"{lead}: {self._within_words(row)}, {100 * self.slo.attainment:g} % wanted; "
+            f"{lead}: {self._within_words(row)}; "
             f"TTFT P95 {three_digits(row['ttft_s_p95'])} s, TPOT P95 "
             f"{three_digits(row['tpot_s_p95'] / MS)} ms."
         )
@@ -199,21 +210,21 @@ class _Report(RunCharts):
                 "targets."
             )
         if len(order) > 1:
-            others = ", ".join(f"{n} {percent(self._within(n))}" for n in order[1:])
+            others = ", ".join(f"{n} {met(max(0.0, self._within(n)))} %" for n in order[1:])
             return [first, f"Within the targets are of the others: {others}."]
         return [first, self._missed_words(best)]
 
     def _missed_words(self, name: str) -> str:
         """Return which target is missed by how many requests, the most missed first."""
         row = self.at_rate[name]
-        missed = sorted(
+        shares = sorted(
             (row[f"{key}_attainment"], target_of(f"{key}_attainment")) for key in self.targets
         )
-        if not missed:
+        if not shares:
             return "The scenario sets no targets."
-        if missed[0][0] == 1:
+        if shares[0][0] == 1:
             return "Every request meets every target."
-        each = ", ".join(f"{percent(1 - share)} miss the {target}" for share, target in missed)
+        each = ", ".join(f"{missed(share)} miss the {target}" for share, target in shares)
         return f"Of the requests {each}."
 
     def _within(self, name: str) -> float:
@@ -221,7 +232,15 @@ class _Report(RunCharts):
         return -1.0 if math.isnan(value) else value
 
     def _within_words(self, row: Mapping[str, Any]) -> str:
-        return f"{100 * row['slo_attainment']:.1f} % of the requests are within them"
+        """Return the shares that are within the targets beside those that are wanted."""
+        wanted = wanted_shares(self.slo)
+        if [*wanted] == ["slo_attainment"]:
+            share, level = row["slo_attainment"], wanted["slo_attainment"]
+            return f"{met(share)} % of the requests are within them, {100 * level:g} % wanted"
+        return "of the requests " + ", ".join(
+            f"{met(row[key])} % are within the {target_of(key)} ({100 * level:g} % wanted)"
+            for key, level in wanted.items()
+        )
 
     def _reaches(self, row: Mapping[str, Any]) -> bool:
         return all(row[key] >= share for key, share in wanted_shares(self.slo).items())
@@ -316,12 +335,12 @@ class _Report(RunCharts):
         if self.is_swept:
             own = self.goodputs[name]
             sign = {"": "", "above": ">= ", "below": "< "}[own["censored"]]
-            goodput = own["goodput_rps"]
+            goodput, per_gpu = own["goodput_rps"], own["goodput_rps_per_gpu"]
             row += [
                 Value.number(own["mean_gpus"], gpus(own["mean_gpus"])),
                 Value.number(goodput, f"{sign}{three_digits(goodput)}"),
                 Value.digits(own["goodput_rps_error"]),
-                Value.digits(own["goodput_rps_per_gpu"]),
+                Value.number(per_gpu, f"{sign}{three_digits(per_gpu)}"),
             ]
         else:
             row.append(Value.number(at["mean_gpus"], gpus(at["mean_gpus"])))
@@ -330,9 +349,7 @@ class _Report(RunCharts):
         if priced:
             row += [Value.digits(value) for value in cost or (math.nan, math.nan)]
         shares = ["slo_attainment", *(f"{key}_attainment" for key in self.targets)]
-        row += [
-            Value.number(at[key], f"{math.floor(1000 * known(at[key])) / 10:.1f}") for key in shares
-        ]
+        row += [Value.number(at[key], met(known(at[key]))) for key in shares]
         row += [Value.digits(at["ttft_s_p50"]), Value.digits(at["ttft_s_p95"])]
         row += [Value.digits(at["tpot_s_p50"] / MS), Value.digits(at["tpot_s_p95"] / MS)]
         return [*row, Value.digits(at["e2el_s_p95"])]

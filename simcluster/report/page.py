@@ -130,6 +130,26 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def met(share: float) -> str:
+    """Return which share of the requests meet a target (%), rounded down as in the terminal.
+
+    So 89.96 % does not read as 90 %, and nothing as 100 % of which some are missing.
+
+    >>> met(0.93750), met(1.0)
+    ('93.7', '100.0')
+    """
+    return f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
+
+
+def missed(share: float) -> str:
+    """Return the rest of `met` in per cent: the two add up to 100.
+
+    >>> missed(0.93750)
+    '6.3 %'
+    """
+    return f"{100 - math.floor(1000 * share + 1e-9) / 10:.1f} %"
+
+
 Block = Text | Bullets | Code | Table | Chart
 
 

@@ -33,6 +33,7 @@ from simcluster.report.page import (
     Table,
     Text,
     Value,
+    met,
     percent,
 )
 from simcluster.report.run_facts import RunFacts, known
@@ -94,7 +95,7 @@ class RunCharts(RunFacts):
         sweep = self.comparison.sweep
         ends = [
             ", ".join(
-                f"{name} {percent(known(share))}"
+                f"{name} {met(known(share))} %"
                 for name, share in sweep[sweep["rate_rps"] == rate]
                 .groupby("strategy", sort=False)["slo_attainment"]
                 .mean()
@@ -218,7 +219,7 @@ class RunCharts(RunFacts):
             [
                 Value.word(name),
                 *(
-                    Value.number(share, f"{100 * known(share):.1f}")
+                    Value.number(share, met(known(share)))
                     for share in (means.get((name, rate), math.nan) for rate in self.rates)
                 ),
             ]
@@ -478,9 +479,12 @@ class RunCharts(RunFacts):
     def _turns(self, name: str, frames: Mapping[str, Columns]) -> Chart:
         spans, windows = frames["spans"], frames["windows"]
         start = float(np.median(np.asarray(windows["opened_s"], dtype=np.float64)))
-        end = start + _WINDOWS_S
         starts = np.asarray(spans["start_s"], dtype=np.float64)
         ends = np.asarray(spans["end_s"], dtype=np.float64)
+        last = float(ends.max(initial=start))
+        end = min(start + _WINDOWS_S, last)
+        # Of a run that ends sooner, as much as there is: back to its begin.
+        start = max(float(starts.min(initial=start)), min(start, last - _WINDOWS_S))
         shown = (starts < end) & (ends > start)
         if shown.sum() > _MOST_BARS:
             end = float(np.sort(starts[starts > start])[:_MOST_BARS][-1])

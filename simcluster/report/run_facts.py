@@ -91,7 +91,11 @@ class RunFacts:
         return (-row["goodput_rps"] if not below else 0.0, row["censored"] != "above")
 
     def cost(self, name: str) -> tuple[float, float] | None:
-        """Return the cost per hour and per million output tokens at what the strategy sustains."""
+        """Return the cost per hour and per million output tokens at what the strategy sustains.
+
+        NaN for the tokens where no rate of the sweep is sustained: there is no such rate to
+        divide by. None without a price.
+        """
         cluster = self.comparison.scenario.environment.cluster
         if cluster.price_per_gpu_hour is None or "extra_cluster" in self.comparison.document:
             return None
@@ -101,6 +105,8 @@ class RunFacts:
         if self.is_swept:
             rate = self.goodputs[name]["goodput_rps"]
             gpus = self.goodputs[name]["mean_gpus"]
+            if self.goodputs[name]["censored"] == "below":
+                rate = 0.0
         per_hour = gpus * cluster.price_per_gpu_hour
         millions = rate * tokens * 3600 / 1e6
         return per_hour, per_hour / millions if millions else math.nan

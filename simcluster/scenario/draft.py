@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from simcluster.errors import ConfigError
 from simcluster.units import MS
+from simcluster.workload.base import MAX_RATE_RPS
 
 SPREAD: Final = 0.8
 """Standard deviation of the logarithm of lengths where nobody says it. An assumption: length tables
@@ -16,6 +18,8 @@ of the catalogue have 0.2 to 1.6 (16th to 84th percentile), Azure's conversation
 _LONGEST: Final = 20
 """Longest length, in medians: five standard deviations of the logarithm are 55 of them."""
 _NODE: Final = 8
+_PARTS: Final = (0.5, 0.75, 1.0, 1.25, 1.5)
+"""Rates of the sweep, in parts of the rate that is expected."""
 LATENCIES: Final = ("ttft", "tpot")
 PERCENTILES: Final = (50, 90, 95, 99)
 
@@ -61,8 +65,14 @@ class Draft:
         Raises
         ------
         ConfigError
-            If GPUs are not whole nodes, or a latency has two targets.
+            If GPUs are not whole nodes, a latency has two targets, or the rates around the one
+            that is given are more than any can be.
         """
+        most = MAX_RATE_RPS / max(_PARTS)
+        if self.rate_rps is not None and math.isfinite(self.rate_rps) and self.rate_rps > most:
+            raise ConfigError(
+                "--rate", self.rate_rps, f"must be at most {most:.3g} requests/s", "Lower it."
+            )
         if self.num_gpus > _NODE and self.num_gpus % _NODE:
             more = -(-self.num_gpus // _NODE) * _NODE
             rule = f"more than one node must be whole nodes of {_NODE} GPUs"
@@ -165,7 +175,7 @@ class Draft:
 
     def _to_compare(self, tp_size: int) -> str:
         rate = self.rate_rps or 4.0
-        rates = sorted({float(f"{rate * part:.3g}") for part in (0.5, 0.75, 1.0, 1.25, 1.5)})
+        rates = sorted({float(f"{rate * part:.3g}") for part in _PARTS})
         need = "" if self.rate_rps is None else f"# need_rps = {self.rate_rps:g}\n"
         strategies = [
             ("every instance prefills and decodes (NoDG)", "chunked prefill", "nodg"),

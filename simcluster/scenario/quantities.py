@@ -21,6 +21,7 @@ UNITS: Final = {
     "_rps": {"/s": 1.0, "rps": 1.0, "req/s": 1.0, "/min": 1 / 60},
 }  # fmt: skip
 """By the end of a key: its units, and what one of them is in seconds, bytes, requests/s."""
+_EXAMPLES: Final = {"_s": "0.8 or 800ms", "_bytes": "2e9 or 2GB", "_rps": "25 or 25/s"}
 _TARGETS: Final = ("ttft", "tpot", "itl", "e2el")
 _SHARES: Final = ("attainment",)
 _NUMBER: Final = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\D.*?)?\s*")
@@ -51,8 +52,11 @@ def quantity(text: str, suffix: str) -> float:
     if match is None or match[2] not in units:
         known = ", ".join(units)
         raise ValueError(f"must be a number with one of the units {known}")
-    # One rounding: 800 ms is the double nearest to 0.8.
-    return float(Decimal(match[1]) * Decimal(repr(units[match[2]])))
+    try:
+        # One rounding: 800 ms is the double nearest to 0.8.
+        return float(Decimal(match[1]) * Decimal(repr(units[match[2]])))
+    except ArithmeticError:  # an exponent that no number of the machine has
+        raise ValueError("is out of the range of numbers") from None
 
 
 def share(text: str) -> float:
@@ -114,7 +118,11 @@ def _converted(key: str, value: str, read: Any) -> float:
     try:
         number: float = read(value)
     except ValueError as error:
-        remedy = "Write such as 0.8 or 800ms." if "unit" in str(error) else "Write such as 0.95."
+        last = key.rpartition(".")[2]
+        suffix = next((one for one in UNITS if last.endswith(one)), "_s")
+        remedy = f"Write such as {_EXAMPLES[suffix]}."
+        if last in _SHARES:
+            remedy = "Write such as 0.95."
         raise ConfigError(key, value, str(error), remedy) from None
     return number
 

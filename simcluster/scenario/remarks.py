@@ -56,6 +56,7 @@ def remarks(scenario: Scenario) -> list[str]:
         *_unused(scenario),
         *unused_connector(scenario),
         *_prefixes(scenario),
+        *_api_times(scenario),
         *implausible(scenario),
     ]
 
@@ -74,6 +75,21 @@ def _unused(scenario: Scenario) -> Iterator[str]:
         yield f"{who}serves {environment.model.spec.name} alone; {others} of extra_model not used"
     if scenario.quality is not None and len(names) == len(scenario.strategies):
         yield "[quality] is not used: it is for strategies of kind routed, and there are none"
+
+
+def _api_times(scenario: Scenario) -> Iterator[str]:
+    """Say which times of API servers were given though there are no API servers."""
+    engine = scenario.document.get("engine", {})
+    profile = scenario.catalog.engine(scenario.environment.engine.name)
+    if scenario.environment.engine.api_servers:
+        return
+    for key in ("api_request_s", "api_token_s"):
+        value = engine.get(key)
+        if value is not None and value != getattr(profile, key):
+            yield (
+                f"engine.{key} = {value:g} is not used: engine.api_servers = 0, which limits "
+                "nothing"
+            )
 
 
 def _prefixes(scenario: Scenario) -> Iterator[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from simcluster._compiled import how_it_runs
 from simcluster._version import __version__
 
 State = Literal["ok", "absent", "broken"]
@@ -18,7 +19,7 @@ State = Literal["ok", "absent", "broken"]
 _PACKAGE: Final = Path(__file__).parents[1]
 _NEEDED: Final = (
     "simpy", "numpy", "pandas", "matplotlib", "click", "pyarrow", "pydantic", "joblib", "scipy",
-    "tomli-w", "jinja2",
+    "tomli-w", "jinja2", "mypy_extensions",
 )  # fmt: skip
 """Distributions that simcluster needs (setup.cfg)."""
 _EXTRAS: Final = {
@@ -62,9 +63,7 @@ def _cores() -> Finding:
 
 
 def _compiled() -> Finding:
-    built = sorted(path.name for end in ("*.so", "*.pyd") for path in _PACKAGE.rglob(end))
-    words = f"{len(built)} compiled modules" if built else "plain Python, nothing compiled"
-    return Finding("build", "ok", words)
+    return Finding("build", "ok", how_it_runs())
 
 
 def _distribution(name: str) -> Finding:

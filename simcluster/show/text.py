@@ -201,7 +201,7 @@ def _parts_of_ttft(comparison: Comparison, scenario: Scenario) -> list[str]:
     if not whole > 0:
         return []
     rows = [
-        [TTFT_PARTS[part], _number(value), _percent(value / whole)]
+        [TTFT_PARTS[part], _number(value), f"{100 * value / whole:.1f}"]
         for part, value in means.items()
         if value > 0
     ]

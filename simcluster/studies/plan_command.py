@@ -64,7 +64,7 @@ def answer(draft: Draft, ranking: Ranking) -> str:
     assert ranking.need is not None, "a plan is for a rate"
     plain = report.as_json(ranking)
     share = within_targets(ranking.scenario)
-    lines = [" ".join(need_answer(plain["need"], plain["currency"], share))]
+    lines = [" ".join(need_answer(plain["need"], plain["currency"], share, plain["notes"]))]
     lines += [
         f"{p.candidate.name}: {words}."
         for p in ranking.need.plans[:3]

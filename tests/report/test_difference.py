@@ -86,3 +86,21 @@ def test_kinds_that_cannot_be_compared_say_so(folders: dict[str, Path], tmp_path
     assert "model.name" in other.settings
     with pytest.raises(DataError, match="is not a result folder"):
         difference(folders["run"], tmp_path)
+
+
+def test_a_bound_is_no_figure() -> None:
+    """A goodput below the lowest rate, against one that was found, is not some percent more."""
+    below, found = Figure(value=40.0, bound="below"), Figure(value=12.0, low=11.0, high=13.0)
+    assert str(below) == "< 40.0"
+    assert str(Figure(value=40.0, bound="above")) == ">= 40.0"
+    for words in (below.against(found), found.against(below)):
+        assert "%" not in words
+        assert "bound" in words
+
+
+def test_bounds_of_a_sweep_reach_the_difference(tmp_path: Path) -> None:
+    """At every rate of the sweep nothing is within the targets."""
+    folder = tmp_path / "tight"
+    simcluster.compare(simcluster.resolve(TABLES, {"slo.ttft_s": 1e-6}), out=folder, jobs=1)
+    found = difference(folder, folder)
+    assert {str(one) for pair in found.figures.values() for one in pair} == {"< 4.00"}

@@ -14,12 +14,14 @@ import pytest
 from click.testing import CliRunner
 
 import simcluster
+from helpers.scenarios import small_scenario
 from report.conftest import HOSTILE, KINDS
 from simcluster.cli import main
 from simcluster.errors import DataError
 from simcluster.frames.goodput import three_digits
 from simcluster.report.common import NOT_MODELLED
 from simcluster.report.make import page_of, write_report
+from simcluster.report.of_runs import answer
 from simcluster.report.page import (
     Chart,
     Choice,
@@ -29,6 +31,8 @@ from simcluster.report.page import (
     Text,
     Value,
     as_label,
+    met,
+    missed,
     to_html,
 )
 
@@ -216,6 +220,110 @@ def test_the_table_of_a_comparison_is_its_goodputs(
         assert float(row["USD/M output tokens"]) == pytest.approx(per_million, rel=0.02)
 
 
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a comparison whose targets have shares of their own; one strategy reaches no rate."""
+    place = tmp_path_factory.mktemp("apart") / "apart"
+    tables = small_scenario(
+        {"name": "one", "kind": "nodg"},
+        {"name": "ring", "kind": "padg"},
+        cluster={"price_per_gpu_hour": 2.0},
+        workload={"num_requests": 60},
+        slo={
+            "ttft_s": 0.2,
+            "tpot_s": 0.008,
+            "attainment": 0.99,
+            "criterion": "marginal",
+            "percentiles": {"ttft": 80, "tpot": 99},
+        },
+        sweep={"rates_rps": [2, 12, 30]},
+    )
+    simcluster.compare(simcluster.resolve(tables), out=place, jobs=1)
+    return place
+
+
+def test_a_goodput_that_is_not_reached_costs_nothing_known(apart: Path) -> None:
+    """Below the lowest rate of the sweep there is no rate to divide the price by."""
+    goodput = simcluster.read(apart).goodput.set_index("strategy")
+    assert "below" in set(goodput["censored"]), "the scenario is not of use"
+    heads, *rows = next(iter(tables(to_html(page_of(apart))).values()))
+    for row in (dict(zip(heads, row, strict=True)) for row in rows):
+        below = goodput.loc[row["Strategy"], "censored"] == "below"
+        assert (row["USD/M output tokens"] == "-") == below
+        assert row["per GPU (req/s)"].startswith("< ") == below
+
+
+def test_shares_of_each_target_are_not_called_the_same(apart: Path) -> None:
+    """80 % of the TTFT and 99 % of the TPOT are no 99 % of the requests within the targets."""
+    words = " ".join(page_of(apart).answer)
+    assert "99 % of the requests within the targets" not in words
+    assert "the targets" in words
+
+
+@pytest.mark.parametrize("percentiles", [None, {"ttft": 80, "tpot": 99}])
+def test_strategies_at_one_rate_are_answered(percentiles: Any) -> None:
+    """Shares beside those that are wanted, of each target where each has its own."""
+    slo = {"ttft_s": 0.2, "tpot_s": 0.05, "attainment": 0.9}
+    if percentiles:
+        slo |= {"attainment": 0.99, "criterion": "marginal", "percentiles": percentiles}
+    one, two = {"name": "one", "kind": "nodg"}, {"name": "two", "kind": "fudg"}
+    tables = small_scenario(one, two, workload={"num_requests": 40}, slo=slo)
+    comparison = simcluster.compare(simcluster.resolve(tables, {"sweep.rates_rps": [4]}), jobs=1)
+    words = answer(comparison)
+    if percentiles is None:
+        assert "% of the requests are within them, 90 % wanted" in words
+    else:
+        assert "within the TTFT (80 % wanted)" in words
+        assert "within the TPOT (99 % wanted)" in words
+    share = comparison.sweep.set_index("strategy").loc["two", "slo_attainment"]
+    assert f"two {met(share)} %" in words or f"one {met(share)} %" in words
+
+
+def test_the_limit_of_a_need_is_that_of_the_plan_which_is_answered(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """The first of the ranking sustains the most; the cheapest plan may be another."""
+    folder = tmp_path / "need"
+    shutil.copytree(folders["need"], folder)
+    result = json.loads((folder / "ranking.json").read_text())
+    cheapest = result["need"]["plans"][0]["name"]
+    own = next(row for row in result["candidates"] if row["name"] == cheapest)
+    largest = {**own, "name": "9m-tp8", "bottleneck": "link", "why": "links are full"}
+    result["candidates"].insert(0, largest)
+    result["notes"] = [
+        f"{name}: misses the targets at low load too: 70 % at 1 req/s are within them."
+        for name in ("9m-tp8", cheapest)
+    ]
+    (folder / "ranking.json").write_text(json.dumps(result))
+    page = page_of(folder)
+    words = " ".join(page.confidence)
+    assert f"What limits {cheapest} is {own['bottleneck']} (" in words
+    assert "links are full" not in words
+    assert page.answer[2:] == [result["notes"][1]]
+
+
+def test_shares_are_rounded_down_everywhere() -> None:
+    """As in the terminal: 285 of 304 are 93.75 %; what is missing adds up to 100 with it."""
+    assert (met(285 / 304), missed(285 / 304)) == ("93.7", "6.3 %")
+    assert (met(0.8996), met(0.9999), met(0.29), missed(1.0)) == ("89.9", "99.9", "29.0", "0.0 %")
+
+
+def test_turns_are_shown_of_the_time_that_the_run_has(folders: dict[str, Path]) -> None:
+    """A run of a few seconds has no chart of a minute."""
+    comparison = simcluster.read(folders["run"])
+    spans = comparison.frames(comparison.cells()[0])["spans"]
+    charts = [
+        block
+        for section in page_of(folders["run"]).sections
+        for block in section.blocks
+        if isinstance(block, Chart) and "Rolling activation" in block.title
+    ]
+    assert charts
+    for chart in charts:
+        start, end = chart.layout["xaxis"]["range"]
+        assert min(spans["start_s"]) <= start < end <= max(spans["end_s"])
+
+
 def test_distributions_are_those_of_the_requests(
     folders: dict[str, Path], pages: dict[str, str]
 ) -> None:
@@ -328,6 +436,14 @@ def test_a_folder_that_is_no_result_is_one_line(
     assert not (tmp_path / "a.html").exists()
 
 
+def test_a_report_without_a_name_is_one_line(folders: dict[str, Path]) -> None:
+    """No traceback, and nothing beside the folder."""
+    result = CliRunner().invoke(main, ["report", str(folders["run"]), "-o", ""])
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "is no file" in result.stderr
+
+
 def test_a_missing_column_and_an_unwritable_file_are_one_line(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -343,6 +459,19 @@ def test_a_missing_column_and_an_unwritable_file_are_one_line(
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         write_report(folders["run"], tmp_path / "file" / "report.html")
+
+
+@pytest.mark.parametrize("damage", [{"candidates": []}, {"candidates": [[]]}, {"need": []}])
+def test_a_damaged_ranking_is_one_line(
+    damage: dict[str, Any], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """An empty list, or a list in the place of a table."""
+    folder = tmp_path / "rank"
+    shutil.copytree(folders["rank"], folder)
+    result = json.loads((folder / "ranking.json").read_text()) | damage
+    (folder / "ranking.json").write_text(json.dumps(result))
+    with pytest.raises(DataError, match="is damaged or of another version"):
+        page_of(folder)
 
 
 def test_a_run_without_finished_requests_has_a_report(tmp_path: Path) -> None:

@@ -42,6 +42,13 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
             quantity(text, suffix)
 
 
+@pytest.mark.parametrize("text", ["1e999999999999999999999ms", "1e-99999999999999999999s"])
+def test_what_no_decimal_can_hold_is_refused(text: str) -> None:
+    """An exponent beyond that of decimals is an error of the text, not of ours."""
+    with pytest.raises(ValueError, match="out of the range"):
+        quantity(text, "_s")
+
+
 def test_shares() -> None:
     """As a percentage or as a percentile."""
     assert (share("95%"), share("P99"), share("p99.9"), share("90 %")) == (0.95, 0.99, 0.999, 0.9)
@@ -98,6 +105,7 @@ def test_other_keys_take_units_by_their_suffix_and_names_stay_names() -> None:
         ({"workload.duration_s": "soon"}, "workload.duration_s = 'soon': must be a number"),
         ({"slo.attainment": "most"}, "slo.attainment = 'most': must be a share"),
         ({"slo.attainment": "P100"}, "slo.attainment"),
+        ({"strategy.0.swap_bytes": "2gb"}, "GiB. Write such as 2e9 or 2GB."),
     ],
 )
 def test_a_slip_is_one_line(changes: dict[str, Any], words: str) -> None:

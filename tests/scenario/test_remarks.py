@@ -112,3 +112,20 @@ def test_a_quality_that_no_strategy_routes_by_is_said() -> None:
     quality = {"kind": "measured", "benchmark": "gsm8k"}
     scenario = simcluster.resolve(small_scenario(MIXED, quality=quality))
     assert any("[quality] is not used" in line for line in remarks(scenario))
+
+
+def test_times_of_api_servers_that_are_not_there_are_said() -> None:
+    """The profile's own are nobody's wish, and pass; so do those of servers that are there."""
+
+    def said(**engine: object) -> list[str]:
+        changes = {f"engine.{key}": value for key, value in engine.items()}
+        scenario = simcluster.resolve(small_scenario(MIXED), changes)
+        again = simcluster.resolve(scenario.document)  # of a result folder
+        assert remarks(again) == remarks(scenario)
+        return [line for line in remarks(scenario) if "api_" in line]
+
+    assert said(api_request_s=0.009) == [
+        "engine.api_request_s = 0.009 is not used: engine.api_servers = 0, which limits nothing"
+    ]
+    assert not said(profile="vllm-0.11")
+    assert not said(api_servers=2, api_request_s=0.009)

@@ -46,3 +46,12 @@ def test_data_are_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert doctor._data().state == "ok"
     monkeypatch.setenv("SIMCLUSTER_DATA", str(tmp_path / "none"))
     assert doctor._data().state == "absent"
+
+
+def test_the_build_is_what_the_version_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled modules may lie there and not run."""
+    words = "pure Python: SIMCLUSTER_PURE is set"
+    monkeypatch.setattr("simcluster._compiled.why_not", lambda: "SIMCLUSTER_PURE is set")
+    build = next(one for one in doctor.findings() if one.what == "build")
+    assert build.words == words
+    assert words in CliRunner().invoke(main, ["--version"]).stdout

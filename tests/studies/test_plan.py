@@ -116,6 +116,7 @@ def test_as_many_nodes_as_a_rate_may_need() -> None:
     [
         ({"num_gpus": 12}, "--gpus = 12: more than one node must be whole nodes of 8 GPUs"),
         ({"targets": (TTFT, TTFT)}, "has two targets"),
+        ({"rate_rps": 1e308}, "--rate = 1e+308: must be at most 6.67e+08 requests/s"),
     ],
 )
 def test_a_draft_that_cannot_be_is_refused(changes: dict[str, object], words: str) -> None:

@@ -32,6 +32,7 @@ WORDS: Final[dict[Factor, tuple[str, str]]] = {
 }
 """What is moved, with the words for a positive and a negative step."""
 
+_LENGTHS: Final = ("prompts", "outputs")
 _TARGETS: Final = {
     "ttft_s": "TTFT target",
     "tpot_s": "TPOT target",
@@ -87,3 +88,21 @@ def tighter(slo: SloConfig, key: str) -> SloConfig:
 def steps(shifts: Mapping[Factor, float]) -> dict[Factor, float]:
     """Return the size of the step of each that was moved: logarithms (`errors.turning`)."""
     return dict.fromkeys(shifts, TENTH)
+
+
+def relative_change(factor: Factor, step: float) -> float:
+    """Return by which share of itself a length or a target changes at a step.
+
+    Parameters
+    ----------
+    factor : str
+        A key of `WORDS`.
+    step : float
+        A logarithm: of the factor of a length, or of what a target is divided by.
+
+    Returns
+    -------
+    float
+        What is added to 1: positive where the length or the target grows.
+    """
+    return math.expm1(step if factor in _LENGTHS else -step)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from simcluster._version import __version__
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.config import TARGETS
-from simcluster.frames.goodput import three_digits
+from simcluster.frames.goodput import AT_LOW_LOAD, three_digits
 from simcluster.runs import output
 from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
 from simcluster.studies.goodput.arrivals import STAYS
@@ -31,7 +31,7 @@ from simcluster.studies.goodput.errors import (
 )
 from simcluster.studies.goodput.estimate import Interval, logit
 from simcluster.studies.goodput.locate import Bracket
-from simcluster.studies.goodput.moved import WORDS, steps
+from simcluster.studies.goodput.moved import WORDS, relative_change, steps
 from simcluster.studies.goodput.pairs import Compared
 from simcluster.studies.goodput.probe import Probe
 from simcluster.studies.goodput.rules import Settings
@@ -411,8 +411,8 @@ def _sensitivity(found: Found) -> str:
         table.append([strategy[:16], *(f"{100 * math.expm1(own[name]):+.1f} %" for name in names)])
     lines = [
         _filled(
-            "Shift of each goodput when prompts or outputs are a tenth longer, or a target a tenth "
-            "tighter (one replication each):"
+            "Shift of each goodput when prompts or outputs are a tenth longer, or a target is "
+            "divided by 1.1 (one replication each):"
         ),
         aligned(table),
     ]
@@ -423,7 +423,7 @@ def _sensitivity(found: Found) -> str:
         turns = turning(pair.ratio, first, second, steps(first))
         if turns:
             words = " or ".join(
-                f"{one.factor} {100 * abs(math.expm1(one.error)):.2g} % "
+                f"{one.factor} {100 * abs(relative_change(one.factor, one.error)):.2g} % "
                 f"{WORDS[one.factor][one.error < 0]}"
                 for one in turns
             )
@@ -587,7 +587,7 @@ def low_loads(verdict: Verdict) -> str:
         f"{100 * _least(probe):.3g} % at {three_digits(probe.rate_rps)} req/s"
         for probe in verdict.dips
     ]
-    return f"misses the targets at low load too: {', '.join(places)} are within them"
+    return f"{AT_LOW_LOAD}: {', '.join(places)} are within them"
 
 
 def ending(verdict: Verdict, settings: Settings) -> str:
