@@ -103,8 +103,11 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file so that whoever looks finds all of it or none; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def put_in_place(out: Path, finished: Path) -> None:

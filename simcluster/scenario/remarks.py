@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from simcluster.errors import ConfigError, DataError
 from simcluster.scenario.plausible import implausible, unused_connector
 from simcluster.scenario.scenario import Scenario
+from simcluster.strategies import FuDG
 from simcluster.strategies.base import ONE_OF_EACH, CommonSettings
 
 
@@ -57,6 +58,7 @@ def remarks(scenario: Scenario) -> list[str]:
         *unused_connector(scenario),
         *_prefixes(scenario),
         *_api_times(scenario),
+        *_waits(scenario),
         *implausible(scenario),
     ]
 
@@ -89,6 +91,20 @@ def _api_times(scenario: Scenario) -> Iterator[str]:
             yield (
                 f"engine.{key} = {value:g} is not used: engine.api_servers = 0, which limits "
                 "nothing"
+            )
+
+
+def _waits(scenario: Scenario) -> Iterator[str]:
+    """Say where prompts were to wait beside decodes, and there are none beside them."""
+    engine = scenario.environment.engine
+    profile = scenario.catalog.engine(engine.name)
+    names = [s.name for s in scenario.strategies if isinstance(s, FuDG)]
+    for key in ("prefill_interval", "prefill_wait_steps"):
+        value = getattr(engine, key)
+        if names and value != getattr(profile, key):
+            yield (
+                f"{', '.join(names)}: engine.{key} = {value} has no effect: prefill instances have "
+                "no decodes for prompts to wait beside"
             )
 
 

@@ -459,6 +459,10 @@ def test_a_missing_column_and_an_unwritable_file_are_one_line(
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         write_report(folders["run"], tmp_path / "file" / "report.html")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(DataError, match="cannot be written"):
+        write_report(folders["run"], tmp_path / "there")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("damage", [{"candidates": []}, {"candidates": [[]]}, {"need": []}])

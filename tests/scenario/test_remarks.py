@@ -129,3 +129,18 @@ def test_times_of_api_servers_that_are_not_there_are_said() -> None:
     ]
     assert not said(profile="vllm-0.11")
     assert not said(api_servers=2, api_request_s=0.009)
+
+
+@pytest.mark.parametrize("key", ["prefill_interval", "prefill_wait_steps"])
+def test_waits_beside_decodes_that_are_not_there_are_said(key: str) -> None:
+    """They change nothing of a FuDG run, and are said; of chunked prefill they are of use."""
+    workload = {"num_requests": 40, "rate_rps": 8}
+    split = small_scenario({"name": "split", "kind": "fudg"}, workload=workload)
+    plain, waits = (simcluster.resolve(split, {f"engine.{key}": n}) for n in (1, 40))
+    if key == "prefill_wait_steps":
+        plain = simcluster.resolve(split)
+    assert simcluster.simulate(plain).requests.equals(simcluster.simulate(waits).requests)
+    assert any(f"split: engine.{key} = 40 has no effect" in line for line in remarks(waits))
+    assert not any(key in line for line in remarks(plain))
+    mixed = small_scenario({"name": "one", "kind": "nodg", "scheduler": "chunked"})
+    assert not any(key in line for line in remarks(simcluster.resolve(mixed, {f"engine.{key}": 4})))
