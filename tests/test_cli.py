@@ -18,6 +18,7 @@ from helpers.scenarios import small_scenario
 from simcluster import catalog
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import _LATE, main
+from simcluster.frames.breakdown import ttft_parts
 from simcluster.runs import compare as sweep
 from simcluster.scenario.file import json_schema, load, resolve
 from simcluster.show import text as report
@@ -341,6 +342,10 @@ def test_a_comparison_begins_with_its_answer_and_a_run_says_where_its_ttft_goes(
     assert float(lines["USD/million output tokens"]) == pytest.approx(4e6 / 3600 / tokens, rel=0.01)
     part = one.partition("of the mean TTFT")[2].partition("\n\n")[0].splitlines()[2:]
     assert sum(float(line.split()[-1]) for line in part) == pytest.approx(100, abs=0.5)
+    whole = simcluster.simulate(load(scenario), strategy="EcoServe", rate_rps=20).requests
+    means = [values.mean() for values in ttft_parts(whole).values()]
+    shown = [f"{100 * mean / sum(means):.1f}" for mean in means if mean > 0]
+    assert [line.split()[-1] for line in part] == shown  # to the nearest: a share of time
 
 
 def test_a_trace_is_replayed_faster(tmp_path: Path, scenario: Path) -> None:

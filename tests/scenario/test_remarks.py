@@ -135,7 +135,8 @@ def test_times_of_api_servers_that_are_not_there_are_said() -> None:
 def test_waits_beside_decodes_that_are_not_there_are_said(key: str) -> None:
     """They change nothing of a FuDG run, and are said; of chunked prefill they are of use."""
     workload = {"num_requests": 40, "rate_rps": 8}
-    split = small_scenario({"name": "split", "kind": "fudg"}, workload=workload)
+    chunked = {"profile": "vllm-0.19", "max_model_len": 4096}
+    split = small_scenario({"name": "split", "kind": "fudg"}, workload=workload, engine=chunked)
     plain, waits = (simcluster.resolve(split, {f"engine.{key}": n}) for n in (1, 40))
     if key == "prefill_wait_steps":
         plain = simcluster.resolve(split)
