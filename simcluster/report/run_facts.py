@@ -54,10 +54,14 @@ class RunFacts:
 
     @cached_property
     def rate(self) -> float:
-        """The rate that distributions are shown at first (requests/s); NaN in a closed loop."""
-        if not self.rates:
+        """The rate that distributions are shown at first (requests/s).
+
+        NaN in a closed loop, and where a run has no counted request.
+        """
+        sweep = self.comparison.sweep
+        if not self.rates or sweep["slo_attainment"].isna().any():
             return math.nan
-        return representative_rate(self.comparison.sweep, wanted_shares(self.slo))
+        return representative_rate(sweep, wanted_shares(self.slo))
 
     @cached_property
     def at_rate(self) -> dict[str, dict[str, Any]]:

@@ -750,7 +750,8 @@ def aligned(rows: Sequence[Sequence[str]], heads: int = 1, left: Collection[int]
     """Return `rows` in columns, with a line under the heads of three or more.
 
     Columns that do not fit the terminal (`terminal.table_width`) go into a table below, which
-    begins with the first column again.
+    begins with the first column again; a table whose first column does not tell its rows apart
+    stays whole.
 
     Parameters
     ----------
@@ -762,7 +763,9 @@ def aligned(rows: Sequence[Sequence[str]], heads: int = 1, left: Collection[int]
         Columns of text, which stand to the left; numbers stand to the right.
     """
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
-    parts = _that_fit(widths, table_width())
+    names = [row[0] for row in rows[heads:]]
+    most = table_width() if len(set(names)) == len(names) else None
+    parts = _that_fit(widths, most)
     return "\n\n".join(_one_table(rows, heads, left, widths, part) for part in parts)
 
 

@@ -108,7 +108,8 @@ def test_means_have_a_unit_that_suits_them(value: float, unit: str, shown: str) 
     item = check(
         [value], [value], data_set="a", gpu="L20", regime="all", quantity="time", unit=unit
     )
-    assert report.as_text(Validation((item,), (), 1.0)).count(f" {shown} ") == 2
+    text = report.as_text(Validation((item,), (), 1.0)).replace("\n", " \n ")
+    assert text.count(f" {shown} ") == 2
     assert f"| {shown} | {shown} |" in report.as_markdown(Validation((item,), (), 1.0))
 
 

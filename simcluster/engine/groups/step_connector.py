@@ -222,7 +222,6 @@ class StepConnector(KvHandover):
             decode,
             router=router,
             paths=paths,
-            reaches=lambda source, destination: True,
             model=model,
             on_finish=on_finish,
             handover_s=handover_s,

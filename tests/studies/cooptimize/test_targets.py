@@ -289,10 +289,6 @@ def test_the_chosen_plan_keeps_the_targets_in_a_run_of_its_own(kept: Path) -> No
     [
         ({"slo.ttft_s": 0.001}, "slo.ttft_s = 0.001: no plan within the limits keeps it: by the"),
         ({"slo.attainment": 1.0}, "slo.attainment = 1.0: no plan keeps every single request"),
-        (
-            {"engine.kv_connector": "inside", "cooptimize.strategies": ["fudg"]},
-            "cannot be served by any unit: engine.kv_get_bytes_per_s: a KV connector inside",
-        ),
     ],
 )
 def test_targets_that_cannot_be_kept_are_refused(
