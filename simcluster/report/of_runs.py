@@ -110,6 +110,8 @@ class _Report(RunCharts):
 
     def answer(self) -> list[str]:
         """Return two sentences."""
+        if self.comparison.sweep["slo_attainment"].isna().any():
+            return ["Nothing is compared: there are runs without a counted request."]
         return self._swept_answer() if self.is_swept else self._single_answer()
 
     def _swept_answer(self) -> list[str]:
