@@ -695,7 +695,10 @@ def test_an_empty_table_says_why_it_is_empty(scenario: Path) -> None:
     assert re.search(r"\d+ of \d+ requests had not ended when run.max_time_s = 3 s", done.stdout)
     compared = call("compare", scenario, "--set", "run.warmup_s=1e6", "--jobs", 1)
     assert "In 2 of 2 runs no request is counted" in compared.stdout
-    assert "Answer:   Nothing is compared: there are runs without a counted request." in compared.stdout
+    assert (
+        "Answer:   Nothing is compared: there are runs without a counted request."
+        in compared.stdout
+    )
 
 
 def test_a_kv_buffer_smaller_than_a_prompt_is_said(scenario: Path) -> None:
