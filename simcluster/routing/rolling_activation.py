@@ -564,9 +564,9 @@ class FixedWindows(UncheckedActivation):
         *,
         ttft_s: float,
         tpot_s: float,
+        length_s: float,
         slack: str = "mean",
         rng: np.random.Generator | None = None,
-        length_s: float,
     ) -> None:
         super().__init__(num_instances, ttft_s=ttft_s, tpot_s=tpot_s, slack=slack, rng=rng)
         self._length_s = length_s

@@ -66,8 +66,8 @@ class OverallScheduler:
         make: MakeMacro,
         on_finish: Callable[[Request], None],
         *,
-        bounds: tuple[int, int] | None = None,
         log: Log,
+        bounds: tuple[int, int] | None = None,
     ) -> None:
         self._env = env
         self._make = make
