@@ -45,7 +45,7 @@ def test_the_list_names_modules() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_what_must_be_given_by_name_stands_before_what_need_not(name: str) -> None:
-    """mypyc 2.4 fails on the other order (`docs/decisions.md`)."""
+    """The other order makes mypyc 2.4 fail (`docs/decisions.md`)."""
     for node in ast.walk(ast.parse(source_of(name).read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef):
             has_default = [default is not None for default in node.args.kw_defaults]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mypy_extensions import mypyc_attr
 
 from simcluster.config import SchedulerConfig
 from simcluster.kvcache import BlockPool
 from simcluster.request import Request
-from simcluster.sched.base import Scheduler
+from simcluster.sched.base import Reach, Scheduler
 from simcluster.sched.plan import StepPlan, target
+from simcluster.sched.queue import RequestQueue
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -32,8 +31,27 @@ class ChunkedPrefill(Scheduler):
     delays_prefill = True
     limit_key = "chunk_size"
 
-    def __init__(self, config: SchedulerConfig, pool: BlockPool, **settings: Any) -> None:
-        super().__init__(config, pool, **settings)
+    # Each by its name: mypyc 2.4 takes a dict that is passed on for the first of them.
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        pool: BlockPool,
+        *,
+        prefill_only: bool = False,
+        host: BlockPool | None = None,
+        queue: RequestQueue | None = None,
+        reach: Reach | None = None,
+        plans_ahead: bool = False,
+    ) -> None:
+        super().__init__(
+            config,
+            pool,
+            prefill_only=prefill_only,
+            host=host,
+            queue=queue,
+            reach=reach,
+            plans_ahead=plans_ahead,
+        )
         self.looks_beyond_head = config.prefill_wait_steps > 0
         self._waiting_from: int | None = None  # step of the batch at which the present wait began
 
