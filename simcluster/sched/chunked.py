@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from mypy_extensions import mypyc_attr
 
+from simcluster.catalog.layers import Reach
 from simcluster.config import SchedulerConfig
 from simcluster.kvcache import BlockPool
 from simcluster.request import Request
-from simcluster.sched.base import Reach, Scheduler
+from simcluster.sched.base import Scheduler
 from simcluster.sched.plan import StepPlan, target
 from simcluster.sched.queue import RequestQueue
 
