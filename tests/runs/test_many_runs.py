@@ -363,7 +363,13 @@ def comparison_at_work(folder: Path, wait_until: Any) -> Iterator[subprocess.Pop
     (folder / "s.toml").write_text(to_toml(document))
     command = [sys.executable, "-m", "simcluster", "compare", "s.toml", "-o", "out", "--jobs", "2"]
     process = subprocess.Popen(
-        command, cwd=folder, start_new_session=True, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Children of a shell in the background ignore Ctrl-C unless told otherwise.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         wait_until(lambda: written(folder / ".out.partial") or process.poll() is not None)

@@ -131,17 +131,26 @@ class CatalogContract:
                 require(whole >= model.weight_bytes * 0.999, f"{name}: TP {tp_size} loses weights")
 
     def test_resolutions_agree(self, catalog: Catalog, names: dict[str, list[str]]) -> None:
-        """On each GPU with a 7B model, and with each model on as many H100 as hold it."""
+        """On each GPU with a 7B model, and with each model on as many H100 as hold it.
+
+        A model that no degree of H100 holds runs on the GPUs with the most memory.
+        """
+        largest = max(names["gpu"], key=lambda name: catalog.gpu(name).memory_bytes)
         for name in names["gpu"]:
             self._runs(catalog, _MODEL, name)
         for name in names["model"]:
-            self._runs(catalog, name, _GPU)
+            self._runs(catalog, name, _GPU, largest)
 
-    def _runs(self, catalog: Catalog, model: str, gpu: str) -> None:
-        spec, memory = catalog.model(model), catalog.gpu(gpu).memory_bytes
-        served = ModelConfig(spec=spec, max_model_len=256)
-        needed = served.weight_bytes / (0.8 * memory - 8e9)
-        tp_size = next(degree for degree in tp_degrees(served) if degree >= needed)
+    def _runs(self, catalog: Catalog, model: str, *gpus: str) -> None:
+        served = ModelConfig(spec=catalog.model(model), max_model_len=256)
+        held = [
+            (gpu, degree)
+            for gpu in gpus
+            for degree in tp_degrees(served)
+            if degree >= served.weight_bytes / (0.8 * catalog.gpu(gpu).memory_bytes - 8e9)
+        ]
+        require(bool(held), f"{model}: no number of {' or '.join(gpus)} holds its weights")
+        gpu, tp_size = held[0]
         where = environment_of(catalog, model, gpu, tp_size)
         strategy = NoDG(name="contract", instances=1, tp_size=tp_size)
         agreeing_run(where, strategy, toy_workload(_FEW))
