@@ -104,7 +104,7 @@ def origin(name: str, **variables: str) -> tuple[str, str]:
     """Return the file that a new interpreter imports a module from, and what it says on the way."""
     code = f"import simcluster.{name} as module; print(module.__file__)"
     run = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],
         capture_output=True,
         text=True,
         check=True,

@@ -74,7 +74,7 @@ class Scheduler(Books, ABC):
     """
 
     splits_prompts: ClassVar[bool] = False
-    looks_beyond_head: bool = False
+    looks_beyond_head: ClassVar[bool] = False
     delays_prefill: ClassVar[bool] = False
     limit_key: ClassVar[str] = "max_num_batched_tokens"
 
@@ -175,7 +175,7 @@ class Scheduler(Books, ABC):
         if self.plans_ahead:
             self._unseen.append(request)
             return self._counts(request)
-        return self.waiting.push(request) or self.looks_beyond_head
+        return self.waiting.push(request) or self._looks_beyond_head()
 
     def see(self, num_requests: int) -> None:
         """Let the next plan know of the first `num_requests` that it does not know of yet."""
@@ -203,9 +203,13 @@ class Scheduler(Books, ABC):
             plan.max_steps, plan.last_tokens = max(plan.closed_steps, 1), 0
         return plan
 
+    def _looks_beyond_head(self) -> bool:
+        """Whether a request behind the head may change a plan."""
+        return self.looks_beyond_head
+
     def _counts(self, request: Request) -> bool:
         """Whether `request`, once it is seen, may change a plan."""
-        if self.looks_beyond_head or request.status is RequestStatus.TRANSFERRING:
+        if self._looks_beyond_head() or request.status is RequestStatus.TRANSFERRING:
             return True
         return self.waiting.goes_first(request)
 

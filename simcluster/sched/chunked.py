@@ -53,8 +53,10 @@ class ChunkedPrefill(Scheduler):
             reach=reach,
             plans_ahead=plans_ahead,
         )
-        self.looks_beyond_head = config.prefill_wait_steps > 0
         self._waiting_from: int | None = None  # step of the batch at which the present wait began
+
+    def _looks_beyond_head(self) -> bool:
+        return self.config.prefill_wait_steps > 0 or self.looks_beyond_head
 
     def _plan(self, now: float) -> StepPlan | None:
         if self._joining:
