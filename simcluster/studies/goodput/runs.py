@@ -64,7 +64,7 @@ LATENCIES: Final = ("ttft", "tpot", "e2el")
 PERCENTILES: Final = (50, 90, 95, 99)
 WARMUP: Final = RULES.warmup
 """Share of the arrival time that is not counted: about six stays of a request. What the empty start
-still adds to a goodput then is 0 to 2 % (measured: docs/goodput.md)."""
+still adds to a goodput then is up to 0.5 % (docs/goodput.md, "How a run begins and ends")."""
 TARGETS_PER_RUN: Final = 20.0
 """Shortest run, in targets of the TTFT or the end-to-end latency."""
 _LIKELY: Final = 1.3  # of the least stage: what a search takes with its single runs
