@@ -18,6 +18,7 @@ from simcluster.frames.metrics import met_targets
 from simcluster.runs.cell import Cell
 from simcluster.runs.simulate import simulate
 from simcluster.scenario.file import load
+from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput.runs import guesses_of, load_of, replication_seed
 
 
@@ -35,7 +36,7 @@ def main() -> None:
         table(scenario, name, float(rate), args.runs, args.residences)
 
 
-def table(scenario, name: str, rate_rps: float, num_runs: int, residences: float) -> None:  # type: ignore[no-untyped-def]
+def table(scenario: Scenario, name: str, rate_rps: float, num_runs: int, residences: float) -> None:
     """Print the attainment of one strategy by residence time."""
     slo, stay_s, shares = scenario.environment.slo, math.nan, []
     num = 4000

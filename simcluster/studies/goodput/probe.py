@@ -85,7 +85,7 @@ class Probe:
         )
 
     def shares(self, settings: Settings) -> FloatArray:
-        """Attainment of each run, of the criterion that is short of its target most.
+        """Attainment of each run, of the criterion that is farthest below its target.
 
         As if that target were ``settings.target``: its odds over those wanted are kept. Shape
         ``(num_runs,)``.

@@ -52,7 +52,7 @@ class SearchRules:
     hopeless: float = 2.0
     """Log odds short of the target at which a short run is believed."""
     doubtful: float = 0.5
-    """Log odds short of the target up to which a run that is too short is done again."""
+    """Log odds below the target up to which a run that is too short is done again."""
     walk: Walk = Walk(
         step=1.1, far_step=1.6, far=2.5, leap=4.0, leap_below=1 / 30, margin=0.2, straight=5.0
     )
@@ -104,6 +104,8 @@ class SearchRules:
     outside: float = 1 / math.sqrt(2)
     """Distance of the crossing from the middle of the two rates, in their distances, from which the
     stage is repeated there: up to it a line is as good as in the middle."""
+    outside_users: float = 0.5
+    """The same of users: a number of them that was never simulated is no goodput."""
     most_shift: float = 3.0
     """Farthest move to a crossing outside, in distances of the two rates."""
     ample: float = 2.0

@@ -422,7 +422,7 @@ class _Searching:
         return _Plan(rate_rps, gap, max(num, scout), size)
 
     def _holds(self, stage: Stage) -> bool:
-        """Whether a stage has the crossing between its two rates, and is large enough to say so."""
+        """Whether a stage has the crossing near its two rates, and is large enough to say so."""
         estimate = stage.estimate
         if stage.size < self._settings.replications or estimate is None:
             return False
@@ -443,14 +443,13 @@ class _Searching:
         """About where the crossing is after a stage; None where attainment does not fall.
 
         A stage with all replications tells by itself. Before, all full runs so far tell together,
-        at whatever rates: three of a kind vary so much that each stage would send the next one
-        elsewhere.
+        at whatever rates: three runs at a rate vary too much to move a stage by them alone.
         """
-        if stage.size >= self._settings.replications:
-            own = stage.estimate
-            return None if own is None else _Where(own.log_rate, own.slope)
         own = stage.estimate
-        return self._pooled(stage) or (None if own is None else _Where(own.log_rate, own.slope))
+        alone = None if own is None else _Where(own.log_rate, own.slope)
+        if stage.size >= self._settings.replications:
+            return alone
+        return self._pooled(stage) or alone
 
     def _pooled(self, stage: Stage) -> _Where | None:
         """Where all full runs so far put the crossing; None where that is not near a stage."""

@@ -127,7 +127,7 @@ class _Users:
             length = max(length, self._length(high, rules.length(settings.tolerance), least))
             stage = yield from self._stage((low, high), length, size)
             own = stage.estimate
-            if own is None or abs(stage.shift) > rules.outside * stage.gap:
+            if own is None or abs(stage.shift) > rules.outside_users * stage.gap:
                 following = self._moved(stage)
                 if isinstance(following, str):
                     return self._verdict(following, alone=stage.low)
@@ -152,7 +152,7 @@ class _Users:
 
     def _holds(self, stage: Stage) -> bool:
         enough = stage.size >= self._settings.replications and stage.estimate is not None
-        return enough and abs(stage.shift) <= self._rules.outside * stage.gap
+        return enough and abs(stage.shift) <= self._rules.outside_users * stage.gap
 
     def _moved(self, stage: Stage) -> tuple[int, int] | Status:
         """Return the two numbers that follow two without the crossing between them."""

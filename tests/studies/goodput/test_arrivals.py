@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from helpers.outcomes import outcome_of_odds
 from helpers.scenarios import small_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
@@ -33,8 +34,9 @@ from simcluster.studies.goodput.arrivals import (
 from simcluster.studies.goodput.by_rate import compare_by_rate
 from simcluster.studies.goodput.estimate import Interval
 from simcluster.studies.goodput.pairs import Compared
-from simcluster.studies.goodput.rules import RULES
+from simcluster.studies.goodput.rules import RULES, Settings
 from simcluster.studies.goodput.runs import outcome, simulate_cell
+from simcluster.studies.goodput.users import search_users
 from simcluster.testing import specs
 from simcluster.testing.step_times import ConstantStepTime, same_for_all
 
@@ -198,6 +200,34 @@ def test_users_of_one_server_wait_for_all_the_others(most_s: float, users: int) 
     text = tables.as_text(found)
     assert f"{users}-{users}" in text
     assert "concurrency = 3 of the scenario is not used" in text.replace("\n  ", " ")
+
+
+@pytest.mark.parametrize("tenths", range(52, 120, 3))
+def test_a_number_of_users_that_was_not_simulated_is_no_goodput(tenths: int) -> None:
+    """Wherever log odds cross the target, steeply or not, on numbers or between them.
+
+    The runs that locate put the crossing 0.15 users too high, so that it may lie beside the stage.
+    """
+    for slope in (4.0, 20.0, 60.0):
+        going = search_users(8.0, Settings(target=0.9))
+        wanted = next(going)
+        while True:
+            came = []
+            for one in wanted:
+                crossing = tenths / 10 + (0.0 if one.replication else 0.15)
+                odds = math.log(9) - slope * math.log(one.rate_rps / crossing)
+                came.append(outcome_of_odds(odds))
+            try:
+                wanted = going.send(came)
+            except StopIteration as end:
+                verdict = end.value
+                break
+        assert verdict.goodput is not None
+        users = math.floor(verdict.goodput.value * (1 + 1e-9))
+        assert users == tenths // 10
+        last = verdict.stages[-1]
+        assert last.low.rate_rps <= verdict.goodput.value * (1 + 1e-9)
+        assert verdict.goodput.value <= last.high.rate_rps * (1 + 1e-9)
 
 
 def test_a_target_below_one_service_is_met_by_no_user() -> None:
