@@ -55,7 +55,9 @@ FILES: Final = (
 def as_text(ranking: Ranking, *, shown: int = _SHOWN) -> str:
     """Return the ranking as tables for a terminal, the best `shown` candidates of it."""
     candidates = ranking.candidates
-    parts = [heading(ranking.scenario), _counts(ranking)]
+    # What is said of single strategies is said of those in the answer, not of hundreds.
+    answer = [c.name for c in candidates if c.stage == "final"] or [candidates[0].name]
+    parts = [heading(ranking.scenario.only(*answer)), _counts(ranking)]
     if ranking.need is not None:
         parts.append(plans_text(ranking, ranking.need))
     else:

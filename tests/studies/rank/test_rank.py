@@ -23,6 +23,7 @@ from simcluster.runs.cell import Cell
 from simcluster.runs.executor import Runner
 from simcluster.scenario.file import load, resolve
 from simcluster.scenario.rank_table import RankTable
+from simcluster.scenario.remarks import remarks
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.studies.goodput import Interval
@@ -493,6 +494,15 @@ def test_fronts_hold_whom_nobody_beats(ranking: Ranking) -> None:
             for o in known
         )
         assert (c in ranking.latency_front()) == (not beaten)
+
+
+def test_the_heading_speaks_of_those_in_the_answer_alone(ranking: Ranking) -> None:
+    """Candidates with one instance have a remark each, and there may be hundreds."""
+    alone = [line for line in remarks(ranking.scenario) if "a ring of one" in line]
+    assert alone
+    names = {c.name for c in ranking.candidates if c.stage == "final"}
+    text = report.as_text(ranking)
+    assert all((line in text) == (line.split(".")[1] in names) for line in alone)
 
 
 @pytest.mark.usefixtures("quickly")
