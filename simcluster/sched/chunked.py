@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from mypy_extensions import mypyc_attr
 
-from simcluster.catalog.layers import Reach
-from simcluster.config import SchedulerConfig
-from simcluster.kvcache import BlockPool
 from simcluster.request import Request
 from simcluster.sched.base import Scheduler
 from simcluster.sched.plan import StepPlan, target
-from simcluster.sched.queue import RequestQueue
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -32,28 +28,8 @@ class ChunkedPrefill(Scheduler):
     delays_prefill = True
     limit_key = "chunk_size"
 
-    # Each by its name: mypyc 2.4 takes a dict that is passed on for the first of them.
-    def __init__(
-        self,
-        config: SchedulerConfig,
-        pool: BlockPool,
-        *,
-        prefill_only: bool = False,
-        host: BlockPool | None = None,
-        queue: RequestQueue | None = None,
-        reach: Reach | None = None,
-        plans_ahead: bool = False,
-    ) -> None:
-        super().__init__(
-            config,
-            pool,
-            prefill_only=prefill_only,
-            host=host,
-            queue=queue,
-            reach=reach,
-            plans_ahead=plans_ahead,
-        )
-        self._waiting_from: int | None = None  # step of the batch at which the present wait began
+    # In the class, so that `Scheduler.__init__` need not be written again.
+    _waiting_from: int | None = None  # step of the batch at which the present wait began
 
     def _looks_beyond_head(self) -> bool:
         return self.config.prefill_wait_steps > 0 or self.looks_beyond_head
