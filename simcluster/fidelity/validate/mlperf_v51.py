@@ -78,8 +78,8 @@ SETTINGS: Final = {
         fixed_output=True,
     ),
     # 62351.6 tokens/s are 212.808 samples/s. Prompts of OpenOrca are taken to be as long as its
-    # answers: their mean was not found. With 200 tokens throughput is 17 % higher, with 400 it is
-    # 14 % lower. Settings: configs/llama2-70b/Offline (class H100_SXM_80GB_TP2x4) of the results.
+    # answers: their mean was not found. With 200 tokens throughput is 18 % higher, with 400 it is
+    # 15 % lower. Settings: configs/llama2-70b/Offline (class H100_SXM_80GB_TP2x4) of the results.
     ("llama2-70b", "TensorRT"): Setting(
         model="llama-2-70b",
         engine="trtllm-1",
