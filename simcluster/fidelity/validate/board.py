@@ -56,7 +56,13 @@ _REPLAY: Final = {
 _LOOP: Final = ("TTFT", "TPOT", "throughput")
 _SPLITWISE: Final = _steps("llama-2-70b", ("all", "prompt time"), ("all", "token time"))
 _STEP: Final = "step time"
-_OFFLINE: Final = "offline tokens/s per GPU"
+
+
+def _offline(fabric: str, engine: str, gpu: str, model: str, served: str) -> Row:
+    """Return the row of one of MLPerf's systems, whose checks are named by model and engine."""
+    kind, check = Kind(_DENSE, 8, fabric, engine), (model, engine, "offline tokens/s per GPU")
+    return Row(kind, "mlperf_v51", gpu, {"throughput": check}, f"offline, {served}", "held out")
+
 
 ROWS: Final = (
     Row(
@@ -91,14 +97,7 @@ ROWS: Final = (
         "closed loops of Llama-3.1-70B, TP 2 to 8",
         "3 of 45 fitted",
     ),
-    Row(
-        Kind(_DENSE, 8, "NVLink", "vllm-0.11"),
-        "mlperf_v51",
-        "H100",
-        {"throughput": ("llama-3.1-8b", "vllm-0.11", _OFFLINE)},
-        "offline, Llama-3.1-8B, TP 1",
-        "held out",
-    ),
+    _offline("NVLink", "vllm-0.11", "H100", "llama-3.1-8b", "Llama-3.1-8B, TP 1"),
     Row(
         Kind(_DENSE, 8, "NVLink", "trtllm-1"),
         "aic_e2e",
@@ -107,30 +106,9 @@ ROWS: Final = (
         "closed loops of Llama-3.1-70B, TP 1 to 8",
         "7 of 72 fitted",
     ),
-    Row(
-        Kind(_DENSE, 8, "NVLink", "trtllm-1"),
-        "mlperf_v51",
-        "H100",
-        {"throughput": ("llama-2-70b", "trtllm-1", _OFFLINE)},
-        "offline, Llama-2-70B, PP 2",
-        "held out",
-    ),
-    Row(
-        Kind(_DENSE, 8, "NVLink", "trtllm-1"),
-        "mlperf_v51",
-        "H100",
-        {"throughput": ("llama-3.1-405b", "trtllm-1", _OFFLINE)},
-        "offline, Llama-3.1-405B, TP 8",
-        "held out",
-    ),
-    Row(
-        Kind(_DENSE, 8, "PCIe", "vllm-0.11"),
-        "mlperf_v51",
-        "L40S",
-        {"throughput": ("llama-3.1-8b", "vllm-0.11", _OFFLINE)},
-        "offline, Llama-3.1-8B, TP 1",
-        "held out",
-    ),
+    _offline("NVLink", "trtllm-1", "H100", "llama-2-70b", "Llama-2-70B, PP 2"),
+    _offline("NVLink", "trtllm-1", "H100", "llama-3.1-405b", "Llama-3.1-405B, TP 8"),
+    _offline("PCIe", "vllm-0.11", "L40S", "llama-3.1-8b", "Llama-3.1-8B, TP 1"),
     Row(
         Kind(_DENSE, 16, "PCIe", "vllm-0.19"),
         "llmservingsim_vllm",

@@ -111,13 +111,12 @@ SETTINGS: Final = {
 def checks(data_dir: Path) -> list[Check]:
     """Compare output tokens per second of a GPU, all requests there at the start."""
     frame = rows(data_dir)
-    measured, simulated, labels, gpus = [], [], [], []
+    measured, simulated, kinds = [], [], []
     for row in records(frame):
-        gpu, setting = GPUS[row["Accelerator"]], setting_of(row["Model"], row["Software"])
+        gpu, setting = GPUS[row["Accelerator"]], SETTINGS[_key(row["Model"], row["Software"])]
         measured.append(row["Performance_Result"] / (row["Nodes"] * row["accelerators_per_node"]))
         simulated.append(tokens_per_s(gpu, setting))
-        labels.append(setting.model)
-        gpus.append(gpu)
+        kinds.append((gpu, setting.model, setting.engine))
     about = partial(check, unit="tokens/s", data_set=DATA_SET, quantity="offline tokens/s per GPU")
     truth, guess = np.array(measured), np.array(simulated)
     found = [
@@ -132,17 +131,11 @@ def checks(data_dir: Path) -> list[Check]:
             limits="median",
         )
     ]
-    kinds = list(dict.fromkeys(zip(gpus, labels, strict=True)))
-    for gpu, model in kinds:
-        part = np.array([(g, m) == (gpu, model) for g, m in zip(gpus, labels, strict=True)])
-        engine = next(s.engine for s in SETTINGS.values() if s.model == model)
+    for kind in dict.fromkeys(kinds):
+        part = np.array([one == kind for one in kinds])
+        gpu, model, engine = kind
         found.append(about(truth[part], guess[part], gpu=gpu, model=model, regime=engine))
     return found
-
-
-def setting_of(model: str, software: str) -> Setting:
-    """Return how `model` was served by `software`."""
-    return SETTINGS[_base(model), software.split()[0]]
 
 
 def rows(data_dir: Path) -> pd.DataFrame:
@@ -151,15 +144,16 @@ def rows(data_dir: Path) -> pd.DataFrame:
     frame = frame[(frame["Scenario"] == "Offline") & (frame["weight_data_types"] == "fp8")]
     frame = frame[frame["Accelerator"].isin(list(GPUS))]
     known = [
-        (_base(model), software.split()[0]) in SETTINGS
+        _key(model, software) in SETTINGS
         for model, software in zip(frame["Model"], frame["Software"], strict=True)
     ]
     # Both accuracy targets of a model are the same run.
     return frame[known].drop_duplicates(["System", "Performance_Result"])
 
 
-def _base(model: str) -> str:
-    return model.removesuffix(".9").removesuffix("-99")
+def _key(model: str, software: str) -> tuple[str, str]:
+    """Return the key of `SETTINGS`: the model without its accuracy target, the engine alone."""
+    return model.removesuffix(".9").removesuffix("-99"), software.split()[0]
 
 
 def tokens_per_s(gpu: str, setting: Setting) -> float:
