@@ -257,9 +257,9 @@ class SchedulerConfig:
     """Steps that prompts wait beside decodes until they and the decodes fill `prefill_wait_tokens`,
     with the scheduler chunked; 0 for none."""
     prefill_wait_tokens: float = 0.0
-    """Tokens of a step that are worth not to wait for more."""
+    """Tokens of a step from which on it does not wait for more."""
     prefill_interval: int = 1
-    """Beside decodes prompts are computed in every so many steps, with schedulers that split
+    """Of the steps with decodes every n-th alone computes prompts, with schedulers that split
     prompts, >= 1."""
 
     @property

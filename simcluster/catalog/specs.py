@@ -396,8 +396,8 @@ class EngineProfile:
     api_token_s: float = 0.0
     """CPU time that such a process takes for a request, and for a token that it streams (s)."""
     piece_max_tokens: int = 0
-    """Steps of at most so many tokens that are not captured whole are captured in pieces between
-    attention kernels; 0 for none."""
+    """Most tokens of a step that is captured in pieces between attention kernels, where it is not
+    captured whole; 0 for none."""
     piece_issue_s: float = 0.0
     """CPU cost per kernel of those (s)."""
     plans_ahead: bool = False
@@ -406,12 +406,12 @@ class EngineProfile:
     Not in pipelines. Seats and blocks that a step frees count for the step after it."""
     prefill_wait_steps: int = 0
     prefill_wait_share: float = 0.0
-    """With a scheduler that splits prompts: beside decodes prompts wait for others, at most so many
-    steps, until the step has this share of its token budget (TensorRT-LLM's
-    ``batch_wait_timeout_iters`` and ``batch_wait_max_tokens_ratio``); 0 steps for none."""
+    """With a scheduler that splits prompts: beside decodes prompts wait for others, until the step
+    has this share of its token budget, for at most this number of steps (TensorRT-LLM's
+    ``batch_wait_max_tokens_ratio`` and ``batch_wait_timeout_iters``); 0 steps for none."""
     prefill_interval: int = 1
-    """With such a scheduler: beside decodes prompts are computed in every so many steps only
-    (vLLM's ``prefill_schedule_interval``)."""
+    """With such a scheduler: of the steps with decodes every n-th alone computes prompts (vLLM's
+    ``prefill_schedule_interval``); 1 for all."""
     splits_attention: bool = False
     """Prefill chunks and decodes of a step have attention kernels of their own, also where one
     kernel could compute both (`KernelConstants.mixed_tile`)."""

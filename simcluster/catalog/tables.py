@@ -254,7 +254,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
             "rows", "GPUs, latency (us), share of bandwidth, by world size", required=False
         ),
         "own_allreduce": Key(
-            "rows", "GPUs, below so many KiB, latency (us), share of bandwidth", required=False
+            "rows", "GPUs, message (KiB, below), latency (us), share of bandwidth", required=False
         ),
         "wire": Key("text", "physical wire, where entries share one", required=False),
     },
@@ -299,7 +299,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "prefill_wait_share": Key(
             "number", "share of the budget worth no wait", required=False, high=1.0
         ),
-        "prefill_interval": _count("prompts beside decodes every so many steps", required=False),
+        "prefill_interval": _count("of steps with decodes every n-th has prompts", required=False),
         "handover_ms": Key(
             "number", "from KV there to the decode side's queue (ms)", required=False
         ),

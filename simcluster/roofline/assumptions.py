@@ -11,7 +11,7 @@ from simcluster.config import Environment, ModelConfig
 
 _GENERATIONS: Final = {
     "fp8": "Ada, Hopper, Blackwell, CDNA3, CDNA4 and Gaudi 3",
-    "int8": "Turing, Ampere, Ada, Hopper, Blackwell (B300 out), CDNA3, CDNA4, Da Vinci, TPU",
+    "int8": "Turing, Ampere, Ada, Hopper, Blackwell but B300, CDNA3, CDNA4, Da Vinci, TPU",
     "nvfp4": "Blackwell",
 }
 """GPUs whose tensor cores multiply such numbers (data sheets)."""

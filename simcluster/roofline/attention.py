@@ -166,7 +166,7 @@ class _AttentionKind:
         return ticks
 
     def _beside_ticks(self, num_decodes: int, tokens: int) -> float:
-        """Ticks of so many decodes beside a chunk, over so many tokens of context."""
+        """Ticks of `num_decodes` decodes beside a chunk, over `tokens` of context together."""
         if num_decodes == 0:
             return 0.0
         known = self._mixed.get(num_decodes)
@@ -254,7 +254,7 @@ def twice_pairs_within(reach: Reach, new: int, old: int, causal: float) -> float
 
 
 def decode_ticks(terms: DecodeTerms, tokens: int) -> float:
-    """Decode attention over so many tokens of context (ticks, whole)."""
+    """Return the time of decode attention over `tokens` of context (ticks, whole)."""
     const, linear, root, rate, split, above = terms
     ticks = const + linear * tokens
     if rate:

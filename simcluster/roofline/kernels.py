@@ -88,7 +88,7 @@ def wave_share(waves: float) -> float:
 
 
 class DecodeTerms(NamedTuple):
-    """Time of decode attention of so many sequences as a function of their tokens of context C.
+    """Time of decode attention of a batch as a function of its tokens of context C.
 
     ``const + linear C + sqrt(root^2 + (rate C)^2)``, and ``split`` more where C is above
     ``split_above``.
@@ -111,7 +111,7 @@ class DecodeTerms(NamedTuple):
 
 
 class MixedTerms(NamedTuple):
-    """Time of so many decodes in the tiles of a prefill kernel, by their tokens of context C.
+    """Time of decodes in the tiles of a prefill kernel, by their tokens of context C.
 
     ``const + smooth_max(tile C, read C + again max(0, C - again_above))``.
     """
@@ -454,7 +454,7 @@ class KernelTimer:
         )
 
     def mixed_s(self, terms: MixedTerms, context_tokens: int) -> float:
-        """Time of decodes beside a chunk over so many tokens of context (s)."""
+        """Time of decodes beside a chunk, over `context_tokens` of context together (s)."""
         read_s = terms.read * context_tokens
         read_s += terms.again * max(0.0, context_tokens - terms.again_above)
         return terms.const + smooth_max(terms.tile * context_tokens, read_s, self._p)

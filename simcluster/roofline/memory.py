@@ -34,7 +34,7 @@ from simcluster.roofline.operators import (
 from simcluster.units import GB
 
 _STATE_ALIGNMENT: Final = 16
-"""Blocks are made larger in steps of so many tokens (vLLM, ``kernel_block_alignment_size``)."""
+"""Blocks are made larger by multiples of it (tokens; vLLM, ``kernel_block_alignment_size``)."""
 _PADDED: Final = 1.25
 """Kinds of layers that differ by less are padded to equal groups (vLLM)."""
 
@@ -210,7 +210,7 @@ def kv_layout(
     tp_size : int
         Ranks of the tensor-parallel group.
     num_tokens : int
-        Most tokens of a step: so many of a prompt are there at once.
+        Most tokens of a step, and so of a prompt at once.
 
     Notes
     -----

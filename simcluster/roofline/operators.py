@@ -161,7 +161,7 @@ def attention_work(
     """Return what attention of one layer costs per token on one rank.
 
     Multi-head latent attention decodes in its absorbed form: every head attends to the latent
-    vector itself. It prefills in the expanded form, and expands the cached part of a prompt anew
+    vector itself. It prefills in the expanded form, and expands the cached part of a prompt again
     for every chunk.
     """
     heads, kv_bytes = mixer.num_heads / tp_size, model.kv_bytes

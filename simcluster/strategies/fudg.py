@@ -33,7 +33,7 @@ class FuDG(RouterSettings):
     With ``placement = "intra-node"`` both roles stand on every node (DistServe), with
     ``"inter-node"`` on different nodes where they can (MoonCake). Without a pool the decode side
     pulls the KV cache from GPU to GPU once it has room for it, as in DistServe. With a pool in host
-    memory the prefill side pushes it there at once, and it goes on when the decode side has room:
+    memory the prefill side pushes it there at once, and it moves on when the decode side has room:
     two copies, as EcoServe (section 4.1) ran MoonCake. The pool is beside the decode instance or on
     a third node.
 

@@ -1,4 +1,4 @@
-"""Instances that come and go while a run goes on."""
+"""Instances that come and go during a run."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ class Autoscaler:
                 self._changed_s = now
                 self._drain()
         if self._env.peek() >= MAX_TIME_S:  # the end of the time grid stands there in any case
-            # The run goes on, so requests are left; but none arrives and no instance does anything.
+            # Requests are left, for the run has not ended; none arrives, no instance does anything.
             raise InvariantError("requests are left and nothing happens but looks at the load")
         self._next_look()
 

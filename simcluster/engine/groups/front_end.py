@@ -179,10 +179,10 @@ class Gateway(FrontEnd):
         self._count()
 
     def _count(self) -> None:
-        """Keep the least of the loads where there are so many that reading all takes long.
+        """Keep the least of the loads where reading all of them for each request takes long.
 
-        What reports its load now and then, or has several batches in flight, is read as ever; so is
-        what a router of another kind wants to know.
+        Instances that report their load from time to time, or have several batches in flight, are
+        read for each request; so are all of them for a router of another kind.
         """
         live = not self._clock.interval_s and all(i.num_lanes == 1 for i in self.instances)
         if len(self.instances) < _MANY or not live or type(self._router) is not LeastLoaded:
@@ -203,7 +203,7 @@ class Gateway(FrontEnd):
         super().boundary(instance)
 
     def preempted(self, instance: InstanceLike, request: Request) -> None:
-        """Note that what is to be computed anew counts as little as before its start."""
+        """Note that the load fell: what is computed again counts as little as before its start."""
         self._fell(instance)
 
     def add(self, instance: InstanceLike) -> None:

@@ -66,7 +66,7 @@ class DecodePort:
         return self.instance.cached_tokens(request)
 
     def has_room(self, request: Request, num_tokens: int | None = None) -> bool:
-        """Whether so many tokens of `request` (default: what it has) may come in now.
+        """Whether `num_tokens` of `request` (default: what it has) may come in now.
 
         They must fit above the watermark, and the blocks reserved so far be below their share.
         """

@@ -44,7 +44,7 @@ class MacroInstance(FrontEnd):
     hold_output : bool
         Whether windows hold output back.
     status_interval_s : float
-        Instances report their state every so many seconds, on the grid; 0: at every step boundary.
+        Time between reports of an instance's state (s, on the grid); 0: at every step boundary.
     windows : Log
         Where the windows go.
     macro_id : int
@@ -269,7 +269,7 @@ class MacroInstance(FrontEnd):
     def remove(self, instance: InstanceLike) -> Ring:
         """Let `instance` leave the ring with its books; its window closes.
 
-        Its requests stay with it: whoever takes it becomes its owner.
+        Its requests stay with it: the macro instance that takes it becomes its owner.
         """
         for change in self._news:
             change()

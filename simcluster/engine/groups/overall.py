@@ -1,6 +1,6 @@
 """EcoServe's overall scheduler: macro instances that grow, split, shrink and merge (mitosis).
 
-EcoServe, section 3.5. Requests go to a macro instance here; within it rolling activation goes on.
+EcoServe, section 3.5. Requests go to a macro instance here; within it rolling activation decides.
 Instances move between macro instances as handlers: engine, KV cache and the books of the ring stay
 as they are, so that a move takes no time.
 """

@@ -58,9 +58,9 @@ class Instance(InstanceState):
     pipeline : PipelineStages, optional
         The stages that its batches pass, shared with the other lanes.
     copy_s : callable, optional
-        Time (s, on the grid) to copy so many KV blocks to or from host memory, where the scheduler
-        has some. A step that needs copies starts with them: they are in the queue of its kernels,
-        as in vLLM's V0.
+        Time (s, on the grid) to copy a number of KV blocks to or from host memory, where the
+        scheduler has some. A step that needs copies starts with them: they are in the queue of its
+        kernels, as in vLLM's V0.
 
     Attributes
     ----------

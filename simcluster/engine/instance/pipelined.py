@@ -29,7 +29,7 @@ class PipelinedInstance(InstanceOwner):
     lanes : sequence of Instance
         The batches; this object becomes their owner.
     prefill_s : callable
-        Time to prefill one prompt of so many tokens alone in the empty pipeline (s).
+        From the tokens of a prompt: time to prefill it alone in the empty pipeline (s).
     """
 
     owner: InstanceOwner

@@ -81,7 +81,7 @@ class InstanceLike(Protocol):
         """Whether `request` would be admitted at the next boundary."""
 
     def can_reserve(self, request: Request, num_tokens: int | None = None) -> bool:
-        """Whether so many tokens of `request` (default: what it has) fit above the watermark."""
+        """Whether `num_tokens` of `request` (default: what it has) fit above the watermark."""
 
     def reserve(self, request: Request, num_tokens: int | None = None) -> int:
         """Take the blocks for the KV of `request`, which is to come; they must be free.
@@ -105,10 +105,10 @@ class InstanceLike(Protocol):
         """Whether `request` is decoding here."""
 
     def prefill_s(self, prompt_len: int, cached_tokens: int = 0) -> float:
-        """Time to prefill one prompt of so many tokens alone, some of them cached (s)."""
+        """Time to prefill one prompt alone, `cached_tokens` of it cached (s)."""
 
     def decode_s(self, num_seqs: int, context_tokens: int) -> float:
-        """Time of one decode step of so many sequences with so many tokens together (s)."""
+        """Time of a decode step of `num_seqs` with `context_tokens` of context together (s)."""
 
     def wake(self) -> None:
         """Schedule again at the next step boundary; at once if it is idle."""

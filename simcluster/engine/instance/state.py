@@ -133,20 +133,20 @@ class InstanceState:
         return self.scheduler.has_room(request, self.taken_blocks)
 
     def can_reserve(self, request: Request, num_tokens: int | None = None) -> bool:
-        """Whether so many tokens of `request` (default: what it has) fit above the watermark."""
+        """Whether `num_tokens` of `request` (default: what it has) fit above the watermark."""
         return self.scheduler.can_reserve(request, self.taken_blocks, num_tokens)
 
     # --- predictions --------------------------------------------------------------------------
 
     def prefill_s(self, prompt_len: int, cached_tokens: int = 0) -> float:
-        """Time to prefill one prompt of so many tokens alone, some of them cached (s)."""
+        """Time to prefill one prompt alone, `cached_tokens` of it cached (s)."""
         if not cached_tokens:
             return self.step_time.prefill_s(prompt_len)
         chunk = (prompt_len - cached_tokens, cached_tokens)
         return self.step_time.step_s(StepShape(0, 0, (chunk,), 1, 0))
 
     def decode_s(self, num_seqs: int, context_tokens: int) -> float:
-        """Time of one decode step of so many sequences with so many tokens together (s)."""
+        """Time of a decode step of `num_seqs` with `context_tokens` of context together (s)."""
         window = context_tokens
         if self._reach is not None:
             each = -(-context_tokens // num_seqs)

@@ -267,7 +267,7 @@ def share(routes: Collection[Route], links: Collection[Link]) -> None:
     Parameters
     ----------
     routes : collection of Route
-        Busy routes; whoever shares a link with one of them is among them.
+        Busy routes, with all routes that share a link with one of them.
     links : collection of Link
         The links that they share.
     """
@@ -370,15 +370,15 @@ def _level(link: Link) -> float:
 
 
 _FEW_LINKS: Final = 48
-"""Up to so many links it is cheaper to look at all of them in each round of sharing."""
+"""Number of links up to which it is cheaper to look at all of them in each round of sharing."""
 _END_S: Final = attrgetter("end_s")
 NUM_STRETCHES: Final = 200
 """Into how many equal stretches of time the links frame divides a run."""
 _CLEARLY: Final = 1 + 1e-9
 """Factor that no rounding of a rate reaches."""
 _FEW_ROUTES: Final = 24
-"""Up to so many busy routes it is cheaper to share all links anew than to look for those that hang
-together."""
+"""Number of busy routes up to which it is cheaper to share all links again than to look for coupled
+ones."""
 
 
 def connected(links: Iterable[Link], visit: int) -> tuple[list[Route], list[Link]]:
@@ -468,7 +468,7 @@ class LinkNetwork:
         """Let the collectives on `links` ask for `bytes_per_s` from now on.
 
         A link that even without waiting for the others gives each flow more than any of them gets
-        decides no rate: nothing is shared anew unless one does, before or after.
+        decides no rate: nothing is shared again unless one does, before or after.
         """
         deciding: Route | None = None
         for link in links:
@@ -573,7 +573,7 @@ class LinkNetwork:
             self._shared_links[link] = None
 
     def _share(self, route: Route, now: float) -> None:
-        """Share the links of `route` anew, on which flows have started or ended.
+        """Share the links of `route` again, on which flows have started or ended.
 
         With them go all routes whose rates this moves. Those whose rate stays, and whose first flow
         has not just changed, are left as they are.

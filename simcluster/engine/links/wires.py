@@ -11,7 +11,7 @@ from simcluster.roofline.base import StepShape, StepTime
 from simcluster.sched import StepPlan
 
 SHARES: Final = 64
-"""Shares of a wire are told apart in so many parts."""
+"""Parts of a wire, the smallest difference between two shares."""
 
 
 class SharedWires:
@@ -19,7 +19,7 @@ class SharedWires:
 
     The share of the wires that collectives get is frozen when a step starts: what the flows leave,
     or an equal share if that is more, rounded down to a 64th. A change counts for the steps that
-    start after it, not for one that starts at the very same time, whoever of the two comes first.
+    start after it, not for one that starts at the very same time, in either order.
     Towards the flows the group is a fluid demand, its bytes per step over the time of the step,
     constant until its batch changes.
 
@@ -34,7 +34,7 @@ class SharedWires:
     bytes_per_token : float
         What all its GPUs together send in the collectives of a step, per token of the step (bytes).
     step_time_at : callable
-        Step times where collectives get so many 64ths of the wires.
+        From a number of 64ths of the wires, which collectives get: the step times.
     cut : callable
         Called when the share changes: a run of steps must end before the first that starts later.
 
