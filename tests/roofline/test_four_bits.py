@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,10 @@ from simcluster import catalog
 from simcluster.catalog.layers import WEIGHT_DTYPES
 from simcluster.roofline.kernels import KernelTimer
 from simcluster.roofline.operators import Operator
+from simcluster.units import FloatArray
+
+LARGE = (8192, 8192, 8192)
+"""Rows, columns and inner width of a multiplication that arithmetic rules."""
 
 MEASURED: dict[str, list[tuple[int, int, int, float]]] = {
     "B200": [
@@ -47,6 +52,11 @@ aiconfigurator-core 0.12.0, systems/data/*/gemm/vllm/0.24.0 (Apache-2.0), seven 
 """
 
 
+def times_s(timer: KernelTimer, shapes: Sequence[tuple[int, int, int]], dtype: str) -> FloatArray:
+    """Times of dense projections of these rows, columns and inner widths (s)."""
+    return np.array([timer.operator_s(gemm(*shape, dtype)) for shape in shapes])
+
+
 def gemm(m: int, n: int, k: int, dtype: str) -> Operator:
     """A dense projection with weights of a dtype."""
     weights = WEIGHT_DTYPES[dtype]
@@ -69,12 +79,11 @@ def gemm(m: int, n: int, k: int, dtype: str) -> Operator:
 def test_large_nvfp4_multiplications_are_near_the_measured_ones(name: str) -> None:
     """30 % in the mean; in 16 bits they would take 1.5 times as long and more."""
     gpu = catalog.gpu(name)
-    timer, plain = KernelTimer(gpu), KernelTimer(replace(gpu, mfu_4bit=None))
-    rows = MEASURED[name]
-    times = np.array([timer.operator_s(gemm(m, n, k, "nvfp4")) for m, n, k, _ in rows])
-    in_16 = np.array([plain.operator_s(gemm(m, n, k, "nvfp4")) for m, n, k, _ in rows])
-    found = np.array([1e-3 * ms for *_, ms in rows])
-    assert np.abs(times / found - 1).mean() < 0.3
+    shapes = [(m, n, k) for m, n, k, _ in MEASURED[name]]
+    found = np.array([1e-3 * ms for *_, ms in MEASURED[name]])
+    in_4 = times_s(KernelTimer(gpu), shapes, "nvfp4")
+    in_16 = times_s(KernelTimer(replace(gpu, mfu_4bit=None)), shapes, "nvfp4")
+    assert np.abs(in_4 / found - 1).mean() < 0.3
     assert (in_16 / found).mean() > 1.5
 
 
@@ -82,17 +91,15 @@ def test_large_nvfp4_multiplications_are_near_the_measured_ones(name: str) -> No
 def test_without_a_measured_rate_nvfp4_is_multiplied_in_16_bits(name: str) -> None:
     """A peak alone says nothing of what kernels reach."""
     timer = KernelTimer(catalog.gpu(name))
-    shape = (8192, 8192, 8192)
-    assert timer.operator_s(gemm(*shape, "nvfp4")) == pytest.approx(
-        timer.operator_s(gemm(*shape, "int4")), rel=0.01
-    )
+    nvfp4, int4 = (times_s(timer, [LARGE], dtype) for dtype in ("nvfp4", "int4"))
+    assert nvfp4 == pytest.approx(int4, rel=0.01)
 
 
 def test_mxfp4_weights_never_use_the_4_bit_peak() -> None:
     """Engines give them inputs of 16 bits."""
     timer = KernelTimer(catalog.gpu("B200"))
-    shape = (8192, 8192, 8192)
-    assert timer.operator_s(gemm(*shape, "mxfp4")) > 1.7 * timer.operator_s(gemm(*shape, "nvfp4"))
+    mxfp4, nvfp4 = (times_s(timer, [LARGE], dtype) for dtype in ("mxfp4", "nvfp4"))
+    assert mxfp4 > 1.7 * nvfp4
 
 
 def test_published_fp4_peaks_are_in_the_catalogue() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -608,9 +609,9 @@ def kinds_of(scheduler: Scheduler, arrivals: dict[int, list[tuple[int, int]]], m
     return text
 
 
-def delaying(**delays: float) -> Scheduler:
+def delaying(**delays: Any) -> Scheduler:
     """Chunked prefill, 40 tokens a step, whose prompts wait."""
-    config = SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=40, **delays)  # type: ignore[arg-type]
+    config = SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=40, **delays)
     return SCHEDULERS["chunked"](config, BlockPool(100, 4, 0.0))
 
 
