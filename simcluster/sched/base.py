@@ -53,7 +53,8 @@ class Scheduler(Books, ABC):
     splits_prompts : bool
         Class attribute: a prompt may be computed in chunks over several steps, beside decodes.
     looks_beyond_head : bool
-        Plans depend on more than the head of the queue, so any arrival may change them.
+        Class attribute: plans depend on more than the head of the queue, so any arrival may change
+        them. Where that depends on the configuration, a class has `_looks_beyond_head` instead.
     delays_prefill : bool
         Class attribute: it knows the delays of prefill in `SchedulerConfig`.
     limit_key : str

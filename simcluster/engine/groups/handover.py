@@ -326,12 +326,8 @@ class KvHandover(InstanceOwner):
         self._start_transfers(move.port)
 
     def _arrived(self, move: _Move) -> None:
-        """Let the request decode, at once or soon: all its KV has arrived."""
+        """Let the request join when the decode side knows of it: all its KV has arrived."""
         move.request.transfer_s = self._env.now - move.request.first_token_s
-        self._let_join(move)
-
-    def _let_join(self, move: _Move) -> None:
-        """Let the request join when the decode side knows of it."""
         wait_s = self._handover_s
         if self._redoes_last_token:
             instance = move.port.instance

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isnan
-from typing import Any
+from typing import Any, NamedTuple
 
 import simpy
 
@@ -192,6 +192,21 @@ class Buffer:
             self._room.succeed()
 
 
+class _Source(NamedTuple):
+    """A prefill instance, with what moves its KV."""
+
+    instance: Instance
+    sender: Sender
+    buffer: Buffer
+
+
+def _of_one_stage(instance: InstanceLike) -> Instance:
+    """Return `instance`, which is no pipeline."""
+    if not isinstance(instance, Instance):
+        raise InvariantError("pipelines have no connector inside their steps")
+    return instance
+
+
 class StepConnector(KvHandover):
     """Moves requests from prefill to decode instances inside their steps.
 
@@ -227,16 +242,13 @@ class StepConnector(KvHandover):
             handover_s=handover_s,
         )
         self._rates = rates
-        self._buffers: dict[int, Buffer] = {}
-        self._senders: dict[int, Sender] = {}
-        self._prefill: dict[int, Instance] = {}
+        self._sources: dict[int, _Source] = {}  # by prefill instance
         for instance in decode:
             self._serve(instance)
 
     def _serve(self, instance: InstanceLike) -> None:
-        if not isinstance(instance, Instance):
-            raise InvariantError("pipelines have no connector inside their steps")
-        instance.hooks.get = partial(self._get, instance)
+        decode = _of_one_stage(instance)
+        decode.hooks.get = partial(self._get, decode)
 
     def _get(self, instance: Instance, requests: Sequence[Request]) -> Iterator[simpy.Event]:
         """Let a step of `instance` wait for the KV of `requests`, one after the other.
@@ -246,17 +258,17 @@ class StepConnector(KvHandover):
         """
         planned_s = self._env.now
         for request in requests:
-            source = self._prefill[request.prefill_instance]
+            source = self._sources[request.prefill_instance]
             num_tokens = request.prompt_len  # it may have been preempted at once
             if self._rates.poll_s:
                 yield At(self._env, self._env.now + self._rates.poll_s, TRANSFER_END)
-            yield self._senders[source.instance_id].ask(
+            yield source.sender.ask(
                 request.request_id,
                 self._kv.num_bytes(num_tokens),
-                self._paths(source, instance)[0],
+                self._paths(source.instance, instance)[0],
             )
             now = self._env.now
-            self._buffers[source.instance_id].got(num_tokens)
+            source.buffer.got(num_tokens)
             request.transfer_s = now - request.first_token_s
             if isnan(request.first_output_s):
                 request.first_output_s = now  # no prefill instance has shown it
@@ -266,15 +278,12 @@ class StepConnector(KvHandover):
 
     def follow(self, instance: InstanceLike) -> None:
         """Let the steps of the prefill instance `instance` end when their KV has been put."""
-        if not isinstance(instance, Instance):
-            raise InvariantError("pipelines have no connector inside their steps")
+        prefill = _of_one_stage(instance)
         sender = Sender(self._env, self._network, self._rates)
         buffer = Buffer(self._env, self._rates, self._kv, sender.computes)
-        self._prefill[instance.instance_id] = instance
-        self._senders[instance.instance_id] = sender
-        self._buffers[instance.instance_id] = buffer
-        instance.hooks.put = buffer.put
-        instance.hooks.computes = sender.computes
+        self._sources[prefill.instance_id] = _Source(prefill, sender, buffer)
+        prefill.hooks.put = buffer.put
+        prefill.hooks.computes = sender.computes
 
     def add(self, instance: InstanceLike) -> None:
         """Put the decode instance `instance` into service."""
