@@ -49,9 +49,7 @@ def ttft_parts(requests: Frame) -> dict[str, FloatArray]:
         By the names of `TTFT_PARTS` (s), each of shape ``(num_requests,)``; their sum is the TTFT.
         NaN where the request never came so far.
     """
-    first, shown = _stamp(requests, "first_token_s"), _stamp(requests, "first_output_s")
-    moves = np.minimum(_stamp(requests, "transfer_s"), shown - first)
-    return {**_to_first_token(requests), "transfer": moves, "held": shown - first - moves}
+    return _parts_until(_stamp(requests, "first_output_s"), requests, "held")
 
 
 def e2e_parts(requests: Frame) -> dict[str, FloatArray]:
@@ -73,13 +71,9 @@ def e2e_parts(requests: Frame) -> dict[str, FloatArray]:
     A transfer counts from the first token on: what of it lies inside the prefill (layer by layer)
     costs nobody time.
     """
-    first, last = _stamp(requests, "first_token_s"), _stamp(requests, "last_token_s")
-    starts = _stamp(requests, "decode_start_s")
-    moves = np.minimum(_stamp(requests, "transfer_s"), starts - first)
+    starts, last = _stamp(requests, "decode_start_s"), _stamp(requests, "last_token_s")
     return {
-        **_to_first_token(requests),
-        "transfer": moves,
-        "pause": starts - first - moves,
+        **_parts_until(starts, requests, "pause"),
         "decode": last - starts,
         "release": _stamp(requests, "last_output_s") - last,
     }
@@ -97,13 +91,17 @@ def mean_parts(parts: dict[str, FloatArray], chosen: BoolArray) -> dict[str, flo
     }
 
 
-def _to_first_token(requests: Frame) -> dict[str, FloatArray]:
+def _parts_until(end: FloatArray, requests: Frame, rest: str) -> dict[str, FloatArray]:
+    """Return the parts from arrival to `end`, which follows the first token; `rest` is the last."""
     arrival, routed = _stamp(requests, "arrival_s"), _stamp(requests, "routed_s")
-    scheduled = _stamp(requests, "scheduled_s")
+    scheduled, first = _stamp(requests, "scheduled_s"), _stamp(requests, "first_token_s")
+    moves = np.minimum(_stamp(requests, "transfer_s"), end - first)
     return {
         "routing": routed - arrival,
         "queue": scheduled - routed,
-        "prefill": _stamp(requests, "first_token_s") - scheduled,
+        "prefill": first - scheduled,
+        "transfer": moves,
+        rest: end - first - moves,
     }
 
 
