@@ -122,10 +122,8 @@ def command_of(command: str) -> Served:
     """Return what `command`, one of a row of `rows`, serves."""
     match = _COMMAND.fullmatch(command.strip())
     assert match is not None, "only rows whose commands match are used"
-    tokens = re.search(r"--max-num-batched-tokens (\d+)", command)
-    degree = re.search(r"-tp (\d+)", command)
     model, dtype = MODELS[match[1]]
-    return Served(model, dtype, int(degree[1]) if degree else 1, int(tokens[1]) if tokens else None)
+    return Served(model, dtype, int(match[2] or 1), int(match[3]) if match[3] else None)
 
 
 def simulated(data_dir: Path, frame: pd.DataFrame) -> FloatArray:
