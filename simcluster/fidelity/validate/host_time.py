@@ -7,7 +7,7 @@ changed: host time is what steps take beside their kernels, so the two are fitte
 - ``vllm-0.6``: APEX's chat runs at the lower rate (7 of 46); held out: the other 39.
 - ``vllm-0.11``: InferenceMAX's H100 runs of 1024 tokens in and out with four clients (3 of 45),
   then the front end from their TTFT; held out: the other 42.
-- ``vllm-0.11-async``, ``trtllm-1``: by hand, see their sources (two and five runs of 60 and 72).
+- ``vllm-0.11-async``, ``trtllm-1``: by hand, see their sources (two of 60 runs and four of 72).
 - ``vllm-0.19``: both runs of LLMServingSim and two load stages of ``blis_vllm015`` (Llama-3.1-8B on
   one H100; they tell a step's constant from its sequences), one host time for three GPUs; then the
   front end from the TTFT of those stages. Held out: the other 34 stages.
