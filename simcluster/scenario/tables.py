@@ -163,7 +163,7 @@ class EngineTable(Settings):
     prefill_wait_share: Share | None = None
     """Share of the token budget for which they do not wait (batch_wait_max_tokens_ratio)."""
     prefill_interval: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
-    """Beside decodes prompts are computed in every so many steps only (vLLM's
+    """Beside decodes prompts are computed in every n-th step only, n being this number (vLLM's
     prefill_schedule_interval); with schedulers that split prompts."""
     handover_s: Seconds | None = None
     """From the arrival of KV until the decode side of fudg knows of it: proxy and front end (s)."""
