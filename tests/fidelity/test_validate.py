@@ -161,6 +161,16 @@ def test_report_and_pictures_are_written(tmp_path: Path) -> None:
     assert paths[0].read_text().count("\n| a set |") == 2 + 3
 
 
+def test_no_two_data_sets_look_alike() -> None:
+    """Colour and style of the lines, of more sets than there are colours."""
+    from matplotlib.figure import Figure
+
+    items = [replace(RESULT.checks[0], data_set=f"set {k}") for k in range(35)]
+    ax = report.plot_errors(items, Figure().add_subplot())
+    looks = {(line.get_color(), line.get_linestyle()) for line in ax.get_lines()}
+    assert len(looks) == 35
+
+
 def test_the_error_plot_is_a_distribution() -> None:
     """The curve of errors 10 and 10 % jumps to 1 at 10 %."""
     from matplotlib.figure import Figure

@@ -149,7 +149,7 @@ def headline(checks: Sequence[Check]) -> list[Check]:
 
 def plot_parity(checks: Iterable[Check], ax: Axes, **scatter: Any) -> Axes:
     """Draw simulated over measured values, each check scaled by its mean measured value."""
-    for name, (colour, marker), found in _by_data_set(checks):
+    for name, (colour, marker, _), found in _by_data_set(checks):
         scaled = [
             (item.measured / np.mean(item.measured), item.simulated / np.mean(item.measured))
             for item in found
@@ -189,7 +189,7 @@ def plot_parity(checks: Iterable[Check], ax: Axes, **scatter: Any) -> Axes:
 
 def plot_errors(checks: Iterable[Check], ax: Axes, **line: Any) -> Axes:
     """Draw, by data set, the share of points whose absolute error is at most x percent."""
-    for name, (colour, marker), found in _by_data_set(checks):
+    for name, (colour, _, style), found in _by_data_set(checks):
         errors = [
             100.0 * np.abs(item.simulated / item.measured - 1.0)
             for item in found
@@ -205,7 +205,7 @@ def plot_errors(checks: Iterable[Check], ax: Axes, **line: Any) -> Axes:
             where="post",
             **{
                 "color": colour,
-                "linestyle": "--" if marker in _SECOND_ROUND else "-",
+                "linestyle": style,
                 "label": f"{name} ({len(error)} points)",
                 **line,
             },
@@ -215,23 +215,23 @@ def plot_errors(checks: Iterable[Check], ax: Axes, **line: Any) -> Axes:
     return ax
 
 
-_SECOND_ROUND: Final = "PXd8H"
-"""Markers of the data sets for which the ten colours come again."""
+_MARKERS: Final = "osD^v<>ph*PXd8H"
+_STYLES: Final = ("-", "--", ":", "-.")
+"""Ten colours in each: no two data sets look alike."""
 
 
 def _by_data_set(
     checks: Iterable[Check],
-) -> list[tuple[str, tuple[Colour, str], list[Check]]]:
-    """Checks by data set, each set with a colour and a marker of its own."""
+) -> list[tuple[str, tuple[Colour, str, str], list[Check]]]:
+    """Checks by data set, each with a colour, a marker and a style of line."""
     from matplotlib import colormaps
 
     found: dict[str, list[Check]] = {}
     for item in checks:
         found.setdefault(item.data_set, []).append(item)
     colours = colormaps["tab10"]
-    markers = "osD^v<>ph*" + _SECOND_ROUND
     return [
-        (name, (colours(i % colours.N), markers[i % len(markers)]), items)
+        (name, (colours(i % 10), _MARKERS[i % len(_MARKERS)], _STYLES[i // 10 % 4]), items)
         for i, (name, items) in enumerate(found.items())
     ]
 
