@@ -85,6 +85,13 @@ class Reader(HTMLParser):
         return reader
 
 
+def first_match(pattern: str, html: str) -> str:
+    """Return the first part of a page that a pattern fits; dots fit line ends too."""
+    match = re.search(pattern, html, re.S)
+    assert match is not None, f"nothing fits {pattern}"
+    return match[0]
+
+
 @pytest.fixture(scope="session")
 def pages(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the report of each folder, by the command line."""
@@ -195,7 +202,7 @@ def tables(html: str) -> dict[str, list[list[str]]]:
     """Return the rows of every table by its caption."""
     found = {}
     for one in re.findall(r"<table.*?</table>", html, re.S):
-        caption = Reader.of(re.search(r"<caption.*?</caption>", one, re.S)[0]).words  # type: ignore[index]
+        caption = Reader.of(first_match(r"<caption.*?</caption>", one)).words
         rows = re.findall(r"<tr>(.*?)</tr>", one, re.S)
         cells = [re.findall(r"<t[hd][^>]*>.*?</t[hd]>", row, re.S) for row in rows]
         found[caption] = [[Reader.of(cell).words for cell in row] for row in cells]
@@ -365,7 +372,7 @@ def test_answers_name_the_best_and_what_it_costs(
     """From the files of the folders, not from the page's own code."""
 
     def answer(kind: str) -> str:
-        return Reader.of(re.search(r'<p class="answer">.*?</p>', pages[kind], re.S)[0]).words  # type: ignore[index]
+        return Reader.of(first_match(r'<p class="answer">.*?</p>', pages[kind])).words
 
     ranking = json.loads((folders["rank"] / "ranking.json").read_text())
     best = ranking["candidates"][0]
@@ -399,7 +406,7 @@ def test_the_command_of_a_report_repeats_the_result(
     """As it stands in the page, but for the folder it writes to."""
     import shlex
 
-    line = Reader.of(re.search(r"<pre[^>]*>simcluster .*?</pre>", pages[kind], re.S)[0]).words  # type: ignore[index]
+    line = Reader.of(first_match(r"<pre[^>]*>simcluster .*?</pre>", pages[kind])).words
     words = shlex.split(line)[1:]
     words[words.index("-o") + 1] = str(tmp_path / "again")
     result = CliRunner().invoke(main, words, catch_exceptions=False)
