@@ -41,6 +41,7 @@ _STAGES: Final = {
     "screen": "one draw of short runs",
     "bound": "by its bound alone, not run",
 }
+_LATENCIES: Final = ("ttft", "tpot")
 _SHOWN: Final = 24
 """Candidates in the chart of goodputs; the table has all."""
 
@@ -322,9 +323,7 @@ def _fronts(
     x_title = f"Cost of the GPUs ({currency} per hour)" if priced else "GPUs"
     front = sorted((row for row in rows if row["on_cost_front"]), key=lambda row: row[key])
     traces = _points(rows, styles, lambda row: row[key], lambda row: row["goodput_rps"])
-    traces.append(
-        _front_line([row[key] for row in front], [row["goodput_rps"] for row in front], "hv")
-    )
+    traces.append(_front_line([row[key] for row in front], [row["goodput_rps"] for row in front]))
     best = ", ".join(f"{row['name']} ({three_digits(row['goodput_rps'])} req/s)" for row in front)
     blocks: list[Block] = [
         Chart(
@@ -343,21 +342,21 @@ def _fronts(
         return blocks
     traces = _points(known, styles, lambda row: row["tpot_s"] / MS, lambda row: row["ttft_s"])
     front = sorted((r for r in known if r["on_latency_front"]), key=lambda row: row["tpot_s"])
-    traces.append(
-        _front_line([r["tpot_s"] / MS for r in front], [r["ttft_s"] for r in front], "hv")
-    )
-    share = 100 * scenario.environment.slo.attainment
+    traces.append(_front_line([r["tpot_s"] / MS for r in front], [r["ttft_s"] for r in front]))
+    slo = scenario.environment.slo
+    of_ttft, of_tpot = (f"P{100 * slo.wanted(key):g} of the {key.upper()}" for key in _LATENCIES)
     rate = result["latency_rate_rps"]
     at = "" if rate is None else f" at {three_digits(rate)} requests/s"
     blocks.append(
         Chart(
             f"TTFT against TPOT{at}",
-            f"P{share:g} of both; best TTFT for its TPOT: {', '.join(r['name'] for r in front)}. "
+            f"{of_ttft}, {of_tpot}; best TTFT for its TPOT: "
+            f"{', '.join(r['name'] for r in front)}. "
             "Candidates that do not sustain that rate are not shown.",
             [Choice("", traces)],
             charts.layout(
-                charts.axis(f"P{share:g} of the TPOT (ms)", rangemode="tozero"),
-                charts.axis(f"P{share:g} of the TTFT (s)", rangemode="tozero"),
+                charts.axis(f"{of_tpot} (ms)", rangemode="tozero"),
+                charts.axis(f"{of_ttft} (s)", rangemode="tozero"),
                 height=420,
             ),
         )
@@ -385,14 +384,14 @@ def _points(rows: Sequence[_Row], styles: charts.Styles, x: Any, y: Any) -> list
     return traces
 
 
-def _front_line(x: Sequence[float], y: Sequence[float], shape: str) -> dict[str, Any]:
+def _front_line(x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines",
         "name": "Pareto front",
         "x": charts.numbers(x),
         "y": charts.numbers(y),
-        "line": {"color": INK, "dash": "dot", "shape": shape, "width": 1.5},
+        "line": {"color": INK, "dash": "dot", "shape": "hv", "width": 1.5},
         "hoverinfo": "skip",
     }
 

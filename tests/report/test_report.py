@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 import simcluster
 from helpers.scenarios import small_scenario
 from report.conftest import HOSTILE, KINDS
+from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import DataError
 from simcluster.frames.goodput import three_digits
@@ -307,6 +309,22 @@ def test_the_limit_of_a_need_is_that_of_the_plan_which_is_answered(
     assert f"What limits {cheapest} is {own['bottleneck']} (" in words
     assert "links are full" not in words
     assert page.answer[2:] == [result["notes"][1]]
+
+
+def test_percentiles_of_a_ranking_are_those_of_each_target(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """`rank` takes each latency at the percentile of its own target, so the axes say which."""
+    folder = tmp_path / "rank"
+    shutil.copytree(folders["rank"], folder)
+    file = folder / "scenario.toml"
+    document = tomllib.loads(file.read_text())
+    document["slo"] |= {"criterion": "marginal", "percentiles": {"ttft": 80, "tpot": 99}}
+    file.write_text(to_toml(document))
+    blocks = [block for section in page_of(folder).sections for block in section.blocks]
+    chart = next(b for b in blocks if isinstance(b, Chart) and "TTFT against" in b.title)
+    titles = [chart.layout[key]["title"]["text"] for key in ("xaxis", "yaxis")]
+    assert titles == ["P99 of the TPOT (ms)", "P80 of the TTFT (s)"]
 
 
 def test_shares_are_rounded_down_everywhere() -> None:
