@@ -53,6 +53,17 @@ def wanted_shares(slo: SloConfig) -> dict[str, float]:
     return {f"{key}_attainment": slo.wanted(key) for key in slo.counted}
 
 
+def met(share: float) -> str:
+    """Return which share of the requests meet a target (%), rounded down; a dash for NaN.
+
+    So 89.96 % does not read as 90 %, and nothing as 100 % of which some are missing.
+
+    >>> met(0.93750), met(1.0), met(math.nan)
+    ('93.7', '100.0', '-')
+    """
+    return "-" if math.isnan(share) else f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
+
+
 def target_of(column: str) -> str:
     """Return in words what a column of shares is of.
 

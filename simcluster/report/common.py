@@ -160,6 +160,15 @@ def scenario_of(folder: Path) -> Scenario:
     return resolve(parsed(folder / "scenario.toml"))
 
 
+def short(key: str) -> str:
+    """Return the name of a latency, of `config.TARGETS`, for the head of a column.
+
+    >>> short("ttft"), short("e2el")
+    ('TTFT', 'E2E')
+    """
+    return {"e2el": "E2E"}.get(key, key.upper())
+
+
 def served(scenario: Scenario) -> str:
     """Return model and machines in a few words."""
     cluster = scenario.environment.cluster

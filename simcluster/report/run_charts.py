@@ -11,6 +11,7 @@ import numpy as np
 from simcluster.frames.breakdown import E2E_PARTS, TTFT_PARTS, e2e_parts, mean_parts, ttft_parts
 from simcluster.frames.goodput import (
     mean_attainment,
+    met,
     target_of,
     wanted_shares,
 )
@@ -33,7 +34,6 @@ from simcluster.report.page import (
     Table,
     Text,
     Value,
-    met,
     percent,
 )
 from simcluster.report.run_facts import RunFacts, known
@@ -218,10 +218,7 @@ class RunCharts(RunFacts):
         rows = [
             [
                 Value.word(name),
-                *(
-                    Value.number(share, met(known(share)))
-                    for share in (means.get((name, rate), math.nan) for rate in self.rates)
-                ),
+                *(Value.share(means.get((name, rate), math.nan)) for rate in self.rates),
             ]
             for name in self.names
         ]

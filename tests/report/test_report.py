@@ -20,7 +20,7 @@ from report.conftest import HOSTILE, KINDS
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import DataError
-from simcluster.frames.goodput import three_digits
+from simcluster.frames.goodput import met, three_digits
 from simcluster.report.common import NOT_MODELLED
 from simcluster.report.make import page_of, write_report
 from simcluster.report.of_runs import answer
@@ -33,7 +33,6 @@ from simcluster.report.page import (
     Text,
     Value,
     as_label,
-    met,
     missed,
     to_html,
 )
@@ -325,6 +324,25 @@ def test_percentiles_of_a_ranking_are_those_of_each_target(
     chart = next(b for b in blocks if isinstance(b, Chart) and "TTFT against" in b.title)
     titles = [chart.layout[key]["title"]["text"] for key in ("xaxis", "yaxis")]
     assert titles == ["P99 of the TPOT (ms)", "P80 of the TTFT (s)"]
+
+
+def test_a_search_shows_the_share_of_each_target_that_is_set(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of those of the scenario and no others, rounded down."""
+    folder = tmp_path / "goodput"
+    shutil.copytree(folders["goodput"], folder)
+    document = tomllib.loads((folder / "scenario.toml").read_text())
+    document["slo"] |= {"e2el_s": 3.0}
+    del document["slo"]["tpot_s"]
+    (folder / "scenario.toml").write_text(to_toml(document))
+    result = json.loads((folder / "goodput.json").read_text())
+    for row in result["goodput"]:
+        row["attainment"] = {"ttft": 0.8999, "tpot": 0.5, "itl": 0.5, "e2el": 0.93750}
+    (folder / "goodput.json").write_text(json.dumps(result))
+    heads, row, *_ = next(iter(tables(to_html(page_of(folder))).values()))
+    shown = {head: cell for head, cell in zip(heads, row, strict=True) if "met (%)" in head}
+    assert shown == {"TTFT met (%)": "89.9", "E2E met (%)": "93.7"}
 
 
 def test_shares_are_rounded_down_everywhere() -> None:
