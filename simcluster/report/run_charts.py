@@ -43,9 +43,12 @@ from simcluster.units import MS, FloatArray
 _MOST_RATES: Final = 12
 """Rates whose distributions are in the page: those next to the one that is shown first."""
 _BINS: Final = 150
+_SHOWN_AFTER_ARRIVALS: Final = 1.5
+"""Times over the last arrival that are shown of a run: how it empties is seldom asked."""
 _WINDOWS_S: Final = 60.0
 """What the chart of rolling activation shows of a run (s)."""
 _MOST_BARS: Final = 4000
+"""Most steps in that chart; with more of them it ends sooner."""
 _LATENCIES: Final = (
     ("ttft_s", "TTFT", "s", 1.0),
     ("tpot_s", "TPOT", "ms", MS),
@@ -386,15 +389,17 @@ class RunCharts(RunFacts):
         arrivals = [
             float(np.max(f["requests"]["arrival_s"], initial=0.0)) for f in self.frames.values()
         ]
-        edges = np.linspace(0.0, min(end, 1.5 * max(arrivals) or end), _BINS + 1)
+        shown = min(end, _SHOWN_AFTER_ARRIVALS * max(arrivals) or end)
+        edges = np.linspace(0.0, shown, _BINS + 1)
         middles = charts.numbers((edges[:-1] + edges[1:]) / 2)
-        blocks: list[Block] = [self._levels(edges, middles)]
+        rest = f"Not shown: {shown:.0f} to {end:.0f} s, when no request arrives."
+        blocks: list[Block] = [self._levels(edges, middles, rest if shown < end else "")]
         if links := self._links():
             blocks.append(links)
         blocks += self._rolling()
         return blocks
 
-    def _levels(self, edges: FloatArray, middles: list[float | None]) -> Chart:
+    def _levels(self, edges: FloatArray, middles: list[float | None], note: str) -> Chart:
         kv, waiting, ttft = {}, {}, {}
         for name, frames in self.frames.items():
             own = level_over_time(frames["spans"], "kv_usage")
@@ -433,6 +438,7 @@ class RunCharts(RunFacts):
             ],
             charts.layout(x, {}),
             asks="Show ",
+            note=note,
         )
 
     def _links(self) -> Chart | None:

@@ -538,6 +538,24 @@ def test_a_run_without_finished_requests_has_a_report(tmp_path: Path) -> None:
     assert "3 of 3 requests were rejected" in page.words
 
 
+@pytest.mark.parametrize("output_len", [2, 900])
+def test_charts_over_time_say_what_they_leave_out(output_len: int, tmp_path: Path) -> None:
+    """The end of a run that is long after its last arrival is cut, and said."""
+    lengths = {"kind": "fixed", "prompt_len": 100, "output_len": output_len}
+    tables: dict[str, Any] = small_scenario(
+        {"name": "a", "kind": "nodg"},
+        workload={"num_requests": 30, "rate_rps": 20, "lengths": lengths},
+    )
+    comparison = simcluster.compare(simcluster.resolve(tables), out=tmp_path / "one", jobs=1)
+    requests = comparison.requests()
+    end, arrival = requests["last_output_s"].max(), requests["arrival_s"].max()
+    assert (end > 1.5 * arrival) == (output_len == 900), "the scenario is not of use"
+    blocks = [block for section in page_of(tmp_path / "one").sections for block in section.blocks]
+    chart = next(b for b in blocks if isinstance(b, Chart) and "over time" in b.title)
+    said = f"Not shown: {1.5 * arrival:.0f} to {end:.0f} s, when no request arrives."
+    assert chart.note == (said if output_len == 900 else "")
+
+
 def test_the_library_in_the_package_is_the_one_that_is_named() -> None:
     """Whole and unchanged: its digest stands in docs/decisions.md, beside version and licence."""
     import hashlib
