@@ -231,6 +231,10 @@ _MANY_RUNS: Sequence[Callable[[Any], Any]] = (
 )
 
 
+_PERCENTILES: Final = (50, 90, 95, 99)
+"""Percentiles that a target of `init` and `plan` can be of."""
+
+
 def _target_options(latency: str, example: str) -> list[Callable[[Any], Any]]:
     """Return an option for the target of a latency at each percentile; P95 stands in the help."""
     return [
@@ -241,7 +245,7 @@ def _target_options(latency: str, example: str) -> list[Callable[[Any], Any]]:
             help=f"Target of the {latency.upper()} for 95 % of the requests, such as {example}; "
             "also -p50, -p90, -p99.",
         )
-        for percent in (50, 90, 95, 99)
+        for percent in _PERCENTILES
     ]
 
 
@@ -271,7 +275,7 @@ _FACTS: Sequence[Callable[[Any], Any]] = (
 
 def _draft(gpus: int | None, asks: bool, command: str, **facts: Any) -> Any:
     """Return the draft of these facts; what is missing is asked for, or refused."""
-    from simcluster.scenario.draft import Draft, Target
+    from simcluster.scenario.draft import LATENCIES, Draft, Target
 
     questions: dict[str, tuple[str, Any, Any]] = {
         "model": ("Model (name of the catalogue, or a folder with config.json)", str, None),
@@ -286,8 +290,8 @@ def _draft(gpus: int | None, asks: bool, command: str, **facts: Any) -> Any:
             raise click.UsageError(f"Missing option '--{key}': {question}.")
     targets = [
         Target(latency=latency, percentile=percent, limit_s=facts[f"{latency}_p{percent}"])
-        for latency in ("ttft", "tpot")
-        for percent in (50, 90, 95, 99)
+        for latency in LATENCIES
+        for percent in _PERCENTILES
         if facts[f"{latency}_p{percent}"] is not None
     ]
     if not targets and asks:

@@ -17,11 +17,11 @@ SPREAD: Final = 0.8
 of the catalogue have 0.2 to 1.6 (16th to 84th percentile), Azure's conversations of 2023 0.76."""
 _LONGEST: Final = 20
 """Longest length, in medians: five standard deviations of the logarithm are 55 of them."""
-_NODE: Final = 8
+NODE: Final = 8
+"""GPUs of a node, as in most servers of the catalogue."""
 _PARTS: Final = (0.5, 0.75, 1.0, 1.25, 1.5)
 """Rates of the sweep, in parts of the rate that is expected."""
 LATENCIES: Final = ("ttft", "tpot")
-PERCENTILES: Final = (50, 90, 95, 99)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Draft:
     """Name in the catalogue, or path of a ``config.json`` or its folder."""
     gpu: str
     """Name in the catalogue."""
-    num_gpus: int = _NODE
+    num_gpus: int = NODE
     """GPUs, in nodes of eight."""
     prompt_len: int = 1000
     """Median prompt (tokens)."""
@@ -73,10 +73,10 @@ class Draft:
             raise ConfigError(
                 "--rate", self.rate_rps, f"must be at most {most:.3g} requests/s", "Lower it."
             )
-        if self.num_gpus > _NODE and self.num_gpus % _NODE:
-            more = -(-self.num_gpus // _NODE) * _NODE
-            rule = f"more than one node must be whole nodes of {_NODE} GPUs"
-            raise ConfigError("--gpus", self.num_gpus, rule, f"Write {more}, or up to {_NODE}.")
+        if self.num_gpus > NODE and self.num_gpus % NODE:
+            more = -(-self.num_gpus // NODE) * NODE
+            rule = f"more than one node must be whole nodes of {NODE} GPUs"
+            raise ConfigError("--gpus", self.num_gpus, rule, f"Write {more}, or up to {NODE}.")
         named = [target.latency for target in self.targets]
         for latency in named:
             if named.count(latency) > 1:
@@ -106,12 +106,12 @@ class Draft:
         )
 
     def _machines(self) -> str:
-        nodes = -(-self.num_gpus // _NODE)
+        nodes = -(-self.num_gpus // NODE)
         lines = [
             "[cluster]",
             f"gpu = {json.dumps(self.gpu)}  # `simcluster catalog --kind gpu`",
             f"nodes = {nodes}",
-            f"gpus_per_node = {min(self.num_gpus, _NODE)}",
+            f"gpus_per_node = {min(self.num_gpus, NODE)}",
         ]
         if nodes > 1:
             lines.append('# network = "100gbe"  # between nodes: `simcluster catalog --kind link`')

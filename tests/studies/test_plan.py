@@ -10,11 +10,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from simcluster.cli import main
-from simcluster.errors import ConfigError
+from simcluster.errors import ConfigError, DataError
 from simcluster.report.common import within_targets
 from simcluster.scenario.draft import Draft, Target
 from simcluster.scenario.file import resolve
+from simcluster.scenario.scenario import Scenario
+from simcluster.studies import plan
 from simcluster.studies.plan import enough, scenario_of, written
+from simcluster.studies.rank.plans import TooFewGpusError
 from simcluster.workload.lengths import LognormalLengths
 
 FACTS = ["--model", "llama-2-7b", "--gpu", "A100", "--prompt", "400", "--output", "20"]
@@ -109,6 +112,33 @@ def test_as_many_nodes_as_a_rate_may_need() -> None:
     assert few == 8
     assert many > 8
     assert many % 8 == 0
+
+
+def test_gpus_are_doubled_until_they_sustain_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From what the bound asks for; what no more GPUs mend is refused at once."""
+    tried: list[int] = []
+
+    def sustains_from(num_gpus: int, error: type[DataError]) -> None:
+        def rank(scenario: Scenario, **_: object) -> str:
+            tried.append(scenario.environment.cluster.num_gpus)
+            if tried[-1] < num_gpus:
+                raise error("no")
+            return "ranking"
+
+        tried.clear()
+        monkeypatch.setattr(plan, "rank", rank)
+
+    sustains_from(32, TooFewGpusError)
+    asked, ranking = plan.sized_plan(draft(rate_rps=1.0))
+    assert (asked.num_gpus, str(ranking), tried) == (32, "ranking", [8, 16, 32])
+    sustains_from(1024, TooFewGpusError)
+    with pytest.raises(TooFewGpusError):
+        plan.sized_plan(draft(rate_rps=1.0))
+    assert tried[-1] == 512
+    sustains_from(16, DataError)
+    with pytest.raises(DataError):
+        plan.sized_plan(draft(rate_rps=1.0))
+    assert tried == [8]
 
 
 @pytest.mark.parametrize(
