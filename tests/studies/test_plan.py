@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from simcluster import catalog
 from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError
 from simcluster.report.common import within_targets
-from simcluster.scenario.draft import Draft, Target
+from simcluster.scenario.draft import SPREAD, Draft, Target
 from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies import plan
 from simcluster.studies.plan import enough, scenario_of, written
 from simcluster.studies.rank.plans import TooFewGpusError
-from simcluster.workload.lengths import LognormalLengths
+from simcluster.workload.lengths import LognormalLengths, TabulatedLengths
 
 FACTS = ["--model", "llama-2-7b", "--gpu", "A100", "--prompt", "400", "--output", "20"]
 TARGETS = ["--ttft-p95", "300ms", "--tpot-p95", "0.05s"]
@@ -78,6 +81,32 @@ def test_lengths_have_the_medians_and_the_spread_that_were_given() -> None:
     assert (lengths.output_median, lengths.output_sigma) == (90, 0.5)
     alike = scenario_of(draft(prompt_len=700, spread=0.0)).workload.length_distribution
     assert getattr(alike, "prompt_len", None) == 700
+
+
+def test_the_spread_that_is_assumed_is_the_median_of_the_tables() -> None:
+    """Half the logarithm of P84 over P16 is the standard deviation of the logarithm, if normal."""
+    spreads = []
+    for name in catalog.names("lengths"):
+        table = TabulatedLengths(catalog.lengths(name))
+        for lengths in table.draw(4000, np.random.default_rng(1)):
+            low, high = np.quantile(lengths, [0.16, 0.84])
+            spreads.append(np.log(high / low) / 2)
+    assert np.median(spreads) == pytest.approx(SPREAD, abs=0.05)
+    assert sorted(spreads)[0] == pytest.approx(0.2, abs=0.05)
+    assert sorted(spreads)[-2] == pytest.approx(2.0, abs=0.05)  # the last is the synthetic one
+
+
+@pytest.mark.parametrize("spread", [1.6, 3.0])
+def test_a_drafted_file_says_which_lengths_are_cut(spread: float) -> None:
+    """Those of the draws that are as long as the longest."""
+    one = draft(spread=spread)
+    longest = 20 * one.prompt_len
+    said = re.search(rf"prompt_max = {longest}  # 20 medians; (\S+) % are longer", one.text())
+    assert said is not None
+    lengths = scenario_of(one).workload.length_distribution
+    assert lengths is not None
+    prompts, _ = lengths.draw(100_000, np.random.default_rng(1))
+    assert 100 * np.mean(prompts == longest) == pytest.approx(float(said[1]), rel=0.05)
 
 
 def test_percentiles_of_each_target() -> None:
