@@ -664,16 +664,16 @@ def goodput(
 @click.option("--seed", type=int, help="Seed of the latency curves.")
 def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -> None:
     """Draw the results in FOLDER: latencies, attainment, goodput, queues, KV usage, links."""
+    from simcluster.report.kinds import kind_of
     from simcluster.runs import folder as store
     from simcluster.show import text as report
 
-    for name, command in (("goodput.json", "goodput"), ("ranking.json", "rank")):
-        if (folder / name).is_file():
-            raise DataError(
-                f"{printable(str(folder))}: holds what `simcluster {command}` found, without the "
-                f"requests that pictures need. `simcluster report {printable(str(folder))}` draws "
-                "what it has."
-            )
+    kind, _ = kind_of(folder)
+    if kind != "runs":
+        raise DataError(
+            f"{printable(str(folder))}: holds what `simcluster {kind}` found, without the requests "
+            f"that pictures need. `simcluster report {printable(str(folder))}` draws what it has."
+        )
     comparison = store.read(folder)
     for path in report.write_figures(comparison, out or folder / store.FIGURES, rate, seed):
         click.echo(path)
