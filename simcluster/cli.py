@@ -189,7 +189,7 @@ _COMMON: Sequence[Callable[[Any], Any]] = (
     click.option(
         "--speed",
         type=click.FloatRange(min=0, min_open=True),
-        help="Replay the trace so many times as fast as it was recorded.",
+        help="Replay the trace this many times as fast as it was recorded.",
     ),
 )
 
@@ -381,7 +381,7 @@ def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
     help="Show the version, and whether it runs compiled, and exit.",
 )
 def main() -> None:
-    """Simulate LLM-serving clusters: which strategy carries the most requests within targets.
+    """Simulate LLM-serving clusters: which strategy sustains the most requests within targets.
 
     A scenario FILE is TOML; "-" reads standard input. The help of a command ends with examples.
     """
@@ -493,8 +493,8 @@ def compare(
 ) -> None:
     """Simulate every strategy of scenario FILE at every rate with every seed.
 
-    Into a folder it goes on from the runs that are there: after a kill nothing is lost or done
-    twice, after a change of one strategy only its runs are done.
+    With -o, finished runs are kept: the same command resumes after an interruption. After a change
+    of one strategy only the runs of that strategy are simulated again.
     """
     from simcluster.report.of_runs import answer
     from simcluster.runs import compare as sweep
@@ -752,7 +752,7 @@ def timeline(
     """Draw one run of scenario FILE for ui.perfetto.dev: instances, links, requests.
 
     Instances show their steps; with --resolution span runs of equal steps, with --resolution kernel
-    also every kernel, of a short stretch.
+    also every kernel, of a short interval.
     """
     from simcluster.runs import compare as sweep
     from simcluster.show.timeline import write_timeline
@@ -818,7 +818,7 @@ def trace(
         click.echo(out, err=True)
 
 
-@main.command(short_help="Say what fits, how long steps take and what FILE carries at most.")
+@main.command(short_help="Say what fits, how long steps take and what FILE sustains at most.")
 @_with(_COMMON[:4])
 @_with(_ONE_RUN)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -826,7 +826,7 @@ def check(strategy: str | None, rate: float | None, as_json: bool, **common: Any
     """Say what is known of scenario FILE without simulating it.
 
     Of every strategy: weights and KV cache per GPU, the largest batch, step times, KV transfers,
-    what it carries at most; then links, engine defaults, what of the input is not simulated, and
+    what it sustains at most; then links, engine defaults, what of the input is not simulated, and
     how well each figure is known.
     """
     from simcluster.studies.check.facts import facts

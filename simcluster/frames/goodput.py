@@ -1,4 +1,4 @@
-"""Goodput: the highest offered rate that a strategy carries within its targets.
+"""Goodput: the highest offered rate that a strategy sustains within its targets.
 
 From a grid of rates and their attainments. The definition is that of DistServe (Zhong et al., OSDI
 2024), EcoServe and BestServe; what vLLM's benchmark calls request goodput is ``good_rps`` here.
@@ -416,7 +416,7 @@ def representative_rate(sweep: Frame, wanted: Wanted | float) -> float:
     -------
     float
         An offered rate of the sweep (requests/s) that every strategy was run at where there is
-        one; the lowest if no strategy carries any; NaN if runs have no offered rate.
+        one; the lowest if no strategy sustains any; NaN if runs have no offered rate.
     """
     names = np.asarray(sweep["strategy"], dtype=object)
     rates = np.asarray(sweep["rate_rps"], dtype=np.float64)
