@@ -12,13 +12,15 @@ from typing import Any, Final
 from simcluster.errors import printable
 from simcluster.frames.goodput import three_digits
 from simcluster.report.kinds import read_study, whole, with_scenario
+from simcluster.report.page import or_nan
 from simcluster.runs import folder as store
 from simcluster.runs.folder import rows_of
 from simcluster.scenario.file import parsed
 from simcluster.show.text import aligned
 from simcluster.units import MS
 
-_SIGNS: Final = {"": "", "below": "< ", "above": ">= "}
+SIGNS: Final = {"": "", "below": "< ", "above": ">= "}
+"""What stands before a goodput that the rates of a sweep do not bracket, by ``censored``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,7 @@ class Figure:
     def __str__(self) -> str:
         if math.isnan(self.value):
             return "-"
-        text = _SIGNS[self.bound] + three_digits(self.value)
+        text = SIGNS[self.bound] + three_digits(self.value)
         if math.isnan(self.low) or math.isnan(self.high):
             return text
         return f"{text} ({three_digits(self.low)}-{three_digits(self.high)})"
@@ -159,8 +161,8 @@ def _of_study(result: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Figu
         return "goodput (requests/s)", {
             row["name"]: Figure(
                 value=row["goodput_rps"],
-                low=_known(row["interval_rps"][0]),
-                high=_known(row["interval_rps"][1]),
+                low=or_nan(row["interval_rps"][0]),
+                high=or_nan(row["interval_rps"][1]),
             )
             for row in result["candidates"]
         }
@@ -171,11 +173,7 @@ def _of_study(result: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Figu
 
 
 def _interval(one: Mapping[str, float | None]) -> Figure:
-    return Figure(value=_known(one["value"]), low=_known(one["low"]), high=_known(one["high"]))
-
-
-def _known(value: float | None) -> float:
-    return math.nan if value is None else value
+    return Figure(value=or_nan(one["value"]), low=or_nan(one["low"]), high=or_nan(one["high"]))
 
 
 def _of_runs(folder: Path) -> tuple[str, dict[str, Figure]]:

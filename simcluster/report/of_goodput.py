@@ -18,12 +18,22 @@ from simcluster.report.common import (
     last_sections,
     price_caution,
     scenario_of,
-    served,
     short,
     within_targets,
 )
-from simcluster.report.page import Block, Bullets, Chart, Choice, Page, Section, Table, Value
+from simcluster.report.page import (
+    Block,
+    Bullets,
+    Chart,
+    Choice,
+    Page,
+    Section,
+    Table,
+    Value,
+    or_nan,
+)
 from simcluster.scenario.scenario import Scenario
+from simcluster.show.text import served
 from simcluster.units import MS
 
 _ENDS: Mapping[str, str] = {
@@ -274,15 +284,11 @@ def _interval_trace(
     styles: charts.Styles,
     title: str,
 ) -> dict[str, Any]:
-    def end(interval: Mapping[str, float | None], key: str) -> float:
-        value = interval[key]
-        return math.nan if value is None else value
-
     return charts.interval_bars(
         names,
-        [end(one, "value") for one in intervals],
-        [end(one, "low") for one in intervals],
-        [end(one, "high") for one in intervals],
+        [or_nan(one["value"]) for one in intervals],
+        [or_nan(one["low"]) for one in intervals],
+        [or_nan(one["high"]) for one in intervals],
         [styles.colour(name) for name in names],
         [f"95 %: {_span(one)}, {title}" for one in intervals],
         title,

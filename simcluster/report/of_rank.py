@@ -16,7 +16,6 @@ from simcluster.report.common import (
     last_sections,
     price_caution,
     scenario_of,
-    served,
     within_targets,
 )
 from simcluster.report.page import (
@@ -30,9 +29,11 @@ from simcluster.report.page import (
     Table,
     Value,
     as_label,
+    or_nan,
     percent,
 )
 from simcluster.scenario.scenario import Scenario
+from simcluster.show.text import served
 from simcluster.units import MS
 
 _STAGES: Final = {
@@ -191,7 +192,7 @@ def _confidence(result: _Row) -> list[str]:
     )
     lines = [
         f"{len(stages)} candidates: {counts}. Intervals are 95 %, for each candidate alone.",
-        "Two candidates whose intervals overlap and that were not both settled are not told apart.",
+        "If two intervals overlap and not both candidates were settled, their order is not known.",
     ]
     if result["unsettled"]:
         lines.append(
@@ -283,14 +284,10 @@ def _why(rows: Sequence[_Row]) -> Table:
     return Table("What keeps each candidate from sustaining more", heads, table)
 
 
-def _known(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def _bars(rows: Sequence[_Row], styles: charts.Styles) -> Chart:
     shown = rows[:_SHOWN]
-    lows = [_known(row["interval_rps"][0]) for row in shown]
-    highs = [_known(row["interval_rps"][1]) for row in shown]
+    lows = [or_nan(row["interval_rps"][0]) for row in shown]
+    highs = [or_nan(row["interval_rps"][1]) for row in shown]
     bars = charts.interval_bars(
         [row["name"] for row in shown],
         [row["goodput_rps"] for row in shown],

@@ -20,10 +20,10 @@ from simcluster.report.common import (
     gpus,
     last_sections,
     price_caution,
-    served,
     short,
     targets_in_words,
 )
+from simcluster.report.difference import SIGNS
 from simcluster.report.page import (
     Block,
     Bullets,
@@ -36,7 +36,7 @@ from simcluster.report.page import (
 )
 from simcluster.report.run_charts import RunCharts
 from simcluster.runs.folder import Comparison
-from simcluster.show.text import step_times_of
+from simcluster.show.text import served, step_times_of
 from simcluster.units import MS
 
 
@@ -336,7 +336,7 @@ class _Report(RunCharts):
         row = [Value.word(name), Value.word(kind, words)]
         if self.is_swept:
             own = self.goodputs[name]
-            sign = {"": "", "above": ">= ", "below": "< "}[own["censored"]]
+            sign = SIGNS[own["censored"]]
             goodput, per_gpu = own["goodput_rps"], own["goodput_rps_per_gpu"]
             row += [
                 Value.number(own["mean_gpus"], gpus(own["mean_gpus"])),

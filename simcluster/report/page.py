@@ -126,6 +126,11 @@ class Chart:
     note: str = ""
 
 
+def or_nan(value: float | None) -> float:
+    """Return a number of a JSON file, which has None in place of NaN."""
+    return math.nan if value is None else value
+
+
 def percent(share: float) -> str:
     """Return a share in per cent with a digit behind the point.
 

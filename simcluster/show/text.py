@@ -648,7 +648,7 @@ def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:
     return (
         f"Goodput: the highest rate {what}.{mean}\n"
         f"Share within the targets and latencies: at {rate:.4g} req/s, the highest rate of the "
-        "sweep that some\nstrategy carries (the lowest if none does)."
+        "sweep that some\nstrategy sustains (the lowest if none does)."
     )
 
 
@@ -813,13 +813,17 @@ def _number(value: float) -> str:
     return f"{value:.{min(3, max(0, digits))}f}"
 
 
+def served(scenario: Scenario) -> str:
+    """Return model and machines in a few words."""
+    cluster = scenario.environment.cluster
+    return f"{scenario.environment.model.spec.name} on {cluster.num_gpus} x {cluster.gpu.name}"
+
+
 def _about(scenario: Scenario) -> str:
     """Return model, machines and targets, for the top of a picture."""
-    environment = scenario.environment
-    cluster = environment.cluster
-    served = f"{environment.model.spec.name} on {cluster.num_gpus} x {cluster.gpu.name}"
-    wanted = "targets by class" if environment.slo.classes else targets(environment.slo)
-    return f"{served}; {wanted.partition(' of the requests')[0]}"
+    slo = scenario.environment.slo
+    wanted = "targets by class" if slo.classes else targets(slo)
+    return f"{served(scenario)}; {wanted.partition(' of the requests')[0]}"
 
 
 def write_figures(
