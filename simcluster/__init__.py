@@ -1,4 +1,4 @@
-"""simcluster: which serving strategy, on which GPUs, carries the most requests within targets.
+"""simcluster: which serving strategy, on which GPUs, sustains the most requests within targets.
 
 A folder imports only from those above it here; `tests/test_imports.py` holds the order.
 

@@ -189,7 +189,7 @@ _COMMON: Sequence[Callable[[Any], Any]] = (
     click.option(
         "--speed",
         type=click.FloatRange(min=0, min_open=True),
-        help="Replay the trace so many times as fast as it was recorded.",
+        help="Replay the trace this many times as fast as it was recorded.",
     ),
 )
 
@@ -231,6 +231,10 @@ _MANY_RUNS: Sequence[Callable[[Any], Any]] = (
 )
 
 
+_PERCENTILES: Final = (50, 90, 95, 99)
+"""Percentiles that a target of `init` and `plan` can be of."""
+
+
 def _target_options(latency: str, example: str) -> list[Callable[[Any], Any]]:
     """Return an option for the target of a latency at each percentile; P95 stands in the help."""
     return [
@@ -241,7 +245,7 @@ def _target_options(latency: str, example: str) -> list[Callable[[Any], Any]]:
             help=f"Target of the {latency.upper()} for 95 % of the requests, such as {example}; "
             "also -p50, -p90, -p99.",
         )
-        for percent in (50, 90, 95, 99)
+        for percent in _PERCENTILES
     ]
 
 
@@ -271,7 +275,7 @@ _FACTS: Sequence[Callable[[Any], Any]] = (
 
 def _draft(gpus: int | None, asks: bool, command: str, **facts: Any) -> Any:
     """Return the draft of these facts; what is missing is asked for, or refused."""
-    from simcluster.scenario.draft import Draft, Target
+    from simcluster.scenario.draft import LATENCIES, Draft, Target
 
     questions: dict[str, tuple[str, Any, Any]] = {
         "model": ("Model (name of the catalogue, or a folder with config.json)", str, None),
@@ -286,8 +290,8 @@ def _draft(gpus: int | None, asks: bool, command: str, **facts: Any) -> Any:
             raise click.UsageError(f"Missing option '--{key}': {question}.")
     targets = [
         Target(latency=latency, percentile=percent, limit_s=facts[f"{latency}_p{percent}"])
-        for latency in ("ttft", "tpot")
-        for percent in (50, 90, 95, 99)
+        for latency in LATENCIES
+        for percent in _PERCENTILES
         if facts[f"{latency}_p{percent}"] is not None
     ]
     if not targets and asks:
@@ -377,7 +381,7 @@ def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
     help="Show the version, and whether it runs compiled, and exit.",
 )
 def main() -> None:
-    """Simulate LLM-serving clusters: which strategy carries the most requests within targets.
+    """Simulate LLM-serving clusters: which strategy sustains the most requests within targets.
 
     A scenario FILE is TOML; "-" reads standard input. The help of a command ends with examples.
     """
@@ -489,8 +493,8 @@ def compare(
 ) -> None:
     """Simulate every strategy of scenario FILE at every rate with every seed.
 
-    Into a folder it goes on from the runs that are there: after a kill nothing is lost or done
-    twice, after a change of one strategy only its runs are done.
+    With -o, finished runs are kept: the same command resumes after an interruption. After a change
+    of one strategy only the runs of that strategy are simulated again.
     """
     from simcluster.report.of_runs import answer
     from simcluster.runs import compare as sweep
@@ -660,16 +664,16 @@ def goodput(
 @click.option("--seed", type=int, help="Seed of the latency curves.")
 def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -> None:
     """Draw the results in FOLDER: latencies, attainment, goodput, queues, KV usage, links."""
+    from simcluster.report.kinds import kind_of
     from simcluster.runs import folder as store
     from simcluster.show import text as report
 
-    for name, command in (("goodput.json", "goodput"), ("ranking.json", "rank")):
-        if (folder / name).is_file():
-            raise DataError(
-                f"{printable(str(folder))}: holds what `simcluster {command}` found, without the "
-                f"requests that pictures need. `simcluster report {printable(str(folder))}` draws "
-                "what it has."
-            )
+    kind, _ = kind_of(folder)
+    if kind != "runs":
+        raise DataError(
+            f"{printable(str(folder))}: holds what `simcluster {kind}` found, without the requests "
+            f"that pictures need. `simcluster report {printable(str(folder))}` draws what it has."
+        )
     comparison = store.read(folder)
     for path in report.write_figures(comparison, out or folder / store.FIGURES, rate, seed):
         click.echo(path)
@@ -748,7 +752,7 @@ def timeline(
     """Draw one run of scenario FILE for ui.perfetto.dev: instances, links, requests.
 
     Instances show their steps; with --resolution span runs of equal steps, with --resolution kernel
-    also every kernel, of a short stretch.
+    also every kernel, of a short interval.
     """
     from simcluster.runs import compare as sweep
     from simcluster.show.timeline import write_timeline
@@ -814,7 +818,7 @@ def trace(
         click.echo(out, err=True)
 
 
-@main.command(short_help="Say what fits, how long steps take and what FILE carries at most.")
+@main.command(short_help="Say what fits, how long steps take and what FILE sustains at most.")
 @_with(_COMMON[:4])
 @_with(_ONE_RUN)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -822,7 +826,7 @@ def check(strategy: str | None, rate: float | None, as_json: bool, **common: Any
     """Say what is known of scenario FILE without simulating it.
 
     Of every strategy: weights and KV cache per GPU, the largest batch, step times, KV transfers,
-    what it carries at most; then links, engine defaults, what of the input is not simulated, and
+    what it sustains at most; then links, engine defaults, what of the input is not simulated, and
     how well each figure is known.
     """
     from simcluster.studies.check.facts import facts

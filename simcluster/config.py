@@ -149,6 +149,11 @@ class SloConfig(SloTargets):
         slos = [self.of(name) for name in self.classes] if self.classes else [self]
         return any(getattr(slo, key) is not None for slo in slos)
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Those of `TARGETS` that a request of any class has."""
+        return tuple(key for key in TARGETS if self.has_target(f"{key}_s"))
+
     def wanted(self, key: str) -> float:
         """Return the share of requests (0 to 1) that must meet a target.
 
@@ -168,7 +173,7 @@ class SloConfig(SloTargets):
         """
         if self.criterion == "joint":
             return ("joint",)
-        return tuple(key for key in TARGETS if self.has_target(f"{key}_s")) or TARGETS
+        return self.targets or TARGETS
 
     def of(self, name: str | None) -> SloConfig:
         """Return the targets of class `name`; those of the table itself where it has none."""

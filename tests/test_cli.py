@@ -370,7 +370,11 @@ def test_a_trace_is_replayed_faster(tmp_path: Path, scenario: Path) -> None:
 
 def test_plot_says_what_draws_the_folder_of_a_search(tmp_path: Path) -> None:
     """Its runs are not kept whole."""
-    for name, command in (("goodput.json", "goodput"), ("ranking.json", "rank")):
+    for name, command in (
+        ("goodput.json", "goodput"),
+        ("ranking.json", "rank"),
+        ("cooptimize.json", "cooptimize"),
+    ):
         folder = tmp_path / command
         folder.mkdir()
         (folder / name).write_text("{}")

@@ -1,4 +1,4 @@
-"""Goodput: the highest offered rate that a strategy carries within its targets.
+"""Goodput: the highest offered rate that a strategy sustains within its targets.
 
 From a grid of rates and their attainments. The definition is that of DistServe (Zhong et al., OSDI
 2024), EcoServe and BestServe; what vLLM's benchmark calls request goodput is ``good_rps`` here.
@@ -51,6 +51,17 @@ def wanted_shares(slo: SloConfig) -> dict[str, float]:
             for key in slo.of(name).counted
         }
     return {f"{key}_attainment": slo.wanted(key) for key in slo.counted}
+
+
+def met(share: float) -> str:
+    """Return which share of the requests meet a target (%), rounded down; a dash for NaN.
+
+    So 89.96 % does not read as 90 %, and nothing as 100 % of which some are missing.
+
+    >>> met(0.93750), met(1.0), met(math.nan)
+    ('93.7', '100.0', '-')
+    """
+    return "-" if math.isnan(share) else f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
 
 
 def target_of(column: str) -> str:
@@ -405,7 +416,7 @@ def representative_rate(sweep: Frame, wanted: Wanted | float) -> float:
     -------
     float
         An offered rate of the sweep (requests/s) that every strategy was run at where there is
-        one; the lowest if no strategy carries any; NaN if runs have no offered rate.
+        one; the lowest if no strategy sustains any; NaN if runs have no offered rate.
     """
     names = np.asarray(sweep["strategy"], dtype=object)
     rates = np.asarray(sweep["rate_rps"], dtype=np.float64)

@@ -118,7 +118,7 @@ TRANSFERS: Final[Schema] = {
 
 LINKS: Final[Schema] = {
     "link": Column("str", "", "one direction of a link; every link that a transfer used"),
-    "start_s": Column("float64", "s", "start of a stretch of time, the same for all links"),
+    "start_s": Column("float64", "s", "start of an interval, the same for all links"),
     "end_s": Column("float64", "s", "its end"),
     "num_bytes": Column("float64", "bytes", "bytes of KV that passed in it"),
     "bandwidth": Column("float64", "bytes/s", "what the flows on it share"),

@@ -12,6 +12,7 @@ of_runs        of a run or a comparison
 of_goodput     of a search for goodputs
 of_rank        of a ranking
 of_cooptimize  of a co-optimisation of several models
+kinds          kinds of result folders
 difference     what differs between two result folders
 make           recognise a folder, write its report
 =============  ==================================================================

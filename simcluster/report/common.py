@@ -12,7 +12,7 @@ from simcluster.catalog.toml_writer import to_toml
 from simcluster.frames.goodput import three_digits
 from simcluster.report.page import Block, Bullets, Code, Section, Text
 from simcluster.scenario.scenario import Scenario
-from simcluster.show.text import all_notes, heading
+from simcluster.show.text import all_notes, heading, targets
 from simcluster.strategies import FuDG, NoDG, PaDG
 
 NOT_MODELLED: Final = (
@@ -160,17 +160,17 @@ def scenario_of(folder: Path) -> Scenario:
     return resolve(parsed(folder / "scenario.toml"))
 
 
-def served(scenario: Scenario) -> str:
-    """Return model and machines in a few words."""
-    cluster = scenario.environment.cluster
-    name = scenario.environment.model.spec.name
-    return f"{name} on {cluster.num_gpus} x {cluster.gpu.name}"
+def short(key: str) -> str:
+    """Return the name of a latency, of `config.TARGETS`, for the head of a column.
+
+    >>> short("ttft"), short("e2el")
+    ('TTFT', 'E2E')
+    """
+    return {"e2el": "E2E"}.get(key, key.upper())
 
 
 def targets_in_words(scenario: Scenario) -> str:
     """Return the targets as a clause."""
-    from simcluster.show.text import targets
-
     text = targets(scenario.environment.slo).replace("<=", "\N{LESS-THAN OR EQUAL TO}")
     return " and ".join(part.strip() for part in text.splitlines())
 

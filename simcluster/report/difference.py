@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,23 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from simcluster.errors import DataError, printable
+from simcluster.errors import printable
 from simcluster.frames.goodput import three_digits
+from simcluster.report.kinds import read_study, whole, with_scenario
+from simcluster.report.page import or_nan
 from simcluster.runs import folder as store
 from simcluster.runs.folder import rows_of
 from simcluster.scenario.file import parsed
 from simcluster.show.text import aligned
 from simcluster.units import MS
 
-_KINDS: Final = {
-    "goodput.json": "goodput",
-    "ranking.json": "rank",
-    "cooptimize.json": "cooptimize",
-    "meta.json": "runs",
-}
-
-
-_SIGNS: Final = {"": "", "below": "< ", "above": ">= "}
+SIGNS: Final = {"": "", "below": "< ", "above": ">= "}
+"""What stands before a goodput that the rates of a sweep do not bracket, by ``censored``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +37,7 @@ class Figure:
     def __str__(self) -> str:
         if math.isnan(self.value):
             return "-"
-        text = _SIGNS[self.bound] + three_digits(self.value)
+        text = SIGNS[self.bound] + three_digits(self.value)
         if math.isnan(self.low) or math.isnan(self.high):
             return text
         return f"{text} ({three_digits(self.low)}-{three_digits(self.high)})"
@@ -85,10 +79,11 @@ def difference(first: str | Path, second: str | Path) -> Difference:
     Raises
     ------
     DataError
-        If one is no result folder.
+        If one is no result folder, or a file of it is damaged or of another version.
     """
     folders = Path(first), Path(second)
-    kinds = _kind(folders[0]), _kind(folders[1])
+    found, others_found = map(with_scenario, folders)
+    kinds = found[0], others_found[0]
     documents = [_flat(parsed(folder / "scenario.toml")) for folder in folders]
     for folder, kind, document in zip(folders, kinds, documents, strict=True):
         if kind == "runs":
@@ -100,7 +95,7 @@ def difference(first: str | Path, second: str | Path) -> Difference:
         for key in keys
         if documents[0].get(key) != documents[1].get(key)
     }
-    (what, own), (other_what, others) = map(_outcome, folders, kinds)
+    (what, own), (other_what, others) = _outcome(*found), _outcome(*others_found)
     unit, figures = "", {}
     if what == other_what:
         unit = what
@@ -108,17 +103,6 @@ def difference(first: str | Path, second: str | Path) -> Difference:
         figures = {name: (own.get(name), others.get(name)) for name in names}
     return Difference(
         kinds=kinds, settings=settings, outcomes=(what, other_what), unit=unit, figures=figures
-    )
-
-
-def _kind(folder: Path) -> str:
-    for name, kind in _KINDS.items():
-        if (folder / name).is_file() and (folder / "scenario.toml").is_file():
-            return kind
-    what = "is not a result folder" if folder.exists() else "is not there"
-    raise DataError(
-        f"{printable(str(folder))}: {what}. Give one that `-o` of run, compare, goodput, rank or "
-        "plan wrote, or `--results` of cooptimize."
     )
 
 
@@ -155,19 +139,13 @@ def _flat(value: object, name: str = "") -> dict[str, Any]:
     return {key: one for part, below in inner for key, one in _flat(below, part).items()}
 
 
-def _outcome(folder: Path, kind: str) -> tuple[str, dict[str, Figure]]:
+def _outcome(kind: str, file: Path) -> tuple[str, dict[str, Figure]]:
     """Return what the figures of a folder are, and the figure of each strategy."""
     if kind == "runs":
-        return _of_runs(folder)
-    name = next(name for name, one in _KINDS.items() if one == kind)
-    try:
-        result = json.loads((folder / name).read_text(encoding="utf-8"))
+        return _of_runs(file.parent)
+    result = read_study(file)
+    with whole(file):
         return _of_study(result, kind)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{printable(str(folder / name))}: is damaged or of another version "
-            f"({type(error).__name__}: {printable(str(error))})."
-        ) from None
 
 
 def _of_study(result: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Figure]]:
@@ -183,8 +161,8 @@ def _of_study(result: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Figu
         return "goodput (requests/s)", {
             row["name"]: Figure(
                 value=row["goodput_rps"],
-                low=_known(row["interval_rps"][0]),
-                high=_known(row["interval_rps"][1]),
+                low=or_nan(row["interval_rps"][0]),
+                high=or_nan(row["interval_rps"][1]),
             )
             for row in result["candidates"]
         }
@@ -195,11 +173,7 @@ def _of_study(result: Mapping[str, Any], kind: str) -> tuple[str, dict[str, Figu
 
 
 def _interval(one: Mapping[str, float | None]) -> Figure:
-    return Figure(value=_known(one["value"]), low=_known(one["low"]), high=_known(one["high"]))
-
-
-def _known(value: float | None) -> float:
-    return math.nan if value is None else value
+    return Figure(value=or_nan(one["value"]), low=or_nan(one["low"]), high=or_nan(one["high"]))
 
 
 def _of_runs(folder: Path) -> tuple[str, dict[str, Figure]]:

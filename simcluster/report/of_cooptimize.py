@@ -163,7 +163,7 @@ def _front(result: _Row) -> Chart:
             "showscale": True,
         }
     traces = [
-        _points("front, by the database", known, "latency_s", marker),
+        _points("front, by the database", known, marker),
     ]
     others = [(n, r) for n, r in result["baselines"].items() if r is not None]
     for i, (name, row) in enumerate([*others, ("chosen (simulated)", result["chosen"])]):
@@ -171,7 +171,7 @@ def _front(result: _Row) -> Chart:
         shape = {"size": 16 if last else 11, "symbol": "star" if last else charts.SYMBOLS[i + 1]}
         shape["color"] = "#D55E00" if last else INK
         point = {**row, "latency_s": _simulated(row)}
-        traces.append(_points(name, [point], "latency_s", shape))
+        traces.append(_points(name, [point], shape))
     return Chart(
         f"Cost against {_percentile(result)}",
         f"{len(known)} plans that no other beats in cost, latency and quality together; the star "
@@ -185,13 +185,13 @@ def _front(result: _Row) -> Chart:
     )
 
 
-def _points(name: str, rows: Sequence[_Row], key: str, marker: Any) -> dict[str, Any]:
+def _points(name: str, rows: Sequence[_Row], marker: Any) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
         "name": as_label(name),
         "x": charts.numbers([row["cost_per_hour"] for row in rows]),
-        "y": charts.numbers([row[key] for row in rows]),
+        "y": charts.numbers([row["latency_s"] for row in rows]),
         "text": [as_label(_words(row)) for row in rows],
         "marker": marker,
         "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.4g} s<extra>%{fullData.name}</extra>",

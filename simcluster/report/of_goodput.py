@@ -18,11 +18,22 @@ from simcluster.report.common import (
     last_sections,
     price_caution,
     scenario_of,
-    served,
+    short,
     within_targets,
 )
-from simcluster.report.page import Block, Bullets, Chart, Choice, Page, Section, Table, Value
+from simcluster.report.page import (
+    Block,
+    Bullets,
+    Chart,
+    Choice,
+    Page,
+    Section,
+    Table,
+    Value,
+    or_nan,
+)
 from simcluster.scenario.scenario import Scenario
+from simcluster.show.text import served
 from simcluster.units import MS
 
 _ENDS: Mapping[str, str] = {
@@ -172,7 +183,9 @@ def _table(
     heads += ["Users"] if users else []
     heads += ["Goodput (req/s)", "95 % (req/s)", "per GPU (req/s)"]
     heads += [f"{currency}/h", f"{currency}/M output tokens"] if price is not None else []
-    heads += ["TTFT met (%)", "TPOT met (%)", "TTFT P95 (s)", "TPOT P95 (ms)", "How it ended"]
+    targets = scenario.environment.slo.targets
+    heads += [f"{short(key)} met (%)" for key in targets]
+    heads += ["TTFT P95 (s)", "TPOT P95 (ms)", "How it ended"]
     table = []
     for row in rows:
         kind, words = family_of(scenario, row["strategy"])
@@ -189,8 +202,8 @@ def _table(
         if price is not None:
             cells.append(Value.digits(held * price))
             cells.append(Value.digits(_of(row["cost_per_million_output_tokens"])))
-        met = row.get("attainment") or {}
-        cells += [Value.number(met.get(k), f"{100 * met.get(k, 0):.1f}") for k in ("ttft", "tpot")]
+        shares = row.get("attainment") or {}
+        cells += [Value.share(shares.get(key)) for key in targets]
         latency = row.get("latency") or {}
         cells.append(Value.digits(latency.get("ttft_s", {}).get("p95")))
         tpot = latency.get("tpot_s", {}).get("p95")
@@ -271,15 +284,11 @@ def _interval_trace(
     styles: charts.Styles,
     title: str,
 ) -> dict[str, Any]:
-    def end(interval: Mapping[str, float | None], key: str) -> float:
-        value = interval[key]
-        return math.nan if value is None else value
-
     return charts.interval_bars(
         names,
-        [end(one, "value") for one in intervals],
-        [end(one, "low") for one in intervals],
-        [end(one, "high") for one in intervals],
+        [or_nan(one["value"]) for one in intervals],
+        [or_nan(one["low"]) for one in intervals],
+        [or_nan(one["high"]) for one in intervals],
         [styles.colour(name) for name in names],
         [f"95 %: {_span(one)}, {title}" for one in intervals],
         title,

@@ -16,7 +16,6 @@ from simcluster.report.common import (
     last_sections,
     price_caution,
     scenario_of,
-    served,
     within_targets,
 )
 from simcluster.report.page import (
@@ -30,9 +29,11 @@ from simcluster.report.page import (
     Table,
     Value,
     as_label,
+    or_nan,
     percent,
 )
 from simcluster.scenario.scenario import Scenario
+from simcluster.show.text import served
 from simcluster.units import MS
 
 _STAGES: Final = {
@@ -41,6 +42,7 @@ _STAGES: Final = {
     "screen": "one draw of short runs",
     "bound": "by its bound alone, not run",
 }
+_LATENCIES: Final = ("ttft", "tpot")
 _SHOWN: Final = 24
 """Candidates in the chart of goodputs; the table has all."""
 
@@ -190,7 +192,7 @@ def _confidence(result: _Row) -> list[str]:
     )
     lines = [
         f"{len(stages)} candidates: {counts}. Intervals are 95 %, for each candidate alone.",
-        "Two candidates whose intervals overlap and that were not both settled are not told apart.",
+        "If two intervals overlap and not both candidates were settled, their order is not known.",
     ]
     if result["unsettled"]:
         lines.append(
@@ -282,14 +284,10 @@ def _why(rows: Sequence[_Row]) -> Table:
     return Table("What keeps each candidate from sustaining more", heads, table)
 
 
-def _known(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def _bars(rows: Sequence[_Row], styles: charts.Styles) -> Chart:
     shown = rows[:_SHOWN]
-    lows = [_known(row["interval_rps"][0]) for row in shown]
-    highs = [_known(row["interval_rps"][1]) for row in shown]
+    lows = [or_nan(row["interval_rps"][0]) for row in shown]
+    highs = [or_nan(row["interval_rps"][1]) for row in shown]
     bars = charts.interval_bars(
         [row["name"] for row in shown],
         [row["goodput_rps"] for row in shown],
@@ -322,9 +320,7 @@ def _fronts(
     x_title = f"Cost of the GPUs ({currency} per hour)" if priced else "GPUs"
     front = sorted((row for row in rows if row["on_cost_front"]), key=lambda row: row[key])
     traces = _points(rows, styles, lambda row: row[key], lambda row: row["goodput_rps"])
-    traces.append(
-        _front_line([row[key] for row in front], [row["goodput_rps"] for row in front], "hv")
-    )
+    traces.append(_front_line([row[key] for row in front], [row["goodput_rps"] for row in front]))
     best = ", ".join(f"{row['name']} ({three_digits(row['goodput_rps'])} req/s)" for row in front)
     blocks: list[Block] = [
         Chart(
@@ -343,21 +339,21 @@ def _fronts(
         return blocks
     traces = _points(known, styles, lambda row: row["tpot_s"] / MS, lambda row: row["ttft_s"])
     front = sorted((r for r in known if r["on_latency_front"]), key=lambda row: row["tpot_s"])
-    traces.append(
-        _front_line([r["tpot_s"] / MS for r in front], [r["ttft_s"] for r in front], "hv")
-    )
-    share = 100 * scenario.environment.slo.attainment
+    traces.append(_front_line([r["tpot_s"] / MS for r in front], [r["ttft_s"] for r in front]))
+    slo = scenario.environment.slo
+    of_ttft, of_tpot = (f"P{100 * slo.wanted(key):g} of the {key.upper()}" for key in _LATENCIES)
     rate = result["latency_rate_rps"]
     at = "" if rate is None else f" at {three_digits(rate)} requests/s"
     blocks.append(
         Chart(
             f"TTFT against TPOT{at}",
-            f"P{share:g} of both; best TTFT for its TPOT: {', '.join(r['name'] for r in front)}. "
+            f"{of_ttft}, {of_tpot}; best TTFT for its TPOT: "
+            f"{', '.join(r['name'] for r in front)}. "
             "Candidates that do not sustain that rate are not shown.",
             [Choice("", traces)],
             charts.layout(
-                charts.axis(f"P{share:g} of the TPOT (ms)", rangemode="tozero"),
-                charts.axis(f"P{share:g} of the TTFT (s)", rangemode="tozero"),
+                charts.axis(f"{of_tpot} (ms)", rangemode="tozero"),
+                charts.axis(f"{of_ttft} (s)", rangemode="tozero"),
                 height=420,
             ),
         )
@@ -385,14 +381,14 @@ def _points(rows: Sequence[_Row], styles: charts.Styles, x: Any, y: Any) -> list
     return traces
 
 
-def _front_line(x: Sequence[float], y: Sequence[float], shape: str) -> dict[str, Any]:
+def _front_line(x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines",
         "name": "Pareto front",
         "x": charts.numbers(x),
         "y": charts.numbers(y),
-        "line": {"color": INK, "dash": "dot", "shape": shape, "width": 1.5},
+        "line": {"color": INK, "dash": "dot", "shape": "hv", "width": 1.5},
         "hoverinfo": "skip",
     }
 

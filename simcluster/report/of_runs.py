@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simcluster.frames.goodput import (
+    met,
     target_of,
     three_digits,
     wanted_shares,
@@ -19,9 +20,10 @@ from simcluster.report.common import (
     gpus,
     last_sections,
     price_caution,
-    served,
+    short,
     targets_in_words,
 )
+from simcluster.report.difference import SIGNS
 from simcluster.report.page import (
     Block,
     Bullets,
@@ -29,14 +31,12 @@ from simcluster.report.page import (
     Section,
     Table,
     Value,
-    met,
     missed,
     percent,
 )
 from simcluster.report.run_charts import RunCharts
-from simcluster.report.run_facts import known
 from simcluster.runs.folder import Comparison
-from simcluster.show.text import step_times_of
+from simcluster.show.text import served, step_times_of
 from simcluster.units import MS
 
 
@@ -323,7 +323,7 @@ class _Report(RunCharts):
         else:
             heads += ["Finished (req/s)", "Good (req/s)"]
         heads += [f"{currency}/h", f"{currency}/M output tokens"] if priced else []
-        heads += ["Within all targets (%)", *(f"{_short(k)} met (%)" for k in self.targets)]
+        heads += ["Within all targets (%)", *(f"{short(k)} met (%)" for k in self.targets)]
         heads += ["TTFT P50 (s)", "TTFT P95 (s)", "TPOT P50 (ms)", "TPOT P95 (ms)", "E2E P95 (s)"]
         rows = [self._row(name, priced=priced) for name in self.names]
         at = "" if math.isnan(self.rate) else f" at {self.rate:g} requests/s"
@@ -336,7 +336,7 @@ class _Report(RunCharts):
         row = [Value.word(name), Value.word(kind, words)]
         if self.is_swept:
             own = self.goodputs[name]
-            sign = {"": "", "above": ">= ", "below": "< "}[own["censored"]]
+            sign = SIGNS[own["censored"]]
             goodput, per_gpu = own["goodput_rps"], own["goodput_rps_per_gpu"]
             row += [
                 Value.number(own["mean_gpus"], gpus(own["mean_gpus"])),
@@ -351,7 +351,7 @@ class _Report(RunCharts):
         if priced:
             row += [Value.digits(value) for value in cost or (math.nan, math.nan)]
         shares = ["slo_attainment", *(f"{key}_attainment" for key in self.targets)]
-        row += [Value.number(at[key], met(known(at[key]))) for key in shares]
+        row += [Value.share(at[key]) for key in shares]
         row += [Value.digits(at["ttft_s_p50"]), Value.digits(at["ttft_s_p95"])]
         row += [Value.digits(at["tpot_s_p50"] / MS), Value.digits(at["tpot_s_p95"] / MS)]
         return [*row, Value.digits(at["e2el_s_p95"])]
@@ -369,7 +369,3 @@ class _Report(RunCharts):
         if some := [f"{n} {int(preempted[n])}" for n in self.names if preempted[n]]:
             lines.append(f"Preemptions, all runs together: {', '.join(some)}.")
         return [Bullets(lines)] if lines else []
-
-
-def _short(key: str) -> str:
-    return {"e2el": "E2E"}.get(key, key.upper())

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from simcluster._version import __version__
 from simcluster.errors import printable
-from simcluster.frames.goodput import three_digits
+from simcluster.frames.goodput import met, three_digits
 
 Trace = dict[str, Any]
 """A line, bar or set of points as plotly.js takes it; text in it is escaped by `as_label`."""
@@ -72,6 +72,11 @@ class Value:
         return cls.number(value / scale, three_digits(value / scale))
 
     @classmethod
+    def share(cls, share: float | None) -> Value:
+        """Return the cell of a share of the requests that meet a target (%)."""
+        return cls.number(share, None if share is None else met(share))
+
+    @classmethod
     def word(cls, text: str, hint: str = "") -> Value:
         """Return the cell of a text."""
         return cls(text, text, hint)
@@ -121,6 +126,11 @@ class Chart:
     note: str = ""
 
 
+def or_nan(value: float | None) -> float:
+    """Return a number of a JSON file, which has None in place of NaN."""
+    return math.nan if value is None else value
+
+
 def percent(share: float) -> str:
     """Return a share in per cent with a digit behind the point.
 
@@ -130,24 +140,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def met(share: float) -> str:
-    """Return which share of the requests meet a target (%), rounded down as in the terminal.
-
-    So 89.96 % does not read as 90 %, and nothing as 100 % of which some are missing.
-
-    >>> met(0.93750), met(1.0)
-    ('93.7', '100.0')
-    """
-    return f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
-
-
 def missed(share: float) -> str:
-    """Return the rest of `met` in per cent: the two add up to 100.
+    """Return the rest of `frames.goodput.met` in per cent: the two add up to 100.
 
     >>> missed(0.93750)
     '6.3 %'
     """
-    return f"{100 - math.floor(1000 * share + 1e-9) / 10:.1f} %"
+    return f"{100 - float(met(share)):.1f} %"
 
 
 Block = Text | Bullets | Code | Table | Chart

@@ -11,6 +11,7 @@ import numpy as np
 from simcluster.frames.breakdown import E2E_PARTS, TTFT_PARTS, e2e_parts, mean_parts, ttft_parts
 from simcluster.frames.goodput import (
     mean_attainment,
+    met,
     target_of,
     wanted_shares,
 )
@@ -33,7 +34,6 @@ from simcluster.report.page import (
     Table,
     Text,
     Value,
-    met,
     percent,
 )
 from simcluster.report.run_facts import RunFacts, known
@@ -43,9 +43,12 @@ from simcluster.units import MS, FloatArray
 _MOST_RATES: Final = 12
 """Rates whose distributions are in the page: those next to the one that is shown first."""
 _BINS: Final = 150
+_SHOWN_AFTER_ARRIVALS: Final = 1.5
+"""Times over the last arrival that are shown of a run: how it empties is seldom asked."""
 _WINDOWS_S: Final = 60.0
 """What the chart of rolling activation shows of a run (s)."""
 _MOST_BARS: Final = 4000
+"""Most steps in that chart; with more of them it ends sooner."""
 _LATENCIES: Final = (
     ("ttft_s", "TTFT", "s", 1.0),
     ("tpot_s", "TPOT", "ms", MS),
@@ -218,10 +221,7 @@ class RunCharts(RunFacts):
         rows = [
             [
                 Value.word(name),
-                *(
-                    Value.number(share, met(known(share)))
-                    for share in (means.get((name, rate), math.nan) for rate in self.rates)
-                ),
+                *(Value.share(means.get((name, rate), math.nan)) for rate in self.rates),
             ]
             for name in self.names
         ]
@@ -389,15 +389,17 @@ class RunCharts(RunFacts):
         arrivals = [
             float(np.max(f["requests"]["arrival_s"], initial=0.0)) for f in self.frames.values()
         ]
-        edges = np.linspace(0.0, min(end, 1.5 * max(arrivals) or end), _BINS + 1)
+        shown = min(end, _SHOWN_AFTER_ARRIVALS * max(arrivals) or end)
+        edges = np.linspace(0.0, shown, _BINS + 1)
         middles = charts.numbers((edges[:-1] + edges[1:]) / 2)
-        blocks: list[Block] = [self._levels(edges, middles)]
+        rest = f"Not shown: {shown:.0f} to {end:.0f} s, when no request arrives."
+        blocks: list[Block] = [self._levels(edges, middles, rest if shown < end else "")]
         if links := self._links():
             blocks.append(links)
         blocks += self._rolling()
         return blocks
 
-    def _levels(self, edges: FloatArray, middles: list[float | None]) -> Chart:
+    def _levels(self, edges: FloatArray, middles: list[float | None], note: str) -> Chart:
         kv, waiting, ttft = {}, {}, {}
         for name, frames in self.frames.items():
             own = level_over_time(frames["spans"], "kv_usage")
@@ -436,6 +438,7 @@ class RunCharts(RunFacts):
             ],
             charts.layout(x, {}),
             asks="Show ",
+            note=note,
         )
 
     def _links(self) -> Chart | None:

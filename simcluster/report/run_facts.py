@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from simcluster.config import TARGETS, SloConfig
+from simcluster.config import SloConfig
 from simcluster.frames.goodput import representative_rate, strategies, wanted_shares
 from simcluster.frames.schema import Columns
 from simcluster.report import charts
@@ -30,7 +30,7 @@ class RunFacts:
     @cached_property
     def targets(self) -> tuple[str, ...]:
         """The targets that are set, of `config.TARGETS`."""
-        return tuple(key for key in TARGETS if self.slo.has_target(f"{key}_s"))
+        return self.slo.targets
 
     @cached_property
     def names(self) -> list[str]:

@@ -13,15 +13,19 @@ from simcluster.units import MS
 from simcluster.workload.base import MAX_RATE_RPS
 
 SPREAD: Final = 0.8
-"""Standard deviation of the logarithm of lengths where nobody says it. An assumption: length tables
-of the catalogue have 0.2 to 1.6 (16th to 84th percentile), Azure's conversations of 2023 0.76."""
+"""Standard deviation of the logarithm of lengths where nobody says it.
+
+An assumption: the median over the length tables of the catalogue, which have 0.2 to 2 (half the
+logarithm of P84 over P16; one synthetic trace has prompts of 3.2)."""
 _LONGEST: Final = 20
-"""Longest length, in medians: five standard deviations of the logarithm are 55 of them."""
-_NODE: Final = 8
+"""Longest length, in medians: an assumption.
+
+With the spread above 0.009 % are longer; the file says which share a spread cuts."""
+NODE: Final = 8
+"""GPUs of a node, as in most servers of the catalogue."""
 _PARTS: Final = (0.5, 0.75, 1.0, 1.25, 1.5)
 """Rates of the sweep, in parts of the rate that is expected."""
 LATENCIES: Final = ("ttft", "tpot")
-PERCENTILES: Final = (50, 90, 95, 99)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,7 @@ class Draft:
     """Name in the catalogue, or path of a ``config.json`` or its folder."""
     gpu: str
     """Name in the catalogue."""
-    num_gpus: int = _NODE
+    num_gpus: int = NODE
     """GPUs, in nodes of eight."""
     prompt_len: int = 1000
     """Median prompt (tokens)."""
@@ -73,10 +77,10 @@ class Draft:
             raise ConfigError(
                 "--rate", self.rate_rps, f"must be at most {most:.3g} requests/s", "Lower it."
             )
-        if self.num_gpus > _NODE and self.num_gpus % _NODE:
-            more = -(-self.num_gpus // _NODE) * _NODE
-            rule = f"more than one node must be whole nodes of {_NODE} GPUs"
-            raise ConfigError("--gpus", self.num_gpus, rule, f"Write {more}, or up to {_NODE}.")
+        if self.num_gpus > NODE and self.num_gpus % NODE:
+            more = -(-self.num_gpus // NODE) * NODE
+            rule = f"more than one node must be whole nodes of {NODE} GPUs"
+            raise ConfigError("--gpus", self.num_gpus, rule, f"Write {more}, or up to {NODE}.")
         named = [target.latency for target in self.targets]
         for latency in named:
             if named.count(latency) > 1:
@@ -106,12 +110,12 @@ class Draft:
         )
 
     def _machines(self) -> str:
-        nodes = -(-self.num_gpus // _NODE)
+        nodes = -(-self.num_gpus // NODE)
         lines = [
             "[cluster]",
             f"gpu = {json.dumps(self.gpu)}  # `simcluster catalog --kind gpu`",
             f"nodes = {nodes}",
-            f"gpus_per_node = {min(self.num_gpus, _NODE)}",
+            f"gpus_per_node = {min(self.num_gpus, NODE)}",
         ]
         if nodes > 1:
             lines.append('# network = "100gbe"  # between nodes: `simcluster catalog --kind link`')
@@ -129,14 +133,15 @@ class Draft:
         if not self.spread:
             lengths = f"prompt_len = {self.prompt_len}\noutput_len = {self.output_len}\n"
             return f'{head}\n[workload.lengths]\nkind = "fixed"  # all requests alike\n{lengths}'
-        said = "assumed: real traces have 0.2 to 1.6" if self.spread == SPREAD else "as given"
+        said = "assumed: measured ones are 0.2 to 2" if self.spread == SPREAD else "as given"
         return (
             f"{head}\n[workload.lengths]"
             "  # or a measured table: lengths = NAME (`catalog --kind lengths`)\n"
             'kind = "lognormal"\n'
             f"prompt_median = {self.prompt_len}\n"
             f"prompt_sigma = {self.spread:g}  # spread of the logarithm; {said}\n"
-            f"prompt_max = {_LONGEST * self.prompt_len}\n"
+            f"prompt_max = {_LONGEST * self.prompt_len}"
+            f"  # {_LONGEST} medians; {_cut(self.spread)} are longer and count as this\n"
             f"output_median = {self.output_len}\n"
             f"output_sigma = {self.spread:g}\n"
             f"output_max = {_LONGEST * self.output_len}\n"
@@ -201,3 +206,13 @@ class Draft:
                 *tables,
             ]
         )
+
+
+def _cut(spread: float) -> str:
+    """Return which share of the lengths is above the longest.
+
+    >>> _cut(0.8), _cut(3.0)
+    ('0.009 %', '16 %')
+    """
+    deviations = math.log(_LONGEST) / spread
+    return f"{50 * math.erfc(deviations / math.sqrt(2)):.2g} %"

@@ -1,7 +1,7 @@
 """Quantities as people write them: ``800ms``, ``2 GB``, ``25/s``, ``95%``, ``P95``.
 
-Inside, keys carry their unit in the name (``ttft_s``) and values are plain numbers. A text with a
-unit stands for such a number; targets may leave the suffix out (``slo.ttft = "800ms"``).
+Inside, the names of keys end with their unit (``ttft_s``) and values are plain numbers. A text
+with a unit stands for such a number; targets may leave the suffix out (``slo.ttft = "800ms"``).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def read_units(tables: dict[str, Any]) -> None:
     Raises
     ------
     ConfigError
-        If a key that carries a unit has a text that is not such a quantity.
+        If a key with a unit in its name has a text that is not such a quantity.
     """
     for where, table in [*_tables("", tables)]:
         is_slo = where == "slo" or where.startswith("slo.classes.")

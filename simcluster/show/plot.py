@@ -461,7 +461,7 @@ def plot_ttft_over_time(
     ax: Axes | None = None,
     **line_kwargs: Any,
 ) -> Axes:
-    """Draw the mean TTFT of the requests that arrive in each of many equal stretches of time.
+    """Draw the mean TTFT of the requests that arrive in each of many equal intervals.
 
     It rises without end where a cluster is overloaded.
 

@@ -42,7 +42,7 @@ def signs_of_life(
     after_s: float = FROM_S,
     every_s: float = 0.5,
 ) -> Iterator[None]:
-    """Say on standard error every now and then that work goes on, and how far it is.
+    """Say on standard error every half second that work continues, and how far it is.
 
     Nothing is said where nobody reads it (no terminal, ``--quiet``), of what is quick, or once the
     block has ended: the line is wiped.

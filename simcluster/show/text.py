@@ -16,11 +16,12 @@ import numpy as np
 from simcluster.catalog import Entry, default_price
 from simcluster.catalog.layers import ModelSpec
 from simcluster.catalog.listing import limits_text
-from simcluster.config import TARGETS, ClusterConfig, Environment, ModelConfig, SloConfig
+from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
 from simcluster.errors import DataError, printable
 from simcluster.frames.breakdown import TTFT_PARTS, mean_parts, ttft_parts
 from simcluster.frames.by_group import group_summaries
 from simcluster.frames.goodput import (
+    met,
     representative_rate,
     strategies,
     target_of,
@@ -141,22 +142,21 @@ def _within(row: Row, slo: SloConfig) -> list[list[str]]:
     """Return the lines on the share of requests within the targets, of each where they differ."""
     if slo.percentiles is not None:
         return [
-            [f"within {target_of(key)} (%)", f"{_percent(row[key])} of {100 * level:g} wanted"]
+            [f"within {target_of(key)} (%)", f"{met(row[key])} of {100 * level:g} wanted"]
             for key, level in wanted_shares(slo).items()
         ]
     of_classes = [
-        [f"class {name} (%)", _percent(row[CLASS_ATTAINMENT + name])] for name in slo.classes or ()
+        [f"class {name} (%)", met(row[CLASS_ATTAINMENT + name])] for name in slo.classes or ()
     ]
     each = [
         [
             f"within the {target_of(f'{key}_attainment')} target (%)",
-            _percent(row[f"{key}_attainment"]),
+            met(row[f"{key}_attainment"]),
         ]
-        for key in TARGETS
-        if slo.has_target(f"{key}_s")
+        for key in slo.targets
     ]
     return [
-        ["within the targets (%)", _percent(row["slo_attainment"])],
+        ["within the targets (%)", met(row["slo_attainment"])],
         *(each if len(each) > 1 else []),
         *of_classes,
     ]
@@ -226,8 +226,8 @@ def _cached(comparison: Comparison) -> list[list[str]]:
         return []
     share = comparison.rows[0]["cached_token_share"]
     return [
-        ["prompt tokens from the cache (%)", _percent(float(share))],
-        ["KV blocks from the cache (%)", _percent(cached_block_share(instances))],
+        ["prompt tokens from the cache (%)", met(float(share))],
+        ["KV blocks from the cache (%)", met(cached_block_share(instances))],
     ]
 
 
@@ -247,7 +247,7 @@ def _groups(comparison: Comparison, scenario: Scenario) -> list[str]:
             _short(row.gpu),
             f"{row.mean_gpus:.4g}",
             _number(row.cost_per_hour),
-            _percent(row.share),
+            met(row.share),
             "-" if math.isnan(row.quality) else f"{row.quality:.4f}",
             *map(_number, (row.ttft_p50_s, row.ttft_p95_s, row.e2el_p50_s, row.e2el_p95_s)),
         ]
@@ -444,7 +444,7 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
 
     def column(heads: list[str], key: str, scale: float = 1.0) -> _TextColumn:
         values = [at_rate.get(name, {}).get(key, math.nan) / scale for name in names]
-        return [*heads, *(_percent(v) if heads[2] == "%" else _number(v) for v in values)]
+        return [*heads, *(met(v) if heads[2] == "%" else _number(v) for v in values)]
 
     gpus = _gpus(comparison, means, names, swept=swept)
     columns = [
@@ -459,8 +459,7 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
         columns += [column(["good", "", "req/s"], "good_rps")]
     if slo.percentiles is None or slo.classes:
         columns.append(column(["within", "targets", "%"], "slo_attainment"))
-        each = [key for key in TARGETS if slo.has_target(f"{key}_s")]
-        for key in each if len(each) > 1 else ():
+        for key in slo.targets if len(slo.targets) > 1 else ():
             columns.append(
                 column(["within", target_of(f"{key}_attainment"), "%"], f"{key}_attainment")
             )
@@ -548,7 +547,7 @@ def _class_table(names: list[str], at_rate: dict[str, dict[str, Any]], slo: SloC
 
     def rows_of_columns(columns: Sequence[str]) -> list[list[str]]:
         return [
-            [_short(name), *(_percent(at_rate.get(name, {}).get(c, math.nan)) for c in columns)]
+            [_short(name), *(met(at_rate.get(name, {}).get(c, math.nan)) for c in columns)]
             for name in names
         ]
 
@@ -649,7 +648,7 @@ def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:
     return (
         f"Goodput: the highest rate {what}.{mean}\n"
         f"Share within the targets and latencies: at {rate:.4g} req/s, the highest rate of the "
-        "sweep that some\nstrategy carries (the lowest if none does)."
+        "sweep that some\nstrategy sustains (the lowest if none does)."
     )
 
 
@@ -675,7 +674,7 @@ def _by_rate(sweep: pd.DataFrame, column: str, title: str) -> str:
         part = rates[start : start + _RATES_PER_BLOCK]
         head = ["strategy", *(f"{rate:.4g}" for rate in part)]
         rows = [
-            [_short(name), *(_percent(means.get((name, rate), math.nan)) for rate in part)]
+            [_short(name), *(met(means.get((name, rate), math.nan)) for rate in part)]
             for name in strategies(sweep)
         ]
         blocks.append(aligned([head, *rows]))
@@ -814,18 +813,17 @@ def _number(value: float) -> str:
     return f"{value:.{min(3, max(0, digits))}f}"
 
 
-def _percent(share: float) -> str:
-    """Percent, rounded down so that 89.96 does not read as 90."""
-    return "-" if math.isnan(share) else f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
+def served(scenario: Scenario) -> str:
+    """Return model and machines in a few words."""
+    cluster = scenario.environment.cluster
+    return f"{scenario.environment.model.spec.name} on {cluster.num_gpus} x {cluster.gpu.name}"
 
 
 def _about(scenario: Scenario) -> str:
     """Return model, machines and targets, for the top of a picture."""
-    environment = scenario.environment
-    cluster = environment.cluster
-    served = f"{environment.model.spec.name} on {cluster.num_gpus} x {cluster.gpu.name}"
-    wanted = "targets by class" if environment.slo.classes else targets(environment.slo)
-    return f"{served}; {wanted.partition(' of the requests')[0]}"
+    slo = scenario.environment.slo
+    wanted = "targets by class" if slo.classes else targets(slo)
+    return f"{served(scenario)}; {wanted.partition(' of the requests')[0]}"
 
 
 def write_figures(

@@ -12,17 +12,20 @@ from typing import Any, Final
 
 from simcluster.errors import ConfigError, DataError
 from simcluster.runs.recorded import RecordedRuns
-from simcluster.scenario.draft import Draft
+from simcluster.scenario.draft import NODE, Draft
 from simcluster.scenario.file import resolve
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
+from simcluster.studies.rank.plans import TooFewGpusError
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 from simcluster.studies.rank.screen import Lengths, Screen
 from simcluster.studies.space import space
 
-NODE: Final = 8
-_MOST_NODES: Final = 64
+_MOST_GPUS: Final = 512
+"""Most GPUs that are tried; `simcluster plan --gpus` allows as many."""
+_FITS_IF_AT_ALL: Final = 32
+"""GPUs: a model that does not fit on so many does not fit for want of GPUs."""
 _BELOW_BOUND: Final = 0.5
 """Goodput over the roofline's bound that is at least expected: candidates below a half of the best
 bound are not run by `rank` either."""
@@ -73,23 +76,17 @@ def enough(draft: Draft) -> Draft:
         If something of the draft cannot be used, or no strategy fits.
     """
     assert draft.rate_rps is not None, "a plan is for a rate"
-    nodes = 1
+    asked = replace(draft, num_gpus=NODE)
     while True:
-        asked = replace(draft, num_gpus=nodes * NODE)
         try:
             if _BELOW_BOUND * _best_bound(asked) >= draft.rate_rps:
                 return asked
         except DataError:
-            if nodes >= 4:  # what does not fit on 32 GPUs does not for want of GPUs
+            if asked.num_gpus >= _FITS_IF_AT_ALL:
                 raise
-        if nodes >= _MOST_NODES:
+        if asked.num_gpus >= _MOST_GPUS:
             return asked
-        nodes *= 2
-
-
-def with_gpus(draft: Draft, num_gpus: int) -> Draft:
-    """Return the draft with another number of GPUs."""
-    return replace(draft, num_gpus=num_gpus)
+        asked = replace(asked, num_gpus=2 * asked.num_gpus)
 
 
 def _best_bound(draft: Draft) -> float:
@@ -136,3 +133,38 @@ def plan(
         rule = "a plan needs a latency target"
         raise ConfigError("--ttft-p95", None, rule, "Write --ttft-p95 1s --tpot-p95 40ms.")
     return rank(scenario_of(draft), jobs=jobs, progress=progress, recorded=recorded)
+
+
+def sized_plan(
+    draft: Draft,
+    *,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    recorded: RecordedRuns | None = None,
+) -> tuple[Draft, Ranking]:
+    """Return the draft with as many GPUs as its rate takes, and the cheapest plans on these.
+
+    GPUs are those of `enough`, doubled as long as nothing on them sustains the rate.
+
+    Parameters
+    ----------
+    draft : Draft
+        The facts; its number of GPUs is not used.
+    jobs, progress, recorded
+        As in `plan`.
+
+    Raises
+    ------
+    ConfigError
+        As in `plan`.
+    DataError
+        If nothing on 512 GPUs sustains the rate, or no strategy fits.
+    """
+    asked = enough(draft)
+    while True:
+        try:
+            return asked, plan(asked, jobs=jobs, progress=progress, recorded=recorded)
+        except TooFewGpusError:
+            if 2 * asked.num_gpus > _MOST_GPUS:
+                raise
+            asked = replace(asked, num_gpus=2 * asked.num_gpus)

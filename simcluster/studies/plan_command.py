@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import textwrap
 from pathlib import Path
-from typing import Final
 
 import click
 
-from simcluster.errors import DataError
 from simcluster.report.common import candidate_in_words, within_targets
 from simcluster.report.of_rank import need_answer
 from simcluster.runs import recorded
@@ -18,8 +16,6 @@ from simcluster.show.text import resumable
 from simcluster.studies import plan as plans
 from simcluster.studies.rank import report
 from simcluster.studies.rank.ranking import Ranking
-
-_MOST_GPUS: Final = 512
 
 
 def run(
@@ -38,18 +34,11 @@ def run(
     sized : bool
         Choose the number of GPUs; else those of the draft are all there are.
     """
-    if sized:
-        draft = plans.enough(draft)
     with resumable(out is not None), recorded.writing(out, report.FILES) as (folder, runs):
-        while True:
-            try:
-                ranking = plans.plan(draft, jobs=jobs, progress=progress, recorded=runs)
-                break
-            except DataError as error:
-                larger = 2 * max(draft.num_gpus, plans.NODE)
-                if not sized or "sustain at most" not in str(error) or larger > _MOST_GPUS:
-                    raise
-                draft = plans.with_gpus(draft, larger)
+        if sized:
+            draft, ranking = plans.sized_plan(draft, jobs=jobs, progress=progress, recorded=runs)
+        else:
+            ranking = plans.plan(draft, jobs=jobs, progress=progress, recorded=runs)
         if folder is not None:
             report.write(ranking, folder, plans.scenario_of(draft))
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from click.testing import CliRunner
 import simcluster
 from helpers.scenarios import small_scenario
 from report.conftest import HOSTILE, KINDS
+from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import DataError
-from simcluster.frames.goodput import three_digits
+from simcluster.frames.goodput import met, three_digits
 from simcluster.report.common import NOT_MODELLED
 from simcluster.report.make import page_of, write_report
 from simcluster.report.of_runs import answer
@@ -31,7 +33,6 @@ from simcluster.report.page import (
     Text,
     Value,
     as_label,
-    met,
     missed,
     to_html,
 )
@@ -83,6 +84,13 @@ class Reader(HTMLParser):
         reader.close()
         assert not reader._open, "an element is not closed"
         return reader
+
+
+def first_match(pattern: str, html: str) -> str:
+    """Return the first part of a page that a pattern fits; dots fit line ends too."""
+    match = re.search(pattern, html, re.S)
+    assert match is not None, f"nothing fits {pattern}"
+    return match[0]
 
 
 @pytest.fixture(scope="session")
@@ -195,7 +203,7 @@ def tables(html: str) -> dict[str, list[list[str]]]:
     """Return the rows of every table by its caption."""
     found = {}
     for one in re.findall(r"<table.*?</table>", html, re.S):
-        caption = Reader.of(re.search(r"<caption.*?</caption>", one, re.S)[0]).words  # type: ignore[index]
+        caption = Reader.of(first_match(r"<caption.*?</caption>", one)).words
         rows = re.findall(r"<tr>(.*?)</tr>", one, re.S)
         cells = [re.findall(r"<t[hd][^>]*>.*?</t[hd]>", row, re.S) for row in rows]
         found[caption] = [[Reader.of(cell).words for cell in row] for row in cells]
@@ -302,6 +310,41 @@ def test_the_limit_of_a_need_is_that_of_the_plan_which_is_answered(
     assert page.answer[2:] == [result["notes"][1]]
 
 
+def test_percentiles_of_a_ranking_are_those_of_each_target(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """`rank` takes each latency at the percentile of its own target, so the axes say which."""
+    folder = tmp_path / "rank"
+    shutil.copytree(folders["rank"], folder)
+    file = folder / "scenario.toml"
+    document = tomllib.loads(file.read_text())
+    document["slo"] |= {"criterion": "marginal", "percentiles": {"ttft": 80, "tpot": 99}}
+    file.write_text(to_toml(document))
+    blocks = [block for section in page_of(folder).sections for block in section.blocks]
+    chart = next(b for b in blocks if isinstance(b, Chart) and "TTFT against" in b.title)
+    titles = [chart.layout[key]["title"]["text"] for key in ("xaxis", "yaxis")]
+    assert titles == ["P99 of the TPOT (ms)", "P80 of the TTFT (s)"]
+
+
+def test_a_search_shows_the_share_of_each_target_that_is_set(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of those of the scenario and no others, rounded down."""
+    folder = tmp_path / "goodput"
+    shutil.copytree(folders["goodput"], folder)
+    document = tomllib.loads((folder / "scenario.toml").read_text())
+    document["slo"] |= {"e2el_s": 3.0}
+    del document["slo"]["tpot_s"]
+    (folder / "scenario.toml").write_text(to_toml(document))
+    result = json.loads((folder / "goodput.json").read_text())
+    for row in result["goodput"]:
+        row["attainment"] = {"ttft": 0.8999, "tpot": 0.5, "itl": 0.5, "e2el": 0.93750}
+    (folder / "goodput.json").write_text(json.dumps(result))
+    heads, row, *_ = next(iter(tables(to_html(page_of(folder))).values()))
+    shown = {head: cell for head, cell in zip(heads, row, strict=True) if "met (%)" in head}
+    assert shown == {"TTFT met (%)": "89.9", "E2E met (%)": "93.7"}
+
+
 def test_shares_are_rounded_down_everywhere() -> None:
     """As in the terminal: 285 of 304 are 93.75 %; what is missing adds up to 100 with it."""
     assert (met(285 / 304), missed(285 / 304)) == ("93.7", "6.3 %")
@@ -365,7 +408,7 @@ def test_answers_name_the_best_and_what_it_costs(
     """From the files of the folders, not from the page's own code."""
 
     def answer(kind: str) -> str:
-        return Reader.of(re.search(r'<p class="answer">.*?</p>', pages[kind], re.S)[0]).words  # type: ignore[index]
+        return Reader.of(first_match(r'<p class="answer">.*?</p>', pages[kind])).words
 
     ranking = json.loads((folders["rank"] / "ranking.json").read_text())
     best = ranking["candidates"][0]
@@ -399,7 +442,7 @@ def test_the_command_of_a_report_repeats_the_result(
     """As it stands in the page, but for the folder it writes to."""
     import shlex
 
-    line = Reader.of(re.search(r"<pre[^>]*>simcluster .*?</pre>", pages[kind], re.S)[0]).words  # type: ignore[index]
+    line = Reader.of(first_match(r"<pre[^>]*>simcluster .*?</pre>", pages[kind])).words
     words = shlex.split(line)[1:]
     words[words.index("-o") + 1] = str(tmp_path / "again")
     result = CliRunner().invoke(main, words, catch_exceptions=False)
@@ -493,6 +536,24 @@ def test_a_run_without_finished_requests_has_a_report(tmp_path: Path) -> None:
     simcluster.compare(simcluster.resolve(tables), out=tmp_path / "none")
     page = Reader.of(to_html(page_of(tmp_path / "none")))
     assert "3 of 3 requests were rejected" in page.words
+
+
+@pytest.mark.parametrize("output_len", [2, 900])
+def test_charts_over_time_say_what_they_leave_out(output_len: int, tmp_path: Path) -> None:
+    """The end of a run that is long after its last arrival is cut, and said."""
+    lengths = {"kind": "fixed", "prompt_len": 100, "output_len": output_len}
+    tables: dict[str, Any] = small_scenario(
+        {"name": "a", "kind": "nodg"},
+        workload={"num_requests": 30, "rate_rps": 20, "lengths": lengths},
+    )
+    comparison = simcluster.compare(simcluster.resolve(tables), out=tmp_path / "one", jobs=1)
+    requests = comparison.requests()
+    end, arrival = requests["last_output_s"].max(), requests["arrival_s"].max()
+    assert (end > 1.5 * arrival) == (output_len == 900), "the scenario is not of use"
+    blocks = [block for section in page_of(tmp_path / "one").sections for block in section.blocks]
+    chart = next(b for b in blocks if isinstance(b, Chart) and "over time" in b.title)
+    said = f"Not shown: {1.5 * arrival:.0f} to {end:.0f} s, when no request arrives."
+    assert chart.note == (said if output_len == 900 else "")
 
 
 def test_the_library_in_the_package_is_the_one_that_is_named() -> None:

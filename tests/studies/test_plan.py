@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from simcluster import catalog
 from simcluster.cli import main
-from simcluster.errors import ConfigError
+from simcluster.errors import ConfigError, DataError
 from simcluster.report.common import within_targets
-from simcluster.scenario.draft import Draft, Target
+from simcluster.scenario.draft import SPREAD, Draft, Target
 from simcluster.scenario.file import resolve
+from simcluster.scenario.scenario import Scenario
+from simcluster.studies import plan
 from simcluster.studies.plan import enough, scenario_of, written
-from simcluster.workload.lengths import LognormalLengths
+from simcluster.studies.rank.plans import TooFewGpusError
+from simcluster.workload.lengths import LognormalLengths, TabulatedLengths
 
 FACTS = ["--model", "llama-2-7b", "--gpu", "A100", "--prompt", "400", "--output", "20"]
 TARGETS = ["--ttft-p95", "300ms", "--tpot-p95", "0.05s"]
@@ -77,6 +83,32 @@ def test_lengths_have_the_medians_and_the_spread_that_were_given() -> None:
     assert getattr(alike, "prompt_len", None) == 700
 
 
+def test_the_spread_that_is_assumed_is_the_median_of_the_tables() -> None:
+    """Half the logarithm of P84 over P16 is the standard deviation of the logarithm, if normal."""
+    spreads = []
+    for name in catalog.names("lengths"):
+        table = TabulatedLengths(catalog.lengths(name))
+        for lengths in table.draw(4000, np.random.default_rng(1)):
+            low, high = np.quantile(lengths, [0.16, 0.84])
+            spreads.append(np.log(high / low) / 2)
+    assert np.median(spreads) == pytest.approx(SPREAD, abs=0.05)
+    assert sorted(spreads)[0] == pytest.approx(0.2, abs=0.05)
+    assert sorted(spreads)[-2] == pytest.approx(2.0, abs=0.05)  # the last is the synthetic one
+
+
+@pytest.mark.parametrize("spread", [1.6, 3.0])
+def test_a_drafted_file_says_which_lengths_are_cut(spread: float) -> None:
+    """Those of the draws that are as long as the longest."""
+    one = draft(spread=spread)
+    longest = 20 * one.prompt_len
+    said = re.search(rf"prompt_max = {longest}  # 20 medians; (\S+) % are longer", one.text())
+    assert said is not None
+    lengths = scenario_of(one).workload.length_distribution
+    assert lengths is not None
+    prompts, _ = lengths.draw(100_000, np.random.default_rng(1))
+    assert 100 * np.mean(prompts == longest) == pytest.approx(float(said[1]), rel=0.05)
+
+
 def test_percentiles_of_each_target() -> None:
     """Different ones stand in slo.percentiles, equal ones in slo.attainment."""
     tpot = Target(latency="tpot", percentile=99, limit_s=0.04)
@@ -109,6 +141,33 @@ def test_as_many_nodes_as_a_rate_may_need() -> None:
     assert few == 8
     assert many > 8
     assert many % 8 == 0
+
+
+def test_gpus_are_doubled_until_they_sustain_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From what the bound asks for; what no more GPUs mend is refused at once."""
+    tried: list[int] = []
+
+    def sustains_from(num_gpus: int, error: type[DataError]) -> None:
+        def rank(scenario: Scenario, **_: object) -> str:
+            tried.append(scenario.environment.cluster.num_gpus)
+            if tried[-1] < num_gpus:
+                raise error("no")
+            return "ranking"
+
+        tried.clear()
+        monkeypatch.setattr(plan, "rank", rank)
+
+    sustains_from(32, TooFewGpusError)
+    asked, ranking = plan.sized_plan(draft(rate_rps=1.0))
+    assert (asked.num_gpus, str(ranking), tried) == (32, "ranking", [8, 16, 32])
+    sustains_from(1024, TooFewGpusError)
+    with pytest.raises(TooFewGpusError):
+        plan.sized_plan(draft(rate_rps=1.0))
+    assert tried[-1] == 512
+    sustains_from(16, DataError)
+    with pytest.raises(DataError):
+        plan.sized_plan(draft(rate_rps=1.0))
+    assert tried == [8]
 
 
 @pytest.mark.parametrize(

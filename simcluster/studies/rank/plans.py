@@ -43,6 +43,10 @@ _STEP_TOLERANCE: Final = 0.06  # of a step down or up in cost
 _FINAL_REQUESTS: Final = 180_000.0  # that settle a goodput to 3 %, as a rule
 
 
+class TooFewGpusError(DataError):
+    """A need that is more than the best of all that fits on the GPUs there are sustains."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Size:
     """What a candidate takes with its spares."""
@@ -314,8 +318,10 @@ class Plans:
 
         Raises
         ------
+        TooFewGpusError
+            If the best is known.
         DataError
-            In any case.
+            In any other case.
         """
         stock = self._contest.scenario.environment.cluster.num_gpus
         headroom = self._table.headroom
@@ -347,7 +353,7 @@ class Plans:
         extra = f" and {size.num_spares} spare" if size.num_spares else ""
         low, high = three_digits(goodput.low), three_digits(goodput.high)
         less = 1 - goodput.value / self.rate_rps
-        raise DataError(
+        raise TooFewGpusError(
             f"{asked}: the {stock} GPUs sustain at most {three_digits(goodput.value)} requests/s "
             f"(95 %: {low} to {high}), {less:.1%} less, by {best}{extra} on {size.num_gpus} of "
             "them. Add GPUs, loosen the targets, or need less."

@@ -160,9 +160,10 @@ def _fronts(ranking: Ranking) -> str:
         for c in ranking.latency_front()
     ]
     if latency:
-        share = ranking.scenario.environment.slo.attainment
+        slo = ranking.scenario.environment.slo
+        both = dict.fromkeys(f"P{100 * slo.wanted(key):g}" for key in ("ttft", "tpot"))
         parts.append(
-            f"Best TTFT for its TPOT (P{100 * share:g} at "
+            f"Best TTFT for its TPOT ({' and '.join(both)} at "
             f"{three_digits(ranking.latency_rate_rps)} req/s): {'; '.join(latency)}"
         )
     return "\n".join(parts)
@@ -355,10 +356,10 @@ def plot_latency_front(ranking: Ranking, *, ax: Axes) -> Axes:
             textcoords="offset points",
             fontsize=8,
         )
-    percent = f"P{100 * ranking.scenario.environment.slo.attainment:g}"
+    slo = ranking.scenario.environment.slo
     rate = three_digits(ranking.latency_rate_rps)
-    ax.set_xlabel(f"{percent} TPOT (ms) at {rate} requests/s")
-    ax.set_ylabel(f"{percent} TTFT (s)")
+    ax.set_xlabel(f"P{100 * slo.wanted('tpot'):g} TPOT (ms) at {rate} requests/s")
+    ax.set_ylabel(f"P{100 * slo.wanted('ttft'):g} TTFT (s)")
     if known:
         log_scale(ax)
     _finish(ax)

@@ -22,6 +22,7 @@ from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput import Interval
 from simcluster.studies.rank import finals, report
+from simcluster.studies.rank.plans import TooFewGpusError
 from simcluster.studies.rank.race import cross
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Need, Ranking
@@ -222,7 +223,7 @@ def test_a_need_above_the_stock_names_the_best_there_is(
     best = max(goodput for _, goodput in goodputs.values())
     for need_rps in (1.25 * best, 100 * best):
         with pytest.raises(
-            DataError, match=r"^rank.need_rps = .* the 4 GPUs sustain at most"
+            TooFewGpusError, match=r"^rank.need_rps = .* the 4 GPUs sustain at most"
         ) as caught:
             asked(need_rps)
         said = float(str(caught.value).partition("at most ")[2].split()[0])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 
 from helpers.scenarios import ranked_scenario
 from simcluster.catalog.toml_writer import to_toml
@@ -21,7 +22,7 @@ from simcluster.frames.goodput import three_digits
 from simcluster.rng import stream
 from simcluster.runs.cell import Cell
 from simcluster.runs.executor import Runner
-from simcluster.scenario.file import load, resolve
+from simcluster.scenario.file import changed, load, resolve
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.remarks import remarks
 from simcluster.scenario.scenario import Scenario
@@ -503,6 +504,16 @@ def test_the_heading_speaks_of_those_in_the_answer_alone(ranking: Ranking) -> No
     names = {c.name for c in ranking.candidates if c.stage == "final"}
     text = report.as_text(ranking)
     assert all((line in text) == (line.split(".")[1] in names) for line in alone)
+
+
+def test_latencies_are_named_by_the_percentile_of_their_target(ranking: Ranking) -> None:
+    """Each is taken at its own, which differ where targets have percentiles."""
+    slo = {"slo.criterion": "marginal", "slo.percentiles": {"ttft": 80, "tpot": 99}}
+    own = dataclasses.replace(ranking, scenario=changed(ranking.scenario, slo))
+    rate = three_digits(ranking.latency_rate_rps)
+    assert f"(P80 and P99 at {rate} req/s)" in report.as_text(own)
+    ax = report.plot_latency_front(own, ax=Figure().subplots())
+    assert (ax.get_xlabel()[:3], ax.get_ylabel()[:3]) == ("P99", "P80")
 
 
 @pytest.mark.usefixtures("quickly")
