@@ -1,7 +1,7 @@
 # make demo   install into .venv and run the quickstart comparison
 # make test   install the test extra and run the whole test suite
 # make plugin install the example plug-in beside the package and run its tests
-# make browser  open reports in headless Chromium, where there is one (Debian's package chromium, or CHROMIUM=path)
+# make browser  open reports and the page of `simcluster ui` in headless Chromium, where there is one (Debian's package chromium, or CHROMIUM=path)
 # make gate   compare simulated with measured times, where SIMCLUSTER_DATA is: worse by two points fails
 # make fast   compile the modules of simcluster/_compiled.py here (about two CPU-minutes); make pure takes them away
 # make compiled  compile into build/compiled, and check there that both ways agree to the bit
@@ -39,7 +39,7 @@ plugin: $(VENV)/.installed-dev
 # Playwright drives it; its own download of a browser is not needed.
 browser: $(VENV)/.installed-dev
 	@if command -v "$${CHROMIUM:-chromium}" >/dev/null; then \
-	  $(BIN)/python -m pip install --quiet -e ".[browser]" && $(BIN)/python -m pytest -q tests/report/test_browser.py; \
+	  $(BIN)/python -m pip install --quiet -e ".[browser,ui]" && $(BIN)/python -m pytest -q tests/report/test_browser.py tests/ui/test_page.py; \
 	else \
 	  echo "browser: skipped, there is no chromium (CHROMIUM)"; \
 	fi

@@ -128,6 +128,7 @@ _LATE: Final = {
         "Fit a GPU's constants to measured kernels.",
     ),
     "measure": ("simcluster.fidelity.measure.command", "Measure kernel times of a GPU."),
+    "ui": ("simcluster.ui.command", "Serve a page with a form and its answers."),
     "validate": ("simcluster.fidelity.validate.command", "Compare simulated with measured times."),
 }
 """Commands by name: their module, and what the list of commands says of them."""

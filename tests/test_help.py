@@ -86,8 +86,9 @@ SHORTER = {
     "rank": ["--set", "rank.mode=bestserve"],
 }
 """What is added to the examples of searches, which take a minute each; the rest is as it stands."""
-PARSED = ("plan", "measure", "calibrate")
-"""Commands whose examples are parsed and not run: `tests/studies/test_plan.py` runs a plan; the
+PARSED = ("plan", "ui", "measure", "calibrate")
+"""Commands whose examples are parsed and not run: `tests/studies/test_plan.py` runs a plan,
+`tests/ui/test_page.py` a page; the
 others need a GPU, or what it measured."""
 
 

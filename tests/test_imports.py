@@ -41,6 +41,7 @@ ORDER = (
     "studies",
     "fidelity",
     "testing",
+    "ui",
     "",
     "cli",
     "__main__",

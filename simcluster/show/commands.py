@@ -12,7 +12,7 @@ from simcluster.runs.watch import share_done
 from simcluster.show.terminal import QUIET, WIDE, signs_of_life
 
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Begin": ("init", "plan", "doctor"),
+    "Begin": ("init", "plan", "ui", "doctor"),
     "Simulate": ("run", "compare", "timeline"),
     "Search": ("goodput", "rank", "cooptimize"),
     "Results": ("report", "plot", "diff"),
@@ -28,6 +28,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "init": (f"init {_FACTS} -o mine.toml", "init --model qwen2.5-32b --gpu H100 --prompt 1500 "
              "--output 300 --ttft-p95 1s --tpot-p95 40ms --rate 25"),
     "plan": (f"plan {_FACTS} --rate 8", f"plan {_FACTS} --rate 8 --gpus 2 -o results/plan"),
+    "ui": ("ui", f"ui {FIRST} --port 9000 --no-open"),
     "doctor": ("doctor", "doctor --json"),
     "run": (f"run {FIRST} --strategy EcoServe --rate 10",
             f"run {FIRST} --set slo.ttft=800ms -o results/run"),
@@ -74,7 +75,9 @@ _WITH_TABLES: Final = frozenset(
     )
 )
 """Commands whose tables may be wider than a terminal."""
-_WITH_PROGRESS: Final = frozenset(("compare", "goodput", "rank", "plan", "cooptimize", "measure"))
+_WITH_PROGRESS: Final = frozenset(
+    ("compare", "goodput", "rank", "plan", "cooptimize", "measure", "ui")
+)
 """Commands that show by themselves how far they are."""
 _DOING: Final[Mapping[str, str]] = {
     "run": "simulating",

@@ -27,6 +27,7 @@ _EXTRAS: Final = {
     "cooptimize": ("optuna", "simcluster cooptimize"),
     "gpu": ("torch", "simcluster measure"),
     "browser": ("playwright", "tests of reports in a browser"),
+    "ui": ("nicegui", "simcluster ui"),
 }
 """By extra: the module it brings, and what for."""
 
