@@ -28,6 +28,7 @@ report      results as an HTML page that needs no network
 studies     questions asked of many runs: goodput, rank, cooptimize
 fidelity    how far to trust it: measure, calibrate, validate
 testing     specifications, laws and witnesses for tests
+ui          a local page: a scenario as a form, and its answers
 cli         the command line
 ==========  ===================================================================
 """

@@ -109,7 +109,7 @@ def test_the_examples_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert result.exit_code in (0, 3), f"{one}\n{result.output}"
             assert result.stdout, one
             ran.append(one)
-    assert len(ran) >= 2 * (len(EXAMPLES) - 5)
+    assert len(ran) >= 2 * (len(EXAMPLES) - 6)
 
 
 def test_tables_fit_80_columns_unless_asked(place: Path) -> None:
