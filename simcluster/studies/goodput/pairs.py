@@ -17,11 +17,15 @@ from simcluster.studies.goodput.estimate import (
     half_width,
     t_p_value,
 )
+from simcluster.studies.goodput.rules import SearchRules
 from simcluster.studies.goodput.search import Verdict
 from simcluster.units import FloatArray
 
 INDIFFERENCE: Final = 0.03
 """Difference of two goodputs, as a share, within which either may be taken."""
+_HOPEFUL: Final = (3.0, 1.25)
+"""Times the most replications that a pair may need by its estimate and still be tried: the need is
+estimated from few runs at first, from many later. Beyond it they would not settle it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +220,7 @@ def compare_all(
 
 
 def wanted_sizes(
-    verdicts: Mapping[str, Verdict], pairs: list[Compared], most: int
+    verdicts: Mapping[str, Verdict], pairs: list[Compared], rules: SearchRules
 ) -> dict[str, int]:
     """Return the replications at a rate that would settle pairs which are open, by strategy.
 
@@ -226,8 +230,9 @@ def wanted_sizes(
         The searches so far.
     pairs : list of Compared
         What they say.
-    most : int
-        Replications that a strategy may have at a rate. A pair that needs more stays open.
+    rules : SearchRules
+        Replications that a strategy may have at a rate (`most`, and `most_of_pair` once it has as
+        many). A pair that needs more stays open.
 
     Notes
     -----
@@ -245,7 +250,9 @@ def wanted_sizes(
         wanted = 0.9 * max(gain, math.log1p(pair.indifference) - gain)
         size = max(v.stages[-1].size for v in own)
         needed = math.ceil(size * (half / wanted) ** 2)
-        if needed > 3 * most:
+        known = size >= rules.most
+        most = rules.most_of_pair if known else rules.most
+        if needed > _HOPEFUL[known] * most:
             continue  # would not be settled
         for name in (pair.first, pair.second):
             sizes[name] = max(sizes.get(name, 0), min(max(needed, size), most))

@@ -120,6 +120,9 @@ class SearchRules:
     """Replications at a rate above which runs become longer instead."""
     most: int = 32
     """Replications at a rate where runs cannot be longer, at most."""
+    most_of_pair: int = 64
+    """Replications at a rate that an open pair may have, once `most` have shown that as many would
+    settle it."""
     chance: float = 0.001
     """Of taking noise for a bias."""
     aim: float = 0.8

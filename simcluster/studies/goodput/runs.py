@@ -327,7 +327,7 @@ def _with_pairs_settled(
     `grown` is the search that lets the last stage of a strategy grow to a number of replications.
     """
     for _ in range(_LOOKS):
-        sizes = wanted_sizes(found.verdicts, found.comparisons(), RULES.most)
+        sizes = wanted_sizes(found.verdicts, found.comparisons(), RULES)
         if not sizes:
             break
         larger = {name: grown(found, name, size) for name, size in sizes.items()}

@@ -14,9 +14,10 @@ from simcluster.scenario.file import resolve
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput import Cell, Outcome, Verdict, find
 from simcluster.studies.goodput.by_rate import compare_by_rate
-from simcluster.studies.goodput.estimate import estimate_crossing, logit
-from simcluster.studies.goodput.pairs import compare_verdicts
+from simcluster.studies.goodput.estimate import Interval, estimate_crossing, logit
+from simcluster.studies.goodput.pairs import Compared, compare_verdicts, wanted_sizes
 from simcluster.studies.goodput.probe import Probe
+from simcluster.studies.goodput.rules import RULES
 from simcluster.studies.goodput.search import Stage
 from simcluster.studies.goodput.shape import Falls
 
@@ -135,6 +136,37 @@ def test_open_pairs_get_more_replications_until_they_are_settled(seed: int) -> N
     close = next(p for names, p in pairs.items() if "three" not in names)
     assert close.alike
     assert "within 3 %" in str(close)
+
+
+@pytest.mark.parametrize(
+    ("size", "half", "wanted"),
+    [
+        (8, 0.05, 32),  # 63 by these few: first as many as tell
+        (8, 0.08, None),  # 162: three times what they may have
+        (32, 0.024, 59),
+        (32, 0.0275, 64),  # 77: an estimate too, and near
+        (32, 0.03, None),  # 91
+        (32, 0.017, None),  # decided
+    ],
+)
+def test_an_open_pair_gets_what_would_settle_it(
+    size: int, half: float, wanted: int | None
+) -> None:
+    """Of 2 %: size * (half / (0.9 * ln 1.02)) ** 2 replications, on paper."""
+    names = ("one", "two")
+    verdicts = {name: verdict(name, 100.0, size) for name in names}
+    ratio = Interval(value=1.02, low=1.02 * math.exp(-half), high=1.02 * math.exp(half))
+    pair = Compared(
+        first="one",
+        second="two",
+        ratio=ratio,
+        difference_rps=ratio,
+        p_value=0.1,
+        paired=True,
+        indifference=0.03,
+    )
+    sizes = {} if wanted is None else dict.fromkeys(names, wanted)
+    assert wanted_sizes(verdicts, [pair], RULES) == sizes
 
 
 class Noisy:
