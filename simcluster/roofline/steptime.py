@@ -16,9 +16,11 @@ from simcluster.errors import InvariantError
 from simcluster.roofline.attention import KindTerms, StepAttention, decode_steps
 from simcluster.roofline.base import StepShape, ends_of
 from simcluster.roofline.bounded import remember
+from simcluster.roofline.collectives import ExpertLinks
 from simcluster.roofline.dispatch import Line, eager_lines, envelope, graph_line
 from simcluster.roofline.host import HostWork, on_cpu
 from simcluster.roofline.kernels import KernelTimer
+from simcluster.roofline.layout import Layout, check_layout
 from simcluster.roofline.memory import check_pp, check_tp
 from simcluster.roofline.schedule import KernelRun, KernelSchedule
 from simcluster.roofline.step_kernels import StepKernels
@@ -63,6 +65,10 @@ class RooflineStepTime:
         layers (`operators.stage_layers`), issued by its own CPU threads, its decode steps captured
         in a graph of its own. The first stage has the embedding and the host work before a step,
         the last one the LM head, the sampler and the host work after it.
+    layout : Layout, optional
+        How the instance is laid out; by default over `tp_size` GPUs alone.
+    expert_links : ExpertLinks, optional
+        Links between its data-parallel ranks; needed where there are several.
 
     Raises
     ------
@@ -88,8 +94,12 @@ class RooflineStepTime:
         tp_size: int,
         pp_size: int = 1,
         stage: int = 0,
+        layout: Layout | None = None,
+        expert_links: ExpertLinks | None = None,
     ) -> None:
-        check_tp(model, tp_size, key="tp_size")
+        layout = layout or Layout(tp_size)
+        check_layout(model, engine, layout, key="tp_size")
+        check_tp(model, tp_size, key="tp_size", layout=layout)
         check_pp(model, pp_size, key="pp_size")
         if not 0 <= stage < pp_size:
             raise InvariantError(f"no stage {stage} in a pipeline of {pp_size}")
@@ -103,8 +113,8 @@ class RooflineStepTime:
             engine.kernel_generation,
             quantises=engine.quantises,
             splits_attention=engine.splits_attention,
-            num_experts=experts.num_experts if experts else 0,
-            expert_width=experts.ffn_dim // tp_size if experts else 0,
+            num_experts=layout.local_experts(experts) if experts else 0,
+            expert_width=experts.ffn_dim // layout.moe_tp_size if experts else 0,
         )
         self._host = HostWork(engine, tp_size * pp_size, is_first=stage == 0, is_last=self._is_last)
         self._kernels = StepKernels(
@@ -116,6 +126,8 @@ class RooflineStepTime:
             stage,
             own_allreduce=engine.own_allreduce,
             fuses_allreduce_up_to=engine.fused_message_bytes,
+            layout=layout,
+            expert_links=expert_links,
         )
         self._attention = StepAttention(timer, model, tp_size)
         self._reaches = self._attention.reach is not None
@@ -249,7 +261,8 @@ class RooflineStepTime:
                 issue_s=(0.0 if graph else issue * TICK_S,) * len(ticks),
                 run_s=tuple(value * TICK_S for value in ticks),
                 collective=tuple(
-                    operator.kind in ("all_reduce", "all_gather") for operator in operators
+                    operator.kind not in ("gemm", "elementwise", "attention")
+                    for operator in operators
                 ),
                 repeat=tick_run.repeat,
             )

@@ -258,8 +258,9 @@ def _memory(cluster: Cluster, strategy: Strategy, prompt_len: int) -> Iterator[s
                 environment.cluster.gpu,
                 engine,
                 first.tp_size,
-                first.num_gpus // first.tp_size,
+                first.pp_size,
                 key="tp_size",
+                layout=first.layout,
             )
         except ConfigError:
             fit = 0

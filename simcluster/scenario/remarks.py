@@ -59,6 +59,7 @@ def remarks(scenario: Scenario) -> list[str]:
         *_prefixes(scenario),
         *_api_times(scenario),
         *_waits(scenario),
+        *_layouts(scenario),
         *implausible(scenario),
     ]
 
@@ -106,6 +107,20 @@ def _waits(scenario: Scenario) -> Iterator[str]:
                 f"{', '.join(names)}: engine.{key} = {value} has no effect: prefill instances have "
                 "no decodes for prompts to wait beside"
             )
+
+
+def _layouts(scenario: Scenario) -> Iterator[str]:
+    """Say what is assumed where experts are spread over GPUs."""
+    spread = [
+        s.name
+        for s in scenario.strategies
+        if isinstance(s, CommonSettings) and s.ep_size > 1 and s.expert_skew == 1.0
+    ]
+    if spread:
+        yield (
+            f"{', '.join(spread)}: experts are taken to be equally popular, so the busiest GPU has "
+            "what chance gives it; expert_skew says otherwise"
+        )
 
 
 def _prefixes(scenario: Scenario) -> Iterator[str]:

@@ -13,6 +13,7 @@ from simcluster.engine.instance import Instance, InstanceLike
 from simcluster.engine.instance.pipelined import PipelinedInstance
 from simcluster.errors import InvariantError
 from simcluster.roofline.base import StepShape, StepTime
+from simcluster.roofline.layout import Layout
 from simcluster.roofline.memory import (
     ProfilingPass,
     block_bytes,
@@ -21,7 +22,7 @@ from simcluster.roofline.memory import (
     weight_bytes_per_gpu,
 )
 from simcluster.roofline.of_environment import group_fabric
-from simcluster.roofline.sources import source_of
+from simcluster.roofline.sources import beyond_tp, source_of, times_of
 from simcluster.sched import SCHEDULERS, Scheduler
 from simcluster.studies.check.requests import Requests
 from simcluster.units import GB
@@ -41,14 +42,24 @@ class Pool:
     """That of one of them, of a pipeline of one of its lanes."""
 
     @property
+    def layout(self) -> Layout:
+        """How an instance is laid out, its pipeline apart."""
+        return self.instances[0].layout
+
+    @property
     def tp_size(self) -> int:
         """GPUs of a tensor-parallel group."""
-        return self.instances[0].tp_size
+        return self.layout.tp_size
 
     @property
     def pp_size(self) -> int:
         """Stages of a pipeline."""
-        return self.instances[0].num_gpus // self.tp_size
+        return self.instances[0].pp_size
+
+    @property
+    def num_lanes(self) -> int:
+        """Batches in flight: one per stage of a pipeline, or per data-parallel rank."""
+        return self.pp_size * self.layout.dp_size
 
     @property
     def limits(self) -> SchedulerConfig:
@@ -65,15 +76,15 @@ class Pool:
             each = pool.prompt_blocks(num_tokens)
         else:
             each = pool.blocks_for(num_tokens)
-        held = self.pp_size * (pool.num_blocks // max(each, 1))
-        return min(held, self.pp_size * self.limits.max_num_seqs), held
+        held = self.num_lanes * (pool.num_blocks // max(each, 1))
+        return min(held, self.num_lanes * self.limits.max_num_seqs), held
 
 
 def pools_of(cluster: Cluster, environment: Environment) -> Iterator[Pool]:
     """Give the pools of a deployment, in the order in which they were placed."""
     groups: dict[tuple[object, ...], list[Placed]] = {}
     for one in cluster.placed:
-        kind = (one.role, one.model, one.gpu, one.num_gpus, one.tp_size)
+        kind = (one.role, one.model, one.gpu, one.num_gpus, one.layout)
         groups.setdefault(kind, []).append(one)
     for own in groups.values():
         part = environment.part(own[0].model, own[0].gpu)
@@ -100,7 +111,8 @@ def facts(pool: Pool, requests: Requests) -> dict[str, Any]:
     stages = range(pp_size)
     size = [block_bytes(model, engine, tp_size, layout, pp_size, stage) for stage in stages]
     room = [
-        kv_pool_bytes(model, gpu, engine, tp_size, pp_size, stage, profiled) for stage in stages
+        kv_pool_bytes(model, gpu, engine, tp_size, pp_size, stage, profiled, pool.layout)
+        for stage in stages
     ]
     num_blocks = pp_size * scheduler.pool.num_blocks
     held = requests.prompt_len + (0 if pool.role == "prefill" else requests.output_len)
@@ -112,19 +124,21 @@ def facts(pool: Pool, requests: Requests) -> dict[str, Any]:
         "instances": len(pool.instances),
         "tp_size": tp_size,
         "pp_size": pp_size,
+        "dp_size": pool.layout.dp_size,
+        "ep_size": pool.layout.ep_size,
         "scheduler": scheduler_name(scheduler),
         "max_num_seqs": limits.max_num_seqs,
         "max_num_batched_tokens": limits.max_num_batched_tokens,
         "weight_bytes_per_gpu": max(
-            weight_bytes_per_gpu(model, tp_size, pp_size, stage) for stage in stages
+            weight_bytes_per_gpu(model, tp_size, pp_size, stage, pool.layout) for stage in stages
         ),
         "kv_bytes_per_token_per_gpu": max(
             kv_bytes_per_token_per_gpu(model, tp_size, pp_size, stage) for stage in stages
         ),
         "kv_room_bytes_per_gpu": min(room),
         "kv_bytes_per_gpu": max(size) * num_blocks,
-        "kv_blocks": num_blocks,
-        "kv_pool_tokens": _tokens(pool, num_blocks),
+        "kv_blocks": num_blocks * pool.layout.dp_size,
+        "kv_pool_tokens": _tokens(pool, num_blocks * pool.layout.dp_size),
         "batch": batch,
         "batch_in_memory": in_memory,
     }
@@ -161,11 +175,16 @@ class Steps:
     """Step times of an instance of a pool, with all its stages, one batch alone."""
 
     def __init__(self, pool: Pool) -> None:
-        environment, tp_size, pp_size = pool.environment, pool.tp_size, pool.pp_size
+        environment, layout, pp_size = pool.environment, pool.layout, pool.pp_size
         source = source_of(environment)
-        self._stages: Sequence[StepTime] = [source(environment, tp_size)] if pp_size == 1 else []
-        if pp_size > 1:
-            self._stages = source.stages(environment, tp_size, pp_size, key="pp_size") or ()
+        self._stages: Sequence[StepTime] = ()
+        if pp_size == 1:
+            self._stages = [times_of(source, environment, layout)]
+        else:
+            stages = source.stages(
+                environment, layout.tp_size, pp_size, key="pp_size", **beyond_tp(layout)
+            )
+            self._stages = stages or ()
         self._reach = environment.model.spec.reach
         self._num_lanes = pp_size
         self._budget = pool.limits.max_num_batched_tokens

@@ -19,7 +19,8 @@ from simcluster.engine.groups.cluster import Cluster
 from simcluster.rng import stream
 from simcluster.roofline import StepTime
 from simcluster.roofline.base import StepShape
-from simcluster.roofline.sources import source_of
+from simcluster.roofline.layout import Layout
+from simcluster.roofline.sources import beyond_tp, source_of, times_of
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, SchedulerSettings, Strategy
 from simcluster.studies.space import build
@@ -106,8 +107,8 @@ class Screen:
 
     def __init__(self, environment: Environment, lengths: Lengths) -> None:
         self._environment, self._lengths = environment, lengths
-        self._times: dict[tuple[int, int], _Times] = {}
-        self._alone: dict[tuple[int, int], FloatArray] = {}
+        self._times: dict[tuple[Layout, int], _Times] = {}
+        self._alone: dict[tuple[Layout, int], FloatArray] = {}
 
     def bound(self, strategy: Strategy) -> Bound:
         """Return what `strategy`, a candidate that fits, carries at most.
@@ -118,9 +119,8 @@ class Screen:
         slo = environment.slo.loosest()
         cluster = build(environment, strategy)
         first = cluster.placed[0]
-        instance, tp_size = first.instance, first.tp_size
-        stages = first.num_gpus // tp_size
-        times, prefills = self._times_of(cluster, tp_size, stages)
+        instance, stages = first.instance, first.pp_size
+        times, prefills = self._times_of(cluster, first.layout, stages)
         # A pipeline names the blocks of one of its batches, of which it has one per stage.
         fit = instance.free_blocks // instance.blocks_for(math.ceil(lengths.context))
         memory_batch = max(1, stages * fit)
@@ -167,11 +167,11 @@ class Screen:
             ramp_s=max((scaled.ramp_s for scaled in cluster.scaled), default=None),
         )
 
-    def _times_of(self, cluster: Cluster, tp_size: int, stages: int) -> tuple[_Times, FloatArray]:
+    def _times_of(self, cluster: Cluster, layout: Layout, stages: int) -> tuple[_Times, FloatArray]:
         """Return step times of such an instance, and the prefill of each prompt alone (s)."""
-        key = tp_size, stages
+        key = layout, stages
         if key not in self._times:
-            self._times[key] = _Times(self._environment, tp_size, stages)
+            self._times[key] = _Times(self._environment, layout, stages)
             prefill_s = cluster.instances[0].prefill_s
             self._alone[key] = np.array([prefill_s(int(p)) for p in self._lengths.prompts])
         return self._times[key], self._alone[key]
@@ -180,12 +180,14 @@ class Screen:
 class _Times:
     """Step times of an instance, with all its stages."""
 
-    def __init__(self, environment: Environment, tp_size: int, stages: int) -> None:
+    def __init__(self, environment: Environment, layout: Layout, stages: int) -> None:
         def all_stages(env: Environment) -> Sequence[StepTime]:
             source = source_of(env)
             if stages == 1:
-                return [source(env, tp_size)]
-            of_each = source.stages(env, tp_size, stages, key="rank.pp_sizes")
+                return [times_of(source, env, layout)]
+            of_each = source.stages(
+                env, layout.tp_size, stages, key="rank.pp_sizes", **beyond_tp(layout)
+            )
             assert of_each is not None, "a pipeline that was placed has stages"
             return of_each
 
