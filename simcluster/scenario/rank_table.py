@@ -33,7 +33,8 @@ class RankTable(Settings):
     pp_sizes: Annotated[tuple[Degree, ...], Field(min_length=1)] = (1,)
     """Stages of the pipeline."""
     dp_sizes: tuple[Degree, ...] = ()
-    """Data-parallel ranks of attention; default: 1."""
+    """Data-parallel ranks of attention; default: 1, and for models with experts 4 and 8 too, where
+    the engine can and the experts are spread over all GPUs of an instance."""
     ep_sizes: tuple[Degree, ...] = ()
     """Groups of GPUs with different experts; default: 1, and for models with experts all GPUs of an
     instance too, where the engine can."""

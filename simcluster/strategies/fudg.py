@@ -126,7 +126,8 @@ class FuDG(RouterSettings):
         Raises
         ------
         ConfigError
-            If pools that share nodes are to be scaled, or a pipeline is to send by layers.
+            If pools that share nodes are to be scaled, or a pipeline or several data-parallel ranks
+            are to send by layers.
         """
         if self.placement == "intra-node" and (self.prefill_autoscale or self.decode_autoscale):
             raise ConfigError(
@@ -141,6 +142,13 @@ class FuDG(RouterSettings):
                 self.transfer,
                 "is not there for pipelines: their stages prefill at different times",
                 'Use pp_size = 1, or transfer = "after-prefill".',
+            )
+        if self.transfer == "layerwise" and self.dp_size > 1:
+            raise ConfigError(
+                self.shape().key("transfer"),
+                self.transfer,
+                "is not there for several data-parallel ranks, which prefill at the same time",
+                'Use dp_size = 1, or transfer = "after-prefill".',
             )
 
     def _shape(self, cluster: Cluster) -> InstanceShape:
@@ -239,6 +247,7 @@ class FuDG(RouterSettings):
             return connector
         for key, value, default in (
             ("pp_size", self.pp_size, 1),
+            ("dp_size", self.dp_size, 1),
             ("transfer", self.transfer, "after-prefill"),
             ("pool", self.pool or "none", "none"),
             ("waiting_block_share", self.waiting_block_share, None),
@@ -259,10 +268,11 @@ class FuDG(RouterSettings):
     def redoes_last_token(self, engine: EngineProfile) -> bool:
         """Whether users wait for the decode side to compute the last token of a prompt again.
 
-        Left out with pipelines, whose batches have no step of their own to go by.
+        Left out with pipelines and data-parallel ranks, whose batches have no step of their own to
+        go by.
         """
         beside = (self.kv_connector or engine.kv_connector) == "beside"
-        decodes_alone = self.first_token == "decode" and self.pp_size == 1
+        decodes_alone = self.first_token == "decode" and self.pp_size == self.dp_size == 1
         return engine.redoes_last_token and beside and decodes_alone
 
     def rates(self, cluster: Cluster) -> ConnectorRates:
@@ -298,6 +308,7 @@ class FuDG(RouterSettings):
             ("router", self.router, "least-loaded"),
             ("status_interval_s", self.status_interval_s, 0.0),
             ("pp_size", self.pp_size, 1),
+            ("dp_size", self.dp_size, 1),
             ("queue", self.queue, "first-come"),
         ):
             if value != default:

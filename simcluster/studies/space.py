@@ -14,7 +14,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from simcluster.config import Environment
 from simcluster.engine.groups.cluster import Cluster
@@ -26,6 +26,9 @@ from simcluster.sched import SCHEDULERS
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.strategies.base import dry_run
 from simcluster.strategies.nodg import SCHEDULER_OF
+
+DP_SIZES: Final = (1, 4, 8)
+"""Data-parallel ranks that are tried where no list says which."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,12 +145,20 @@ def shapes(table: RankTable, environment: Environment) -> Iterator[Shape]:
 def layouts(table: RankTable, environment: Environment) -> Iterator[Layout]:
     """Give all combinations of tensor, data and expert parallelism of `table`.
 
-    By default experts are split over all GPUs of an instance, and spread over them.
+    By default experts are split over all GPUs of an instance, and spread over them, with
+    data-parallel ranks and without; an instance has no more GPUs than a node unless a list says so.
     """
     spreads = environment.model.spec.experts and environment.engine.expert_parallel != "none"
-    for tp_size, dp_size in itertools.product(table.tp_sizes, table.dp_sizes or (1,)):
-        default = (1, tp_size * dp_size) if spreads else (1,)
-        for ep_size in dict.fromkeys(table.ep_sizes or default):
+    per_node = environment.cluster.gpus_per_node
+    for tp_size, dp_size in itertools.product(
+        table.tp_sizes, table.dp_sizes or (DP_SIZES if spreads else (1,))
+    ):
+        num_gpus = tp_size * dp_size
+        if not table.dp_sizes and dp_size > 1 and num_gpus > per_node:
+            continue
+        default = {1} if dp_size == 1 or not spreads else set()
+        default |= {num_gpus} if spreads else set()
+        for ep_size in table.ep_sizes or sorted(default):
             yield Layout(tp_size, dp_size, ep_size)
 
 

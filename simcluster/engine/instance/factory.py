@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import Environment, SchedulerConfig
 from simcluster.engine.clock import Clock
 from simcluster.engine.instance import Instance, InstanceLike
+from simcluster.engine.instance.data_parallel import DataParallelInstance
 from simcluster.engine.instance.dispatcher import RankGroup
+from simcluster.engine.instance.lock_step import MAX_LOCK_STEPS, LockStep, RankTime
 from simcluster.engine.instance.pipeline import PipelineStages
 from simcluster.engine.instance.pipelined import PipelinedInstance
 from simcluster.engine.links.link import Link, LinkNetwork
@@ -109,10 +111,9 @@ class InstanceFactory:
             If the model or one longest sequence does not fit its GPUs, or its limits contradict one
             another.
         """
-        if shape.dp_size > 1:
-            rule = "data-parallel ranks are known to step times and memory, and not simulated yet"
-            raise ConfigError(shape.key("dp_size"), shape.dp_size, rule, "Use dp_size = 1.")
         num_blocks = self._plan(shape).num_blocks
+        if shape.dp_size > 1:
+            return self._data_parallel(number, shape, role, groups)
         if shape.pp_size == 1:
             step_time = self._times_of(shape)
             ranks = self._ranks(number, shape.tp_size, 0) if self._by_kernel else None
@@ -131,6 +132,36 @@ class InstanceFactory:
             for k in range(shape.pp_size)
         ]
         return PipelinedInstance(lanes, pipeline.prefill_s)
+
+    def _data_parallel(
+        self, number: int, shape: InstanceShape, role: str, groups: tuple[GpuGroup, ...]
+    ) -> DataParallelInstance:
+        """Return an instance of several data-parallel ranks."""
+        if shape.pp_size > 1:
+            rule = "data-parallel ranks of a pipeline are not simulated"
+            raise ConfigError(shape.key("dp_size"), shape.dp_size, rule, "Use pp_size = 1.")
+        if len({group.node for group in groups}) > 1 and self._environment.cluster.network is None:
+            rule = "the ranks do not fit on a node, and there is no network between nodes"
+            remedy = "Use fewer GPUs per instance, or name cluster.network."
+            raise ConfigError(shape.key("dp_size"), shape.dp_size, rule, remedy)
+        step_time = cast(RankTime, self._times_of(shape))
+        most_steps = MAX_LOCK_STEPS if self._resolution == "span" else 1
+        group = LockStep(self._env, step_time, shape.dp_size, most_steps, by_kernel=self._by_kernel)
+        tp_size = shape.tp_size
+        lanes = [
+            self._lane(
+                number,
+                shape,
+                role,
+                self._plan(shape).num_blocks,
+                step_time,
+                lane=rank,
+                ranks=self._ranks(number, tp_size, rank * tp_size) if self._by_kernel else None,
+                lock_step=(group, step_time),
+            )
+            for rank in range(shape.dp_size)
+        ]
+        return DataParallelInstance(lanes, step_time.prefill_s)
 
     def _times_of(self, shape: InstanceShape) -> StepTime:
         """Step times of an instance of `shape` without a pipeline."""
@@ -218,6 +249,7 @@ class InstanceFactory:
         ranks: RankGroup | None = None,
         lane: int = 0,
         pipeline: PipelineStages | None = None,
+        lock_step: tuple[LockStep, RankTime] | None = None,
     ) -> Instance:
         environment, engine = self._environment, self._environment.engine
         prefix_caching = shape.prefix_caching
@@ -251,6 +283,7 @@ class InstanceFactory:
             lane=lane,
             order=next(self._lane_numbers),
             pipeline=pipeline,
+            lock_step=lock_step,
             copy_s=None if host is None else host.copy_s,
         )
 

@@ -21,7 +21,7 @@ from simcluster.roofline.memory import (
     kv_pool_bytes,
     weight_bytes_per_gpu,
 )
-from simcluster.roofline.of_environment import group_fabric
+from simcluster.roofline.of_environment import expert_links, group_fabric
 from simcluster.roofline.sources import beyond_tp, source_of, times_of
 from simcluster.sched import SCHEDULERS, Scheduler
 from simcluster.studies.check.requests import Requests
@@ -186,7 +186,8 @@ class Steps:
             )
             self._stages = stages or ()
         self._reach = environment.model.spec.reach
-        self._num_lanes = pp_size
+        self._num_lanes = pool.num_lanes
+        self._num_ranks = layout.dp_size
         self._budget = pool.limits.max_num_batched_tokens
         self._splits = type(pool.scheduler).splits_prompts
 
@@ -204,14 +205,17 @@ class Steps:
         while done < prompt_len:
             new = min(size, prompt_len - done)
             last = done + new == prompt_len
-            total += self._step_s(StepShape(0, 0, ((new, done),), int(last), 0), first=not done)
+            idle = self._num_ranks - 1  # each with a dummy token
+            shape = StepShape(0, 0, ((new, done),), int(last), 0, idle)
+            total += self._step_s(shape, first=not done)
             done += new
         return total
 
     def decode_s(self, num_seqs: int, context_len: int) -> float:
         """Time of a decode step of `num_seqs` sequences of `context_len` tokens each (s).
 
-        Of a pipeline that of one of its lanes, which has its share of the sequences.
+        Of a pipeline or data-parallel ranks that of one of its lanes, which has its share of the
+        sequences.
         """
         own = max(1, num_seqs // self._num_lanes)
         return self._step_s(self._decodes(own, context_len, ()))
@@ -221,7 +225,8 @@ class Steps:
     ) -> StepShape:
         tokens = num_seqs * context_len
         reached = tokens if self._reach is None else num_seqs * self._reach.of(context_len)
-        return StepShape(num_seqs, tokens, chunks, num_seqs, reached)
+        shape = StepShape(num_seqs, tokens, chunks, num_seqs, reached)
+        return shape._replace(other_tokens=(self._num_ranks - 1) * shape.num_tokens)
 
     def steady_rps(self, prompt_len: float, output_len: float, most_seqs: int) -> float:
         """Rate (requests/s) at which an instance that splits prompts gets through equal requests.
@@ -231,17 +236,19 @@ class Steps:
         a chunk for each decoded token.
         """
         per_decode = prompt_len / (output_len - 1) if output_len > 1 else math.inf
-        num_seqs = min(float(most_seqs), self._budget / (1 + per_decode))
+        own = most_seqs / self._num_ranks
+        num_seqs = min(own, self._budget / (1 + per_decode))
         decodes = int(num_seqs)
         new = self._budget if not decodes else round(decodes * per_decode)
         whole, rest = divmod(max(new, 1), max(1, round(prompt_len)))
         chunks = ((round(prompt_len), 0),) * whole
         if rest:  # a part of a prompt, from somewhere in its middle
             chunks += ((rest, max(0, round((prompt_len - rest) / 2))),)
-        shape = StepShape(0, 0, chunks, max(whole, 1), 0)
+        others = (self._num_ranks - 1) * max(new, 1)
+        shape = StepShape(0, 0, chunks, max(whole, 1), 0, others)
         if decodes:
             shape = self._decodes(decodes, round(prompt_len + output_len / 2), chunks)
-        return max(new, 1) / prompt_len / self._step_s(shape)
+        return self._num_ranks * max(new, 1) / prompt_len / self._step_s(shape)
 
 
 def links(pools: Iterable[Pool]) -> list[dict[str, Any]]:
@@ -252,6 +259,11 @@ def links(pools: Iterable[Pool]) -> list[dict[str, Any]]:
         used = []
         if pool.tp_size > 1:
             used.append(("all-reduce", group_fabric(cluster, pool.tp_size)))
+        if pool.layout.dp_size > 1:
+            to_experts = expert_links(cluster, pool.layout)
+            used.append(("to experts", to_experts.group))
+            if to_experts.between is not None:
+                used.append(("to experts on other nodes", to_experts.between))
         if pool.pp_size > 1:
             crosses = pool.pp_size * pool.tp_size > cluster.gpus_per_node
             between = cluster.network if crosses and cluster.network else cluster.fabric

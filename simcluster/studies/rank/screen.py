@@ -121,11 +121,13 @@ class Screen:
         first = cluster.placed[0]
         instance, stages = first.instance, first.pp_size
         times, prefills = self._times_of(cluster, first.layout, stages)
-        # A pipeline names the blocks of one of its batches, of which it has one per stage.
+        # A pipeline names the blocks of one of its batches, of which it has one per stage; and
+        # data-parallel ranks have batches of their own.
+        lanes = stages * first.layout.dp_size
         fit = instance.free_blocks // instance.blocks_for(math.ceil(lengths.context))
-        memory_batch = max(1, stages * fit)
+        memory_batch = max(1, lanes * fit)
         limit = getattr(strategy, "max_num_seqs", None) or environment.engine.max_num_seqs
-        most = max(1, min(limit * stages, memory_batch))
+        most = max(1, min(limit * lanes, memory_batch))
         batch = _largest_batch(times, most, lengths.context, slo.tpot_s)
         count = cluster.most_instances
         prefill_s = times.prefill_s(lengths, _prefill_tokens(environment, strategy))
@@ -202,6 +204,7 @@ class _Times:
             graph_issue_s=0.0,
         )
         self._reach = environment.model.spec.reach
+        self._num_ranks = layout.dp_size
         self._stages = all_stages(environment)
         self._no_cpu = all_stages(dataclasses.replace(environment, engine=engine))
 
@@ -210,11 +213,13 @@ class _Times:
         return self._decode_s(self._stages, batch, context)
 
     def _decode_s(self, stages: Sequence[StepTime], batch: int, context: float) -> float:
-        # Each stage works on its own share of the sequences; a step passes all stages.
-        own = max(1, batch // len(stages))
+        # Each stage, and each data-parallel rank, works on its own share of the sequences; a step
+        # passes all stages.
+        own = max(1, batch // (len(stages) * self._num_ranks))
         tokens = round(own * context)
         reached = tokens if self._reach is None else own * self._reach.of(math.ceil(context))
-        shape = StepShape(own, tokens, (), own, min(tokens, reached))
+        others = (self._num_ranks - 1) * own
+        shape = StepShape(own, tokens, (), own, min(tokens, reached), others)
         return sum(_busy_s(stage, shape) for stage in stages)
 
     def dispatch_share(self, batch: int, context: float) -> float:
@@ -225,12 +230,15 @@ class _Times:
     def prefill_s(self, lengths: Lengths, tokens: int) -> float:
         """Return the time per prompt in full prefill steps of up to `tokens` (s), per instance.
 
-        Of a pipeline the slowest stage, for the others work meanwhile.
+        Of a pipeline the slowest stage, for the others work meanwhile; with data-parallel ranks all
+        of them do the same.
         """
         per_step = max(1, tokens // lengths.prompt)
         chunks = ((lengths.prompt, 0),) * per_step
-        shape = StepShape(0, 0, chunks, per_step, 0)
-        return max(_busy_s(stage, shape) for stage in self._stages) / per_step
+        others = (self._num_ranks - 1) * per_step * lengths.prompt
+        shape = StepShape(0, 0, chunks, per_step, 0, others)
+        slowest_s = max(_busy_s(stage, shape) for stage in self._stages)
+        return slowest_s / (per_step * self._num_ranks)
 
 
 def _busy_s(stage: StepTime, shape: StepShape) -> float:
