@@ -239,6 +239,7 @@ _RULES = {
     "pp_size": "a batch of the pipeline cannot hold the longest request",
     "chunk_size": "chunk_size is below max_num_seqs",
     "max_num_batched_tokens": "the longest prompt does not fit in a prefill step",
+    "all_to_all": "data-parallel ranks or whole experts are missing for an all-to-all",
     "placement": "no node holds a prefill and a decode instance",
     "prefill_instances": "prefill and decode instances cannot share nodes evenly",
     "instances": "instances do not fit on the nodes",

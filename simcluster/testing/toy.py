@@ -80,8 +80,11 @@ LAYOUTS: Final[tuple[dict[str, Any], ...]] = (
     {"dp_size": 2, "ep_size": 2, "tp_size": 1, "all_to_all": "low-latency"},
     {"dp_size": 2, "ep_size": 4, "tp_size": 2, "all_to_all": "throughput", "expert_skew": 1.5},
     {"dp_size": 4, "ep_size": 4, "tp_size": 1, "redundant_experts": 4},
+    {"dp_size": 2, "ep_size": 2, "tp_size": 1, "prefill_dp_size": 1, "prefill_tp_size": 2},
+    {"dp_size": 2, "ep_size": 2, "tp_size": 1, "prefill_dp_size": 1, "prefill_ep_size": 1},
 )
-"""Layouts of models with experts: spread over GPUs, shared by data-parallel ranks, both."""
+"""Layouts of models with experts: spread over GPUs, shared by data-parallel ranks, both; and with
+prefill instances of another layout, of as many GPUs or fewer."""
 DEEP: Final = toy("deep", num_layers=4)
 """Four equal layers, for pipelines of up to four stages."""
 OVERLAPPING: Final[EngineProfile] = dataclasses.replace(
@@ -118,6 +121,9 @@ def with_layout(strategy: Any, model: ModelSpec, layout: Mapping[str, Any]) -> A
     if model.experts is None or strategy.pp_size > 1:
         return strategy
     changes = dict(layout)
+    unequal = "prefill_dp_size" in changes and "prefill_tp_size" not in changes
+    if strategy.kind != "fudg" or (unequal and strategy.placement == "intra-node"):
+        changes = {key: value for key, value in changes.items() if not key.startswith("prefill_")}
     if changes.get("dp_size", 1) > 1 and strategy.kind == "fudg":
         changes |= {
             "transfer": "after-prefill",

@@ -17,6 +17,7 @@ from simcluster.roofline.of_environment import roofline_step_time
 from simcluster.roofline.whole import WholeStepTime
 from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG
+from simcluster.testing.contracts.base import watched_run
 from simcluster.testing.specs import ideal_engine, vllm_engine
 from simcluster.testing.toy import AHEAD, MOE, OVERLAPPING, toy_environment, toy_workload
 
@@ -157,6 +158,53 @@ def test_prefill_and_decode_instances_may_have_ranks() -> None:
     assert sorted(set(lanes["lane"][decoding].tolist())) == [0, 1]
 
 
+def test_prefill_instances_may_have_a_layout_of_their_own() -> None:
+    """Prefill over two GPUs, decode on four data-parallel ranks: each as an instance alone."""
+    where = moe(vllm_engine())
+    strategy = FuDG(
+        name="s",
+        prefill_instances=2,
+        decode_instances=1,
+        placement="inter-node",
+        tp_size=1,
+        dp_size=4,
+        ep_size=4,
+        prefill_tp_size=2,
+        prefill_dp_size=1,
+        prefill_ep_size=2,
+    )
+    result = run(where, strategy, toy_workload([(0.01, 80, 12)] * 6))
+    instances = result.columns["instances"]
+    assert instances["num_gpus"].tolist() == [2, 2, 4]
+    assert instances["tp_size"].tolist() == [2, 2, 1]
+    assert instances["dp_size"].tolist() == [1, 1, 4]
+    assert instances["ep_size"].tolist() == [2, 2, 4]
+    requests = result.columns["requests"]
+    alone = roofline_step_time(where, 2, layout=Layout(2, 1, 2)).prefill_s(80)
+    assert requests["first_token_s"][0] - requests["scheduled_s"][0] == alone
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prefill_dp_size": 1}, "Say how many of each"),
+        (
+            {"prefill_dp_size": 1, "prefill_instances": 1, "decode_instances": 1},
+            "do not share nodes evenly",
+        ),
+        ({"transfer": "layerwise"}, "not there for several data-parallel ranks"),
+        ({"prefill_choice": "ttft"}, "books of its own"),
+        ({"kv_connector": "inside"}, "does not go with a KV connector inside the steps"),
+        ({"prefill_ep_size": 3}, "does not divide the 2 GPUs"),
+    ],
+)
+def test_layouts_that_pools_cannot_have_are_refused(changes: dict[str, Any], message: str) -> None:
+    """With one line."""
+    strategy = FuDG(name="s", tp_size=1, dp_size=2, ep_size=1)
+    with pytest.raises(ConfigError, match=message):
+        run(moe(vllm_engine()), replace(strategy, **changes), toy_workload([(0.0, 20, 2)]))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -179,9 +227,9 @@ def test_what_is_not_simulated_is_refused(changes: dict[str, Any], message: str)
 
 
 def test_more_ranks_serve_the_same_requests_with_the_same_tokens() -> None:
-    """Conservation: every token asked for is produced, whatever the number of ranks."""
+    """Every token asked for is produced, and the laws of any run hold, step by step."""
     where = moe(vllm_engine())
     load = toy_workload([(0.0005, 10 + 3 * k, 5 + k) for k in range(30)])
     for dp_size in (1, 2, 4):
-        requests = run(where, ranks(dp_size), load).columns["requests"]
+        requests = watched_run(where, ranks(dp_size), load).columns["requests"]
         assert np.array_equal(requests["num_output_tokens"], requests["output_len"])

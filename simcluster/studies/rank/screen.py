@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from simcluster.config import Environment
-from simcluster.engine.groups.cluster import Cluster
+from simcluster.engine.groups.cluster import Cluster, Placed
 from simcluster.rng import stream
 from simcluster.roofline import StepTime
 from simcluster.roofline.base import StepShape
@@ -118,19 +118,21 @@ class Screen:
         environment, lengths = self._environment, self._lengths
         slo = environment.slo.loosest()
         cluster = build(environment, strategy)
-        first = cluster.placed[0]
-        instance, stages = first.instance, first.pp_size
-        times, prefills = self._times_of(cluster, first.layout, stages)
+        # Disaggregated pools come prefill first.
+        first, last = cluster.placed[0], cluster.placed[-1]
+        instance, stages = last.instance, last.pp_size
+        before, prefills = self._times_of(first)
+        times, _ = self._times_of(last)
         # A pipeline names the blocks of one of its batches, of which it has one per stage; and
         # data-parallel ranks have batches of their own.
-        lanes = stages * first.layout.dp_size
+        lanes = stages * last.layout.dp_size
         fit = instance.free_blocks // instance.blocks_for(math.ceil(lengths.context))
         memory_batch = max(1, lanes * fit)
         limit = getattr(strategy, "max_num_seqs", None) or environment.engine.max_num_seqs
         most = max(1, min(limit * lanes, memory_batch))
         batch = _largest_batch(times, most, lengths.context, slo.tpot_s)
         count = cluster.most_instances
-        prefill_s = times.prefill_s(lengths, _prefill_tokens(environment, strategy))
+        prefill_s = before.prefill_s(lengths, _prefill_tokens(environment, strategy))
         decode_s = lengths.steps * times.decode_s(batch, lengths.context) / batch
         link_rps = math.inf
         if "mixed" in count:
@@ -146,9 +148,11 @@ class Screen:
             link_rps = _link_rps(environment, strategy, cluster, lengths)
             total = min(prefill_rps, decode_rps, link_rps)
             if cluster.scaled:  # both roles at their most may be more than there are machines
-                each = prefill_rps / count["prefill"], decode_rps / count["decode"]
-                room = environment.cluster.num_gpus / first.num_gpus
-                total = min(total, room / sum(1 / rps for rps in each))
+                gpus_per_rps = (
+                    first.num_gpus * count["prefill"] / prefill_rps,
+                    last.num_gpus * count["decode"] / decode_rps,
+                )
+                total = min(total, environment.cluster.num_gpus / sum(gpus_per_rps))
         tpot_s = times.decode_s(1, lengths.context)
         alone = prefills <= (slo.ttft_s or math.inf)
         if slo.tpot_s is not None and tpot_s > slo.tpot_s:
@@ -169,12 +173,12 @@ class Screen:
             ramp_s=max((scaled.ramp_s for scaled in cluster.scaled), default=None),
         )
 
-    def _times_of(self, cluster: Cluster, layout: Layout, stages: int) -> tuple[_Times, FloatArray]:
+    def _times_of(self, placed: Placed) -> tuple[_Times, FloatArray]:
         """Return step times of such an instance, and the prefill of each prompt alone (s)."""
-        key = layout, stages
+        key = placed.layout, placed.pp_size
         if key not in self._times:
-            self._times[key] = _Times(self._environment, layout, stages)
-            prefill_s = cluster.instances[0].prefill_s
+            self._times[key] = _Times(self._environment, *key)
+            prefill_s = placed.instance.prefill_s
             self._alone[key] = np.array([prefill_s(int(p)) for p in self._lengths.prompts])
         return self._times[key], self._alone[key]
 
