@@ -116,7 +116,7 @@ def _layouts(scenario: Scenario) -> Iterator[str]:
     if spread:
         yield (
             f"{', '.join(spread)}: experts are taken to be equally popular, so the busiest GPU has "
-            "what chance gives it; expert_skew says otherwise"
+            "what chance gives it; expert_skew says otherwise (how far off: docs/layouts.md)"
         )
     ranks = [s.name for s in common if s.dp_size > 1]
     if ranks:
