@@ -507,7 +507,7 @@ def _moe_operators(
     inner = experts.latent_dim or hidden
     inputs = 2 if model.spec.gated_mlp else 1
     scored = num_tokens * experts.num_experts
-    routed: float = all_tokens * experts.num_active
+    routed = float(all_tokens * experts.num_active)
     touched = experts_touched(experts.num_experts, experts.num_active, all_tokens)
     local_experts = experts.num_experts
     if layout.ep_size > 1:
