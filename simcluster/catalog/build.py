@@ -219,6 +219,7 @@ def engine(row: Row) -> EngineProfile:
         splits_attention=r.get("splits_attention", False),
         own_allreduce=r.get("own_allreduce", True),
         prefix_caching=r.get("prefix_caching", False),
+        expert_parallel=r.get("expert_parallel", "any"),
         overlaps_host=r["overlaps_host"],
         plans_ahead=r.get("plans_ahead", False),
         prefill_wait_steps=r.get("prefill_wait_steps", 0),

@@ -420,6 +420,10 @@ class EngineProfile:
     (`LinkSpec.own_allreduce_terms`), else the communication library alone."""
     prefix_caching: bool = False
     """Requests with a common prefix share its KV blocks unless the strategy says otherwise."""
+    expert_parallel: str = "any"
+    """Groups of GPUs that it can spread whole experts over: ``"any"`` number that divides them
+    (SGLang, TensorRT-LLM), ``"all"`` GPUs of an instance or one (vLLM), or ``"none"``: it has
+    neither expert nor attention data parallelism."""
 
     @property
     def fused_message_bytes(self) -> float:

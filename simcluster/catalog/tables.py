@@ -293,6 +293,12 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "splits_attention": Key("flag", "chunks and decodes in kernels apart", required=False),
         "own_allreduce": Key("flag", "has kernels of its own for all-reduces", required=False),
         "prefix_caching": Key("flag", "common prefixes share KV blocks", required=False),
+        "expert_parallel": Key(
+            "text",
+            "groups of GPUs that it spreads whole experts over",
+            required=False,
+            choices=("any", "all", "none"),
+        ),
         "overlaps_host": Key("flag", "host work runs while the GPU works"),
         "plans_ahead": Key("flag", "a step is planned while the one before runs", required=False),
         "prefill_wait_steps": _count("steps prompts wait for others", required=False, low=0),

@@ -4,7 +4,7 @@ SimPy runs events of equal time by priority, then by creation. Everything that i
 states its priority, so the order of ties is a rule and not an accident:
 
 faults, then step ends (by instance), transfer ends, arrivals (by id), routing, scheduling (by
-instance).
+instance), and steps that several schedulers take together.
 
 SimPy's own events (process starts, ``succeed``) have the priorities 0 and 1 and come first.
 """
@@ -25,6 +25,7 @@ TRANSFER_END: Final = 3 * _ROOM
 ARRIVAL: Final = 4 * _ROOM
 ROUTING: Final = 5 * _ROOM
 SCHEDULING: Final = 6 * _ROOM
+LOCK_STEP: Final = 7 * _ROOM
 
 
 class Clock(simpy.Environment):

@@ -94,7 +94,7 @@ class Placement:
     def room(self, shape: InstanceShape, node: int) -> int:
         """Whole instances of `shape` that still fit on `node`."""
         most = shape.instances_per_node or self.machines.config.gpus_per_node
-        groups = self._groups_left(shape, node) // shape.pp_size
+        groups = self._groups_left(shape, node) // shape.num_groups
         return max(0, min(groups, most - self._num_homes[node]))
 
     def _groups_left(self, shape: InstanceShape, node: int) -> int:
@@ -114,10 +114,10 @@ class Placement:
         if shape.tp_size > per_node:
             self._check_across_nodes(shape)
             free = len(self.machines.whole_free_nodes())
-            return free // (-(-shape.tp_size // per_node) * shape.pp_size)
+            return free // (-(-shape.tp_size // per_node) * shape.num_groups)
         if shape.num_gpus <= per_node:
             return sum(self.room(shape, node) for node in nodes)
-        return sum(self._groups_left(shape, node) for node in nodes) // shape.pp_size
+        return sum(self._groups_left(shape, node) for node in nodes) // shape.num_groups
 
     def _check_across_nodes(self, shape: InstanceShape) -> None:
         per_node, key = self.machines.config.gpus_per_node, shape.key("tp_size")
@@ -166,12 +166,14 @@ class Placement:
             home = self._node_with_room(shape, last) if node is None else node
             if home is None or not self.room(shape, home):
                 return None
-            return tuple(self._group(owner, home, shape.tp_size, k) for k in range(shape.pp_size))
+            return tuple(
+                self._group(owner, home, shape.tp_size, k) for k in range(shape.num_groups)
+            )
         nodes = range(len(self.machines.free_gpus))
         homes = [(n, k) for n in nodes for k in range(self._groups_left(shape, n))]
-        if len(homes) < shape.pp_size:
+        if len(homes) < shape.num_groups:
             return None
-        return tuple(self._group(owner, n, shape.tp_size, k) for n, k in homes[: shape.pp_size])
+        return tuple(self._group(owner, n, shape.tp_size, k) for n, k in homes[: shape.num_groups])
 
     def take(self, groups: tuple[GpuGroup, ...]) -> None:
         """Put an instance on the GPUs of `groups`."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from simcluster.config import Environment, SchedulerConfig
 from simcluster.errors import ConfigError
 from simcluster.kvcache import BlockLayout
+from simcluster.roofline.layout import AllToAll, Layout
 from simcluster.roofline.memory import ProfilingPass, block_bytes, kv_blocks, kv_layout
 from simcluster.sched import SCHEDULERS, splitting
 from simcluster.units import on_grid
@@ -40,11 +41,38 @@ class InstanceShape:
     """Host memory per GPU for the KV of preempted requests (bytes); 0 to recompute it."""
     tp_across_nodes: bool = False
     """A tensor-parallel group may be larger than a node; it takes whole nodes then."""
+    dp_size: int = 1
+    ep_size: int = 1
+    """Data-parallel ranks of attention, each with such a pipeline and the KV blocks; groups of GPUs
+    with different experts."""
+    redundant_experts: int = 0
+    """Replicas of experts."""
+    all_to_all: AllToAll = "gather"
+    """How tokens reach the experts of other ranks."""
+    expert_skew: float = 1.0
+    """Tokens of the busiest group of experts over the mean, at least."""
+
+    @property
+    def num_groups(self) -> int:
+        """Tensor-parallel groups of an instance."""
+        return self.pp_size * self.dp_size
 
     @property
     def num_gpus(self) -> int:
         """GPUs of an instance."""
-        return self.tp_size * self.pp_size
+        return self.tp_size * self.num_groups
+
+    @property
+    def layout(self) -> Layout:
+        """Its layout, the pipeline apart."""
+        return Layout(
+            self.tp_size,
+            self.dp_size,
+            self.ep_size,
+            self.redundant_experts,
+            self.all_to_all,
+            self.expert_skew,
+        )
 
     def key(self, name: str) -> str:
         """The scenario key `name` of this strategy."""
@@ -83,6 +111,7 @@ def num_kv_blocks(environment: Environment, shape: InstanceShape) -> int:
                 scheduler_limits(environment, shape).max_num_batched_tokens,
                 shape.max_num_seqs,
             ),
+            layout=shape.layout,
         )
     tokens = block_layout(environment, shape).tokens_in(num_blocks // shape.pp_size)
     if tokens < environment.model.max_model_len:

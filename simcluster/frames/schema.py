@@ -162,8 +162,13 @@ INSTANCES: Final[Schema] = {
     "node": Column("int32", "", "node of its first GPU"),
     "num_gpus": Column("int32", "", "GPUs"),
     "tp_size": Column(
-        "int32", "", "GPUs of a tensor-parallel group, of which it has one per stage"
+        "int32", "", "GPUs of a tensor-parallel group, of which it has one per stage and rank"
     ),
+    "dp_size": Column("int32", "", "data-parallel ranks of attention"),
+    "ep_size": Column("int32", "", "groups of GPUs with different experts"),
+    "redundant_experts": Column("int32", "", "replicas of experts"),
+    "all_to_all": Column("str", "", "how tokens reach the experts of other ranks"),
+    "expert_skew": Column("float64", "", "tokens of the busiest group over the mean, at least"),
     "taken_s": Column("float64", "s", "its GPUs are taken"),
     "freed_s": Column("float64", "s", "its GPUs are free again; NaN: held to the end"),
     "num_blocks": Column("int64", "", "KV blocks"),

@@ -32,7 +32,14 @@ from simcluster.frames.schema import STEPS, Columns, checked
 from simcluster.request import tokens_gained
 from simcluster.roofline import StepTime
 from simcluster.roofline.base import StepShape
-from simcluster.roofline.sources import StepTimeFactory, StepTimeSource, source_of
+from simcluster.roofline.layout import Layout
+from simcluster.roofline.sources import (
+    StepTimeFactory,
+    StepTimeSource,
+    beyond_tp,
+    source_of,
+    times_of,
+)
 from simcluster.units import FloatArray, IntArray
 
 Frames = Mapping[str, Columns]
@@ -67,15 +74,17 @@ class PerRequest:
 class InstanceKind(NamedTuple):
     """What decides the step times of an instance."""
 
-    tp_size: int
+    layout: Layout
     model: str
     gpu: str
 
 
 def kinds_of(instances: Columns) -> list[InstanceKind]:
     """Return the kind of each row of the instances frame."""
-    columns = (instances["tp_size"].tolist(), instances["model"], instances["gpu"])
-    return [InstanceKind(*row) for row in zip(*columns, strict=True)]
+    columns = [np.asarray(instances[name]).tolist() for name in Layout._fields]
+    layouts = [Layout(*row) for row in zip(*columns, strict=True)]
+    kinds = zip(layouts, instances["model"], instances["gpu"], strict=True)
+    return [InstanceKind(*row) for row in kinds]
 
 
 # Steps ------------------------------------------------------------------------------------------
@@ -157,7 +166,7 @@ def _fill_longer_spans(
     windows: dict[InstanceKind, tuple[IntArray, IntArray]] = {}
     for kind in dict.fromkeys(kinds.values()):
         part = environment.part(kind.model, kind.gpu)
-        models[kind] = source(part, kind.tp_size)
+        models[kind] = times_of(source, part, kind.layout)
         if (reach := part.model.spec.reach) is not None:
             windows[kind] = _window_tokens(frames, reach)
     names = ["instance", "num_steps", "num_decodes", "context_tokens", "hidden_s", "start_s"]
@@ -185,7 +194,9 @@ def _fill_longer_spans(
             shared = beside_transfers.get((kind, wire_share))
             if shared is None:
                 part = environment.part(kind.model, kind.gpu)
-                shared = source.beside_transfers(part, kind.tp_size, wire_share)
+                shared = source.beside_transfers(
+                    part, kind.layout.tp_size, wire_share, **beyond_tp(kind.layout)
+                )
                 if shared is None:
                     raise InvariantError("these are not the step times of the run")
                 beside_transfers[(kind, wire_share)] = shared

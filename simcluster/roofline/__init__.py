@@ -6,7 +6,8 @@ module          idea
 base            the contract: shape of a step -> duration
 operators       FLOPs and bytes of a forward pass on one rank
 kernels         time of one kernel: a smooth roofline plus a latency
-collectives     time of an all-reduce or all-gather
+layout          tensor, data and expert parallelism: who has what, and who is busiest
+collectives     time of an all-reduce, all-gather or all-to-all
 dispatch        CPU issue and GPU execution as a two-machine flow shop
 memory          weights, and the KV blocks that are left
 attention       attention of one layer of each kind in a step

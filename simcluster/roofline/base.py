@@ -22,6 +22,9 @@ class StepShape(NamedTuple):
     window_tokens: int
     """Like `context_tokens`, each sequence's part capped at the sliding window; equal to
     `context_tokens` in a model without one."""
+    other_tokens: int = 0
+    """Tokens that the other data-parallel ranks of the instance compute in the same step: experts
+    see them too."""
 
     @property
     def num_tokens(self) -> int:

@@ -22,6 +22,7 @@ from simcluster.catalog.specs import EngineProfile, GPUSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import ConfigError
 from simcluster.kvcache import BlockLayout, LimitedGroup
+from simcluster.roofline.layout import Layout, check_layout
 from simcluster.roofline.operators import (
     ACTIVATION_BYTES,
     Operator,
@@ -40,9 +41,15 @@ _PADDED: Final = 1.25
 
 
 def weight_bytes_per_gpu(
-    model: ModelConfig, tp_size: int, pp_size: int = 1, stage: int = 0
+    model: ModelConfig,
+    tp_size: int,
+    pp_size: int = 1,
+    stage: int = 0,
+    layout: Layout | None = None,
 ) -> float:
     """Bytes of weights on one rank of the tensor-parallel group of one pipeline stage.
+
+    With `layout` experts are spread over all data-parallel ranks, whatever else is replicated.
 
     Norms, routers, down-projections of latent attention and KV heads beyond one per rank are
     replicated. Embedding, router and LM head keep 16 bits when the layers have fewer. The first
@@ -58,7 +65,7 @@ def weight_bytes_per_gpu(
         operators += head_operators(model, tp_size, 1, 1)
     total = _weight_bytes(operators)
     for layer, repeat in layer_runs(model.spec, pp_size, stage):
-        total += repeat * _weight_bytes(layer_operators(model, layer, tp_size, 1))
+        total += repeat * _weight_bytes(layer_operators(model, layer, tp_size, 1, layout))
     return total
 
 
@@ -105,7 +112,11 @@ class ProfilingPass(NamedTuple):
 
 
 def activation_bytes(
-    model: ModelConfig, engine: EngineProfile, tp_size: int, profiled: ProfilingPass
+    model: ModelConfig,
+    engine: EngineProfile,
+    tp_size: int,
+    profiled: ProfilingPass,
+    layout: Layout | None = None,
 ) -> float:
     """Peak of the activations of a profiling pass on one rank (bytes).
 
@@ -116,15 +127,19 @@ def activation_bytes(
     """
     if not engine.sampler_bytes:
         return 0.0
-    spec = model.spec
-    widest = max(_layer_width(spec, run.layer, tp_size) for run in spec.layers)
+    spec, layout = model.spec, layout or Layout(tp_size)
+    widest = max(_layer_width(spec, run.layer, layout) for run in spec.layers)
     layers = ACTIVATION_BYTES * profiled.num_tokens * (2.0 * spec.hidden_size + widest)
     return max(layers, engine.sampler_bytes * profiled.num_seqs * spec.vocab_size)
 
 
-def _layer_width(spec: ModelSpec, layer: Layer, tp_size: int) -> float:
-    """Numbers per token that a layer has at a time on one rank, the residual stream apart."""
+def _layer_width(spec: ModelSpec, layer: Layer, layout: Layout) -> float:
+    """Numbers per token that a layer has at a time on one rank, the residual stream apart.
+
+    Experts work on the tokens of all data-parallel ranks, a group on its share of them.
+    """
     inputs, hidden = 3 if spec.gated_mlp else 2, spec.hidden_size
+    tp_size, moe_tp = layout.tp_size, layout.moe_tp_size
     widths = [float(hidden)]
     mixer = layer.mixer
     if isinstance(mixer, Attention):
@@ -142,8 +157,9 @@ def _layer_width(spec: ModelSpec, layer: Layer, tp_size: int) -> float:
         else:
             # What goes in and comes out of every expert, as fused kernels keep it.
             inner = mlp.latent_dim or hidden
-            routed = max((inputs - 1) * mlp.ffn_dim / tp_size, inner) + mlp.ffn_dim / tp_size
-            widths.append(mlp.num_active * routed + inputs * mlp.shared_ffn_dim / tp_size)
+            routed = max((inputs - 1) * mlp.ffn_dim / moe_tp, inner) + mlp.ffn_dim / moe_tp
+            seen = mlp.num_active * layout.dp_size / layout.ep_size
+            widths.append(seen * routed + inputs * mlp.shared_ffn_dim / tp_size)
     return max(widths)
 
 
@@ -161,6 +177,7 @@ def kv_pool_bytes(
     pp_size: int = 1,
     stage: int = 0,
     profiled: ProfilingPass | None = None,
+    layout: Layout | None = None,
 ) -> float:
     """Memory left for KV blocks on one rank of a stage (bytes); negative if the weights do not fit.
 
@@ -170,6 +187,8 @@ def kv_pool_bytes(
         As in `kv_blocks`.
     profiled : ProfilingPass, optional
         What activations are measured with; default: the engine's limits.
+    layout : Layout, optional
+        How the instance is laid out; by default over `tp_size` GPUs alone.
 
     Notes
     -----
@@ -181,13 +200,14 @@ def kv_pool_bytes(
       activations and captured graphs.
     - ``"free"`` (TensorRT-LLM, ``free_gpu_memory_fraction``): f (M - W - A - N).
     """
-    weights = weight_bytes_per_gpu(model, tp_size, pp_size, stage)
-    outside = outside_bytes(gpu, engine, tp_size, pp_size)
+    layout = layout or Layout(tp_size)
+    weights = weight_bytes_per_gpu(model, tp_size, pp_size, stage, layout)
+    outside = outside_bytes(gpu, engine, layout.num_gpus, pp_size)
     share, memory = engine.gpu_memory_utilization, gpu.allocatable_bytes
     if engine.memory_rule == "static":
         return share * (memory - outside) - weights
     profiled = profiled or ProfilingPass.of(model, gpu, engine)
-    activations = activation_bytes(model, engine, tp_size, profiled)
+    activations = activation_bytes(model, engine, tp_size, profiled, layout)
     if engine.memory_rule == "free":
         return share * (memory - weights - activations - outside)
     return share * memory - weights - activations - outside
@@ -322,8 +342,9 @@ def kv_blocks(
     *,
     key: str,
     profiled: ProfilingPass | None = None,
+    layout: Layout | None = None,
 ) -> int:
-    """Return the number of KV blocks of an instance.
+    """Return the number of KV blocks of an instance, of each of its data-parallel ranks.
 
     Parameters
     ----------
@@ -341,6 +362,8 @@ def kv_blocks(
         Key of `tp_size` in the scenario file, for messages; that of `pp_size` stands beside it.
     profiled : ProfilingPass, optional
         What activations are measured with; default: the engine's limits.
+    layout : Layout, optional
+        How the instance is laid out; by default over `tp_size` GPUs alone.
 
     Returns
     -------
@@ -354,19 +377,21 @@ def kv_blocks(
         If heads or layers cannot be split so, the weights do not fit, or the pool cannot hold one
         sequence of ``max_model_len``; the message says by how much, and what would fit.
     """
-    check_tp(model, tp_size, key=key)
+    layout = layout or Layout(tp_size)
+    check_layout(model, engine, layout, key=key)
+    check_tp(model, tp_size, key=key, layout=layout)
     check_pp(model, pp_size, key=key.replace("tp_size", "pp_size"))
     if profiled is None:
         profiled = ProfilingPass.of(model, gpu, engine)
-    room = _Room(model, gpu, engine, profiled)
+    room = _Room(model, gpu, engine, profiled, layout)
     stage, blocks = room.tightest(tp_size, pp_size)
     name = model.spec.name
     if pp_size > 1:
         name += f" with pp_size = {pp_size}"
     if blocks < 1:
-        weights = weight_bytes_per_gpu(model, tp_size, pp_size, stage)
+        weights = weight_bytes_per_gpu(model, tp_size, pp_size, stage, layout)
         share = engine.gpu_memory_utilization * gpu.allocatable_bytes
-        pool = kv_pool_bytes(model, gpu, engine, tp_size, pp_size, stage, profiled)
+        pool = kv_pool_bytes(model, gpu, engine, tp_size, pp_size, stage, profiled, layout)
         if pool > 0 and engine.block_size > model.max_model_len:
             raise ConfigError(
                 "engine.block_size",
@@ -376,8 +401,8 @@ def kv_blocks(
                 f"Use at most {model.max_model_len}; engines have 1 to 256.",
             )
         at_stage = f" in stage {stage + 1}" if pp_size > 1 else ""
-        beside = activation_bytes(model, engine, tp_size, profiled)
-        beside += outside_bytes(gpu, engine, tp_size, pp_size)
+        beside = activation_bytes(model, engine, tp_size, profiled, layout)
+        beside += outside_bytes(gpu, engine, layout.num_gpus, pp_size)
         missing = max(-pool, 0.1 * GB)
         raise ConfigError(
             key,
@@ -409,14 +434,17 @@ class _Room(NamedTuple):
     gpu: GPUSpec
     engine: EngineProfile
     profiled: ProfilingPass
+    layout: Layout
+    """That of the instance, with the `tp_size` that was asked for."""
 
     def tightest(self, tp_size: int, pp_size: int) -> tuple[int, int]:
         """Return the stage with the least room, and the blocks of the pool that it holds."""
-        model, gpu, engine, profiled = self
+        model, gpu, engine, profiled, asked = self
         layout = kv_layout(model, engine, tp_size, profiled.num_tokens)
+        laid_out = asked._replace(tp_size=tp_size)
 
         def room(stage: int) -> float:
-            pool = kv_pool_bytes(model, gpu, engine, tp_size, pp_size, stage, profiled)
+            pool = kv_pool_bytes(model, gpu, engine, tp_size, pp_size, stage, profiled, laid_out)
             size = block_bytes(model, engine, tp_size, layout, pp_size, stage)
             return pool / size if size else math.inf if pool > 0 else -math.inf
 
@@ -430,6 +458,9 @@ class _Room(NamedTuple):
         two that need the fewest GPUs together.
         """
         model, engine = self.model, self.engine
+        if not self.layout.is_plain:
+            # Other degrees have other groups of experts: no list of what would be enough.
+            return "Spread the experts over more GPUs, or choose a GPU with more memory."
 
         def fits(pair: tuple[int, int]) -> bool:
             layout = kv_layout(model, engine, pair[0], self.profiled.num_tokens)
@@ -450,29 +481,46 @@ class _Room(NamedTuple):
 # Degrees ----------------------------------------------------------------------------------------
 
 
-def check_tp(model: ModelConfig, tp_size: int, *, key: str) -> None:
+def check_tp(model: ModelConfig, tp_size: int, *, key: str, layout: Layout | None = None) -> None:
     """Check that heads, experts and blocks of weights can be split over `tp_size` ranks.
+
+    With `layout` experts are split over the GPUs of their group.
 
     Raises
     ------
     ConfigError
         If engines refuse the degree; says why, and lists the degrees that work.
     """
-    why = _refusal(model, tp_size)
+    why = _refusal(model, tp_size, layout)
     if why is not None:
-        degrees = ", ".join(map(str, tp_degrees(model)))
+        degrees = ", ".join(map(str, tp_degrees(model, layout)))
         raise ConfigError(key, tp_size, f"{model.spec.name} {why}", f"Use one of {degrees}.")
 
 
-def tp_degrees(model: ModelConfig) -> list[int]:
-    """Return the tensor-parallel degrees that engines take for the model, rising."""
-    return [t for t in range(1, model.spec.num_heads + 1) if _refusal(model, t) is None]
+def tp_degrees(model: ModelConfig, layout: Layout | None = None) -> list[int]:
+    """Return the tensor-parallel degrees that engines take for the model, rising.
+
+    With the other degrees of `layout` where it is given; with as many more groups of experts where
+    those are spread over all GPUs.
+    """
+    degrees = range(1, model.spec.num_heads + 1)
+    if layout is None:
+        return [t for t in degrees if _refusal(model, t) is None]
+    whole = layout.ep_size == layout.num_gpus
+    layouts = (
+        layout._replace(tp_size=t, ep_size=t * layout.dp_size if whole else layout.ep_size)
+        for t in degrees
+    )
+    return [x.tp_size for x in layouts if _refusal(model, x.tp_size, x) is None]
 
 
-def _refusal(model: ModelConfig, tp_size: int) -> str | None:
+def _refusal(model: ModelConfig, tp_size: int, layout: Layout | None = None) -> str | None:
     """Say why engines do not split the model over `tp_size` ranks; None if they do."""
-    if tp_size == 1:
+    layout = layout or Layout(tp_size)
+    if layout.num_gpus == 1:
         return None
+    if layout.num_gpus % layout.ep_size:
+        return f"has experts that {layout.num_gpus} GPUs cannot hold in {layout.ep_size} groups"
     for mixer in model.spec.mixers:
         kv_heads = 1
         if isinstance(mixer, Attention):
@@ -486,12 +534,15 @@ def _refusal(model: ModelConfig, tp_size: int) -> str | None:
             )
     for layer, _ in model.spec.layers:
         for what, width, dtype in _split_widths(layer):
-            if width % tp_size:
-                return f"has {what} of width {width}, which {tp_size} GPUs cannot share evenly"
+            ranks = layout.moe_tp_size if what == "experts" else tp_size
+            if ranks == 1:
+                continue
+            if width % ranks:
+                return f"has {what} of width {width}, which {ranks} GPUs cannot share evenly"
             block = model.dtype_of(dtype).block
-            if width // tp_size % block:
+            if width // ranks % block:
                 return (
-                    f"has {what} of width {width}: a GPU's share, {width // tp_size}, is no "
+                    f"has {what} of width {width}: a GPU's share, {width // ranks}, is no "
                     f"multiple of the {block}-wide blocks that its {model.dtype_of(dtype).name} "
                     "weights are scaled in"
                 )

@@ -6,23 +6,55 @@ from dataclasses import replace
 
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import ClusterConfig, Environment
-from simcluster.roofline.base import StepTime
-from simcluster.roofline.collectives import library_terms
+from simcluster.roofline.collectives import ExpertLinks, library_terms
+from simcluster.roofline.layout import Layout
 from simcluster.roofline.memory import check_pp
 from simcluster.roofline.pipeline import pipeline_stages
 from simcluster.roofline.steptime import RooflineStepTime
 
 
-def roofline_step_time(environment: Environment, tp_size: int, wire_share: float = 1.0) -> StepTime:
+def roofline_step_time(
+    environment: Environment,
+    tp_size: int,
+    wire_share: float = 1.0,
+    layout: Layout | None = None,
+) -> RooflineStepTime:
     """Step times of the roofline model on the cluster's GPU and fabric.
 
-    `wire_share` is the share of the fabric that the collectives get.
+    `wire_share` is the share of the fabric that the collectives get; `layout` that of the instance,
+    by default over `tp_size` GPUs alone.
     """
-    cluster = environment.cluster
+    cluster, layout = environment.cluster, layout or Layout(tp_size)
     fabric = group_fabric(cluster, tp_size)
     if wire_share < 1.0:
         fabric = replace(fabric, bandwidth=fabric.bandwidth * wire_share)
-    return RooflineStepTime(environment.model, cluster.gpu, fabric, environment.engine, tp_size)
+    return RooflineStepTime(
+        environment.model,
+        cluster.gpu,
+        fabric,
+        environment.engine,
+        tp_size,
+        layout=layout,
+        expert_links=expert_links(cluster, layout) if layout.dp_size > 1 else None,
+    )
+
+
+def expert_links(cluster: ClusterConfig, layout: Layout) -> ExpertLinks:
+    """Links between the GPUs of an instance whose data-parallel ranks share experts.
+
+    Inside a node those of the fabric, PCIe where the fabric does not join them all; between nodes
+    every GPU has its share of the NICs.
+    """
+    per_node = min(layout.num_gpus, cluster.gpus_per_node)
+    domain = cluster.gpus_per_domain or per_node
+    crosses = layout.num_gpus > cluster.gpus_per_node
+    return ExpertLinks(
+        inside=cluster.fabric if per_node <= domain else cluster.pcie,
+        group=group_fabric(cluster, layout.num_gpus),
+        between=cluster.network if crosses else None,
+        gpus_per_node=per_node,
+        nics_per_gpu=cluster.num_nics / cluster.gpus_per_node,
+    )
 
 
 def group_fabric(cluster: ClusterConfig, tp_size: int) -> LinkSpec:
@@ -56,7 +88,12 @@ def group_fabric(cluster: ClusterConfig, tp_size: int) -> LinkSpec:
 
 
 def roofline_stages(
-    environment: Environment, tp_size: int, pp_size: int, *, key: str
+    environment: Environment,
+    tp_size: int,
+    pp_size: int,
+    *,
+    key: str,
+    layout: Layout | None = None,
 ) -> tuple[RooflineStepTime, ...]:
     """Step times of the stages of a pipelined instance.
 
@@ -68,9 +105,10 @@ def roofline_stages(
         GPUs of a stage, and stages.
     key : str
         Scenario key of `pp_size`, for messages.
+    layout : Layout, optional
+        That of a stage; by default over `tp_size` GPUs alone.
     """
     check_pp(environment.model, pp_size, key=key)
     fabric = group_fabric(environment.cluster, tp_size)
-    return pipeline_stages(
-        environment.model, environment.cluster.gpu, fabric, environment.engine, tp_size, pp_size
-    )
+    gpu, engine = environment.cluster.gpu, environment.engine
+    return pipeline_stages(environment.model, gpu, fabric, engine, tp_size, pp_size, layout)

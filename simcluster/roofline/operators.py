@@ -5,7 +5,10 @@ dimension, f FFN width, t tensor-parallel ranks, m tokens of the step, activatio
 Query, key and value are one matrix multiplication, gate and up another, and the residual sum is
 part of the norm, as serving engines do it. Attention is left open here: it depends on contexts.
 
-Not modelled: biases, experts of uneven popularity, padding to captured batch sizes.
+With data-parallel ranks every rank has tokens of its own, and experts compute those of all ranks
+(`Layout`). Of groups with different experts the busiest is described, which the others wait for.
+
+Not modelled: biases, padding to captured batch sizes.
 """
 
 from __future__ import annotations
@@ -28,11 +31,24 @@ from simcluster.catalog.layers import (
     WeightDtype,
 )
 from simcluster.config import ModelConfig
+from simcluster.roofline.layout import Layout, busiest_rows, busiest_touched
 
 Dtypes = tuple[WeightDtype, WeightDtype]
 """Of a mixer's projections and of its output projection."""
 
-Kind = Literal["gemm", "elementwise", "attention", "all_reduce", "all_gather"]
+Kind = Literal[
+    "gemm",
+    "elementwise",
+    "attention",
+    "all_reduce",
+    "all_gather",
+    "gather",
+    "scatter",
+    "dispatch",
+    "combine",
+]
+"""The last four move tokens between data-parallel ranks and experts: all tokens to all ranks and
+sums back, or each token to its experts and results back (all-to-all)."""
 
 Family = Literal["norm", "rope", "activation", "add", "embedding", "other"]
 
@@ -51,6 +67,9 @@ ACTIVATION_BYTES: Final = 2.0
 """Bytes of one activation; engines keep them in 16 bits also with 8-bit weights."""
 _SAMPLER_BYTES: Final = 10.0
 """Traffic per logit of greedy sampling: read in 16 bits, written and read again in 32."""
+_DISPATCH_BYTES: Final = 1.0 + 4.0 / 128
+"""Bytes of a number that is sent to experts that multiply 8 bits or fewer: fp8 with a 32-bit scale
+per 128 (DeepEP, `low_latency_dispatch`)."""
 
 
 class Operator(NamedTuple):
@@ -63,7 +82,8 @@ class Operator(NamedTuple):
     flops: float
     """Floating-point operations; 0 for attention, whose work depends on contexts."""
     bytes: float
-    """Device-memory traffic (bytes); for collectives the size of the message."""
+    """Device-memory traffic (bytes); for collectives the size of the message, for an all-to-all
+    that of one copy of the tokens that a GPU sends."""
     weights: float = 0.0
     """Weights that live on this rank for it, used in this step or not."""
     weight_bytes: float = ACTIVATION_BYTES
@@ -251,7 +271,12 @@ def embedding_operators(model: ModelConfig, tp_size: int, num_tokens: int) -> li
 
 
 def layer_operators(
-    model: ModelConfig, layer: Layer, tp_size: int, num_tokens: int
+    model: ModelConfig,
+    layer: Layer,
+    tp_size: int,
+    num_tokens: int,
+    layout: Layout | None = None,
+    all_tokens: int | None = None,
 ) -> list[Operator]:
     """Return the operators of one layer in order; at most one is of kind ``"attention"``.
 
@@ -265,7 +290,13 @@ def layer_operators(
         Ranks of the tensor-parallel group.
     num_tokens : int
         Tokens of the step, >= 1: one per decoding sequence plus those of the chunks.
+    layout : Layout, optional
+        How the instance is laid out; by default over `tp_size` GPUs alone.
+    all_tokens : int, optional
+        Tokens of all data-parallel ranks together; by default this rank's alone.
     """
+    layout = layout or Layout(tp_size)
+    all_tokens = num_tokens if all_tokens is None else all_tokens
     all_reduce = num_tokens * model.spec.hidden_size * ACTIVATION_BYTES
     operators: list[Operator] = []
     if layer.mixer is not None:
@@ -277,8 +308,14 @@ def layer_operators(
     if layer.mlps:
         operators.append(_norm("post_norm", model, num_tokens))
         for mlp in layer.mlps:
-            operators += _any_mlp_operators(model, layer, mlp, tp_size, num_tokens)
-        if tp_size > 1:
+            operators += _any_mlp_operators(model, layer, mlp, layout, num_tokens, all_tokens)
+        # Where tokens are sent to their experts each GPU sends its share of them.
+        shared_out = layout.all_to_all != "gather" and any(
+            isinstance(m, Experts) for m in layer.mlps
+        )
+        if tp_size > 1 and shared_out:
+            operators.append(Operator("mlp_all_gather", "all_gather", 0.0, all_reduce))
+        elif tp_size > 1:
             operators.append(Operator("mlp_all_reduce", "all_reduce", 0.0, all_reduce))
     return operators
 
@@ -409,14 +446,20 @@ def _recurrent_operators(
 
 
 def _any_mlp_operators(
-    model: ModelConfig, layer: Layer, mlp: DenseMlp | Experts, tp_size: int, num_tokens: int
+    model: ModelConfig,
+    layer: Layer,
+    mlp: DenseMlp | Experts,
+    layout: Layout,
+    num_tokens: int,
+    all_tokens: int,
 ) -> list[Operator]:
     """A dense MLP, or experts with what belongs to them."""
-    dtypes = layer.dtypes
+    dtypes, tp_size = layer.dtypes, layout.tp_size
     if isinstance(mlp, DenseMlp):
         dtype = model.dtype_of(dtypes.mlp)
         return _mlp_operators(model, dtype, tp_size, num_tokens, "", mlp.ffn_dim)
-    operators = _moe_operators(model, mlp, model.dtype_of(dtypes.experts), tp_size, num_tokens)
+    dtype = model.dtype_of(dtypes.experts)
+    operators = _moe_operators(model, mlp, dtype, layout, num_tokens, all_tokens)
     if mlp.shared_ffn_dim:
         dtype, width = model.dtype_of(dtypes.shared), mlp.shared_ffn_dim
         operators += _mlp_operators(model, dtype, tp_size, num_tokens, "shared_", width)
@@ -448,19 +491,29 @@ def _mlp_operators(
 
 
 def _moe_operators(
-    model: ModelConfig, experts: Experts, dtype: WeightDtype, tp_size: int, num_tokens: int
+    model: ModelConfig,
+    experts: Experts,
+    dtype: WeightDtype,
+    layout: Layout,
+    num_tokens: int,
+    all_tokens: int,
 ) -> list[Operator]:
-    """Router and routed experts, each split over the ranks.
+    """Router and routed experts, each split over the ranks of its group.
 
     Only the weights of experts that some token visits are read. Experts that work in a latent
     space are entered and left by a projection that every rank has whole.
     """
-    hidden, width = model.spec.hidden_size, experts.ffn_dim / tp_size
+    hidden, width = model.spec.hidden_size, experts.ffn_dim / layout.moe_tp_size
     inner = experts.latent_dim or hidden
     inputs = 2 if model.spec.gated_mlp else 1
-    routed = num_tokens * experts.num_active
     scored = num_tokens * experts.num_experts
-    touched = experts_touched(experts.num_experts, experts.num_active, num_tokens)
+    routed = float(all_tokens * experts.num_active)
+    touched = experts_touched(experts.num_experts, experts.num_active, all_tokens)
+    local_experts = experts.num_experts
+    if layout.ep_size > 1:
+        routed = busiest_rows(experts, layout, all_tokens)
+        touched = busiest_touched(experts, layout, all_tokens, touched)
+        local_experts = layout.local_experts(experts)
     activated = routed * width
 
     def grouped(name: str, num_in: float, num_out: float) -> Operator:
@@ -470,7 +523,7 @@ def _moe_operators(
             "gemm",
             2.0 * routed * num_in * num_out,
             read + ACTIVATION_BYTES * routed * (num_in + num_out),
-            experts.num_experts * num_in * num_out,
+            local_experts * num_in * num_out,
             dtype.num_bytes,
             rows=routed / touched,
             cols=num_out,
@@ -481,10 +534,14 @@ def _moe_operators(
     def latent(name: str, num_in: float, num_out: float) -> list[Operator]:
         return [_gemm(name, num_tokens, num_in, num_out, BF16)] if experts.latent_dim else []
 
+    there, back = _to_experts(layout, dtype, inner, num_tokens, all_tokens)
+    # The low-latency kernels sum up what comes back.
+    sums = layout.all_to_all != "low-latency"
     return [
         _gemm("router", num_tokens, hidden, experts.num_experts, BF16),
         _by_row("top_k", num_tokens, scored, 2 * ACTIVATION_BYTES * scored),
         *latent("latent_in_proj", hidden, inner),
+        *there,
         grouped("experts_up_proj", inner, inputs * width),
         _by_row(
             f"experts_{_activation(model)}",
@@ -493,13 +550,43 @@ def _moe_operators(
             (inputs + 1) * ACTIVATION_BYTES * activated,
         ),
         grouped("experts_down_proj", width, inner),
-        _by_row(
-            "experts_sum",
-            num_tokens,
-            2.0 * routed * inner,
-            ACTIVATION_BYTES * inner * (routed + num_tokens),
+        *(
+            [
+                _by_row(
+                    "experts_sum",
+                    all_tokens,
+                    2.0 * routed * inner,
+                    ACTIVATION_BYTES * inner * (routed + all_tokens),
+                )
+            ]
+            if sums
+            else []
         ),
+        *back,
         *latent("latent_out_proj", inner, hidden),
+    ]
+
+
+def _to_experts(
+    layout: Layout, dtype: WeightDtype, width: int, num_tokens: int, all_tokens: int
+) -> tuple[list[Operator], list[Operator]]:
+    """Way of the tokens of data-parallel ranks to the experts, and of the results back.
+
+    Tokens are gathered and summed in 16 bits. In an all-to-all each GPU of a rank sends its share
+    of the rank's tokens.
+    """
+    if layout.dp_size == 1:
+        return [], []
+    if layout.all_to_all == "gather":
+        message = ACTIVATION_BYTES * all_tokens * width
+        return [Operator("gather", "gather", 0.0, message)], [
+            Operator("scatter", "scatter", 0.0, message)
+        ]
+    sent = num_tokens / layout.tp_size * width
+    in_8_bits = dtype.arithmetic in ("fp8", "int8", "nvfp4")
+    each = _DISPATCH_BYTES if in_8_bits else ACTIVATION_BYTES
+    return [Operator("dispatch", "dispatch", 0.0, each * sent)], [
+        Operator("combine", "combine", 0.0, ACTIVATION_BYTES * sent)
     ]
 
 

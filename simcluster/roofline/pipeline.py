@@ -17,6 +17,7 @@ from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import InvariantError
 from simcluster.roofline.base import StepShape, StepTime
+from simcluster.roofline.layout import Layout
 from simcluster.roofline.memory import check_pp
 from simcluster.roofline.operators import ACTIVATION_BYTES
 from simcluster.roofline.steptime import RooflineStepTime
@@ -30,6 +31,7 @@ def pipeline_stages(
     engine: EngineProfile,
     tp_size: int,
     pp_size: int,
+    layout: Layout | None = None,
 ) -> tuple[RooflineStepTime, ...]:
     """Return the step times of each stage of a pipeline; of a whole instance with `pp_size` 1.
 
@@ -47,6 +49,8 @@ def pipeline_stages(
         Ranks of each stage.
     pp_size : int
         How many stages.
+    layout : Layout, optional
+        How each stage is laid out; by default over `tp_size` GPUs alone.
 
     Raises
     ------
@@ -55,7 +59,7 @@ def pipeline_stages(
     """
     check_pp(model, pp_size, key="pp_size")
     return tuple(
-        RooflineStepTime(model, gpu, fabric, engine, tp_size, pp_size, stage)
+        RooflineStepTime(model, gpu, fabric, engine, tp_size, pp_size, stage, layout)
         for stage in range(pp_size)
     )
 

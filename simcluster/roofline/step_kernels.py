@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
+from simcluster.catalog.layers import Experts
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.roofline.bounded import remember
-from simcluster.roofline.collectives import all_gather_s, all_reduce_s
+from simcluster.roofline.collectives import (
+    ExpertLinks,
+    all_gather_s,
+    all_reduce_s,
+    all_to_all_s,
+)
 from simcluster.roofline.dispatch import TickRun
 from simcluster.roofline.kernels import KernelTimer
+from simcluster.roofline.layout import Layout
 from simcluster.roofline.operators import (
     ACTIVATION_BYTES,
     Operator,
@@ -41,6 +48,10 @@ class StepKernels:
         See `EngineProfile`.
     fuses_allreduce_up_to : float
         Largest message of an all-reduce that the norm behind it is part of (bytes); 0 for none.
+    layout : Layout, optional
+        How the instance is laid out; by default over `tp_size` GPUs alone.
+    expert_links : ExpertLinks, optional
+        Between its data-parallel ranks; needed where there are several.
     """
 
     def __init__(
@@ -54,7 +65,11 @@ class StepKernels:
         *,
         own_allreduce: bool,
         fuses_allreduce_up_to: float,
+        layout: Layout | None = None,
+        expert_links: ExpertLinks | None = None,
     ) -> None:
+        self._layout = layout or Layout(tp_size)
+        self._links = expert_links or ExpertLinks(fabric, fabric)
         self._timer, self._model, self._fabric, self._tp_size = timer, model, fabric, tp_size
         self._own_allreduce = own_allreduce
         message = ACTIVATION_BYTES * model.spec.hidden_size
@@ -68,22 +83,27 @@ class StepKernels:
         self._kinds = [0 if x.mixer is None else mixers.index(x.mixer) for x in self._layers]
         self._head_ticks: dict[int, tuple[float, ...]] = {}
 
-    def runs(self, num_tokens: int, num_sampled: int) -> list[tuple[list[Operator], TickRun]]:
+    def runs(
+        self, num_tokens: int, num_sampled: int, all_tokens: int | None = None
+    ) -> list[tuple[list[Operator], TickRun]]:
         """Operators of a step in issue order, and their times.
 
         Parameters
         ----------
         num_tokens, num_sampled : int
             Tokens that go through the layers, and sequences that sample a token.
+        all_tokens : int, optional
+            Tokens of all data-parallel ranks; by default this one's.
         """
         model, tp_size = self._model, self._tp_size
         by_layer = []
         for layer, kind in zip(self._layers, self._kinds, strict=True):
-            operators = layer_operators(model, layer, tp_size, num_tokens)
+            operators = layer_operators(model, layer, tp_size, num_tokens, self._layout, all_tokens)
             if num_tokens <= self._most_fused:
                 operators = [op for op in operators if op.name not in _BEHIND_ALL_REDUCE]
             attention = next((i for i, op in enumerate(operators) if op.kind == "attention"), -1)
-            by_layer.append((operators, self._ticks(operators), attention, kind))
+            experts = next((mlp for mlp in layer.mlps if isinstance(mlp, Experts)), None)
+            by_layer.append((operators, self._ticks(operators, experts), attention, kind))
         runs = []
         if self._is_first:
             first = embedding_operators(model, tp_size, num_tokens)
@@ -100,11 +120,13 @@ class StepKernels:
             runs.append((last, TickRun((*self._ticks(last[:1]), *sampled), -1, 0, 1)))
         return runs
 
-    def _ticks(self, operators: list[Operator]) -> tuple[float, ...]:
-        return tuple(float(round(self._operator_s(op) * TICKS_PER_S)) for op in operators)
+    def _ticks(
+        self, operators: list[Operator], experts: Experts | None = None
+    ) -> tuple[float, ...]:
+        return tuple(float(round(self._operator_s(op, experts) * TICKS_PER_S)) for op in operators)
 
-    def _operator_s(self, operator: Operator) -> float:
-        """Time of one kernel (s); 0 for attention, which is added per step."""
+    def _operator_s(self, operator: Operator, experts: Experts | None) -> float:
+        """Time of one kernel (s), of a layer with `experts`; 0 for attention, added per step."""
         match operator.kind:
             case "all_reduce":
                 return all_reduce_s(
@@ -115,6 +137,11 @@ class StepKernels:
                 )
             case "all_gather":
                 return all_gather_s(self._fabric, self._tp_size, operator.bytes)
+            case "gather" | "scatter":
+                return all_gather_s(self._links.group, self._layout.dp_size, operator.bytes)
+            case "dispatch" | "combine":
+                assert experts is not None, "only layers with experts have an all-to-all"
+                return all_to_all_s(self._links, self._layout, experts, operator.bytes)
             case "attention":
                 return 0.0
             case _:

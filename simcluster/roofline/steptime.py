@@ -16,9 +16,11 @@ from simcluster.errors import InvariantError
 from simcluster.roofline.attention import KindTerms, StepAttention, decode_steps
 from simcluster.roofline.base import StepShape, ends_of
 from simcluster.roofline.bounded import remember
+from simcluster.roofline.collectives import ExpertLinks
 from simcluster.roofline.dispatch import Line, eager_lines, envelope, graph_line
 from simcluster.roofline.host import HostWork, on_cpu
 from simcluster.roofline.kernels import KernelTimer
+from simcluster.roofline.layout import Layout, check_layout
 from simcluster.roofline.memory import check_pp, check_tp
 from simcluster.roofline.schedule import KernelRun, KernelSchedule
 from simcluster.roofline.step_kernels import StepKernels
@@ -63,6 +65,10 @@ class RooflineStepTime:
         layers (`operators.stage_layers`), issued by its own CPU threads, its decode steps captured
         in a graph of its own. The first stage has the embedding and the host work before a step,
         the last one the LM head, the sampler and the host work after it.
+    layout : Layout, optional
+        How the instance is laid out; by default over `tp_size` GPUs alone.
+    expert_links : ExpertLinks, optional
+        Links between its data-parallel ranks; needed where there are several.
 
     Raises
     ------
@@ -88,14 +94,19 @@ class RooflineStepTime:
         tp_size: int,
         pp_size: int = 1,
         stage: int = 0,
+        layout: Layout | None = None,
+        expert_links: ExpertLinks | None = None,
     ) -> None:
-        check_tp(model, tp_size, key="tp_size")
+        layout = layout or Layout(tp_size)
+        check_layout(model, engine, layout, key="tp_size")
+        check_tp(model, tp_size, key="tp_size", layout=layout)
         check_pp(model, pp_size, key="pp_size")
         if not 0 <= stage < pp_size:
             raise InvariantError(f"no stage {stage} in a pipeline of {pp_size}")
         engine = on_cpu(engine)
         self._engine = engine
         self._is_last = stage == pp_size - 1
+        self._idle_ranks = layout.dp_size - 1  # beside a prompt alone, each with a dummy token
         self.overlaps_host = engine.overlaps_host and pp_size == 1
         experts = model.spec.experts
         timer = KernelTimer(
@@ -103,8 +114,8 @@ class RooflineStepTime:
             engine.kernel_generation,
             quantises=engine.quantises,
             splits_attention=engine.splits_attention,
-            num_experts=experts.num_experts if experts else 0,
-            expert_width=experts.ffn_dim // tp_size if experts else 0,
+            num_experts=layout.local_experts(experts) if experts else 0,
+            expert_width=experts.ffn_dim // layout.moe_tp_size if experts else 0,
         )
         self._host = HostWork(engine, tp_size * pp_size, is_first=stage == 0, is_last=self._is_last)
         self._kernels = StepKernels(
@@ -116,6 +127,8 @@ class RooflineStepTime:
             stage,
             own_allreduce=engine.own_allreduce,
             fuses_allreduce_up_to=engine.fused_message_bytes,
+            layout=layout,
+            expert_links=expert_links,
         )
         self._attention = StepAttention(timer, model, tp_size)
         self._reaches = self._attention.reach is not None
@@ -125,10 +138,11 @@ class RooflineStepTime:
         self._piece_issue = float(round(engine.piece_issue_s * TICKS_PER_S))
         self._graph_issue = float(round(engine.graph_issue_s * TICKS_PER_S))
         self._decode_plans: dict[int, _DecodePlan] = {}
-        # By tokens and samples of a step; all lines at first, then a tuple of those that matter.
-        self._chunk_lines: dict[tuple[int, int], list[Line] | tuple[Line, ...]] = {}
+        # By tokens, samples and tokens of other ranks of a step; all lines at first, then a tuple
+        # of those that matter.
+        self._chunk_lines: dict[tuple[int, int, int], list[Line] | tuple[Line, ...]] = {}
         self._prefill_s: dict[int, float] = {}
-        self._lone_chunks: dict[tuple[int, int, int], float] = {}
+        self._lone_chunks: dict[tuple[int, int, int, int], float] = {}
 
     # --- StepTime -----------------------------------------------------------------------------
 
@@ -138,7 +152,7 @@ class RooflineStepTime:
             core = self._chunk_core(shape)
             host = self._host.total(shape.num_decodes + len(shape.chunks))
         else:
-            plan = self._decode_plan(shape.num_decodes)
+            plan = self._decode_plan(shape.num_decodes, shape.other_tokens)
             core = self._decode_core(plan, shape.context_tokens, shape.window_tokens)
             host = plan.host
         if self.overlaps_host:
@@ -152,10 +166,16 @@ class RooflineStepTime:
         num_steps: int,
         hidden_s: float = 0.0,
         window_tokens: IntArray | None = None,
+        other_tokens: int = 0,
     ) -> FloatArray:
-        """Durations (s) of consecutive pure decode steps, shape ``(num_steps,)``."""
-        core = self.decode_gpu_s(num_decodes, context_tokens, num_steps, window_tokens)
-        host = self._decode_plan(num_decodes).host
+        """Durations (s) of consecutive pure decode steps, shape ``(num_steps,)``.
+
+        `other_tokens` are those of the other data-parallel ranks in each step.
+        """
+        core = self.decode_gpu_s(
+            num_decodes, context_tokens, num_steps, window_tokens, other_tokens
+        )
+        host = self._decode_plan(num_decodes, other_tokens).host
         if not self.overlaps_host:
             core += host * TICK_S
             return core
@@ -199,12 +219,13 @@ class RooflineStepTime:
         context_tokens: int,
         num_steps: int,
         window_tokens: IntArray | None = None,
+        other_tokens: int = 0,
     ) -> FloatArray:
         """Durations (s) of consecutive pure decode steps without their host work.
 
         Parameters and shape as in `decode_steps_s`.
         """
-        terms, lines, _ = self._decode_plan(num_decodes)
+        terms, lines, _ = self._decode_plan(num_decodes, other_tokens)
         end_tokens = context_tokens + num_steps * num_decodes
         tokens = np.arange(float(context_tokens), end_tokens, num_decodes)
         windowed = tokens
@@ -218,14 +239,14 @@ class RooflineStepTime:
         """Duration of the step without its host work (s)."""
         if shape.chunks:
             return self._chunk_core(shape) * TICK_S
-        plan = self._decode_plan(shape.num_decodes)
+        plan = self._decode_plan(shape.num_decodes, shape.other_tokens)
         return self._decode_core(plan, shape.context_tokens, shape.window_tokens) * TICK_S
 
     def prefill_s(self, prompt_len: int) -> float:
         """Duration of a step that prefills one prompt of `prompt_len` tokens alone (s)."""
         known = self._prefill_s.get(prompt_len)
         if known is None:
-            known = self.step_s(StepShape(0, 0, ((prompt_len, 0),), 1, 0))
+            known = self.step_s(StepShape(0, 0, ((prompt_len, 0),), 1, 0, self._idle_ranks))
             remember(self._prefill_s, prompt_len, known)
         return known
 
@@ -240,7 +261,8 @@ class RooflineStepTime:
         issue = self._issue_of(shape.num_tokens)
         by_kind = self._attention_of(shape)
         runs: list[KernelRun] = []
-        for operators, tick_run in self._kernels.runs(shape.num_tokens, num_sampled):
+        all_tokens = shape.num_tokens + shape.other_tokens
+        for operators, tick_run in self._kernels.runs(shape.num_tokens, num_sampled, all_tokens):
             ticks = list(tick_run.run_ticks)
             if tick_run.attention >= 0:
                 ticks[tick_run.attention] = by_kind[tick_run.kind]
@@ -249,7 +271,8 @@ class RooflineStepTime:
                 issue_s=(0.0 if graph else issue * TICK_S,) * len(ticks),
                 run_s=tuple(value * TICK_S for value in ticks),
                 collective=tuple(
-                    operator.kind in ("all_reduce", "all_gather") for operator in operators
+                    operator.kind not in ("gemm", "elementwise", "attention")
+                    for operator in operators
                 ),
                 repeat=tick_run.repeat,
             )
@@ -268,7 +291,7 @@ class RooflineStepTime:
         if shape.chunks:
             return self._attention.of_chunks(shape)
         context, windowed = shape.context_tokens, shape.window_tokens
-        kinds = self._decode_plan(shape.num_decodes).attention
+        kinds = self._decode_plan(shape.num_decodes, shape.other_tokens).attention
         return [kind.ticks(context, windowed) for kind in kinds]
 
     def host_s(self, shape: StepShape) -> tuple[float, float]:
@@ -290,7 +313,7 @@ class RooflineStepTime:
         if shape.num_decodes or len(shape.chunks) > 1:
             return self._chunk_core_anew(shape)
         # Prompts of the same length alone in a step are the commonest case there is.
-        key = (*shape.chunks[0], shape.num_sampled)
+        key = (*shape.chunks[0], shape.num_sampled, shape.other_tokens)
         known = self._lone_chunks.get(key)
         if known is None:
             known = self._chunk_core_anew(shape)
@@ -301,10 +324,11 @@ class RooflineStepTime:
         tokens = shape.num_decodes
         for new, _ in shape.chunks:
             tokens += new
-        key = (tokens, shape.num_sampled if self._is_last else 0)
+        key = (tokens, shape.num_sampled if self._is_last else 0, shape.other_tokens)
         lines = self._chunk_lines.get(key)
         if lines is None:
-            runs = tuple(run for _, run in self._kernels.runs(*key))
+            all_tokens = tokens + shape.other_tokens
+            runs = tuple(run for _, run in self._kernels.runs(key[0], key[1], all_tokens))
             lines = eager_lines(runs, self._issue_of(tokens), self._num_kinds)
             remember(self._chunk_lines, key, lines)
         elif isinstance(lines, list):
@@ -323,21 +347,23 @@ class RooflineStepTime:
     def _captured(self, num_decodes: int) -> bool:
         return num_decodes <= self._engine.graph_max_seqs
 
-    def _decode_plan(self, num_decodes: int) -> _DecodePlan:
-        known = self._decode_plans.get(num_decodes)
+    def _decode_plan(self, num_decodes: int, other_tokens: int = 0) -> _DecodePlan:
+        key = num_decodes + (other_tokens << 32)  # one number: it is looked up in every step
+        known = self._decode_plans.get(key)
         if known is not None:
             return known
         if num_decodes < 1:
             raise InvariantError("a step needs a sequence to decode or a prefill chunk")
         terms = self._attention.decode_terms(num_decodes)
-        runs = tuple(run for _, run in self._kernels.runs(num_decodes, num_decodes))
+        all_tokens = num_decodes + other_tokens
+        runs = tuple(run for _, run in self._kernels.runs(num_decodes, num_decodes, all_tokens))
         if self._captured(num_decodes):
             lines: tuple[Line, ...] = (graph_line(runs, self._graph_issue, self._num_kinds),)
         else:
             least = [kind.ticks(num_decodes, num_decodes) for kind in terms]
             lines = envelope(eager_lines(runs, self._issue_of(num_decodes), self._num_kinds), least)
         plan = _DecodePlan(terms, lines, self._host.total(num_decodes))
-        remember(self._decode_plans, num_decodes, plan)
+        remember(self._decode_plans, key, plan)
         return plan
 
 

@@ -252,14 +252,19 @@ def _memory(cluster: Cluster, strategy: Strategy, prompt_len: int) -> Iterator[s
     environment, first = cluster.environment, cluster.placed[0]
     engine, given = environment.engine, getattr(strategy, "num_kv_blocks", None)
     if given is not None:
+        kinds = {(placed.layout, placed.pp_size) for placed in cluster.placed}
         try:
-            fit = kv_blocks(
-                environment.model,
-                environment.cluster.gpu,
-                engine,
-                first.tp_size,
-                first.num_gpus // first.tp_size,
-                key="tp_size",
+            fit = min(
+                kv_blocks(
+                    environment.model,
+                    environment.cluster.gpu,
+                    engine,
+                    layout.tp_size,
+                    pp_size,
+                    key="tp_size",
+                    layout=layout,
+                )
+                for layout, pp_size in kinds
             )
         except ConfigError:
             fit = 0

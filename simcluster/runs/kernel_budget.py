@@ -7,7 +7,7 @@ from typing import Final
 from simcluster.config import Environment
 from simcluster.frames.unroll import InstanceKind
 from simcluster.roofline import StepShape
-from simcluster.roofline.sources import source_of
+from simcluster.roofline.sources import source_of, times_of
 
 MAX_EVENTS: Final = 20_000_000
 """A stretch with more simulated kernel events than this is refused: minutes to run, gigabytes."""
@@ -19,7 +19,7 @@ EVENTS_PER_KERNEL: Final = 4
 def events_per_step(environment: Environment, kind: InstanceKind) -> int:
     """Return the events of a step of such an instance, run kernel by kernel."""
     part = environment.part(kind.model, kind.gpu)
-    times = source_of(part)(part, kind.tp_size)
+    times = times_of(source_of(part), part, kind.layout)
     schedule = times.kernels(StepShape(1, 1, (), 1, 1))
     num_kernels = sum(len(run.names) * run.repeat for run in schedule.runs)
-    return kind.tp_size * num_kernels * EVENTS_PER_KERNEL
+    return kind.layout.num_gpus * num_kernels * EVENTS_PER_KERNEL

@@ -262,7 +262,7 @@ def _columns(cluster: Cluster) -> dict[str, dict[str, npt.NDArray[Any]]]:
                 placed.role,
                 placed.node,
                 placed.num_gpus,
-                placed.tp_size,
+                *placed.layout,
                 placed.taken_s,
                 placed.freed_s,
                 *placed.instance.stats,

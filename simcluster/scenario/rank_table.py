@@ -32,6 +32,12 @@ class RankTable(Settings):
     """Tensor-parallel degrees."""
     pp_sizes: Annotated[tuple[Degree, ...], Field(min_length=1)] = (1,)
     """Stages of the pipeline."""
+    dp_sizes: tuple[Degree, ...] = ()
+    """Data-parallel ranks of attention; default: 1, and for models with experts 4 and 8 too, where
+    the engine can and the experts are spread over all GPUs of an instance."""
+    ep_sizes: tuple[Degree, ...] = ()
+    """Groups of GPUs with different experts; default: 1, and for models with experts all GPUs of an
+    instance too, where the engine can."""
     prefill_shares: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.25, 0.5, 0.75)
     """Shares of the instances that prefill, in FuDG."""
     chunk_sizes: tuple[Degree, ...] = ()

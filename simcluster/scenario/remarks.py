@@ -59,6 +59,7 @@ def remarks(scenario: Scenario) -> list[str]:
         *_prefixes(scenario),
         *_api_times(scenario),
         *_waits(scenario),
+        *_layouts(scenario),
         *implausible(scenario),
     ]
 
@@ -106,6 +107,24 @@ def _waits(scenario: Scenario) -> Iterator[str]:
                 f"{', '.join(names)}: engine.{key} = {value} has no effect: prefill instances have "
                 "no decodes for prompts to wait beside"
             )
+
+
+def _layouts(scenario: Scenario) -> Iterator[str]:
+    """Say what is assumed where experts are spread over GPUs and ranks have sequences each."""
+    common = [s for s in scenario.strategies if isinstance(s, CommonSettings)]
+    spread = [s.name for s in common if s.ep_size > 1 and s.expert_skew == 1.0]
+    if spread:
+        yield (
+            f"{', '.join(spread)}: experts are taken to be equally popular, so the busiest GPU has "
+            "what chance gives it; expert_skew says otherwise (how far off: docs/layouts.md)"
+        )
+    ranks = [s.name for s in common if s.dp_size > 1]
+    if ranks:
+        yield (
+            f"{', '.join(ranks)}: the steps of all data-parallel ranks last as long as that of the "
+            "slowest, and requests go to the rank with the fewest (waiting ones count 4), as in "
+            "vLLM"
+        )
 
 
 def _prefixes(scenario: Scenario) -> Iterator[str]:

@@ -196,6 +196,8 @@ class EngineTable(Settings):
     """The engine has kernels of its own for all-reduces."""
     prefix_caching: bool | None = None
     """Requests with a common prefix share its KV blocks."""
+    expert_parallel: Literal["any", "all", "none"] | None = None
+    """Groups of GPUs that it spreads whole experts over: any number, all GPUs or one, none."""
     step_times: Annotated[str, NameIn(STEP_TIMES)] = "roofline"
     """What says how long a step takes."""
 

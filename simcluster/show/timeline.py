@@ -521,12 +521,12 @@ def write_timeline(
 def num_kernel_events(frames: Frames, log: Columns, view: View, environment: Environment) -> int:
     """Estimate the events of a simulation that runs the steps in view kernel by kernel."""
     instances = frames["instances"]
-    tp_sizes = np.asarray(instances["tp_size"], dtype=np.int64)
+    group = np.asarray(instances["tp_size"], dtype=np.int64)
     shown = view.shows(log["start_s"], log["end_s"])
     # A pipeline runs kernel by kernel from the start.
-    pipelined = np.flatnonzero(instances["num_gpus"] > tp_sizes)
+    pipelined = np.flatnonzero(instances["num_gpus"] > group)
     shown |= (log["start_s"] < view.end_s) & np.isin(log["instance"], pipelined)
-    num_steps = np.bincount(log["instance"][shown], minlength=len(tp_sizes))
+    num_steps = np.bincount(log["instance"][shown], minlength=len(group))
     num_events = 0
     by_kind: Counter[InstanceKind] = Counter()
     for kind, steps_shown in zip(kinds_of(instances), num_steps.tolist(), strict=True):

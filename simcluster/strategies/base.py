@@ -15,6 +15,7 @@ from simcluster.engine.recorder import Recorder
 from simcluster.engine.shape import InstanceShape
 from simcluster.errors import ConfigError, nearest
 from simcluster.registry import NameIn
+from simcluster.roofline.layout import AllToAll
 from simcluster.routing import ROUTERS, PrefixAware, Router
 from simcluster.sched import QUEUES, SCHEDULERS, RequestQueue, splitting
 
@@ -56,6 +57,22 @@ class CommonSettings(Settings):
     pp_size: Annotated[int, Field(ge=1)] = 1
     """Stages of a pipeline; as many batches are in flight, each with its share of the KV blocks and
     its own max_num_seqs."""
+    dp_size: Annotated[int, Field(ge=1)] = 1
+    """Data-parallel ranks of attention in an instance, of tp_size GPUs each, for models with
+    experts. Each has sequences and KV blocks of its own (max_num_seqs, num_kv_blocks); their steps
+    are in lock-step."""
+    ep_size: Annotated[int, Field(ge=1)] = 1
+    """Groups of GPUs with different experts, over all GPUs of an instance; 1: every expert is split
+    over all of them."""
+    redundant_experts: Annotated[int, Field(ge=0)] = 0
+    """Replicas of experts beside the model's own, in all groups together (EPLB)."""
+    all_to_all: AllToAll = "gather"
+    """How tokens reach the experts of other data-parallel ranks: gather: all tokens to all ranks
+    and sums back (all-gather, reduce-scatter); low-latency, throughput: each to its experts, by
+    DeepEP's kernels."""
+    expert_skew: Annotated[float, Field(ge=1, le=1024)] = 1.0
+    """Tokens of the busiest group of experts over the mean of all, at least; default: what chance
+    alone makes, with a router that picks all experts alike."""
     max_num_seqs: Annotated[int | None, Field(ge=1)] = None
     """Most sequences running at once; default: the engine's."""
     max_num_batched_tokens: Annotated[int | None, Field(ge=1)] = None
@@ -106,6 +123,11 @@ class CommonSettings(Settings):
             prefix_caching=self.prefix_caching,
             swap_bytes=self.swap_bytes if self.preemption == "swap" else 0.0,
             tp_across_nodes=self.tp_across_nodes,
+            dp_size=self.dp_size,
+            ep_size=self.ep_size,
+            redundant_experts=self.redundant_experts,
+            all_to_all=self.all_to_all,
+            expert_skew=self.expert_skew,
         )
 
 

@@ -18,6 +18,7 @@ from simcluster.engine.links.link import Path
 from simcluster.engine.shape import InstanceShape
 from simcluster.errors import ConfigError
 from simcluster.request import Request
+from simcluster.roofline.layout import AllToAll
 from simcluster.routing import LeastLoaded
 from simcluster.sched import SCHEDULERS
 from simcluster.strategies.base import RouterSettings, scheduler_of
@@ -58,6 +59,14 @@ class FuDG(RouterSettings):
     transfer: Literal["after-prefill", "layerwise"] = "after-prefill"
     """When the KV sets out: after the last layer, or from the end of the first layer on, layer by
     layer behind the prefill."""
+    prefill_tp_size: Annotated[int | None, Field(ge=1)] = None
+    """GPUs of a tensor-parallel group of a prefill instance; default: tp_size."""
+    prefill_dp_size: Annotated[int | None, Field(ge=1)] = None
+    """Data-parallel ranks of a prefill instance; default: dp_size."""
+    prefill_ep_size: Annotated[int | None, Field(ge=1)] = None
+    """Groups of GPUs with different experts in a prefill instance; default: ep_size."""
+    prefill_all_to_all: AllToAll | None = None
+    """How tokens reach the experts of other ranks of a prefill instance; default: all_to_all."""
     prefill_max_num_seqs: Annotated[int | None, Field(ge=1)] = None
     """Most prompts in a batch of a prefill instance; default: max_num_seqs."""
     prefill_max_num_batched_tokens: Annotated[int | None, Field(ge=1)] = None
@@ -95,8 +104,8 @@ class FuDG(RouterSettings):
         self._check_conductor(cluster, shape)
         connector = self.connector(cluster)
         cluster.moves_kv = connector == "beside"
-        counts = pool_sizes(cluster, shape, self.prefill_instances, self.decode_instances)
         shapes = {"prefill": self._prefill_shape(cluster, shape), "decode": shape}
+        counts = pool_sizes(cluster, shapes, self.prefill_instances, self.decode_instances)
         if self.placement == "inter-node":
             prefill, decode = place_apart(cluster, shapes, *counts)
         else:
@@ -126,7 +135,8 @@ class FuDG(RouterSettings):
         Raises
         ------
         ConfigError
-            If pools that share nodes are to be scaled, or a pipeline is to send by layers.
+            If pools that share nodes are to be scaled, or a pipeline or several data-parallel ranks
+            are to send by layers.
         """
         if self.placement == "intra-node" and (self.prefill_autoscale or self.decode_autoscale):
             raise ConfigError(
@@ -142,6 +152,18 @@ class FuDG(RouterSettings):
                 "is not there for pipelines: their stages prefill at different times",
                 'Use pp_size = 1, or transfer = "after-prefill".',
             )
+        if self.transfer == "layerwise" and self._most_ranks > 1:
+            raise ConfigError(
+                self.shape().key("transfer"),
+                self.transfer,
+                "is not there for several data-parallel ranks, which prefill at the same time",
+                'Use dp_size = 1, or transfer = "after-prefill".',
+            )
+
+    @property
+    def _most_ranks(self) -> int:
+        """Data-parallel ranks of the instances that have the most."""
+        return max(self.dp_size, self.prefill_dp_size or 1)
 
     def _shape(self, cluster: Cluster) -> InstanceShape:
         """Return what instances are made of: their scheduler is the engine's.
@@ -239,6 +261,9 @@ class FuDG(RouterSettings):
             return connector
         for key, value, default in (
             ("pp_size", self.pp_size, 1),
+            ("dp_size", self.dp_size, 1),
+            ("prefill_tp_size", self.prefill_tp_size or self.tp_size, self.tp_size),
+            ("prefill_dp_size", self.prefill_dp_size or 1, 1),
             ("transfer", self.transfer, "after-prefill"),
             ("pool", self.pool or "none", "none"),
             ("waiting_block_share", self.waiting_block_share, None),
@@ -259,10 +284,11 @@ class FuDG(RouterSettings):
     def redoes_last_token(self, engine: EngineProfile) -> bool:
         """Whether users wait for the decode side to compute the last token of a prompt again.
 
-        Left out with pipelines, whose batches have no step of their own to go by.
+        Left out with pipelines and data-parallel ranks, whose batches have no step of their own to
+        go by.
         """
         beside = (self.kv_connector or engine.kv_connector) == "beside"
-        decodes_alone = self.first_token == "decode" and self.pp_size == 1
+        decodes_alone = self.first_token == "decode" and self.pp_size == self.dp_size == 1
         return engine.redoes_last_token and beside and decodes_alone
 
     def rates(self, cluster: Cluster) -> ConnectorRates:
@@ -298,6 +324,8 @@ class FuDG(RouterSettings):
             ("router", self.router, "least-loaded"),
             ("status_interval_s", self.status_interval_s, 0.0),
             ("pp_size", self.pp_size, 1),
+            ("dp_size", self.dp_size, 1),
+            ("prefill_dp_size", self.prefill_dp_size or 1, 1),
             ("queue", self.queue, "first-come"),
         ):
             if value != default:
@@ -346,7 +374,10 @@ class FuDG(RouterSettings):
         return cluster.where(source).home.node == cluster.where(destination).home.node
 
     def _prefill_shape(self, cluster: Cluster, shape: InstanceShape) -> InstanceShape:
-        """Return `shape` with the limits of the context stage."""
+        """Return `shape` with the layout and the limits of the context stage.
+
+        Replicas and skew go with experts that are spread over GPUs.
+        """
         tokens = self.prefill_max_num_batched_tokens
         longest = cluster.environment.model.max_model_len
         splits = SCHEDULERS[shape.scheduler].splits_prompts
@@ -357,8 +388,16 @@ class FuDG(RouterSettings):
                 f"a prompt of max_model_len = {longest} would not fit in one prefill step",
                 "Raise it, or lower engine.max_model_len.",
             )
+        ep_size = self.prefill_ep_size or shape.ep_size
+        spread = ep_size > 1
         return replace(
             shape,
+            tp_size=self.prefill_tp_size or shape.tp_size,
+            dp_size=self.prefill_dp_size or shape.dp_size,
+            ep_size=ep_size,
+            all_to_all=self.prefill_all_to_all or shape.all_to_all,
+            redundant_experts=shape.redundant_experts if spread else 0,
+            expert_skew=shape.expert_skew if spread else 1.0,
             max_num_seqs=self.prefill_max_num_seqs or shape.max_num_seqs,
             max_num_batched_tokens=tokens or shape.max_num_batched_tokens,
         )

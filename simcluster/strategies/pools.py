@@ -15,15 +15,25 @@ Pools = tuple[list[InstanceLike], list[InstanceLike]]
 
 
 def pool_sizes(
-    cluster: Cluster, shape: InstanceShape, prefill: int | None, decode: int | None
+    cluster: Cluster,
+    shapes: Mapping[str, InstanceShape],
+    prefill: int | None,
+    decode: int | None,
 ) -> tuple[int, int]:
     """Return how many prefill and decode instances to place; None: half, or the rest, of what fits.
 
     Raises
     ------
     ConfigError
-        If they do not fit together.
+        If they do not fit together, or it is not said how many instances of unequal size there are.
     """
+    shape = shapes["decode"]
+    if shapes["prefill"].num_gpus != shape.num_gpus:
+        if prefill is None or decode is None:
+            key = "prefill_instances" if prefill is None else "decode_instances"
+            rule = "prefill and decode instances have unequal numbers of GPUs"
+            raise ConfigError(shape.key(key), None, rule, "Say how many of each.")
+        return prefill, decode
     most = count_that_fits(cluster, shape, None)
     if prefill is None:
         prefill = max(1, most - decode) if decode is not None else max(1, most // 2)
@@ -57,9 +67,14 @@ def place_together(
     Raises
     ------
     ConfigError
-        If a node does not hold one of each role, or a role would be missing on a node.
+        If a node does not hold one of each role, a role would be missing on a node, or instances of
+        the two have unequal numbers of GPUs.
     """
     shape = shapes["decode"]  # both take the same room
+    if shapes["prefill"].num_gpus != shape.num_gpus:
+        rule = "prefill and decode instances of unequal numbers of GPUs do not share nodes evenly"
+        remedy = 'Use placement = "inter-node", or layouts of as many GPUs.'
+        raise ConfigError(shape.key("placement"), "intra-node", rule, remedy)
     placed: dict[str, list[InstanceLike]] = {"prefill": [], "decode": []}
     left = {"prefill": num_prefill, "decode": num_decode}
     every = range(cluster.environment.cluster.num_nodes)

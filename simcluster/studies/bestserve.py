@@ -32,6 +32,7 @@ from simcluster.roofline.of_environment import group_fabric
 from simcluster.roofline.sources import source_of
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, NoDG, Strategy
+from simcluster.strategies.base import CommonSettings
 from simcluster.studies.space import build
 from simcluster.units import TICK_S, TICKS_PER_S, FloatArray
 from simcluster.workload import Workload
@@ -397,12 +398,21 @@ def knows(strategy: Strategy) -> bool:
     """Tell whether BestServe knows a strategy.
 
     Those are collocated with prefill first, or disaggregated, on the same GPUs at all times and
-    without pipelines.
+    without pipelines, expert and data parallelism.
     """
+    if isinstance(strategy, CommonSettings) and strategy.dp_size * strategy.ep_size > 1:
+        return False
     match strategy:
         case NoDG(scheduler="prefill-priority", pp_size=1, autoscale=None):
             return True
-        case FuDG(pp_size=1, prefill_autoscale=None, decode_autoscale=None):
+        case FuDG(
+            pp_size=1,
+            prefill_autoscale=None,
+            decode_autoscale=None,
+            prefill_tp_size=None,
+            prefill_dp_size=None,
+            prefill_ep_size=None,
+        ):
             return True
     return False
 
@@ -418,7 +428,7 @@ def deployment(environment: Environment, strategy: Strategy) -> TandemDeployment
     if not knows(strategy):
         rule = (
             "BestServe knows collocated instances that prefill first and disaggregated pools, "
-            "without pipelines or autoscaling"
+            "without pipelines, expert and data parallelism or autoscaling"
         )
         key, remedy = f"strategy.{strategy.name}.kind", 'Use rank.mode = "simulate".'
         raise ConfigError(key, strategy.kind, rule, remedy)

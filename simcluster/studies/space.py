@@ -2,7 +2,8 @@
 
 Names as BestServe (arXiv 2506.05871) writes them: ``8m-tp4`` for eight mixed instances of four
 GPUs, ``4p4d-tp4`` for four prefill and four decode instances; and in the same way ``8e-tp4`` for a
-PaDG ring of eight. Behind them stands what else is not the default: ``-pp2``, ``-chunk512``,
+PaDG ring of eight. Behind them stands what else is not the default: ``-dp8``, ``-ep8``, ``-pp2``,
+``-chunk512``,
 ``-inter`` (FuDG between nodes), ``-seqs128``, ``-tokens8192``.
 """
 
@@ -13,17 +14,21 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from simcluster.config import Environment
 from simcluster.engine.groups.cluster import Cluster
 from simcluster.errors import ConfigError, DataError
+from simcluster.roofline.layout import Layout, check_layout
 from simcluster.roofline.memory import tp_degrees
 from simcluster.scenario.rank_table import Kind, RankTable
 from simcluster.sched import SCHEDULERS
 from simcluster.strategies import FuDG, NoDG, PaDG, Strategy
 from simcluster.strategies.base import dry_run
 from simcluster.strategies.nodg import SCHEDULER_OF
+
+DP_SIZES: Final = (1, 4, 8)
+"""Data-parallel ranks that are tried where no list says which."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,9 @@ class Shape:
     tp_size: int
     pp_size: int
     """All GPUs, ranks of a group, stages."""
+    dp_size: int = 1
+    ep_size: int = 1
+    """Data-parallel ranks, groups of experts."""
     prefill_share: float | None
     """Share of the instances that prefill; None without disaggregation."""
     chunk_size: int | None
@@ -46,12 +54,22 @@ class Shape:
     @property
     def num_instances(self) -> int:
         """Instances that the GPUs hold."""
-        return self.num_gpus // (self.tp_size * self.pp_size)
+        return self.num_gpus // self.gpus_of_one
+
+    @property
+    def gpus_of_one(self) -> int:
+        """GPUs of an instance."""
+        return self.layout.num_gpus * self.pp_size
+
+    @property
+    def layout(self) -> Layout:
+        """How an instance is laid out, its pipeline apart."""
+        return Layout(self.tp_size, self.dp_size, self.ep_size)
 
     @property
     def suffix(self) -> str:
         """What stands behind the instances in the name."""
-        parts = [f"-tp{self.tp_size}"]
+        parts = [f"-{self.layout}"]
         parts += [f"-pp{self.pp_size}"] if self.pp_size > 1 else []
         parts += [f"-chunk{self.chunk_size}"] if self.chunk_size else []
         parts += ["-inter"] if self.kind == "fudg-inter" else []
@@ -89,6 +107,8 @@ class Shape:
         return {
             "tp_size": self.tp_size,
             "pp_size": self.pp_size,
+            "dp_size": self.dp_size,
+            "ep_size": self.ep_size,
             "max_num_seqs": self.max_num_seqs,
             "max_num_batched_tokens": self.max_num_batched_tokens,
         }
@@ -99,9 +119,9 @@ def shapes(table: RankTable, environment: Environment) -> Iterator[Shape]:
     for kind in table.strategies:
         splits = kind in SCHEDULER_OF and SCHEDULERS[SCHEDULER_OF[kind]].splits_prompts
         chunks = (table.chunk_sizes or (environment.engine.chunk_size,)) if splits else (None,)
-        for num_gpus, tp_size, pp_size, share, chunk, seqs, tokens in itertools.product(
+        for num_gpus, layout, pp_size, share, chunk, seqs, tokens in itertools.product(
             table.num_gpus or (environment.cluster.num_gpus,),
-            table.tp_sizes,
+            tuple(layouts(table, environment)),
             table.pp_sizes,
             table.prefill_shares if kind.startswith("fudg") else (None,),
             chunks,
@@ -111,13 +131,35 @@ def shapes(table: RankTable, environment: Environment) -> Iterator[Shape]:
             yield Shape(
                 kind=kind,
                 num_gpus=num_gpus,
-                tp_size=tp_size,
+                tp_size=layout.tp_size,
                 pp_size=pp_size,
+                dp_size=layout.dp_size,
+                ep_size=layout.ep_size,
                 prefill_share=share,
                 chunk_size=chunk,
                 max_num_seqs=seqs,
                 max_num_batched_tokens=tokens,
             )
+
+
+def layouts(table: RankTable, environment: Environment) -> Iterator[Layout]:
+    """Give all combinations of tensor, data and expert parallelism of `table`.
+
+    By default experts are split over all GPUs of an instance, and spread over them, with
+    data-parallel ranks and without; an instance has no more GPUs than a node unless a list says so.
+    """
+    spreads = environment.model.spec.experts and environment.engine.expert_parallel != "none"
+    per_node = environment.cluster.gpus_per_node
+    for tp_size, dp_size in itertools.product(
+        table.tp_sizes, table.dp_sizes or (DP_SIZES if spreads else (1,))
+    ):
+        num_gpus = tp_size * dp_size
+        if not table.dp_sizes and dp_size > 1 and num_gpus > per_node:
+            continue
+        default = {1} if dp_size == 1 or not spreads else set()
+        default |= {num_gpus} if spreads else set()
+        for ep_size in table.ep_sizes or sorted(default):
+            yield Layout(tp_size, dp_size, ep_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +207,11 @@ def space(table: RankTable, environment: Environment) -> Space:
 def misfit(shape: Shape, strategy: Strategy, environment: Environment) -> str | None:
     """Return the rule that keeps a candidate off the machines; None if it can be placed."""
     cluster, model = environment.cluster, environment.model
-    degrees = tp_degrees(model)
+    try:
+        check_layout(model, environment.engine, shape.layout, key="tp_size")
+    except ConfigError as error:
+        return _RULES[error.key]
+    degrees = tp_degrees(model, shape.layout)
     if shape.tp_size not in degrees:
         return (
             "heads, experts or blocks of weights cannot be shared out over tp_size GPUs "
@@ -177,7 +223,7 @@ def misfit(shape: Shape, strategy: Strategy, environment: Environment) -> str | 
         return f"more GPUs than the cluster's {cluster.num_gpus}"
     if shape.num_instances < 1:
         return "an instance is larger than num_gpus"
-    if shape.num_gpus % (shape.tp_size * shape.pp_size):
+    if shape.num_gpus % shape.gpus_of_one:
         return "instances leave some of num_gpus idle"
     try:
         build(environment, strategy)
@@ -188,9 +234,12 @@ def misfit(shape: Shape, strategy: Strategy, environment: Environment) -> str | 
 
 _RULES = {
     "tp_size": "weights and the longest request do not fit in the GPUs' memory",
+    "ep_size": "experts cannot be spread over ep_size groups of GPUs, or the engine does not",
+    "dp_size": "data-parallel ranks need experts, and an engine that has them",
     "pp_size": "a batch of the pipeline cannot hold the longest request",
     "chunk_size": "chunk_size is below max_num_seqs",
     "max_num_batched_tokens": "the longest prompt does not fit in a prefill step",
+    "all_to_all": "data-parallel ranks or whole experts are missing for an all-to-all",
     "placement": "no node holds a prefill and a decode instance",
     "prefill_instances": "prefill and decode instances cannot share nodes evenly",
     "instances": "instances do not fit on the nodes",

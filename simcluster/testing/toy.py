@@ -7,7 +7,7 @@ and ties are common. The contracts and the tests of the three resolutions run on
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -69,8 +69,22 @@ SPARSE: Final = toy(
     index_top_k=24,
 )
 """Latent attention to the 24 tokens that an index chooses."""
-TOYS: Final = (TOY, WINDOWED, CHUNKED, RECURRENT, SPARSE)
+MOE: Final = toy("toy-moe", num_experts=4, num_experts_active=2, moe_ffn_dim=256, shared_ffn_dim=64)
+"""Two layers of experts."""
+TOYS: Final = (TOY, WINDOWED, CHUNKED, RECURRENT, SPARSE, MOE)
 """A model of every kind of layer."""
+LAYOUTS: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"ep_size": 2, "tp_size": 2},
+    {"dp_size": 2, "ep_size": 1},
+    {"dp_size": 2, "ep_size": 2, "tp_size": 1, "all_to_all": "low-latency"},
+    {"dp_size": 2, "ep_size": 4, "tp_size": 2, "all_to_all": "throughput", "expert_skew": 1.5},
+    {"dp_size": 4, "ep_size": 4, "tp_size": 1, "redundant_experts": 4},
+    {"dp_size": 2, "ep_size": 2, "tp_size": 1, "prefill_dp_size": 1, "prefill_tp_size": 2},
+    {"dp_size": 2, "ep_size": 2, "tp_size": 1, "prefill_dp_size": 1, "prefill_ep_size": 1},
+)
+"""Layouts of models with experts: spread over GPUs, shared by data-parallel ranks, both; and with
+prefill instances of another layout, of as many GPUs or fewer."""
 DEEP: Final = toy("deep", num_layers=4)
 """Four equal layers, for pipelines of up to four stages."""
 OVERLAPPING: Final[EngineProfile] = dataclasses.replace(
@@ -96,6 +110,27 @@ STRICT: Final = SloConfig(ttft_s=0.02, tpot_s=0.003)
 """Targets that it can just meet, so that windows of rolling activation come and go."""
 COMPARED: Final = tuple(name for name in FRAMES if name != "spans")
 """Frames that do not depend on the resolution; spans do."""
+
+
+def with_layout(strategy: Any, model: ModelSpec, layout: Mapping[str, Any]) -> Any:
+    """Return `strategy` with `layout`, one of `LAYOUTS`, where there can be one.
+
+    The model must have experts and the strategy no pipeline. What does not go with data-parallel
+    ranks becomes the default.
+    """
+    if model.experts is None or strategy.pp_size > 1:
+        return strategy
+    changes = dict(layout)
+    unequal = "prefill_dp_size" in changes and "prefill_tp_size" not in changes
+    if strategy.kind != "fudg" or (unequal and strategy.placement == "intra-node"):
+        changes = {key: value for key, value in changes.items() if not key.startswith("prefill_")}
+    if changes.get("dp_size", 1) > 1 and strategy.kind == "fudg":
+        changes |= {
+            "transfer": "after-prefill",
+            "prefill_choice": "router",
+            "early_rejection": False,
+        }
+    return dataclasses.replace(strategy, **changes)
 
 
 def with_room(strategy: Any, model: ModelSpec) -> Any:

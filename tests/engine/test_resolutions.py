@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.ties import TICK, TIES, Ticks, with_coarse_links
+from simcluster.catalog.specs import EngineProfile
 from simcluster.config import Environment, SloConfig
 from simcluster.routing import ROUTERS
 from simcluster.runs.simulate import run
@@ -21,8 +22,10 @@ from simcluster.testing.examples import examples
 from simcluster.testing.specs import environment, ideal_engine, llama_2_7b, vllm_engine
 from simcluster.testing.toy import (
     ENGINES,
+    LAYOUTS,
     LOOSE,
     MAX_MODEL_LEN,
+    MOE,
     STRICT,
     TOY,
     TOYS,
@@ -30,6 +33,7 @@ from simcluster.testing.toy import (
     assert_same,
     toy_environment,
     toy_workload,
+    with_layout,
     with_room,
 )
 from simcluster.workload import Workload
@@ -194,14 +198,18 @@ SLOS = st.sampled_from(
 @given(
     strategy=strategies(),
     where=st.builds(toy_environment, st.sampled_from(ENGINES), SLOS, st.sampled_from(TOYS)),
+    layout=st.sampled_from(LAYOUTS),
     load=st.one_of(
         st.builds(toy_workload, REQUESTS, st.sampled_from([1, 4]), PREFIXES),
         st.builds(toy_workload, REQUESTS, prefixes=PREFIXES, turns=TURNS),
         st.builds(toy_workload, REQUESTS, prefixes=PREFIXES, turns=TURNS),
     ),
 )
-def test_span_equals_step(strategy: Any, where: Environment, load: Workload) -> None:
+def test_span_equals_step(
+    strategy: Any, where: Environment, layout: dict[str, Any], load: Workload
+) -> None:
     """Skipping over step ends changes no float of any frame."""
+    strategy = with_layout(strategy, where.model.spec, layout)
     strategy = with_room(strategy, where.model.spec)
     agreed(where, strategy, load)
 
@@ -235,6 +243,43 @@ def test_room_that_a_swap_makes_is_seen_at_once() -> None:
 )
 def test_step_equals_kernel(strategy: Any, where: Environment, load: Workload) -> None:
     """The closed form of a step is what dispatchers and GPUs do event by event."""
+    agreed(where, strategy, load, ("step", "kernel"))
+
+
+@examples(60)
+@given(
+    strategy=strategies(),
+    engine=st.sampled_from(ENGINES),
+    slo=SLOS,
+    layout=st.sampled_from(LAYOUTS),
+    load=st.builds(toy_workload, REQUESTS, prefixes=PREFIXES, turns=TURNS),
+)
+def test_span_equals_step_in_every_layout(
+    strategy: Any, engine: EngineProfile, slo: SloConfig, layout: dict[str, Any], load: Workload
+) -> None:
+    """Experts spread over GPUs, and data-parallel ranks in lock-step."""
+    where = toy_environment(engine, slo, MOE)
+    agreed(where, with_room(with_layout(strategy, MOE, layout), MOE), load)
+
+
+@examples(20)
+@given(
+    strategy=strategies(),
+    engine=st.sampled_from(ENGINES),
+    layout=st.sampled_from(LAYOUTS),
+    load=st.builds(
+        toy_workload,
+        REQUESTS.filter(lambda r: sum(o for _, _, o in r) < 200),
+        prefixes=PREFIXES,
+        turns=TURNS,
+    ),
+)
+def test_step_equals_kernel_in_every_layout(
+    strategy: Any, engine: EngineProfile, layout: dict[str, Any], load: Workload
+) -> None:
+    """Ranks that run kernel by kernel end their step with the slowest."""
+    where = toy_environment(engine, LOOSE, MOE)
+    strategy = with_room(with_layout(strategy, MOE, layout), MOE)
     agreed(where, strategy, load, ("step", "kernel"))
 
 

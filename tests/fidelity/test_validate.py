@@ -22,6 +22,7 @@ from simcluster.cli import main
 from simcluster.errors import DataError
 from simcluster.fidelity.validate import (
     aic_e2e,
+    aic_layouts,
     apex_e2e,
     check,
     distserve_fits,
@@ -334,6 +335,38 @@ def test_closed_loops_of_inferencemax(system: str) -> None:
     few = rows[(rows["batch_size"] == 4) & (rows["tp_size"] == 4) & (rows["osl"] == 1024)]
     ttft, tpot = aic_e2e.simulated(aic_e2e.GPUS[system], few, rounds=2)
     assert tpot == pytest.approx(few["silicon_tpot_ms"].to_numpy(), rel=0.25)
+    assert np.all(ttft > tpot)
+
+
+def test_loops_with_experts_spread_over_gpus_have_one_layout_in_all_exports() -> None:
+    """What was measured once and stands there in two forms is one layout, inside a node."""
+    frame = aic_layouts.table(
+        measured("aic_e2e") / "aic_e2e" / "b200_sxm.csv.gz", aic_layouts._COLUMNS
+    )
+    frame = frame[(frame["mode"] == "agg") & frame["model_path"].isin(list(aic_layouts.MODELS))]
+    frame = frame[frame["source_tag"].astype(str).str.match("2026-|db-dump")]
+    frame = frame[(frame["moe_ep_size"] > 1) | (frame["attention_dp_size"] > 1)]
+    frame = frame[frame["backend"] != "vllm"]
+    layouts: dict[object, set[object]] = {}
+    for row in aic_layouts.records(frame):
+        key = (row["backend"], row["isl"], row["osl"], row["silicon_ttft_ms"])
+        layouts.setdefault(key, set()).add(aic_layouts.normalised(row))
+    assert sum(len(found) > 1 for found in layouts.values()) == 0
+    assert max(layout.num_gpus for found in layouts.values() for layout in found) == 8
+
+
+@pytest.mark.parametrize(("system", "count"), [("h100_sxm", 30), ("b200_sxm", 165)])
+def test_closed_loops_with_expert_and_data_parallelism(system: str, count: int) -> None:
+    """Some loops in 8 bits, on B200 one with eight data-parallel ranks: TPOT within a fourth."""
+    loops = aic_layouts.rows(measured("aic_e2e"), system)
+    assert len(loops) == count
+    eight_bits = [x for x in loops if x.model == "minimax-m2" and x.precision == "fp8"]
+    few = [loop for loop in eight_bits if loop.clients <= 32 and loop.isl == 1024][::5]
+    few += [
+        x for x in loops if x.layout.dp_size == 8 and (x.clients, x.isl, x.osl) == (128, 1024, 1024)
+    ]
+    ttft, tpot = aic_layouts.simulated(few, rounds=2)
+    assert tpot == pytest.approx([loop.tpot_ms for loop in few], rel=0.25)
     assert np.all(ttft > tpot)
 
 

@@ -281,6 +281,7 @@ ENGINE_VALUES: dict[str, object] = {
     "prefill_wait_share": 0.5,
     "prefill_interval": 4,
     "api_servers": 2,
+    "expert_parallel": "none",
     "api_request_s": 0.003,
     "api_token_s": 4e-5,
 }

@@ -102,6 +102,7 @@ def make_instances(pools: tuple[str, str]) -> Columns:
         "pool": np.array(pools, dtype=object),
         "model": np.array(["m", "m"], dtype=object),
         "gpu": np.array(["g", "g"], dtype=object),
+        "all_to_all": np.array(["gather", "gather"], dtype=object),
     }
     return checked(data, INSTANCES)
 

@@ -21,6 +21,7 @@ from simcluster.engine.recorder import Recorder
 from simcluster.engine.shape import InstanceShape
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.request import Request
+from simcluster.roofline.layout import Layout
 from simcluster.roofline.sources import StepTimeFactory, source_of
 
 
@@ -59,11 +60,21 @@ class Placed:
     first_node: int
     """Number of the first node of its GPU type."""
     num_gpus: int
-    tp_size: int
-    """All its GPUs, and those of a tensor-parallel group."""
+    layout: Layout
+    """All its GPUs, and how they are laid out, the pipeline apart."""
     taken_s: float
     freed_s: float = nan
     """When its GPUs were taken and given back (s); NaN if they never were."""
+
+    @property
+    def tp_size(self) -> int:
+        """GPUs of a tensor-parallel group."""
+        return self.layout.tp_size
+
+    @property
+    def pp_size(self) -> int:
+        """Stages of its pipeline."""
+        return self.num_gpus // self.layout.num_gpus
 
     @property
     def node(self) -> int:
@@ -271,13 +282,14 @@ class Cluster:
                 groups=groups,
                 first_node=placement.machines.first_node,
                 num_gpus=shape.num_gpus,
-                tp_size=shape.tp_size,
+                layout=shape.layout,
                 taken_s=self.env.now,
             )
         )
         if self.moves_kv and isinstance(instance, Instance):
             wires = self.topology.wires(groups[0])
-            self._factory.share_wires(instance, len(groups[0].gpus), wires, self.network)
+            num_gpus = len(groups[0].gpus)
+            self._factory.share_wires(instance, shape, num_gpus, wires, self.network)
         return instance
 
     def remove(self, instance: InstanceLike) -> None:

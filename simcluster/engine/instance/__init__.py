@@ -17,6 +17,8 @@
 `gpu`             in-order kernel queues, and collectives that wait for all ranks
 `pipeline`        the stages, as the batches in flight meet them
 `pipelined`       an instance with a pipeline: several lanes behind one face
+`lock_step`       steps that data-parallel ranks take together
+`data_parallel`   an instance with such ranks, and which of them gets a request
 ================= =========================================================================
 """
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import Environment, SchedulerConfig
 from simcluster.engine.clock import Clock
 from simcluster.engine.instance import Instance, InstanceLike
+from simcluster.engine.instance.data_parallel import DataParallelInstance
 from simcluster.engine.instance.dispatcher import RankGroup
+from simcluster.engine.instance.lock_step import MAX_LOCK_STEPS, LockStep, RankTime
 from simcluster.engine.instance.pipeline import PipelineStages
 from simcluster.engine.instance.pipelined import PipelinedInstance
 from simcluster.engine.links.link import Link, LinkNetwork
@@ -27,8 +29,9 @@ from simcluster.engine.shape import (
 from simcluster.errors import ConfigError
 from simcluster.kvcache import BlockLayout, BlockPool, PrefixPool
 from simcluster.roofline import StageTime, StepTime
+from simcluster.roofline.layout import Layout
 from simcluster.roofline.operators import ACTIVATION_BYTES
-from simcluster.roofline.sources import StepTimeSource
+from simcluster.roofline.sources import StepTimeSource, beyond_tp, times_of
 from simcluster.sched import QUEUES, SCHEDULERS
 
 
@@ -80,9 +83,9 @@ class InstanceFactory:
         self._source = step_times
         self._has_prefixes = has_prefixes
         self._lane_numbers = lane_numbers
-        self._step_times: dict[int, StepTime] = {}
-        self._step_times_at: dict[tuple[int, int], StepTime] = {}  # by group and share of wires
-        self._stages: dict[tuple[int, int], tuple[StageTime, ...]] = {}
+        self._step_times: dict[Layout, StepTime] = {}
+        self._step_times_at: dict[tuple[Layout, int], StepTime] = {}  # and share of wires
+        self._stages: dict[tuple[Layout, int], tuple[StageTime, ...]] = {}
         self._plans: dict[InstanceShape, _Plan] = {}
 
     def of(self, environment: Environment) -> InstanceFactory:
@@ -109,11 +112,10 @@ class InstanceFactory:
             another.
         """
         num_blocks = self._plan(shape).num_blocks
+        if shape.dp_size > 1:
+            return self._data_parallel(number, shape, role, groups)
         if shape.pp_size == 1:
-            step_time = self._step_times.get(shape.tp_size)
-            if step_time is None:
-                step_time = self._source(self._environment, shape.tp_size)
-                self._step_times[shape.tp_size] = step_time
+            step_time = self._times_of(shape)
             ranks = self._ranks(number, shape.tp_size, 0) if self._by_kernel else None
             return self._lane(number, shape, role, num_blocks, step_time, ranks=ranks)
         pipeline = self._pipeline(number, shape, groups)
@@ -130,6 +132,46 @@ class InstanceFactory:
             for k in range(shape.pp_size)
         ]
         return PipelinedInstance(lanes, pipeline.prefill_s)
+
+    def _data_parallel(
+        self, number: int, shape: InstanceShape, role: str, groups: tuple[GpuGroup, ...]
+    ) -> DataParallelInstance:
+        """Return an instance of several data-parallel ranks."""
+        if shape.pp_size > 1:
+            rule = "data-parallel ranks of a pipeline are not simulated"
+            raise ConfigError(shape.key("dp_size"), shape.dp_size, rule, "Use pp_size = 1.")
+        if len({group.node for group in groups}) > 1 and self._environment.cluster.network is None:
+            rule = "the ranks do not fit on a node, and there is no network between nodes"
+            remedy = "Use fewer GPUs per instance, or name cluster.network."
+            raise ConfigError(shape.key("dp_size"), shape.dp_size, rule, remedy)
+        step_time = cast(RankTime, self._times_of(shape))
+        most_steps = MAX_LOCK_STEPS if self._resolution == "span" else 1
+        group = LockStep(self._env, step_time, shape.dp_size, most_steps, by_kernel=self._by_kernel)
+        tp_size = shape.tp_size
+        lanes = [
+            self._lane(
+                number,
+                shape,
+                role,
+                self._plan(shape).num_blocks,
+                step_time,
+                lane=rank,
+                ranks=self._ranks(number, tp_size, rank * tp_size) if self._by_kernel else None,
+                lock_step=(group, step_time),
+            )
+            for rank in range(shape.dp_size)
+        ]
+        return DataParallelInstance(lanes, step_time.prefill_s)
+
+    def _times_of(self, shape: InstanceShape) -> StepTime:
+        """Step times of an instance of `shape` without a pipeline."""
+        known = self._step_times.get(shape.layout)
+        if known is None:
+            known = times_of(
+                self._source, self._environment, shape.layout, key=shape.key("ep_size")
+            )
+            self._step_times[shape.layout] = known
+        return known
 
     def _plan(self, shape: InstanceShape) -> _Plan:
         """What all instances of `shape` have in common; reckoned once, for there may be many."""
@@ -170,15 +212,19 @@ class InstanceFactory:
     def _stages_of(self, shape: InstanceShape) -> tuple[StageTime, ...]:
         """Step times of the stages of a pipelined instance of `shape`."""
         tp_size, pp_size = shape.tp_size, shape.pp_size
-        stages = self._stages.get((tp_size, pp_size))
+        stages = self._stages.get((shape.layout, pp_size))
         if stages is None:
             key = shape.key("pp_size")
-            stages = self._source.stages(self._environment, tp_size, pp_size, key=key)
+            if not shape.layout.is_plain:
+                self._times_of(shape)  # a source that does not know it is refused
+            stages = self._source.stages(
+                self._environment, tp_size, pp_size, key=key, **beyond_tp(shape.layout)
+            )
             if stages is None:
                 rule = "the source of step times knows no stages of a pipeline"
                 remedy = 'Use pp_size = 1, or engine.step_times = "roofline".'
                 raise ConfigError(key, pp_size, rule, remedy)
-            self._stages[(tp_size, pp_size)] = stages
+            self._stages[(shape.layout, pp_size)] = stages
         return stages
 
     def _between_stages(self, shape: InstanceShape, source: int, destination: int) -> LinkSpec:
@@ -203,6 +249,7 @@ class InstanceFactory:
         ranks: RankGroup | None = None,
         lane: int = 0,
         pipeline: PipelineStages | None = None,
+        lock_step: tuple[LockStep, RankTime] | None = None,
     ) -> Instance:
         environment, engine = self._environment, self._environment.engine
         prefix_caching = shape.prefix_caching
@@ -236,34 +283,57 @@ class InstanceFactory:
             lane=lane,
             order=next(self._lane_numbers),
             pipeline=pipeline,
+            lock_step=lock_step,
             copy_s=None if host is None else host.copy_s,
         )
 
     def share_wires(
-        self, instance: Instance, tp_size: int, wires: tuple[Link, ...], network: LinkNetwork
+        self,
+        instance: Instance,
+        shape: InstanceShape,
+        num_gpus: int,
+        wires: tuple[Link, ...],
+        network: LinkNetwork,
     ) -> None:
-        """Let the collectives of `instance` meet the KV transfers on `wires` of its GPUs."""
+        """Let the collectives of `instance` meet the KV transfers on `wires` of its GPUs.
+
+        Parameters
+        ----------
+        instance : Instance
+            Without a pipeline and of one data-parallel rank.
+        shape : InstanceShape
+            Its parallelism.
+        num_gpus : int
+            GPUs of it on the node with these wires.
+        wires, network
+            Of these GPUs, and the KV-transfer links.
+        """
         if not wires:
             return
         step_time = instance.step_time
 
         def step_time_at(share: int) -> StepTime:
-            return step_time if share == SHARES else self._beside_transfers(tp_size, share)
+            return step_time if share == SHARES else self._beside_transfers(layout, share)
 
-        self._beside_transfers(tp_size, SHARES // 2)  # a source knows all shares or none
+        layout = shape.layout
+        if layout.is_plain:
+            layout = Layout(num_gpus)
+        self._beside_transfers(layout, SHARES // 2)  # a source knows all shares or none
         spec = self._environment.model.spec
         # Two all-reduces a layer, of which every rank sends 2 (t - 1) / t (see `all_reduce_s`).
         message = spec.hidden_size * ACTIVATION_BYTES
-        sent = 2 * spec.num_layers * 2 * (tp_size - 1) / tp_size * message
+        sent = 2 * spec.num_layers * 2 * (num_gpus - 1) / num_gpus * message
         instance.wires = SharedWires(
-            self._env, network, wires, tp_size * sent, step_time_at, instance.cut_later
+            self._env, network, wires, num_gpus * sent, step_time_at, instance.cut_later
         )
 
-    def _beside_transfers(self, tp_size: int, share: int) -> StepTime:
+    def _beside_transfers(self, layout: Layout, share: int) -> StepTime:
         """Step times where collectives get `share` of the parts of their wires."""
-        known = self._step_times_at.get((tp_size, share))
+        known = self._step_times_at.get((layout, share))
         if known is None:
-            known = self._source.beside_transfers(self._environment, tp_size, share / SHARES)
+            known = self._source.beside_transfers(
+                self._environment, layout.tp_size, share / SHARES, **beyond_tp(layout)
+            )
             if known is None:
                 rule = (
                     "KV transfers and collectives use the same wires here, and this source does "
@@ -271,5 +341,5 @@ class InstanceFactory:
                 )
                 remedy = 'Use "roofline", tp_size = 1, or a fabric that is not the GPUs\' PCIe.'
                 raise ConfigError("engine.step_times", None, rule, remedy)
-            self._step_times_at[(tp_size, share)] = known
+            self._step_times_at[(layout, share)] = known
         return known

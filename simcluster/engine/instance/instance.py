@@ -16,6 +16,7 @@ from simcluster.engine.instance.dispatcher import RankGroup
 from simcluster.engine.instance.held_output import HeldOutput
 from simcluster.engine.instance.kernel_runner import KernelRunner
 from simcluster.engine.instance.kv_hooks import KvHooks
+from simcluster.engine.instance.lock_step import LockStep, LockStepRunner, RankTime
 from simcluster.engine.instance.owner import InstanceOwner
 from simcluster.engine.instance.pipeline import PipelineStages
 from simcluster.engine.instance.pipeline_runner import AheadRunner, PipelineRunner
@@ -26,7 +27,7 @@ from simcluster.engine.instance.state import InstanceState
 from simcluster.engine.links.wires import SharedWires
 from simcluster.engine.recorder import Recorder
 from simcluster.request import Request, RequestStatus
-from simcluster.roofline.base import StepTime
+from simcluster.roofline.base import StepShape, StepTime
 from simcluster.sched import Scheduler, StepPlan
 
 
@@ -57,6 +58,8 @@ class Instance(InstanceState):
         Its place in ties, unique in the cluster; default: `instance_id`.
     pipeline : PipelineStages, optional
         The stages that its batches pass, shared with the other lanes.
+    lock_step : (LockStep, RankTime), optional
+        The steps that it takes together with other data-parallel ranks, and their times.
     copy_s : callable, optional
         Time (s, on the grid) to copy a number of KV blocks to or from host memory, where the
         scheduler has some. A step that needs copies starts with them: they are in the queue of its
@@ -76,6 +79,8 @@ class Instance(InstanceState):
         Whether the first token of a request that decodes elsewhere reaches its user from here.
     hooks : KvHooks
         What moving KV to and from it adds to its steps.
+    other_tokens : int
+        Tokens of the other data-parallel ranks in each step under way.
     """
 
     owner: InstanceOwner
@@ -95,6 +100,7 @@ class Instance(InstanceState):
         lane: int = 0,
         order: int | None = None,
         pipeline: PipelineStages | None = None,
+        lock_step: tuple[LockStep, RankTime] | None = None,
         copy_s: Callable[[int], float] | None = None,
     ) -> None:
         super().__init__(env, scheduler, step_time, reach)
@@ -105,6 +111,7 @@ class Instance(InstanceState):
         self.wires: SharedWires | None = None
         self.shows_first_token = True
         self.hooks = KvHooks()
+        self.other_tokens = 0
         self._copy_s = copy_s
         self._wake = Wake(env)
         self._is_idle = False
@@ -113,12 +120,17 @@ class Instance(InstanceState):
         self._held = HeldOutput()
         most_steps = 1 if resolution == "step" else MAX_SPAN_STEPS
         self._row_per_step = pipeline is not None and pipeline.in_flight is not None
+        if lock_step is not None:
+            self._row_per_step = lock_step[0].row_per_step
         self._log = SpanLog(recorder, instance_id, lane, scheduler, row_per_step=self._row_per_step)
         self._runner: Runner
         if pipeline is not None and pipeline.in_flight is not None:
             self._runner = AheadRunner(self, self._wake, pipeline, pipeline.in_flight)
         elif pipeline is not None:
             self._runner = PipelineRunner(self, self._wake, pipeline)
+        elif lock_step is not None:
+            group, times = lock_step
+            self._runner = LockStepRunner(self, self._wake, group, times, ranks, recorder.kernels)
         elif ranks is not None:
             self._runner = KernelRunner(self, self._wake, most_steps, recorder.kernels, ranks)
         else:
@@ -185,12 +197,11 @@ class Instance(InstanceState):
 
     def wake(self) -> None:
         """Schedule again at the next step boundary; at once if the instance is idle."""
-        now = self.env.now
         if self._is_idle:
             self._is_idle = False
-            self._wake.move(now, SCHEDULING + self.order)
+            self._runner.rouse()
         elif self.span.num_steps > 1:
-            self._stop_after(self.span.steps_begun(now))
+            self._stop_after(self.span.steps_begun(self.env.now))
 
     def watch(self, stop_at: StopAt | None) -> None:
         """From now on end spans where `stop_at` says, the present one too; None: nowhere."""
@@ -326,6 +337,11 @@ class Instance(InstanceState):
                 owner.joined(self, request)
             scheduler.joined.clear()
 
+    def shape_of(self, plan: StepPlan, step: int) -> StepShape:
+        """Shape of step number `step`, from 0, of `plan`, beside the other data-parallel ranks."""
+        shape = self.scheduler.shape(plan, step)
+        return shape._replace(other_tokens=self.other_tokens) if self.other_tokens else shape
+
     def _see(self, known_s: float) -> None:
         """Let the next plan know of the requests that came up to `known_s` (s)."""
         arrived = self._arrived
@@ -356,7 +372,7 @@ class Instance(InstanceState):
         # An engine that plans ahead has planned the step that starts now when this one started.
         self._known_s = span.ends[steps - 2] if steps > 1 else span.start_s
         if self.step_time.overlaps_host:
-            gpu_s = self.step_time.gpu_s(self.scheduler.shape(plan, steps - 1))
+            gpu_s = self.step_time.gpu_s(self.shape_of(plan, steps - 1))
         # While it is booked nobody may see steps both in the books and under way.
         share = 1.0 if self.wires is None else self.wires.share_in_use
         outcome = self._log.book(span, steps, now, self.step_time, share)

@@ -13,6 +13,7 @@ from simcluster.engine.instance.dispatcher import RankGroup
 from simcluster.engine.instance.runner import SpanRunner
 from simcluster.engine.instance.span import Span
 from simcluster.engine.log import KernelLog
+from simcluster.roofline.base import StepShape, StepTime
 from simcluster.sched import StepPlan
 
 if TYPE_CHECKING:
@@ -62,29 +63,62 @@ class KernelRunner(SpanRunner):
 
     def _run_kernels(self, span: Span, plan: StepPlan) -> Generator[simpy.Event, Any, None]:
         """Let the dispatchers and GPUs do one step, kernel by kernel."""
-        step_time = self._instance.step_time
-        schedule = step_time.kernels(self._instance.scheduler.shape(plan))
-        host_after_s = schedule.host_after_s
+        instance = self._instance
         span.num_steps = 1
         span.ends = []
-        if step_time.overlaps_host:
-            # Another thread does the host work of this step; it began when the GPU began the last.
-            left_s = schedule.host_before_s + host_after_s - span.hidden_s
-            if left_s > 0.0:
-                yield self._env.timeout(left_s)
-                self._write_host_work(self._env.now - left_s, self._env.now)
-            schedule = replace(schedule, host_before_s=0.0)
-            host_after_s = 0.0
-        if span.copies_s:
-            yield self._env.timeout(span.copies_s)
-        yield self._ranks.run(schedule)
-        end = self._env.now + host_after_s
-        if host_after_s:
-            self._write_host_work(self._env.now, end)
+        shape = instance.scheduler.shape(plan)
+        end = yield from run_kernels(
+            instance, instance.step_time, shape, span, self._ranks, self._kernels
+        )
         span.ends = [end]
         yield self._wake.at(end, self._priority)
 
-    def _write_host_work(self, start_s: float, end_s: float) -> None:
-        if self._kernels is not None:
-            row = (self._instance.instance_id, 0, "cpu", "host work", start_s, end_s)
-            self._kernels.add(row)
+
+def run_kernels(
+    instance: Instance,
+    step_time: StepTime,
+    shape: StepShape,
+    span: Span,
+    ranks: RankGroup,
+    log: KernelLog | None,
+) -> Generator[simpy.Event, Any, float]:
+    """Let `ranks` do a step of `shape`, kernel by kernel; return when its host work ends (s).
+
+    Parameters
+    ----------
+    instance : Instance
+        Whose step.
+    step_time : StepTime
+        Its kernels.
+    shape : StepShape
+        What the step computes.
+    span : Span
+        The step, with its copies and what of its host work is hidden.
+    ranks : RankGroup
+        Dispatchers and GPUs.
+    log : KernelLog or None
+        Where host work is recorded.
+    """
+    env = instance.env
+    schedule = step_time.kernels(shape)
+    host_after_s = schedule.host_after_s
+
+    def write(start_s: float, end_s: float) -> None:
+        if log is not None:
+            log.add((instance.instance_id, 0, "cpu", "host work", start_s, end_s))
+
+    if step_time.overlaps_host:
+        # Another thread does the host work of this step; it began when the GPU began the last.
+        left_s = schedule.host_before_s + host_after_s - span.hidden_s
+        if left_s > 0.0:
+            yield env.timeout(left_s)
+            write(env.now - left_s, env.now)
+        schedule = replace(schedule, host_before_s=0.0)
+        host_after_s = 0.0
+    if span.copies_s:
+        yield env.timeout(span.copies_s)
+    yield ranks.run(schedule)
+    end = env.now + host_after_s
+    if host_after_s:
+        write(env.now, end)
+    return end

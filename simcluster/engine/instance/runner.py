@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import simpy
 
-from simcluster.engine.clock import STEP_END, Wake
+from simcluster.engine.clock import SCHEDULING, STEP_END, Wake
 from simcluster.engine.instance.span import Span
 from simcluster.engine.log import KernelLog
 from simcluster.sched import StepPlan
@@ -47,6 +47,10 @@ class Runner(ABC):
         """End `span` after `num_steps` steps, before it would."""
         span.num_steps = num_steps
         self._wake.move(span.ends[num_steps - 1], self._priority)
+
+    def rouse(self) -> None:
+        """Let the instance, which was idle, schedule now."""
+        self._wake.move(self._env.now, SCHEDULING + self._instance.order)
 
     def idle(self) -> None:  # noqa: B027 (a hook)
         """Hear that the instance has nothing to run."""

@@ -7,6 +7,7 @@ base                a check: errors of one quantity in one regime, and its limit
 harness             a measured row -> a simulated run
 kernel_checks       single kernels against the operator-level sets
 aic_e2e             InferenceMAX
+aic_layouts         InferenceX with expert and data parallelism
 apex_e2e            APEX
 blis_vllm015        load stages of vLLM 0.15.1
 distserve_fits      DistServe's fits of forward passes

@@ -17,6 +17,7 @@ from simcluster.catalog.specs import EngineProfile
 from simcluster.config import ClusterConfig, Environment, ModelConfig
 from simcluster.errors import DataError
 from simcluster.roofline import RooflineStepTime
+from simcluster.roofline.layout import Layout
 from simcluster.runs.simulate import run
 from simcluster.strategies.nodg import NoDG
 from simcluster.units import FloatArray, IntArray, grid_array
@@ -82,10 +83,15 @@ def environment(
     )
 
 
-def step_time(where: Environment, tp_size: int) -> RooflineStepTime:
-    """Return the step times of an instance of `tp_size` GPUs."""
+def step_time(where: Environment, tp_size: int, layout: Layout | None = None) -> RooflineStepTime:
+    """Return the step times of an instance of `tp_size` GPUs, or of `layout`."""
     return RooflineStepTime(
-        where.model, where.cluster.gpu, where.cluster.fabric, where.engine, tp_size
+        where.model,
+        where.cluster.gpu,
+        where.cluster.fabric,
+        where.engine,
+        tp_size,
+        layout=layout,
     )
 
 
@@ -102,6 +108,8 @@ def serve(
     num_kv_blocks: int | None = None,
     max_num_seqs: int | None = None,
     hashes: BlockHashes | None = None,
+    dp_size: int = 1,
+    ep_size: int = 1,
 ) -> dict[str, Column]:
     """Simulate one instance and return the columns of its requests.
 
@@ -125,6 +133,8 @@ def serve(
         Most sequences running at once; the engine's by default.
     hashes : BlockHashes, optional
         Ids of the requests' blocks, where the engine shares common prefixes.
+    dp_size, ep_size : int
+        Data-parallel ranks of attention, and groups of GPUs with different experts.
     """
     prompts = np.asarray(prompt_len, dtype=np.int64)
     if arrival_s is None:
@@ -141,6 +151,8 @@ def serve(
         name="measured",
         tp_size=tp_size,
         pp_size=pp_size,
+        dp_size=dp_size,
+        ep_size=ep_size,
         instances=1,
         scheduler="prefill-priority" if chunk_size is None else "chunked",
         chunk_size=chunk_size,

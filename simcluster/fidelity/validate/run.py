@@ -11,6 +11,7 @@ from typing import Final
 from simcluster.errors import DataError, nearest
 from simcluster.fidelity.validate import (
     aic_e2e,
+    aic_layouts,
     apex_e2e,
     blis_vllm015,
     distserve_fits,
@@ -36,6 +37,7 @@ END_TO_END: Final[dict[str, CheckFunction]] = {
     splitwise_perf.DATA_SET: splitwise_perf.checks,
     apex_e2e.DATA_SET: apex_e2e.checks,
     aic_e2e.DATA_SET: aic_e2e.checks,
+    aic_layouts.DATA_SET: aic_layouts.checks,
     llmservingsim_vllm.DATA_SET: llmservingsim_vllm.checks,
     blis_vllm015.DATA_SET: blis_vllm015.checks,
     l20_five_systems.DATA_SET: l20_five_systems.checks,

@@ -13,6 +13,7 @@ from simcluster.engine.instance import Instance, InstanceLike
 from simcluster.engine.instance.pipelined import PipelinedInstance
 from simcluster.errors import InvariantError
 from simcluster.roofline.base import StepShape, StepTime
+from simcluster.roofline.layout import Layout
 from simcluster.roofline.memory import (
     ProfilingPass,
     block_bytes,
@@ -20,8 +21,8 @@ from simcluster.roofline.memory import (
     kv_pool_bytes,
     weight_bytes_per_gpu,
 )
-from simcluster.roofline.of_environment import group_fabric
-from simcluster.roofline.sources import source_of
+from simcluster.roofline.of_environment import expert_links, group_fabric
+from simcluster.roofline.sources import beyond_tp, source_of, times_of
 from simcluster.sched import SCHEDULERS, Scheduler
 from simcluster.studies.check.requests import Requests
 from simcluster.units import GB
@@ -41,14 +42,24 @@ class Pool:
     """That of one of them, of a pipeline of one of its lanes."""
 
     @property
+    def layout(self) -> Layout:
+        """How an instance is laid out, its pipeline apart."""
+        return self.instances[0].layout
+
+    @property
     def tp_size(self) -> int:
         """GPUs of a tensor-parallel group."""
-        return self.instances[0].tp_size
+        return self.layout.tp_size
 
     @property
     def pp_size(self) -> int:
         """Stages of a pipeline."""
-        return self.instances[0].num_gpus // self.tp_size
+        return self.instances[0].pp_size
+
+    @property
+    def num_lanes(self) -> int:
+        """Batches in flight: one per stage of a pipeline, or per data-parallel rank."""
+        return self.pp_size * self.layout.dp_size
 
     @property
     def limits(self) -> SchedulerConfig:
@@ -65,15 +76,15 @@ class Pool:
             each = pool.prompt_blocks(num_tokens)
         else:
             each = pool.blocks_for(num_tokens)
-        held = self.pp_size * (pool.num_blocks // max(each, 1))
-        return min(held, self.pp_size * self.limits.max_num_seqs), held
+        held = self.num_lanes * (pool.num_blocks // max(each, 1))
+        return min(held, self.num_lanes * self.limits.max_num_seqs), held
 
 
 def pools_of(cluster: Cluster, environment: Environment) -> Iterator[Pool]:
     """Give the pools of a deployment, in the order in which they were placed."""
     groups: dict[tuple[object, ...], list[Placed]] = {}
     for one in cluster.placed:
-        kind = (one.role, one.model, one.gpu, one.num_gpus, one.tp_size)
+        kind = (one.role, one.model, one.gpu, one.num_gpus, one.layout)
         groups.setdefault(kind, []).append(one)
     for own in groups.values():
         part = environment.part(own[0].model, own[0].gpu)
@@ -100,7 +111,8 @@ def facts(pool: Pool, requests: Requests) -> dict[str, Any]:
     stages = range(pp_size)
     size = [block_bytes(model, engine, tp_size, layout, pp_size, stage) for stage in stages]
     room = [
-        kv_pool_bytes(model, gpu, engine, tp_size, pp_size, stage, profiled) for stage in stages
+        kv_pool_bytes(model, gpu, engine, tp_size, pp_size, stage, profiled, pool.layout)
+        for stage in stages
     ]
     num_blocks = pp_size * scheduler.pool.num_blocks
     held = requests.prompt_len + (0 if pool.role == "prefill" else requests.output_len)
@@ -112,19 +124,21 @@ def facts(pool: Pool, requests: Requests) -> dict[str, Any]:
         "instances": len(pool.instances),
         "tp_size": tp_size,
         "pp_size": pp_size,
+        "dp_size": pool.layout.dp_size,
+        "ep_size": pool.layout.ep_size,
         "scheduler": scheduler_name(scheduler),
         "max_num_seqs": limits.max_num_seqs,
         "max_num_batched_tokens": limits.max_num_batched_tokens,
         "weight_bytes_per_gpu": max(
-            weight_bytes_per_gpu(model, tp_size, pp_size, stage) for stage in stages
+            weight_bytes_per_gpu(model, tp_size, pp_size, stage, pool.layout) for stage in stages
         ),
         "kv_bytes_per_token_per_gpu": max(
             kv_bytes_per_token_per_gpu(model, tp_size, pp_size, stage) for stage in stages
         ),
         "kv_room_bytes_per_gpu": min(room),
         "kv_bytes_per_gpu": max(size) * num_blocks,
-        "kv_blocks": num_blocks,
-        "kv_pool_tokens": _tokens(pool, num_blocks),
+        "kv_blocks": num_blocks * pool.layout.dp_size,
+        "kv_pool_tokens": _tokens(pool, num_blocks * pool.layout.dp_size),
         "batch": batch,
         "batch_in_memory": in_memory,
     }
@@ -161,13 +175,19 @@ class Steps:
     """Step times of an instance of a pool, with all its stages, one batch alone."""
 
     def __init__(self, pool: Pool) -> None:
-        environment, tp_size, pp_size = pool.environment, pool.tp_size, pool.pp_size
+        environment, layout, pp_size = pool.environment, pool.layout, pool.pp_size
         source = source_of(environment)
-        self._stages: Sequence[StepTime] = [source(environment, tp_size)] if pp_size == 1 else []
-        if pp_size > 1:
-            self._stages = source.stages(environment, tp_size, pp_size, key="pp_size") or ()
+        self._stages: Sequence[StepTime] = ()
+        if pp_size == 1:
+            self._stages = [times_of(source, environment, layout)]
+        else:
+            stages = source.stages(
+                environment, layout.tp_size, pp_size, key="pp_size", **beyond_tp(layout)
+            )
+            self._stages = stages or ()
         self._reach = environment.model.spec.reach
-        self._num_lanes = pp_size
+        self._num_lanes = pool.num_lanes
+        self._num_ranks = layout.dp_size
         self._budget = pool.limits.max_num_batched_tokens
         self._splits = type(pool.scheduler).splits_prompts
 
@@ -185,14 +205,17 @@ class Steps:
         while done < prompt_len:
             new = min(size, prompt_len - done)
             last = done + new == prompt_len
-            total += self._step_s(StepShape(0, 0, ((new, done),), int(last), 0), first=not done)
+            idle = self._num_ranks - 1  # each with a dummy token
+            shape = StepShape(0, 0, ((new, done),), int(last), 0, idle)
+            total += self._step_s(shape, first=not done)
             done += new
         return total
 
     def decode_s(self, num_seqs: int, context_len: int) -> float:
         """Time of a decode step of `num_seqs` sequences of `context_len` tokens each (s).
 
-        Of a pipeline that of one of its lanes, which has its share of the sequences.
+        Of a pipeline or data-parallel ranks that of one of its lanes, which has its share of the
+        sequences.
         """
         own = max(1, num_seqs // self._num_lanes)
         return self._step_s(self._decodes(own, context_len, ()))
@@ -202,7 +225,8 @@ class Steps:
     ) -> StepShape:
         tokens = num_seqs * context_len
         reached = tokens if self._reach is None else num_seqs * self._reach.of(context_len)
-        return StepShape(num_seqs, tokens, chunks, num_seqs, reached)
+        shape = StepShape(num_seqs, tokens, chunks, num_seqs, reached)
+        return shape._replace(other_tokens=(self._num_ranks - 1) * shape.num_tokens)
 
     def steady_rps(self, prompt_len: float, output_len: float, most_seqs: int) -> float:
         """Rate (requests/s) at which an instance that splits prompts gets through equal requests.
@@ -212,17 +236,19 @@ class Steps:
         a chunk for each decoded token.
         """
         per_decode = prompt_len / (output_len - 1) if output_len > 1 else math.inf
-        num_seqs = min(float(most_seqs), self._budget / (1 + per_decode))
+        own = most_seqs / self._num_ranks
+        num_seqs = min(own, self._budget / (1 + per_decode))
         decodes = int(num_seqs)
         new = self._budget if not decodes else round(decodes * per_decode)
         whole, rest = divmod(max(new, 1), max(1, round(prompt_len)))
         chunks = ((round(prompt_len), 0),) * whole
         if rest:  # a part of a prompt, from somewhere in its middle
             chunks += ((rest, max(0, round((prompt_len - rest) / 2))),)
-        shape = StepShape(0, 0, chunks, max(whole, 1), 0)
+        others = (self._num_ranks - 1) * max(new, 1)
+        shape = StepShape(0, 0, chunks, max(whole, 1), 0, others)
         if decodes:
             shape = self._decodes(decodes, round(prompt_len + output_len / 2), chunks)
-        return max(new, 1) / prompt_len / self._step_s(shape)
+        return self._num_ranks * max(new, 1) / prompt_len / self._step_s(shape)
 
 
 def links(pools: Iterable[Pool]) -> list[dict[str, Any]]:
@@ -233,6 +259,11 @@ def links(pools: Iterable[Pool]) -> list[dict[str, Any]]:
         used = []
         if pool.tp_size > 1:
             used.append(("all-reduce", group_fabric(cluster, pool.tp_size)))
+        if pool.layout.dp_size > 1:
+            to_experts = expert_links(cluster, pool.layout)
+            used.append(("to experts", to_experts.group))
+            if to_experts.between is not None:
+                used.append(("to experts on other nodes", to_experts.between))
         if pool.pp_size > 1:
             crosses = pool.pp_size * pool.tp_size > cluster.gpus_per_node
             between = cluster.network if crosses and cluster.network else cluster.fabric

@@ -82,12 +82,20 @@ def _title(pool: Facts, pools: Sequence[Facts]) -> str:
     return f"{pool['role']} {pool['model']}, {pool['gpu']}" if several else str(pool["role"])
 
 
+def _degrees(pool: Facts) -> str:
+    """Degrees of parallelism of an instance, those of experts and data where there are any."""
+    parts = [f"{pool['tp_size']} x {pool['pp_size']}"]
+    parts += [f"data {pool['dp_size']}"] if pool["dp_size"] > 1 else []
+    parts += [f"experts {pool['ep_size']}"] if pool["ep_size"] > 1 else []
+    return ", ".join(parts)
+
+
 def _rows(requests: Facts) -> list[tuple[str, _Cell]]:
     """Return labels and cells of the table of a strategy."""
     prompt, output = requests["median"]["prompt_len"], requests["median"]["output_len"]
     return [
         ("instances", lambda p: f"{p['instances']:,}"),
-        ("GPUs of one (tensor x pipeline)", lambda p: f"{p['tp_size']} x {p['pp_size']}"),
+        ("GPUs of one (tensor x pipeline)", _degrees),
         ("scheduler", lambda p: str(p["scheduler"])),
         ("most tokens of a step", lambda p: f"{p['max_num_batched_tokens']:,}"),
         ("most sequences (max_num_seqs)", lambda p: f"{p['max_num_seqs']:,}"),

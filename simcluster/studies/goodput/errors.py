@@ -171,7 +171,8 @@ def shifts(
 
 def _uses_links(scenario: Scenario, name: str) -> bool:
     strategy = scenario.strategy(name)
-    return isinstance(strategy, FuDG) or getattr(strategy, "tp_size", 1) > 1
+    several = getattr(strategy, "tp_size", 1) * getattr(strategy, "dp_size", 1) > 1
+    return isinstance(strategy, FuDG) or several
 
 
 def widened(goodput: Interval, own: Mapping[Factor, float]) -> Interval:

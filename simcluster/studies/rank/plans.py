@@ -88,7 +88,8 @@ class Plans:
     def _size(self, name: str) -> _Size:
         environment = self._contest.scenario.environment
         cluster = build(environment, self._contest.scenario.strategy(name))
-        count, each = sum(cluster.most_instances.values()), cluster.placed[0].num_gpus
+        count = sum(cluster.most_instances.values())
+        each = max(placed.num_gpus for placed in cluster.placed)  # it may take the place of any
         extra = spares.spares_of(self._table, count)
         return _Size(extra, self._bounds[name].num_gpus + extra * each)
 

@@ -15,11 +15,12 @@ from typing import Any, Final
 import numpy as np
 
 from simcluster.config import Environment
-from simcluster.engine.groups.cluster import Cluster
+from simcluster.engine.groups.cluster import Cluster, Placed
 from simcluster.rng import stream
 from simcluster.roofline import StepTime
 from simcluster.roofline.base import StepShape
-from simcluster.roofline.sources import source_of
+from simcluster.roofline.layout import Layout
+from simcluster.roofline.sources import beyond_tp, source_of, times_of
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import FuDG, SchedulerSettings, Strategy
 from simcluster.studies.space import build
@@ -106,8 +107,8 @@ class Screen:
 
     def __init__(self, environment: Environment, lengths: Lengths) -> None:
         self._environment, self._lengths = environment, lengths
-        self._times: dict[tuple[int, int], _Times] = {}
-        self._alone: dict[tuple[int, int], FloatArray] = {}
+        self._times: dict[tuple[Layout, int], _Times] = {}
+        self._alone: dict[tuple[Layout, int], FloatArray] = {}
 
     def bound(self, strategy: Strategy) -> Bound:
         """Return what `strategy`, a candidate that fits, carries at most.
@@ -117,18 +118,21 @@ class Screen:
         environment, lengths = self._environment, self._lengths
         slo = environment.slo.loosest()
         cluster = build(environment, strategy)
-        first = cluster.placed[0]
-        instance, tp_size = first.instance, first.tp_size
-        stages = first.num_gpus // tp_size
-        times, prefills = self._times_of(cluster, tp_size, stages)
-        # A pipeline names the blocks of one of its batches, of which it has one per stage.
+        # Disaggregated pools come prefill first.
+        first, last = cluster.placed[0], cluster.placed[-1]
+        instance, stages = last.instance, last.pp_size
+        before, prefills = self._times_of(first)
+        times, _ = self._times_of(last)
+        # A pipeline names the blocks of one of its batches, of which it has one per stage; and
+        # data-parallel ranks have batches of their own.
+        lanes = stages * last.layout.dp_size
         fit = instance.free_blocks // instance.blocks_for(math.ceil(lengths.context))
-        memory_batch = max(1, stages * fit)
+        memory_batch = max(1, lanes * fit)
         limit = getattr(strategy, "max_num_seqs", None) or environment.engine.max_num_seqs
-        most = max(1, min(limit * stages, memory_batch))
+        most = max(1, min(limit * lanes, memory_batch))
         batch = _largest_batch(times, most, lengths.context, slo.tpot_s)
         count = cluster.most_instances
-        prefill_s = times.prefill_s(lengths, _prefill_tokens(environment, strategy))
+        prefill_s = before.prefill_s(lengths, _prefill_tokens(environment, strategy))
         decode_s = lengths.steps * times.decode_s(batch, lengths.context) / batch
         link_rps = math.inf
         if "mixed" in count:
@@ -144,9 +148,11 @@ class Screen:
             link_rps = _link_rps(environment, strategy, cluster, lengths)
             total = min(prefill_rps, decode_rps, link_rps)
             if cluster.scaled:  # both roles at their most may be more than there are machines
-                each = prefill_rps / count["prefill"], decode_rps / count["decode"]
-                room = environment.cluster.num_gpus / first.num_gpus
-                total = min(total, room / sum(1 / rps for rps in each))
+                gpus_per_rps = (
+                    first.num_gpus * count["prefill"] / prefill_rps,
+                    last.num_gpus * count["decode"] / decode_rps,
+                )
+                total = min(total, environment.cluster.num_gpus / sum(gpus_per_rps))
         tpot_s = times.decode_s(1, lengths.context)
         alone = prefills <= (slo.ttft_s or math.inf)
         if slo.tpot_s is not None and tpot_s > slo.tpot_s:
@@ -167,12 +173,12 @@ class Screen:
             ramp_s=max((scaled.ramp_s for scaled in cluster.scaled), default=None),
         )
 
-    def _times_of(self, cluster: Cluster, tp_size: int, stages: int) -> tuple[_Times, FloatArray]:
+    def _times_of(self, placed: Placed) -> tuple[_Times, FloatArray]:
         """Return step times of such an instance, and the prefill of each prompt alone (s)."""
-        key = tp_size, stages
+        key = placed.layout, placed.pp_size
         if key not in self._times:
-            self._times[key] = _Times(self._environment, tp_size, stages)
-            prefill_s = cluster.instances[0].prefill_s
+            self._times[key] = _Times(self._environment, *key)
+            prefill_s = placed.instance.prefill_s
             self._alone[key] = np.array([prefill_s(int(p)) for p in self._lengths.prompts])
         return self._times[key], self._alone[key]
 
@@ -180,12 +186,14 @@ class Screen:
 class _Times:
     """Step times of an instance, with all its stages."""
 
-    def __init__(self, environment: Environment, tp_size: int, stages: int) -> None:
+    def __init__(self, environment: Environment, layout: Layout, stages: int) -> None:
         def all_stages(env: Environment) -> Sequence[StepTime]:
             source = source_of(env)
             if stages == 1:
-                return [source(env, tp_size)]
-            of_each = source.stages(env, tp_size, stages, key="rank.pp_sizes")
+                return [times_of(source, env, layout)]
+            of_each = source.stages(
+                env, layout.tp_size, stages, key="rank.pp_sizes", **beyond_tp(layout)
+            )
             assert of_each is not None, "a pipeline that was placed has stages"
             return of_each
 
@@ -200,6 +208,7 @@ class _Times:
             graph_issue_s=0.0,
         )
         self._reach = environment.model.spec.reach
+        self._num_ranks = layout.dp_size
         self._stages = all_stages(environment)
         self._no_cpu = all_stages(dataclasses.replace(environment, engine=engine))
 
@@ -208,11 +217,13 @@ class _Times:
         return self._decode_s(self._stages, batch, context)
 
     def _decode_s(self, stages: Sequence[StepTime], batch: int, context: float) -> float:
-        # Each stage works on its own share of the sequences; a step passes all stages.
-        own = max(1, batch // len(stages))
+        # Each stage, and each data-parallel rank, works on its own share of the sequences; a step
+        # passes all stages.
+        own = max(1, batch // (len(stages) * self._num_ranks))
         tokens = round(own * context)
         reached = tokens if self._reach is None else own * self._reach.of(math.ceil(context))
-        shape = StepShape(own, tokens, (), own, min(tokens, reached))
+        others = (self._num_ranks - 1) * own
+        shape = StepShape(own, tokens, (), own, min(tokens, reached), others)
         return sum(_busy_s(stage, shape) for stage in stages)
 
     def dispatch_share(self, batch: int, context: float) -> float:
@@ -223,12 +234,15 @@ class _Times:
     def prefill_s(self, lengths: Lengths, tokens: int) -> float:
         """Return the time per prompt in full prefill steps of up to `tokens` (s), per instance.
 
-        Of a pipeline the slowest stage, for the others work meanwhile.
+        Of a pipeline the slowest stage, for the others work meanwhile; with data-parallel ranks all
+        of them do the same.
         """
         per_step = max(1, tokens // lengths.prompt)
         chunks = ((lengths.prompt, 0),) * per_step
-        shape = StepShape(0, 0, chunks, per_step, 0)
-        return max(_busy_s(stage, shape) for stage in self._stages) / per_step
+        others = (self._num_ranks - 1) * per_step * lengths.prompt
+        shape = StepShape(0, 0, chunks, per_step, 0, others)
+        slowest_s = max(_busy_s(stage, shape) for stage in self._stages)
+        return slowest_s / (per_step * self._num_ranks)
 
 
 def _busy_s(stage: StepTime, shape: StepShape) -> float:

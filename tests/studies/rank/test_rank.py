@@ -152,10 +152,68 @@ def test_a_degree_that_cuts_blocks_of_weights_is_no_candidate() -> None:
     """Qwen3-235B with FP8 blocks of 128: the degrees that engines take are named."""
     document = {**DOCUMENT, "model": {"name": "qwen3-235b-a22b", "weight_dtype": "fp8-block"}}
     scenario = resolve(document | {"cluster": {"gpu": "H200", "gpus_per_node": 8}})
-    table = RankTable(num_gpus=(8,), strategies=("nodg",), tp_sizes=(4, 8))
+    table = RankTable(num_gpus=(8,), strategies=("nodg",), tp_sizes=(4, 8), ep_sizes=(1,))
     found = space(table, scenario.environment)
-    assert {s.tp_size for s in found.strategies.values() if isinstance(s, NoDG)} == {4}
+    sizes = {s.tp_size for s in found.strategies.values() if isinstance(s, NoDG) and s.dp_size == 1}
+    assert sizes == {4}
     assert found.removed[f"{NOT_SHARED} (qwen3-235b-a22b: over 1, 2, 4)"]
+
+
+def test_models_with_experts_have_their_layouts_among_the_candidates() -> None:
+    """By default split, spread, and with ranks that share them inside a node; a dense one none."""
+    machines = {"cluster": {"gpu": "H200", "gpus_per_node": 8}, "engine": {}}
+    table = RankTable(num_gpus=(8,), strategies=("chunked",), tp_sizes=(1, 2, 8))
+    experts = resolve(DOCUMENT | machines | {"model": {"name": "qwen3-30b-a3b"}}).environment
+    assert [name.removesuffix("-chunk8192") for name in space(table, experts).strategies] == [
+        "8m-tp1",
+        "2m-tp1-dp4-ep4",
+        "1m-tp1-dp8-ep8",
+        "4m-tp2",
+        "4m-tp2-ep2",
+        "1m-tp2-dp4-ep8",
+        "1m-tp8",
+        "1m-tp8-ep8",
+    ]
+    dense = resolve(DOCUMENT | machines | {"model": {"name": "qwen3-32b"}}).environment
+    assert [name.removesuffix("-chunk8192") for name in space(table, dense).strategies] == [
+        "8m-tp1",
+        "4m-tp2",
+        "1m-tp8",
+    ]
+    chosen = dataclasses.replace(table, tp_sizes=(1,), dp_sizes=(2, 3), ep_sizes=(1, 2, 5))
+    found = space(chosen, experts)
+    assert list(found.strategies) == ["4m-tp1-dp2-chunk8192", "4m-tp1-dp2-ep2-chunk8192"]
+    assert found.removed.total() == 4
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        NoDG(name="a", instances=1, tp_size=2, ep_size=2),
+        NoDG(name="a", instances=1, dp_size=2, ep_size=2, max_num_seqs=64),
+        FuDG(
+            name="a",
+            prefill_instances=1,
+            decode_instances=1,
+            placement="inter-node",
+            dp_size=2,
+            ep_size=2,
+            prefill_dp_size=1,
+            prefill_ep_size=1,
+            max_num_seqs=64,
+        ),
+    ],
+)
+def test_no_run_of_a_model_with_experts_carries_more_than_its_bound(strategy: Any) -> None:
+    """The same where experts are spread, ranks step together, and pools differ."""
+    machines = {"cluster": {"gpu": "H200", "nodes": 2, "gpus_per_node": 2, "network": "ib-400"}}
+    machines["engine"] = {}
+    scenario = resolve(DOCUMENT | machines | {"model": {"name": "qwen3-30b-a3b"}})
+    scenario = dataclasses.replace(scenario, strategies=(strategy,))
+    bound = screen.Screen(scenario.environment, screen.Lengths.of(scenario)).bound(strategy)
+    rate = 1.1 * bound.total_rps
+    seen = race.probe(scenario, Cell("a", rate, 0, math.ceil(10 * rate)))
+    assert seen.attainment < 0.9
 
 
 def test_targets_that_nothing_meets_say_the_best_there_is(file: Path) -> None:
