@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import AfterValidator, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
+from simcluster.catalog.kernel_file import KernelTable
 from simcluster.catalog.layers import (
     BF16,
     KV_BYTES,
@@ -82,6 +83,10 @@ def _fit(name: str) -> str:
 
 Name = Annotated[str, Field(min_length=1), AfterValidator(_fit)]
 """A name of the user's that stands in tables, files and pictures."""
+
+LAW: Final = "law"
+AICONFIGURATOR: Final = "aiconfigurator"
+"""Values of ``engine.kernels`` that are no path."""
 
 TARGET_KEYS: Final = ("ttft_s", "tpot_s", "itl_s", "e2el_s")
 """Targets that a request, or a class of requests, may have."""
@@ -422,6 +427,9 @@ class Environment:
     """Further machines, each of another GPU type."""
     step_times: str = "roofline"
     """Source of the step times, a key of `simcluster.roofline.STEP_TIMES`."""
+    kernels: str | KernelTable = LAW
+    """Times of single kernels within the roofline's step times: those of the law (`LAW`), those of
+    an installed package (`AICONFIGURATOR`), or of a file."""
 
     @property
     def models(self) -> tuple[ModelConfig, ...]:
@@ -436,9 +444,11 @@ class Environment:
     def accuracy_of(self, cluster: ClusterConfig) -> str:
         """Return what the step times on `cluster` rest on: ``"measured"``, ...; or ``"unknown"``.
 
-        Unknown are those of another source than the roofline.
+        Unknown are those of another source than the roofline, and of a file's kernel times.
         """
-        return cluster.gpu.constants.accuracy if self.step_times == "roofline" else "unknown"
+        if self.step_times != "roofline" or isinstance(self.kernels, KernelTable):
+            return "unknown"
+        return "measured" if self.kernels != LAW else cluster.gpu.constants.accuracy
 
     def part(self, model: str, gpu: str) -> Environment:
         """Return the environment of one model on the machines of one GPU type, by their names."""

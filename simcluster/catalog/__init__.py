@@ -23,6 +23,7 @@ store         entries read when first asked for, found by name
 listing       entries as a list shows them
 config_json   a model's config.json -> an entry
 quantization  what a checkpoint's files say of its dtypes
+kernel_file   a user's file of kernel times
 derive        length tables from measured request sets
 own_file      the user's own entries, written into a catalogue file
 toml_writer   a document -> TOML

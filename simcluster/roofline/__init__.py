@@ -20,6 +20,8 @@ sources         sources of step times, by name
 bounded         caches that do not fill the memory
 pipeline        stages of a pipeline, and the batches that pass them
 assumptions     what they take for granted of a model on a GPU, line by line
+answers         what step times ask of a source of measured kernel times
+measured        measured kernel times in the place of those of the law
 kinds           kinds of deployments, and the measured errors of each
 of_environment  step times on the GPUs and fabric of an environment
 ==============  =====================================================================

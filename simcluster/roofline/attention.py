@@ -15,6 +15,7 @@ import numpy as np
 
 from simcluster.catalog.layers import Attention, LatentAttention, Reach, Recurrent
 from simcluster.config import ModelConfig
+from simcluster.roofline.answers import KernelAnswers, Ratio
 from simcluster.roofline.base import StepShape
 from simcluster.roofline.bounded import remember
 from simcluster.roofline.kernels import DecodeTerms, KernelTimer, MixedTerms
@@ -40,15 +41,24 @@ class KindTerms(NamedTuple):
     """It grows with the tokens within the layer's reach (window, chunk, top-k), else with all."""
     top_k: DecodeTerms | None
     """The index of sparse attention, which reads all."""
+    measured: Ratio | None = None
+    """Measured over law's time; None where the law counts."""
 
     def ticks(self, context_tokens: int, window_tokens: int) -> float:
         """Time for these sums of contexts (ticks, whole)."""
-        ticks = decode_ticks(self.terms, window_tokens if self.reached else context_tokens)
+        tokens = window_tokens if self.reached else context_tokens
+        ticks = decode_ticks(self.terms, tokens)
+        if self.measured is not None:
+            ticks = float(round(ticks * self.measured.at(tokens)))
         return ticks if self.top_k is None else ticks + decode_ticks(self.top_k, context_tokens)
 
     def ticks_array(self, context_tokens: FloatArray, window_tokens: FloatArray) -> FloatArray:
         """Like `ticks` for arrays."""
-        ticks = decode_ticks_array(self.terms, window_tokens if self.reached else context_tokens)
+        tokens = window_tokens if self.reached else context_tokens
+        ticks = decode_ticks_array(self.terms, tokens)
+        if self.measured is not None:
+            ticks *= self.measured.at_all(tokens)
+            np.rint(ticks, out=ticks)
         if self.top_k is not None:
             ticks += decode_ticks_array(self.top_k, context_tokens)
         return ticks
@@ -65,6 +75,8 @@ class StepAttention:
         What is served, in which precision.
     tp_size : int
         Ranks of the tensor-parallel group.
+    measured : KernelAnswers, optional
+        Measured times in the place of the law's.
 
     Attributes
     ----------
@@ -76,18 +88,25 @@ class StepAttention:
         The first of `of_chunks`, alone.
     """
 
-    def __init__(self, timer: KernelTimer, model: ModelConfig, tp_size: int) -> None:
+    def __init__(
+        self,
+        timer: KernelTimer,
+        model: ModelConfig,
+        tp_size: int,
+        measured: KernelAnswers | None = None,
+    ) -> None:
         self.reach = model.spec.reach
-        self._kinds: list[_AttentionKind | _RecurrentKind] = [
+        self._kinds: list[AttentionKind | _RecurrentKind] = [
             _RecurrentKind(timer, mixer, tp_size)
             if isinstance(mixer, Recurrent)
-            else _AttentionKind(timer, model, mixer, tp_size)
+            else AttentionKind(timer, model, mixer, tp_size, measured)
             for mixer in model.spec.mixers
         ]
         self.num_kinds = len(self._kinds)
         self.of_first_kind = self._kinds[0].of_chunks
-        # Shortest time of each kind in a step with a chunk (ticks).
-        self.least = (float(round(timer.attention_fixed_s * TICKS_PER_S)),) * self.num_kinds
+        # Shortest time of each kind in a step with a chunk (ticks); a measured one may be any.
+        least = 0.0 if measured is not None else timer.attention_fixed_s
+        self.least = (float(round(least * TICKS_PER_S)),) * self.num_kinds
 
     def decode_terms(self, num_decodes: int) -> tuple[KindTerms, ...]:
         """Return the terms of `num_decodes` decoding sequences, kind by kind, in ticks."""
@@ -119,8 +138,16 @@ class _RecurrentKind:
         return seconds * TICKS_PER_S
 
 
-class _AttentionKind:
-    """Layers with keys and values, or a latent vector, in the cache."""
+class AttentionKind:
+    """Layers with keys and values, or a latent vector, in the cache.
+
+    Parameters
+    ----------
+    timer, model, tp_size, measured
+        As of `StepAttention`.
+    mixer : Attention or LatentAttention
+        Mixer of the layers; the law counts for latent attention.
+    """
 
     def __init__(
         self,
@@ -128,8 +155,12 @@ class _AttentionKind:
         model: ModelConfig,
         mixer: Attention | LatentAttention,
         tp_size: int,
+        measured: KernelAnswers | None = None,
     ) -> None:
         self._timer = timer
+        self._measured = measured if isinstance(mixer, Attention) else None
+        self._mixer = mixer
+        self._curves: dict[int, Ratio | None] = {}
         self._reach = mixer.reach
         self._work = attention_work(model, mixer, tp_size)
         self._index = index_work(mixer) if isinstance(mixer, LatentAttention) else None
@@ -139,8 +170,19 @@ class _AttentionKind:
         self._mixed: dict[int, DecodeTerms | MixedTerms] = {}
 
     def decode_terms(self, num_decodes: int) -> KindTerms:
+        """Return the terms of `num_decodes` decoding sequences, in ticks."""
         index = None if self._index is None else self._terms_of(self._index, num_decodes)
-        return KindTerms(self._terms_of(self._work, num_decodes), self._reach is not None, index)
+        terms = self._terms_of(self._work, num_decodes)
+        return KindTerms(terms, self._reach is not None, index, self._curve_of(num_decodes))
+
+    def _curve_of(self, num_decodes: int) -> Ratio | None:
+        """Measured over law's time of `num_decodes` sequences; None where the law counts."""
+        if self._measured is None or not isinstance(self._mixer, Attention):
+            return None
+        if num_decodes not in self._curves:
+            curve = self._measured.decode_curve(self._mixer, num_decodes)
+            remember(self._curves, num_decodes, curve)
+        return self._curves[num_decodes]
 
     def _terms_of(self, work: AttentionWork, num_decodes: int) -> DecodeTerms:
         """Terms in ticks: ticks per second are a power of two, so that no bit is lost."""
@@ -153,6 +195,14 @@ class _AttentionKind:
     def of_chunks(self, shape: StepShape) -> float:
         """Attention of a step with prefill chunks (ticks, whole)."""
         num_decodes = shape.num_decodes
+        if self._measured is not None and isinstance(self._mixer, Attention):
+            tokens = shape.context_tokens if self._reach is None else shape.window_tokens
+            if self._reach is None:
+                ticks = self._fixed + self._prefill_attention(self._work, shape.chunks)
+            else:
+                ticks = self._fixed + self._reached_prefill(shape.chunks, self._reach)
+            ticks *= self._measured.chunks_ratio(self._mixer, shape.chunks)
+            return float(round(ticks + self._beside_ticks(num_decodes, tokens)))
         if self._reach is None:
             ticks = self._fixed + self._beside_ticks(num_decodes, shape.context_tokens)
             return float(round(ticks + self._prefill_attention(self._work, shape.chunks)))
@@ -176,7 +226,9 @@ class _AttentionKind:
                 known = self._terms_of(self._work, num_decodes)
             remember(self._mixed, num_decodes, known)
         if isinstance(known, DecodeTerms):
-            return decode_ticks(known, tokens)
+            ticks = decode_ticks(known, tokens)
+            curve = self._curve_of(num_decodes)
+            return ticks if curve is None else ticks * curve.at(tokens)
         return self._timer.mixed_s(known, tokens) * TICKS_PER_S
 
     def _prefill_attention(self, work: AttentionWork, chunks: tuple[tuple[int, int], ...]) -> float:
@@ -306,4 +358,21 @@ def decode_steps(
             - _TO_WHOLE
         )
         for context in contexts
+    ]
+
+
+def measured_steps(
+    terms: DecodeTerms, measured: Ratio, contexts: Sequence[int], fixed: float, per_tick: float
+) -> list[float]:
+    """Like `decode_steps`, with each time by the law times the measured factor."""
+    ticks = decode_steps(terms, contexts, 0.0, 1.0)
+    segment = measured.segment(contexts[0], contexts[-1])
+    if segment is None:
+        ratios = [measured.at(context) for context in contexts]
+    else:
+        start, value, slope = segment
+        ratios = [value + slope * (context - start) for context in contexts]
+    return [
+        fixed + per_tick * ((law * ratio + _TO_WHOLE) - _TO_WHOLE)
+        for law, ratio in zip(ticks, ratios, strict=True)
     ]

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from simcluster import catalog
 from simcluster.catalog.scores import Kind, KindScore, committed
 from simcluster.catalog.specs import EngineProfile, GPUSpec
-from simcluster.config import ClusterConfig, Environment, ModelConfig
+from simcluster.config import LAW, ClusterConfig, Environment, ModelConfig
 from simcluster.errors import ConfigError
 
 ENGINES: Final = {
@@ -94,10 +94,12 @@ def known(
     Runs on this GPU count before those on others, served requests before single steps, held-out
     runs before fitted ones; means are over all runs that are left. Of a GPU that is known by its
     data sheet alone, or brings 8-bit weights to 16 bits, runs on other GPUs say nothing. Neither
-    does the kind where the scenario gives times of its own to the engine.
+    does the kind where the scenario gives times of its own to the engine or to kernels.
     """
     place = cluster or environment.cluster
     if environment.step_times != "roofline" or not _as_measured(environment.engine):
+        return None
+    if environment.kernels != LAW:
         return None
     kind = kind_of(environment, place)
     rows = committed().kinds if scores is None else tuple(scores)

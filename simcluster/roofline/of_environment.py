@@ -8,6 +8,7 @@ from simcluster.catalog.specs import LinkSpec
 from simcluster.config import ClusterConfig, Environment
 from simcluster.roofline.collectives import ExpertLinks, library_terms
 from simcluster.roofline.layout import Layout
+from simcluster.roofline.measured import measured_kernels
 from simcluster.roofline.memory import check_pp
 from simcluster.roofline.pipeline import pipeline_stages
 from simcluster.roofline.steptime import RooflineStepTime
@@ -36,6 +37,7 @@ def roofline_step_time(
         tp_size,
         layout=layout,
         expert_links=expert_links(cluster, layout) if layout.dp_size > 1 else None,
+        measured=measured_kernels(environment, tp_size),
     )
 
 
@@ -111,4 +113,7 @@ def roofline_stages(
     check_pp(environment.model, pp_size, key=key)
     fabric = group_fabric(environment.cluster, tp_size)
     gpu, engine = environment.cluster.gpu, environment.engine
-    return pipeline_stages(environment.model, gpu, fabric, engine, tp_size, pp_size, layout)
+    measured = measured_kernels(environment, tp_size)
+    return pipeline_stages(
+        environment.model, gpu, fabric, engine, tp_size, pp_size, layout, measured
+    )

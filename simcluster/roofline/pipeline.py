@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import InvariantError
+from simcluster.roofline.answers import KernelAnswers
 from simcluster.roofline.base import StepShape, StepTime
 from simcluster.roofline.layout import Layout
 from simcluster.roofline.memory import check_pp
@@ -32,6 +33,7 @@ def pipeline_stages(
     tp_size: int,
     pp_size: int,
     layout: Layout | None = None,
+    measured: KernelAnswers | None = None,
 ) -> tuple[RooflineStepTime, ...]:
     """Return the step times of each stage of a pipeline; of a whole instance with `pp_size` 1.
 
@@ -51,6 +53,8 @@ def pipeline_stages(
         How many stages.
     layout : Layout, optional
         How each stage is laid out; by default over `tp_size` GPUs alone.
+    measured : KernelAnswers, optional
+        Measured times of kernels in the place of the law's.
 
     Raises
     ------
@@ -59,7 +63,9 @@ def pipeline_stages(
     """
     check_pp(model, pp_size, key="pp_size")
     return tuple(
-        RooflineStepTime(model, gpu, fabric, engine, tp_size, pp_size, stage, layout)
+        RooflineStepTime(
+            model, gpu, fabric, engine, tp_size, pp_size, stage, layout, measured=measured
+        )
         for stage in range(pp_size)
     )
 

@@ -7,6 +7,7 @@ from typing import Final
 from simcluster.catalog.layers import Experts
 from simcluster.catalog.specs import LinkSpec
 from simcluster.config import ModelConfig
+from simcluster.roofline.answers import KernelAnswers
 from simcluster.roofline.bounded import remember
 from simcluster.roofline.collectives import (
     ExpertLinks,
@@ -52,6 +53,8 @@ class StepKernels:
         How the instance is laid out; by default over `tp_size` GPUs alone.
     expert_links : ExpertLinks, optional
         Between its data-parallel ranks; needed where there are several.
+    measured : KernelAnswers, optional
+        Measured times in the place of the law's.
     """
 
     def __init__(
@@ -67,9 +70,11 @@ class StepKernels:
         fuses_allreduce_up_to: float,
         layout: Layout | None = None,
         expert_links: ExpertLinks | None = None,
+        measured: KernelAnswers | None = None,
     ) -> None:
         self._layout = layout or Layout(tp_size)
         self._links = expert_links or ExpertLinks(fabric, fabric)
+        self._measured = measured
         self._timer, self._model, self._fabric, self._tp_size = timer, model, fabric, tp_size
         self._own_allreduce = own_allreduce
         message = ACTIVATION_BYTES * model.spec.hidden_size
@@ -123,7 +128,11 @@ class StepKernels:
     def _ticks(
         self, operators: list[Operator], experts: Experts | None = None
     ) -> tuple[float, ...]:
-        return tuple(float(round(self._operator_s(op, experts) * TICKS_PER_S)) for op in operators)
+        times = [self._operator_s(op, experts) for op in operators]
+        if self._measured is not None:
+            known = self._measured.times(operators, self._timer)
+            times = [law if own is None else own for law, own in zip(times, known, strict=True)]
+        return tuple([float(round(time_s * TICKS_PER_S)) for time_s in times])
 
     def _operator_s(self, operator: Operator, experts: Experts | None) -> float:
         """Time of one kernel (s), of a layer with `experts`; 0 for attention, added per step."""

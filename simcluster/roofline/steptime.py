@@ -13,7 +13,13 @@ from mypy_extensions import mypyc_attr
 from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec
 from simcluster.config import ModelConfig
 from simcluster.errors import InvariantError
-from simcluster.roofline.attention import KindTerms, StepAttention, decode_steps
+from simcluster.roofline.answers import KernelAnswers
+from simcluster.roofline.attention import (
+    KindTerms,
+    StepAttention,
+    decode_steps,
+    measured_steps,
+)
 from simcluster.roofline.base import StepShape, ends_of
 from simcluster.roofline.bounded import remember
 from simcluster.roofline.collectives import ExpertLinks
@@ -69,6 +75,8 @@ class RooflineStepTime:
         How the instance is laid out; by default over `tp_size` GPUs alone.
     expert_links : ExpertLinks, optional
         Links between its data-parallel ranks; needed where there are several.
+    measured : KernelAnswers, optional
+        Measured times of kernels in the place of the law's (`simcluster.roofline.measured`).
 
     Raises
     ------
@@ -96,6 +104,7 @@ class RooflineStepTime:
         stage: int = 0,
         layout: Layout | None = None,
         expert_links: ExpertLinks | None = None,
+        measured: KernelAnswers | None = None,
     ) -> None:
         layout = layout or Layout(tp_size)
         check_layout(model, engine, layout, key="tp_size")
@@ -129,8 +138,10 @@ class RooflineStepTime:
             fuses_allreduce_up_to=engine.fused_message_bytes,
             layout=layout,
             expert_links=expert_links,
+            measured=measured,
         )
-        self._attention = StepAttention(timer, model, tp_size)
+        self._attention = StepAttention(timer, model, tp_size, measured)
+        self._is_measured = measured is not None
         self._reaches = self._attention.reach is not None
         self._num_kinds = self._attention.num_kinds
         self._is_plain = self._num_kinds == 1 and not (self._reaches or self.overlaps_host)
@@ -209,7 +220,11 @@ class RooflineStepTime:
         line, (num_layers,) = lines[0]
         fixed_s, layers_s = (line + host) * TICK_S, num_layers * TICK_S
         contexts = range(context_tokens, context_tokens + num_steps * num_decodes, num_decodes)
-        times = decode_steps(terms[0].terms, contexts, fixed_s, layers_s)
+        kind = terms[0]
+        if kind.measured is None:
+            times = decode_steps(kind.terms, contexts, fixed_s, layers_s)
+        else:
+            times = measured_steps(kind.terms, kind.measured, contexts, fixed_s, layers_s)
         times[0] += start_s
         return list(accumulate(times))
 
@@ -360,7 +375,10 @@ class RooflineStepTime:
         if self._captured(num_decodes):
             lines: tuple[Line, ...] = (graph_line(runs, self._graph_issue, self._num_kinds),)
         else:
-            least = [kind.ticks(num_decodes, num_decodes) for kind in terms]
+            least = [
+                0.0 if self._is_measured else kind.ticks(num_decodes, num_decodes)
+                for kind in terms
+            ]
             lines = envelope(eager_lines(runs, self._issue_of(num_decodes), self._num_kinds), least)
         plan = _DecodePlan(terms, lines, self._host.total(num_decodes))
         remember(self._decode_plans, key, plan)

@@ -19,9 +19,18 @@ from typing import Annotated, Any, Final, TypeVar, Union
 
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
-from simcluster.catalog import Catalog, config_json, default_price
+from simcluster.catalog import Catalog, config_json, default_price, kernel_file
+from simcluster.catalog.kernel_file import KernelTable
 from simcluster.catalog.specs import EngineProfile, LinkSpec
-from simcluster.config import TARGETS, ClusterConfig, Environment, ModelConfig, SloConfig
+from simcluster.config import (
+    AICONFIGURATOR,
+    LAW,
+    TARGETS,
+    ClusterConfig,
+    Environment,
+    ModelConfig,
+    SloConfig,
+)
 from simcluster.errors import ConfigError, DataError, nearest
 from simcluster.quality import CommonQuality
 from simcluster.registry import wanted
@@ -370,6 +379,10 @@ def _absolute_paths(tables: Document, folder: Path) -> None:
     named = model.get("name") if isinstance(model, dict) else None
     if isinstance(named, str) and _is_file(str(folder / named)):
         tables["model"] = {**tables["model"], "name": str(folder / named)}
+    engine = tables.get("engine")
+    kernels = engine.get("kernels") if isinstance(engine, dict) else None
+    if isinstance(kernels, str) and kernels.endswith(kernel_file.SUFFIXES):
+        tables["engine"] = {**tables["engine"], "kernels": str(folder / kernels)}
 
 
 def _is_file(name: str) -> bool:
@@ -492,7 +505,28 @@ def _environment(file: ScenarioTables, catalog: Catalog) -> Environment:
         extra_models=tuple(models[1:]),
         extra_clusters=tuple(clusters[1:]),
         step_times=file.engine.step_times,
+        kernels=_kernels(file.engine),
     )
+
+
+def _kernels(table: EngineTable) -> str | KernelTable:
+    """Return where the times of kernels come from, with the rows of a file."""
+    named = table.kernels
+    if named != LAW and table.step_times != "roofline":
+        rule = f"step times of {table.step_times!r} do not know single kernels"
+        remedy = 'Use engine.step_times = "roofline", or remove the key.'
+        raise ConfigError("engine.kernels", named, rule, remedy)
+    if named in (LAW, AICONFIGURATOR):
+        return named
+    if named.endswith(kernel_file.SUFFIXES):
+        if not Path(named).is_file():
+            rule, remedy = "no such file", "Its path is relative to the scenario file."
+            raise ConfigError("engine.kernels", named, rule, remedy)
+        return kernel_file.read(Path(named))
+    rule = "is neither a known source nor a file of kernel times"
+    remedy = f'Use "{LAW}", "{AICONFIGURATOR}" or a path that ends in '
+    remedy += f'{", ".join(kernel_file.SUFFIXES)}, such as kernels = "my_kernels.csv".'
+    raise ConfigError("engine.kernels", named, rule, remedy)
 
 
 def _numbered(name: str, first: T, extra: tuple[T, ...]) -> list[tuple[str, T]]:

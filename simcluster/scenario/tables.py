@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from simcluster.config import RunConfig, Settings, SloConfig
+from simcluster.config import LAW, RunConfig, Settings, SloConfig
 from simcluster.quality import Quality
 from simcluster.registry import NameIn
 from simcluster.roofline import STEP_TIMES
@@ -200,6 +200,10 @@ class EngineTable(Settings):
     """Groups of GPUs that it spreads whole experts over: any number, all GPUs or one, none."""
     step_times: Annotated[str, NameIn(STEP_TIMES)] = "roofline"
     """What says how long a step takes."""
+    kernels: Text = LAW
+    """Times of single kernels within roofline step times: "law"; "aiconfigurator", the tables of
+    that package (pip install "simcluster[aic]"); or the path of a CSV or Parquet file of your own
+    kernel times, relative to the scenario file. What is not measured is by the law."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

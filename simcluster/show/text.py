@@ -16,8 +16,8 @@ import numpy as np
 from simcluster.catalog import Entry, default_price
 from simcluster.catalog.layers import ModelSpec
 from simcluster.catalog.listing import limits_text
-from simcluster.config import ClusterConfig, Environment, ModelConfig, SloConfig
-from simcluster.errors import DataError, printable
+from simcluster.config import LAW, ClusterConfig, Environment, ModelConfig, SloConfig
+from simcluster.errors import ConfigError, DataError, printable
 from simcluster.frames.breakdown import TTFT_PARTS, mean_parts, ttft_parts
 from simcluster.frames.by_group import group_summaries
 from simcluster.frames.goodput import (
@@ -31,6 +31,7 @@ from simcluster.frames.metrics import PERCENTILES, STATISTICS, cached_block_shar
 from simcluster.frames.schema import CLASS_ATTAINMENT, Columns
 from simcluster.roofline import kinds
 from simcluster.roofline.assumptions import assumptions
+from simcluster.roofline.measured import measured_kernels
 from simcluster.runs.folder import Comparison, rows_of, sweep_columns
 from simcluster.scenario.remarks import remarks
 from simcluster.scenario.scenario import Scenario
@@ -269,6 +270,7 @@ def heading(scenario: Scenario) -> str:
             *_wrapped(notes_of(scenario)),
             f"Targets:  {targets(environment.slo)}",
             *_step_times(environment),
+            *(f"Kernels:  {line}" for line in kernel_lines(scenario)),
             *(f"Note:     {line}" for line in [*assumptions(environment), *remarks(scenario)]),
             f"Price:    {_price(environment.cluster)}",
         ]
@@ -278,7 +280,12 @@ def heading(scenario: Scenario) -> str:
 def all_notes(scenario: Scenario) -> list[str]:
     """Return what is assumed, stands in for something, or is not used or simulated."""
     environment = scenario.environment
-    return [*notes_of(scenario), *assumptions(environment), *remarks(scenario)]
+    return [
+        *notes_of(scenario),
+        *kernel_lines(scenario),
+        *assumptions(environment),
+        *remarks(scenario),
+    ]
 
 
 def notes_of(scenario: Scenario) -> tuple[str, ...]:
@@ -310,7 +317,7 @@ def _extras(environment: Environment) -> list[str]:
     for cluster in environment.extra_clusters:
         lines.append(f"Also:     {_machines(cluster)}")
         lines.append(f"          {_price(cluster)}; step times {environment.accuracy_of(cluster)}")
-        if environment.step_times == "roofline":
+        if environment.step_times == "roofline" and environment.kernels == LAW:
             lines += _wrapped([_error_of_kind(environment, cluster)])
     return lines
 
@@ -320,12 +327,58 @@ def _step_times(environment: Environment) -> list[str]:
     cluster, source = environment.cluster, environment.step_times
     accuracy = environment.accuracy_of(cluster)
     about = _ACCURACY.get(accuracy, "see its source")
-    if source == "roofline":
-        about = f"{about}; {_error_of_kind(environment, cluster)}"
-    else:
+    if source != "roofline":
         about = f"they come from {source!r}"
+    elif environment.kernels != LAW:
+        about = f"kernels of {kernels_of(environment)}; the error of such runs is not known"
+    else:
+        about = f"{about}; {_error_of_kind(environment, cluster)}"
     line = f"Step times of {cluster.gpu.name}: {accuracy} ({about})"
     return textwrap.wrap(line, _WIDTH, subsequent_indent=10 * " ")
+
+
+def kernel_lines(scenario: Scenario) -> list[str]:
+    """Return which kernels are measured and which are by the law; nothing where all are."""
+    environment = scenario.environment
+    if environment.kernels == LAW:
+        return []
+    degrees = {
+        getattr(strategy, key, None) or 1
+        for strategy in scenario.strategies
+        for key in ("tp_size", "prefill_tp_size", "decode_tp_size")
+        if hasattr(strategy, key)
+    }
+    lines: dict[str, list[int]] = {}
+    for model in environment.models:
+        for cluster in environment.clusters:
+            own = dataclasses.replace(
+                environment,
+                model=model,
+                cluster=cluster,
+                engine=environment.engine.on(cluster.gpu),
+            )
+            for tp_size in sorted(degrees or {1}):
+                for line in _coverage(own, tp_size):
+                    lines.setdefault(line, []).append(tp_size)
+    return [
+        line if set(found) == (degrees or {1}) else f"TP {found[0]}: {line}"
+        for line, found in lines.items()
+    ]
+
+
+def _coverage(environment: Environment, tp_size: int) -> list[str]:
+    """Return the coverage of one model on one GPU, or why there is none."""
+    try:
+        measured = measured_kernels(environment, tp_size)
+    except (ConfigError, DataError) as error:
+        return [str(error)]
+    return [] if measured is None else measured.coverage().lines
+
+
+def kernels_of(environment: Environment) -> str:
+    """Return the name of the source of kernel times: ``engine.kernels``, of a path its end."""
+    kernels = environment.kernels
+    return kernels if isinstance(kernels, str) else kernels.name
 
 
 def _error_of_kind(environment: Environment, cluster: ClusterConfig) -> str:
@@ -350,6 +403,8 @@ def step_times_of(environment: Environment) -> dict[str, Any]:
     about = {"gpu": cluster.gpu.name, "accuracy": environment.accuracy_of(cluster)}
     if source != "roofline":
         return {**about, "source": source}
+    if environment.kernels != LAW:
+        return {**about, "source": kernels_of(environment)}
     known = kinds.known(environment)
     return {
         **about,

@@ -188,6 +188,7 @@ def _saturated(environment: Environment, strategy: Strategy, lengths: Lengths) -
         engine=environment.engine,
         slo=SloConfig(attainment=1.0),
         step_times=environment.step_times,
+        kernels=environment.kernels,
     )
     return Screen(free, lengths).bound(strategy)
 

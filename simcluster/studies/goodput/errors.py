@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from simcluster.catalog.specs import LinkSpec
-from simcluster.config import Environment
+from simcluster.config import LAW, Environment
 from simcluster.roofline.kinds import decode_error
 from simcluster.runs.cell import Cell
 from simcluster.scenario.scenario import Scenario
@@ -59,9 +59,10 @@ _UNIT: Final = 1.959963984540054  # of the normal distribution: 97.5 %
 def errors_of(environment: Environment) -> dict[Factor, float]:
     """Return the error of each part of a step: standard deviation of its logarithm.
 
-    Empty where nothing is known of it: step times of another source than the roofline.
+    Empty where nothing is known of it: step times of another source than the roofline, or kernels
+    of another than its law.
     """
-    if environment.step_times != "roofline":
+    if environment.step_times != "roofline" or environment.kernels != LAW:
         return {}
     constants = environment.cluster.gpu.constants_of(environment.engine.kernel_generation)
     known = dict(_ERRORS.get(constants.accuracy, _ERRORS["fitted"]))

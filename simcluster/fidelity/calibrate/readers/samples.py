@@ -9,49 +9,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from simcluster.catalog.kernel_file import NEEDS, NUMBERS
 from simcluster.units import FloatArray, IntArray
 
 Texts = npt.NDArray[np.str_]
 Mask = npt.NDArray[np.bool_]
-
-NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "gemm": ("m", "n", "k"),
-    "grouped_gemm": ("m", "n", "k", "num_experts", "top_k"),
-    "moe": ("m", "n", "k", "num_experts", "top_k"),
-    "attention_prefill": ("m", "batch", "context", "num_heads", "num_kv_heads", "head_dim"),
-    "attention_decode": ("batch", "context", "num_heads", "num_kv_heads", "head_dim"),
-    "attention_mixed": ("m", "batch", "context", "num_heads", "num_kv_heads", "head_dim"),
-    "norm": ("m", "n"),
-    "norm_only": ("m", "n"),
-    "rope": ("m", "n"),
-    "activation": ("m", "n"),
-    "add": ("m", "n"),
-    "embedding": ("m", "n"),
-    "kv_write": ("m", "n"),
-    "sampler": ("m", "n"),
-    "all_reduce": ("m", "n", "tp"),
-    "all_gather": ("m", "n", "tp"),
-    "send_recv": ("m", "n"),
-    "issue": ("m",),
-}
-"""Operators and the columns that each needs."""
-
-NUMBERS: Final = (
-    "m",
-    "n",
-    "k",
-    "batch",
-    "context",
-    "num_heads",
-    "num_kv_heads",
-    "head_dim",
-    "num_experts",
-    "top_k",
-    "tp",
-    "touched",
-)
-"""Columns that hold numbers; NaN where an operator does not use them. `touched` counts the experts
-that some token visits where a benchmark says so; elsewhere tokens pick experts at random."""
 
 BYTES: Final[Mapping[str, float]] = {
     "bf16": 2.0,
@@ -82,7 +44,7 @@ class Samples:
     operator: Texts
     """Keys of `NEEDS`."""
     numbers: Mapping[str, FloatArray]
-    """The columns `NUMBERS`."""
+    """The columns `NUMBERS`; NaN where an operator does not use them."""
     bytes: FloatArray
     """Bytes of a weight (GEMM), of a number in the cache (attention), else of an element."""
     eager: Mask

@@ -1,0 +1,534 @@
+"""A user's file of kernel times: hand-interpolated values, the law's own table, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from simcluster.catalog import kernel_file
+from simcluster.catalog.kernel_file import KernelCall, KernelRow, KernelTable
+from simcluster.catalog.layers import WEIGHT_DTYPES
+from simcluster.config import Environment
+from simcluster.errors import ConfigError, DataError
+from simcluster.fidelity.validate.harness import environment as machine
+from simcluster.roofline import StageTime, StepShape, StepTime
+from simcluster.roofline.kernels import KernelTimer
+from simcluster.roofline.measured import measured_kernels
+from simcluster.roofline.measured.base import Gemm, gemm_of
+from simcluster.roofline.measured.own import OwnKernels
+from simcluster.roofline.operators import Operator, head_operators, layer_operators
+from simcluster.roofline.sources import StepTimeFactory, StepTimeSource, source_of
+from simcluster.runs.compare import compare
+from simcluster.scenario import file as scenario
+from simcluster.show.text import heading, kernel_lines
+from simcluster.testing.contracts import StepTimeContract
+from simcluster.testing.toy import ENGINES as TOY_ENGINES
+from simcluster.testing.toy import STRICT, TOYS, toy_environment
+from simcluster.units import TICK_S
+
+HEADER = "operator,m,n,k,batch,context,num_heads,num_kv_heads,head_dim,num_experts,top_k,dtype,time_us"
+
+
+def written(folder: Path, *lines: str, header: str = HEADER) -> Path:
+    """Return the path of a file of these lines."""
+    path = folder / "mine.csv"
+    path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+def gemm(m: int, n: int, k: int, time_us: float, dtype: str = "bf16") -> str:
+    """Return a line of a multiplication."""
+    return f"gemm,{m},{n},{k},,,,,,,,{dtype},{time_us!r}"
+
+
+def llama(table: KernelTable | str = "law") -> Environment:
+    """Return Llama-3.1-8B on H100, whose kernel times come from `table`."""
+    where = machine("H100", "llama-3.1-8b", "vllm-0.19", num_gpus=8, max_model_len=8192)
+    limits = dataclasses.replace(
+        where.engine, max_num_seqs=64, chunk_size=512, large_gpu_max_num_seqs=None
+    )
+    limits = dataclasses.replace(limits, large_gpu_chunk_size=None)
+    return dataclasses.replace(where, engine=limits, kernels=table)
+
+
+def kernels_us(where: Environment, shape: StepShape, tp_size: int = 1) -> dict[str, float]:
+    """Return the time of each kernel of a step by name (us), the last one of a name."""
+    schedule = source_of(where)(where, tp_size).kernels(shape)
+    return {
+        name: 1e6 * time
+        for run in schedule.runs
+        for name, time in zip(run.names, run.run_s, strict=True)
+    }
+
+
+def decodes(num: int, context: int) -> StepShape:
+    """Return a step of decodes of equal context."""
+    return StepShape(num, num * context, (), num, num * context)
+
+
+# A table of the law's own times ------------------------------------------------------------------
+
+
+def by_law(where: Environment, tp_size: int = 1) -> list[str]:
+    """Return a file that the law itself writes: powers of two of rows, batches and contexts."""
+    timer = KernelTimer(where.cluster.gpu, where.engine.kernel_generation, quantises="fused")
+    names = {(d.num_bytes, d.arithmetic): d.name for d in WEIGHT_DTYPES.values()}
+    lines = []
+    for m in [2**i for i in range(11)]:
+        operators = [
+            *layer_operators(where.model, where.model.spec.layers[0].layer, tp_size, m),
+            *head_operators(where.model, tp_size, m, m),
+        ]
+        for op in operators:
+            if op.kind == "gemm":
+                inner = round(op.flops / (2 * op.rows * op.cols))
+                dtype = names[op.weight_bytes, op.arithmetic]
+                time_us = 1e6 * timer.operator_s(op)
+                lines.append(gemm(m, round(op.cols), inner, time_us, dtype))
+    model = source_of(where)(where, tp_size)
+    heads, kv_heads = 32 // tp_size, 8 // tp_size
+    for batch in [2**i for i in range(7)]:
+        for context in [2**i for i in range(14)]:
+            kernels = model.kernels(decodes(batch, context))
+            time_us = next(
+                1e6 * time
+                for run in kernels.runs
+                for name, time in zip(run.names, run.run_s, strict=True)
+                if name == "attention"
+            )
+            lines.append(
+                f"attention_decode,,,,{batch},{context - 1},{heads},{kv_heads},128,,,bf16,"
+                f"{time_us!r}"
+            )
+    return list(dict.fromkeys(lines))
+
+
+@pytest.mark.parametrize("tp_size", [1, 2])
+def test_a_table_of_the_laws_own_times_gives_the_law_back(tmp_path: Path, tp_size: int) -> None:
+    """At measured points within a tick of the grid, in between within one per mille."""
+    law = llama()
+    own = llama(kernel_file.read(written(tmp_path, *by_law(law, tp_size))))
+    times = source_of(law)(law, tp_size), source_of(own)(own, tp_size)
+    for batch, context in ((1, 1), (8, 1024), (64, 4096), (3, 700), (48, 5000), (64, 8000)):
+        shape = decodes(batch, context)
+        expected, got = (model.step_s(shape) for model in times)
+        assert got == pytest.approx(expected, rel=1e-3)
+        kernels = kernels_us(law, shape, tp_size), kernels_us(own, shape, tp_size)
+        for name, time in kernels[0].items():
+            assert kernels[1][name] == pytest.approx(time, rel=2e-3), (batch, context, name)
+    chunk = StepShape(0, 0, ((500, 12),), 1, 0)
+    assert times[1].step_s(chunk) == pytest.approx(times[0].step_s(chunk), rel=1e-3)
+
+
+# Values by hand ----------------------------------------------------------------------------------
+
+
+QKV = (6144, 4096)
+"""Widths of Llama-3.1-8B's multiplication of query, key and value, whose rows the tests double."""
+
+
+def gemms(*ratios: tuple[int, float]) -> list[str]:
+    """Return rows of every multiplication of the model: numbers of rows, and times the law."""
+    where = llama()
+    timer = KernelTimer(where.cluster.gpu, where.engine.kernel_generation, quantises="fused")
+    lines = []
+    for m, ratio in ratios:
+        layer = layer_operators(where.model, where.model.spec.layers[0].layer, 1, m)
+        for op in [*layer, *head_operators(where.model, 1, m, m)]:
+            if op.kind == "gemm":
+                call = gemm_of(op)
+                time_us = 1e6 * ratio * timer.operator_s(op)
+                lines.append(gemm(m, int(call.n), int(call.k), time_us))
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("num", "ratio"),
+    [
+        (1, 1.0),  # below the table: its first ratio
+        (4, 1.0),
+        (8, 2**0.5),  # half way between 4 and 16 in logarithms, between ratios 1 and 2
+        (16, 2.0),
+        (32, 2 * 2**-0.5),  # half way to 64, where the ratio is 1 again
+        (64, 1.0),
+    ],
+)
+def test_between_two_numbers_of_rows_the_ratio_to_the_law_is_interpolated(
+    tmp_path: Path, num: int, ratio: float
+) -> None:
+    """Linear in logarithms, by hand."""
+    table = kernel_file.read(written(tmp_path, *gemms((4, 1.0), (16, 2.0), (64, 1.0), (512, 1.0))))
+    law, own = (kernels_us(where, decodes(num, 100)) for where in (llama(), llama(table)))
+    for name in ("qkv_proj", "o_proj", "up_proj", "down_proj", "lm_head"):
+        assert own[name] == pytest.approx(ratio * law[name], abs=1e-3)
+    assert own["attention"] == law["attention"]
+    assert own["input_norm"] == law["input_norm"]
+
+
+def test_a_measured_call_takes_what_was_measured(tmp_path: Path) -> None:
+    """123.456 us, on the time grid."""
+    lines = [line for line in gemms((1, 1.0), (512, 1.0)) if f",{QKV[0]},{QKV[1]}," not in line]
+    lines += [gemm(1, *QKV, 10.0), gemm(32, *QKV, 123.456), gemm(512, *QKV, 200.0)]
+    table = kernel_file.read(written(tmp_path, *lines))
+    got = kernels_us(llama(table), decodes(32, 100))["qkv_proj"]
+    assert abs(got - 123.456) < 1e6 * TICK_S
+
+
+def test_decode_attention_is_bilinear_between_batches_and_contexts(tmp_path: Path) -> None:
+    """Ratios of 1 and 3 at two contexts of two batches: by hand half way in both."""
+    law = llama()
+    rows = []
+    for batch, context, ratio in ((4, 256, 1.0), (4, 1024, 3.0), (16, 256, 4.0), (16, 1024, 12.0)):
+        time_us = ratio * kernels_us(law, decodes(batch, context))["attention"]
+        rows.append(f"attention_decode,,,,{batch},{context - 1},32,8,128,,,bf16,{time_us!r}")
+    own = llama(kernel_file.read(written(tmp_path, *rows)))
+    for batch, context, ratio in (
+        (4, 256, 1.0),
+        (16, 1024, 12.0),
+        (8, 256, 2.0),  # sqrt(1 x 4)
+        (4, 640, 2.0),  # contexts: linear in tokens, half way between 256 and 1024
+        (8, 640, (2.0 + 6.0) / 2),
+        (16, 4096, 12.0),  # beyond the table the law goes on
+    ):
+        shape = decodes(batch, context)
+        expected = ratio * kernels_us(law, shape)["attention"]
+        assert kernels_us(own, shape)["attention"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_prefill_attention_of_several_chunks_is_weighed_by_their_pairs(tmp_path: Path) -> None:
+    """A chunk of 64 tokens takes the law's time, one of 256 twice that."""
+    law = llama()
+
+    def attention(where: Environment, *chunks: tuple[int, int]) -> float:
+        return kernels_us(where, StepShape(0, 0, chunks, 0, 0))["attention"]
+
+    rows = []
+    for batch in (1, 2):
+        for new, ratio in ((64, 1.0), (256, 2.0)):
+            time_us = ratio * attention(law, *[(new, 0)] * batch)
+            rows.append(f"attention_prefill,{new},,,{batch},0,32,8,128,,,bf16,{time_us!r}")
+    own = llama(kernel_file.read(written(tmp_path, *rows)))
+    assert attention(own, (64, 0)) == pytest.approx(attention(law, (64, 0)), abs=1e-3)
+    assert attention(own, (256, 0)) == pytest.approx(2 * attention(law, (256, 0)), rel=1e-6)
+    both = ((64, 0), (256, 0))
+    pairs = [new * (new + 1) for new, _ in both]
+    weighed = (pairs[0] + 2 * pairs[1]) / sum(pairs)
+    assert attention(own, *both) == pytest.approx(weighed * attention(law, *both), rel=1e-4)
+
+
+def test_a_call_of_experts_is_shared_out_over_its_kernels(tmp_path: Path) -> None:
+    """The two multiplications and the activation take what was measured, together."""
+    where = machine("H100", "mixtral-8x7b", "vllm-0.19", num_gpus=8, max_model_len=4096)
+    limits = dataclasses.replace(
+        where.engine,
+        max_num_seqs=64,
+        chunk_size=64,
+        large_gpu_max_num_seqs=None,
+        large_gpu_chunk_size=None,
+    )
+    where = dataclasses.replace(where, engine=limits)
+    rows = [f"moe,{m},7168,4096,,,,,,8,2,bf16,{time!r}" for m, time in ((1, 90.0), (64, 777.0))]
+    own = dataclasses.replace(where, kernels=kernel_file.read(written(tmp_path, *rows)))
+    names = ("experts_up_proj", "experts_activation", "experts_down_proj")
+    got = kernels_us(own, decodes(64, 100), tp_size=2)
+    assert sum(got[name] for name in names) == pytest.approx(777.0, abs=3e6 * TICK_S)
+    law = kernels_us(where, decodes(64, 100), tp_size=2)
+    assert got["router"] == law["router"]
+
+
+def test_shapes_that_were_not_measured_are_between_the_nearest(tmp_path: Path) -> None:
+    """Two widths at the same distance: the geometric mean of their ratios, by hand."""
+    where = llama()
+    low, high = (int(QKV[0] / 2), QKV[1]), (QKV[0] * 2, QKV[1])
+    timer = KernelTimer(where.cluster.gpu, where.engine.kernel_generation, quantises="fused")
+
+    def law_us(m: int, n: int, k: int) -> float:
+        moved = 2.0 * n * k + 2.0 * m * (n + k)
+        op = Operator("x", "gemm", 2.0 * m * n * k, moved, 0.0, 2.0, rows=m, cols=n, groups=1.0)
+        return 1e6 * timer.operator_s(op)
+
+    rows = [gemm(m, *low, 1.5 * law_us(m, *low)) for m in (1, 512)]
+    rows += [gemm(m, *high, 6.0 * law_us(m, *high)) for m in (1, 512)]
+    table = kernel_file.read(written(tmp_path, *rows))
+    own = _unchecked(table, where)
+    found = own.gemm_s(Gemm("bf16", 16.0, float(QKV[0]), float(QKV[1])), 1.0)
+    assert found == pytest.approx(3.0, rel=1e-9)
+
+
+def _unchecked(table: KernelTable, where: Environment) -> OwnKernels:
+    class Unchecked(OwnKernels):
+        def _check(self) -> None:
+            pass
+
+    return Unchecked(table, where.model, where.cluster.gpu, where.engine, 1)
+
+
+# What is refused, and what is said ---------------------------------------------------------------
+
+
+REFUSED = {
+    "too few rows": (
+        gemms((64, 1.0)),
+        "column m of gemm of bf16 is 64 in all rows: nothing between.",
+    ),
+    "rows from 64 on": (
+        gemms((64, 1.0), (512, 1.0)),
+        "column m of gemm of bf16 goes from 64 to 512, and steps have 1 to 512; up to 4 times",
+    ),
+    "rows to 64": (
+        gemms((1, 1.0), (64, 1.0)),
+        "column m of gemm of bf16 goes from 1 to 64, and steps have 1 to 512; up to 4 times beyond "
+        "the table are extrapolated. Measure more, lower engine.chunk_size to 256, or remove",
+    ),
+    "other widths": (
+        [gemm(1, 512, 512, 5.0), gemm(512, 512, 512, 9.0)],
+        "columns n and k of gemm: the nearest row is 8 times off o_proj (n 4096, k 4096, bf16)",
+    ),
+    "other heads": (
+        [
+            f"attention_decode,,,,{b},{c},4,1,128,,,bf16,{t}"
+            for b, c, t in ((1, 9, 9.0), (64, 9, 20.0), (64, 99, 40.0))
+        ],
+        "columns num_heads, num_kv_heads and head_dim of attention_decode: the nearest row is 8 ",
+    ),
+    "one context": (
+        [f"attention_decode,,,,{b},99,32,8,128,,,bf16,{t}" for b, t in ((1, 9.0), (64, 20.0))],
+        "column context of attention_decode is 100 in all rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_tables_that_are_too_narrow_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    """File, column, rule, remedy."""
+    lines, rule = REFUSED[name]
+    table = kernel_file.read(written(tmp_path, *lines))
+    with pytest.raises(ConfigError) as error:
+        measured_kernels(llama(table), 1)
+    message = str(error.value)
+    assert message.startswith("engine.kernels = 'mine.csv': ")
+    assert rule in message
+    assert "remove" in message
+    assert "\n" not in message
+
+
+def test_only_times_of_launches_are_refused(tmp_path: Path) -> None:
+    """Rows of mode eager hold CPU time."""
+    header = HEADER + ",mode"
+    lines = [line + ",eager" for line in gemms((1, 1.0), (512, 1.0))]
+    table = kernel_file.read(written(tmp_path, *lines, header=header))
+    with pytest.raises(ConfigError, match="all rows have mode"):
+        measured_kernels(llama(table), 1)
+
+
+def test_rows_of_other_gpus_are_left_out_and_none_left_is_refused(tmp_path: Path) -> None:
+    """The column gpu, if there is one, must name the GPU of the cluster."""
+    header = HEADER + ",gpu"
+    lines = gemms((1, 2.0), (512, 2.0))
+    both = [line + ",H100 SXM" for line in lines] + [line + ",L4" for line in lines[:1]]
+    table = kernel_file.read(written(tmp_path, *both, header=header))
+    law, own = (kernels_us(where, decodes(8, 10)) for where in (llama(), llama(table)))
+    assert own["qkv_proj"] == pytest.approx(2 * law["qkv_proj"], abs=1e-3)
+    only = kernel_file.read(written(tmp_path, *(f"{x},L4" for x in lines), header=header))
+    with pytest.raises(DataError, match="no rows of H100 SXM .column gpu: L4."):
+        measured_kernels(llama(only), 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("operator,m,n,k,dtype\ngemm,1,2,3,bf16\n", "mine.csv: missing column 'time_us'"),
+        ("operator,m,n,dtype,time_us\ngemm,1,2,bf16,3\n", "needs the column 'k'"),
+        ("operator,m,n,k,dtype,time_us\ngemm,1,2,3,fp9,3\n", "unknown dtype 'fp9'"),
+        ("operator,m,n,k,dtype,time_us\ngemm,1,2,3,bf16,0\n", "must be above 0"),
+        ("operator,m,n,k,dtype,time_h\ngemm,1,2,3,bf16,1\n", "unknown unit of 'time_h'"),
+        ("", "is empty"),
+    ],
+)
+def test_files_that_are_no_tables_are_refused_in_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    """As `simcluster calibrate` refuses them."""
+    path = tmp_path / "mine.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message) as error:
+        kernel_file.read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_parquet_file_is_read_as_the_csv_is(tmp_path: Path) -> None:
+    """The same rows, with nulls where an operator uses no column."""
+    path = written(tmp_path, *by_law(llama()))
+    pd.read_csv(path).to_parquet(tmp_path / "mine.parquet")
+    assert kernel_file.read(tmp_path / "mine.parquet").rows == kernel_file.read(path).rows
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="cannot be read"):
+        kernel_file.read(tmp_path / "bad.parquet")
+
+
+def test_the_coverage_says_what_is_measured_and_how_far_steps_go_beyond(tmp_path: Path) -> None:
+    """Classes, numbers of rows, and what is extrapolated."""
+    lines = [*gemms((1, 1.0), (256, 1.0)), "issue,1,,,,,,,,,,bf16,5"]
+    measured = measured_kernels(llama(kernel_file.read(written(tmp_path, *lines))), 1)
+    assert measured is not None
+    first, beyond, unused = measured.coverage().lines
+    assert first == (
+        "mine.csv: measured are GEMM (rows: 10 of bf16); experts, prefill attention, decode "
+        "attention, elementwise by the law, collectives by the links"
+    )
+    assert "gemm of bf16 at m of 1 to 512 (table: 1 to 256)" in beyond
+    assert unused == "rows of CPU time are not used"
+
+
+# In a scenario -----------------------------------------------------------------------------------
+
+
+SCENARIO = """
+[model]
+name = "llama-3.1-8b"
+
+[cluster]
+gpu = "H100"
+nodes = 1
+
+[engine]
+kernels = "mine.csv"
+max_num_seqs = 64
+chunk_size = 512
+max_model_len = 4096
+
+[workload]
+lengths = {{ kind = "fixed", prompt = 200, output = 20 }}
+rate_rps = 5
+num_requests = 30
+
+[[strategy]]
+name = "one"
+kind = "nodg"
+instances = 1
+{more}
+"""
+
+
+def scenario_file(folder: Path, more: str = "") -> Path:
+    """Return the path of a scenario whose kernels are those of a file beside it."""
+    written(folder, *gemms((1, 3.0), (512, 3.0)))
+    path = folder / "scenario.toml"
+    path.write_text(SCENARIO.format(more=more), encoding="utf-8")
+    return path
+
+
+def test_a_run_says_its_kernels_and_is_slower_by_them(tmp_path: Path) -> None:
+    """Multiplications of three times the law's time; the heading says where they come from."""
+    path = scenario_file(tmp_path)
+    found = scenario.load(path)
+    law = scenario.load(path, {"engine.kernels": "law"})
+    lines = kernel_lines(found)
+    assert lines[0].startswith("mine.csv: measured are GEMM (rows: 10 of bf16)")
+    assert kernel_lines(law) == []
+    assert lines[0] in " ".join(heading(found).split())
+    slow, fast = (compare(one, jobs=1) for one in (found, law))
+    means = [one.requests()["tpot_s"].mean() for one in (slow, fast)]
+    assert 2.0 < means[0] / means[1] < 3.0
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        ("table", "is neither a known source nor a file"),
+        ("aiconfig", "is neither a known source nor a file"),
+        ("absent.csv", "no such file"),
+    ],
+)
+def test_values_that_name_nothing_are_refused(tmp_path: Path, value: str, rule: str) -> None:
+    """One line with the key and what may stand there."""
+    path = scenario_file(tmp_path)
+    with pytest.raises(ConfigError, match=rule) as error:
+        scenario.load(path, {"engine.kernels": value})
+    assert str(error.value).startswith("engine.kernels = ")
+
+
+class OfToyTable(StepTimeSource):
+    """Step times of a toy model with a table of made-up ratios."""
+
+    def __call__(self, environment: Environment, tp_size: int) -> StepTime:
+        """Return the step times of an instance."""
+        return source_of(self._tabled(environment))(self._tabled(environment), tp_size)
+
+    def stages(
+        self, environment: Environment, tp_size: int, pp_size: int, *, key: str
+    ) -> tuple[StageTime, ...] | None:
+        """Return the stages of a pipeline."""
+        where = self._tabled(environment)
+        return source_of(where).stages(where, tp_size, pp_size, key=key)
+
+    def beside_transfers(
+        self, environment: Environment, tp_size: int, wire_share: float
+    ) -> StepTime | None:
+        """Return the step times where collectives get a share of the wires."""
+        where = self._tabled(environment)
+        return source_of(where).beside_transfers(where, tp_size, wire_share)
+
+    def _tabled(self, environment: Environment) -> Environment:
+        return dataclasses.replace(environment, kernels=toy_table())
+
+
+@functools.cache
+def toy_table() -> KernelTable:
+    """Return rows of every class that the toy models have, rough in all columns."""
+    calls = []
+    for m in (1, 3, 60, 300, 4000):
+        for n in (256, 1024, 4096):
+            calls += [KernelCall("gemm", "bf16", False, m=m, n=n, k=k) for k in (128, 512, 2048)]
+            calls += [KernelCall(name, "bf16", False, m=m, n=n) for name in ("norm", "activation")]
+        calls.append(KernelCall("moe", "bf16", False, m=m, n=256, k=512, num_experts=4, top_k=2))
+    for batch in (1, 5, 200):
+        for context in (0, 30, 31, 900):
+            heads = {"num_heads": 8, "num_kv_heads": 4, "head_dim": 64}
+            calls.append(
+                KernelCall("attention_decode", "bf16", False, batch=batch, context=context, **heads)
+            )
+            calls += [
+                KernelCall(
+                    "attention_prefill", "bf16", False, m=m, batch=batch, context=context, **heads
+                )
+                for m in (8, 600)
+            ]
+    rows = [
+        KernelRow(call, 1e-6 * (5.0 + 7919 * i % 83)) for i, call in enumerate(calls)
+    ]
+    return KernelTable("toy.csv", tuple(rows))
+
+
+class TestTabledStepTimes(StepTimeContract):
+    """All that every source of step times keeps: a table changes no law of them."""
+
+    @pytest.fixture
+    def step_time(self) -> StepTimeFactory:
+        """Return the source."""
+        return OfToyTable()
+
+
+def test_a_table_costs_the_engine_loop_little() -> None:
+    """A long run of decode steps and many short ones, in CPU time, in alternation.
+
+    A loose bound: the loop may not come near the time that a look-up each would cost.
+    """
+    where = toy_environment(TOY_ENGINES[1], STRICT, TOYS[0])
+    models = [source_of(where)(where, 1), OfToyTable()(where, 1)]
+
+    def cpu_s(model: StepTime) -> float:
+        start = time.process_time()
+        for context in range(100, 3100):
+            model.decode_ends_s(0.0, 16, 16 * context, 8)
+        return time.process_time() - start
+
+    for model in models:
+        cpu_s(model)
+    law_s, table_s = (min(cpu_s(model) for _ in range(5)) for model in models)
+    assert table_s < 3 * law_s
