@@ -285,9 +285,7 @@ def _check_header(name: str, header: list[str]) -> None:
         raise DataError(f"{name}: two time columns, {times[0]!r} and {times[1]!r}; keep one")
 
 
-def _checked(
-    row: dict[str, str], where: str, dtypes: tuple[str, ...]
-) -> tuple[KernelCall, float]:
+def _checked(row: dict[str, str], where: str, dtypes: tuple[str, ...]) -> tuple[KernelCall, float]:
     """Return what was called and the time (s)."""
     operator, dtype = row["operator"], row["dtype"]
     if operator not in NEEDS:

@@ -376,8 +376,7 @@ class RooflineStepTime:
             lines: tuple[Line, ...] = (graph_line(runs, self._graph_issue, self._num_kinds),)
         else:
             least = [
-                0.0 if self._is_measured else kind.ticks(num_decodes, num_decodes)
-                for kind in terms
+                0.0 if self._is_measured else kind.ticks(num_decodes, num_decodes) for kind in terms
             ]
             lines = envelope(eager_lines(runs, self._issue_of(num_decodes), self._num_kinds), least)
         plan = _DecodePlan(terms, lines, self._host.total(num_decodes))

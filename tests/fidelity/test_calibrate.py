@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from helpers.refusals import refused
 from simcluster import catalog
 from simcluster.catalog import Catalog
+from simcluster.catalog.kernel_file import NEEDS
 from simcluster.catalog.specs import AllReduceTerms, GPUSpec, KernelConstants
 from simcluster.cli import main
 from simcluster.config import ModelConfig
@@ -27,7 +28,7 @@ from simcluster.fidelity.calibrate.derive import SETS, fitted_sets
 from simcluster.fidelity.calibrate.fit import decodes_from_memory, gemms_from_memory
 from simcluster.fidelity.calibrate.law import layer_sums
 from simcluster.fidelity.calibrate.readers import KERNELS, plain_csv, vidur
-from simcluster.fidelity.calibrate.readers.samples import NEEDS, Samples
+from simcluster.fidelity.calibrate.readers.samples import Samples
 from simcluster.fidelity.calibrate.report import kernels_row, rounded
 from simcluster.fidelity.validate.base import Check, check
 from simcluster.fidelity.validate.kernel_checks import checks

@@ -31,7 +31,9 @@ from simcluster.testing.toy import ENGINES as TOY_ENGINES
 from simcluster.testing.toy import STRICT, TOYS, toy_environment
 from simcluster.units import TICK_S
 
-HEADER = "operator,m,n,k,batch,context,num_heads,num_kv_heads,head_dim,num_experts,top_k,dtype,time_us"
+HEADER = (
+    "operator,m,n,k,batch,context,num_heads,num_kv_heads,head_dim,num_experts,top_k,dtype,time_us"
+)
 
 
 def written(folder: Path, *lines: str, header: str = HEADER) -> Path:
@@ -119,8 +121,8 @@ def test_a_table_of_the_laws_own_times_gives_the_law_back(tmp_path: Path, tp_siz
         expected, got = (model.step_s(shape) for model in times)
         assert got == pytest.approx(expected, rel=1e-3)
         kernels = kernels_us(law, shape, tp_size), kernels_us(own, shape, tp_size)
-        for name, time in kernels[0].items():
-            assert kernels[1][name] == pytest.approx(time, rel=2e-3), (batch, context, name)
+        for name, by_law_us in kernels[0].items():
+            assert kernels[1][name] == pytest.approx(by_law_us, rel=2e-3), (batch, context, name)
     chunk = StepShape(0, 0, ((500, 12),), 1, 0)
     assert times[1].step_s(chunk) == pytest.approx(times[0].step_s(chunk), rel=1e-3)
 
@@ -335,7 +337,7 @@ def test_rows_of_other_gpus_are_left_out_and_none_left_is_refused(tmp_path: Path
     law, own = (kernels_us(where, decodes(8, 10)) for where in (llama(), llama(table)))
     assert own["qkv_proj"] == pytest.approx(2 * law["qkv_proj"], abs=1e-3)
     only = kernel_file.read(written(tmp_path, *(f"{x},L4" for x in lines), header=header))
-    with pytest.raises(DataError, match="no rows of H100 SXM .column gpu: L4."):
+    with pytest.raises(DataError, match=r"no rows of H100 SXM \(column gpu: L4\)"):
         measured_kernels(llama(only), 1)
 
 
@@ -403,14 +405,23 @@ chunk_size = 512
 max_model_len = 4096
 
 [workload]
-lengths = {{ kind = "fixed", prompt = 200, output = 20 }}
 rate_rps = 5
 num_requests = 30
+
+[workload.lengths]
+kind = "lognormal"
+prompt_median = 200
+prompt_sigma = 0.1
+output_median = 20
+output_sigma = 0.1
 
 [[strategy]]
 name = "one"
 kind = "nodg"
 instances = 1
+
+[slo]
+tpot_s = 1.0
 {more}
 """
 
@@ -499,9 +510,7 @@ def toy_table() -> KernelTable:
                 )
                 for m in (8, 600)
             ]
-    rows = [
-        KernelRow(call, 1e-6 * (5.0 + 7919 * i % 83)) for i, call in enumerate(calls)
-    ]
+    rows = [KernelRow(call, 1e-6 * (5.0 + 7919 * i % 83)) for i, call in enumerate(calls)]
     return KernelTable("toy.csv", tuple(rows))
 
 

@@ -8,6 +8,7 @@ harness             a measured row -> a simulated run
 kernel_checks       single kernels against the operator-level sets
 aic_e2e             InferenceMAX
 aic_layouts         InferenceX with expert and data parallelism
+aic_kernels         the law against aiconfigurator's tables, and MoE runs with them
 apex_e2e            APEX
 blis_vllm015        load stages of vLLM 0.15.1
 distserve_fits      DistServe's fits of forward passes

@@ -60,6 +60,10 @@ class Check:
         return None if self.must is None else self.value <= self.must
 
 
+class UnavailableError(Exception):
+    """A check that cannot be made here, with the reason."""
+
+
 def check(
     measured: ArrayLike,
     simulated: ArrayLike,

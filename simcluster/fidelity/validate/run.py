@@ -12,6 +12,7 @@ from simcluster.errors import DataError, nearest
 from simcluster.fidelity.validate import (
     aic_e2e,
     aic_layouts,
+    aic_kernels,
     apex_e2e,
     blis_vllm015,
     distserve_fits,
@@ -27,17 +28,19 @@ from simcluster.fidelity.validate import (
     sarathi_iter,
     splitwise_perf,
 )
-from simcluster.fidelity.validate.base import Check
+from simcluster.fidelity.validate.base import Check, UnavailableError
 from simcluster.fidelity.validate.blis_vllm015 import Rival
 
 CheckFunction = Callable[[Path], list[Check]]
-"""From the folder of measured sets to checks; a missing file raises ``FileNotFoundError``."""
+"""From the folder of measured sets to checks; a missing file raises ``FileNotFoundError``, and what
+is not installed `UnavailableError`."""
 
 END_TO_END: Final[dict[str, CheckFunction]] = {
     splitwise_perf.DATA_SET: splitwise_perf.checks,
     apex_e2e.DATA_SET: apex_e2e.checks,
     aic_e2e.DATA_SET: aic_e2e.checks,
     aic_layouts.DATA_SET: aic_layouts.checks,
+    aic_kernels.DATA_SET: aic_kernels.checks,
     llmservingsim_vllm.DATA_SET: llmservingsim_vllm.checks,
     blis_vllm015.DATA_SET: blis_vllm015.checks,
     l20_five_systems.DATA_SET: l20_five_systems.checks,
@@ -117,6 +120,8 @@ def validate(data_dir: Path, only: Sequence[str] = ()) -> Validation:
             missing = Path(str(error.filename or error))
             shown = missing.relative_to(data_dir) if missing.is_relative_to(data_dir) else missing
             absent.append(Absent(name, f"{shown} is missing"))
+        except UnavailableError as error:
+            absent.append(Absent(name, str(error)))
     seconds = time.perf_counter() - start
     return Validation(tuple(checks), tuple(absent), seconds, tuple(made), tuple(rivals))
 

@@ -27,8 +27,11 @@ from simcluster.roofline.measured.base import (
     Gemm,
     Heads,
     MeasuredKernels,
+    experts_of,
     gemm_of,
+    operator_of,
 )
+from simcluster.roofline.operators import ACTIVATION_BYTES, Operator, layer_operators
 
 KEY: Final = "engine.kernels"
 PACKAGE: Final = "aiconfigurator-core"
@@ -49,14 +52,15 @@ BACKENDS: Final = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "idea
 GEMM_MODES: Final = {
     "bf16": "bfloat16",
     "fp8": "fp8_static",
-    "fp8-block": "fp8_static",
-    "mxfp8": "fp8_static",
+    "fp8-block": "fp8",
+    "mxfp8": "fp8",
     "nvfp4": "nvfp4",
 }
 """Weights and the package's rows. ``fp8_static`` is fp8 without bringing inputs to 8 bits, which
-engines' kernels do (`EngineProfile.quantises`). Rows of fp8 by blocks hold the CPU time of a call
-(H100: 58 to 92 us from 1 to 4352 rows of 6144 x 3072, B200: 170 to 270 us, where per tensor 9 us
-are measured), so that those of one scale per matrix stand in."""
+engines' kernels do (`EngineProfile.quantises`); ``fp8`` has it, as engines need a kernel for it
+where scales are by blocks. Rows of fp8 by blocks hold the CPU time of a call (H100: 58 to 92 us
+from 1 to 1024 rows of 6144 x 3072, B200: 170 to 270 us, where per tensor 10 to 40 us are measured),
+so that those of one scale per matrix stand in."""
 EXPERT_MODES: Final = {
     "bf16": ("bfloat16",),
     "fp8": ("fp8", "fp8_block"),
@@ -72,12 +76,15 @@ EXPERT_MODES: Final = {
 ON_BLACKWELL: Final = ("w4a8_mxfp4_mxfp8", "w4a16_mxfp4")
 """Experts of MXFP4 on GPUs that multiply 4 bits: with inputs of 8 bits, as SGLang and TensorRT-LLM
 run them by default, and vLLM with VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8=1 (InferenceX's
-gptoss_fp4_b200.sh). vLLM has no such rows: SGLang's, of the same FlashInfer kernel, stand in."""
+gptoss_fp4_b200.sh). vLLM has no such rows, and TensorRT-LLM none but for whole experts: SGLang's,
+of the same kernels (FlashInfer's of TensorRT-LLM), stand in."""
 CACHE_MODES: Final = {2.0: "bfloat16", 1.0: "fp8"}
 """Bytes of a number in the cache, and the package's rows."""
 SKEW: Final = "power_law_1.01"
 """How unevenly tokens choose experts: what the package's models take by default
 (sdk/models/*.py, ``_power_law_alpha = 1.01``)."""
+_LEAST_PREFILL: Final = 0.25
+"""Least ratio to the law of prefill attention, where what is taken off is most of a short call."""
 _CONTEXTS: Final = tuple(float(2**i) for i in range(18))
 """Mean contexts (tokens) at which decode attention is asked for; in between the law gives the
 shape."""
@@ -97,7 +104,16 @@ class AicKernels(MeasuredKernels):
         If the package is not installed, or has no rows of this GPU or engine, or of this model.
     """
 
-    in_experts = (*MeasuredKernels.in_experts, "experts_sum", "top_k")
+    brings_inputs = ("fp8-block", "mxfp8", "nvfp4")
+
+    def in_call(self, operator: Operator) -> bool:
+        """Whether a measured call of experts holds this kernel.
+
+        Sorting tokens, the activation and the sum are in the engine's module that was measured; so
+        is the choice of experts, for which the package's models have no kernel of its own
+        (sdk/models/blocks/moe.py).
+        """
+        return operator.name.startswith("experts_") or operator.name == "top_k"
 
     def __init__(
         self, model: ModelConfig, gpu: GPUSpec, engine: EngineProfile, tp_size: int
@@ -125,7 +141,7 @@ class AicKernels(MeasuredKernels):
             int(call.n),
             int(call.k),
             self._tables.names.GEMMQuantMode[mode],
-            low_precision_input=True,
+            low_precision_input=mode == "fp8_static",
         )
         m = int(call.m)
         return self._tables.ask(op, is_context=False, batch_size=m, s=1, x=m)
@@ -147,7 +163,7 @@ class AicKernels(MeasuredKernels):
 
     def _expert_tables(self, mode: str) -> Iterator[Tables]:
         yield self._tables
-        if mode == ON_BLACKWELL[0] and self._backend == "vllm":
+        if mode == ON_BLACKWELL[0] and self._backend != "sglang":
             yield tables_of(self._gpu.name, "sglang")
 
     def _expert_op(self, call: ExpertCall, mode: Any) -> Any:
@@ -186,9 +202,7 @@ class AicKernels(MeasuredKernels):
         )
         found = []
         for context in _CONTEXTS:
-            answer = self._tables.ask(
-                op, is_context=False, batch_size=num_decodes, s=int(context)
-            )
+            answer = self._tables.ask(op, is_context=False, batch_size=num_decodes, s=int(context))
             if answer is None:
                 return None
             found.append((context, answer / self.law_decode_s(heads, num_decodes, context)))
@@ -209,12 +223,43 @@ class AicKernels(MeasuredKernels):
             names.FMHAQuantMode.bfloat16,
             head_size=heads.head_dim,
         )
-        answer = self._tables.ask(
-            op, is_context=True, batch_size=num_chunks, s=new, prefix=cached
-        )
+        answer = self._tables.ask(op, is_context=True, batch_size=num_chunks, s=new, prefix=cached)
         if answer is None:
             return None
-        return answer / self.law_prefill_s(heads, new, cached, num_chunks)
+        # Its answer holds rotary embedding and the write to the cache, which are kernels of ours.
+        answer -= self._beside_prefill_s(heads, new * num_chunks)
+        law_s = self.law_prefill_s(heads, new, cached, num_chunks)
+        return max(answer / law_s, _LEAST_PREFILL)
+
+    def _beside_prefill_s(self, heads: Heads, num_tokens: int) -> float:
+        """Time of rotary embedding and cache write by the law (s)."""
+        width = heads.head_dim * num_tokens
+        rotated = 2.0 * ACTIVATION_BYTES * width * (heads.heads + heads.kv_heads)
+        written = (ACTIVATION_BYTES + heads.cache_bytes) * width * 2.0 * heads.kv_heads
+        kernels = ("rope", rotated), ("kv_write", written)
+        return sum(
+            [
+                self._law.operator_s(Operator(name, "elementwise", 0.0, moved, rows=num_tokens))
+                for name, moved in kernels
+            ],
+            0.0,
+        )
+
+    def law_gemm_s(self, call: Gemm) -> float:
+        """Time of a multiplication by the law (s)."""
+        return self._law.operator_s(operator_of(call))
+
+    def expert_pairs(self, num_tokens: int) -> list[tuple[float | None, float]]:
+        """Times of the calls of experts of `num_tokens` tokens: measured (None), by the law (s)."""
+        pairs = []
+        for run in self._model.spec.layers:
+            operators = layer_operators(self._model, run.layer, self._tp_size, num_tokens)
+            members = [operator for operator in operators if self.in_call(operator)]
+            call = experts_of(members, self._model)
+            if call is not None:
+                law_s = sum(map(self._law.operator_s, members), 0.0)
+                pairs.append((self.experts_s(call, law_s), law_s))
+        return list(dict.fromkeys(pairs))
 
     def coverage(self) -> Coverage:
         """Return what of the model is measured, and what is not."""
@@ -235,9 +280,10 @@ class AicKernels(MeasuredKernels):
             )
         if absent and gemms:
             notes.append(f"GEMMs with weights of {', '.join(sorted(absent))} by the law")
-        for call in self._needed_experts():
-            if self.experts_s(call, 0.0) is not None:
-                measured["experts"] = f"{call.dtype}: rows {self._rows_of[call.dtype]}, {SKEW}"
+        for experts in self._needed_experts():
+            if self.experts_s(experts, 0.0) is not None:
+                rows = self._rows_of[experts.dtype]
+                measured["experts"] = f"{experts.dtype}: rows {rows}, {SKEW}"
         latent = False
         for mixer in self._model.spec.mixers:
             if not isinstance(mixer, Attention):
@@ -345,7 +391,7 @@ def backend_of(engine: str) -> str:
         if engine.startswith(start):
             return backend
     rule = f"{PACKAGE} has measured vLLM, SGLang and TensorRT-LLM, not engine {engine!r}"
-    remedy = "Use one of their profiles, kernels = \"law\", or a file."
+    remedy = 'Use one of their profiles, kernels = "law", or a file.'
     raise ConfigError(KEY, AICONFIGURATOR, rule, remedy)
 
 
@@ -360,9 +406,7 @@ def tables_of(gpu: str, backend: str) -> Tables:
     """
     if gpu not in SYSTEMS:
         rule = f"{PACKAGE} has no measured kernels of {gpu}"
-        close = next(
-            (name for name in SYSTEMS if name.split()[0][:4] == gpu.split()[0][:4]), None
-        )
+        close = next((name for name in SYSTEMS if name.split()[0][:4] == gpu.split()[0][:4]), None)
         near = f"The nearest it has is {close}. " if close else f"It has {', '.join(SYSTEMS)}. "
         remedy = f'{near}Use one of these, kernels = "law", or a file of your own.'
         raise ConfigError(KEY, AICONFIGURATOR, rule, remedy)
@@ -370,7 +414,7 @@ def tables_of(gpu: str, backend: str) -> Tables:
         return Tables(SYSTEMS[gpu], backend)
     except ImportError:
         rule = f"needs the package {PACKAGE}, which is not installed"
-        remedy = f'Run pip install "simcluster[aic]" (it brings its tables and needs no network).'
+        remedy = 'Run pip install "simcluster[aic]" (it brings its tables and needs no network).'
         raise ConfigError(KEY, AICONFIGURATOR, rule, remedy) from None
     except LookupError as error:
         rule = f"{PACKAGE} {version(PACKAGE)} has no rows of {error}"

@@ -19,6 +19,7 @@ from simcluster.roofline.bounded import remember
 from simcluster.roofline.kernels import KernelTimer
 from simcluster.roofline.measured.curve import RatioCurve
 from simcluster.roofline.operators import (
+    ACTIVATION_BYTES,
     Operator,
     attention_work,
     head_operators,
@@ -99,7 +100,9 @@ class Coverage(NamedTuple):
         law = f"{rest} by the law, " if rest else ""
         lines = [f"{self.source}: measured are {known or 'none'}; {law}collectives by the links"]
         if self.beyond:
-            lines.append(f"beyond the table (the law, times the ratio at its edge): {'; '.join(self.beyond)}")
+            lines.append(
+                f"beyond the table (the law, times the ratio at its edge): {'; '.join(self.beyond)}"
+            )
         return [*lines, *self.notes]
 
 
@@ -125,6 +128,8 @@ class MeasuredKernels(ABC):
         "experts_down_proj",
     )
     """Kernels of a layer that one measured call of experts holds."""
+    brings_inputs: ClassVar[tuple[str, ...]] = ()
+    """Weights whose multiplications hold bringing inputs to fewer bits in what is measured."""
 
     def __init__(
         self, model: ModelConfig, gpu: GPUSpec, engine: EngineProfile, tp_size: int
@@ -195,8 +200,8 @@ class MeasuredKernels(ABC):
                 return None
             law_s = self._law.operator_s(operator)
             measured = self._once(gemm, lambda: self.gemm_s(gemm, law_s))
-            if measured is None:
-                return None
+            if measured is None or gemm.dtype in self.brings_inputs:
+                return measured
             return measured + (timer.operator_s(operator) - law_s)
         if operator.kind == "elementwise":
             row = elementwise_of(operator, self._model.kv_bytes)
@@ -303,6 +308,24 @@ def gemm_of(operator: Operator) -> Gemm:
     dtype = _DTYPES.get((operator.weight_bytes, operator.arithmetic), "")
     inner = operator.flops / (2.0 * operator.rows * operator.cols)
     return Gemm(dtype, operator.rows, operator.cols, float(round(inner)))
+
+
+def operator_of(call: Gemm) -> Operator:
+    """Return the kernel of a multiplication: the inverse of `gemm_of`."""
+    dtype = WEIGHT_DTYPES[call.dtype]
+    m, n, k = call.m, call.n, call.k
+    return Operator(
+        "measured",
+        "gemm",
+        2.0 * m * n * k,
+        dtype.num_bytes * n * k + ACTIVATION_BYTES * m * (n + k),
+        n * k,
+        dtype.num_bytes,
+        rows=m,
+        cols=n,
+        groups=1.0,
+        arithmetic=dtype.arithmetic,
+    )
 
 
 def elementwise_of(operator: Operator, kv_bytes: float) -> Elementwise | None:

@@ -28,6 +28,7 @@ from simcluster.roofline.measured.base import (
     Heads,
     MeasuredKernels,
     gemm_of,
+    operator_of,
 )
 from simcluster.roofline.measured.ragged import Point, Ragged
 from simcluster.roofline.operators import (
@@ -147,20 +148,19 @@ class OwnKernels(MeasuredKernels):
             self._check_gemms(dtype, grid)
             self._reaches(grid, f"gemm of {dtype}", 0, "m", self._most_tokens)
         for call in self._needed_experts():
-            if grid := self._experts.get(call.dtype):
-                shape = (call.width, call.hidden, float(call.num_experts), float(call.top_k))
-                names = "columns n, k, num_experts and top_k"
-                sides = ", ".join(f"{value:g}" for value in shape)
-                self._near(grid, "moe", names, shape, f"the layer's experts ({sides})")
-                self._reaches(grid, f"moe of {call.dtype}", 0, "m", self._most_tokens)
+            if known := self._experts.get(call.dtype):
+                sides = (call.width, call.hidden, float(call.num_experts), float(call.top_k))
+                what = f"the layer's experts ({', '.join(f'{value:g}' for value in sides)})"
+                self._near(known, "moe", "columns n, k, num_experts and top_k", sides, what)
+                self._reaches(known, f"moe of {call.dtype}", 0, "m", self._most_tokens)
         for mixer in self._model.spec.mixers:
             if not isinstance(mixer, Attention):
                 continue
             shape = _shape(self.heads_of(mixer))
             names = "columns num_heads, num_kv_heads and head_dim"
-            sides = f"a rank's attention ({', '.join(f'{value:g}' for value in shape)})"
+            rank = f"a rank's attention ({', '.join(f'{value:g}' for value in shape)})"
             if self._decode is not None:
-                self._near(self._decode, "attention_decode", names, shape, sides)
+                self._near(self._decode, "attention_decode", names, shape, rank)
                 self._reaches(self._decode, "attention_decode", 0, "batch", self._most_seqs)
                 *_, longest = self._several(self._decode, "attention_decode", 1, "context")
                 if longest < self._longest:
@@ -168,11 +168,9 @@ class OwnKernels(MeasuredKernels):
                         f"attention_decode at context to {self._longest:g} (table: to {longest:g})"
                     )
             if self._prefill is not None:
-                self._near(self._prefill, "attention_prefill", names, shape, sides)
+                self._near(self._prefill, "attention_prefill", names, shape, rank)
                 # Short chunks take next to nothing: only the longest must be near the table.
-                self._reaches(
-                    self._prefill, "attention_prefill", 2, "m", self._most_tokens, inf
-                )
+                self._reaches(self._prefill, "attention_prefill", 2, "m", self._most_tokens, inf)
 
     def _needed_gemms(self) -> list[tuple[str, Gemm]]:
         """Multiplications of the model for one token."""
@@ -317,7 +315,9 @@ class OwnKernels(MeasuredKernels):
 
     def _gemm_point(self, row: KernelRow) -> Point:
         call = row.call
-        law_s = self._law.operator_s(_gemm(call))
+        law_s = self._law.operator_s(
+            operator_of(Gemm(_weights(call.dtype).name, call.m, call.n, call.k))
+        )
         return Point((call.n, call.k), (call.m,), row.time_s / law_s)
 
     def _experts_point(self, row: KernelRow) -> Point:
@@ -367,25 +367,6 @@ class OwnKernels(MeasuredKernels):
             moved = (ACTIVATION_BYTES + self._model.kv_bytes) * call.m * call.n
         law_s = self._law.operator_s(Operator(name, "elementwise", 0.0, moved, rows=call.m))
         return Point((call.n,), (call.m,), row.time_s / law_s)
-
-
-def _gemm(call: KernelCall) -> Operator:
-    """Return the multiplication of a row."""
-    dtype = _weights(call.dtype)
-    m, n, k = call.m, call.n, call.k
-    moved = dtype.num_bytes * n * k + ACTIVATION_BYTES * m * (n + k)
-    return Operator(
-        "measured",
-        "gemm",
-        2.0 * m * n * k,
-        moved,
-        n * k,
-        dtype.num_bytes,
-        rows=m,
-        cols=n,
-        groups=1.0,
-        arithmetic=dtype.arithmetic,
-    )
 
 
 def _weights(dtype: str) -> WeightDtype:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from simcluster.catalog.kernel_file import NONE, calls_of
+from simcluster.catalog.kernel_file import NONE, NUMBERS, calls_of
 from simcluster.errors import DataError
-from simcluster.fidelity.calibrate.readers.samples import BYTES, NUMBERS, Samples, samples
+from simcluster.fidelity.calibrate.readers.samples import BYTES, Samples, samples
 
 
 def read(path: Path, gpu: str = "") -> Samples:
