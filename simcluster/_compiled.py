@@ -79,6 +79,7 @@ MODULES = (
     "sched.base",
     "sched.books",
     "sched.chunked",
+    "sched.chunked_apart",
     "sched.cycle",
     "sched.decode_batch",
     "sched.plan",

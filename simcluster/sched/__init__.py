@@ -11,6 +11,7 @@
 `cycle`            events that come back, counted in closed form
 `prefill_priority` separate batches, prefill first (vLLM V0)
 `chunked`          hybrid batches with a token budget (Sarathi-Serve, vLLM V1)
+`chunked_apart`    chunks of prompts in steps of their own (SGLang)
 ================== =============================================================================
 
 Add a policy: a class derived from `KeyedQueue`, registered in ``QUEUES``. Add a way of batching: a
@@ -23,6 +24,7 @@ from __future__ import annotations
 from simcluster.registry import Registry
 from simcluster.sched.base import Scheduler
 from simcluster.sched.chunked import ChunkedPrefill
+from simcluster.sched.chunked_apart import ChunkedApart
 from simcluster.sched.decode_batch import DecodeBatch
 from simcluster.sched.plan import StepOutcome, StepPlan, target
 from simcluster.sched.policies import QUEUES, KeyedQueue, Priority, ShortestFirst
@@ -31,7 +33,11 @@ from simcluster.sched.queue import FirstCome, RequestQueue
 
 SCHEDULERS: Registry[type[Scheduler]] = Registry(
     "simcluster.schedulers",
-    {"prefill-priority": PrefillPriority, "chunked": ChunkedPrefill},
+    {
+        "prefill-priority": PrefillPriority,
+        "chunked": ChunkedPrefill,
+        "chunked-apart": ChunkedApart,
+    },
 )
 """Schedulers by the name that ``strategy.scheduler`` gives them."""
 
@@ -44,6 +50,7 @@ def splitting() -> list[str]:
 __all__ = [
     "QUEUES",
     "SCHEDULERS",
+    "ChunkedApart",
     "ChunkedPrefill",
     "DecodeBatch",
     "FirstCome",

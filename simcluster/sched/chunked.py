@@ -121,9 +121,13 @@ class ChunkedPrefill(Scheduler):
                 break
         return tokens
 
+    def _budget(self) -> int:
+        """Prompt tokens that the next step has room for."""
+        return self.config.max_num_batched_tokens - self.batch.size
+
     def _chunks(self, now: float) -> tuple[tuple[Request, int], ...]:
         chunks: list[tuple[Request, int]] = []
-        budget = self.config.max_num_batched_tokens - self.batch.size
+        budget = self._budget()
         for request in self._prefilling.values():
             if budget <= 0:
                 return tuple(chunks)

@@ -35,15 +35,21 @@ DATA_SET: Final = "aic_kernels"
 RUNS: Final = "aic_e2e"
 """Folder of the served runs."""
 GPUS: Final = {"h100_sxm": "H100", "b200_sxm": "B200"}
-ENGINES: Final = {"vllm": "vllm-0.19", "trtllm": "trtllm-1"}
-"""vLLM 0.15 to 0.19, TensorRT-LLM 1.2."""
-TOKEN_BUDGET: Final = {"vllm": 8192, "trtllm": 16384}
-"""Tokens of a step (InferenceX: max-num-batched-tokens, max_num_tokens; vLLM's default alike)."""
+ENGINES: Final = {"vllm": "vllm-0.19", "trtllm": "trtllm-1", "sglang": "sglang-0.5"}
+"""vLLM 0.15 to 0.19, TensorRT-LLM 1.2, SGLang 0.5.9."""
+TOKEN_BUDGET: Final = {"vllm": 8192, "trtllm": 16384, "sglang": 16384}
+"""Tokens of a step (InferenceX: max-num-batched-tokens, max_num_tokens; vLLM's and SGLang's
+defaults on B200 alike)."""
 MODELS: Final = {
     "openai/gpt-oss-120b": "gpt-oss-120b",
     "MiniMaxAI/MiniMax-M2.5": "minimax-m2.5",
     "moonshotai/Kimi-K2.5": "kimi-k2.5",
+    "deepseek-ai/DeepSeek-V3": "deepseek-v3",
 }
+WHOLE_NODE: Final = 8
+"""Rows of DeepSeek are those of SGLang in fp8 on so many GPUs: fewer do not hold it. Rows named R1
+mix runs with and without multi-token prediction (one day, one configuration: TPOT 5.8 and 8.6
+ms)."""
 CHECKPOINTS: Final = {
     ("MiniMaxAI/MiniMax-M2.5", "fp4"): "nvidia--MiniMax-M2.5-NVFP4_config.json",
     ("moonshotai/Kimi-K2.5", "fp4"): "nvidia--Kimi-K2.5-NVFP4_config.json",
@@ -223,7 +229,10 @@ def rows(data_dir: Path, system: str) -> pd.DataFrame:
     keep &= (frame["mode"] == "agg") & frame["model_path"].isin(list(MODELS))
     keep &= frame["backend"].isin(list(ENGINES)) & (frame["batch_size"] <= MOST_CLIENTS)
     keep &= (frame["attention_dp_size"] == 1) & (frame["moe_ep_size"] == 1)
-    return frame[keep]
+    deepseek = frame["model_path"].str.startswith("deepseek-ai/")
+    served = (frame["precision"] == _EIGHT_BIT) & (frame["tp_size"] == WHOLE_NODE)
+    keep &= deepseek == (frame["backend"] == "sglang")
+    return frame[keep & (served | ~deepseek)]
 
 
 def simulated(gpu: str, frame: pd.DataFrame) -> tuple[FloatArray, FloatArray]:

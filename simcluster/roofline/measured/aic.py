@@ -308,6 +308,8 @@ class Tables:
         Package, system, backend and version; the backend alone.
     ops, names : module
         The package's operators, and its names of dtypes.
+    lanes : dict
+        By attention op, the kernels that the engine takes by default.
 
     Raises
     ------
@@ -332,13 +334,14 @@ class Tables:
                 raise LookupError(f"{system}, {backend}")
             self._handle: Any = EngineHandle.for_database(database)
             self._as_json: Any = build_ops_json
-            self._lanes: Any = _lanes_of(database)
+            self.lanes = _lanes_of(database)
         self.backend = backend
         self.name = f"{PACKAGE} {version(PACKAGE)} ({system}, {backend} {database.version})"
 
     def ask(self, op: Any, **place: Any) -> float | None:
         """Return the time of one call (s); None where there are no rows of its kind."""
-        self._lanes(op)
+        if (order := self.lanes.get(type(op).__name__)) is not None:
+            op._lane_order = order
         try:
             (answer,) = self._handle.evaluate_ops_json(self._as_json([op]), **place)
         except Exception:  # the package has no class of its own for rows that are missing
@@ -347,23 +350,17 @@ class Tables:
         return latency_ms * 1e-3 if latency_ms > 0.0 else None
 
 
-def _lanes_of(database: Any) -> Any:
-    """Return what names, in an attention op, the kernels of the engine's default."""
+def _lanes_of(database: Any) -> dict[str, list[str]]:
+    """Return by attention op which kernels the engine takes by default."""
     from aiconfigurator_core.sdk.operations.attention import resolved_lane_order_for_op
 
-    orders = {
-        name: resolved_lane_order_for_op(database, table)
+    return {
+        name: list(resolved_lane_order_for_op(database, table))
         for name, table in (
             ("ContextAttention", "_context_attention_data"),
             ("GenerationAttention", "_generation_attention_data"),
         )
     }
-
-    def put(op: Any) -> None:
-        if (order := orders.get(type(op).__name__)) is not None:
-            op._lane_order = order
-
-    return put
 
 
 @contextlib.contextmanager
