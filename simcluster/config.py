@@ -271,6 +271,8 @@ class SchedulerConfig:
     prefill_interval: int = 1
     """Of the steps with decodes every n-th alone computes prompts, with schedulers that split
     prompts, >= 1."""
+    reserves_output: bool = False
+    """A request is admitted when its whole output has room beside those of all that run."""
 
     @property
     def delays_prefill(self) -> bool:

@@ -217,6 +217,7 @@ def engine(row: Row) -> EngineProfile:
         piece_max_tokens=r.get("piece_max_tokens", 0),
         piece_issue_s=r.get("piece_issue_us", 0.0) * US,
         splits_attention=r.get("splits_attention", False),
+        reserves_output=r.get("reserves_output", False),
         own_allreduce=r.get("own_allreduce", True),
         prefix_caching=r.get("prefix_caching", False),
         expert_parallel=r.get("expert_parallel", "any"),

@@ -412,6 +412,10 @@ class EngineProfile:
     prefill_interval: int = 1
     """With such a scheduler: of the steps with decodes every n-th alone computes prompts (vLLM's
     ``prefill_schedule_interval``); 1 for all."""
+    reserves_output: bool = False
+    """A request is admitted when the KV of its whole output has room beside that of all that run
+    (TensorRT-LLM's ``GUARANTEED_NO_EVICT``), so that none is preempted; else when its prompt has
+    (``MAX_UTILIZATION``, vLLM)."""
     splits_attention: bool = False
     """Prefill chunks and decodes of a step have attention kernels of their own, also where one
     kernel could compute both (`KernelConstants.mixed_tile`)."""

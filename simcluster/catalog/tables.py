@@ -290,6 +290,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "api_token_us": Key("number", "and per streamed token (us)", required=False),
         "piece_max_tokens": _count("tokens of steps captured in pieces", required=False, low=0),
         "piece_issue_us": Key("number", "CPU cost per kernel of those (us)", required=False),
+        "reserves_output": Key("flag", "admits by the room of whole outputs", required=False),
         "splits_attention": Key("flag", "chunks and decodes in kernels apart", required=False),
         "own_allreduce": Key("flag", "has kernels of its own for all-reduces", required=False),
         "prefix_caching": Key("flag", "common prefixes share KV blocks", required=False),

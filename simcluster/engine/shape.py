@@ -224,4 +224,5 @@ def scheduler_limits(environment: Environment, shape: InstanceShape) -> Schedule
         prefill_wait_steps=engine.prefill_wait_steps,
         prefill_wait_tokens=engine.prefill_wait_share * tokens,
         prefill_interval=engine.prefill_interval,
+        reserves_output=engine.reserves_output,
     )

@@ -165,6 +165,10 @@ class EngineTable(Settings):
     prefill_interval: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
     """Beside decodes prompts are computed in every n-th step only, n being this number (vLLM's
     prefill_schedule_interval); with schedulers that split prompts."""
+    reserves_output: bool | None = None
+    """A request is admitted when its whole output has room beside those of all that run
+    (TensorRT-LLM's GUARANTEED_NO_EVICT), so that none is preempted; false: when its prompt has
+    (MAX_UTILIZATION). Engines know max_tokens; here that is the output's length."""
     handover_s: Seconds | None = None
     """From the arrival of KV until the decode side of fudg knows of it: proxy and front end (s)."""
     redoes_last_token: bool | None = None

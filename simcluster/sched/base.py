@@ -92,6 +92,8 @@ class Scheduler(Books, ABC):
     ) -> None:
         super().__init__(pool, prefill_only=prefill_only, reach=reach)
         self.config = config
+        # A prefill pool gives prompts away: it has no outputs to reserve.
+        self._reserves = config.reserves_output and not prefill_only
         self.plans_ahead = plans_ahead
         self.waiting: RequestQueue = FirstCome() if queue is None else queue
         self.swap = SwapSpace(host)
@@ -134,8 +136,9 @@ class Scheduler(Books, ABC):
         num_blocks = taken_blocks + self.pool.prompt_blocks(target(request))
         if self.waiting.head is not None or unseen:
             needed = num_blocks + self.waiting_blocks + self.pool.watermark_blocks
-            return needed <= self.pool.free_blocks
-        return self.pool.can_admit(num_blocks - self.pool.find(request, target(request))[1])
+            return needed <= self.pool.free_blocks and not self._reserves
+        found = self.pool.find(request, target(request))[1]
+        return self._fits(request, num_blocks - found)
 
     def can_reserve(
         self, request: Request, taken_blocks: int, num_tokens: int | None = None
@@ -149,7 +152,7 @@ class Scheduler(Books, ABC):
             return False
         tokens = request.num_computed_tokens if num_tokens is None else num_tokens
         needed = self.pool.blocks_for(tokens) + taken_blocks
-        return self.pool.can_admit(needed - self.pool.find(request, tokens + 1)[1])
+        return self._fits(request, needed - self.pool.find(request, tokens + 1)[1])
 
     def reserve(self, request: Request, taken_blocks: int, num_tokens: int | None = None) -> int:
         """Take the blocks for the KV of `request`, which is to come, as in `can_reserve`.
@@ -164,6 +167,8 @@ class Scheduler(Books, ABC):
         pool.settle(taken_blocks)
         found = pool.find(request, tokens + 1)[0]
         pool.take(request, pool.blocks_for(tokens), found)
+        if self._reserves:
+            self._promised += self._whole_blocks(request)
         return found * pool.block_size
 
     def add(self, request: Request) -> bool:
@@ -226,6 +231,8 @@ class Scheduler(Books, ABC):
         self.waiting.pop()
         self.waiting_blocks -= num_blocks
         self.pool.take(request, num_blocks, num_found)
+        if self._reserves:
+            self._promised += self._whole_blocks(request)
         request.num_computed_tokens = num_found * self.pool.block_size
         request.status = RequestStatus.RUNNING
         if isnan(request.scheduled_s):
@@ -254,6 +261,8 @@ class Scheduler(Books, ABC):
     def _preempt(self, request: Request) -> None:
         """Take the KV of `request` back; it waits again."""
         del self._running[request.request_id]
+        if self._reserves:
+            self._promised -= self._whole_blocks(request)
         swaps, num_blocks = False, 0
         if request in self.batch:
             self.batch.remove(request)
@@ -289,8 +298,10 @@ class Scheduler(Books, ABC):
             num_blocks = pool.blocks_for(tokens)
             found, in_use = pool.find(request, tokens + 1)
             next_step = pool.blocks_for(tokens + 1) - num_blocks + self.batch.blocks_needed(1)
-            if not pool.can_admit(num_blocks - in_use + next_step):
+            if not self._fits(request, num_blocks - in_use + next_step):
                 return
+            if self._reserves:
+                self._promised += self._whole_blocks(request)
             self.swap.take(num_blocks, found * pool.layout.full)
             pool.take(request, num_blocks, found)
             self.queued_tokens -= target(request)

@@ -52,6 +52,8 @@ class Books:
         self.queued_tokens = 0
         self.segments: list[tuple[int, float, int, int]] = []
         self._shares = pool.shares
+        self._reserves = False  # whole outputs, see `SchedulerConfig.reserves_output`
+        self._promised = 0  # blocks of all that run when they end
         self._reach = reach
         self._prefilling: dict[int, Request] = {}
         self._running: dict[int, Request] = {}  # in order of admission; prefilling and decoding
@@ -71,6 +73,21 @@ class Books:
             return num_blocks, 0, num_blocks
         found, in_use = self.pool.find(request, tokens)
         return num_blocks, found, num_blocks - in_use
+
+    def _whole_blocks(self, request: Request) -> int:
+        """Most blocks that `request` has at a time: of its prompt, or at its end."""
+        tokens = request.prompt_len + request.output_len - 1
+        return max(self.pool.prompt_blocks(request.prompt_len), self.pool.blocks_for(tokens))
+
+    def _fits(self, request: Request, num_blocks: int) -> bool:
+        """Whether `request`, which takes `num_blocks` now, may come in."""
+        pool = self.pool
+        if not pool.can_admit(num_blocks):
+            return False
+        if not self._reserves:
+            return True
+        most = pool.num_blocks - (pool.watermark_blocks if self._promised else 0)
+        return self._promised + self._whole_blocks(request) <= most
 
     def shape(self, plan: StepPlan, step: int = 0) -> StepShape:
         """Shape of step number `step`, from 0, of `plan`; before the plan is booked."""
@@ -154,6 +171,8 @@ class Books:
         request.last_token_s = now
         del self._running[request.request_id]
         self.pool.leave(request, self.pool.blocks_for(request.num_computed_tokens))
+        if self._reserves:
+            self._promised -= self._whole_blocks(request)
 
     def release(self, request: Request) -> None:
         """Free the blocks of `request` (prefill pool: its KV has left)."""

@@ -141,7 +141,7 @@ class ChunkedPrefill(Scheduler):
             if self.swapped:
                 break
             num_blocks, found, num_new = self._blocks_of(head)
-            if not self.pool.can_admit(num_new) or num_new > spare:
+            if num_new > spare or not self._fits(head, num_new):
                 break
             self._admit(head, num_blocks, found, now)
             spare -= num_new

@@ -40,7 +40,7 @@ class PrefillPriority(Scheduler):
             num_blocks, found, num_new = self._blocks_of(head)
             tokens = target(head) - found * self.pool.block_size
             # A recomputed request can exceed the budget that its prompt met: it runs alone.
-            if (tokens > budget and chunks) or not self.pool.can_admit(num_new):
+            if (tokens > budget and chunks) or not self._fits(head, num_new):
                 break
             self._admit(head, num_blocks, found, now)
             chunks.append((head, tokens))

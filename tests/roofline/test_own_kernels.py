@@ -541,3 +541,17 @@ def test_a_table_costs_the_engine_loop_little() -> None:
         cpu_s(model)
     law_s, table_s = (min(cpu_s(model) for _ in range(5)) for model in models)
     assert table_s < 3 * law_s
+
+
+def test_the_example_of_the_page_is_a_table_that_is_used(tmp_path: Path) -> None:
+    """The file in docs/kernel-times.md, as it stands there, serves the model that it names."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "kernel-times.md"
+    block = page.read_text(encoding="utf-8").split("```csv\n")[1].split("```")[0]
+    path = tmp_path / "page.csv"
+    path.write_text(block, encoding="utf-8")
+    where = llama(kernel_file.read(path))
+    got = kernels_us(where, decodes(64, 1024))
+    assert got["qkv_proj"] == pytest.approx(19.8, abs=1e-3)
+    measured = measured_kernels(where, 1)
+    assert measured is not None
+    assert set(measured.coverage().measured) == {"GEMM", "decode attention"}

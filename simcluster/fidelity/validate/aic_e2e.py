@@ -12,7 +12,6 @@ from simcluster.catalog.specs import EngineProfile
 from simcluster.fidelity.validate.base import Check, check
 from simcluster.fidelity.validate.harness import environment, records, serve, table
 from simcluster.rng import stream
-from simcluster.roofline.memory import kv_blocks
 from simcluster.units import FloatArray
 
 if TYPE_CHECKING:
@@ -157,12 +156,6 @@ def simulated(
             changes=changes,
         )
         tp_size = int(row["tp_size"])
-        running = clients
-        if row["backend"] == "trtllm":
-            # GUARANTEED_NO_EVICT: a request is admitted when its whole output has room.
-            blocks = kv_blocks(where.model, where.cluster.gpu, where.engine, tp_size, key="tp_size")
-            mean = float(prompts.mean() + outputs.mean())
-            running = min(clients, int(blocks * where.engine.block_size / mean))
         requests = serve(
             where,
             prompts,
@@ -170,7 +163,7 @@ def simulated(
             tp_size=tp_size,
             concurrency=clients,
             chunk_size=TOKEN_BUDGET[row["backend"]],
-            max_num_seqs=running,
+            max_num_seqs=clients,
         )
         ttft.append(1e3 * requests["ttft_s"].mean())
         tpot.append(1e3 * requests["tpot_s"].mean())
