@@ -23,6 +23,9 @@ class Ratio(Protocol):
     def at_all(self, tokens: FloatArray) -> FloatArray:
         """Like `at` for an array, shape as `tokens`."""
 
+    def at_rising(self, tokens: FloatArray) -> FloatArray:
+        """Like `at_all` for numbers that rise, at least one."""
+
     def segment(self, first: float, last: float) -> tuple[float, float, float] | None:
         """Start, value and slope of the line from `first` to `last`; None where it has a corner.
 

@@ -57,7 +57,10 @@ class KindTerms(NamedTuple):
         tokens = window_tokens if self.reached else context_tokens
         ticks = decode_ticks_array(self.terms, tokens)
         if self.measured is not None:
-            ticks *= self.measured.at_all(tokens)
+            if self.reached:
+                ticks *= self.measured.at_all(tokens)
+            else:
+                ticks *= self.measured.at_rising(tokens)
             np.rint(ticks, out=ticks)
         if self.top_k is not None:
             ticks += decode_ticks_array(self.top_k, context_tokens)
@@ -365,14 +368,37 @@ def measured_steps(
     terms: DecodeTerms, measured: Ratio, contexts: Sequence[int], fixed: float, per_tick: float
 ) -> list[float]:
     """Like `decode_steps`, with each time by the law times the measured factor."""
-    ticks = decode_steps(terms, contexts, 0.0, 1.0)
     segment = measured.segment(contexts[0], contexts[-1])
     if segment is None:
-        ratios = [measured.at(context) for context in contexts]
-    else:
-        start, value, slope = segment
-        ratios = [value + slope * (context - start) for context in contexts]
+        ticks = decode_steps(terms, contexts, 0.0, 1.0)
+        return [
+            fixed + per_tick * ((law * measured.at(context) + _TO_WHOLE) - _TO_WHOLE)
+            for law, context in zip(ticks, contexts, strict=True)
+        ]
+    const, linear, root, rate, split, above = terms
+    start, value, slope = segment
+    square = root * root
+    if contexts[-1] <= above:
+        split = 0.0
     return [
-        fixed + per_tick * ((law * ratio + _TO_WHOLE) - _TO_WHOLE)
-        for law, ratio in zip(ticks, ratios, strict=True)
+        fixed
+        + per_tick
+        * (
+            (
+                (
+                    (
+                        const
+                        + linear * context
+                        + sqrt((rate * context) * (rate * context) + square)
+                        + (split if context > above else 0.0)
+                        + _TO_WHOLE
+                    )
+                    - _TO_WHOLE
+                )
+                * (value + slope * (context - start))
+                + _TO_WHOLE
+            )
+            - _TO_WHOLE
+        )
+        for context in contexts
     ]

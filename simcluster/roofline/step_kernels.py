@@ -128,10 +128,14 @@ class StepKernels:
     def _ticks(
         self, operators: list[Operator], experts: Experts | None = None
     ) -> tuple[float, ...]:
-        times = [self._operator_s(op, experts) for op in operators]
-        if self._measured is not None:
+        if self._measured is None:
+            times = [self._operator_s(op, experts) for op in operators]
+        else:
             known = self._measured.times(operators, self._timer)
-            times = [law if own is None else own for law, own in zip(times, known, strict=True)]
+            times = [
+                self._operator_s(op, experts) if own is None else own
+                for op, own in zip(operators, known, strict=True)
+            ]
         return tuple([float(round(time_s * TICKS_PER_S)) for time_s in times])
 
     def _operator_s(self, operator: Operator, experts: Experts | None) -> float:

@@ -111,6 +111,8 @@ def checks(data_dir: Path) -> list[Check]:
         raise UnavailableError(
             'needs the package aiconfigurator-core: pip install "simcluster[aic]"'
         )
+    for system in GPUS:
+        rows(data_dir, system)  # a missing file is said before the work
     found = [item for gpu in GPUS.values() for item in kernel_checks(gpu)]
     return found + served_checks(data_dir)
 
@@ -125,17 +127,18 @@ def kernel_checks(gpu: str) -> list[Check]:
     found = []
     for dtype, quantity in (("bf16", "each GEMM"), ("fp8", "each 8-bit GEMM")):
         calls = [Gemm(dtype, float(m), float(n), float(k)) for m in _ROWS for n, k in _WIDTHS]
-        pairs = [(plain.gemm_s(call, 0.0), plain.law_gemm_s(call)) for call in calls]
+        law = [plain.law_gemm_s(call) for call in calls]
+        pairs = [(plain.gemm_s(call, law_s), law_s) for call, law_s in zip(calls, law, strict=True)]
         found.append(about(*_known(pairs), quantity=quantity))
     decode, prefill = [], []
     for heads, kv_heads in _HEADS:
         seen = Heads(float(heads), float(kv_heads), 128, 2.0)
         for batch in _BATCHES:
-            law = [plain.law_decode_s(seen, batch, float(c)) for c in _CONTEXTS]
+            times = [plain.law_decode_s(seen, batch, float(c)) for c in _CONTEXTS]
             ratios = dict(plain.decode_ratios(seen, batch) or ())
             decode += [
                 (law_s * ratios[c], law_s)
-                for c, law_s in zip(_CONTEXTS, law, strict=True)
+                for c, law_s in zip(_CONTEXTS, times, strict=True)
                 if c in ratios
             ]
         for new in _PROMPTS:

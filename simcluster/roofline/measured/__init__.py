@@ -13,7 +13,11 @@ aic          NVIDIA's aiconfigurator-core, an optional package
 
 from __future__ import annotations
 
-from simcluster.config import AICONFIGURATOR, LAW, Environment
+from functools import lru_cache
+
+from simcluster.catalog.kernel_file import KernelTable
+from simcluster.catalog.specs import EngineProfile, GPUSpec
+from simcluster.config import AICONFIGURATOR, LAW, Environment, ModelConfig
 from simcluster.roofline.measured.base import Coverage, MeasuredKernels
 
 __all__ = ["Coverage", "MeasuredKernels", "measured_kernels"]
@@ -30,14 +34,26 @@ def measured_kernels(environment: Environment, tp_size: int) -> MeasuredKernels 
         If a file has no rows of the GPU.
     """
     kernels = environment.kernels
-    gpu, engine = environment.cluster.gpu, environment.engine
     if kernels == LAW:
         return None
-    if isinstance(kernels, str):
-        assert kernels == AICONFIGURATOR, kernels
-        from simcluster.roofline.measured.aic import AicKernels
+    gpu, engine = environment.cluster.gpu, environment.engine
+    return _source(kernels, environment.model, gpu, engine, tp_size)
 
-        return AicKernels(environment.model, gpu, engine, tp_size)
-    from simcluster.roofline.measured.own import OwnKernels
 
-    return OwnKernels(kernels, environment.model, gpu, engine, tp_size)
+@lru_cache(maxsize=32)
+def _source(
+    kernels: str | KernelTable,
+    model: ModelConfig,
+    gpu: GPUSpec,
+    engine: EngineProfile,
+    tp_size: int,
+) -> MeasuredKernels:
+    """Return the kernel times of equal settings once: what they look up, they keep."""
+    if isinstance(kernels, KernelTable):
+        from simcluster.roofline.measured.own import OwnKernels
+
+        return OwnKernels(kernels, model, gpu, engine, tp_size)
+    assert kernels == AICONFIGURATOR, kernels
+    from simcluster.roofline.measured.aic import AicKernels
+
+    return AicKernels(model, gpu, engine, tp_size)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Final
@@ -20,6 +20,7 @@ from simcluster.catalog.layers import Attention
 from simcluster.catalog.specs import EngineProfile, GPUSpec
 from simcluster.config import AICONFIGURATOR, ModelConfig
 from simcluster.errors import ConfigError
+from simcluster.roofline.bounded import remember
 from simcluster.roofline.measured.base import (
     Coverage,
     Elementwise,
@@ -83,6 +84,8 @@ CACHE_MODES: Final = {2.0: "bfloat16", 1.0: "fp8"}
 SKEW: Final = "power_law_1.01"
 """How unevenly tokens choose experts: what the package's models take by default
 (sdk/models/*.py, ``_power_law_alpha = 1.01``)."""
+_EACH: Final = 64
+"""Rows up to which each number is asked for."""
 _LEAST_PREFILL: Final = 0.25
 """Least ratio to the law of prefill attention, where what is taken off is most of a short call."""
 _CONTEXTS: Final = tuple(float(2**i) for i in range(18))
@@ -105,6 +108,7 @@ class AicKernels(MeasuredKernels):
     """
 
     brings_inputs = ("fp8-block", "mxfp8", "nvfp4")
+    knows_elementwise = False
 
     def in_call(self, operator: Operator) -> bool:
         """Whether a measured call of experts holds this kernel.
@@ -123,6 +127,7 @@ class AicKernels(MeasuredKernels):
         self._tables = tables_of(gpu.name, backend)
         self._gpu, self._backend = gpu, backend
         self._rows_of: dict[str, str] = {}
+        self._ratios: dict[tuple[object, int], float | None] = {}
         if not self.coverage().measured:
             rule = f"{self._tables.name} has no rows of the kernels of {model.spec.name}"
             raise ConfigError(KEY, AICONFIGURATOR, rule, 'Use kernels = "law", or a file.')
@@ -134,6 +139,15 @@ class AicKernels(MeasuredKernels):
         mode = GEMM_MODES.get(call.dtype)
         if mode is None:
             return None
+
+        def ratio(m: int) -> float | None:
+            at = call._replace(m=float(m))
+            answer = self._gemm_answer(at, mode)
+            return None if answer is None else answer / self.law_gemm_s(at)
+
+        return self._between(call._replace(m=0.0), call.m, law_s, ratio)
+
+    def _gemm_answer(self, call: Gemm, mode: str) -> float | None:
         # With low_precision_input the answer of fp8_static does not bring the input to 8 bits.
         op = self._tables.ops.GEMM(
             "gemm",
@@ -146,8 +160,38 @@ class AicKernels(MeasuredKernels):
         m = int(call.m)
         return self._tables.ask(op, is_context=False, batch_size=m, s=1, x=m)
 
+    def _between(
+        self, key: object, num_tokens: float, law_s: float, ratio: Callable[[int], float | None]
+    ) -> float | None:
+        """Time of a call (s) from the ratios at the numbers of rows that are asked for.
+
+        Those of up to `_EACH` rows, and beyond them four in each octave: steps with prompts have
+        thousands of different numbers of rows, and asking for each would take longer than the
+        simulation. In between the ratio is linear in the rows.
+        """
+        low, high = rows_around(int(num_tokens))
+        ends = []
+        for m in (low, high):
+            if (key, m) not in self._ratios:
+                remember(self._ratios, (key, m), ratio(m))
+            ends.append(self._ratios[key, m])
+        first, last = ends
+        if first is None or last is None:
+            return None
+        share = (num_tokens - low) / (high - low) if high > low else 0.0
+        return law_s * (first + share * (last - first))
+
     def experts_s(self, call: ExpertCall, law_s: float) -> float | None:
         """Time of the experts of a layer (s)."""
+
+        def ratio(m: int) -> float | None:
+            at = call._replace(m=float(m))
+            answer = self._experts_answer(at)
+            return None if answer is None else answer / self._law_experts_s(at)
+
+        return self._between(call._replace(m=0.0), call.m, law_s, ratio)
+
+    def _experts_answer(self, call: ExpertCall) -> float | None:
         modes = EXPERT_MODES.get(call.dtype, ())
         if call.dtype == "mxfp4" and self._gpu.native_4bit:
             modes = ON_BLACKWELL
@@ -209,7 +253,17 @@ class AicKernels(MeasuredKernels):
         return found
 
     def prefill_ratio(self, heads: Heads, new: int, cached: int, num_chunks: int) -> float | None:
-        """Measured over law's time of a chunk of `new` tokens behind `cached` ones."""
+        """Measured over law's time of a chunk of `new` tokens behind `cached` ones.
+
+        It is asked for as `_between` says, behind as many cached tokens as its grid has below.
+        """
+        behind = rows_around(cached)[0] if cached else 0
+        key = (heads, behind, num_chunks)
+        return self._between(
+            key, new, 1.0, lambda m: self._prefill_answer(heads, m, behind, num_chunks)
+        )
+
+    def _prefill_answer(self, heads: Heads, new: int, cached: int, num_chunks: int) -> float | None:
         mode = CACHE_MODES.get(heads.cache_bytes)
         if mode is None:
             return None
@@ -251,15 +305,21 @@ class AicKernels(MeasuredKernels):
 
     def expert_pairs(self, num_tokens: int) -> list[tuple[float | None, float]]:
         """Times of the calls of experts of `num_tokens` tokens: measured (None), by the law (s)."""
-        pairs = []
+        pairs = [(self._experts_answer(c), law_s) for c, law_s in self._expert_calls(num_tokens)]
+        return list(dict.fromkeys(pairs))
+
+    def _expert_calls(self, num_tokens: int) -> Iterator[tuple[ExpertCall, float]]:
+        """Calls of experts of each kind of layer, and their times by the law (s)."""
         for run in self._model.spec.layers:
             operators = layer_operators(self._model, run.layer, self._tp_size, num_tokens)
             members = [operator for operator in operators if self.in_call(operator)]
             call = experts_of(members, self._model)
             if call is not None:
-                law_s = sum(map(self._law.operator_s, members), 0.0)
-                pairs.append((self.experts_s(call, law_s), law_s))
-        return list(dict.fromkeys(pairs))
+                yield call, sum([self._law.operator_s(operator) for operator in members], 0.0)
+
+    def _law_experts_s(self, call: ExpertCall) -> float:
+        """Time of a call of experts of the model by the law (s)."""
+        return dict(self._expert_calls(int(call.m)))[call]
 
     def coverage(self) -> Coverage:
         """Return what of the model is measured, and what is not."""
@@ -268,7 +328,7 @@ class AicKernels(MeasuredKernels):
         for operator in self._operators():
             if operator.kind == "gemm" and not self.in_call(operator):
                 call = gemm_of(operator)
-                if self.gemm_s(call, 0.0) is None:
+                if call.dtype not in GEMM_MODES or self.gemm_s(call, 1.0) is None:
                     absent.add(call.dtype or "another dtype")
                 else:
                     gemms[call.dtype] = GEMM_MODES[call.dtype]
@@ -281,7 +341,7 @@ class AicKernels(MeasuredKernels):
         if absent and gemms:
             notes.append(f"GEMMs with weights of {', '.join(sorted(absent))} by the law")
         for experts in self._needed_experts():
-            if self.experts_s(experts, 0.0) is not None:
+            if self.experts_s(experts, 1.0) is not None:
                 rows = self._rows_of[experts.dtype]
                 measured["experts"] = f"{experts.dtype}: rows {rows}, {SKEW}"
         latent = False
@@ -374,6 +434,19 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+def rows_around(num_rows: int) -> tuple[int, int]:
+    """Return the numbers of rows that are asked for around `num_rows`; it twice if it is one.
+
+    >>> rows_around(48), rows_around(100), rows_around(128)
+    ((48, 48), (96, 112), (128, 128))
+    """
+    if num_rows <= _EACH:
+        return num_rows, num_rows
+    step = 1 << (num_rows.bit_length() - 3)
+    low = num_rows // step * step
+    return (low, low) if low == num_rows else (low, low + step)
 
 
 def backend_of(engine: str) -> str:

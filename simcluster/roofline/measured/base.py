@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Final, NamedTuple
 
-from simcluster.catalog.layers import WEIGHT_DTYPES, Attention
+from simcluster.catalog.layers import BF16, WEIGHT_DTYPES, Attention
 from simcluster.catalog.specs import EngineProfile, GPUSpec
 from simcluster.config import ModelConfig
 from simcluster.roofline.attention import AttentionKind
@@ -131,6 +131,9 @@ class MeasuredKernels(ABC):
     brings_inputs: ClassVar[tuple[str, ...]] = ()
     """Weights whose multiplications hold bringing inputs to fewer bits in what is measured."""
 
+    knows_elementwise: ClassVar[bool] = True
+    """It may have measured elementwise kernels."""
+
     def __init__(
         self, model: ModelConfig, gpu: GPUSpec, engine: EngineProfile, tp_size: int
     ) -> None:
@@ -146,6 +149,7 @@ class MeasuredKernels(ABC):
         )
         self._known: dict[object, float | None] = {}
         self._law_kinds: dict[Heads, AttentionKind] = {}
+        self._curves: dict[tuple[Heads, int], RatioCurve | None] = {}
 
     def in_call(self, operator: Operator) -> bool:
         """Whether a measured call of experts holds this kernel."""
@@ -198,17 +202,17 @@ class MeasuredKernels(ABC):
             gemm = gemm_of(operator)
             if gemm.dtype == "":
                 return None
-            law_s = self._law.operator_s(operator)
-            measured = self._once(gemm, lambda: self.gemm_s(gemm, law_s))
+            measured = self._once(gemm, lambda: self.gemm_s(gemm, self._law.operator_s(operator)))
             if measured is None or gemm.dtype in self.brings_inputs:
                 return measured
-            return measured + (timer.operator_s(operator) - law_s)
-        if operator.kind == "elementwise":
+            if operator.arithmetic == BF16.arithmetic:
+                return measured
+            return measured + (timer.operator_s(operator) - self._law.operator_s(operator))
+        if operator.kind == "elementwise" and self.knows_elementwise:
             row = elementwise_of(operator, self._model.kv_bytes)
             if row is None:
                 return None
-            law_s = timer.operator_s(operator)
-            return self._once(row, lambda: self.elementwise_s(row, law_s))
+            return self._once(row, lambda: self.elementwise_s(row, timer.operator_s(operator)))
         return None
 
     def _once(self, key: object, ask: Callable[[], float | None]) -> float | None:
@@ -233,10 +237,12 @@ class MeasuredKernels(ABC):
 
     def decode_curve(self, mixer: Attention, num_decodes: int) -> RatioCurve | None:
         """Return measured over law's time of decode attention of a batch, by tokens of context."""
-        knots = self.decode_ratios(self.heads_of(mixer), num_decodes)
-        if not knots:
-            return None
-        return RatioCurve([(mean * num_decodes, ratio) for mean, ratio in knots])
+        key = (self.heads_of(mixer), num_decodes)
+        if key not in self._curves:
+            knots = self.decode_ratios(*key)
+            points = [(mean * num_decodes, ratio) for mean, ratio in knots or ()]
+            remember(self._curves, key, RatioCurve(points) if points else None)
+        return self._curves[key]
 
     def chunks_ratio(self, mixer: Attention, chunks: tuple[tuple[int, int], ...]) -> float:
         """Measured over law's time of prefill attention of `chunks`, weighed by their pairs."""

@@ -57,10 +57,27 @@ class RatioCurve:
 
     def at_all(self, tokens: FloatArray) -> FloatArray:
         """Like `at` for an array, shape as `tokens`."""
-        start, value, slope = self._table[
-            np.searchsorted(self._knots_array, tokens, side="right")
-        ].T
+        index = np.searchsorted(self._knots_array, tokens, side="right")
+        start, value, slope = self._table[index].T
         result: FloatArray = tokens - start
         result *= slope
         result += value
+        return result
+
+    def at_rising(self, tokens: FloatArray) -> FloatArray:
+        """Like `at_all` for numbers that rise, segment by segment."""
+        first = bisect_right(self._knots, tokens[0])
+        last = bisect_right(self._knots, tokens[-1])
+        result = np.empty_like(tokens)
+        begin = 0
+        for index in range(first, last + 1):
+            end = len(tokens)
+            if index < last:
+                end = int(np.searchsorted(tokens, self._knots[index], side="left"))
+            start, value, slope = self._base[index]
+            part = result[begin:end]
+            np.subtract(tokens[begin:end], start, out=part)
+            part *= slope
+            part += value
+            begin = end
         return result
