@@ -17,6 +17,7 @@ from simcluster.catalog.store import packaged
 from simcluster.config import ModelConfig
 from simcluster.roofline.memory import kv_blocks
 from simcluster.scenario.tables import EngineTable
+from simcluster.sched import splitting
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CATALOGUE = (DOCS / "catalogue.md").read_text(encoding="utf-8")
@@ -33,7 +34,7 @@ def engine_row(engine: EngineProfile) -> tuple[str, ...]:
     if engine.overlaps_host:
         host += ", under the step before"
     graphs = f"decode, to {engine.graph_max_seqs}" if engine.graph_max_seqs else "none"
-    budget = engine.chunk_size if engine.scheduler == "chunked" else "a prompt"
+    budget = engine.chunk_size if engine.scheduler in splitting() else "a prompt"
     limits = f"{budget}, {engine.max_num_seqs}"
     if engine.large_gpu_chunk_size:
         limits += f"; on large GPUs {engine.large_gpu_chunk_size}, {engine.large_gpu_max_num_seqs}"

@@ -157,7 +157,10 @@ def _key(model: str, software: str) -> tuple[str, str]:
 
 
 def tokens_per_s(gpu: str, setting: Setting) -> float:
-    """Return output tokens per second and GPU where requests are never short."""
+    """Return output tokens per second and GPU where requests are never short.
+
+    NVIDIA's harness packs requests (``trtllm_batch_sched_policy``, by default ``max_util``).
+    """
     where = environment(
         gpu,
         setting.model,
@@ -166,7 +169,7 @@ def tokens_per_s(gpu: str, setting: Setting) -> float:
         max_model_len=2 * (setting.prompt_len + setting.output_len),
         weight_dtype="fp8",
         kv_dtype=setting.kv_dtype,
-        changes={"gpu_memory_utilization": setting.kv_share},
+        changes={"gpu_memory_utilization": setting.kv_share, "reserves_output": False},
     )
     engine = where.engine.on(where.cluster.gpu)
     seqs = setting.max_num_seqs or engine.max_num_seqs
