@@ -7,9 +7,11 @@ import functools
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from simcluster import catalog
 from simcluster.catalog import kernel_file
 from simcluster.catalog.kernel_file import KernelCall, KernelRow, KernelTable
 from simcluster.catalog.layers import WEIGHT_DTYPES
@@ -20,6 +22,7 @@ from simcluster.roofline import StageTime, StepShape, StepTime
 from simcluster.roofline.kernels import KernelTimer
 from simcluster.roofline.measured import measured_kernels
 from simcluster.roofline.measured.base import Gemm, gemm_of
+from simcluster.roofline.measured.curve import RatioCurve
 from simcluster.roofline.measured.own import OwnKernels
 from simcluster.roofline.operators import Operator, head_operators, layer_operators
 from simcluster.roofline.sources import StepTimeFactory, StepTimeSource, source_of
@@ -268,6 +271,46 @@ def _unchecked(table: KernelTable, where: Environment) -> OwnKernels:
             pass
 
     return Unchecked(table, where.model, where.cluster.gpu, where.engine, 1)
+
+
+def test_a_number_and_arrays_give_the_same_bits_also_at_knots() -> None:
+    """One by one, all at once, in rising order and along one segment."""
+    rng = np.random.default_rng(5)
+    knots = np.cumsum(rng.integers(3, 400, 9)).astype(float)
+    curve = RatioCurve([(x, float(r)) for x, r in zip(knots, rng.uniform(0.1, 9, 9), strict=True)])
+    tokens = np.arange(1.0, knots[-1] + 60.0)
+    one_by_one = [curve.at(x) for x in tokens.tolist()]
+    assert curve.at_all(tokens).tolist() == one_by_one
+    for first in (0, 1, int(knots[3]) - 1, int(knots[3])):
+        for stride in (1, 7):
+            part = tokens[first::stride]
+            assert curve.at_rising(part).tolist() == one_by_one[first::stride]
+    for low, high in ((1.0, 2.0), (knots[2], knots[3] - 1.0), (knots[-1], knots[-1] + 5.0)):
+        line = curve.segment(low, high)
+        assert line is not None
+        start, value, slope = line
+        assert value + slope * (high - start) == curve.at(high)
+    assert curve.segment(knots[2] - 1.0, knots[2]) is None
+
+
+def test_attention_that_is_faster_than_the_laws_latency_leaves_no_line_out(tmp_path: Path) -> None:
+    """Steps issued kernel by kernel: a count of tokens that comes again takes as long as at first.
+
+    The lines that matter are sought for attention times from the least one on.
+    """
+    law = dataclasses.replace(llama(), engine=catalog.engine("eager"))
+    rows = [
+        f"attention_prefill,{m},,,{batch},0,32,8,128,,,bf16,0.05"
+        for m in (1, 512)
+        for batch in (1, 4)
+    ]
+    own = dataclasses.replace(law, kernels=kernel_file.read(written(tmp_path, *rows)))
+    asked = source_of(own)(own, 1)
+    for tokens in (16, 64, 128, 300):
+        alone = StepShape(0, 0, ((tokens, 0),), 1, 0)
+        two = StepShape(0, 0, ((tokens - 8, 0), (8, 0)), 1, 0)
+        for shape in (alone, two, alone, two):
+            assert asked.gpu_s(shape) == source_of(own)(own, 1).gpu_s(shape)
 
 
 # What is refused, and what is said ---------------------------------------------------------------
