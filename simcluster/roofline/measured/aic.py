@@ -182,7 +182,10 @@ class AicKernels(MeasuredKernels):
         return law_s * (first + share * (last - first))
 
     def experts_s(self, call: ExpertCall, law_s: float) -> float | None:
-        """Time of the experts of a layer (s)."""
+        """Time of the experts of a layer (s); None where ranks hold whole experts."""
+        experts = self._model.spec.experts
+        if experts is None or round(call.width * self._tp_size) != experts.ffn_dim:
+            return None
 
         def ratio(m: int) -> float | None:
             at = call._replace(m=float(m))
