@@ -227,7 +227,7 @@ def test_another_gpu_in_a_node_shape_brings_its_own_fabric() -> None:
 
 def test_the_engine_table_overrides_every_number_of_a_profile() -> None:
     """A new number of `EngineProfile` needs its key."""
-    others = {"profile", "max_model_len", "step_times"}
+    others = {"profile", "max_model_len", "step_times", "kernels"}
     keys = {f.name for f in dataclasses.fields(EngineTable)} - others
     assert keys == {f.name for f in dataclasses.fields(EngineProfile)} - {"name", "source"}
 
