@@ -360,10 +360,18 @@ def kernel_lines(scenario: Scenario) -> list[str]:
             for tp_size in sorted(degrees or {1}):
                 for line in _coverage(own, tp_size):
                     lines.setdefault(line, []).append(tp_size)
-    return [
+    spread = [
+        strategy.name
+        for strategy in scenario.strategies
+        if any((getattr(strategy, key, None) or 1) > 1 for key in ("ep_size", "dp_size"))
+    ]
+    said = [
         line if set(found) == (degrees or {1}) else f"TP {found[0]}: {line}"
         for line, found in lines.items()
     ]
+    if spread:
+        said.append(f"{', '.join(spread)}: experts by the law, which ep_size and dp_size spread")
+    return said
 
 
 def _coverage(environment: Environment, tp_size: int) -> list[str]:

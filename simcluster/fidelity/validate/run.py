@@ -11,8 +11,8 @@ from typing import Final
 from simcluster.errors import DataError, nearest
 from simcluster.fidelity.validate import (
     aic_e2e,
-    aic_layouts,
     aic_kernels,
+    aic_layouts,
     apex_e2e,
     blis_vllm015,
     distserve_fits,

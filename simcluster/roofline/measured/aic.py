@@ -117,6 +117,8 @@ class AicKernels(MeasuredKernels):
         is the choice of experts, for which the package's models have no kernel of its own
         (sdk/models/blocks/moe.py).
         """
+        if operator.kind not in ("gemm", "elementwise"):
+            return False
         return operator.name.startswith("experts_") or operator.name == "top_k"
 
     def __init__(
@@ -182,10 +184,7 @@ class AicKernels(MeasuredKernels):
         return law_s * (first + share * (last - first))
 
     def experts_s(self, call: ExpertCall, law_s: float) -> float | None:
-        """Time of the experts of a layer (s); None where ranks hold whole experts."""
-        experts = self._model.spec.experts
-        if experts is None or round(call.width * self._tp_size) != experts.ffn_dim:
-            return None
+        """Time of the experts of a layer (s)."""
 
         def ratio(m: int) -> float | None:
             at = call._replace(m=float(m))

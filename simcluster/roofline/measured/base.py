@@ -226,8 +226,11 @@ class MeasuredKernels(ABC):
         """Share the time of a call of experts out over its kernels, as the law does."""
         members = [i for i, operator in enumerate(operators) if self.in_call(operator)]
         call = experts_of([operators[i] for i in members], self._model)
-        if call is None:
+        experts = self._model.spec.experts
+        if call is None or experts is None:
             return
+        if round(call.width * self._tp_size) != experts.ffn_dim:
+            return  # spread over other GPUs than those of the tensor-parallel group
         law = [self._law.operator_s(operators[i]) for i in members]
         whole_s = sum(law, 0.0)
         measured = self._once(call, lambda: self.experts_s(call, whole_s))

@@ -149,9 +149,7 @@ def test_open_pairs_get_more_replications_until_they_are_settled(seed: int) -> N
         (32, 0.017, None),  # decided
     ],
 )
-def test_an_open_pair_gets_what_would_settle_it(
-    size: int, half: float, wanted: int | None
-) -> None:
+def test_an_open_pair_gets_what_would_settle_it(size: int, half: float, wanted: int | None) -> None:
     """Of 2 %: size * (half / (0.9 * ln 1.02)) ** 2 replications, on paper."""
     names = ("one", "two")
     verdicts = {name: verdict(name, 100.0, size) for name in names}
