@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from simcluster.frames import packed
 from simcluster.frames.schema import KERNELS, Schema
 from simcluster.units import IntArray
 
@@ -57,19 +58,113 @@ class Columns:
                 self._blank.remove(name)
             array[rows] = column
 
-    def pop(self, name: str) -> npt.NDArray[Any]:
-        """Take one column out."""
-        return self._arrays.pop(name)[: self.num_rows]
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns."""
+        return {name: array[: self.num_rows] for name, array in self._arrays.items()}
+
+
+class Chunks:
+    """Rows of a frame, in chunks of `packed.ROWS` rows that are packed when they are full.
+
+    Rows come in any order. A chunk is full when as many rows were written as it has.
+    """
+
+    __slots__ = ("_dtypes", "_open", "_packed", "_written", "num_rows")
+
+    def __init__(self, dtypes: Mapping[str, str]) -> None:
+        self._dtypes = dict(dtypes)
+        self._open: dict[int, Columns] = {}
+        self._written: dict[int, int] = {}
+        self._packed: dict[int, dict[str, Any]] = {}
+        self.num_rows = 0
+
+    def append(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Add rows at the end, whose entries are in the order of the columns."""
+        size: int = packed.ROWS
+        done = 0
+        while done < len(rows):
+            number, place = divmod(self.num_rows, size)
+            some = rows[done : done + size - place]
+            chunk = self._chunk(number)
+            chunk.append(some)
+            self.num_rows += len(some)
+            self._count(number, len(some))
+            done += len(some)
+
+    def put(self, rows: IntArray, values: Iterable[Sequence[Any]]) -> None:
+        """Write some rows, which hold 0, values column by column; none is written twice."""
+        if not len(rows):
+            return
+        size: int = packed.ROWS
+        first, last = int(rows.min()) // size, int(rows.max()) // size
+        self.num_rows = max(self.num_rows, int(rows.max()) + 1)
+        if first == last:
+            self._put(first, rows - first * size, values)
+            return
+        number_of = rows // size
+        columns = [list(column) for column in values]
+        for number in range(first, last + 1):
+            own = np.flatnonzero(number_of == number)
+            if len(own):
+                chosen = own.tolist()
+                parts = [[column[i] for i in chosen] for column in columns]
+                self._put(number, rows[own] - number * size, parts)
+
+    def _put(self, number: int, rows: IntArray, values: Iterable[Sequence[Any]]) -> None:
+        chunk = self._chunk(number)
+        chunk.make_room(int(rows.max()) + 1)
+        chunk.put(rows, values)
+        self._count(number, len(rows))
+
+    def _chunk(self, number: int) -> Columns:
+        chunk = self._open.get(number)
+        if chunk is None:
+            chunk = self._open[number] = Columns(self._dtypes)
+        return chunk
+
+    def _count(self, number: int, more: int) -> None:
+        """Pack a chunk when all its rows are written."""
+        self._written[number] = self._written.get(number, 0) + more
+        if self._written[number] == packed.ROWS:
+            self._pack(number)
+
+    def _pack(self, number: int) -> None:
+        arrays = self._open.pop(number).arrays()
+        self._packed[number] = {name: packed.Packed(arrays.pop(name)) for name in self._dtypes}
+
+    def take(self, num_rows: int = 0) -> dict[str, npt.NDArray[Any]] | packed.PackedFrame:
+        """Return all rows, at least `num_rows`; nothing is left here, so that none is kept twice.
+
+        Returns
+        -------
+        dict of str to ndarray, or PackedFrame
+            Arrays, where all rows are one chunk.
+        """
+        size: int = packed.ROWS
+        num_rows = self.num_rows = max(self.num_rows, num_rows)
+        if num_rows <= size and not self._packed:
+            chunk = self._chunk(0)
+            chunk.make_room(num_rows)
+            self._open.clear()
+            return chunk.arrays()
+        for number in range(-(-num_rows // size)):
+            if number not in self._packed:
+                self._chunk(number).make_room(min(size, num_rows - number * size))
+                self._pack(number)
+        numbers = sorted(self._packed)
+        whole = {name: [self._packed[n].pop(name) for n in numbers] for name in self._dtypes}
+        self._packed.clear()
+        return packed.PackedFrame(whole)
 
 
 class Log:
     """Rows of one frame, turned into typed arrays chunk by chunk so that tuples do not pile up."""
 
-    __slots__ = ("_columns", "_schema", "rows")
+    __slots__ = ("_chunks", "_schema", "rows")
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._columns = Columns(_dtypes(schema))
+        self._chunks = Chunks(_dtypes(schema))
         self.rows: list[tuple[Any, ...]] = []
 
     def add(self, row: tuple[Any, ...]) -> None:
@@ -79,15 +174,15 @@ class Log:
             self._flush()
 
     def _flush(self) -> None:
-        self._columns.append(self.rows)
+        self._chunks.append(self.rows)
         self.rows.clear()
 
-    def columns(self) -> dict[str, npt.NDArray[Any]]:
+    def columns(self) -> dict[str, npt.NDArray[Any]] | packed.PackedFrame:
         """All rows, by column; the log is empty afterwards, so that they are not kept twice."""
         if self.rows:
             self._flush()
-        columns = {name: self._columns.pop(name) for name in self._schema}
-        self._columns = Columns(_dtypes(self._schema))
+        columns = self._chunks.take()
+        self._chunks = Chunks(_dtypes(self._schema))
         return columns
 
 

@@ -9,7 +9,16 @@ import numpy.typing as npt
 
 from simcluster.engine.log import KernelLog, Log
 from simcluster.engine.request_log import RequestLog
-from simcluster.frames.schema import INSTANCES, SCALING, SEGMENTS, SPANS, TRANSFERS, WINDOWS
+from simcluster.frames.packed import Derive, PackedFrame
+from simcluster.frames.schema import (
+    INSTANCES,
+    SCALING,
+    SEGMENTS,
+    SPANS,
+    TRANSFERS,
+    WINDOWS,
+    Columns,
+)
 
 _TRANSFER_STAMPS: Final = (
     "request_id",
@@ -49,11 +58,34 @@ class Recorder:
         self.instances = Log(INSTANCES)
 
 
-def transfer_columns(log: Log) -> dict[str, npt.NDArray[Any]]:
+def transfer_columns(log: Log) -> Columns:
     """Return the columns of the transfers frame from the rows of `log`."""
     columns = log.columns()
-    columns["wait_s"] = columns["start_s"] - columns["requested_s"]
-    columns["duration_s"] = duration_s = columns["end_s"] - columns["start_s"]
-    instant = duration_s == 0
-    columns["bytes_per_s"] = columns["num_bytes"] / np.where(instant, np.nan, duration_s)
+    if isinstance(columns, PackedFrame):
+        return columns.derive(_DERIVED, list(TRANSFERS))
+    for name, derive in _DERIVED.items():
+        columns[name] = derive(columns)
     return columns
+
+
+def _wait_s(columns: Columns) -> npt.NDArray[Any]:
+    wait_s: npt.NDArray[Any] = columns["start_s"] - columns["requested_s"]
+    return wait_s
+
+
+def _duration_s(columns: Columns) -> npt.NDArray[Any]:
+    duration_s: npt.NDArray[Any] = columns["end_s"] - columns["start_s"]
+    return duration_s
+
+
+def _bytes_per_s(columns: Columns) -> npt.NDArray[Any]:
+    duration_s = _duration_s(columns)
+    speed: npt.NDArray[Any] = columns["num_bytes"] / np.where(duration_s == 0, np.nan, duration_s)
+    return speed
+
+
+_DERIVED: Final[dict[str, Derive]] = {
+    "wait_s": _wait_s,
+    "duration_s": _duration_s,
+    "bytes_per_s": _bytes_per_s,
+}

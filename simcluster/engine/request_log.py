@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from simcluster.engine.log import CHUNK, Columns
-from simcluster.frames.schema import REQUESTS
+from simcluster.engine.log import CHUNK, Chunks
+from simcluster.frames.packed import Derive, PackedFrame
+from simcluster.frames.schema import REQUESTS, Columns
 from simcluster.request import Request, RequestStatus
 from simcluster.units import FloatArray
 
@@ -54,7 +55,7 @@ class RequestLog:
         self.num_arrived = 0
         self._present: dict[int, Request] = {}
         self._ended: list[Request] = []
-        self._columns = Columns(
+        self._chunks = Chunks(
             {n: REQUESTS[n].dtype for n in (*_STAMPS, *_COUNTS)}
             | {"model": "int32", "status": "int8"}
         )
@@ -72,17 +73,16 @@ class RequestLog:
             self._write(self._ended)
 
     def _write(self, requests: list[Request]) -> None:
-        self._columns.make_room(self.num_arrived)
         rows = np.fromiter((r.request_id for r in requests), np.int64, len(requests))
         codes = [_STATUS_CODES.get(r.status, 0) for r in requests]
-        self._columns.put(rows, (*zip(*map(_row_of, requests), strict=True), codes))
+        self._chunks.put(rows, (*zip(*map(_row_of, requests), strict=True), codes))
         requests.clear()
 
     def columns(
         self,
         models: Sequence[str],
         quality_of: Callable[[FloatArray], FloatArray] | None = None,
-    ) -> dict[str, npt.NDArray[Any]]:
+    ) -> dict[str, npt.NDArray[Any]] | PackedFrame:
         """Return the frame, in order of arrival, unfinished ones included; empty the log.
 
         Parameters
@@ -97,25 +97,81 @@ class RequestLog:
             if requests:
                 self._write(requests)
         self._present.clear()
-        columns = {name: self._columns.pop(name) for name in (*_STAMPS, *_COUNTS)}
-        codes = self._columns.pop("status")
-        # Computed, but still held back when the run was stopped: its user has not seen the end.
-        codes[(codes == 1) & np.isnan(columns["last_output_s"])] = 0
-        columns["status"] = _STATUS[codes]
-        chosen = self._columns.pop("model")
+        numbers = self._chunks.take(self.num_arrived)
+        if isinstance(numbers, PackedFrame):
+            return self._packed(numbers, models, quality_of)
+        columns = {name: numbers[name] for name in (*_STAMPS, *_COUNTS)}
+        columns["status"] = _status(numbers)
+        chosen = numbers["model"]
         # What is the same for all takes no memory.
         columns["model"] = np.broadcast_to(np.array(models[:1], dtype=object), len(chosen))
         if len(models) > 1:
             columns["model"] = np.array(models, dtype=object)[chosen]
         columns["quality"] = np.broadcast_to(np.nan, len(chosen))
         if quality_of is not None and len(chosen):
-            expected = quality_of(columns["score"])
-            columns["quality"] = expected[np.arange(len(chosen)), chosen]
-        arrival = columns["arrival_s"]
-        columns["queue_s"] = columns["scheduled_s"] - arrival
-        columns["ttft_s"] = columns["first_output_s"] - arrival
-        columns["e2el_s"] = columns["last_output_s"] - arrival
-        gaps = columns["output_len"] - 1.0
-        gaps[gaps == 0] = np.nan
-        columns["tpot_s"] = (columns["last_output_s"] - columns["first_output_s"]) / gaps
+            columns["quality"] = _quality(quality_of, columns["score"], chosen)
+        for name, derive in _DERIVED.items():
+            columns[name] = derive(columns)
         return {name: columns[name] for name in REQUESTS}
+
+    def _packed(
+        self,
+        numbers: PackedFrame,
+        models: Sequence[str],
+        quality_of: Callable[[FloatArray], FloatArray] | None,
+    ) -> PackedFrame:
+        """Return the frame of a long run (`frames.packed`)."""
+        chosen = numbers["model"]
+        quality = np.broadcast_to(np.nan, len(chosen))
+        if quality_of is not None:
+            quality = _quality(quality_of, numbers["score"], chosen)
+        columns = numbers.with_column("quality", quality)
+        columns = columns.with_column("model", np.array(models, dtype=object)[chosen])
+        columns = columns.with_column("status", _status(numbers))
+        return columns.derive(_DERIVED, list(REQUESTS))
+
+
+def _status(numbers: Columns) -> npt.NDArray[Any]:
+    # Computed, but still held back when the run was stopped: its user has not seen the end.
+    codes = numbers["status"].copy()
+    codes[(codes == 1) & np.isnan(numbers["last_output_s"])] = 0
+    status: npt.NDArray[Any] = _STATUS[codes]
+    return status
+
+
+def _quality(
+    quality_of: Callable[[FloatArray], FloatArray], score: FloatArray, model: npt.NDArray[Any]
+) -> FloatArray:
+    expected = quality_of(score)
+    chosen: FloatArray = expected[np.arange(len(model)), model]
+    return chosen
+
+
+def _queue_s(columns: Columns) -> FloatArray:
+    queue_s: FloatArray = columns["scheduled_s"] - columns["arrival_s"]
+    return queue_s
+
+
+def _ttft_s(columns: Columns) -> FloatArray:
+    ttft_s: FloatArray = columns["first_output_s"] - columns["arrival_s"]
+    return ttft_s
+
+
+def _e2el_s(columns: Columns) -> FloatArray:
+    e2el_s: FloatArray = columns["last_output_s"] - columns["arrival_s"]
+    return e2el_s
+
+
+def _tpot_s(columns: Columns) -> FloatArray:
+    gaps = columns["output_len"] - 1.0
+    gaps[gaps == 0] = np.nan
+    tpot_s: FloatArray = (columns["last_output_s"] - columns["first_output_s"]) / gaps
+    return tpot_s
+
+
+_DERIVED: Final[dict[str, Derive]] = {
+    "queue_s": _queue_s,
+    "ttft_s": _ttft_s,
+    "e2el_s": _e2el_s,
+    "tpot_s": _tpot_s,
+}

@@ -6,6 +6,8 @@ module     idea
 schema     columns of every frame, with type, unit and meaning
 metrics    latencies, targets met, levels over time, one row per run
 goodput    goodput on a grid of rates
+packed     frames of long runs in little memory
+parts      a run in parts: some requests at a time
 unroll     every step and token of a run, from its spans
 itl        gaps between the tokens of a run, and their percentiles
 breakdown  where the time of a request goes

@@ -11,26 +11,29 @@ held back is every token's release looked at.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from simcluster.config import Environment
 from simcluster.frames.metrics import PERCENTILES, STATISTICS, quantiles
-from simcluster.frames.schema import ITL_P99
+from simcluster.frames.packed import with_column
+from simcluster.frames.parts import PART, parts_of
+from simcluster.frames.schema import ITL_P99, Columns
 from simcluster.frames.unroll import (
     Frames,
-    Lanes,
+    decode_steps,
     inter_token_latencies,
     released_times,
-    steps,
     token_layout,
-    token_times,
+    token_times_of,
 )
 from simcluster.roofline.sources import StepTimeFactory
-from simcluster.units import FloatArray, IntArray
+from simcluster.units import TICKS_PER_S, FloatArray, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -66,18 +69,9 @@ class Gaps:
             ``mean``, ``p50``, ``p90``, ``p95``, ``p99``, interpolated between order statistics
             (NumPy's default); NaN without a gap.
         """
-        values, weights, num_singles = self._weighted(chosen)
-        if not len(values):
-            return dict.fromkeys(STATISTICS, np.nan)
-        if len(values) == num_singles:
-            shares = [percent / 100 for percent in PERCENTILES]
-            numbers = (values.mean(), *np.quantile(values, shares))
-        else:
-            order = np.argsort(values)
-            values, below = values[order], np.cumsum(weights[order])
-            mean = np.sum(values * weights[order]) / below[-1]
-            numbers = (mean, *(_quantile(values, below, percent) for percent in PERCENTILES))
-        return dict(zip(STATISTICS, map(float, numbers), strict=True))
+        tally = Tally()
+        tally.add(*self.weighted(chosen))
+        return tally.statistics()
 
     def distribution(self, chosen: BoolArray) -> tuple[FloatArray, IntArray]:
         """Return the distinct gaps of the chosen requests (s), rising, and how often each occurs.
@@ -92,14 +86,14 @@ class Gaps:
         values, counts : ndarray
             Shape ``(num_values,)`` each; gaps that never ended are left out.
         """
-        values, weights, _ = self._weighted(chosen)
-        distinct, where = np.unique(values, return_inverse=True)
-        return distinct, np.bincount(where, weights=weights).astype(np.int64)
+        tally = Tally()
+        tally.add(*self.weighted(chosen))
+        return tally.distribution()
 
-    def _weighted(self, chosen: BoolArray) -> tuple[FloatArray, IntArray, int]:
-        """Return the gaps of the chosen requests, how often each occurs, and how many stand alone.
+    def weighted(self, chosen: BoolArray) -> tuple[FloatArray, IntArray]:
+        """Return the gaps of the chosen requests (s), some of them equal, and how often they occur.
 
-        The last of them are those that are no decode step of a batch.
+        Gaps that never ended are left out.
         """
         runs = chosen[self.run_of]
         change = np.zeros(len(self.step_s) + 1, np.int64)
@@ -110,7 +104,7 @@ class Gaps:
         singles = singles[~np.isnan(singles)]
         values = np.concatenate([self.step_s[weight > 0], singles])
         weights = np.concatenate([weight[weight > 0], np.ones(len(singles), np.int64)])
-        return values, weights, len(singles)
+        return values, weights
 
     def p99_of_each(self, num_requests: int) -> FloatArray:
         """Return the P99 of the gaps of each request (s): 99 % of them are at most this.
@@ -140,12 +134,133 @@ class Gaps:
         return p99_s
 
 
-def _quantile(values: FloatArray, below: IntArray, percent: int) -> float:
-    """Return a percentile of sorted `values`, of which ``below[i]`` are at most the i-th."""
-    place = (int(below[-1]) - 1) * (percent / 100)
-    ranks = [int(place), min(int(place) + 1, int(below[-1]) - 1)]
-    pair = values[np.searchsorted(below, ranks, side="right")]
-    return quantiles(pair, [place - int(place)])[0]
+class Tally:
+    """How often each gap occurs, of many gaps that come a part at a time.
+
+    The distinct gaps of a part are kept once, on the time grid in four bytes each. So percentiles
+    are exact, and nothing as long as the run is sorted.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
+        self._sums: list[float] = []
+        self._count = 0
+        self._most = 0.0
+
+    def add(self, values: FloatArray, weights: IntArray) -> None:
+        """Add gaps (s), >= 0, each as often as its weight says; shape ``(num_values,)`` each."""
+        if not len(values):
+            return
+        # On the time grid the sum of a part is exact, so that the order does not matter.
+        self._sums.append(float(np.sum(values * weights)))
+        order = np.argsort(values)
+        values, below = values[order], np.cumsum(weights[order])
+        last = np.append(values[1:] != values[:-1], True)
+        values, below = values[last], below[last]
+        count = int(below[-1])
+        self._count += count
+        self._most = max(self._most, float(values[-1]))
+        ticks = values * TICKS_PER_S
+        kept: npt.NDArray[Any] = values
+        if ticks[-1] < 2**32 and np.array_equal(ticks, np.rint(ticks)):
+            kept = ticks.astype(np.uint32)
+        self._parts.append((kept, below.astype(np.uint32 if count < 2**32 else np.int64)))
+
+    def statistics(self) -> dict[str, float]:
+        """Return mean, P50, P90, P95 and P99 as `Gaps.statistics` does."""
+        if not self._count:
+            return dict.fromkeys(STATISTICS, np.nan)
+        numbers = [math.fsum(self._sums) / self._count]
+        for percent in PERCENTILES:
+            place = (self._count - 1) * (percent / 100)
+            ranks = int(place), min(int(place) + 1, self._count - 1)
+            pair = np.array([self._at(rank) for rank in ranks])
+            numbers += quantiles(pair, [place - int(place)])
+        return dict(zip(STATISTICS, numbers, strict=True))
+
+    def _at(self, rank: int) -> float:
+        """Return the gap that `rank` others come before in order."""
+        # Halves the floats themselves: those of at least 0 are in the order of their bits.
+        low, high = 0, int(np.float64(self._most).view(np.int64))
+        while low < high:
+            middle = (low + high) // 2
+            if self._at_most(float(np.int64(middle).view(np.float64))) > rank:
+                high = middle
+            else:
+                low = middle + 1
+        return float(np.int64(low).view(np.float64))
+
+    def _at_most(self, value: float) -> int:
+        """Count the gaps that are at most `value` (s)."""
+        total = 0
+        for kept, below in self._parts:
+            place = value
+            if kept.dtype == np.uint32:
+                place = min(math.floor(value * TICKS_PER_S), 2**32 - 1)
+            where = int(np.searchsorted(kept, kept.dtype.type(place), side="right"))
+            total += int(below[where - 1]) if where else 0
+        return total
+
+    def distribution(self) -> tuple[FloatArray, IntArray]:
+        """Return the distinct gaps (s), rising, and how often each occurs."""
+        if not self._parts:
+            return np.empty(0), np.empty(0, np.int64)
+        values = np.concatenate(
+            [k / TICKS_PER_S if k.dtype == np.uint32 else k for k, _ in self._parts]
+        )
+        counts = np.concatenate(
+            [np.diff(below.astype(np.int64), prepend=0) for _, below in self._parts]
+        )
+        distinct, where = np.unique(values, return_inverse=True)
+        return distinct, np.bincount(where, weights=counts).astype(np.int64)
+
+
+class GapStatistics(Protocol):
+    """What tells the percentiles of the gaps of a run."""
+
+    def statistics(self, chosen: BoolArray) -> dict[str, float]:
+        """Return mean, P50, P90, P95 and P99 (s) of all gaps of the chosen requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class GapsInParts:
+    """Gaps between the released tokens of every request, unrolled part by part at each question.
+
+    The answers are those of `Gaps`, to the bit, in the memory of one part (`frames.parts`).
+    """
+
+    frames: Frames
+    """``requests``, ``spans``, ``segments``, ``windows`` and ``instances`` of the run."""
+    environment: Environment
+    """That of the run."""
+    step_time: StepTimeFactory | None = None
+    """What made the step times of the run; None: the source that `environment` names."""
+    size: int = PART
+    """Requests of a part."""
+
+    def _gaps(self) -> Iterator[tuple[slice, Gaps]]:
+        for part in parts_of(self.frames, self.environment, self.size):
+            gaps = gaps_of(part.frames, self.environment, step_time=self.step_time)
+            yield slice(part.first, part.last), gaps
+
+    def _tally(self, chosen: BoolArray) -> Tally:
+        tally = Tally()
+        for own, gaps in self._gaps():
+            tally.add(*gaps.weighted(chosen[own]))
+        return tally
+
+    def statistics(self, chosen: BoolArray) -> dict[str, float]:
+        """Return mean, P50, P90, P95 and P99 (s), as `Gaps.statistics`."""
+        return self._tally(chosen).statistics()
+
+    def distribution(self, chosen: BoolArray) -> tuple[FloatArray, IntArray]:
+        """Return the distinct gaps (s) and how often each occurs, as `Gaps.distribution`."""
+        return self._tally(chosen).distribution()
+
+    def p99_of_each(self) -> FloatArray:
+        """Return the P99 of the gaps of each request (s), as `Gaps.p99_of_each`."""
+        found = [gaps.p99_of_each(own.stop - own.start) for own, gaps in self._gaps()]
+        return np.concatenate([np.empty(0), *found])
 
 
 def gaps_of(
@@ -167,15 +282,14 @@ def gaps_of(
     InvariantError
         If the frames or the step times are not those of one run.
     """
-    log = steps(frames, environment, step_time=step_time)
+    lanes, ends = decodes_of_run = decode_steps(frames, environment, step_time=step_time)
     if not np.isnan(frames["windows"]["released_s"]).all():
-        gaps = inter_token_latencies(released_times(frames, token_times(frames, log)))
+        computed = token_times_of(frames, decodes_of_run)
+        gaps = inter_token_latencies(released_times(frames, computed))
         nothing = np.empty(0, np.int64)
         owner = np.repeat(np.arange(len(gaps)), gaps.counts)
         return Gaps(np.empty(0), nothing, nothing, nothing, gaps.values, owner)
     layout, segments = token_layout(frames), frames["segments"]
-    lanes = Lanes.of(log, np.ones(len(log["end_s"]), np.int64))
-    ends = np.asarray(log["end_s"], dtype=np.float64)[lanes.order]
     decodes = layout.num_steps > 0
     first = lanes.first_steps(segments, layout.order[decodes])
     last = first + layout.num_steps[decodes]
@@ -210,8 +324,7 @@ def gaps_of(
 
 def with_p99(
     frames: Frames, environment: Environment, *, step_time: StepTimeFactory | None = None
-) -> dict[str, npt.NDArray[Any]]:
+) -> Columns:
     """Return the requests frame with the P99 of each request's gaps (`schema.ITL_P99`)."""
-    requests = frames["requests"]
-    gaps = gaps_of(frames, environment, step_time=step_time)
-    return {**requests, ITL_P99: gaps.p99_of_each(len(requests["request_id"]))}
+    p99_s = GapsInParts(frames, environment, step_time).p99_of_each()
+    return with_column(frames["requests"], ITL_P99, p99_s)

@@ -27,7 +27,7 @@ from simcluster.units import FloatArray
 if TYPE_CHECKING:
     import pandas as pd
 
-    from simcluster.frames.itl import Gaps
+    from simcluster.frames.itl import GapStatistics
 
     Frame: TypeAlias = Columns | pd.DataFrame
 
@@ -400,7 +400,7 @@ def summarise(
     seed: int,
     num_gpus: int,
     instances: Frame | None = None,
-    gaps: Gaps | None = None,
+    gaps: GapStatistics | None = None,
 ) -> SweepRow:
     """Return the sweep row of one run.
 
@@ -416,7 +416,7 @@ def summarise(
         What the run was; copied into the row.
     instances : mapping or pandas.DataFrame, optional
         The instances frame, which says how many GPUs were held; without it `num_gpus` all the time.
-    gaps : Gaps, optional
+    gaps : GapStatistics, optional
         Gaps between the tokens of the run (`simcluster.frames.itl`); without them the ITL is NaN.
 
     Returns

@@ -119,31 +119,59 @@ def steps(
     spans = frames["spans"]
     num_steps = np.asarray(spans["num_steps"], dtype=np.int64)
     starts = np.asarray(spans["start_s"], dtype=np.float64)
-    stops = np.asarray(spans["end_s"], dtype=np.float64)
     first = np.cumsum(num_steps) - num_steps  # row of the first step of each span
-    total = int(num_steps.sum())
-
-    ends = np.empty(total)
-    ends[first] = stops
-    _fill_longer_spans(ends, first, frames, environment, source_of(environment, step_time))
-    wrong = np.flatnonzero(ends[first + num_steps - 1] != stops)
-    if len(wrong):
-        span = int(wrong[0])
-        raise InvariantError(
-            f"the steps of the span of instance {spans['instance'][span]} at {starts[span]} s end "
-            f"at {ends[first[span] + num_steps[span] - 1]} s, not at {stops[span]} s as they did in"
-            " the run: the step times are not those of the run"
-        )
-    begins = np.empty(total)
+    ends = _step_ends(frames, environment, step_time)
+    begins = np.empty_like(ends)
     begins[1:] = ends[:-1]
     begins[first] = starts
 
     columns: dict[str, npt.NDArray[Any]] = {"start_s": begins, "end_s": ends}
     for name in set(STEPS) - set(columns):
         columns[name] = np.repeat(np.asarray(spans[name]), num_steps)
-    step = np.arange(total) - np.repeat(first, num_steps)
+    step = np.arange(len(ends)) - np.repeat(first, num_steps)
     columns["context_tokens"] = columns["context_tokens"] + step * columns["num_decodes"]
     return checked(columns, STEPS)
+
+
+def _step_ends(
+    frames: Frames, environment: Environment, step_time: StepTimeFactory | None
+) -> FloatArray:
+    """Return when every step ended (s), span by span; arguments and errors as of `steps`."""
+    spans = frames["spans"]
+    num_steps = np.asarray(spans["num_steps"], dtype=np.int64)
+    stops = np.asarray(spans["end_s"], dtype=np.float64)
+    first = np.cumsum(num_steps) - num_steps
+    ends = np.empty(int(num_steps.sum()))
+    ends[first] = stops
+    _fill_longer_spans(ends, first, frames, environment, source_of(environment, step_time))
+    wrong = np.flatnonzero(ends[first + num_steps - 1] != stops)
+    if len(wrong):
+        span = int(wrong[0])
+        raise InvariantError(
+            f"the steps of the span of instance {spans['instance'][span]} at "
+            f"{spans['start_s'][span]} s end at {ends[first[span] + num_steps[span] - 1]} s, not at"
+            f" {stops[span]} s as they did in the run: the step times are not those of the run"
+        )
+    return ends
+
+
+class DecodeSteps(NamedTuple):
+    """When the decode steps of a run ended, one lane after the other."""
+
+    lanes: Lanes
+    ends: FloatArray  # shape (lanes.base[-1],), s
+
+
+def decode_steps(
+    frames: Frames, environment: Environment, *, step_time: StepTimeFactory | None = None
+) -> DecodeSteps:
+    """Return the ends of the decode steps alone; arguments and errors as of `steps`."""
+    spans = frames["spans"]
+    num_steps = np.asarray(spans["num_steps"], dtype=np.int64)
+    first = np.cumsum(num_steps) - num_steps
+    lanes = Lanes.of(spans, num_steps)
+    ends = _step_ends(frames, environment, step_time)
+    return DecodeSteps(lanes, ends[_runs(first[lanes.order], num_steps[lanes.order])])
 
 
 def _fill_longer_spans(
@@ -285,7 +313,7 @@ class Lanes:
     def of(cls, columns: Columns, num_steps: IntArray) -> Lanes:
         """Return the lanes of a frame of spans or steps, whose rows stand for `num_steps` steps."""
         num_lanes = 1 + int(np.max(columns["lane"], initial=0))
-        number = _lane_numbers(columns, num_lanes)
+        number = lane_numbers(columns, num_lanes)
         decodes = np.flatnonzero(np.asarray(columns["num_decodes"]) > 0)
         order = decodes[np.argsort(number[decodes], kind="stable")]
         counts = np.bincount(number[order], weights=num_steps[order]).astype(np.int64)
@@ -299,7 +327,7 @@ class Lanes:
         InvariantError
             If a lane has fewer steps than a segment in it.
         """
-        lane = _lane_numbers(segments, self.num_lanes)[rows]
+        lane = lane_numbers(segments, self.num_lanes)[rows]
         last_step = np.asarray(segments["last_step"], dtype=np.int64)[rows]
         if np.any(lane >= len(self.base) - 1) or np.any(
             last_step > self.base[lane + 1] - self.base[lane]
@@ -309,7 +337,7 @@ class Lanes:
         return first
 
 
-def _lane_numbers(columns: Columns, num_lanes: int) -> IntArray:
+def lane_numbers(columns: Columns, num_lanes: int) -> IntArray:
     """Return one number for the instance and the lane of each row."""
     instance = np.asarray(columns["instance"], dtype=np.int64)
     number: IntArray = instance * num_lanes + np.asarray(columns["lane"])
@@ -329,6 +357,14 @@ def token_times(frames: Frames, step_log: Columns) -> PerRequest:
     InvariantError
         If steps and segments are not of the same run.
     """
+    lanes = Lanes.of(step_log, np.ones(len(step_log["end_s"]), np.int64))
+    ends = np.asarray(step_log["end_s"], dtype=np.float64)[lanes.order]
+    return token_times_of(frames, DecodeSteps(lanes, ends))
+
+
+def token_times_of(frames: Frames, decodes_of_run: DecodeSteps) -> PerRequest:
+    """Return what `token_times` does, from the decode steps alone."""
+    lanes, ends = decodes_of_run
     layout = token_layout(frames)
     requests, segments = frames["requests"], frames["segments"]
     times = np.empty(layout.offsets[-1])
@@ -338,8 +374,6 @@ def token_times(frames: Frames, step_log: Columns) -> PerRequest:
     start_s = np.asarray(segments["start_s"], dtype=np.float64)[layout.order]
     times[place[layout.refilled]] = start_s[layout.refilled]
 
-    lanes = Lanes.of(step_log, np.ones(len(step_log["end_s"]), np.int64))
-    ends = np.asarray(step_log["end_s"], dtype=np.float64)[lanes.order]
     decodes = layout.num_steps > 0
     source = lanes.first_steps(segments, layout.order[decodes])
     target = (place + layout.refilled)[decodes]

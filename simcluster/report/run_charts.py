@@ -15,7 +15,7 @@ from simcluster.frames.goodput import (
     target_of,
     wanted_shares,
 )
-from simcluster.frames.itl import gaps_of
+from simcluster.frames.itl import GapsInParts
 from simcluster.frames.metrics import (
     binned_average,
     ecdf,
@@ -315,7 +315,7 @@ class RunCharts(RunFacts):
         for name, frames in self.frames.items():
             requests = frames["requests"]
             finished = np.asarray(requests["status"], dtype=object) == "finished"
-            gaps = gaps_of(frames, self.comparison.scenario.environment)
+            gaps = GapsInParts(frames, self.comparison.scenario.environment)
             values, counts = gaps.distribution(self._counted(requests) & finished)
             points[name] = charts.distribution(values / MS, counts, float(counts.sum()))
         return points

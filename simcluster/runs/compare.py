@@ -13,7 +13,7 @@ from pathlib import Path
 from simcluster.engine.groups.cluster import Cluster
 from simcluster.engine.instance import Instance
 from simcluster.errors import ConfigError
-from simcluster.frames.itl import gaps_of
+from simcluster.frames.itl import GapsInParts
 from simcluster.frames.metrics import SweepRow, median, summarise
 from simcluster.roofline.memory import kv_blocks
 from simcluster.runs.cell import Cell
@@ -90,7 +90,7 @@ def summary(scenario: Scenario, result: Result) -> SweepRow:
         seed=result.seed,
         num_gpus=result.num_gpus,
         instances=result.columns["instances"],
-        gaps=gaps_of(result.columns, scenario.environment),
+        gaps=GapsInParts(result.columns, scenario.environment),
     )
 
 

@@ -30,6 +30,7 @@ from simcluster._version import __version__
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.config import SloConfig
 from simcluster.errors import DataError, nearest, printable
+from simcluster.frames import packed
 from simcluster.frames.goodput import goodput_table, wanted_shares
 from simcluster.frames.metrics import LATENCIES, STATISTICS, SweepRow
 from simcluster.frames.schema import Columns, frame, schema_of, table
@@ -115,10 +116,9 @@ def write_frame(columns: Columns, name: str, folder: Path, fmt: Format) -> None:
         import pyarrow.parquet as pq
 
         # A group at a time: what is being encoded takes as much memory as the rows themselves.
-        num_rows = len(next(iter(columns.values())))
         groups = (
-            table({n: c[first : first + _ROW_GROUP] for n, c in columns.items()}, schema)
-            for first in range(0, max(num_rows, 1), _ROW_GROUP)
+            table(packed.rows_of(columns, first, first + _ROW_GROUP), schema)
+            for first in range(0, max(packed.num_rows(columns), 1), _ROW_GROUP)
         )
         group = next(groups)
         # Times and counts hardly repeat: looking for repetitions takes longer than it saves.

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import numpy.typing as npt
-
-from simcluster.frames.schema import frame, schema_of
+from simcluster.frames.schema import Columns, frame, schema_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +41,7 @@ class Result:
     """Seed of the run."""
     num_gpus: int
     """GPUs the strategy used, the most at a time."""
-    columns: dict[str, dict[str, npt.NDArray[Any]]]
+    columns: dict[str, Columns]
     """Frame name to columns, as in `simcluster.frames.schema`."""
     end_s: float
     """When the last request ended (s)."""

@@ -7,9 +7,8 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
-import numpy.typing as npt
 import simpy
 
 from simcluster.config import Environment
@@ -19,6 +18,8 @@ from simcluster.engine.log import KernelLog
 from simcluster.engine.recorder import Recorder, transfer_columns
 from simcluster.errors import ConfigError, InvariantError
 from simcluster.frames.itl import with_p99
+from simcluster.frames.packed import with_column
+from simcluster.frames.schema import SLO_CLASS, Columns
 from simcluster.quality import QualityCurve
 from simcluster.rng import stream
 from simcluster.roofline.sources import StepTimeFactory
@@ -209,10 +210,10 @@ def run(
     models = deployment.models or (environment.model.spec.name,)
     rated = quality is not None and len(models) == quality.num_models
     expected = quality.expected if quality is not None and rated else None
-    requests = recorder.requests.columns(models, expected)
+    requests: Columns = recorder.requests.columns(models, expected)
     if workload.slo_class is not None:
-        requests["slo_class"] = workload.slo_class[source.rows]
-    columns = {"requests": requests, **_columns(cluster)}
+        requests = with_column(requests, SLO_CLASS, workload.slo_class[source.rows])
+    columns: dict[str, Columns] = {"requests": requests, **_columns(cluster)}
     if environment.slo.has_target("itl_s"):
         columns["requests"] = with_p99(columns, environment, step_time=step_time)
     return Result(
@@ -252,7 +253,7 @@ def _let_pass(env: Clock, source: Source, max_time_s: float | None) -> None:
         )
 
 
-def _columns(cluster: Cluster) -> dict[str, dict[str, npt.NDArray[Any]]]:
+def _columns(cluster: Cluster) -> dict[str, Columns]:
     """Return the columns of all frames but the requests'."""
     recorder = cluster.recorder
     for placed in cluster.placed:

@@ -6,16 +6,14 @@ For tests, ours and a stranger's: call `check_laws` on a `simcluster.runs.simula
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from simcluster.frames.schema import Columns
 from simcluster.request import tokens_gained
 from simcluster.runs.result import Result
 from simcluster.units import FloatArray
-
-Columns = dict[str, npt.NDArray[Any]]
 
 STAMPS = (
     "arrival_s",

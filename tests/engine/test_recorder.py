@@ -13,6 +13,7 @@ from simcluster.engine import log as logs
 from simcluster.engine import request_log
 from simcluster.engine.log import Log
 from simcluster.engine.request_log import RequestLog
+from simcluster.frames import packed
 from simcluster.frames.schema import REQUESTS, Column
 from simcluster.request import Request, RequestStatus
 from simcluster.testing.examples import examples
@@ -34,11 +35,14 @@ ROWS = st.lists(
 
 
 @examples(200)
-@given(rows=ROWS, chunk=st.integers(1, 5))
-def test_a_log_gives_back_its_rows(rows: list[tuple[int, float, str]], chunk: int) -> None:
+@given(rows=ROWS, chunk=st.integers(1, 5), packed_rows=st.sampled_from([1 << 16, 7, 3]))
+def test_a_log_gives_back_its_rows(
+    rows: list[tuple[int, float, str]], chunk: int, packed_rows: int
+) -> None:
     """In order and typed, over the ends of chunks and the growth of arrays; then it is empty."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logs, "CHUNK", chunk)
+        patch.setattr(packed, "ROWS", packed_rows)
         log = Log(SCHEMA)
         for row in rows:
             log.add(row)
@@ -56,14 +60,16 @@ def test_a_log_gives_back_its_rows(rows: list[tuple[int, float, str]], chunk: in
 @given(
     fates=st.lists(st.sampled_from(["finished", "rejected", "unfinished", "held"]), max_size=25),
     chunk=st.integers(1, 5),
+    packed_rows=st.sampled_from([1 << 16, 7, 3]),
     order=st.randoms(use_true_random=False),
 )
 def test_requests_are_rows_by_id_whenever_they_end(
-    fates: list[str], chunk: int, order: object
+    fates: list[str], chunk: int, packed_rows: int, order: object
 ) -> None:
     """Those that ended in any order, and those that did not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(request_log, "CHUNK", chunk)
+        patch.setattr(packed, "ROWS", packed_rows)
         log = RequestLog()
         requests = []
         for number, _ in enumerate(fates):

@@ -17,7 +17,7 @@ import simcluster
 from simcluster.cli import main
 from simcluster.config import Environment, RunConfig, SloConfig, SloTargets
 from simcluster.errors import ConfigError
-from simcluster.frames.itl import Gaps, gaps_of, with_p99
+from simcluster.frames.itl import Gaps, GapsInParts, Tally, gaps_of, with_p99
 from simcluster.frames.metrics import attainments, met_targets, summarise
 from simcluster.frames.schema import ITL_P99
 from simcluster.frames.unroll import (
@@ -104,6 +104,32 @@ def test_gaps_are_those_between_tokens_written_out(
             np.testing.assert_equal(p99_s[number], expected)
         else:
             assert np.isnan(p99_s[number])
+    # A few requests at a time, with the spans of their time: the same to the bit.
+    parts = GapsInParts(result.columns, where, size=3)
+    np.testing.assert_equal(parts.statistics(chosen), found)
+    for one, other in zip(parts.distribution(chosen), (values, counts), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(parts.p99_of_each(), p99_s)
+
+
+def test_a_tally_of_parts_is_numpys_quantile_of_all() -> None:
+    """On the time grid and off it, above and below a second, with ties across parts."""
+    rng = np.random.default_rng(0)
+    tally, every = Tally(), []
+    for number in range(20):
+        values = rng.exponential(0.3, 50)
+        if number % 3:
+            values = np.rint(values * 64) / 64  # many ties, on the grid
+        weights = rng.integers(1, 5, 50)
+        tally.add(values, weights)
+        every.append(np.repeat(values, weights))
+    pooled = np.concatenate(every)
+    found = tally.statistics()
+    expected = np.quantile(pooled, [0.5, 0.9, 0.95, 0.99]).tolist()
+    assert [found[stat] for stat in ("p50", "p90", "p95", "p99")] == expected
+    assert found["mean"] == pytest.approx(pooled.mean(), rel=1e-12)
+    values, counts = tally.distribution()
+    np.testing.assert_array_equal(np.repeat(values, counts), np.sort(pooled))
 
 
 def test_the_gaps_of_a_request_add_up_to_its_decode() -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from simcluster import catalog
 from simcluster.catalog.specs import EngineProfile
 from simcluster.config import ClusterConfig, Environment, ModelConfig
 from simcluster.errors import DataError
+from simcluster.frames.schema import Columns
 from simcluster.roofline import RooflineStepTime
 from simcluster.roofline.layout import Layout
 from simcluster.runs.simulate import run
@@ -26,8 +26,6 @@ from simcluster.workload.hashes import BlockHashes
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Column = npt.NDArray[Any]
 
 
 def environment(
@@ -110,7 +108,7 @@ def serve(
     hashes: BlockHashes | None = None,
     dp_size: int = 1,
     ep_size: int = 1,
-) -> dict[str, Column]:
+) -> Columns:
     """Simulate one instance and return the columns of its requests.
 
     Parameters
