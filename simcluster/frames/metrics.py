@@ -41,7 +41,7 @@ LATENCIES: Final = ("ttft_s", "tpot_s", "e2el_s")
 PERCENTILES: Final = (50, 90, 95, 99)
 STATISTICS: Final = ("mean", *(f"p{percent}" for percent in PERCENTILES))
 """What is told of a latency over the requests of a run."""
-_BATCHES: Final = 10
+BATCHES: Final = 10
 """Batches of requests, in order of arrival, whose shares tell how far one run is to be trusted."""
 RESIDENCES_PER_WINDOW: Final = 10.0
 """A run whose counted requests arrive within fewer median residence times is transient."""
@@ -50,11 +50,13 @@ _SHARES: Final = frozenset({"kv_usage"})
 _LEVELS: Final = frozenset({"kv_usage", "num_waiting", "num_running"})
 
 
-def _floats(columns: Frame, name: str) -> FloatArray:
+def floats(columns: Frame, name: str) -> FloatArray:
+    """Return a column as floats."""
     return np.asarray(columns[name], dtype=np.float64)
 
 
-def _has_status(columns: Frame, status: str) -> BoolArray:
+def has_status(columns: Frame, status: str) -> BoolArray:
+    """Return which requests have a status."""
     return np.asarray(np.asarray(columns["status"], dtype=object) == status, dtype=np.bool_)
 
 
@@ -89,21 +91,21 @@ def request_metrics(columns: Frame, metric: str = "user") -> dict[str, FloatArra
     systems may only be compared by the same metric.
     """
     if metric == "user":
-        first, last = _floats(columns, "first_output_s"), _floats(columns, "last_output_s")
+        first, last = floats(columns, "first_output_s"), floats(columns, "last_output_s")
     elif metric == "ecoserve":
-        first, last = _floats(columns, "decode_start_s"), _floats(columns, "last_token_s")
+        first, last = floats(columns, "decode_start_s"), floats(columns, "last_token_s")
     else:
         raise ConfigError(
             "slo.metric", metric, "not a way to count latency", nearest(metric, METRICS)
         )
-    arrival = _floats(columns, "arrival_s")
-    gaps = _floats(columns, "output_len") - 1
+    arrival = floats(columns, "arrival_s")
+    gaps = floats(columns, "output_len") - 1
     tpot = np.full(arrival.shape, np.nan)
     np.divide(last - first, gaps, out=tpot, where=gaps > 0)
     return {
         "ttft_s": first - arrival,
         "tpot_s": tpot,
-        "e2el_s": _floats(columns, "last_output_s") - arrival,
+        "e2el_s": floats(columns, "last_output_s") - arrival,
     }
 
 
@@ -123,9 +125,9 @@ def met_targets(columns: Frame, slo: SloConfig) -> dict[str, BoolArray]:
     """
     latency = request_metrics(columns, slo.metric)
     if slo.has_target("itl_s"):
-        latency["itl_s"] = _floats(columns, ITL_P99)
-    finished = _has_status(columns, "finished")
-    one_token = _floats(columns, "output_len") <= 1
+        latency["itl_s"] = floats(columns, ITL_P99)
+    finished = has_status(columns, "finished")
+    one_token = floats(columns, "output_len") <= 1
 
     members = members_of(columns, slo)
 
@@ -162,7 +164,7 @@ def window_bounds(columns: Frame, warmup_s: float, cooldown_s: float) -> tuple[f
     The end lies at or before the start when the cuts leave nothing, and at the start when there
     are no requests.
     """
-    arrival = _floats(columns, "arrival_s")
+    arrival = floats(columns, "arrival_s")
     if arrival.size == 0:
         return warmup_s, warmup_s
     return warmup_s, float(arrival.max()) - cooldown_s
@@ -184,9 +186,13 @@ def measured_window(columns: Frame, warmup_s: float, cooldown_s: float) -> BoolA
     ndarray
         bool, shape ``(num_requests,)``.
     """
-    start, end = window_bounds(columns, warmup_s, cooldown_s)
-    arrival = _floats(columns, "arrival_s")
-    return np.asarray((arrival >= start) & (arrival <= end), dtype=np.bool_)
+    return measured_between(columns, *window_bounds(columns, warmup_s, cooldown_s))
+
+
+def measured_between(columns: Frame, start_s: float, end_s: float) -> BoolArray:
+    """Return which requests arrive between two times (s), both included."""
+    arrival = floats(columns, "arrival_s")
+    return np.asarray((arrival >= start_s) & (arrival <= end_s), dtype=np.bool_)
 
 
 def in_window(columns: Frame, run: RunConfig) -> Columns:
@@ -239,12 +245,12 @@ def attainment_error(columns: Frame, slo: SloConfig, counted: BoolArray) -> floa
     errors = []
     for own in members:
         rows = np.flatnonzero(counted & own)
-        rows = rows[np.argsort(_floats(columns, "arrival_s")[rows], kind="stable")]
-        if len(rows) < 2 * _BATCHES:
+        rows = rows[np.argsort(floats(columns, "arrival_s")[rows], kind="stable")]
+        if len(rows) < 2 * BATCHES:
             return np.nan
         for key in slo.counted:
-            means = [float(met[key][batch].mean()) for batch in np.array_split(rows, _BATCHES)]
-            errors.append(float(np.std(means, ddof=1) / np.sqrt(_BATCHES)))
+            means = [float(met[key][batch].mean()) for batch in np.array_split(rows, BATCHES)]
+            errors.append(float(np.std(means, ddof=1) / np.sqrt(BATCHES)))
     return max(errors)
 
 
@@ -294,6 +300,11 @@ def _shares(met: dict[str, BoolArray], slo: SloConfig, counted: BoolArray) -> di
         name: float(np.mean(flags[counted])) if counted.any() else np.nan
         for name, flags in met.items()
     }
+    return with_criterion(shares, slo)
+
+
+def with_criterion(shares: dict[str, float], slo: SloConfig) -> dict[str, float]:
+    """Return the shares of all targets with ``slo``, the one that the criterion decides by."""
     if slo.criterion == "marginal":
         shares["slo"] = min(share for name, share in shares.items() if name != "joint")
     elif slo.criterion == "joint":
@@ -359,30 +370,30 @@ def _work_bounds(columns: Frame, counted: BoolArray, run: RunConfig) -> tuple[fl
     before, to the last output of the counted requests; to ``run.max_time_s`` where the clock was
     stopped before some ended.
     """
-    arrival, last_output = _floats(columns, "arrival_s"), _floats(columns, "last_output_s")
+    arrival, last_output = floats(columns, "arrival_s"), floats(columns, "last_output_s")
     if not counted.any():
         return run.warmup_s, run.warmup_s
     start = float(arrival[counted].min())
-    served = ~_has_status(columns, "rejected")
+    served = ~has_status(columns, "rejected")
     if np.any(served & (arrival < run.warmup_s) & ~(last_output <= run.warmup_s)):
         start = run.warmup_s
-    ends = last_output[counted & _has_status(columns, "finished")]
+    ends = last_output[counted & has_status(columns, "finished")]
     end = float(ends.max(initial=start))
-    if run.max_time_s is not None and _has_status(columns, "unfinished")[counted].any():
+    if run.max_time_s is not None and has_status(columns, "unfinished")[counted].any():
         end = max(end, run.max_time_s)
     return start, end
 
 
-def _tokens_released(columns: Frame, start_s: float, end_s: float) -> float:
+def tokens_released(columns: Frame, start_s: float, end_s: float) -> float:
     """Count the output tokens that finished requests release between two times (s).
 
     Those after the first are taken as evenly spaced from first to last output; for the last of
     them that the end cuts this gives a fraction.
     """
-    finished = _has_status(columns, "finished")
-    first = _floats(columns, "first_output_s")[finished]
-    last = _floats(columns, "last_output_s")[finished]
-    gaps = _floats(columns, "num_output_tokens")[finished] - 1
+    finished = has_status(columns, "finished")
+    first = floats(columns, "first_output_s")[finished]
+    last = floats(columns, "last_output_s")[finished]
+    gaps = floats(columns, "num_output_tokens")[finished] - 1
     starts_inside = (first >= start_s) & (first <= end_s)
     inside = np.minimum(last, end_s) - np.maximum(first, start_s)
     share = starts_inside.astype(np.float64)  # of an answer released all at once
@@ -440,11 +451,11 @@ def summarise(
     """
     counted = measured_window(columns, run.warmup_s, run.cooldown_s)
     start, end = window_bounds(columns, run.warmup_s, run.cooldown_s)
-    finished = _has_status(columns, "finished")
-    last_output = _floats(columns, "last_output_s")
-    rejected = _has_status(columns, "rejected")
+    finished = has_status(columns, "finished")
+    last_output = floats(columns, "last_output_s")
+    rejected = has_status(columns, "rejected")
     latency = request_metrics(columns, slo.metric)
-    span_s = float(np.ptp(_floats(columns, "arrival_s")[counted])) if counted.any() else 0.0
+    span_s = float(np.ptp(floats(columns, "arrival_s")[counted])) if counted.any() else 0.0
     transient = _is_transient(latency["e2el_s"][counted & ~rejected], span_s)
     if transient or np.isnan(rate_rps):
         start, end = _work_bounds(columns, counted, run)
@@ -471,8 +482,8 @@ def summarise(
         "attainment_error": attainment_error(columns, slo, counted),
         "good_rps": per_second(float(met_targets(columns, slo)["joint"][leaves].sum())),
         "throughput_rps": per_second(float(leaves.sum())),
-        "output_tokens_per_s": per_second(_tokens_released(columns, start, end)),
-        "num_preemptions": int(_floats(columns, "num_preemptions")[counted].sum()),
+        "output_tokens_per_s": per_second(tokens_released(columns, start, end)),
+        "num_preemptions": int(floats(columns, "num_preemptions")[counted].sum()),
         "cached_token_share": cached_token_share(columns, counted),
         "transient": transient,
         "rates_from_s": start,
@@ -497,10 +508,10 @@ def cached_token_share(columns: Frame, counted: BoolArray | None = None) -> floa
         Which requests count, shape ``(num_requests,)``; all by default. Of them those that no
         instance admitted are left out.
     """
-    admitted = ~np.isnan(_floats(columns, "scheduled_s"))
+    admitted = ~np.isnan(floats(columns, "scheduled_s"))
     chosen = admitted if counted is None else admitted & counted
-    prompts = float(_floats(columns, "prompt_len")[chosen].sum())
-    return float(_floats(columns, "num_cached_tokens")[chosen].sum()) / prompts if prompts else 0.0
+    prompts = float(floats(columns, "prompt_len")[chosen].sum())
+    return float(floats(columns, "num_cached_tokens")[chosen].sum()) / prompts if prompts else 0.0
 
 
 def cached_block_share(instances: Frame) -> float:
@@ -512,8 +523,8 @@ def cached_block_share(instances: Frame) -> float:
         The instances frame. Requests look for the blocks of their prompts when they come in; behind
         a prefill instance again at the decode instance, for those of the KV that is to come.
     """
-    asked = float(_floats(instances, "asked_blocks").sum())
-    return float(_floats(instances, "cached_blocks").sum()) / asked if asked else 0.0
+    asked = float(floats(instances, "asked_blocks").sum())
+    return float(floats(instances, "cached_blocks").sum()) / asked if asked else 0.0
 
 
 def gpu_hours(instances: Frame, end_s: float, start_s: float = 0.0) -> float:
@@ -528,7 +539,7 @@ def gpu_hours(instances: Frame, end_s: float, start_s: float = 0.0) -> float:
     start_s : float
         From when on (s).
     """
-    return float((_held_s(instances, start_s, end_s) * _floats(instances, "num_gpus")).sum() / 3600)
+    return float((_held_s(instances, start_s, end_s) * floats(instances, "num_gpus")).sum() / 3600)
 
 
 def mean_gpus(instances: Frame, start_s: float, end_s: float) -> float:
@@ -551,18 +562,18 @@ def held_gpus(instances: Frame, start_s: float, end_s: float) -> FloatArray:
     ndarray
         Shape ``(num_instances,)``.
     """
-    num_gpus = _floats(instances, "num_gpus")
+    num_gpus = floats(instances, "num_gpus")
     if end_s > start_s:
         return _held_s(instances, start_s, end_s) / (end_s - start_s) * num_gpus
-    gone = _floats(instances, "freed_s") <= start_s
-    return num_gpus * ((_floats(instances, "taken_s") <= start_s) & ~gone)
+    gone = floats(instances, "freed_s") <= start_s
+    return num_gpus * ((floats(instances, "taken_s") <= start_s) & ~gone)
 
 
 def _held_s(instances: Frame, start_s: float, end_s: float) -> FloatArray:
     """Return how long each instance holds its GPUs between two times (s)."""
-    freed = _floats(instances, "freed_s")
+    freed = floats(instances, "freed_s")
     last = np.minimum(np.where(np.isnan(freed), end_s, freed), end_s)
-    held: FloatArray = np.maximum(last - np.maximum(_floats(instances, "taken_s"), start_s), 0.0)
+    held: FloatArray = np.maximum(last - np.maximum(floats(instances, "taken_s"), start_s), 0.0)
     return held
 
 
@@ -585,7 +596,7 @@ def mean_by_arrival(
     edges_s, means : ndarray
         Shapes ``(num_bins + 1,)`` and ``(num_bins,)``; NaN where no such request arrives.
     """
-    arrival = _floats(columns, "arrival_s")
+    arrival = floats(columns, "arrival_s")
     edges = np.linspace(0.0, float(arrival.max(initial=0.0)) or 1.0, num_bins + 1)
     known = ~np.isnan(values)
     bins = np.clip(np.searchsorted(edges, arrival[known], side="right") - 1, 0, num_bins - 1)
@@ -663,7 +674,7 @@ def level_over_time(
     if column not in _LEVELS:
         raise ValueError(f"{column!r} is not a level; {nearest(column, _LEVELS)}")
     instance = np.asarray(spans["instance"], dtype=np.int64)
-    end, level = _floats(spans, "end_s"), _floats(spans, column)
+    end, level = floats(spans, "end_s"), floats(spans, column)
     chosen = np.unique(instance if instances is None else np.asarray(sorted(instances)))
     kept = np.isin(instance, chosen)
     instance, end, level = instance[kept], end[kept], level[kept]
@@ -727,8 +738,8 @@ def waiting_over_time(requests: Frame) -> tuple[FloatArray, FloatArray]:
     times_s, counts : ndarray
         As in `count_over_time`.
     """
-    arrival = np.where(_has_status(requests, "rejected"), np.nan, _floats(requests, "arrival_s"))
-    return count_over_time(arrival, _floats(requests, "scheduled_s"))
+    arrival = np.where(has_status(requests, "rejected"), np.nan, floats(requests, "arrival_s"))
+    return count_over_time(arrival, floats(requests, "scheduled_s"))
 
 
 def queued_over_time(
@@ -750,8 +761,8 @@ def queued_over_time(
     times_s, counts : ndarray
         As in `count_over_time`.
     """
-    routed = np.where(_has_status(requests, "rejected"), np.nan, _floats(requests, "routed_s"))
-    scheduled = _floats(requests, "scheduled_s")
+    routed = np.where(has_status(requests, "rejected"), np.nan, floats(requests, "routed_s"))
+    scheduled = floats(requests, "scheduled_s")
     if instances is not None:
         own = np.isin(np.asarray(requests["prefill_instance"], np.int64), sorted(instances))
         routed, scheduled = routed[own], scheduled[own]

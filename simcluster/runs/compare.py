@@ -18,6 +18,7 @@ from simcluster.frames.metrics import SweepRow, median, summarise
 from simcluster.roofline.memory import kv_blocks
 from simcluster.runs.cell import Cell
 from simcluster.runs.executor import Runner
+from simcluster.runs.fold import missing
 from simcluster.runs.folder import (
     FORMATS,
     Comparison,
@@ -81,6 +82,14 @@ def choose(scenario: Scenario, strategy: str | None, rate_rps: float | None) -> 
 
 def summary(scenario: Scenario, result: Result) -> SweepRow:
     """Return the sweep row of one run of `scenario`."""
+    if result.summary is not None:
+        return result.summary.row(
+            strategy=result.strategy,
+            rate_rps=result.rate_rps,
+            seed=result.seed,
+            num_gpus=result.num_gpus,
+            instances=result.columns["instances"],
+        )
     return summarise(
         result.columns["requests"],
         slo=scenario.environment.slo,
@@ -208,6 +217,9 @@ def warnings_of(scenario: Scenario, comparison: Comparison) -> list[str]:
     Targets below what it takes alone, memory that the GPUs have not, and a KV buffer inside the
     steps that is smaller than its KV cache.
     """
+    if scenario.run.recorder == "summary":
+        rows = comparison.rows
+        return [missing(all(row["itl_s_mean"] == row["itl_s_mean"] for row in rows))]
     cells = comparison.cells()
     frame = comparison.frames(cells[0])["requests"]
     if not len(frame["prompt_len"]):

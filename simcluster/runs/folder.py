@@ -46,7 +46,7 @@ from simcluster.runs.recorded import (
     take_over,
     write_manifest,
 )
-from simcluster.runs.result import FRAMES
+from simcluster.runs.result import FRAMES, SUMMARY_FRAMES, Kept, not_kept
 from simcluster.scenario import arguments
 from simcluster.scenario.check import validated
 from simcluster.scenario.file import resolve
@@ -181,6 +181,10 @@ def read_frame(name: str, folder: Path) -> pd.DataFrame:
             import pyarrow.parquet as pq
 
             path = folder / f"{name}.parquet"
+            if name in FRAMES and not path.exists() and (folder / MANIFEST).exists():
+                kept = {p.stem for p in folder.iterdir()} & set(FRAMES)
+                if kept == set(SUMMARY_FRAMES):
+                    raise not_kept(name)
             arrow = pq.read_table(path)
             schema = schema_of(name, arrow.column_names)
             head = arrow.column_names
@@ -233,7 +237,8 @@ class Unfinished:
         final = self.folder / self.names[cell]
         unfinished = scratch(final if final != self.folder else self.folder / "run")
         for name in FRAMES:
-            write_frame(frames[name], name, unfinished, self.fmt)
+            if name in frames:
+                write_frame(frames[name], name, unfinished, self.fmt)
         write_frame(sweep_columns([row]), "sweep", unfinished, self.fmt)
         write_manifest(unfinished, self.labels[cell], self.fmt)
         if final == self.folder:
@@ -483,7 +488,7 @@ class Comparison:
         """Return all frames of one run as columns."""
         place = self._cells[cell]
         if not isinstance(place, Path):
-            return dict(place)
+            return Kept(place)
         frames = {name: read_frame(name, place) for name in FRAMES}
         return {n: {c: f[c].to_numpy() for c in f.columns} for n, f in frames.items()}
 

@@ -27,7 +27,7 @@ import numpy as np
 from simcluster.errors import DataError
 from simcluster.runs import output
 from simcluster.runs.cell import Cell, digest, identity, identity_in, made_by, program, scope_of
-from simcluster.runs.result import FRAMES
+from simcluster.runs.result import FRAMES, SUMMARY_FRAMES
 from simcluster.scenario import arguments
 from simcluster.scenario.scenario import Scenario
 
@@ -87,7 +87,8 @@ class Recorded:
             return "made by another version"
         if self.values.get("format") != fmt:
             return "in another format"
-        whole = fmt is None or set(files) == {f"{name}.{fmt}" for name in (*FRAMES, "sweep")}
+        wholes = [{f"{n}.{fmt}" for n in (*f, "sweep")} for f in (FRAMES, SUMMARY_FRAMES)]
+        whole = fmt is None or set(files) in wholes
         try:
             same = whole and all(digest(self.path / name) == known for name, known in files.items())
         except (OSError, ValueError):  # also a name that no file can have

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from simcluster.errors import DataError
+from simcluster.frames.packed import num_rows
 from simcluster.frames.schema import Columns, frame, schema_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from simcluster.frames.summary import Summary
 
 FRAMES: Final = (
     "requests",
@@ -22,6 +26,34 @@ FRAMES: Final = (
     "instances",
 )
 """Frames of a run."""
+SUMMARY_FRAMES: Final = ("scaling", "instances")
+"""Those that a run keeps of which only a summary is kept (``run.recorder``)."""
+
+
+class Kept(dict[str, Columns]):
+    """Frames of a run by name; asking for one that a summary does not keep says so."""
+
+    def __missing__(self, name: str) -> Columns:
+        """Refuse it.
+
+        Raises
+        ------
+        DataError
+            If a run has such a frame.
+        KeyError
+            If none has.
+        """
+        if name in FRAMES:
+            raise not_kept(name)
+        raise KeyError(name)
+
+
+def not_kept(name: str) -> DataError:
+    """Return the line for a frame that a summary does not keep."""
+    return DataError(
+        f'run.recorder = "summary" keeps no {name}: plots, timelines, reports and searches need '
+        'them. Run again with run.recorder = "frames".'
+    )
 
 
 def _frame(name: str) -> cached_property[pd.DataFrame]:
@@ -47,12 +79,16 @@ class Result:
     """When the last request ended (s)."""
     num_events: int
     """SimPy events."""
+    summary: Summary | None = None
+    """What was counted, of a run without frames (``run.recorder = "summary"``)."""
 
     def __repr__(self) -> str:
-        requests = len(self.columns["requests"]["request_id"])
+        found = "summary"
+        if "requests" in self.columns:
+            found = f"{num_rows(self.columns['requests'])} requests"
         return (
             f"Result({self.strategy!r}, {self.rate_rps:g} requests/s, seed {self.seed}: "
-            f"{requests} requests, {self.num_gpus} GPUs)"
+            f"{found}, {self.num_gpus} GPUs)"
         )
 
     def frame(self, name: str) -> pd.DataFrame:

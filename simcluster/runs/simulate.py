@@ -11,7 +11,7 @@ from typing import Final
 
 import simpy
 
-from simcluster.config import Environment
+from simcluster.config import Environment, RunConfig
 from simcluster.engine.clock import SCHEDULING, At, Clock
 from simcluster.engine.groups.cluster import Cluster
 from simcluster.engine.log import KernelLog
@@ -24,7 +24,8 @@ from simcluster.quality import QualityCurve
 from simcluster.rng import stream
 from simcluster.roofline.sources import StepTimeFactory
 from simcluster.runs.cell import Cell
-from simcluster.runs.result import Result
+from simcluster.runs.fold import Fold, refuse
+from simcluster.runs.result import SUMMARY_FRAMES, Kept, Result
 from simcluster.runs.source import Source, source_of
 from simcluster.runs.watch import watched
 from simcluster.scenario import arguments
@@ -91,6 +92,7 @@ def simulate(
         max_time_s=scenario.run.max_time_s,
         kernels_in=kernels_in,
         quality=None if quality is None else quality.curve(),
+        summary=scenario.run if scenario.run.recorder == "summary" else None,
     )
 
 
@@ -145,6 +147,7 @@ def run(
     step_time: StepTimeFactory | None = None,
     kernels_in: tuple[float, float] | None = None,
     quality: QualityCurve | None = None,
+    summary: RunConfig | None = None,
 ) -> Result:
     """Run `workload` through a deployment of `strategy`.
 
@@ -171,6 +174,8 @@ def run(
         ``kernels`` of the result.
     quality : QualityCurve, optional
         Expected quality of each model of a strategy of several by the workload's scores.
+    summary : RunConfig, optional
+        Count requests as they end, by this window, and keep no frames of them.
 
     Returns
     -------
@@ -180,7 +185,8 @@ def run(
     Raises
     ------
     ConfigError
-        If the deployment does not fit the machines, or the run lasts longer than the time grid.
+        If the deployment does not fit the machines, the run lasts longer than the time grid, or
+        these requests have no summary.
     """
     arguments.one_of("run.resolution", resolution, RESOLUTIONS, "a resolution")
     environment = used_by(strategy, environment)
@@ -200,6 +206,11 @@ def run(
     deployment = strategy.build(cluster)
     if deployment.models and workload.score is None:
         raise InvariantError("a deployment of several models needs the scores of its requests")
+    models = deployment.models or (environment.model.spec.name,)
+    fold = None
+    if summary is not None:
+        refuse(workload, environment)
+        fold = Fold(cluster, workload, summary, models, step_time)
     source = source_of(workload)(cluster, deployment, workload)
     with watched(lambda: 1.0 - source.num_left / max(1, workload.num_requests)):
         _let_pass(env, source, max_time_s)
@@ -207,7 +218,19 @@ def run(
         instance.close()
     for close in deployment.on_end:
         close(env.now)
-    models = deployment.models or (environment.model.spec.name,)
+    result = Result(
+        strategy=strategy.name,
+        rate_rps=float("nan") if workload.rate_rps is None else workload.rate_rps,
+        seed=seed,
+        num_gpus=cluster.num_gpus,
+        columns={},
+        end_s=env.now,
+        num_events=env.num_events,
+    )
+    if fold is not None:
+        fold.close()
+        kept = Kept({name: c for name, c in _columns(cluster).items() if name in SUMMARY_FRAMES})
+        return replace(result, columns=kept, summary=fold.summary)
     rated = quality is not None and len(models) == quality.num_models
     expected = quality.expected if quality is not None and rated else None
     requests: Columns = recorder.requests.columns(models, expected)
@@ -216,15 +239,7 @@ def run(
     columns: dict[str, Columns] = {"requests": requests, **_columns(cluster)}
     if environment.slo.has_target("itl_s"):
         columns["requests"] = with_p99(columns, environment, step_time=step_time)
-    return Result(
-        strategy=strategy.name,
-        rate_rps=float("nan") if workload.rate_rps is None else workload.rate_rps,
-        seed=seed,
-        num_gpus=cluster.num_gpus,
-        columns=columns,
-        end_s=env.now,
-        num_events=env.num_events,
-    )
+    return replace(result, columns=columns)
 
 
 def _let_pass(env: Clock, source: Source, max_time_s: float | None) -> None:

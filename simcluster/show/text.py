@@ -193,8 +193,10 @@ def _cost_rows(row: Row, environment: Environment) -> list[list[str]]:
 
 def _parts_of_ttft(comparison: Comparison, scenario: Scenario) -> list[str]:
     """Return the table of what the TTFT is made of; nothing where no request was finished."""
-    requests = comparison.frames(comparison.cells()[0])["requests"]
     run = scenario.run
+    if run.recorder == "summary":
+        return []
+    requests = comparison.frames(comparison.cells()[0])["requests"]
     finished = np.asarray(requests["status"], dtype=object) == "finished"
     counted = finished & measured_window(requests, run.warmup_s, run.cooldown_s)
     means = mean_parts(ttft_parts(requests), counted)
@@ -222,7 +224,7 @@ def _until_output(row: Row) -> bool:
 
 def _cached(comparison: Comparison) -> list[list[str]]:
     """Return the lines on prefixes found in the KV cache; none where none were looked for."""
-    instances = comparison.frames(comparison.cells()[0])["instances"]
+    instances = comparison.instances(*comparison.cells()[0])
     if not np.asarray(instances["asked_blocks"]).any():
         return []
     share = comparison.rows[0]["cached_token_share"]
@@ -235,7 +237,8 @@ def _cached(comparison: Comparison) -> list[list[str]]:
 def _groups(comparison: Comparison, scenario: Scenario) -> list[str]:
     """Return the table of groups of a run of several models; nothing for other runs."""
     environment = scenario.environment
-    if not environment.extra_models and not environment.extra_clusters:
+    several = environment.extra_models or environment.extra_clusters
+    if not several or scenario.run.recorder == "summary":
         return []
     frames = comparison.frames(comparison.cells()[0])
     head = [
@@ -1000,7 +1003,7 @@ def as_json(comparison: Comparison, *, swept: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"rows": rows, "step_times": step_times_of(environment)}
     if notes := all_notes(comparison.scenario):
         result["notes"] = notes
-    if environment.extra_models and len(rows) == 1:
+    if environment.extra_models and len(rows) == 1 and run.recorder == "frames":
         groups = group_summaries(comparison.frames(comparison.cells()[0]), environment, run)
         result["pools"] = [_plain(dataclasses.asdict(group)) for group in groups]
     if swept:

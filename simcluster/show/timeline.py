@@ -25,6 +25,7 @@ from simcluster.errors import ConfigError, DataError
 from simcluster.frames.schema import Columns
 from simcluster.frames.unroll import Frames, InstanceKind, kinds_of, steps
 from simcluster.runs.kernel_budget import MAX_EVENTS, events_per_step
+from simcluster.runs.result import Kept
 from simcluster.runs.simulate import simulate
 from simcluster.scenario.scenario import Scenario
 from simcluster.units import US
@@ -492,7 +493,7 @@ def write_timeline(
         If `out` cannot be written.
     """
     result = simulate(scenario, strategy=strategy, rate_rps=rate_rps, seed=seed, resolution="span")
-    frames: dict[str, Columns] = dict(result.columns)
+    frames = Kept(result.columns)
     log: Columns = frames["spans"]
     if resolution != "span":
         log = steps(frames, scenario.environment)
