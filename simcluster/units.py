@@ -42,7 +42,10 @@ def on_grid(time_s: float) -> float:
 
 def grid_array(times_s: FloatArray) -> FloatArray:
     """Return `times_s` (s) rounded like `on_grid`, element by element and bit for bit."""
-    return np.rint(times_s * TICKS_PER_S) * TICK_S
+    ticks = times_s * TICKS_PER_S
+    np.rint(ticks, out=ticks)
+    ticks *= TICK_S
+    return ticks
 
 
 def gbit_per_s(value: float) -> float:

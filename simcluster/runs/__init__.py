@@ -8,6 +8,7 @@ result         frames of one run
 source         requests enter a deployment, by the clock or in turn
 watch          how far the run under way is
 simulate       (scenario, seed) -> result
+fold           a run without frames: what has ended is counted and forgotten
 recorded       runs on disk: recognised, checked, used again
 folder         result folders: written whole or not at all, read back as frames
 output         folders and files for results, refused before the work

@@ -489,8 +489,15 @@ class Comparison:
         place = self._cells[cell]
         if not isinstance(place, Path):
             return Kept(place)
-        frames = {name: read_frame(name, place) for name in FRAMES}
-        return {n: {c: f[c].to_numpy() for c in f.columns} for n, f in frames.items()}
+        return {name: self.columns(name, cell) for name in FRAMES}
+
+    def columns(self, name: str, cell: Cell) -> Columns:
+        """Return the frame called `name` of one run as columns."""
+        place = self._cells[cell]
+        if not isinstance(place, Path):
+            return place[name]
+        found = read_frame(name, place)
+        return {column: found[column].to_numpy() for column in found.columns}
 
     def frame(
         self,

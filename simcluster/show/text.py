@@ -224,7 +224,7 @@ def _until_output(row: Row) -> bool:
 
 def _cached(comparison: Comparison) -> list[list[str]]:
     """Return the lines on prefixes found in the KV cache; none where none were looked for."""
-    instances = comparison.instances(*comparison.cells()[0])
+    instances = comparison.columns("instances", comparison.cells()[0])
     if not np.asarray(instances["asked_blocks"]).any():
         return []
     share = comparison.rows[0]["cached_token_share"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.engine.instance import Instance, InstanceLike
 from simcluster.engine.instance.pipelined import PipelinedInstance
 from simcluster.kvcache import PrefixPool
 from simcluster.request import Request, RequestStatus
-from simcluster.sched import Scheduler, StepOutcome, StepPlan, target
+from simcluster.sched import SCHEDULERS, Scheduler, StepOutcome, StepPlan, target
 from simcluster.strategies.base import Strategy
 from simcluster.testing.laws import require
 
@@ -67,7 +71,8 @@ class Watched:
         self.lanes, self.books = [], []
         self._inside.clear()
         self._gone.clear()
-        deployment = self._strategy.build(cluster)
+        with _watched_schedulers():
+            deployment = self._strategy.build(cluster)
         for placed in cluster.placed:
             for lane in _lanes(placed.instance):
                 self.lanes.append(lane)
@@ -133,39 +138,66 @@ def _lanes(instance: InstanceLike) -> list[Instance]:
     raise TypeError(f"no way to look into {instance!r}")
 
 
+@contextmanager
+def _watched_schedulers() -> Iterator[None]:
+    """Let instances that are placed meanwhile have schedulers that can be watched."""
+    own, added = dict(SCHEDULERS._own), dict(SCHEDULERS.added)
+    for name in list(SCHEDULERS):
+        SCHEDULERS[name] = _watched(SCHEDULERS[name])
+    try:
+        yield
+    finally:
+        SCHEDULERS._own, SCHEDULERS.added = own, added
+
+
+@functools.cache
+def _watched(kind: type[Scheduler]) -> type[Scheduler]:
+    """Return a scheduler of this kind that checks itself and keeps books once it has some.
+
+    A subclass, not methods of an object in the place of others: callers that are compiled call the
+    methods of the class.
+    """
+
+    class WatchedScheduler(kind):  # type: ignore[misc, valid-type]  # what is watched is given
+        books: InstanceBooks | None = None
+        counts_blocks = False
+
+        def schedule(self, now: float) -> StepPlan | None:
+            plan: StepPlan | None = super().schedule(now)
+            if self.books is not None:
+                if plan is None:
+                    check_stop(self)
+                else:
+                    check_plan(self, plan)
+                self._check()
+            return plan
+
+        def _admit(self, request: Request, num_blocks: int, num_found: int, now: float) -> None:
+            super()._admit(request, num_blocks, num_found, now)
+            if self.books is not None:
+                self.books.admitted.append(request.request_id)
+                self.books.cached_tokens += request.num_computed_tokens
+
+        def complete(self, plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
+            outcome: StepOutcome = super().complete(plan, num_steps, now)
+            if self.books is not None:
+                self.books.num_prefilled += len(outcome.prefilled)
+                self.books.prefill_tokens += num_steps * plan.prefill_tokens
+                self.books.decode_tokens += num_steps * plan.num_decodes
+                self._check()
+            return outcome
+
+        def _check(self) -> None:
+            check_counts(self)
+            if self.counts_blocks:
+                check_blocks(self)
+
+    return WatchedScheduler
+
+
 def _watch(instance: Instance, books: InstanceBooks, *, counts_blocks: bool) -> None:
-    scheduler = instance.scheduler
-    schedule, complete, admit = scheduler.schedule, scheduler.complete, scheduler._admit
-
-    def watched_schedule(now: float) -> StepPlan | None:
-        plan = schedule(now)
-        if plan is None:
-            check_stop(scheduler)
-        else:
-            check_plan(scheduler, plan)
-        check_counts(scheduler)
-        if counts_blocks:
-            check_blocks(scheduler)
-        return plan
-
-    def watched_admit(request: Request, num_blocks: int, num_found: int, now: float) -> None:
-        admit(request, num_blocks, num_found, now)
-        books.admitted.append(request.request_id)
-        books.cached_tokens += request.num_computed_tokens
-
-    def watched_complete(plan: StepPlan, num_steps: int, now: float) -> StepOutcome:
-        outcome = complete(plan, num_steps, now)
-        books.num_prefilled += len(outcome.prefilled)
-        books.prefill_tokens += num_steps * plan.prefill_tokens
-        books.decode_tokens += num_steps * plan.num_decodes
-        check_counts(scheduler)
-        if counts_blocks:
-            check_blocks(scheduler)
-        return outcome
-
-    scheduler.schedule = watched_schedule  # type: ignore[method-assign]  # watching is that
-    scheduler.complete = watched_complete  # type: ignore[method-assign]  # watching is that
-    scheduler._admit = watched_admit  # type: ignore[method-assign]  # watching is that
+    scheduler: Any = instance.scheduler
+    scheduler.books, scheduler.counts_blocks = books, counts_blocks
 
 
 def check_plan(scheduler: Scheduler, plan: StepPlan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from simcluster.rng import stream
 from simcluster.units import MAX_TIME_S, IntArray, grid_array
 from simcluster.workload.base import MAX_RATE_RPS, BoolArray, Offer, Workload
 from simcluster.workload.classes import choices
+from simcluster.workload.lengths import drawn as drawn_lengths
 from simcluster.workload.settings import RequestClass, WorkloadSettings
 
 
@@ -82,7 +84,10 @@ def build(
     hashes = drawn.hashes if lengths is None else None
     lengths = lengths or drawn.lengths
     assert lengths is not None, "settings without lengths have arrivals with lengths"
-    asked = prompt_len, output_len = lengths.draw(len(arrival_s), stream(seed, "lengths"))
+    # As many requests as fit are drawn: nothing of their number is kept twice.
+    arrival_s = grid_array(arrival_s)
+    drawn = replace(drawn, arrival_s=arrival_s)
+    asked = prompt_len, output_len = drawn_lengths(lengths, len(arrival_s), stream(seed, "lengths"))
     slo_class = priority = None
     if settings.classes:
         which = choices(settings.shares, len(arrival_s), stream(seed, "classes"))
@@ -97,7 +102,6 @@ def build(
         hashes = hashes.of_requests(0, len(arrival_s))
         whole = (prompt_len == asked[0]) & (output_len == asked[1])
         hashes = hashes.cut_to(np.where(whole, hashes.num_tokens, prompt_len))
-    arrival_s = grid_array(arrival_s)
     for array in (arrival_s, prompt_len, output_len, rejected):
         array.setflags(write=False)
     return Workload(

@@ -22,8 +22,10 @@ class PoissonArrivals(EndlessArrivals):
 
     def times(self, num_requests: int, rate_rps: float, seed: int) -> FloatArray:
         """Return the first `num_requests` arrivals (s)."""
-        gaps = stream(seed, "arrivals").standard_exponential(num_requests)
-        return np.cumsum(gaps) / rate_rps
+        times_s = stream(seed, "arrivals").standard_exponential(num_requests)
+        np.cumsum(times_s, out=times_s)
+        times_s /= rate_rps
+        return times_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +64,10 @@ class GammaArrivals(EndlessArrivals):
 
     def times(self, num_requests: int, rate_rps: float, seed: int) -> FloatArray:
         """Return the first `num_requests` arrivals (s)."""
-        gaps = stream(seed, "arrivals").standard_gamma(self.shape, num_requests)
-        return np.cumsum(gaps) / (self.shape * rate_rps)
+        times_s = stream(seed, "arrivals").standard_gamma(self.shape, num_requests)
+        np.cumsum(times_s, out=times_s)
+        times_s /= self.shape * rate_rps
+        return times_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from helpers.ties import TICK, TIES, Ticks, with_coarse_links
 from simcluster.catalog.specs import EngineProfile
 from simcluster.config import Environment, SloConfig
+from simcluster.request import Request
 from simcluster.routing import ROUTERS
 from simcluster.runs.simulate import run
-from simcluster.sched import QUEUES, SCHEDULERS, DecodeBatch
+from simcluster.sched import QUEUES, SCHEDULERS
+from simcluster.sched.prefill_priority import PrefillPriority
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.strategies.scaling import MitosisSettings, ThresholdSettings
-from simcluster.testing.contracts.base import GAPS, PREFIXES, REQUESTS
+from simcluster.testing.contracts.base import GAPS, PREFIXES, REQUESTS, registered
 from simcluster.testing.examples import examples
 from simcluster.testing.specs import environment, ideal_engine, llama_2_7b, vllm_engine
 from simcluster.testing.toy import (
@@ -395,17 +397,27 @@ def test_a_queue_behind_a_full_pool_is_the_same_at_span_and_step(queue: str) -> 
     assert (waited > 1.0).mean() > 0.25, "many requests wait"
 
 
-def test_the_agreement_test_notices_one_step_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+class Deaf(PrefillPriority):
+    """A scheduler that says of no arrival that it changes the plan under way."""
+
+    def add(self, request: Request) -> bool:
+        """Take it, and say nothing."""
+        super().add(request)
+        return False
+
+
+def test_the_agreement_test_notices_one_step_too_many() -> None:
     """A span that runs over the arrival that should cut it is seen."""
     where = toy_environment(vllm_engine(), SloConfig())
     load = toy_workload([(0.0, 50, 60), (0.02, 50, 60), (0.03, 20, 60)])
-    strategy = NoDG(name="s", instances=1)
-    step = run(where, strategy, load, resolution="step")
-    assert_same(run(where, strategy, load, resolution="span"), step)
-    original = DecodeBatch.steps_with
-    monkeypatch.setattr(DecodeBatch, "blocks_needed", lambda self, n: original(self, 10**9, n))
-    with pytest.raises(AssertionError):
-        assert_same(run(where, strategy, load, resolution="span"), step)
+    right = NoDG(name="s", instances=1, scheduler="prefill-priority")
+    step = run(where, right, load, resolution="step")
+    assert_same(run(where, right, load, resolution="span"), step)
+    with registered(SCHEDULERS, Deaf) as name:
+        wrong = NoDG(name="s", instances=1, scheduler=name)
+        assert_same(run(where, wrong, load, resolution="step"), step)
+        with pytest.raises(AssertionError):
+            assert_same(run(where, wrong, load, resolution="span"), step)
 
 
 def test_prefixes_are_found_and_swaps_happen_in_the_agreement_cases() -> None:

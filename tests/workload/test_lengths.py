@@ -20,6 +20,7 @@ from simcluster.rng import stream
 from simcluster.testing.examples import examples
 from simcluster.units import IntArray
 from simcluster.workload import LENGTHS, LengthDistribution, WorkloadSettings, build
+from simcluster.workload import lengths as lengths_module
 from simcluster.workload.base import MAX_TOKENS
 from simcluster.workload.build import fit
 from simcluster.workload.lengths import (
@@ -353,3 +354,26 @@ def test_draws_keep_the_distribution_and_dependence_of_the_measured_pairs(
     assert drawn == pytest.approx(
         stats.spearmanr(measured.prompt_len, measured.output_len).statistic, abs=0.03
     )
+
+
+@pytest.mark.parametrize("kind", sorted(LENGTHS))
+def test_many_requests_are_drawn_in_blocks_to_the_same_lengths(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long draw is that of its blocks, of every distribution of the package."""
+    settings = {
+        "fixed": FixedLengths(prompt_len=7, output_len=3),
+        "lognormal": LognormalLengths(
+            prompt_median=300, prompt_sigma=1, output_median=90, output_sigma=0.5
+        ),
+        "quantiles": QuantileLengths(levels=(0, 0.5, 1), prompt=(1, 50, 900), output=(1, 9, 40)),
+        "table": TableLengths(name="sharegpt-ecoserve"),
+    }
+    if kind not in settings:
+        pytest.skip("not of the package")
+    whole = settings[kind].draw(100, stream(3, "lengths"))
+    monkeypatch.setattr(lengths_module, "BLOCK", 7)
+    blocks = lengths_module.drawn(settings[kind], 100, stream(3, "lengths"))
+    for one, other in zip(whole, blocks, strict=True):
+        assert other.dtype == np.int32
+        assert one.tolist() == other.tolist()
