@@ -1,25 +1,31 @@
-"""Many runs: what a second worker gains, and what kills at random moments cost.
+"""Many runs: what more workers gain, and what kills at random moments cost.
 
 python benchmarks/many_runs.py [--kills 20] [--duration 60] [--cpu]
+python benchmarks/many_runs.py --dask 4 --seeds 5 --duration 15    # 200 runs on four Dask workers
 
 With --cpu the gain is told from CPU time, which other work on the machine disturbs less than the
-clock: all of one process, over that of the parent and of the busier of two workers.
+clock: all of one process, over that of the parent and of the busier of two workers. With --dask so
+too, with a scheduler and workers on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench import events_per_cpu_second
 
 import simcluster
 from simcluster.runs import compare as sweep
@@ -46,30 +52,79 @@ def wall_s(jobs: int, duration_s: float) -> float:
         return time.perf_counter() - start
 
 
-def cpu_gain(duration_s: float) -> float:
-    """Return the gain of a second worker on free cores, from CPU times."""
-    scenario = simcluster.load(SCENARIO, {"workload.duration_s": duration_s})
+def cpu_gain(duration_s: float, workers: int, seeds: int, address: str | None) -> float:
+    """Return the gain of so many workers on free cores over one process, from CPU times."""
+    changes = {"workload.duration_s": duration_s, "run.seeds": list(range(seeds))}
+    scenario = simcluster.load(SCENARIO, changes)
     cells = sorted(sweep.cells(scenario), key=lambda cell: -(cell.rate_rps or 0.0))
-    by_jobs = {}
-    for jobs in (1, 2):
+    print(f"{len(cells)} runs, SimPy alone {events_per_cpu_second():,.0f} timeouts per CPU-second")
+    took = []
+    for jobs in (1, workers):
+        dask = address if jobs > 1 else None
         with tempfile.TemporaryDirectory() as name:
             start = time.process_time()
             with store.writing(Path(name) / "out", scenario, cells) as folder:
-                calls = [(scenario, cell, folder) for cell in cells]
-                busy: dict[int, float] = {}
-                for pid, cpu_s in outcomes(_timed, calls, jobs=jobs):
-                    busy[pid] = max(busy.get(pid, 0.0), cpu_s)
+                if dask:
+                    run = functools.partial(sweep._run, folder=None, travels_as=folder.fmt)
+                else:
+                    run = functools.partial(sweep._run, folder=folder)
+                calls = [(run, scenario, cell) for cell in cells]
+                busy: dict[int, list[float]] = {}
+                for pid, before_s, after_s, cell, outcome in outcomes(
+                    _timed, calls, jobs=jobs, dask=dask
+                ):
+                    busy.setdefault(pid, []).extend((before_s, after_s))
+                    folder.keep(outcome, scenario, cell)
             own = time.process_time() - start
-            others = [cpu_s for pid, cpu_s in busy.items() if pid != os.getpid()]
-            by_jobs[jobs] = own + max(others, default=0.0)
+            # From its first run to its last; of a process of this machine also its start.
+            spent = {pid: max(times) - (min(times) if dask else 0.0) for pid, times in busy.items()}
+            others = [round(s, 1) for pid, s in spent.items() if pid != os.getpid()]
+            took.append(own + max(others, default=0.0))
             print(f"{jobs} workers: parent {own:.1f} s, workers {others}", flush=True)
-    return by_jobs[1] / by_jobs[2]
+    return took[0] / took[1]
 
 
-def _timed(*arguments: Any) -> tuple[int, float]:
-    """Run a cell; return the process and its CPU time so far (s), start-up included."""
-    sweep._run(*arguments)
-    return os.getpid(), time.process_time()
+def _timed(run: Any, scenario: Any, cell: Any) -> tuple[int, float, float, Any, Any]:
+    """Run a cell; return the process, its CPU time before and after (s), cell and outcome."""
+    before_s = time.process_time()
+    outcome = run(scenario, cell)
+    return os.getpid(), before_s, time.process_time(), cell, outcome
+
+
+@contextlib.contextmanager
+def dask_cluster(workers: int) -> Iterator[str]:
+    """Give the address of a Dask scheduler with so many workers, processes of this machine."""
+    from distributed import Client
+
+    def started(*arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dask", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "scheduler.json"
+        shared = ["--scheduler-file", str(file), "--no-dashboard"]
+        processes = [started("scheduler", *shared, "--host", "127.0.0.1", "--port", "0")]
+        own = ["--nthreads", "1", "--no-nanny", "--local-directory", name]
+        processes += [started("worker", *shared, *own) for _ in range(workers)]
+        try:
+            while not file.exists() or not file.read_text().endswith("}"):
+                time.sleep(0.2)
+            address = str(json.loads(file.read_text())["address"])
+            with Client(address, timeout=120, set_as_default=False) as client:
+                client.wait_for_workers(workers, timeout=300)
+            yield address
+            threads = Path(f"/proc/{processes[0].pid}/stat")
+            if threads.exists():
+                fields = threads.read_text().rpartition(")")[2].split()
+                spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+                print(f"the scheduler's own CPU time: {spent:.1f} s")
+        finally:
+            for process in reversed(processes):
+                process.kill()
+                process.wait()
 
 
 def written(place: Path) -> dict[str, int]:
@@ -119,9 +174,17 @@ def main() -> None:
     parser.add_argument("--duration", type=float, default=240.0, help="length of each run (s)")
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--cpu", action="store_true", help="tell the gain from CPU times alone")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each strategy and rate")
+    parser.add_argument("--dask", type=int, default=0, help="so many Dask workers, from CPU times")
     options = parser.parse_args()
+    if options.dask:
+        with dask_cluster(options.dask) as address:
+            gain = cpu_gain(options.duration, options.dask, options.seeds, address)
+        share = gain / options.dask
+        print(f"{options.dask} Dask workers, from CPU times: {gain:.2f} x, {share:.2f} of each")
+        return
     if options.cpu:
-        gain = cpu_gain(options.duration)
+        gain = cpu_gain(options.duration, 2, options.seeds, None)
         print(f"two workers against one on free cores, from CPU times: {gain:.2f} x")
         return
     ratios = []

@@ -193,6 +193,13 @@ class PackedFrame(Mapping[str, npt.NDArray[Any]]):
         return PackedFrame({**self._chunks, name: chunks}, self._derived, names)
 
 
+def pack(columns: Columns) -> Columns:
+    """Return a frame that takes little memory, or a short way; an empty one stays as it is."""
+    if isinstance(columns, PackedFrame) or not num_rows(columns):
+        return columns
+    return PackedFrame({name: [Packed(np.asarray(columns[name]))] for name in columns})
+
+
 def num_rows(columns: Columns) -> int:
     """Return how many rows a frame has."""
     if isinstance(columns, PackedFrame):

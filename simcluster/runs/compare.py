@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from math import inf
 from pathlib import Path
+from typing import Literal
 
 from simcluster.engine.groups.cluster import Cluster
 from simcluster.engine.instance import Instance
 from simcluster.errors import ConfigError
 from simcluster.frames.itl import GapsInParts
 from simcluster.frames.metrics import SweepRow, median, summarise
+from simcluster.frames.packed import pack
 from simcluster.roofline.memory import kv_blocks
 from simcluster.runs.cell import Cell
 from simcluster.runs.executor import Runner
@@ -22,6 +24,7 @@ from simcluster.runs.fold import missing
 from simcluster.runs.folder import (
     FORMATS,
     Comparison,
+    Encoded,
     Format,
     Outcome,
     Unfinished,
@@ -156,7 +159,11 @@ def compare(
         # Highest rates first: they take longest, and short runs fill the gaps at the end.
         order = sorted(todo, key=lambda cell: -(cell.rate_rps or 0.0))
         came = Runner(jobs, dask).each(
-            functools.partial(_run, folder=None if dask else folder),
+            functools.partial(
+                _run,
+                folder=None if dask else folder,
+                travels_as=(fmt if folder else "packed") if dask else None,
+            ),
             [(scenario, cell) for cell in order],
             folder,
             _told(scenario, order, folder, progress),
@@ -167,7 +174,8 @@ def compare(
             folder.write_sweep(rows)
     if out:
         return dataclasses.replace(read(out), _scenario=scenario)
-    kept = dict(zip(cells_of(rows), (by_cell[cell][1] for cell in todo), strict=True))
+    frames = [by_cell[cell][1] for cell in todo]
+    kept = {c: f for c, f in zip(cells_of(rows), frames, strict=True) if not isinstance(f, Encoded)}
     return Comparison(dict(scenario.document), rows, kept, scenario)
 
 
@@ -195,7 +203,8 @@ def _told(
 
 def run(scenario: Scenario, cell: Cell) -> Comparison:
     """Run one cell; the result is a comparison of one."""
-    row, columns = _run(scenario, cell, None)
+    result = simulate_cell(scenario, cell)
+    row, columns = summary(scenario, result), result.columns
     return Comparison(dict(scenario.document), [row], {cells_of([row])[0]: columns}, scenario)
 
 
@@ -293,16 +302,40 @@ def _memory(cluster: Cluster, strategy: Strategy, prompt_len: int) -> Iterator[s
         )
 
 
-def _run(scenario: Scenario, cell: Cell, folder: Unfinished | None) -> Outcome:
-    """Run one cell; its frames go into `folder` if there is one, else back to the caller."""
+def simulate_cell(scenario: Scenario, cell: Cell) -> Result:
+    """Simulate one cell.
+
+    Raises
+    ------
+    ConfigError
+        As `simulate` does, or if it would take too many events kernel by kernel.
+    """
     if scenario.run.resolution == "kernel":
         _refuse_too_many_kernels(scenario, cell)
-    result = simulate(scenario, strategy=cell.strategy, rate_rps=cell.rate_rps, seed=cell.seed)
+    return simulate(scenario, strategy=cell.strategy, rate_rps=cell.rate_rps, seed=cell.seed)
+
+
+def _run(
+    scenario: Scenario,
+    cell: Cell,
+    folder: Unfinished | None,
+    travels_as: Format | Literal["packed"] | None = None,
+) -> Outcome:
+    """Run one cell; its frames go into `folder` if there is one, else back to the caller.
+
+    On their way to another machine they are packed, or compressed files of a format that need not
+    be made again there.
+    """
+    result = simulate_cell(scenario, cell)
     row = summary(scenario, result)
-    if folder is None:
-        return row, result.columns
-    folder.write(cell, result.columns, row)
-    return row, {}
+    if folder is not None:
+        folder.write(cell, result.columns, row)
+        return row, {}
+    if travels_as == "packed":
+        return row, {name: pack(columns) for name, columns in result.columns.items()}
+    if travels_as is not None:
+        return row, Encoded.of(result.columns, row, travels_as)
+    return row, result.columns
 
 
 def _refuse_too_many_kernels(scenario: Scenario, cell: Cell) -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
+import pickle
 import queue
 import re
 import socket
 import warnings
+import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -213,11 +216,55 @@ def outcomes(
         arguments.of_type("dask", dask, str, "an address", remedy)
     calls = list(calls)
     if dask is not None and calls:
-        yield from _on_dask(function, calls, dask)
+        yield from _on_dask(functools.partial(_unsealed, function), _sealed(calls), dask)
     elif jobs == 1 or len(calls) <= 1:
         yield from (function(*call) for call in calls)
     else:
-        yield from _on_cores(function, calls, jobs)
+        yield from _on_cores(functools.partial(_unsealed, function), _sealed(calls), jobs)
+
+
+class _Sealed:
+    """A scenario on its way to other processes: packed once, opened once by each of them."""
+
+    __slots__ = ("digest", "packed")
+
+    def __init__(self, scenario: Scenario) -> None:
+        try:  # joblib's, which knows what a script or a notebook defines
+            import cloudpickle  # type: ignore[import-untyped]
+        except ImportError:  # before joblib 1.6 it was a part of it
+            from joblib.externals import cloudpickle
+
+        plain: bytes = cloudpickle.dumps(scenario)
+        self.digest = hashlib.sha256(plain).digest()
+        self.packed = zlib.compress(plain, 1)
+
+    def open(self) -> Scenario:
+        """Return the scenario: the same object each time, in one process."""
+        scenario = _opened.get(self.digest)
+        if scenario is None:
+            while len(_opened) >= _MOST_OPENED:
+                del _opened[next(iter(_opened))]
+            scenario = _opened[self.digest] = pickle.loads(zlib.decompress(self.packed))
+        return scenario
+
+
+_opened: dict[bytes, Scenario] = {}
+_MOST_OPENED: Final = 32
+
+
+def _sealed(calls: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Return calls whose scenarios are sealed, each once."""
+    known: dict[int, _Sealed] = {}
+    for call in calls:
+        for value in call:
+            if isinstance(value, Scenario) and id(value) not in known:
+                known[id(value)] = _Sealed(value)
+    return [tuple(known.get(id(value), value) for value in call) for call in calls]
+
+
+def _unsealed(function: Callable[..., T], *call: Any) -> T:
+    """Call `function` with its scenarios opened."""
+    return function(*(one.open() if isinstance(one, _Sealed) else one for one in call))
 
 
 def with_registered(function: Callable[..., T]) -> Callable[..., T]:

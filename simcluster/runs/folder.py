@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -215,8 +216,30 @@ def _parsed(texts: Sequence[str], dtype: str) -> npt.NDArray[Any]:
 # Result folders ---------------------------------------------------------------------------------
 
 
-Outcome = tuple[SweepRow, Mapping[str, Columns]]
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The files of a run, made where it was run: compressed, to be written where they belong."""
+
+    files: Mapping[str, bytes]
+    """By name."""
+
+    @classmethod
+    def of(cls, frames: Mapping[str, Columns], row: SweepRow, fmt: Format) -> Encoded:
+        """Return the files that `frames` and `row` make in a result folder."""
+        with tempfile.TemporaryDirectory() as name:
+            _write_frames(Path(name), frames, row, fmt)
+            return cls({path.name: path.read_bytes() for path in sorted(Path(name).iterdir())})
+
+
+Outcome = tuple[SweepRow, Mapping[str, Columns] | Encoded]
 """What a comparison keeps of a run: its row, and its frames where no folder has them."""
+
+
+def _write_frames(folder: Path, frames: Mapping[str, Columns], row: SweepRow, fmt: Format) -> None:
+    for name in FRAMES:
+        if name in frames:
+            write_frame(frames[name], name, folder, fmt)
+    write_frame(sweep_columns([row]), "sweep", folder, fmt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +255,15 @@ class Unfinished:
     fmt: Format
     """Format of the frames."""
 
-    def write(self, cell: Cell, frames: Mapping[str, Columns], row: SweepRow) -> None:
+    def write(self, cell: Cell, frames: Mapping[str, Columns] | Encoded, row: SweepRow) -> None:
         """Write one run: its frames and its row from `metrics.summarise`, all at once."""
         final = self.folder / self.names[cell]
         unfinished = scratch(final if final != self.folder else self.folder / "run")
-        for name in FRAMES:
-            if name in frames:
-                write_frame(frames[name], name, unfinished, self.fmt)
-        write_frame(sweep_columns([row]), "sweep", unfinished, self.fmt)
+        if isinstance(frames, Encoded):
+            for name, content in frames.files.items():
+                (unfinished / name).write_bytes(content)
+        else:
+            _write_frames(unfinished, frames, row, self.fmt)
         write_manifest(unfinished, self.labels[cell], self.fmt)
         if final == self.folder:
             for path in sorted(unfinished.iterdir()):

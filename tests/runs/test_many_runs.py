@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -544,6 +545,7 @@ def test_two_dask_workers_give_the_same_folder(cluster: Any, tmp_path: Path) -> 
     (tmp_path / "dask").mkdir()
     with cluster(tmp_path / "dask", 2) as (address, _):
         sweep.compare(scenario, dask=address, out=tmp_path / "there")
+        afar = sweep.compare(scenario, dask=address)
         pids = set(outcomes(met, [(tmp_path,)] * 8, dask=address))
     assert len(pids) == 2
     assert os.getpid() not in pids
@@ -551,6 +553,28 @@ def test_two_dask_workers_give_the_same_folder(cluster: Any, tmp_path: Path) -> 
         if path.is_file():
             other = tmp_path / "there" / path.relative_to(tmp_path / "here")
             assert other.read_bytes() == path.read_bytes()
+    # Without a folder frames come back packed, and are the same.
+    near = simcluster.read(tmp_path / "here")
+    for cell in near.cells():
+        for name, columns in near.frames(cell).items():
+            for column, values in columns.items():
+                np.testing.assert_array_equal(afar.frames(cell)[name][column], values)
+
+
+def test_no_process_holds_a_scenario_twice() -> None:
+    """It is opened once in each, whatever the number of runs there."""
+
+    def seen(scenario: Any, _: int) -> tuple[int, int, str]:
+        """Return the process, the object, and the name of its first strategy."""
+        return os.getpid(), id(scenario), scenario.strategies[0].name
+
+    one, other = resolve(DOCUMENT), resolve(DOCUMENT, {"run.warmup_s": 1.0})
+    for scenarios in ([one], [one, other]):
+        calls = [(scenario, k) for k in range(20) for scenario in scenarios]
+        found = set(outcomes(seen, calls, jobs=2))
+        for pid in {pid for pid, _, _ in found}:
+            assert len([row for row in found if row[0] == pid]) <= len(scenarios)
+        assert {name for _, _, name in found} == {one.strategies[0].name}
 
 
 @needs_distributed
