@@ -1,7 +1,7 @@
 """Many runs: what more workers gain, and what kills at random moments cost.
 
 python benchmarks/many_runs.py [--kills 20] [--duration 60] [--cpu]
-python benchmarks/many_runs.py --dask 4 --seeds 5 --duration 15    # 200 runs on four Dask workers
+python benchmarks/many_runs.py --dask 4 --seeds 4 --duration 15    # 200 runs on four Dask workers
 
 With --cpu the gain is told from CPU time, which other work on the machine disturbs less than the
 clock: all of one process, over that of the parent and of the busier of two workers. With --dask so

@@ -40,7 +40,7 @@ def write_trace(path: Path, kind: str, num_requests: int) -> None:
             writer.writerow((f"{arrival_s:.6f}", prompt, output))
 
 
-_HEAD = """
+HEAD = """
 [model]
 name = "llama-2-7b"
 [cluster]
@@ -74,7 +74,7 @@ STRATEGIES = {
 def scenario(strategy: str, trace: Path, rate_rps: float | None = None) -> str:
     """Scenario file: eight (or 64) instances of Llama-2-7B on A100, one GPU each."""
     nodes, per_node = {"fudg": (8, 1), "padg64": (8, 8)}.get(strategy, (1, 8))
-    head = _HEAD.format(
+    head = HEAD.format(
         name=strategy,
         trace=trace,
         nodes=nodes,
