@@ -51,7 +51,7 @@ class Kept(dict[str, Columns]):
 def not_kept(name: str) -> DataError:
     """Return the line for a frame that a summary does not keep."""
     return DataError(
-        f'run.recorder = "summary" keeps no {name}: plots, timelines, reports and searches need '
+        f'run.recorder = "summary" keeps no {name}: plots, timelines and reports need '
         'them. Run again with run.recorder = "frames".'
     )
 
