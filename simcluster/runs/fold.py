@@ -17,11 +17,12 @@ from simcluster.frames.schema import ITL_P99, SEGMENTS, SLO_CLASS, SPANS, WINDOW
 from simcluster.frames.summary import ERROR, Summary
 from simcluster.frames.unroll import lane_numbers
 from simcluster.request import Request
+from simcluster.roofline.layout import Layout
 from simcluster.roofline.sources import StepTimeFactory
 from simcluster.units import IntArray
 from simcluster.workload import Workload
 
-_LANES: Final = 64
+_LANES: Final = 1 << 10
 """More batches in flight than an instance has."""
 _AT_ONCE: Final = 1 << 14
 """Requests that are counted at once."""
@@ -165,7 +166,10 @@ class Fold:
         placed = self._cluster.placed
         instances = {
             "instance": np.array([p.instance.instance_id for p in placed], np.int64),
-            "tp_size": np.array([p.tp_size for p in placed], np.int64),
+            **{
+                name: np.array([getattr(p.layout, name) for p in placed], np.int64)
+                for name in Layout._fields
+            },
             "model": np.array([p.model for p in placed], object),
             "gpu": np.array([p.gpu for p in placed], object),
         }
