@@ -167,7 +167,7 @@ class Fold:
         instances = {
             "instance": np.array([p.instance.instance_id for p in placed], np.int64),
             **{
-                name: np.array([getattr(p.layout, name) for p in placed], np.int64)
+                name: np.array([getattr(p.layout, name) for p in placed], object)
                 for name in Layout._fields
             },
             "model": np.array([p.model for p in placed], object),

@@ -52,7 +52,6 @@ STRATEGIES: list[Any] = [
     NoDG(name="chunks", instances=1, scheduler="chunked", chunk_size=70, max_num_seqs=64),
     NoDG(name="small-chunks", instances=1, scheduler="chunked", chunk_size=16, max_num_seqs=8),
     NoDG(name="piped", instances=1, pp_size=2, num_kv_blocks=26),
-    NoDG(name="ranks", instances=1, dp_size=2, num_kv_blocks=26),
     FuDG(name="distserve", prefill_instances=1, decode_instances=1, num_kv_blocks=13),
     PaDG(name="open", instances=2, hold_output=False),
     PaDG(name="held", instances=2, num_kv_blocks=13, slack="max"),

@@ -29,7 +29,7 @@ from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG, PaDG
 from simcluster.testing.examples import examples
 from simcluster.testing.specs import vllm_engine
-from simcluster.testing.toy import toy_environment, toy_workload
+from simcluster.testing.toy import MOE, toy_environment, toy_workload
 
 STRATEGIES: list[Any] = [
     NoDG(name="plain", instances=2),
@@ -37,7 +37,6 @@ STRATEGIES: list[Any] = [
     NoDG(name="swap", instances=1, num_kv_blocks=10, max_num_seqs=3, preemption="swap"),
     NoDG(name="chunks", instances=1, scheduler="chunked", chunk_size=70, max_num_seqs=64),
     NoDG(name="piped", instances=1, pp_size=2, num_kv_blocks=26),
-    NoDG(name="ranks", instances=1, dp_size=2, num_kv_blocks=26),
     FuDG(name="distserve", prefill_instances=1, decode_instances=1, num_kv_blocks=13),
     PaDG(name="open", instances=2, hold_output=False),
     PaDG(name="held", instances=2, num_kv_blocks=13, slack="max"),
@@ -169,3 +168,29 @@ def test_run_says_what_a_summary_lacks_and_reports_refuse(tmp_path: Path) -> Non
         simcluster.read(out).requests()
     with pytest.raises(DataError, match=r"run\.recorder"):
         simcluster.simulate(simcluster.load(file)).columns["requests"]
+
+
+def test_gaps_of_data_parallel_ranks_are_those_of_the_frames(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ranks are lanes of one instance whose step times its whole layout decides."""
+    where = toy_environment(vllm_engine(), SLO, model=MOE)
+    strategy = NoDG(name="ranks", instances=2, dp_size=2, ep_size=2, num_kv_blocks=40)
+    load = replace(toy_workload([(0.002, 30 + k, 1 + k % 30) for k in range(40)]), rate_rps=1.0)
+    result = run(where, strategy, load)
+    finished = result.columns["requests"]["status"] == "finished"
+    whole = GapsInParts(result.columns, where).statistics(finished)
+    assert GapsInParts(result.columns, where, size=7).statistics(finished) == whole
+    monkeypatch.setattr(request_log, "CHUNK", 2)
+    monkeypatch.setattr(fold, "_AT_ONCE", 6)
+    short = run(where, strategy, load, summary=RunConfig())
+    assert short.summary is not None
+    row = short.summary.row(
+        strategy="ranks",
+        rate_rps=1.0,
+        seed=0,
+        num_gpus=short.num_gpus,
+        instances=short.columns["instances"],
+    )
+    assert row["itl_s_mean"] == pytest.approx(whole["mean"], rel=1e-12)
+    assert row["itl_s_p99"] == pytest.approx(whole["p99"], rel=ERROR)
