@@ -21,7 +21,14 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from simcluster.catalog import Catalog, config_json, default_price
 from simcluster.catalog.specs import EngineProfile, LinkSpec
-from simcluster.config import TARGETS, ClusterConfig, Environment, ModelConfig, SloConfig
+from simcluster.config import (
+    EXPERT_SPREAD,
+    TARGETS,
+    ClusterConfig,
+    Environment,
+    ModelConfig,
+    SloConfig,
+)
 from simcluster.errors import ConfigError, DataError, nearest
 from simcluster.quality import CommonQuality
 from simcluster.registry import wanted
@@ -518,6 +525,7 @@ def _model(table: ModelTable, engine: EngineTable, where: str, catalog: Catalog)
         max_model_len=longest,
         weight_dtype=table.weight_dtype,
         kv_dtype=table.kv_dtype,
+        expert_spread=(EXPERT_SPREAD if table.expert_spread is None else table.expert_spread),
     )
 
 

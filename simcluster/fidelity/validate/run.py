@@ -12,12 +12,14 @@ from simcluster.errors import DataError, nearest
 from simcluster.fidelity.validate import (
     aic_e2e,
     aic_layouts,
+    aic_moe,
     apex_e2e,
     blis_vllm015,
     distserve_fits,
     eager_engines,
     ecoserve_prefill,
     gpustack_bench,
+    inferencex_decode,
     kernel_checks,
     l20_five_systems,
     llmservingsim_vllm,
@@ -36,7 +38,7 @@ CheckFunction = Callable[[Path], list[Check]]
 END_TO_END: Final[dict[str, CheckFunction]] = {
     splitwise_perf.DATA_SET: splitwise_perf.checks,
     apex_e2e.DATA_SET: apex_e2e.checks,
-    aic_e2e.DATA_SET: aic_e2e.checks,
+    aic_e2e.DATA_SET: lambda data_dir: aic_e2e.checks(data_dir) + aic_moe.checks(data_dir),
     aic_layouts.DATA_SET: aic_layouts.checks,
     llmservingsim_vllm.DATA_SET: llmservingsim_vllm.checks,
     blis_vllm015.DATA_SET: blis_vllm015.checks,
@@ -47,6 +49,7 @@ END_TO_END: Final[dict[str, CheckFunction]] = {
     eager_engines.DATA_SET: eager_engines.checks,
     mlperf_v51.DATA_SET: mlperf_v51.checks,
     gpustack_bench.DATA_SET: gpustack_bench.checks,
+    inferencex_decode.DATA_SET: inferencex_decode.checks,
     published_anchors.DATA_SET: published_anchors.checks,
     ecoserve_prefill.DATA_SET: ecoserve_prefill.checks,
 }

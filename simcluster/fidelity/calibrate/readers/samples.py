@@ -49,9 +49,11 @@ NUMBERS: Final = (
     "top_k",
     "tp",
     "touched",
+    "padded",
 )
 """Columns that hold numbers; NaN where an operator does not use them. `touched` counts the experts
-that some token visits where a benchmark says so; elsewhere tokens pick experts at random."""
+that some token visits where a benchmark says so, `padded` their rows in whole tiles; elsewhere
+tokens pick experts at random."""
 
 BYTES: Final[Mapping[str, float]] = {
     "bf16": 2.0,
@@ -96,6 +98,8 @@ class Samples:
     cold: Mask
     """Weights and caches were read from memory, as a model reads them, not from a second-level
     cache that held them since the call before."""
+    kernel: Texts
+    """Of experts: their weights and how their tiles are chosen, as ``"bf16 by-experts"``."""
 
     def __len__(self) -> int:
         return len(self.time_s)
@@ -114,6 +118,7 @@ class Samples:
             self.group[keep],
             self.layer[keep],
             self.cold[keep],
+            self.kernel[keep],
         )
 
     def of(self, *operators: str) -> Samples:
@@ -136,6 +141,7 @@ def samples(
     group: npt.ArrayLike = "",
     layer: npt.ArrayLike = -1,
     cold: npt.ArrayLike = False,
+    kernel: npt.ArrayLike = "",
     **numbers: npt.ArrayLike,
 ) -> Samples:
     """Build rows from columns; what is one value is the same in every row.
@@ -157,6 +163,7 @@ def samples(
         column(group, np.str_),
         column(layer, np.int64),
         column(cold, np.bool_),
+        column(kernel, np.str_),
     )
     return rows.take(time > 0.0)
 
@@ -179,4 +186,5 @@ def joined(parts: Iterable[Samples]) -> Samples:
         np.concatenate([table.group for table in tables]),
         np.concatenate(layers),
         np.concatenate([table.cold for table in tables]),
+        np.concatenate([table.kernel for table in tables]),
     )
