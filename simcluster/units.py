@@ -27,6 +27,7 @@ GB: Final = 1e9
 MS: Final = 1e-3
 US: Final = 1e-6
 NS: Final = 1e-9
+PS: Final = 1e-12
 
 
 def on_grid(time_s: float) -> float:

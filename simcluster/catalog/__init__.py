@@ -15,6 +15,7 @@ module        idea
 ============  =======================================================================
 specs         specifications in seconds, bytes and FLOP/s: what an entry is read into
 layers        what a model is: runs of equal layers, each with a mixer and an MLP
+expert_tiles  how engines cut the rows of experts into tiles
 tables        keys, types, ranges and units of an entry, and its check
 build         an entry in the units of data sheets -> a specification
 model_entry   an entry of the table of models -> a model

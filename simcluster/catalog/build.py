@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from simcluster.catalog.specs import (
     AllReduceTerms,
     EngineProfile,
+    ExpertKernel,
     GPUSpec,
     KernelConstants,
     LengthTable,
@@ -17,7 +18,7 @@ from simcluster.catalog.specs import (
     QualityCounts,
 )
 from simcluster.catalog.tables import Row
-from simcluster.units import GB, MB, MS, NS, US
+from simcluster.units import GB, MB, MS, NS, PS, US
 
 _KIB: Final = 2.0**10
 _MIB: Final = 2.0**20
@@ -28,14 +29,12 @@ _FINER_SHARES: Final = (
     "mfu_gemm_8bit",
     "mbu_quantise",
     "mbu_gemm_few",
+    "mfu_gemm_block",
+    "mbu_gemm_block",
     "mixed_mfu",
     "decode_overlap_8bit",
-    "mfu_tuned",
-    "mbu_tuned",
     "gemm_waves",
     "gemm_tile_loss",
-    "mfu_grouped",
-    "mbu_grouped",
     "mbu_norm",
     "mbu_rope",
     "mbu_activation",
@@ -57,7 +56,10 @@ _FINER_SHARES: Final = (
 
 
 def gpu(
-    row: Row, kernels: Row, prices: Iterable[Row], older_kernels: Iterable[Row] = ()
+    row: Row,
+    kernels: tuple[Row, Sequence[Row]],
+    prices: Iterable[Row],
+    older_kernels: Iterable[tuple[Row, Sequence[Row]]] = (),
 ) -> GPUSpec:
     """Return a GPU with its kernel constants and prices.
 
@@ -84,15 +86,15 @@ def gpu(
         l2_bytes=r.get("l2_mb", 0.0) * MB,
         fabric=r["fabric"],
         pcie=r["pcie"],
-        constants=kernel_constants(kernels, r["name"]),
-        older_constants=tuple(kernel_constants(older, r["name"]) for older in older_kernels),
+        constants=kernel_constants(*kernels, r["name"]),
+        older_constants=tuple(kernel_constants(*older, r["name"]) for older in older_kernels),
         prices=tuple(price(p) for p in prices),
         source=r["source"],
     )
 
 
-def kernel_constants(row: Row, gpu_name: str) -> KernelConstants:
-    """Return the constants of `row` as they hold for the GPU `gpu_name`."""
+def kernel_constants(row: Row, experts: Iterable[Row], gpu_name: str) -> KernelConstants:
+    """Return the constants of `row` and its kernels for experts as they hold for `gpu_name`."""
     r: dict[str, Any] = dict(row)
     accuracy, source = r["accuracy"], r["source"]
     if gpu_name not in r.get("holds_for", ()) and accuracy != "data-sheet":
@@ -109,8 +111,8 @@ def kernel_constants(row: Row, gpu_name: str) -> KernelConstants:
         prefill_tile=float(r.get("prefill_tile", 128.0)),
         mixed_tile=float(r.get("mixed_tile", 0.0)),
         quantise_s=_in_units(r.get("quantise_us")),
-        tuned_experts=tuple((int(e), int(width)) for e, width in r.get("tuned_experts", ())),
-        grouped_fixed_s=r.get("grouped_fixed_us", 0.0) * US,
+        fixed_block_s=_in_units(r.get("fixed_block_us")),
+        experts=tuple(expert_kernel(each) for each in experts),
         elementwise_fixed_s=_in_units(r.get("elementwise_fixed_us")),
         norm_fixed_s=_in_units(r.get("norm_fixed_us")),
         row_chain_s=r.get("row_chain_ns", 0.0) * NS,
@@ -126,6 +128,28 @@ def kernel_constants(row: Row, gpu_name: str) -> KernelConstants:
         accuracy=accuracy,
         source=source,
         **{key: float(r[key]) for key in _FINER_SHARES if key in r},
+    )
+
+
+def expert_kernel(row: Row) -> ExpertKernel:
+    """Return a kernel for experts."""
+    r: dict[str, Any] = dict(row)
+    return ExpertKernel(
+        name=r["name"],
+        weights=r["weights"],
+        tiles=r["tiles"],
+        mfu=float(r["mfu"]),
+        small_tiles=float(r.get("small_tiles", 1.0)),
+        large_tiles=float(r.get("large_tiles", 1.0)),
+        mbu=float(r["mbu"]),
+        smooth_p=float(r["smooth_p"]),
+        tile_s=r["tile_us"] * US,
+        fixed_s=r["fixed_us"] * US,
+        number_s=r["number_ps"] * PS,
+        unaligned=float(r.get("unaligned", 1.0)),
+        tuned=tuple((int(num), int(width)) for num, width in r.get("tuned", ())),
+        tuned_gain=float(r.get("tuned_gain", 1.0)),
+        source=r["source"],
     )
 
 
@@ -211,6 +235,7 @@ def engine(row: Row) -> EngineProfile:
         fuses_allreduce=r.get("fuses_allreduce", False),
         fuses_allreduce_max_bytes=_scaled(r.get("fuses_allreduce_mib"), _MIB),
         front_end_s=r.get("front_end_ms", 0.0) * MS,
+        front_end_token_s=r.get("front_end_token_us", 0.0) * US,
         api_servers=r.get("api_servers", 0),
         api_request_s=r.get("api_request_ms", 0.0) * MS,
         api_token_s=r.get("api_token_us", 0.0) * US,

@@ -106,6 +106,8 @@ class Architecture:
     """What the entry holds beyond that: experts, latent attention."""
     defaults: Mapping[str, object] = field(default_factory=dict)
     """Values of keys that files of this architecture leave out, as its code has them."""
+    qk_norm: str = ""
+    """Norm of queries and keys, where the file does not turn it off; see `Attention`."""
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: PARTS)
     """Names of modules by part of a layer, where quantisation names them unlike others."""
 
@@ -278,6 +280,12 @@ def _texts(value: object) -> list[object]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+def _norms_qk(config: Config, architecture: Architecture) -> bool:
+    return bool(architecture.qk_norm) and config.flag(
+        "use_qk_norm", default=architecture.model_type != "glm4_moe"
+    )
+
+
 def _name(config: Config, path: Path) -> str:
     """Return a name for the model: its own, its folder's, or the file's."""
     own = config.get("_name_or_path")
@@ -305,6 +313,7 @@ def _shape(config: Config, whole: Config, architecture: Architecture) -> Numbers
         "vocab_size": config.count("vocab_size"),
         "max_position": config.count(*_POSITIONS),
         "gated_mlp": architecture.gated_mlp,
+        **({"qk_norm": architecture.qk_norm} if _norms_qk(config, architecture) else {}),
         "tied_embeddings": tied.flag("tie_word_embeddings", architecture.tied_embeddings),
     }
 
@@ -764,14 +773,17 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     "Qwen2MoeForCausalLM": _gated("qwen2_moe", **_QWEN_MOE),
     "Qwen2VLForConditionalGeneration": _gated("qwen2_vl", **_QWEN),
     "Qwen2_5_VLForConditionalGeneration": _gated("qwen2_5_vl", **_QWEN),
-    "Qwen3ForCausalLM": _gated("qwen3", **_QWEN),
-    "Qwen3MoeForCausalLM": _gated("qwen3_moe", **_QWEN_MOE),
-    "Qwen3VLForConditionalGeneration": _gated("qwen3_vl", **_QWEN),
-    "Qwen3VLMoeForConditionalGeneration": _gated("qwen3_vl_moe", **_QWEN_MOE),
-    "Qwen3NextForCausalLM": _gated("qwen3_next", **_DELTA),
-    "Qwen3_5ForConditionalGeneration": _gated("qwen3_5", **_DELTA),
+    "Qwen3ForCausalLM": _gated("qwen3", qk_norm="head", **_QWEN),
+    "Qwen3MoeForCausalLM": _gated("qwen3_moe", qk_norm="head", **_QWEN_MOE),
+    "Qwen3VLForConditionalGeneration": _gated("qwen3_vl", qk_norm="head", **_QWEN),
+    "Qwen3VLMoeForConditionalGeneration": _gated("qwen3_vl_moe", qk_norm="head", **_QWEN_MOE),
+    "Qwen3NextForCausalLM": _gated("qwen3_next", qk_norm="head", **_DELTA),
+    "Qwen3_5ForConditionalGeneration": _gated("qwen3_5", qk_norm="head", **_DELTA),
     "Qwen3_5MoeForConditionalGeneration": _gated(
-        "qwen3_5_moe", **_DELTA, ffn_dim=lambda config: config.count("moe_intermediate_size")
+        "qwen3_5_moe",
+        qk_norm="head",
+        **_DELTA,
+        ffn_dim=lambda config: config.count("moe_intermediate_size"),
     ),
     "MiMoForCausalLM": _gated("mimo", **_QWEN),
     "MiMoV2FlashForCausalLM": _gated("mimo_v2_flash", layers=_mimo_v2, more=_values),
@@ -801,9 +813,9 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     "DeepseekV3ForCausalLM": _gated("deepseek_v3", **_MLA),
     "DeepseekV32ForCausalLM": _gated("deepseek_v32", layers=_dense_first, more=_deepseek_sparse),
     "KimiK25ForConditionalGeneration": _gated("kimi_k25", **_MLA),
-    "Glm4MoeForCausalLM": _gated("glm4_moe", **_MOE),
+    "Glm4MoeForCausalLM": _gated("glm4_moe", qk_norm="head", **_MOE),
     "GlmMoeDsaForCausalLM": _gated("glm_moe_dsa", layers=_glm_dsa, more=_deepseek_sparse),
-    "MiniMaxM2ForCausalLM": _gated("minimax_m2", more=_mixtral_experts),
+    "MiniMaxM2ForCausalLM": _gated("minimax_m2", qk_norm="all", more=_mixtral_experts),
     "GptOssForCausalLM": _gated("gpt_oss", layers=_every_other, more=_mixtral_experts),
     "Step3p7FlashForCausalLM": _gated("step3p7", **_MOE),
     "NemotronHForCausalLM": _plain(

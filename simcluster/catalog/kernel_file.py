@@ -53,9 +53,10 @@ NUMBERS: Final = (
     "top_k",
     "tp",
     "touched",
+    "padded",
 )
 """Columns that hold numbers. `touched` counts the experts that some token visits where a benchmark
-says so; elsewhere tokens pick experts at random."""
+says so, `padded` their rows in whole tiles; elsewhere tokens pick experts at random."""
 
 NONE: Final = -1.0
 """Stands for a number that an operator does not use, where NaN would not equal itself."""
@@ -105,6 +106,7 @@ class KernelCall(NamedTuple):
     top_k: float = NONE
     tp: float = NONE
     touched: float = NONE
+    padded: float = NONE
 
 
 class KernelRow(NamedTuple):

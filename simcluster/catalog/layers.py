@@ -102,6 +102,9 @@ class Attention:
     """The query projection is twice as wide: its second half gates the output."""
     values_are_keys: bool = False
     """There is no projection of values (the cache holds both)."""
+    qk_norm: str = ""
+    """Queries and keys are normed: each head by itself (``"head"``), or all heads as one row
+    (``"all"``), whose mean square the ranks of a tensor-parallel group add up; empty for none."""
 
     @property
     def kv_numbers(self) -> int:

@@ -185,6 +185,7 @@ def _mixer(r: dict[str, Any]) -> Mixer | None:
         reach=reach,
         output_gate=r.get("output_gate", False),
         values_are_keys=r.get("values_are_keys", False),
+        qk_norm=r.get("qk_norm", ""),
     )
 
 

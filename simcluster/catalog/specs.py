@@ -27,6 +27,47 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertKernel:
+    """An engine's kernels for the routed experts of a layer, as measured on one GPU.
+
+    One call sorts tokens by expert, multiplies twice with an activation between, and adds up what
+    belongs to a token. A multiplication takes ``(compute^p + memory^p)^(1/p)`` and a time per tile;
+    compute counts whole tiles of rows. See `simcluster.roofline.experts`.
+    """
+
+    name: str
+    weights: str
+    """Which weights it is for: ``"bf16"``, ``"fp8"``, ``"fp8-block"``, ``"mxfp4"``, ``"nvfp4"``, or
+    ``"int4"``, which also unpacks all others that the GPU does not multiply."""
+    tiles: str
+    """How the engine chooses tiles, a key of `simcluster.roofline.experts.TILE_RULES`."""
+    mfu: float
+    """Reachable share of the peak with tiles of 64 rows, padding counted as work."""
+    small_tiles: float = 1.0
+    large_tiles: float = 1.0
+    """Times this with tiles of fewer and of more rows."""
+    mbu: float
+    """Reachable share of bandwidth."""
+    smooth_p: float
+    """Exponent p of the smooth maximum, >= 1."""
+    tile_s: float
+    """Time that a tile takes an SM beside that, times tiles / SMs (s)."""
+    fixed_s: float
+    """Latency of the whole call (s): sorting tokens by expert, bringing inputs to few bits."""
+    number_s: float
+    """Time per number of a row times its visits to experts (s): inputs brought to few bits, results
+    added up."""
+    unaligned: float = 1.0
+    """How many times longer it takes where 16 does not divide the width of an expert."""
+    tuned: tuple[tuple[int, int], ...] = ()
+    """Experts and widths of an expert per rank for which the engine ships tuned tiles."""
+    tuned_gain: float = 1.0
+    """Times the share of the peak for those."""
+    source: str
+    """What it was fitted to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KernelConstants:
     """How much of its data-sheet a GPU reaches; the constants of the kernel model.
 
@@ -56,6 +97,12 @@ class KernelConstants:
     """Latency (s) and share of bandwidth of bringing the input of such a multiplication to 8 bits
     in the table that the constants are fitted to; None where it is not in it. They take it out of
     the table; steps have the engine's kernel (`roofline.kernels.QUANTISE_BYTES`)."""
+    mfu_gemm_block: float | None = None
+    mbu_gemm_block: float | None = None
+    fixed_block_s: float | None = None
+    """Shares of the 8-bit peak and of bandwidth, and latency (s), with 8-bit weights scaled by
+    blocks, whose inputs a kernel of its own always brings to 8 bits; None for those of other 8-bit
+    weights."""
     mbu_gemm_few: float | None = None
     """`mbu_gemm` with at most 16 rows, for which libraries have kernels of their own; None for the
     same."""
@@ -64,18 +111,9 @@ class KernelConstants:
     1; None leaves tiles out."""
     gemm_tile_loss: float = 0.0
     """How much slower tiles smaller than 128 x 256 are per operation; see `kernels.GEMM_TILES`."""
-    mfu_grouped: float | None = None
-    mbu_grouped: float | None = None
-    """Shares in the grouped multiplications of experts; None for `mfu_gemm` and `mbu_gemm`."""
-    tuned_experts: tuple[tuple[int, int], ...] = ()
-    """Numbers of experts and widths of an expert per rank for which the engine ships tuned
-    tiles."""
-    mfu_tuned: float | None = None
-    mbu_tuned: float | None = None
-    """`mfu_grouped` and `mbu_grouped` of those; None for the same."""
-    grouped_fixed_s: float = 0.0
-    """Latency of such a multiplication beside `fixed_s` (s): tokens are sorted by expert before,
-    and their results put together behind."""
+    experts: tuple[ExpertKernel, ...] = ()
+    """Kernels for experts by the weights they are for; where there is none, experts are as many
+    multiplications with `mfu_gemm` and `mbu_gemm`."""
     elementwise_fixed_s: float | None = None
     """Least time of an elementwise kernel (s), the third in its smooth maximum; None for `fixed_s`,
     added."""
@@ -389,6 +427,8 @@ class EngineProfile:
     front_end_s: float = 0.0
     """Time that a request takes from its arrival to the scheduler: HTTP, chat template, tokenising
     and the way between processes (s). A latency: it does not limit requests/s."""
+    front_end_token_s: float = 0.0
+    """The same per token of the prompt (s): tokenising."""
     api_servers: int = 0
     """Processes in front of each instance that takes new requests (vLLM's ``--api-server-count``)
     that limit requests/s by the next two; 0: they never do."""

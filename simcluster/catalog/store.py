@@ -35,6 +35,7 @@ KINDS: Final = ("gpu", "model", "link", "node", "engine", "lengths", "quality")
 FILES: Final = {
     "gpu": "gpus.toml",
     "kernels": "kernels.toml",
+    "experts": "experts.toml",
     "price": "prices.toml",
     "model": "models.toml",
     "link": "links.toml",
@@ -47,6 +48,7 @@ FILES: Final = {
 
 _REFERENCES: Final = {
     "gpu": {"fabric": "link", "pcie": "link", "kernels": "kernels", "older_kernels": "kernels"},
+    "kernels": {"experts": "experts"},
     "price": {"gpu": "gpu"},
     "node": {"gpu": "gpu", "fabric": "link", "network": "link"},
 }
@@ -118,7 +120,7 @@ class Catalog:
         """Return this catalogue with the entries of a TOML file.
 
         The file has the tables of the packaged files (``[[gpu]]``, ``[[price]]``, ``[[kernels]]``,
-        ``[[model]]``, ``[[link]]``, ``[[node]]``, ``[[engine]]``, ``[[lengths]]``,
+        ``[[experts]]``, ``[[model]]``, ``[[link]]``, ``[[node]]``, ``[[engine]]``, ``[[lengths]]``,
         ``[[quality]]``) and their keys. ``like = "NAME"`` takes from another entry every key that
         is not given, but never its name, aliases and source.
 
@@ -227,10 +229,16 @@ class Catalog:
         """
         row = self.find("gpu", name, key=key)
         kernels, *older = (
-            self.find("kernels", each, key=f"gpu {row['name']}: kernels")
+            self._kernels(each, key=f"gpu {row['name']}: kernels")
             for each in (str(row["kernels"]), *texts(row, "older_kernels"))
         )
         return build.gpu(row, kernels, self.prices(str(row["name"])), older)
+
+    def _kernels(self, name: str, key: str) -> tuple[Row, list[Row]]:
+        """Return constants of kernels, and the entries of their kernels for experts."""
+        row = self.find("kernels", name, key=key)
+        where = f"kernels {row['name']}: experts"
+        return row, [self.find("experts", each, key=where) for each in texts(row, "experts")]
 
     def prices(self, gpu: str) -> list[Row]:
         """Return the prices of the GPU called `gpu`, its name in full."""

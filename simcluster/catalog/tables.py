@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
+from simcluster.catalog.expert_tiles import PEAKS, TILE_RULES
 from simcluster.catalog.layers import KV_BYTES, WEIGHT_DTYPES
 from simcluster.catalog.model_entry import DTYPE_KEYS, MIXERS, MLPS, check_layers
 from simcluster.errors import ConfigError, nearest, unfit_name
@@ -90,6 +91,7 @@ LAYER_KEYS: Final[Mapping[str, Key]] = {
     ),
     "output_gate": Key("flag", "the query projection also gates the output", required=False),
     "values_are_keys": Key("flag", "no projection of values", required=False),
+    "qk_norm": Key("text", "norm of queries and keys", required=False, choices=("head", "all")),
     "q_lora_rank": _count("rank of the query (MLA)", required=False, low=0),
     "kv_lora_rank": _count("rank of the cached latent (MLA)", required=False, low=0),
     "qk_nope_dim": _count("head width without position (MLA)", required=False, low=0),
@@ -170,15 +172,13 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "mfu_gemm_8bit": _share("share of the 8-bit peak", required=False),
         "quantise_us": Key("number", "of bringing inputs to 8 bits (us)", required=False),
         "mbu_quantise": _share("share of bandwidth in that", required=False),
+        "mfu_gemm_block": _share("mfu_gemm_8bit by blocks", required=False),
+        "mbu_gemm_block": _share("mbu_gemm by blocks", required=False),
+        "fixed_block_us": Key("number", "latency by blocks (us)", required=False),
         "mbu_gemm_few": _share("mbu_gemm with at most 16 rows", required=False),
         "gemm_waves": _share("share of tiles that waits for whole waves", required=False),
         "gemm_tile_loss": Key("number", "slowness of small tiles", required=False),
-        "mfu_grouped": _share("share of peak FLOP/s in experts", required=False),
-        "mbu_grouped": _share("share of bandwidth in experts", required=False),
-        "tuned_experts": Key("rows", "experts and widths with tuned tiles", required=False),
-        "mfu_tuned": _share("mfu_grouped of those", required=False),
-        "mbu_tuned": _share("mbu_grouped of those", required=False),
-        "grouped_fixed_us": Key("number", "more for experts' kernels (us)", required=False),
+        "experts": Key("texts", "kernels for experts, names of the table experts", required=False),
         "elementwise_fixed_us": Key("number", "of an elementwise kernel (us)", required=False),
         "norm_fixed_us": Key("number", "of a norm (us)", required=False),
         "row_chain_ns": Key("number", "per 1000 bytes of a row (ns)", required=False),
@@ -214,6 +214,22 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "generation": Key("text", "which software, such as 2024", required=False),
         "accuracy": Key("text", "what they rest on", choices=("measured", "fitted", "data-sheet")),
         "holds_for": Key("texts", "GPUs with the die that was measured", required=False),
+    },
+    "experts": {
+        **_NAME,
+        "weights": Key("text", "weights that it is for", choices=tuple(PEAKS)),
+        "tiles": Key("text", "how tiles are chosen", choices=tuple(TILE_RULES)),
+        "mfu": _share("share of peak FLOP/s with tiles of 64 rows"),
+        "small_tiles": _positive("times that with fewer rows", required=False),
+        "large_tiles": _positive("times that with more rows", required=False),
+        "mbu": _share("share of bandwidth"),
+        "smooth_p": Key("number", "exponent of the smooth maximum", low=1.0),
+        "tile_us": Key("number", "of an SM per tile (us)"),
+        "fixed_us": Key("number", "latency of a call (us)"),
+        "number_ps": Key("number", "per number of a visit (ps)"),
+        "unaligned": Key("number", "times longer without 16", required=False, low=1.0),
+        "tuned": Key("rows", "experts and widths with tuned tiles", required=False),
+        "tuned_gain": _positive("times mfu for those", required=False),
     },
     "price": {
         "gpu": Key("text", "name of the GPU"),
@@ -285,6 +301,7 @@ TABLES: Final[Mapping[str, Mapping[str, Key]]] = {
         "fuses_allreduce": Key("flag", "a norm is part of the all-reduce", required=False),
         "fuses_allreduce_mib": Key("number", "largest message of those (MiB)", required=False),
         "front_end_ms": Key("number", "from arrival to the scheduler (ms)", required=False),
+        "front_end_token_us": Key("number", "the same per token (us)", required=False),
         "api_servers": _count("API servers that limit requests/s", required=False, low=0),
         "api_request_ms": Key("number", "CPU of one of them per request (ms)", required=False),
         "api_token_us": Key("number", "and per streamed token (us)", required=False),

@@ -7,6 +7,8 @@ base            the contract: shape of a step -> duration
 operators       FLOPs and bytes of a forward pass on one rank
 kernels         time of one kernel: a smooth roofline plus a latency
 layout          tensor, data and expert parallelism: who has what, and who is busiest
+experts         time of the grouped multiplications of experts
+smooth          the smooth maximum of two times
 collectives     time of an all-reduce, all-gather or all-to-all
 dispatch        CPU issue and GPU execution as a two-machine flow shop
 memory          weights, and the KV blocks that are left

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from simcluster.catalog.layers import LatentAttention, Recurrent
+from simcluster.catalog.layers import Experts, LatentAttention, Recurrent
 from simcluster.catalog.specs import EngineProfile, GPUSpec
 from simcluster.config import Environment, ModelConfig
+from simcluster.roofline.experts import kernel_for
 
 _GENERATIONS: Final = {
     "fp8": "Ada, Hopper, Blackwell, CDNA3, CDNA4 and Gaudi 3",
@@ -35,6 +36,7 @@ def assumptions(environment: Environment) -> list[str]:
         for cluster in environment.clusters:
             lines |= dict.fromkeys(_of_weights(model, cluster.gpu))
             lines |= dict.fromkeys(_of_kernels(environment.engine, cluster.gpu))
+            lines |= dict.fromkeys(_of_experts(model, environment.engine, cluster.gpu))
         lines |= dict.fromkeys(_of_layers(model, environment.engine))
     return list(lines)
 
@@ -49,12 +51,14 @@ def _of_weights(model: ModelConfig, gpu: GPUSpec) -> Iterator[str]:
         elif dtype.arithmetic == "nvfp4" and gpu.reached_nvfp4 is not None:
             yield (
                 "step times of nvfp4 weights: the rate of large multiplications is measured, "
-                "small ones, experts and bringing inputs to 4 bits are not calibrated"
+                "small ones and bringing inputs to 4 bits are not calibrated"
             )
         elif dtype.arithmetic not in gpu.native_8bit:
             why = _not_multiplied(dtype.arithmetic, gpu)
             yield f"{dtype.name} weights are brought to 16 bits and then multiplied: {why}"
-        elif dtype.name in _STAND_INS:
+        elif dtype.name in _STAND_INS and not (
+            dtype.name == "fp8-block" and gpu.constants.fixed_block_s is not None
+        ):
             yield f"step times of {dtype.name} weights are those of {_STAND_INS[dtype.name]}"
     if model.kv_bytes not in (1.0, 2.0):
         yield "step times with this KV cache are those of a 16-bit one with as many bytes"
@@ -79,9 +83,33 @@ def _of_kernels(engine: EngineProfile, gpu: GPUSpec) -> Iterator[str]:
         )
 
 
+def _of_experts(model: ModelConfig, engine: EngineProfile, gpu: GPUSpec) -> Iterator[str]:
+    """Say with which kernel the routed experts are multiplied: few were measured on every GPU."""
+    stored = {
+        layer.dtypes.experts
+        for layer in model.spec.each_layer
+        if any(isinstance(mlp, Experts) for mlp in layer.mlps)
+    }
+    constants = gpu.constants_of(engine.kernel_generation)
+    for name in sorted({model.dtype_of(dtype).name for dtype in stored}):
+        kernel = kernel_for(gpu, constants.experts, name)
+        if kernel is None:
+            yield (
+                f"experts in {name} on {gpu.name}: no kernel for them was measured, the shares of "
+                "other multiplications stand in"
+            )
+        else:
+            yield f"experts in {name} on {gpu.name}: the kernel {kernel.name!r} of the catalogue"
+
+
 def _of_layers(model: ModelConfig, engine: EngineProfile) -> Iterator[str]:
     """Say what of unusual layers is not calibrated, or not kept apart by the engine."""
     mixers, name = model.spec.mixers, model.spec.name
+    if model.spec.experts is not None:
+        yield (
+            f"{name}: the popularity of experts varies by {model.expert_spread:g} of its mean "
+            "(model.expert_spread; real gates: about 0.6), so that a batch visits fewer of them"
+        )
     if any(isinstance(mixer, Recurrent) for mixer in mixers):
         yield (
             f"{name}: times of its recurrent layers are not calibrated (the shares of attention "

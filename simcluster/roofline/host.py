@@ -19,6 +19,7 @@ _CPU_TIMES: Final = (
     "graph_issue_s",
     "piece_issue_s",
     "front_end_s",
+    "front_end_token_s",
     "api_request_s",
     "api_token_s",
 )

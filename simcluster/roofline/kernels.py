@@ -13,8 +13,16 @@ from collections.abc import Sequence
 from math import ceil, inf
 from typing import Final, NamedTuple
 
-from simcluster.catalog.specs import GPUSpec, KernelConstants
-from simcluster.roofline.operators import ACTIVATION_BYTES, AttentionWork, Operator
+from simcluster.catalog.specs import ExpertKernel, GPUSpec, KernelConstants
+from simcluster.roofline.experts import kernel_for, multiplication_s
+from simcluster.roofline.operators import (
+    ACTIVATION_BYTES,
+    ALIGN_KERNELS,
+    AttentionWork,
+    Operator,
+    Routing,
+)
+from simcluster.roofline.smooth import smooth_max
 
 Tiles = Sequence[tuple[float, float]]
 """Rows and columns of the result that one block computes."""
@@ -55,18 +63,6 @@ _TWO_BLOCKS: Final = 1.52
 """Time of a part wave of decode attention with one and with two blocks on an SM, relative to the
 SM's share of the bandwidth: one block alone streams at 0.88 of it, and two together still pay for
 being short (FlashAttention-2 on A100 with 24 to 128 sequences and 4 KV heads, Vidur)."""
-
-
-def smooth_max(a: float, b: float, p: float) -> float:
-    """Return ``(a^p + b^p)^(1/p)``, between the maximum and the sum of two times (s), both >= 0.
-
-    >>> smooth_max(3.0, 4.0, 2.0)
-    5.0
-    """
-    high, low = (a, b) if a > b else (b, a)
-    if low == 0.0:
-        return high
-    return float(high * (1.0 + (low / high) ** p) ** (1.0 / p))
 
 
 def wave_share(waves: float) -> float:
@@ -141,24 +137,24 @@ class KernelTimer:
         See `EngineProfile`.
     splits_attention : bool
         See `EngineProfile`.
-    num_experts, expert_width : int
-        Experts of a layer, and width of each on a rank: engines ship tuned tiles for some.
     """
 
     __slots__ = (
         "_attention_bandwidth",
         "_attention_bandwidth_8bit",
         "_attention_flops",
+        "_block",
         "_block_s",
         "_cached",
         "_elementwise_bandwidth",
         "_elementwise_fixed_s",
+        "_expert_kernels",
         "_gemm_bandwidth",
         "_gemm_bandwidth_few",
         "_gemm_flops",
         "_gemm_flops_4bit",
         "_gemm_flops_8bit",
-        "_grouped",
+        "_gpu",
         "_l2_bytes",
         "_native",
         "_norm_fixed_s",
@@ -180,31 +176,29 @@ class KernelTimer:
         *,
         quantises: str = "fused",
         splits_attention: bool = False,
-        num_experts: int = 0,
-        expert_width: int = 0,
     ) -> None:
         constants = gpu.constants_of(generation)
         bandwidth = gpu.memory_bandwidth
         self.constants: KernelConstants = constants
+        self._gpu = gpu
+        self._expert_kernels: dict[str, ExpertKernel | None] = {}
         self._native = frozenset(gpu.native_8bit)
         self._gemm_flops = constants.mfu_gemm * gpu.flops_16bit
         mfu_8bit = _or(constants.mfu_gemm_8bit, constants.mfu_gemm)
         self._gemm_flops_8bit = (
             self._gemm_flops if gpu.flops_8bit is None else mfu_8bit * gpu.flops_8bit
         )
+        # Multiplications by blocks: rate, bandwidth, latency.
+        self._block: tuple[float, float, float] | None = None
+        if constants.fixed_block_s is not None and gpu.flops_8bit is not None:
+            self._block = (
+                _or(constants.mfu_gemm_block, mfu_8bit) * gpu.flops_8bit,
+                _or(constants.mbu_gemm_block, constants.mbu_gemm) * bandwidth,
+                constants.fixed_block_s,
+            )
         self._gemm_flops_4bit = _or(gpu.reached_nvfp4, 0.0)
         self._gemm_bandwidth = constants.mbu_gemm * bandwidth
         self._gemm_bandwidth_few = _or(constants.mbu_gemm_few, constants.mbu_gemm) * bandwidth
-        grouped = (
-            _or(constants.mfu_grouped, constants.mfu_gemm) / constants.mfu_gemm,
-            _or(constants.mbu_grouped, constants.mbu_gemm) / constants.mbu_gemm,
-        )
-        if (num_experts, expert_width) in constants.tuned_experts:
-            grouped = (
-                _or(constants.mfu_tuned, grouped[0] * constants.mfu_gemm) / constants.mfu_gemm,
-                _or(constants.mbu_tuned, grouped[1] * constants.mbu_gemm) / constants.mbu_gemm,
-            )
-        self._grouped = grouped
         self._attention_flops = constants.mfu_attention * gpu.flops_16bit
         self._attention_bandwidth = constants.mbu_attention * bandwidth
         mbu_8bit = _or(constants.mbu_attention_8bit, constants.mbu_attention)
@@ -241,6 +235,10 @@ class KernelTimer:
 
     def operator_s(self, operator: Operator) -> float:
         """Time of a multiplication or an elementwise kernel."""
+        if operator.routing is not None:
+            kernel = self._expert_kernel(operator.routing.weights)
+            if kernel is not None:
+                return self._experts_s(kernel, operator, operator.routing)
         if operator.kind == "gemm":
             multiplied = self._number_bytes(operator.arithmetic)
             return self.gemm_s(
@@ -252,8 +250,26 @@ class KernelTimer:
                 operator.groups,
                 behind_norm=operator.name in _BEHIND_NORM,
                 unpacks=operator.weight_bytes < ACTIVATION_BYTES == multiplied,
+                by_blocks=operator.weight_bytes > 1.0 == multiplied,
             )
         return self.elementwise_s(operator.bytes, operator.family, operator.rows)
+
+    def _expert_kernel(self, weights: str) -> ExpertKernel | None:
+        if weights not in self._expert_kernels:
+            found = kernel_for(self._gpu, self.constants.experts, weights)
+            self._expert_kernels[weights] = found
+        return self._expert_kernels[weights]
+
+    def _experts_s(self, kernel: ExpertKernel, operator: Operator, routing: Routing) -> float:
+        """Time of one of the kernels of routed experts; their activation is one like any other.
+
+        Sorting tokens by expert takes the latency of the call, adding up what scales with numbers.
+        """
+        if operator.kind == "gemm":
+            return multiplication_s(kernel, self._gpu, operator, routing)
+        if operator.name in ALIGN_KERNELS:
+            return kernel.fixed_s / len(ALIGN_KERNELS)
+        return kernel.number_s * 0.5 * operator.flops
 
     def _number_bytes(self, arithmetic: str) -> float:
         """Bytes of the numbers that are multiplied for weights of this arithmetic."""
@@ -272,6 +288,7 @@ class KernelTimer:
         *,
         behind_norm: bool = False,
         unpacks: bool = False,
+        by_blocks: bool = False,
     ) -> float:
         """Time of a matrix multiplication, by the peak of the numbers that are multiplied.
 
@@ -290,8 +307,10 @@ class KernelTimer:
             A norm makes its input, and can bring it to 8 bits on the way.
         unpacks : bool
             Its kernel brings the weights to 16 bits on the way.
+        by_blocks : bool
+            Its weights and inputs have a scale per block.
         """
-        peak, quantise_s = self._gemm_flops, 0.0
+        peak, quantise_s, fixed_s = self._gemm_flops, 0.0, self.fixed_s
         in_4_bits = number_bytes == 0.5 and self._gemm_flops_4bit > 0.0
         if number_bytes == 1.0 or in_4_bits:
             peak = self._gemm_flops_4bit if in_4_bits else self._gemm_flops_8bit
@@ -301,16 +320,15 @@ class KernelTimer:
         bandwidth = self._gemm_bandwidth
         if 0.0 < rows <= FEW_ROWS and groups <= 1.0:
             bandwidth = self._gemm_bandwidth_few
+        if by_blocks and self._block is not None:
+            peak, bandwidth, fixed_s = self._block
+            quantise_s = self.elementwise_s(QUANTISE_BYTES * 0.5 * flops / cols, "activation")
         waves = self.constants.gemm_waves
         if waves is not None and rows > 0.0:
             tiles = GROUPED_TILES if unpacks or groups > 1.0 else GEMM_TILES
             flops = self._tiled_flops(flops, rows, cols, groups, waves, tiles)
-        if groups > 1.0:
-            mfu, mbu = self._grouped
-            peak, bandwidth = mfu * peak, mbu * bandwidth
-            quantise_s += self.constants.grouped_fixed_s
         law = smooth_max(flops / peak, num_bytes / bandwidth, self._p)
-        return law + self.fixed_s + quantise_s
+        return law + fixed_s + quantise_s
 
     def _tiled_flops(
         self,

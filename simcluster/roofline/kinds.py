@@ -26,7 +26,14 @@ ENGINES: Final = {
 BITS: Final = {16: "bf16", 8: "8-bit", 4: "4-bit"}
 _LINKS: Final = {"nvlink": "NVLink", "pcie": "PCIe"}
 _SERVED: Final = ("TTFT", "TPOT", "E2E", "throughput")
-_TIMES: Final = ("issue_s", "graph_issue_s", "piece_issue_s", "front_end_s", "cpu_speed")
+_TIMES: Final = (
+    "issue_s",
+    "graph_issue_s",
+    "piece_issue_s",
+    "front_end_s",
+    "front_end_token_s",
+    "cpu_speed",
+)
 """Times of an engine profile beside those that begin with ``host_``."""
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby, islice
+from math import log
 from typing import Final, Literal, NamedTuple
 
 from simcluster.catalog.layers import (
@@ -65,11 +66,30 @@ _FAMILIES: Final[dict[str, Family]] = {
 }
 ACTIVATION_BYTES: Final = 2.0
 """Bytes of one activation; engines keep them in 16 bits also with 8-bit weights."""
+ALIGN_KERNELS: Final = ("experts_count", "experts_align", "experts_quantise")
+"""Kernels before the multiplications of routed experts: visits counted, tokens put in the order of
+experts (vLLM: ``moe_align_block_size``), inputs brought to few bits or copied. What is measured is
+their time together."""
+_ALIGN_BYTES: Final = 12.0
+"""Traffic per visit of sorting tokens by expert: expert and place read, place in order written."""
 _SAMPLER_BYTES: Final = 10.0
 """Traffic per logit of greedy sampling: read in 16 bits, written and read again in 32."""
 _DISPATCH_BYTES: Final = 1.0 + 4.0 / 128
 """Bytes of a number that is sent to experts that multiply 8 bits or fewer: fp8 with a 32-bit scale
 per 128 (DeepEP, `low_latency_dispatch`)."""
+
+
+class Routing(NamedTuple):
+    """What kernels of routed experts go by beside their work."""
+
+    tokens: float
+    """Tokens of the step."""
+    experts: float
+    """Experts of the layer on this rank."""
+    width: float
+    """Width of an expert on this rank, per matrix."""
+    weights: str
+    """Dtype of their weights."""
 
 
 class Operator(NamedTuple):
@@ -96,6 +116,8 @@ class Operator(NamedTuple):
     """Multiplications in one; more than one for experts, 0 for what is none."""
     arithmetic: str = "16bit"
     """Numbers that are multiplied where the GPU can: see `WeightDtype.arithmetic`."""
+    routing: Routing | None = None
+    """Of kernels of routed experts alone."""
 
     @property
     def family(self) -> Family:
@@ -164,15 +186,25 @@ def layer_runs(spec: ModelSpec, pp_size: int = 1, stage: int = 0) -> tuple[Layer
     return tuple(LayerRun(layer, len(list(same))) for layer, same in groupby(layers))
 
 
-def experts_touched(num_experts: int, num_active: int, num_tokens: int) -> float:
+def experts_touched(
+    num_experts: int, num_active: int, num_tokens: int, spread: float = 0.0
+) -> float:
     """Mean number of distinct experts that `num_tokens` tokens visit.
 
-    Each token picks `num_active` of `num_experts` at random, all equally popular.
+    Each token picks `num_active` of `num_experts` at random. The popularity of experts is a gamma
+    variate with the coefficient of variation `spread`, so that visits of the tokens behind the
+    first are negative-binomial: none with ``(1 + spread^2 x)^(-1 / spread^2)`` where an even router
+    has ``exp(-x)``.
 
-    >>> experts_touched(8, 2, 1)
+    >>> experts_touched(8, 2, 1, 0.63)
     2.0
     """
-    return num_experts * (1.0 - (1.0 - num_active / num_experts) ** num_tokens)
+    missed = 1.0 - num_active / num_experts
+    if spread == 0.0 or missed == 0.0:
+        return num_experts * (1.0 - missed**num_tokens)
+    visits = -(num_tokens - 1) * log(missed)
+    others: float = (1.0 + spread**2 * visits) ** (-1.0 / spread**2)
+    return num_experts * (1.0 - missed * others)
 
 
 def attention_work(
@@ -370,6 +402,7 @@ def _attention_operators(
     out = heads * mixer.v_head_dim
     operators = [
         _gemm("qkv_proj", num_tokens, hidden, width + kv_width, dtype),
+        *_qk_norm_operators(mixer, num_tokens, (heads + kv_heads) * mixer.head_dim, tp_size),
         _by_row("rope", num_tokens, 6 * rotated, 2 * ACTIVATION_BYTES * rotated),
         _by_row("kv_write", num_tokens, 0.0, (ACTIVATION_BYTES + model.kv_bytes) * written),
         Operator("attention", "attention", 0.0, 0.0),
@@ -382,6 +415,27 @@ def _attention_operators(
     return [*operators, _gemm("o_proj", num_tokens, out, hidden, out_dtype)]
 
 
+def _qk_norm_operators(
+    mixer: Attention, num_tokens: int, width: float, tp_size: int
+) -> list[Operator]:
+    """Norm of queries and keys, `width` numbers of a token; over all heads the ranks sum squares.
+
+    The sum is a kernel and a message of two numbers of 32 bits a token (MiniMax-M2 in vLLM,
+    ``MiniMaxText01RMSNormTP``).
+    """
+    numbers = num_tokens * width
+    norm = _by_row("qk_norm", num_tokens, 4 * numbers, 2 * ACTIVATION_BYTES * numbers)
+    if not mixer.qk_norm:
+        return []
+    if mixer.qk_norm == "head" or tp_size == 1:
+        return [norm]
+    return [
+        _by_row("qk_square", num_tokens, 2 * numbers, ACTIVATION_BYTES * numbers),
+        Operator("qk_all_reduce", "all_reduce", 0.0, 8.0 * num_tokens),
+        norm,
+    ]
+
+
 def _latent_operators(
     model: ModelConfig, mixer: LatentAttention, dtypes: Dtypes, tp_size: int, num_tokens: int
 ) -> list[Operator]:
@@ -390,7 +444,8 @@ def _latent_operators(
     The down-projections are replicated on every rank, and so is the index of sparse attention.
     Folding the up-projection of keys into the query and that of values into the output (decode)
     costs the same FLOPs and weights per token as expanding the token's latent vector (prefill): one
-    operator ``kv_b_proj`` stands for either.
+    operator ``kv_b_proj`` stands for either. Queries and keys are put together of a part with and
+    a part without position, which is a kernel each.
     """
     dtype, out_dtype = dtypes
     hidden, heads = model.spec.hidden_size, mixer.num_heads / tp_size
@@ -413,8 +468,11 @@ def _latent_operators(
         ]
     rotated = num_tokens * (heads + 1) * mixer.qk_rope_dim
     written = num_tokens * latent
+    joined = 2 * ACTIVATION_BYTES * num_tokens * query
     return [
         *projections,
+        _by_row("q_concat", num_tokens, 0.0, joined),
+        _by_row("k_concat", num_tokens, 0.0, joined),
         _by_row("rope", num_tokens, 6 * rotated, 2 * ACTIVATION_BYTES * rotated),
         _by_row("kv_write", num_tokens, 0.0, (ACTIVATION_BYTES + model.kv_bytes) * written),
         _gemm("kv_b_proj", num_tokens, mixer.kv_lora_rank, expanded, dtype),
@@ -508,13 +566,16 @@ def _moe_operators(
     inputs = 2 if model.spec.gated_mlp else 1
     scored = num_tokens * experts.num_experts
     routed = float(all_tokens * experts.num_active)
-    touched = experts_touched(experts.num_experts, experts.num_active, all_tokens)
+    touched = experts_touched(
+        experts.num_experts, experts.num_active, all_tokens, model.expert_spread
+    )
     local_experts = experts.num_experts
     if layout.ep_size > 1:
         routed = busiest_rows(experts, layout, all_tokens)
         touched = busiest_touched(experts, layout, all_tokens, touched)
         local_experts = layout.local_experts(experts)
     activated = routed * width
+    routing = Routing(all_tokens, local_experts, width, dtype.name)
 
     def grouped(name: str, num_in: float, num_out: float) -> Operator:
         read = dtype.num_bytes * touched * num_in * num_out
@@ -529,6 +590,7 @@ def _moe_operators(
             cols=num_out,
             groups=touched,
             arithmetic=dtype.arithmetic,
+            routing=routing,
         )
 
     def latent(name: str, num_in: float, num_out: float) -> list[Operator]:
@@ -542,6 +604,10 @@ def _moe_operators(
         _by_row("top_k", num_tokens, scored, 2 * ACTIVATION_BYTES * scored),
         *latent("latent_in_proj", hidden, inner),
         *there,
+        *(
+            _by_row(name, all_tokens, 0.0, _ALIGN_BYTES * routed)._replace(routing=routing)
+            for name in ALIGN_KERNELS
+        ),
         grouped("experts_up_proj", inner, inputs * width),
         _by_row(
             f"experts_{_activation(model)}",
@@ -557,7 +623,7 @@ def _moe_operators(
                     all_tokens,
                     2.0 * routed * inner,
                     ACTIVATION_BYTES * inner * (routed + all_tokens),
-                )
+                )._replace(routing=routing)
             ]
             if sums
             else []

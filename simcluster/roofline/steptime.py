@@ -117,14 +117,11 @@ class RooflineStepTime:
         self._is_last = stage == pp_size - 1
         self._idle_ranks = layout.dp_size - 1  # beside a prompt alone, each with a dummy token
         self.overlaps_host = engine.overlaps_host and pp_size == 1
-        experts = model.spec.experts
         timer = KernelTimer(
             gpu,
             engine.kernel_generation,
             quantises=engine.quantises,
             splits_attention=engine.splits_attention,
-            num_experts=layout.local_experts(experts) if experts else 0,
-            expert_width=experts.ffn_dim // layout.moe_tp_size if experts else 0,
         )
         self._host = HostWork(engine, tp_size * pp_size, is_first=stage == 0, is_last=self._is_last)
         self._kernels = StepKernels(

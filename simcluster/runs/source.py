@@ -17,7 +17,7 @@ from simcluster.engine.groups.cluster import Cluster, Deployment
 from simcluster.errors import InvariantError
 from simcluster.request import Request, RequestStatus
 from simcluster.roofline.host import on_cpu
-from simcluster.units import TICKS_PER_S, IntArray
+from simcluster.units import TICKS_PER_S, IntArray, on_grid
 from simcluster.workload import Workload
 
 _ROWS_AT_ONCE: Final = 1 << 14
@@ -57,6 +57,8 @@ class Source(ABC):
             count = engine.api_servers * max(1, entries)
             self._api = ApiServers(self._env, count, engine.api_request_s, engine.api_token_s)
         self._front_end_s = round(engine.front_end_s * TICKS_PER_S) / TICKS_PER_S
+        self._front_end_token_s = engine.front_end_token_s
+        self._last_passed_s = 0.0
         self._log = cluster.recorder.requests
         self._coming = _rows(workload)
         self.done = simpy.Event(self._env)
@@ -119,8 +121,13 @@ class Source(ABC):
 
     def _pass(self, request: Request) -> None:
         """Give a request to the deployment, behind the latency of its front end."""
-        if self._front_end_s:
-            passed = At(self._env, self._env.now + self._front_end_s, ARRIVAL)
+        late_s = self._front_end_s
+        if self._front_end_token_s:
+            late_s += on_grid(self._front_end_token_s * request.prompt_len)
+        if late_s:
+            # Prompts are tokenised in turn: none overtakes another.
+            self._last_passed_s = max(self._last_passed_s, self._env.now + late_s)
+            passed = At(self._env, self._last_passed_s, ARRIVAL)
             passed.callbacks.append(lambda _: self._entry.submit(request))
         else:
             self._entry.submit(request)

@@ -24,6 +24,7 @@ from simcluster.catalog.kernel_file import KernelTable
 from simcluster.catalog.specs import EngineProfile, LinkSpec
 from simcluster.config import (
     AICONFIGURATOR,
+    EXPERT_SPREAD,
     LAW,
     TARGETS,
     ClusterConfig,
@@ -552,6 +553,7 @@ def _model(table: ModelTable, engine: EngineTable, where: str, catalog: Catalog)
         max_model_len=longest,
         weight_dtype=table.weight_dtype,
         kv_dtype=table.kv_dtype,
+        expert_spread=(EXPERT_SPREAD if table.expert_spread is None else table.expert_spread),
     )
 
 

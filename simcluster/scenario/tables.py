@@ -41,6 +41,9 @@ class ModelTable(Settings):
     bf16."""
     kv_dtype: Literal["bf16", "fp8", "int8", "nvfp4"] | None = None
     """How the KV cache is stored; default: as the model's config.json says, else bf16."""
+    expert_spread: Annotated[float | None, Field(ge=0, le=3)] = None
+    """How unevenly experts are visited: coefficient of variation of their popularity; default
+    0.63."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +140,8 @@ class EngineTable(Settings):
     """CPU cost of one kernel (s)."""
     front_end_s: Seconds | None = None
     """From a request's arrival to the scheduler: HTTP, tokenising (s)."""
+    front_end_token_s: Seconds | None = None
+    """The same per token of the prompt (s)."""
     api_servers: Annotated[int | None, Field(ge=0, le=1024)] = None
     """API server processes in front of each instance that takes new requests, which then limit
     requests/s; 0: they do not."""

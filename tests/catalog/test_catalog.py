@@ -357,7 +357,7 @@ def test_only_the_files_that_are_needed_are_read() -> None:
     store.packaged_table.cache_clear()
     catalog.gpu("H100")
     catalog.link("nvlink4")
-    assert store.packaged.cache_info().currsize == 4  # gpu, kernels, price, link
+    assert store.packaged.cache_info().currsize == 5  # gpu, kernels, experts, price, link
 
 
 # prices

@@ -45,8 +45,15 @@ def engine_row(engine: EngineProfile) -> tuple[str, ...]:
         f"{graphs}; {1e6 * engine.issue_s:.3g} us per kernel" if engine.issue_s else graphs,
         engine.scheduler + (", a step ahead" if engine.plans_ahead else ""),
         limits,
-        f"{1e3 * engine.front_end_s:.3g} ms" if engine.front_end_s else "",
+        _front_end(engine),
     )
+
+
+def _front_end(engine: EngineProfile) -> str:
+    if not engine.front_end_s:
+        return ""
+    token = f" + {1e6 * engine.front_end_token_s:.3g} us per token" * (engine.front_end_token_s > 0)
+    return f"{1e3 * engine.front_end_s:.3g} ms{token}"
 
 
 def engines_table() -> str:

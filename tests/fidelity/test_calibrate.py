@@ -19,7 +19,8 @@ from helpers.refusals import refused
 from simcluster import catalog
 from simcluster.catalog import Catalog
 from simcluster.catalog.kernel_file import NEEDS
-from simcluster.catalog.specs import AllReduceTerms, GPUSpec, KernelConstants
+from simcluster.catalog.layers import WEIGHT_DTYPES
+from simcluster.catalog.specs import AllReduceTerms, ExpertKernel, GPUSpec, KernelConstants
 from simcluster.cli import main
 from simcluster.config import ModelConfig
 from simcluster.errors import DataError, InvariantError
@@ -29,7 +30,7 @@ from simcluster.fidelity.calibrate.fit import decodes_from_memory, gemms_from_me
 from simcluster.fidelity.calibrate.law import layer_sums
 from simcluster.fidelity.calibrate.readers import KERNELS, plain_csv, vidur
 from simcluster.fidelity.calibrate.readers.samples import Samples
-from simcluster.fidelity.calibrate.report import kernels_row, rounded
+from simcluster.fidelity.calibrate.report import experts_row, kernels_row, rounded
 from simcluster.fidelity.validate.base import Check, check
 from simcluster.fidelity.validate.kernel_checks import checks
 from simcluster.roofline import RooflineStepTime, StepShape
@@ -54,6 +55,14 @@ def measured(name: str) -> Path:
     return DATA / name
 
 
+EXPERT_KERNELS = (
+    ("bf16", "by-tokens"),
+    ("fp8", "by-experts"),
+    ("fp8-block", "block-by-tokens"),
+    ("int4", "marlin"),
+)
+
+
 def finer() -> KernelConstants:
     """Constants with every term of the law in use."""
     return replace(
@@ -67,8 +76,29 @@ def finer() -> KernelConstants:
         mbu_quantise=0.2,
         gemm_waves=0.4,
         gemm_tile_loss=0.3,
-        mfu_grouped=0.4,
-        mbu_grouped=0.6,
+        mfu_gemm_block=0.6,
+        mbu_gemm_block=0.7,
+        fixed_block_s=12e-6,
+        experts=tuple(
+            ExpertKernel(
+                name=weights,
+                weights=weights,
+                tiles=tiles,
+                mfu=0.3,
+                small_tiles=0.6,
+                large_tiles=1.4,
+                mbu=0.8,
+                smooth_p=2.5,
+                tile_s=0.2e-6,
+                fixed_s=20e-6,
+                number_s=1.2e-12,
+                unaligned=1.7,
+                tuned=((8, 14336),),
+                tuned_gain=2.2,
+                source="test",
+            )
+            for weights, tiles in EXPERT_KERNELS
+        ),
         elementwise_fixed_s=2.5e-6,
         norm_fixed_s=2e-6,
         attention_fixed_s=11e-6,
@@ -126,13 +156,22 @@ def test_arrays_and_steps_agree_on_multiplications(m: int, n: int, k: int, size:
     assert kernel_s(rows, part, part.constants)[0] == pytest.approx(expected, rel=1e-12)
 
 
-@given(st.integers(1, 4096), st.sampled_from([1, 2, 4, 8]))
-@examples(40)
-def test_arrays_and_steps_agree_on_layers_with_experts(m: int, tp_size: int) -> None:
-    """Mixtral: elementwise kernels, plain and grouped multiplications."""
+@given(
+    st.integers(1, 4096),
+    st.sampled_from([1, 2, 4, 8]),
+    st.sampled_from(["mixtral-8x7b", "qwen3-30b-a3b"]),
+    st.sampled_from(["bf16", "fp8", "fp8-block", "int4"]),
+)
+@examples(80)
+def test_arrays_and_steps_agree_on_layers_with_experts(
+    m: int, tp_size: int, name: str, weights: str
+) -> None:
+    """Sorting, both multiplications, activation and sum, of each kind of kernel."""
     part = gpu(finer())
     timer = KernelTimer(part)
-    model = ModelConfig(spec=catalog.model("mixtral-8x7b"), max_model_len=4096)
+    model = ModelConfig(
+        spec=catalog.model(name), max_model_len=4096, weight_dtype=weights, expert_spread=0.0
+    )
     spec, moe = model.spec, {}
     for operator in layer_operators(model, spec.layers[0].layer, tp_size, m):
         moe[operator.name] = timer.operator_s(operator)
@@ -146,9 +185,11 @@ def test_arrays_and_steps_agree_on_layers_with_experts(m: int, tp_size: int) -> 
         k=spec.hidden_size,
         num_experts=spec.experts.num_experts,
         top_k=spec.experts.num_active,
+        num_bytes=WEIGHT_DTYPES[weights].num_bytes,
+        kernel=f"{weights} {dict(EXPERT_KERNELS)[weights]}",
     )
-    names = ("experts_up_proj", "experts_activation", "experts_down_proj")
-    expected = sum(moe[name] for name in names)
+    names = ("count", "align", "quantise", "up_proj", "activation", "down_proj", "sum")
+    expected = sum(moe[f"experts_{name}"] for name in names)
     assert kernel_s(whole, part, part.constants)[0] == pytest.approx(expected, rel=1e-9)
     norm = samples("norm", [1.0], m=m, n=spec.hidden_size)
     near = kernel_s(norm, part, part.constants)[0]
@@ -729,6 +770,15 @@ def test_the_catalogue_holds_the_fits() -> None:
                 assert known[fitted.name][key] == pytest.approx(value, rel=0.02, abs=0.011), key
             else:
                 assert known[fitted.name][key] == value
+    text = resources.files("simcluster.catalog").joinpath("experts.toml").read_text("utf-8")
+    entries = {entry["name"]: entry for entry in tomllib.loads(text)["experts"]}
+    for constants in found.values():
+        for kernel in constants.experts:
+            for key, value in experts_row(kernel).items():
+                if isinstance(value, float) and key in entries[kernel.name]:
+                    assert entries[kernel.name][key] == pytest.approx(value, rel=0.05, abs=0.02)
+                else:
+                    assert entries[kernel.name].get(key, 1.0) == value
 
 
 def test_the_checks_keep_their_limits() -> None:

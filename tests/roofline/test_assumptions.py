@@ -60,7 +60,7 @@ def test_nothing_is_said_of_what_is_calibrated() -> None:
         (
             replace(HOPPER, flops_4bit=9e15, native_4bit=("nvfp4",), mfu_4bit=0.4),
             "nvfp4",
-            "small ones, experts and bringing inputs to 4 bits are not calibrated",
+            "small ones and bringing inputs to 4 bits are not calibrated",
         ),
     ],
 )

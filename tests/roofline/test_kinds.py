@@ -132,5 +132,10 @@ def test_parts_of_a_step_are_as_uncertain_as_the_kind_is_measured() -> None:
     assert errors_of(mixtral)["memory"] == pytest.approx(tpot / 0.8)
     # Not measured: the worst of what is like it.
     on_a100 = environment(model={"name": "mixtral-8x7b"}, cluster={"gpu": "A100"})
-    assert decode_error(on_a100) == pytest.approx(tpot)
+    worst = max(
+        one.error
+        for one in committed().kinds
+        if one.kind.model == "MoE" and one.quantity in ("TPOT", "decode step")
+    )
+    assert decode_error(on_a100) == pytest.approx(worst)
     assert decode_error(environment(engine={"profile": "vllm-0.11"})) == 0.0

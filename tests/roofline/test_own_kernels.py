@@ -227,7 +227,7 @@ def test_prefill_attention_of_several_chunks_is_weighed_by_their_pairs(tmp_path:
 
 
 def test_a_call_of_experts_is_shared_out_over_its_kernels(tmp_path: Path) -> None:
-    """The two multiplications and the activation take what was measured, together."""
+    """Sorting, both multiplications, the activation and adding up take what was measured, together."""
     where = machine("H100", "mixtral-8x7b", "vllm-0.19", num_gpus=8, max_model_len=4096)
     limits = dataclasses.replace(
         where.engine,
@@ -239,9 +239,10 @@ def test_a_call_of_experts_is_shared_out_over_its_kernels(tmp_path: Path) -> Non
     where = dataclasses.replace(where, engine=limits)
     rows = [f"moe,{m},7168,4096,,,,,,8,2,bf16,{time!r}" for m, time in ((1, 90.0), (64, 777.0))]
     own = dataclasses.replace(where, kernels=kernel_file.read(written(tmp_path, *rows)))
-    names = ("experts_up_proj", "experts_activation", "experts_down_proj")
     got = kernels_us(own, decodes(64, 100), tp_size=2)
-    assert sum(got[name] for name in names) == pytest.approx(777.0, abs=3e6 * TICK_S)
+    shares = [time_us for name, time_us in got.items() if name.startswith("experts_")]
+    assert len(shares) == 7
+    assert sum(shares) == pytest.approx(777.0, abs=7e6 * TICK_S)
     law = kernels_us(where, decodes(64, 100), tp_size=2)
     assert got["router"] == law["router"]
 

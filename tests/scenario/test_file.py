@@ -270,6 +270,7 @@ ENGINE_VALUES: dict[str, object] = {
     "kv_buffer_bytes": 3e9,
     "quantises": "apart",
     "front_end_s": 0.004,
+    "front_end_token_s": 2e-6,
     "piece_max_tokens": 100,
     "piece_issue_s": 3e-6,
     "fuses_allreduce": True,

@@ -5,6 +5,7 @@ module     idea
 =========  ===============================================
 readers    formats of measured kernels
 law        the kernel law for arrays of measured kernels
+tiles      tiles of experts' rows for arrays of batches
 fit        constants by least squares on relative errors
 host       host times of an engine
 report     constants as a catalogue table, errors as lines

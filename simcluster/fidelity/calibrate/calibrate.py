@@ -19,6 +19,7 @@ from simcluster.fidelity.calibrate.readers import KERNELS, LINKS, plain_csv, spl
 from simcluster.fidelity.calibrate.readers.samples import Samples, joined
 from simcluster.fidelity.calibrate.report import (
     error_lines,
+    experts_row,
     from_memory,
     kernels_row,
     rounded,
@@ -156,7 +157,17 @@ def calibrated(
         notes += [f"fitted to {len(known)} kernels of {where}", kept]
     if constants is not None:
         name = f"{gpu.name} (measured)"
+        experts = tuple(
+            replace(kernel, name=f"{gpu.name} {kernel.name} (measured)", source=constants.source)
+            if kernel not in gpu.constants.experts
+            else kernel
+            for kernel in constants.experts
+        )
+        constants = replace(constants, experts=experts)
         document["kernels"] = [kernels_row(name, gpu.arch, constants, [gpu.name])]
+        own = [kernel for kernel in experts if kernel not in gpu.constants.experts]
+        if own:
+            document["experts"] = [experts_row(kernel) for kernel in own]
         document["gpu"] = [
             {
                 "name": gpu.name,

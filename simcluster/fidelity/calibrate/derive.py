@@ -7,7 +7,7 @@ text. Sets that are derived from others, not fitted, stand in the file alone.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -15,19 +15,80 @@ from typing import Final
 import numpy as np
 
 from simcluster import catalog
-from simcluster.catalog.specs import GPUSpec, KernelConstants
+from simcluster.catalog.specs import ExpertKernel, GPUSpec, KernelConstants
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.fidelity.calibrate.fit import fit
 from simcluster.fidelity.calibrate.readers import KERNELS
 from simcluster.fidelity.calibrate.readers.samples import Samples, joined
 from simcluster.fidelity.calibrate.readers.vidur import TRAINED
-from simcluster.fidelity.calibrate.report import kernels_row
+from simcluster.fidelity.calibrate.report import experts_row, kernels_row
+from simcluster.units import US
 
 _ATTENTION: Final = ("attention_prefill", "attention_decode", "attention_mixed")
 _OLD: Final = "2024"
-_TUNED: Final = ((8, 1792), (8, 2048), (8, 3584), (8, 4096), (8, 7168))
-"""Experts and widths for which vLLM ships tuned tiles on A100 and H100: in aiconfigurator's tables
-they reach twice the arithmetic of all others."""
+_EXPERTS_SOURCE: Final = (
+    "Least squares on relative errors of aiconfigurator's table of fused_experts on {} (aic_ops: "
+    "balanced and power-law spreads of tokens, no expert parallelism); a share of its data sheet"
+)
+_TUNED: Final[Mapping[tuple[str, str], tuple[tuple[int, int], ...]]] = {
+    ("ampere-ga100", "bf16"): (
+        (8, 1792),
+        (8, 2048),
+        (8, 3584),
+        (8, 4096),
+        (8, 7168),
+        (128, 192),
+    ),
+    ("hopper", "bf16"): (
+        (8, 1792),
+        (8, 2048),
+        (8, 3584),
+        (8, 4096),
+        (8, 7168),
+        (128, 192),
+        (128, 928),
+        (128, 1856),
+    ),
+    ("hopper", "fp8"): ((8, 2048), (8, 3584), (8, 4096), (8, 7168), (8, 8192), (8, 14336)),
+}
+"""Experts and widths for which vLLM ships tuned tiles, by set and weights: in aiconfigurator's
+tables they reach twice to five times the arithmetic of all others."""
+_MARLIN: Final = "hopper int4 marlin"
+"""Kernel of 4-bit weights, by its set: the one that serves them under vLLM; measured on H100."""
+_OLD_INSTRUCTIONS: Final = 0.629
+"""Share of the peak of Hopper's tensor cores that ``mma.sync`` reaches, which Marlin multiplies by
+(arXiv 2402.13499, section on tensor cores: 62.9 % in the mean). On Ampere, Ada and GeForce-like
+Blackwell it is the instruction of the peak."""
+_NEW_INSTRUCTIONS: Final = ("hopper", "hopper-2024", "blackwell")
+"""Sets of GPUs whose peak takes other instructions."""
+_NOT_SERVED: Final = {
+    "ampere-ga100": (),
+    "blackwell": ("int4 wna16", "mxfp4 trtllm", "fp8-block block-by-tokens", "fp8 by-tokens"),
+    "blackwell-gb202": ("int4 wna16",),
+}
+"""Kernels of the tables that engines do not serve with, by set: the Triton kernel for 4-bit
+integers, where Marlin's runs; on B200 that for 8 bits, where FlashInfer's runs (vLLM 0.17,
+fused_moe/oracle/fp8.py), and one for MXFP4 that takes longer alone than a whole step of gpt-oss."""
+_FP4: Final = "blackwell nvfp4 trtllm"
+"""Kernel that stands in for its siblings of FlashInfer with 8-bit inputs, of which there is no
+table."""
+_SIBLINGS: Final = {
+    "fp8-block": "vLLM, SGLang and TensorRT-LLM serve 8-bit weights with it on B200",
+    "mxfp4": "vLLM and TensorRT-LLM give gpt-oss inputs in MXFP8 there",
+}
+_SAME_EXPERTS: Final = {
+    "ampere-ga100-2024": "ampere-ga100",
+    "ampere-ga100-2023": "ampere-ga100",
+    "ampere-ga102": "ampere-ga100",
+    "hopper-2024": "hopper",
+    "ada-rtx4090": "ada",
+}
+"""Sets without measured experts, and the set of the same generation whose kernels stand in: vLLM's
+Triton kernel has had its default tiles since 2024."""
+_PACKED: Final = 6
+"""Small kernels by which the collector packs choices and scales before the call of FlashInfer's
+kernel (collect_moe.py, _run_nvfp4_once: scale expanded, choices and weights to integers, shifted
+and joined); engines have none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +303,7 @@ def fitted_sets(data: Path) -> dict[str, KernelConstants]:
         if fitted.name != "ada-rtx4090":
             inside = found["ada-rtx4090"]
             start = replace(start, mixed_mfu=inside.mixed_mfu, mixed_block_s=inside.mixed_block_s)
-        if fitted.name in ("ampere-ga100", "hopper"):
-            start = replace(start, tuned_experts=_TUNED)
+        start = replace(start, experts=_first(fitted.name))
         mixed = fitted.tile if fitted.one_kernel else 0
         start = replace(start, prefill_tile=fitted.tile, mixed_tile=mixed)
         if not fitted.generation and fitted.start.endswith(_OLD) and fitted.gpu != "A40":
@@ -261,10 +321,90 @@ def fitted_sets(data: Path) -> dict[str, KernelConstants]:
             constants = fit(rows, gpu, constants)
         if fitted.name.startswith("hopper") and constants.mbu_attention_8bit is not None:
             constants = _bound_by_sms(constants, catalog.gpu(fitted.gpu))
-        found[fitted.name] = replace(
-            constants, accuracy="fitted", source=fitted.source, generation=fitted.generation
+        experts = tuple(
+            _served(kernel, fitted, constants)
+            for kernel in constants.experts
+            if f"{kernel.weights} {kernel.tiles}" not in _NOT_SERVED.get(fitted.name, ())
         )
-    return found
+        found[fitted.name] = replace(
+            constants,
+            experts=experts,
+            accuracy="fitted",
+            source=fitted.source,
+            generation=fitted.generation,
+        )
+    return _with_marlin(found)
+
+
+def _served(kernel: ExpertKernel, fitted: FittedSet, constants: KernelConstants) -> ExpertKernel:
+    """Return a kernel as engines serve with it: without what a benchmark does around it."""
+    source = _EXPERTS_SOURCE.format(fitted.gpu)
+    if kernel.tiles == "trtllm":
+        packed_s = _PACKED * (constants.elementwise_fixed_s or 0.0)
+        kernel = replace(kernel, fixed_s=kernel.fixed_s - packed_s)
+        source += f". Without {packed_s / US:.3g} us of {_PACKED} kernels of the collector's own"
+    return replace(kernel, name=f"{fitted.name} {kernel.weights} {kernel.tiles}", source=source)
+
+
+def _first(name: str) -> tuple[ExpertKernel, ...]:
+    """Return first guesses of the kernels for experts that engines ship tuned tiles for."""
+    return tuple(
+        ExpertKernel(
+            name=weights,
+            weights=weights,
+            tiles="by-experts",
+            mfu=0.4,
+            mbu=0.7,
+            smooth_p=3.0,
+            tile_s=0.0,
+            fixed_s=0.0,
+            number_s=0.0,
+            tuned=tuned,
+            tuned_gain=2.0,
+            source="",
+        )
+        for (of, weights), tuned in _TUNED.items()
+        if of == name
+    )
+
+
+def _with_marlin(found: Mapping[str, KernelConstants]) -> dict[str, KernelConstants]:
+    """Give 4-bit weights the kernel that was measured on H100 where there is no other."""
+    (marlin,) = (kernel for kernel in found["hopper"].experts if kernel.name == _MARLIN)
+    (fp4,) = (kernel for kernel in found["blackwell"].experts if kernel.name == _FP4)
+    siblings = tuple(
+        replace(
+            fp4,
+            name=f"blackwell {weights} trtllm",
+            weights=weights,
+            source=f"The shares of {_FP4}, of the 8-bit peak: {why}; no table of that kernel",
+        )
+        for weights, why in _SIBLINGS.items()
+    )
+    blackwell = found["blackwell"]
+    found = {**found, "blackwell": replace(blackwell, experts=(*blackwell.experts, *siblings))}
+    native = replace(
+        marlin,
+        name="mma.sync int4 marlin",
+        mfu=marlin.mfu / _OLD_INSTRUCTIONS,
+        source=f"The shares of {_MARLIN}, that of the peak over {_OLD_INSTRUCTIONS}: what mma.sync "
+        "reaches of Hopper's peak (arXiv 2402.13499), while it is the instruction of the peak here",
+    )
+    full = {}
+    for name, constants in found.items():
+        served = marlin if name in _NEW_INSTRUCTIONS else native
+        if constants.experts:
+            here = served.name in [kernel.name for kernel in constants.experts]
+            full[name] = constants.experts if here else (*constants.experts, served)
+    return {
+        name: replace(constants, experts=full[_SAME_EXPERTS.get(name, name)])
+        for name, constants in found.items()
+        if _SAME_EXPERTS.get(name, name) in full
+    } | {
+        name: constants
+        for name, constants in found.items()
+        if _SAME_EXPERTS.get(name, name) not in full
+    }
 
 
 def _bound_by_sms(constants: KernelConstants, gpu: GPUSpec) -> KernelConstants:
@@ -299,7 +439,9 @@ def main(arguments: Sequence[str]) -> int:
         kernels_row(fitted.name, fitted.arch, constants[fitted.name], fitted.holds_for)
         for fitted in SETS
     ]
-    sys.stdout.write(to_toml({"kernels": rows}))
+    experts = {kernel.name: kernel for each in constants.values() for kernel in each.experts}
+    entries = [experts_row(kernel) for kernel in experts.values()]
+    sys.stdout.write(to_toml({"kernels": rows, "experts": entries}))
     return 0
 
 

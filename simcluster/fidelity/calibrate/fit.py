@@ -13,10 +13,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from simcluster.catalog.specs import GPUSpec, KernelConstants, LinkSpec
-from simcluster.fidelity.calibrate.law import kernel_s, layer_sums, tuned_experts
+from simcluster.catalog.specs import ExpertKernel, GPUSpec, KernelConstants, LinkSpec
+from simcluster.fidelity.calibrate.law import (
+    by_blocks,
+    expert_kernel,
+    kernel_s,
+    layer_sums,
+    touched_experts,
+    tuned_experts,
+)
 from simcluster.fidelity.calibrate.readers.samples import ELEMENTWISE, Mask, Samples, joined
-from simcluster.units import NS, US, FloatArray
+from simcluster.fidelity.calibrate.tiles import tiles_of
+from simcluster.roofline.experts import ALIGNED, MIDDLE_TILE, TUNED
+from simcluster.units import NS, PS, US, FloatArray
 
 _FORGIVEN: Final = 0.1
 _MOST_ROWS: Final = 4000
@@ -101,16 +110,23 @@ EIGHT_BIT_TERMS: Final = (
     Term("quantise_s", 3.0, 0.0, 30.0, US),
     Term("mbu_quantise", 0.3, 0.01, 1.0),
 )
-GROUPED_TERMS: Final = (
-    Term("mfu_grouped", 0.5, 0.02, 1.0),
-    Term("mbu_grouped", 0.7, 0.02, 1.0),
-    Term("grouped_fixed_s", 10.0, 0.0, 200.0, US),
+BLOCK_TERMS: Final = (
+    Term("mfu_gemm_block", 0.6, 0.05, 1.0),
+    Term("mbu_gemm_block", 0.8, 0.1, 1.0),
+    Term("fixed_block_s", 12.0, 0.0, 100.0, US),
 )
-
-TUNED_TERMS: Final = (
-    Term("mfu_tuned", 0.5, 0.02, 1.0),
-    Term("mbu_tuned", 0.7, 0.02, 1.0),
+EXPERT_TERMS: Final = (
+    Term("mfu", 0.4, 0.01, 1.0),
+    Term("mbu", 0.7, 0.02, 1.0),
+    Term("smooth_p", 3.0, 1.0, 6.0),
+    Term("tile_s", 0.2, 0.0, 20.0, US),
+    Term("fixed_s", 20.0, 0.0, 200.0, US),
+    Term("number_s", 1.0, 0.0, 500.0, PS),
 )
+SMALL_TILES: Final = Term("small_tiles", 0.5, 0.05, 4.0)
+LARGE_TILES: Final = Term("large_tiles", 1.0, 0.3, 4.0)
+UNALIGNED: Final = Term("unaligned", 2.0, 1.0, 6.0)
+TUNED_GAIN: Final = Term("tuned_gain", 2.0, 1.0, 8.0)
 
 
 def fit(rows: Samples, gpu: GPUSpec, start: KernelConstants) -> KernelConstants:
@@ -142,12 +158,10 @@ def fit(rows: Samples, gpu: GPUSpec, start: KernelConstants) -> KernelConstants:
     if len(eight_bit) >= LEAST_ROWS and gpu.flops_8bit is not None:
         filled = replace(constants, quantise_s=1.0 * US)
         constants = _fit(eight_bit, gpu, filled, EIGHT_BIT_TERMS)
-    experts = rows.of("grouped_gemm", "moe")
-    tuned = tuned_experts(experts, constants)
-    for some, terms in ((~tuned, GROUPED_TERMS), (tuned, TUNED_TERMS)):
-        if some.sum() >= LEAST_ROWS:
-            constants = _fit(experts.take(some), gpu, constants, terms)
-    return constants
+    blocks = gemms.take(by_blocks(gemms))
+    if len(blocks) >= LEAST_ROWS and gpu.flops_8bit is not None:
+        constants = _fit(blocks, gpu, constants, BLOCK_TERMS)
+    return _fit_experts(rows.of("grouped_gemm", "moe"), gpu, constants)
 
 
 def gemms_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
@@ -175,6 +189,89 @@ def decodes_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
     everything = gpu.l2_bytes < _LARGE_CACHE
     keep = (read > _IN_CACHE * gpu.l2_bytes) | (read < _SMALL * gpu.l2_bytes)
     return np.asarray(prefill | keep | rows.cold | everything, dtype=np.bool_)
+
+
+def experts_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
+    """Which calls of experts read their weights from memory; as `gemms_from_memory`."""
+    matrices = np.where(rows.operator == "moe", 3.0, 1.0)
+    weights = rows.bytes * touched_experts(rows) * matrices * rows["n"] * rows["k"]
+    everything = gpu.l2_bytes < _LARGE_CACHE or gpu.memory_bandwidth > _HBM_BANDWIDTH
+    keep = (weights > 1.5 * gpu.l2_bytes) | (rows["m"] >= 2048)
+    return np.asarray(keep | rows.cold | everything, dtype=np.bool_)
+
+
+def _fit_experts(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> KernelConstants:
+    """Fit a kernel for experts to the rows of each; others stay as they are."""
+    rows = rows.take(experts_from_memory(rows, gpu))
+    for name in sorted(set(rows.kernel.tolist())):
+        some = rows.take(rows.kernel == name)
+        if len(some) >= LEAST_ROWS:
+            constants = _with(constants, _fit_kernel(some, gpu, constants))
+    return constants
+
+
+def _fit_kernel(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> ExpertKernel:
+    start = expert_kernel(rows, gpu, constants)
+    if start is None:
+        weights, _, tiles = str(rows.kernel[0]).partition(" ")
+        if not tiles:
+            weights = {2.0: "bf16", 1.0: "fp8"}.get(float(rows.bytes[0]), "int4")
+            tiles = "marlin" if weights == "int4" else "by-tokens"
+        start = ExpertKernel(
+            name=f"{weights} {tiles}",
+            weights=weights,
+            tiles=tiles,
+            mfu=0.4,
+            mbu=0.7,
+            smooth_p=3.0,
+            tile_s=0.2 * US,
+            fixed_s=20.0 * US,
+            number_s=1.0 * PS,
+            source="first guesses",
+        )
+    batch = rows["m"], rows["m"] * rows["top_k"], rows["num_experts"]
+    tuned = tuned_experts(rows, start)
+    heights = np.where(tuned, tiles_of(TUNED, *batch)[0], tiles_of(start.tiles, *batch)[0])
+    terms = list(EXPERT_TERMS)
+    for term, there in (
+        (SMALL_TILES, heights < MIDDLE_TILE),
+        (LARGE_TILES, heights > MIDDLE_TILE),
+        (UNALIGNED, rows["n"] % ALIGNED > 0.0),
+        (TUNED_GAIN, tuned),
+    ):
+        if there.sum() >= LEAST_ROWS:
+            terms.append(term)
+    if not (rows.operator == "moe").any():
+        terms = [term for term in terms if term.name not in ("fixed_s", "number_s")]
+    known = _thinned(rows)
+
+    def filled(x: FloatArray) -> ExpertKernel:
+        values: dict[str, Any] = {
+            term.name: float(value) * term.scale for term, value in zip(terms, x, strict=True)
+        }
+        return replace(start, **values)
+
+    def residuals(x: FloatArray) -> FloatArray:
+        times = kernel_s(known, gpu, _with(constants, filled(x)))
+        return np.asarray(np.log(times / known.time_s))
+
+    x = least_squares(
+        residuals,
+        [term.start for term in terms],
+        [term.low for term in terms],
+        [term.high for term in terms],
+    )
+    return filled(x)
+
+
+def _with(constants: KernelConstants, kernel: ExpertKernel) -> KernelConstants:
+    """Return the constants with `kernel` in the place of that of the same weights and rule."""
+    others = [
+        other
+        for other in constants.experts
+        if (other.weights, other.tiles) != (kernel.weights, kernel.tiles)
+    ]
+    return replace(constants, experts=(*others, kernel))
 
 
 def _fit_elementwise(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> KernelConstants:

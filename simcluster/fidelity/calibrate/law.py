@@ -9,8 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from simcluster.catalog.specs import GPUSpec, KernelConstants
+from simcluster.catalog.expert_tiles import PEAKS
+from simcluster.catalog.specs import ExpertKernel, GPUSpec, KernelConstants
 from simcluster.fidelity.calibrate.readers.samples import ELEMENTWISE, Mask, Samples
+from simcluster.fidelity.calibrate.tiles import tiles_of
+from simcluster.roofline.experts import ALIGNED, MIDDLE_TILE, TUNED, kernel_for
 from simcluster.roofline.kernels import (
     FEW_ROWS,
     GEMM_TILES,
@@ -30,12 +33,14 @@ _ACTIVATION_BYTES = 2.0
 def kernel_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
     """Times of GEMMs, elementwise kernels and attention (s), shape ``(n,)``; NaN for others."""
     times = np.full(len(rows), np.nan)
-    gemm = np.isin(rows.operator, ("gemm", "grouped_gemm"))
+    gemm = rows.operator == "gemm"
     if gemm.any():
         times[gemm] = gemm_s(rows.take(gemm), gpu, constants)
-    moe = rows.operator == "moe"
-    if moe.any():
-        times[moe] = moe_s(rows.take(moe), gpu, constants)
+    for name, law in (("grouped_gemm", grouped_s), ("moe", moe_s)):
+        here = rows.operator == name
+        for kernel in sorted(set(rows.kernel[here].tolist())):
+            some = here & (rows.kernel == kernel)
+            times[some] = law(rows.take(some), gpu, constants)
     elementwise = np.isin(rows.operator, tuple(ELEMENTWISE))
     if elementwise.any():
         times[elementwise] = elementwise_s(rows.take(elementwise), gpu, constants)
@@ -54,71 +59,131 @@ def smooth_max(a: FloatArray, b: FloatArray, p: float) -> FloatArray:
 
 
 def gemm_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
-    """Times of plain and grouped multiplications (s)."""
+    """Times of multiplications, one each or as many as there are experts (s)."""
     grouped = np.isin(rows.operator, ("grouped_gemm", "moe"))
-    top_k, experts = _one_if_nan(rows["top_k"]), _one_if_nan(rows["num_experts"])
     m, n, k = rows["m"], rows["n"], rows["k"]
-    routed = m * top_k
-    at_random = experts * (1.0 - (1.0 - top_k / experts) ** m)
-    touched = np.where(np.isnan(rows["touched"]), at_random, rows["touched"])
-    groups = np.where(grouped, touched, 1.0)
+    routed = m * _one_if_nan(rows["top_k"])
+    groups = np.where(grouped, touched_experts(rows), 1.0)
     flops = 2.0 * routed * n * k
     moved = rows.bytes * groups * n * k + _ACTIVATION_BYTES * routed * (n + k)
     mfu_8bit = constants.mfu_gemm if constants.mfu_gemm_8bit is None else constants.mfu_gemm_8bit
     peak = np.full(len(rows), constants.mfu_gemm * gpu.flops_16bit)
+    blocks = by_blocks(rows)
     if gpu.flops_8bit is not None:
         peak[rows.bytes == 1.0] = mfu_8bit * gpu.flops_8bit
+        peak[blocks] = _or(constants.mfu_gemm_block, mfu_8bit) * gpu.flops_8bit
     bandwidth = np.full(len(rows), constants.mbu_gemm * gpu.memory_bandwidth)
     several = groups > 1.0
     if constants.mbu_gemm_few is not None:
         few = (routed <= FEW_ROWS) & ~several
         bandwidth[few] = constants.mbu_gemm_few * gpu.memory_bandwidth
-    if constants.mfu_grouped is not None:
-        peak[several] *= constants.mfu_grouped / constants.mfu_gemm
-    if constants.mbu_grouped is not None:
-        bandwidth[several] *= constants.mbu_grouped / constants.mbu_gemm
-    tuned = several & tuned_experts(rows, constants)
-    if constants.mfu_tuned is not None:
-        peak[tuned] *= constants.mfu_tuned / (constants.mfu_grouped or constants.mfu_gemm)
-    if constants.mbu_tuned is not None:
-        bandwidth[tuned] *= constants.mbu_tuned / (constants.mbu_grouped or constants.mbu_gemm)
+    bandwidth[blocks] = _or(constants.mbu_gemm_block, constants.mbu_gemm) * gpu.memory_bandwidth
     if constants.gemm_waves is not None:
         flops = _tiled_flops(routed / groups, n, k, groups, gpu, constants)
-    law = smooth_max(flops / peak, moved / bandwidth, constants.smooth_p) + constants.fixed_s
-    law += np.where(several, constants.grouped_fixed_s, 0.0)
+    law = smooth_max(flops / peak, moved / bandwidth, constants.smooth_p)
+    law += np.where(blocks, _or(constants.fixed_block_s, constants.fixed_s), constants.fixed_s)
     if constants.quantise_s is not None and gpu.flops_8bit is not None:
         mbu = constants.mbu_quantise or constants.mbu_elementwise
         law += np.where(
-            rows.bytes == 1.0,
+            blocks | (rows.bytes == 1.0),
             constants.quantise_s + QUANTISE_BYTES * routed * k / (mbu * gpu.memory_bandwidth),
             0.0,
         )
     return law
 
 
-def tuned_experts(rows: Samples, constants: KernelConstants) -> Mask:
-    """Which rows are of experts for which the engine ships tuned tiles."""
-    found = np.zeros(len(rows), dtype=np.bool_)
-    widths = rows.numbers.get("width", rows["n"])
-    for num, width in constants.tuned_experts:
-        found |= (rows["num_experts"] == num) & (widths == width)
-    return found
+def by_blocks(rows: Samples) -> Mask:
+    """Which multiplications have 8-bit weights with a scale per block."""
+    return np.asarray((rows.operator == "gemm") & (rows.bytes > 1.0) & (rows.bytes < 1.01))
 
 
 def moe_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
-    """Times of a gated MLP of experts (s): two grouped multiplications and the activation."""
+    """Times of a gated MLP of experts (s), all with one kernel.
+
+    Sorting, two grouped multiplications, the activation between them and the sum.
+    """
     numbers = dict(rows.numbers)
-    hidden, width = numbers["k"], numbers["n"]
-    numbers["width"] = width
-    up = gemm_s(replace(rows, numbers=numbers | {"n": 2.0 * width}), gpu, constants)
-    down = gemm_s(replace(rows, numbers=numbers | {"n": hidden, "k": width}), gpu, constants)
-    routed = numbers["m"] * numbers["top_k"]
+    hidden, width, routed = numbers["k"], numbers["n"], numbers["m"] * numbers["top_k"]
     activation = replace(
         rows,
         operator=np.full(len(rows), "activation"),
         numbers=numbers | {"m": routed},
     )
-    return up + down + elementwise_s(activation, gpu, constants)
+    whole = elementwise_s(activation, gpu, constants)
+    numbers["width"] = width
+    up = replace(rows, numbers=numbers | {"n": 2.0 * width})
+    down = replace(rows, numbers=numbers | {"n": hidden, "k": width})
+    for part in (up, down):
+        whole += grouped_s(part, gpu, constants)
+    kernel = expert_kernel(rows, gpu, constants)
+    if kernel is None:
+        return whole
+    return whole + kernel.fixed_s + kernel.number_s * routed * hidden
+
+
+def expert_kernel(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> ExpertKernel | None:
+    """Return the kernel for experts that all `rows` have; the engine's own where none is named."""
+    name = str(rows.kernel[0])
+    if not name:
+        weights = {2.0: "bf16", 1.0: "fp8"}.get(float(rows.bytes[0]), "int4")
+        return kernel_for(gpu, constants.experts, weights)
+    weights, tiles = name.split()
+    for kernel in constants.experts:
+        if (kernel.weights, kernel.tiles) == (weights, tiles):
+            return kernel
+    return None
+
+
+def grouped_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:
+    """Times of one grouped multiplication of experts (s), all with one kernel."""
+    kernel = expert_kernel(rows, gpu, constants)
+    if kernel is None:
+        return gemm_s(rows, gpu, constants)
+    m, n, k, top_k, experts = (rows[name] for name in ("m", "n", "k", "top_k", "num_experts"))
+    routed = m * top_k
+    touched = touched_experts(rows)
+    tuned = tuned_experts(rows, kernel)
+    tile_rows, tile_cols = (
+        np.where(tuned, of_tuned, of_others)
+        for of_tuned, of_others in zip(
+            tiles_of(TUNED, m, routed, experts),
+            tiles_of(kernel.tiles, m, routed, experts),
+            strict=True,
+        )
+    )
+    padded = np.where(tuned, np.nan, rows["padded"])
+    at_random = tile_rows * touched / -np.expm1(-tile_rows * touched / routed)
+    padded = np.where(np.isnan(padded), at_random, padded)
+    mfu = kernel.mfu * np.where(tile_rows < MIDDLE_TILE, kernel.small_tiles, 1.0)
+    mfu = mfu * np.where(tile_rows > MIDDLE_TILE, kernel.large_tiles, 1.0)
+    width = rows.numbers.get("width", n)
+    mfu = mfu * np.where(tuned, kernel.tuned_gain, 1.0)
+    law = smooth_max(
+        2.0 * padded * n * k / (mfu * getattr(gpu, PEAKS[kernel.weights])),
+        (rows.bytes * touched * n * k + _ACTIVATION_BYTES * routed * (n + k))
+        / (kernel.mbu * gpu.memory_bandwidth),
+        kernel.smooth_p,
+    )
+    law *= np.where(width % ALIGNED, kernel.unaligned, 1.0)
+    tiles = padded / tile_rows * np.ceil(n / tile_cols)
+    result: FloatArray = law + kernel.tile_s * tiles / gpu.num_sms
+    return result
+
+
+def tuned_experts(rows: Samples, kernel: ExpertKernel) -> Mask:
+    """Which rows are of experts for which the engine ships tuned tiles."""
+    width = rows.numbers.get("width", rows["n"])
+    found = np.zeros(len(rows), dtype=np.bool_)
+    for num, tuned_width in kernel.tuned:
+        found |= (rows["num_experts"] == num) & (width == tuned_width)
+    return found
+
+
+def touched_experts(rows: Samples) -> FloatArray:
+    """Experts that some token visits: as measured, else as tokens pick them at random."""
+    experts, top_k = rows["num_experts"], rows["top_k"]
+    at_random = experts * (1.0 - (1.0 - top_k / experts) ** rows["m"])
+    return np.where(np.isnan(rows["touched"]), at_random, rows["touched"])
 
 
 def _tiled_flops(

@@ -9,11 +9,15 @@ from typing import Final
 
 import numpy as np
 
-from simcluster.catalog.specs import GPUSpec, KernelConstants
-from simcluster.fidelity.calibrate.fit import decodes_from_memory, gemms_from_memory
-from simcluster.fidelity.calibrate.law import kernel_s, layer_sums
+from simcluster.catalog.specs import ExpertKernel, GPUSpec, KernelConstants
+from simcluster.fidelity.calibrate.fit import (
+    decodes_from_memory,
+    experts_from_memory,
+    gemms_from_memory,
+)
+from simcluster.fidelity.calibrate.law import by_blocks, kernel_s, layer_sums
 from simcluster.fidelity.calibrate.readers.samples import Samples
-from simcluster.units import GB, NS, US, FloatArray
+from simcluster.units import GB, NS, PS, US, FloatArray
 
 _DIGITS: Final = 3
 _NOTHING: Final = 1e-4
@@ -21,7 +25,7 @@ _IN_US: Final = {
     "fixed_s": "fixed_us",
     "attention_block_s": "attention_block_us",
     "quantise_s": "quantise_us",
-    "grouped_fixed_s": "grouped_fixed_us",
+    "fixed_block_s": "fixed_block_us",
     "elementwise_fixed_s": "elementwise_fixed_us",
     "norm_fixed_s": "norm_fixed_us",
     "row_s": "row_us",
@@ -43,8 +47,8 @@ def kernels_row(
         value = getattr(constants, field.name)
         if field.name in _TEXTS or value in (None, ()):
             continue
-        if field.name == "tuned_experts":
-            row[field.name] = [list(pair) for pair in value]
+        if field.name == "experts":
+            row[field.name] = [kernel.name for kernel in value]
             continue
         if field.name == "attention_sm_8bit":
             row["attention_sm_8bit_gb_s"] = rounded(value / GB)
@@ -65,6 +69,28 @@ def kernels_row(
     return row
 
 
+def experts_row(kernel: ExpertKernel) -> dict[str, object]:
+    """Return a kernel for experts as an entry of the catalogue's table ``experts``."""
+    row: dict[str, object] = {
+        "name": kernel.name,
+        "weights": kernel.weights,
+        "tiles": kernel.tiles,
+        "mfu": rounded(kernel.mfu),
+        "small_tiles": rounded(kernel.small_tiles),
+        "large_tiles": rounded(kernel.large_tiles),
+        "mbu": rounded(kernel.mbu),
+        "smooth_p": rounded(kernel.smooth_p),
+        "tile_us": rounded(kernel.tile_s / US),
+        "fixed_us": rounded(kernel.fixed_s / US),
+        "number_ps": rounded(kernel.number_s / PS),
+        "unaligned": rounded(kernel.unaligned),
+    }
+    if kernel.tuned:
+        row["tuned"] = [list(pair) for pair in kernel.tuned]
+        row["tuned_gain"] = rounded(kernel.tuned_gain)
+    return row | {"source": kernel.source}
+
+
 def rounded(value: float) -> float:
     """Return `value` to three significant digits; what is next to nothing as 0."""
     if abs(value) < _NOTHING:
@@ -78,6 +104,7 @@ def from_memory(rows: Samples, gpu: GPUSpec) -> Samples:
     for operators, rule in (
         (("gemm",), gemms_from_memory),
         (("attention_prefill", "attention_decode"), decodes_from_memory),
+        (("grouped_gemm", "moe"), experts_from_memory),
     ):
         here = np.isin(rows.operator, operators)
         keep[here] = rule(rows.take(here), gpu)
@@ -97,8 +124,9 @@ def error_lines(rows: Samples, times: FloatArray) -> list[tuple[str, int, float,
     for name in rows.operators:
         here = rows.operator == name
         for title, part in (
-            (name, here & ((rows.bytes != 1.0) | (name != "gemm"))),
+            (name, here & ~by_blocks(rows) & ((rows.bytes != 1.0) | (name != "gemm"))),
             (f"{name}, 8-bit", here & (rows.bytes == 1.0) & (name == "gemm")),
+            (f"{name}, 8-bit by blocks", here & by_blocks(rows)),
         ):
             if part.any():
                 lines.append(_line(title, rows.time_s[part], times[part]))

@@ -6,15 +6,17 @@ module              idea
 base                a check: errors of one quantity in one regime, and its limits
 harness             a measured row -> a simulated run
 kernel_checks       single kernels against the operator-level sets
-aic_e2e             InferenceMAX
+aic_e2e             InferenceMAX, dense models
 aic_layouts         InferenceX with expert and data parallelism
 aic_kernels         the law against aiconfigurator's tables, and MoE runs with them
+aic_moe             InferenceMAX, mixtures of experts
 apex_e2e            APEX
 blis_vllm015        load stages of vLLM 0.15.1
 distserve_fits      DistServe's fits of forward passes
 eager_engines       engines of 2023 and early 2024, pooled
 ecoserve_prefill    EcoServe's table 3
-gpustack_bench      bursts under vLLM on A100, with weights of 16, 8 and 4 bits
+gpustack_bench      bursts under vLLM on A100 and H100, weights of 16, 8 and 4 bits
+inferencex_decode   time per token by context, Qwen3.5 on H200
 l20_five_systems    steps on L20 over PCIe
 llmservingsim_vllm  LLMServingSim's replays
 mlperf_v51          MLPerf's offline throughput with 8-bit weights

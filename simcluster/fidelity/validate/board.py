@@ -64,6 +64,18 @@ def _offline(fabric: str, engine: str, gpu: str, model: str, served: str) -> Row
     return Row(kind, "mlperf_v51", gpu, {"throughput": check}, f"offline, {served}", "held out")
 
 
+_TIMES: Final = ("TTFT", "TPOT")
+
+
+def _mixture(
+    bits: int, engine: str, gpu: str, model: str, weights: str, served: str, fitted: int = 0
+) -> Row:
+    """Return the row of InferenceMAX's closed loops of a mixture of experts."""
+    kind, found = Kind("MoE", bits, "NVLink", engine), _same(model, f"{engine}, {weights}", *_TIMES)
+    fit = f"{fitted} of 60 fitted" if fitted else "held out"
+    return Row(kind, "aic_e2e", gpu, found, f"closed loops of {served}", fit)
+
+
 ROWS: Final = (
     Row(
         Kind(_DENSE, 16, "NVLink", "vllm-0.19"),
@@ -80,6 +92,48 @@ ROWS: Final = (
         _same("mixtral-8x7b", "all stages", "TTFT", "TPOT", "E2E"),
         "load stages of Mixtral-8x7B, TP 2 and 4",
         "held out",
+    ),
+    _mixture(
+        8,
+        "vllm-0.19",
+        "B200",
+        "minimax-m2",
+        "fp8-block",
+        "closed loops of MiniMax-M2.5, TP 2 and 4",
+    ),
+    _mixture(
+        4, "vllm-0.19", "H100", "gpt-oss-120b", "mxfp4", "closed loops of gpt-oss-120b, TP 2 to 8"
+    ),
+    _mixture(
+        4, "vllm-0.19", "B200", "gpt-oss-120b", "mxfp4", "closed loops of gpt-oss-120b, TP 1 to 8"
+    ),
+    _mixture(
+        4, "vllm-0.19", "B200", "minimax-m2", "nvfp4", "closed loops of MiniMax-M2.5, TP 1 to 8"
+    ),
+    _mixture(
+        4,
+        "vllm-0.19",
+        "B200",
+        "kimi-k2.5",
+        "nvfp4",
+        "closed loops of Kimi-K2.5 (NVFP4), TP 4 and 8",
+    ),
+    _mixture(
+        4, "vllm-0.19", "B200", "kimi-k2.5", "int4-g32", "closed loops of Kimi-K2.5 (INT4), TP 8"
+    ),
+    _mixture(
+        8, "trtllm-1", "B200", "deepseek-v3", "fp8-block", "closed loops of DeepSeek-R1, TP 4 and 8"
+    ),
+    _mixture(
+        4, "trtllm-1", "B200", "gpt-oss-120b", "mxfp4", "closed loops of gpt-oss-120b, TP 1 to 8"
+    ),
+    _mixture(
+        4,
+        "trtllm-1",
+        "B200",
+        "deepseek-v3",
+        "nvfp4",
+        "closed loops of DeepSeek-R1 (NVFP4), TP 4 and 8",
     ),
     Row(
         Kind(_DENSE, 8, "NVLink", "vllm-0.11-async"),

@@ -14,8 +14,14 @@ import numpy as np
 
 from simcluster import catalog
 from simcluster.catalog.specs import GPUSpec
-from simcluster.fidelity.calibrate.fit import decodes_from_memory, fit, gemms_from_memory, held_out
-from simcluster.fidelity.calibrate.law import kernel_s, layer_sums
+from simcluster.fidelity.calibrate.fit import (
+    decodes_from_memory,
+    experts_from_memory,
+    fit,
+    gemms_from_memory,
+    held_out,
+)
+from simcluster.fidelity.calibrate.law import by_blocks, kernel_s, layer_sums
 from simcluster.fidelity.calibrate.readers import aic_ops, llmservingsim_ops, vidur
 from simcluster.fidelity.calibrate.readers.samples import ELEMENTWISE, Mask, Samples
 from simcluster.fidelity.validate.base import Check, check
@@ -42,6 +48,13 @@ and of the sum of a layer's multiplications."""
 _LIMITED: Final = ("A100-80GB SXM", "H100 SXM", "B200 SXM")
 _GEMM: Final = (0.12, 0.08)
 _DECODE: Final = (0.20, 0.12)
+_EXPERTS: Final = {
+    "bf16": (0.18, 0.12),
+    "fp8": (0.20, 0.12),
+    "fp8-block": (0.18, 0.12),
+    "int4": (0.22, 0.12),
+}
+"""By weights."""
 _PREFILL_BLOCKS: Final = (0.10, 0.08)
 _DECODE_BLOCKS: Final = (0.12, 0.09)
 _LINKS: Final = {
@@ -149,7 +162,8 @@ def aic_checks(folder: Path) -> list[Check]:
             continue
         gpu = catalog.gpu(name)
         rows = aic_ops.read(folder, name)
-        test, times = held_out(rows, gpu, gpu.constants, folds=3)
+        plain = rows.take(rows.operator != "moe")
+        test, times = held_out(plain, gpu, gpu.constants, folds=3)
         limited = name in _LIMITED
         gemm, decode = test.operator == "gemm", test.operator == "attention_decode"
         wide = gemm & (test.bytes == 2.0)
@@ -162,6 +176,9 @@ def aic_checks(folder: Path) -> list[Check]:
         if (gemm & ~wide & (test.bytes == 1.0)).any() and limited:
             here = gemm & (test.bytes == 1.0)
             found.append(about.check(test, times, here, "each 8-bit GEMM"))
+        blocks = by_blocks(test)
+        if blocks.any() and limited:
+            found.append(about.check(test, times, blocks, "each 8-bit GEMM by blocks"))
         heads = replace(about, regime=about.regime.replace("unseen n", "unseen heads"))
         limits = _DECODE if limited else ()
         narrow = test.bytes == 1.0
@@ -171,9 +188,33 @@ def aic_checks(folder: Path) -> list[Check]:
             found.append(heads.check(test, times, here, "decode attention, 8-bit cache"))
         long = (test.operator == "attention_prefill") & (test["m"] >= 256)
         found.append(heads.check(test, times, long, "prefill attention, from 256"))
-        moe = test.operator == "moe"
-        if moe.any():
-            found.append(replace(about, regime="unseen widths").check(test, times, moe, "experts"))
+        experts = replace(about, regime="unseen widths")
+        found += _expert_checks(experts, rows.of("moe"), gpu)
+    return found
+
+
+def _expert_checks(about: _About, rows: Samples, gpu: GPUSpec) -> list[Check]:
+    """Experts by their weights, hidden sizes not seen; one of one hidden size alone, fitted."""
+    found = []
+    rows = rows.take(experts_from_memory(rows, gpu))
+    for kernel in sorted(set(rows.kernel.tolist())):
+        some = rows.take(rows.kernel == kernel)
+        weights, tiles = kernel.split()
+        test, times = held_out(some, gpu, gpu.constants, folds=3)
+        regime = about.regime
+        if not len(test):
+            test, regime = some, "fitted"
+            times = kernel_s(some, gpu, fit(some, gpu, gpu.constants))
+        everything = np.ones(len(test), dtype=np.bool_)
+        found.append(
+            replace(about, regime=regime).check(
+                test,
+                times,
+                everything,
+                f"experts, {weights} ({tiles})",
+                *(_EXPERTS.get(weights, ()) if regime == about.regime else ()),
+            )
+        )
     return found
 
 

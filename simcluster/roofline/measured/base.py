@@ -20,6 +20,7 @@ from simcluster.roofline.kernels import KernelTimer
 from simcluster.roofline.measured.curve import RatioCurve
 from simcluster.roofline.operators import (
     ACTIVATION_BYTES,
+    ALIGN_KERNELS,
     Operator,
     attention_work,
     head_operators,
@@ -122,12 +123,15 @@ class MeasuredKernels(ABC):
     """
 
     in_experts: ClassVar[tuple[str, ...]] = (
+        *ALIGN_KERNELS,
         "experts_up_proj",
         "experts_activation",
         "experts_ungated_activation",
         "experts_down_proj",
+        "experts_sum",
     )
-    """Kernels of a layer that one measured call of experts holds."""
+    """Kernels of a layer that one measured call of experts holds: benchmarks time the call of the
+    engine, from sorting the tokens by expert to adding up what comes back."""
     brings_inputs: ClassVar[tuple[str, ...]] = ()
     """Weights whose multiplications hold bringing inputs to fewer bits in what is measured."""
 
@@ -137,16 +141,9 @@ class MeasuredKernels(ABC):
     def __init__(
         self, model: ModelConfig, gpu: GPUSpec, engine: EngineProfile, tp_size: int
     ) -> None:
-        experts = model.spec.experts
         self._model, self._tp_size = model, tp_size
         # Without kernels that bring inputs to 8 bits: a table has the multiplication alone.
-        self._law = KernelTimer(
-            gpu,
-            engine.kernel_generation,
-            quantises="fused",
-            num_experts=experts.num_experts if experts else 0,
-            expert_width=experts.ffn_dim // tp_size if experts else 0,
-        )
+        self._law = KernelTimer(gpu, engine.kernel_generation, quantises="fused")
         self._known: dict[object, float | None] = {}
         self._law_kinds: dict[Heads, AttentionKind] = {}
         self._curves: dict[tuple[Heads, int], RatioCurve | None] = {}

@@ -37,6 +37,7 @@ _ENGINE: Final = (
     "hybrid_kv_cache",
     "graph_max_seqs",
     "front_end_s",
+    "front_end_token_s",
     "api_servers",
     "kv_connector",
     "prefill_wait_steps",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from simcluster.catalog.layers import WEIGHT_DTYPES
 from simcluster.fidelity.calibrate.readers.samples import Samples, joined, samples
 from simcluster.fidelity.calibrate.readers.tables import column, table
-from simcluster.units import MS
+from simcluster.fidelity.calibrate.tiles import tiles_of
+from simcluster.units import MS, IntArray
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +28,25 @@ GPUS: Final = {
 """Catalogue name and prefix of the files."""
 LEAST_WIDTH: Final = 1024
 """Narrower multiplications (n or k) are left out: no layer of a served model has them."""
-_NUMBER_BYTES: Final = {"bfloat16": 2.0, "fp8": 1.0}
+_NUMBER_BYTES: Final = {
+    "bfloat16": 2.0,
+    "fp8": 1.0,
+    "fp8_block": WEIGHT_DTYPES["fp8-block"].num_bytes,
+}
+_OLD: Final = "0.14.0"
+_EXPERTS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
+    "bfloat16": ("bf16", {_OLD: "by-experts", "": "by-tokens"}),
+    "fp8": ("fp8", {_OLD: "by-experts", "": "by-tokens"}),
+    "fp8_block": ("fp8-block", {_OLD: "block", "": "block-by-tokens"}),
+    "int4_wo": ("int4", {_OLD: "marlin", "": "wna16"}),
+    "nvfp4": ("nvfp4", {"": "trtllm"}),
+    "w4a16_mxfp4": ("mxfp4", {"": "trtllm"}),
+}
+"""Weights, and rule of tiles by version of vLLM (the last for all others), by name in the tables.
+
+4-bit integers went through Marlin's kernel in the collector for 0.14 (``vllm_marlin_moe``), through
+``fused_experts`` and so Triton's in that for 0.19 (``collect_moe.py``), whatever the table says.
+"""
 
 
 def read(folder: Path, gpu: str) -> Samples:
@@ -93,24 +115,78 @@ def _plain(frame: pd.DataFrame, caches: tuple[str, ...]) -> pd.DataFrame:
 
 
 def read_moe(folder: Path, system: str) -> Samples:
-    """Experts with 16-bit weights, all on one GPU or each split, as evenly popular as measured."""
+    """Experts all on one GPU or each split, of all dtypes and all three spreads of tokens."""
     wanted = ("moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts")
-    frame = table(folder / f"{system}__moe.csv.gz", wanted)
-    frame = frame[(frame["moe_dtype"] == "bfloat16") & (frame["moe_ep_size"] == 1)]
-    balanced = bool((frame["distribution"] == "balanced").any())
-    frame = frame[frame["distribution"] == ("balanced" if balanced else "power_law_1.01")]
-    most = np.minimum(column(frame, "num_experts"), column(frame, "num_tokens") * frame["topk"])
-    return samples(
-        "moe",
-        column(frame, "latency_ms") * MS,
-        m=column(frame, "num_tokens"),
-        n=column(frame, "inter_size") / column(frame, "moe_tp_size"),
-        k=column(frame, "hidden_size"),
-        num_experts=column(frame, "num_experts"),
-        top_k=column(frame, "topk"),
-        touched=most if balanced else np.nan,
-        group=frame["hidden_size"].astype(str),
-    )
+    frame = table(folder / f"{system}__moe.csv.gz", (*wanted, "distribution", "framework_version"))
+    frame = frame[frame["moe_dtype"].isin(_EXPERTS) & (frame["moe_ep_size"] == 1)]
+    found = []
+    for (dtype, version), rows in frame.groupby(["moe_dtype", "framework_version"]):
+        weights, by_version = _EXPERTS[str(dtype)]
+        rule = by_version.get(str(version), by_version[""])
+        tokens, top_k, experts = (
+            column(rows, name) for name in ("num_tokens", "topk", "num_experts")
+        )
+        heights, _ = tiles_of(rule, tokens, tokens * top_k, experts)
+        spread = [
+            _tiled(int(m), int(e), int(k), str(name), int(height))
+            for m, e, k, name, height in zip(
+                tokens, experts, top_k, rows["distribution"], heights, strict=True
+            )
+        ]
+        touched, padded = np.array(spread, dtype=np.float64).T
+        found.append(
+            samples(
+                "moe",
+                column(rows, "latency_ms") * MS,
+                m=tokens,
+                n=column(rows, "inter_size") / column(rows, "moe_tp_size"),
+                k=column(rows, "hidden_size"),
+                num_experts=experts,
+                top_k=top_k,
+                touched=touched,
+                padded=padded,
+                num_bytes=WEIGHT_DTYPES[weights].num_bytes,
+                kernel=f"{weights} {rule}",
+                group=rows["hidden_size"].astype(str),
+            )
+        )
+    return joined(found)
+
+
+@lru_cache(maxsize=65536)
+def _tiled(tokens: int, experts: int, top_k: int, spread: str, tile_rows: int) -> tuple[int, int]:
+    """Return experts that some token visits, and their rows in whole tiles."""
+    visits = _visits(tokens, experts, top_k, spread)
+    tiles = -(-visits // tile_rows)
+    return int((visits > 0).sum()), int(tiles.sum()) * tile_rows
+
+
+@lru_cache(maxsize=4096)
+def _visits(tokens: int, experts: int, top_k: int, spread: str) -> IntArray:
+    """Return visits of each expert as the benchmark deals them out (collector/helper.py).
+
+    ``balanced``: in turn. ``power_law_ALPHA``: in proportion to draws from a power law between 1
+    and 0.8 tokens (0.01 and 2 where there are more experts than visits), here its quantiles.
+    """
+    if spread == "balanced":
+        stride = -(-experts // top_k)
+        at = np.arange(tokens, dtype=np.float64)[:, None]
+        if tokens < stride:
+            at = at * stride / tokens
+        visited = (at + stride * np.arange(top_k)).astype(np.int64) % experts
+        return np.bincount(visited.ravel(), minlength=experts).astype(np.int64)
+    alpha = float(spread.rpartition("_")[2])
+    low, high = (1.0, 0.8 * tokens) if tokens * top_k > experts else (0.01, 2.0)
+    ends = low ** (1.0 - alpha), high ** (1.0 - alpha)
+    quantiles = (np.arange(experts) + 0.5) / experts
+    drawn = (ends[0] + (ends[1] - ends[0]) * quantiles) ** (1.0 / (1.0 - alpha))
+    visits: IntArray = np.rint(drawn / drawn.sum() * tokens * top_k).astype(np.int64)
+    missing = tokens * top_k - int(visits.sum())
+    largest = np.argsort(-visits, kind="stable")
+    for i in range(abs(missing)):
+        one = largest[i % experts]
+        visits[one] += 1 if missing > 0 else -1 if visits[one] > 1 else 0
+    return np.minimum(visits, tokens)
 
 
 def read_links(folder: Path, gpu: str) -> Samples:

@@ -58,6 +58,8 @@ class Samples:
     cold: Mask
     """Weights and caches were read from memory, as a model reads them, not from a second-level
     cache that held them since the call before."""
+    kernel: Texts
+    """Of experts: their weights and how their tiles are chosen, as ``"bf16 by-experts"``."""
 
     def __len__(self) -> int:
         return len(self.time_s)
@@ -76,6 +78,7 @@ class Samples:
             self.group[keep],
             self.layer[keep],
             self.cold[keep],
+            self.kernel[keep],
         )
 
     def of(self, *operators: str) -> Samples:
@@ -98,6 +101,7 @@ def samples(
     group: npt.ArrayLike = "",
     layer: npt.ArrayLike = -1,
     cold: npt.ArrayLike = False,
+    kernel: npt.ArrayLike = "",
     **numbers: npt.ArrayLike,
 ) -> Samples:
     """Build rows from columns; what is one value is the same in every row.
@@ -119,6 +123,7 @@ def samples(
         column(group, np.str_),
         column(layer, np.int64),
         column(cold, np.bool_),
+        column(kernel, np.str_),
     )
     return rows.take(time > 0.0)
 
@@ -141,4 +146,5 @@ def joined(parts: Iterable[Samples]) -> Samples:
         np.concatenate([table.group for table in tables]),
         np.concatenate(layers),
         np.concatenate([table.cold for table in tables]),
+        np.concatenate([table.kernel for table in tables]),
     )
