@@ -56,7 +56,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "measure": ("measure -o mine.csv", "measure --device cpu --quick -o toy.csv"),
     "calibrate": ("calibrate mine.csv --gpu A100 -o mine.toml",
                   "calibrate DATA --gpu A100 --set vidur_mlp"),
-    "validate": ("validate DATA --gate", "validate DATA --only vidur_mlp --json"),
+    "validate": ("validate DATA --gate", "validate DATA --only published_anchors --json"),
 }  # fmt: skip
 """Two calls of each command, without ``simcluster``; `tests/test_help.py` runs them."""
 
