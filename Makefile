@@ -3,6 +3,7 @@
 # make plugin install the example plug-in beside the package and run its tests
 # make browser  open reports and the page of `simcluster ui` in headless Chromium, where there is one (Debian's package chromium, or CHROMIUM=path)
 # make docs   the documentation site, into build/docs: warnings are errors, internal links are checked
+# make notebooks  run those of examples/notebooks, and keep what they show
 # make gate   compare simulated with measured times, where SIMCLUSTER_DATA is: worse by two points fails
 # make fast   compile the modules of simcluster/_compiled.py here (about two CPU-minutes); make pure takes them away
 # make compiled  compile into build/compiled, and check there that both ways agree to the bit
@@ -12,7 +13,7 @@ VENV ?= .venv
 SIMCLUSTER_DATA ?= ../shared/data
 BIN = $(VENV)/bin
 
-.PHONY: demo test docs plugin browser fast pure compiled lint gate paper-tables clean
+.PHONY: demo test docs notebooks plugin browser fast pure compiled lint gate paper-tables clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +50,9 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo "docs: build/docs/index.html"
+
+notebooks: $(VENV)/.installed-dev
+	cd examples/notebooks && $(abspath $(BIN))/jupyter-execute --inplace --NotebookClient.record_timing=False *.ipynb
 
 fast: $(VENV)/.installed-dev pure
 	SIMCLUSTER_COMPILE=1 $(BIN)/python setup.py --quiet build_ext --inplace --parallel 2

@@ -163,13 +163,10 @@ def read_toml(block: Block) -> None:
         Path(block.file).write_text(block.text)
     if tables.keys() & {"project"}:
         return
-    if tables.keys() & {"gpu", "price", "engine", "link", "node", "kernels"} or isinstance(
-        tables.get("model"), list
-    ):
-        if not isinstance(tables.get("engine", []), dict):
-            Path("entries.toml").write_text(block.text)
-            Catalog().with_file("entries.toml")
-            return
+    if any(isinstance(table, list) for name, table in tables.items() if name != "strategy"):
+        Path("entries.toml").write_text(block.text)
+        Catalog().with_file("entries.toml")
+        return
     base = tomllib.loads((ROOT / "scenarios" / "first.toml").read_text())
     if not tables.get("workload", {}).keys() & {"lengths", "trace", "arrivals"}:
         tables["workload"] = {**base["workload"], **tables.get("workload", {})}

@@ -18,6 +18,7 @@ from simcluster.runs import output
 from simcluster.scenario.scenario import Scenario
 from simcluster.show.plot import as_written, log_scale, new_figure, palette
 from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
+from simcluster.studies.goodput.runs import mean_lengths
 from simcluster.studies.rank.need_report import (
     finite,
     level_row,
@@ -97,7 +98,8 @@ def _table(ranking: Ranking, candidates: tuple[Candidate, ...]) -> str:
     currency = ranking.scenario.environment.cluster.currency
     priced = candidates[0].cost_per_hour is not None
     heads = ["candidate, goodput in req/s", "strategy", "GPUs", "goodput", "95 %", "per GPU"]
-    heads += [f"req/{currency}"] if priced else []
+    heads += [f"{currency}/h", f"req/{currency}", f"{currency}/M tok"] if priced else []
+    output_len = mean_lengths(ranking.scenario)[1] if priced else math.nan
     rows = [[*heads, "bottleneck"]]
     for number, c in enumerate(candidates, 1):
         row = [
@@ -108,13 +110,16 @@ def _table(ranking: Ranking, candidates: tuple[Candidate, ...]) -> str:
             _interval(c),
             three_digits(c.per_gpu_rps),
         ]
-        if priced:
-            row.append(three_digits(c.per_cost))
+        if c.cost_per_hour is not None:
+            per_million = 1e6 / (c.per_cost * output_len) if c.per_cost else math.inf
+            row += [three_digits(one) for one in (c.cost_per_hour, c.per_cost, per_million)]
         rows.append([*row, c.bottleneck])
+    captions = []
+    if priced:
+        captions.append("M tok: a million output tokens, at the goodput.")
     if any(c.mean_gpus != c.num_gpus for c in candidates):
-        caption = gpus_caption("about the goodput", "those of the most instances in service")
-        return f"{aligned(rows)}\n\n{caption}"
-    return aligned(rows)
+        captions.append(gpus_caption("about the goodput", "those of the most instances in service"))
+    return "\n\n".join([aligned(rows), *captions])
 
 
 def _interval(candidate: Candidate) -> str:
