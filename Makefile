@@ -52,7 +52,7 @@ docs: $(VENV)/.installed-dev
 	@echo "docs: build/docs/index.html"
 
 notebooks: $(VENV)/.installed-dev
-	cd examples/notebooks && $(abspath $(BIN))/jupyter-execute --inplace --NotebookClient.record_timing=False *.ipynb
+	$(BIN)/python examples/notebooks/execute.py
 
 fast: $(VENV)/.installed-dev pure
 	SIMCLUSTER_COMPILE=1 $(BIN)/python setup.py --quiet build_ext --inplace --parallel 2

@@ -663,7 +663,27 @@ def goodput(
 @click.option("-o", "--out", type=_FILE, help="Folder for the pictures  [default: FOLDER/figures]")
 @click.option("--rate", type=float, help="Rate of the latency curves (requests/s).")
 @click.option("--seed", type=int, help="Seed of the latency curves.")
-def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -> None:
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(["png", "svg", "pdf"]),
+    default="png",
+    show_default=True,
+    help="Format of the pictures.",
+)
+@click.option(
+    "--columns",
+    type=click.IntRange(1, 2),
+    help="Width in columns of a paper, without a title  [default: as on a screen]",
+)
+def plot(
+    folder: Path,
+    out: Path | None,
+    rate: float | None,
+    seed: int | None,
+    fmt: Any,
+    columns: Any,
+) -> None:
     """Draw the results in FOLDER: latencies, attainment, goodput, queues, KV usage, links."""
     from simcluster.report.kinds import kind_of
     from simcluster.runs import folder as store
@@ -676,7 +696,8 @@ def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -
             f"that pictures need. `simcluster report {printable(str(folder))}` draws what it has."
         )
     comparison = store.read(folder)
-    for path in report.write_figures(comparison, out or folder / store.FIGURES, rate, seed):
+    place = out or folder / store.FIGURES
+    for path in report.write_figures(comparison, place, rate, seed, fmt=fmt, columns=columns):
         click.echo(path)
 
 

@@ -44,7 +44,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "cooptimize": ("cooptimize scenarios/first_cooptimize.toml --results results/cooptimize",
                    "cooptimize scenarios/first_cooptimize.toml --no-baselines -o best.toml"),
     "report": ("report results/first", "report results/goodput -o goodput.html"),
-    "plot": ("plot results/first", "plot results/first --rate 10 -o pictures"),
+    "plot": ("plot results/first", "plot results/first --format pdf --columns 1 -o pictures"),
     "diff": ("diff results/first results/h100", "diff results/first results/h100 --json"),
     "check": (f"check {FIRST}", f"check {FIRST} --strategy DistServe --rate 10"),
     "show": (f"show {FIRST}", f"show {FIRST} --set strategy.EcoServe.tp_size=2"),
