@@ -109,6 +109,12 @@ def help_of(words: str) -> str:
 def cli() -> str:
     """Return the page of commands: the help of each, as it is printed."""
     parts = ["# Commands\n\nThe help of each command, as `--help` prints it.\n"]
+    parts.append(
+        "The shell completes commands, options and their words by\n\n```text\n"
+        'eval "$(_SIMCLUSTER_COMPLETE=bash_source simcluster)"    # in ~/.bashrc\n'
+        'eval "$(_SIMCLUSTER_COMPLETE=zsh_source simcluster)"     # in ~/.zshrc\n'
+        "_SIMCLUSTER_COMPLETE=fish_source simcluster | source     # in config.fish\n```\n"
+    )
     parts.append(f"```text\n{help_of('simcluster')}```\n")
     for words, _ in commands(main):
         parts.append(f"## `{words}`\n\n```text\n{help_of(words)}```\n")

@@ -754,6 +754,25 @@ def doctor(as_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
+@main.command(short_help="List the examples, or copy them here.")
+@click.argument("action", type=click.Choice(["list", "copy"]), default="list")
+@click.argument("folder", type=_FILE, default=".", metavar="[DIR]")
+def examples(action: str, folder: Path) -> None:
+    """List the scenarios and notebooks that come with simcluster, or copy them into DIR.
+
+    Copied they stand as in a checkout: DIR/scenarios, DIR/plots, DIR/examples. Without DIR they
+    are copied here. Nothing is replaced.
+    """
+    from simcluster.show import examples as packaged
+
+    if action == "copy":
+        for path in packaged.copy(folder):
+            click.echo(path)
+        return
+    for name, about in packaged.described():
+        click.echo(f"{name}\n    {about}")
+
+
 @main.command(short_help="Draw one run for ui.perfetto.dev.")
 @_with(_COMMON)
 @_with(_ONE_RUN)

@@ -12,7 +12,7 @@ from simcluster.runs.watch import share_done
 from simcluster.show.terminal import QUIET, WIDE, signs_of_life
 
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Begin": ("init", "plan", "ui", "doctor"),
+    "Begin": ("init", "plan", "ui", "examples", "doctor"),
     "Simulate": ("run", "compare", "timeline"),
     "Search": ("goodput", "rank", "cooptimize"),
     "Results": ("report", "plot", "diff"),
@@ -29,6 +29,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
              "--output 300 --ttft-p95 1s --tpot-p95 40ms --rate 25"),
     "plan": (f"plan {_FACTS} --rate 8", f"plan {_FACTS} --rate 8 --gpus 2 -o results/plan"),
     "ui": ("ui", f"ui {FIRST} --port 9000 --no-open"),
+    "examples": ("examples", "examples copy mine"),
     "doctor": ("doctor", "doctor --json"),
     "run": (f"run {FIRST} --strategy EcoServe --rate 10",
             f"run {FIRST} --set slo.ttft=800ms -o results/run"),
