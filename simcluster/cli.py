@@ -23,7 +23,7 @@ import click
 from simcluster._compiled import how_it_runs
 from simcluster._version import __version__
 from simcluster.errors import ConfigError, DataError, SimclusterError, printable, same_thing
-from simcluster.show.commands import Command, write_examples, write_groups
+from simcluster.show.commands import MOST_GPUS, Command, write_examples, write_groups
 from simcluster.show.terminal import QUIET
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -390,7 +390,7 @@ def main() -> None:
 
 @main.command(short_help="Write a scenario file from a few facts.")
 @_with(_FACTS)
-@click.option("--gpus", type=click.IntRange(1, 512), help="GPUs, in nodes of 8  [default: 8]")
+@click.option("--gpus", type=click.IntRange(1, MOST_GPUS), help="GPUs, in nodes of 8  [default: 8]")
 @click.option("-o", "--out", type=_FILE, help="File to write  [default: print it]")
 def init(gpus: int | None, out: Path | None, **facts: Any) -> None:
     """Write a commented scenario file from a few facts, or after a few questions.
@@ -414,7 +414,7 @@ def init(gpus: int | None, out: Path | None, **facts: Any) -> None:
 @_with(_FACTS)
 @click.option(
     "--gpus",
-    type=click.IntRange(1, 512),
+    type=click.IntRange(1, MOST_GPUS),
     help="Use at most this many GPUs  [default: as many nodes of 8 as it takes]",
 )
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes  [default: one per core]")
@@ -703,7 +703,12 @@ def plot(
 
 @main.command(short_help="Write the results in FOLDER as one HTML page.")
 @click.argument("folder", type=_FILE)
-@click.option("-o", "--out", type=_FILE, help="File to write  [default: FOLDER.html]")
+@click.option(
+    "-o",
+    "--out",
+    type=_FILE,
+    help="File to write; folders above it are made  [default: FOLDER.html]",
+)
 def report(folder: Path, out: Path | None) -> None:
     """Write the results in FOLDER as one HTML page: answer, confidence, tables, charts, scenario.
 

@@ -21,6 +21,8 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Commands by what they are for, as the help lists them."""
 
+MOST_GPUS: Final = 512
+"""Most GPUs that `plan` tries and `init` writes; here, so that the help need not load either."""
 FIRST: Final = "scenarios/first.toml"
 _FACTS: Final = "--model llama-3.1-8b --gpu A100 --prompt 400 --output 60 --ttft-p95 1s"
 _SHORT: Final = "--tolerance 0.2 --max-requests 1000"

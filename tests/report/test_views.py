@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 import simcluster
 from simcluster.errors import DataError
 from simcluster.report import views
+from simcluster.report.run_charts import RunCharts
 from simcluster.runs.folder import Comparison
 from simcluster.studies.goodput import find
 from simcluster.studies.goodput import tables as goodput_tables
@@ -151,3 +152,20 @@ def test_reports_stand_beside_their_results(
     with pytest.raises(DataError, match=r"has no suffix. Write such as .*\.html"):
         found.report(tmp_path / "page")
     assert math.isfinite(found.to_frame()["goodput_rps"].sum())
+
+
+def test_a_share_that_is_not_known_is_a_gap(comparison: Comparison) -> None:
+    """Of runs without a request that a target is for: no point, and no line at zero."""
+    charts = RunCharts(comparison, Path())
+    sweep = comparison.sweep
+    rows = (sweep["strategy"] == "EcoServe") & (sweep["rate_rps"] == 2)
+    sweep.loc[rows, "tpot_attainment"] = np.nan
+    try:
+        traces = {t["name"]: t for t in charts._attainment_traces("tpot_attainment")}
+        assert traces["EcoServe"]["x"] == [4.0]
+        assert traces["DistServe"]["x"] == [2.0, 4.0]
+        sweep.loc[sweep["strategy"] == "EcoServe", "tpot_attainment"] = np.nan
+        traces = {t["name"]: t for t in charts._attainment_traces("tpot_attainment")}
+        assert traces["EcoServe"]["x"] == []
+    finally:
+        del comparison.__dict__["sweep"]  # it is cached
