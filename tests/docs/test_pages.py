@@ -52,9 +52,9 @@ SEARCHES: dict[str, list[str]] = {
     "rank": ["--set", "rank.mode='bestserve'"],
 }
 """What is added to searches, which take minutes; everything else runs as it stands."""
-PARSED = ("plan", "measure", "calibrate", "init")
+PARSED = ("plan", "measure", "calibrate", "init", "ui")
 """Commands that are parsed and not run: `tests/studies/test_plan.py` runs a plan, those of
-the hardware have tests of their own; `init` runs where it writes a file."""
+the hardware and of `ui` have tests of their own; `init` runs where it writes a file."""
 
 
 def call(words: list[str]) -> Result:
