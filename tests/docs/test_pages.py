@@ -279,3 +279,13 @@ def test_the_index_names_every_page_once_in_its_tables(page: Path) -> None:
     trees = "".join(re.findall(r"```\{toctree\}\n(.*?)```", index, re.DOTALL)).split()
     assert page.stem == "index" or page.stem in trees
     assert page.stem in ("index", "tutorial", "changelog") or f"({page.name})" in index
+
+
+def test_the_gallery_has_every_scenario_and_looks_at_a_picture_of_most() -> None:
+    """A question and a command each."""
+    text = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    known = text + (DOCS / "kv-cache.md").read_text(encoding="utf-8")
+    files = sorted(path.stem for path in (ROOT / "scenarios").glob("*.toml"))
+    assert [
+        name for name in files if f"{name}.toml" not in known and f"{name}.py" not in text
+    ] == []
