@@ -168,6 +168,8 @@ def read_toml(block: Block) -> None:
         Catalog().with_file("entries.toml")
         return
     base = tomllib.loads((ROOT / "scenarios" / "first.toml").read_text())
+    if any("ep_size" in strategy for strategy in tables.get("strategy", ())):
+        base |= {"model": {"name": "mixtral-8x7b"}, "cluster": {"gpu": "H100"}}  # has experts
     if not tables.get("workload", {}).keys() & {"lengths", "trace", "arrivals"}:
         tables["workload"] = {**base["workload"], **tables.get("workload", {})}
     resolve({**base, **tables} if "model" not in tables else tables, folder=Path.cwd())
