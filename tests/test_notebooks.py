@@ -24,6 +24,8 @@ def test_a_notebook_is_small_and_executed(path: Path) -> None:
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
     assert not [o for c in cells for o in c["outputs"] if o["output_type"] == "error"]
+    shown = json.dumps([c["outputs"] for c in cells])
+    assert "trace /" not in shown, "a path of the machine that ran it: `make notebooks`"
     assert any("text/html" in o.get("data", {}) for c in cells for o in c["outputs"])
 
 

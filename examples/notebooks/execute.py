@@ -16,4 +16,7 @@ for path in sorted(HERE.glob("*.ipynb")):
     ).execute()
     for cell in book.cells:
         cell.metadata.pop("execution", None)
-    nbformat.write(book, path)
+    # Where it ran is no result either.
+    path.write_text(
+        nbformat.writes(book).replace(f"{HERE.parents[1]}/", "") + "\n", encoding="utf-8"
+    )
