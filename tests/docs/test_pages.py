@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 
 from helpers.pages import DOCS, GENERATED, ROOT, Block, blocks, pages
 from simcluster.catalog import Catalog
+from simcluster.catalog.tables import TABLES
 from simcluster.cli import main
 from simcluster.frames.schema import SCHEMAS
 from simcluster.scenario.file import load, resolve
@@ -163,7 +164,7 @@ def read_toml(block: Block) -> None:
         Path(block.file).write_text(block.text)
     if tables.keys() & {"project"}:
         return
-    if any(isinstance(table, list) for name, table in tables.items() if name != "strategy"):
+    if any(isinstance(tables.get(name), list) for name in TABLES):
         Path("entries.toml").write_text(block.text)
         Catalog().with_file("entries.toml")
         return
@@ -248,7 +249,6 @@ def test_every_public_name_is_on_the_page_of_the_api(generate: SimpleNamespace) 
 def test_every_entry_and_key_is_on_the_page_of_entries(generate: SimpleNamespace) -> None:
     """Each GPU with its class of accuracy; classes have a meaning."""
     from simcluster import catalog
-    from simcluster.catalog.tables import TABLES
 
     page = generate.entries()
     for name in catalog.names("gpu"):
