@@ -53,6 +53,7 @@ MODULES = {
         "simcluster.workload",
         "simcluster.kvcache",
         "simcluster.roofline",
+        "simcluster.roofline.measured",
         "simcluster.quality",
         "simcluster.engine.instance",
         "simcluster.testing.contracts",
