@@ -2,6 +2,9 @@
 # make test   install the test extra and run the whole test suite
 # make plugin install the example plug-in beside the package and run its tests
 # make browser  open reports and the page of `simcluster ui` in headless Chromium, where there is one (Debian's package chromium, or CHROMIUM=path)
+# make docs   the documentation site, into build/docs: warnings are errors, internal links are checked
+# make notebooks  run those of examples/notebooks, and keep what they show
+# make package  source distribution and wheel into build/dist, checked, installed apart and tried there
 # make gate   compare simulated with measured times, where SIMCLUSTER_DATA is: worse by two points fails
 # make fast   compile the modules of simcluster/_compiled.py here (about two CPU-minutes); make pure takes them away
 # make compiled  compile into build/compiled, and check there that both ways agree to the bit
@@ -11,7 +14,7 @@ VENV ?= .venv
 SIMCLUSTER_DATA ?= ../shared/data
 BIN = $(VENV)/bin
 
-.PHONY: demo test plugin browser fast pure compiled lint gate paper-tables clean
+.PHONY: demo test docs notebooks package plugin browser fast pure compiled lint gate paper-tables clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +46,26 @@ browser: $(VENV)/.installed-dev
 	else \
 	  echo "browser: skipped, there is no chromium (CHROMIUM)"; \
 	fi
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "docs: build/docs/index.html"
+
+# Outside the checkout: what is missing in the wheel is missing there.
+package: $(VENV)/.installed-dev
+	rm -rf build/dist build/apart build/lib
+	$(BIN)/python -m pip install --quiet -e ".[release]"
+	$(BIN)/python -m build --outdir build/dist . >/dev/null
+	$(BIN)/python -m twine check --strict build/dist/*
+	$(BIN)/python -m pip install --quiet --no-deps --target build/apart build/dist/*.whl
+	mkdir build/apart/work
+	cd build/apart/work && export PYTHONPATH=$(CURDIR)/build/apart SIM="$(abspath $(BIN))/python -P -m simcluster" \
+	  && $$SIM doctor && $$SIM examples copy && $$SIM check scenarios/first.toml >/dev/null \
+	  && $$SIM compare scenarios/first.toml -o results/first >/dev/null && $$SIM report results/first
+
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python examples/notebooks/execute.py
 
 fast: $(VENV)/.installed-dev pure
 	SIMCLUSTER_COMPILE=1 $(BIN)/python setup.py --quiet build_ext --inplace --parallel 2

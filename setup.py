@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 COMPILED = runpy.run_path(str(ROOT / "simcluster" / "_compiled.py"))
@@ -50,11 +52,30 @@ class BuildWithRecord(build_ext):
         COMPILED["write_record"](folder, root)
 
 
+class BuildWithExamples(build_py):
+    """Puts the examples into the package, for ``simcluster examples``.
+
+    A checkout, and an editable installation of it, has them at its top.
+    """
+
+    def run(self) -> None:
+        """Build, then copy."""
+        super().run()
+        if getattr(self, "editable_mode", False):
+            return
+        for name in ("scenarios", "plots", "examples/notebooks"):
+            if (ROOT / name).is_dir():
+                target = Path(self.build_lib, "simcluster", "_examples", name)
+                shutil.rmtree(target, ignore_errors=True)
+                skipped = shutil.ignore_patterns("__pycache__", "*.pyc", ".ipynb_checkpoints")
+                shutil.copytree(ROOT / name, target, ignore=skipped)
+
+
 if os.environ.get("SIMCLUSTER_COMPILE", "0") in ("", "0"):
-    setup()
+    setup(cmdclass={"build_py": BuildWithExamples})
 else:
     setup(
         setup_requires=REQUIRED,
         ext_modules=extensions(),
-        cmdclass={"build_ext": BuildWithRecord},
+        cmdclass={"build_ext": BuildWithRecord, "build_py": BuildWithExamples},
     )

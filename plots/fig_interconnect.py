@@ -9,8 +9,7 @@ import pandas as pd
 from common import RESULT_DIR, command
 from matplotlib.figure import Figure
 
-from simcluster.show.colours import COLOURS
-from simcluster.show.plot import new_figure
+from simcluster.show.plot import new_figure, palette
 
 
 @command(__doc__, "interconnect.png")
@@ -20,20 +19,29 @@ def main(result_dir: Path) -> Figure:
     frame = pd.read_parquet(result_dir / "interconnect.parquet")
     machines = list(frame["machine"].unique())
     figure = new_figure(width=8.4, height=3.6)
+    styles = palette(["NoDG", "PaDG", "FuDG"])
+    fudg_colour = styles["FuDG"]["color"]
     panels = figure.subplots(1, len(machines), squeeze=False)[0]
     for ax, machine in zip(panels, machines, strict=True):
         here = frame[frame["machine"] == machine]
         fudg = here[here["strategy"] == "FuDG"]
-        for strategy, colour in zip(("NoDG", "PaDG"), COLOURS, strict=False):
+        for strategy in ("NoDG", "PaDG"):
+            colour = styles[strategy]["color"]
             goodput = here.loc[here["strategy"] == strategy, "goodput_rps"].iloc[0]
             ax.axhline(goodput, color=colour, linestyle="--", label=strategy)
-        ax.plot(fudg["node_gbit"], fudg["goodput_rps"], color=COLOURS[2], marker="o", label="FuDG")
+        ax.plot(
+            fudg["node_gbit"],
+            fudg["goodput_rps"],
+            color=fudg_colour,
+            marker="o",
+            label="FuDG",
+        )
         # More bandwidth would help: the best network gives more than a twentieth more.
         limited = fudg["goodput_rps"] < 0.95 * fudg["goodput_rps"].max()
         ax.plot(
             fudg["node_gbit"][limited],
             fudg["goodput_rps"][limited],
-            color=COLOURS[2],
+            color=fudg_colour,
             marker="o",
             markerfacecolor="white",
             linestyle="none",

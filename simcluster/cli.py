@@ -23,7 +23,7 @@ import click
 from simcluster._compiled import how_it_runs
 from simcluster._version import __version__
 from simcluster.errors import ConfigError, DataError, SimclusterError, printable, same_thing
-from simcluster.show.commands import Command, write_examples, write_groups
+from simcluster.show.commands import MOST_GPUS, Command, write_examples, write_groups
 from simcluster.show.terminal import QUIET
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -390,7 +390,7 @@ def main() -> None:
 
 @main.command(short_help="Write a scenario file from a few facts.")
 @_with(_FACTS)
-@click.option("--gpus", type=click.IntRange(1, 512), help="GPUs, in nodes of 8  [default: 8]")
+@click.option("--gpus", type=click.IntRange(1, MOST_GPUS), help="GPUs, in nodes of 8  [default: 8]")
 @click.option("-o", "--out", type=_FILE, help="File to write  [default: print it]")
 def init(gpus: int | None, out: Path | None, **facts: Any) -> None:
     """Write a commented scenario file from a few facts, or after a few questions.
@@ -414,7 +414,7 @@ def init(gpus: int | None, out: Path | None, **facts: Any) -> None:
 @_with(_FACTS)
 @click.option(
     "--gpus",
-    type=click.IntRange(1, 512),
+    type=click.IntRange(1, MOST_GPUS),
     help="Use at most this many GPUs  [default: as many nodes of 8 as it takes]",
 )
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes  [default: one per core]")
@@ -663,7 +663,27 @@ def goodput(
 @click.option("-o", "--out", type=_FILE, help="Folder for the pictures  [default: FOLDER/figures]")
 @click.option("--rate", type=float, help="Rate of the latency curves (requests/s).")
 @click.option("--seed", type=int, help="Seed of the latency curves.")
-def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -> None:
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(["png", "svg", "pdf"]),
+    default="png",
+    show_default=True,
+    help="Format of the pictures.",
+)
+@click.option(
+    "--columns",
+    type=click.IntRange(1, 2),
+    help="Width in columns of a paper, without a title  [default: as on a screen]",
+)
+def plot(
+    folder: Path,
+    out: Path | None,
+    rate: float | None,
+    seed: int | None,
+    fmt: Any,
+    columns: Any,
+) -> None:
     """Draw the results in FOLDER: latencies, attainment, goodput, queues, KV usage, links."""
     from simcluster.report.kinds import kind_of
     from simcluster.runs import folder as store
@@ -676,13 +696,19 @@ def plot(folder: Path, out: Path | None, rate: float | None, seed: int | None) -
             f"that pictures need. `simcluster report {printable(str(folder))}` draws what it has."
         )
     comparison = store.read(folder)
-    for path in report.write_figures(comparison, out or folder / store.FIGURES, rate, seed):
+    place = out or folder / store.FIGURES
+    for path in report.write_figures(comparison, place, rate, seed, fmt=fmt, columns=columns):
         click.echo(path)
 
 
 @main.command(short_help="Write the results in FOLDER as one HTML page.")
 @click.argument("folder", type=_FILE)
-@click.option("-o", "--out", type=_FILE, help="File to write  [default: FOLDER.html]")
+@click.option(
+    "-o",
+    "--out",
+    type=_FILE,
+    help="File to write; folders above it are made  [default: FOLDER.html]",
+)
 def report(folder: Path, out: Path | None) -> None:
     """Write the results in FOLDER as one HTML page: answer, confidence, tables, charts, scenario.
 
@@ -731,6 +757,25 @@ def doctor(as_json: bool) -> None:
         click.echo(checks.as_text(found), nl=False)
     if any(one.state == "broken" for one in found):
         click.get_current_context().exit(1)
+
+
+@main.command(short_help="List the examples, or copy them here.")
+@click.argument("action", type=click.Choice(["list", "copy"]), default="list")
+@click.argument("folder", type=_FILE, default=".", metavar="[DIR]")
+def examples(action: str, folder: Path) -> None:
+    """List the scenarios and notebooks that come with simcluster, or copy them into DIR.
+
+    Copied they stand as in a checkout: DIR/scenarios, DIR/plots, DIR/examples. Without DIR they
+    are copied here. Nothing is replaced.
+    """
+    from simcluster.show import examples as packaged
+
+    if action == "copy":
+        for path in packaged.copy(folder):
+            click.echo(path)
+        return
+    for name, about in packaged.described():
+        click.echo(f"{name}\n    {about}")
 
 
 @main.command(short_help="Draw one run for ui.perfetto.dev.")

@@ -33,6 +33,13 @@ Wait = Callable[[Callable[[], object]], None]
 Recorded = dict[str, int]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Compare images where pytest-mpl is there; without it their tests are skipped."""
+    if hasattr(config.option, "mpl"):
+        config.option.mpl = True
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--update-golden``: rewrite the golden traces, whose diff is then reviewed."""
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden/*.txt")

@@ -15,5 +15,6 @@ of_cooptimize  of a co-optimisation of several models
 kinds          kinds of result folders
 difference     what differs between two result folders
 make           recognise a folder, write its report
+views          results in a notebook
 =============  ==================================================================
 """

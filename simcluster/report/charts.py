@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from simcluster.report.page import INK, Trace, as_label
-from simcluster.show.colours import COLOURS
+from simcluster.show.colours import COLOURS, places
 from simcluster.units import FloatArray
 
-DASHES: Final = ("solid", "dash", "dashdot", "dot")
+DASHES: Final = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot", "5px,2px")
 SYMBOLS: Final = ("circle", "square", "diamond", "triangle-down", "triangle-up", "cross", "x")
 _POINTS: Final = 160
 """Points of a distribution that are drawn; each is exact."""
@@ -23,11 +23,11 @@ _DIGITS: Final = 6
 class Styles:
     """A colour, a line style and a marker for each strategy, the same in all charts of a page.
 
-    Those of the pictures (`show.plot.palette`), in the same order.
+    Those of the pictures (`show.colours.places`).
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._place = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        self._place = places(names)
 
     def colour(self, name: str) -> str:
         """Return the colour of a strategy; black is that of the text."""

@@ -20,8 +20,9 @@ NOT_MODELLED: Final = (
     "adapters, images.",
     "A KV cache shared between instances, prefix caches that tell of hits beyond full blocks, KV "
     "compression.",
-    "Experts of uneven popularity; padding to captured batch sizes; kernels of quantised weights "
-    "other than by bytes and peak.",
+    "How busy the busiest GPU is with uneven experts, beyond one number (expert_skew); padding to "
+    "captured batch sizes; kernels of quantised weights other than by bytes and peak, experts "
+    "apart; several tokens a step (MTP).",
     "Slow or failing machines; links between the sockets of a host and its memory bandwidth.",
     "Energy, spot prices. Prices are dated and quoted with their source; none is made up where "
     "none is known.",

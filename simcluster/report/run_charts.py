@@ -123,7 +123,11 @@ class RunCharts(RunFacts):
         sweep, traces = self.comparison.sweep, []
         for name in self.names:
             own = sweep[sweep["strategy"] == name]
-            rates, shares = mean_attainment(own["rate_rps"], own[key].fillna(0.0))
+            # A share that is not known (of a target that no request of a run has) is a gap.
+            own = own[own[key].notna()]
+            rates, shares = np.empty(0), np.empty(0)
+            if len(own):
+                rates, shares = mean_attainment(own["rate_rps"], own[key])
             traces += charts.lines(
                 self.styles,
                 {name: (charts.numbers(rates), charts.numbers(shares))},

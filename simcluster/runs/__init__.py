@@ -15,5 +15,6 @@ output         folders and files for results, refused before the work
 executor       many runs at once: joblib here, Dask on a cluster
 compare        every strategy at every rate with every seed
 kernel_budget  how many events are too many, kernel by kernel
+views          how results show themselves: the module that does is found by name
 =============  =================================================================
 """

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,7 @@ from simcluster.runs.recorded import (
     write_manifest,
 )
 from simcluster.runs.result import FRAMES, SUMMARY_FRAMES, Kept, not_kept
+from simcluster.runs.views import Viewed
 from simcluster.scenario import arguments
 from simcluster.scenario.check import validated
 from simcluster.scenario.file import resolve
@@ -55,6 +56,7 @@ from simcluster.scenario.scenario import Scenario
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 Format = Literal["parquet", "csv"]
 FORMATS: Final[tuple[Format, ...]] = ("parquet", "csv")
@@ -407,11 +409,14 @@ def _same(out: Path, text: str, meta: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison:
+class Comparison(Viewed):
     """Runs of one scenario: a row for each, and their frames on demand.
 
-    A single run is a comparison of one cell.
+    A single run is a comparison of one cell. A notebook shows it as a table; `to_frame`, `report`
+    and the `plot_` methods show it otherwise.
     """
+
+    _VIEW: ClassVar[str] = "simcluster.report.views"
 
     document: dict[str, Any]
     """The scenario file with all defaults filled in."""
@@ -420,6 +425,8 @@ class Comparison:
     _cells: Mapping[Cell, Path | Mapping[str, Columns]]
     _scenario: Scenario | None = None
     _inputs: Mapping[str, str] | None = None
+    folder: Path | None = None
+    """Where the runs were read from; None for those in hand."""
 
     def __repr__(self) -> str:
         names = dict.fromkeys(str(row["strategy"]) for row in self.rows)
@@ -466,6 +473,25 @@ class Comparison:
             price = None
         wanted = wanted_shares(validated(TypeAdapter(SloConfig), self.document["slo"]))
         return pd.DataFrame(goodput_table(self.sweep, wanted, price_per_gpu_hour=price))
+
+    def plot_attainment(self, ax: Axes | None = None, **keywords: Any) -> Axes:
+        """Draw attainment by offered rate (`show.plot.plot_attainment`), into new axes or `ax`."""
+        return self._draw("plot_attainment", ax, **keywords)
+
+    def plot_goodput(self, ax: Axes | None = None, **keywords: Any) -> Axes:
+        """Draw a bar per strategy (`show.plot.plot_goodput_bars`)."""
+        return self._draw("plot_goodput", ax, **keywords)
+
+    def plot_ttft(self, ax: Axes | None = None, **keywords: Any) -> Axes:
+        """Draw distributions of the TTFT; ``rate_rps`` and ``seed`` say of which runs.
+
+        The default rate is the highest at which some strategy meets the targets.
+        """
+        return self._draw("plot_ttft", ax, **keywords)
+
+    def plot_tpot(self, ax: Axes | None = None, **keywords: Any) -> Axes:
+        """Draw distributions of the TPOT, as `plot_ttft`."""
+        return self._draw("plot_tpot", ax, **keywords)
 
     def cells(self) -> list[Cell]:
         """Strategy, rate and seed of every run, in the order of the sweep."""
@@ -609,7 +635,8 @@ def read(folder: str | Path) -> Comparison:
         # Of an earlier version: without changes of scale the GPUs held are those there are.
         if np.isnan(row["mean_gpus"]) and not len(read_frame("scaling", path)):
             row["mean_gpus"] = float(row["num_gpus"])
-    return Comparison(document, rows, cells, _inputs=given if isinstance(given, dict) else None)
+    own = given if isinstance(given, dict) else None
+    return Comparison(document, rows, cells, _inputs=own, folder=folder)
 
 
 def cells_of(rows: Sequence[SweepRow]) -> list[Cell]:

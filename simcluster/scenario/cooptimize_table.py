@@ -70,7 +70,7 @@ class CooptimizeTable(Settings):
     evaluations: Annotated[int, Field(ge=1)] = 400
     """Most evaluations of a sampler of Optuna."""
     stable: Annotated[int, Field(ge=1)] = 20
-    """A sampler stops when so many evaluations changed nothing."""
+    """A sampler stops when this number of evaluations changed nothing."""
     finalists: Annotated[int, Field(ge=1)] = 3
     """Plans that are simulated token by token at the end."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)

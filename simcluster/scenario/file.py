@@ -39,7 +39,7 @@ from simcluster.scenario import arguments
 from simcluster.scenario.check import JsonSchema, markdown, shown, validated
 from simcluster.scenario.cooptimize_table import CooptimizeTable
 from simcluster.scenario.engines import engine_of, with_file
-from simcluster.scenario.quantities import override_key, read_units
+from simcluster.scenario.quantities import given_twice, override_key, read_units
 from simcluster.scenario.remarks import refuse_unused
 from simcluster.scenario.scenario import Scenario, as_read, tables_of
 from simcluster.scenario.tables import ClusterTable, EngineTable, ModelTable, ScenarioTables
@@ -142,6 +142,9 @@ def resolve(
         arguments.mapping("overrides", overrides, 'Write them as {"slo.ttft_s": 1.0}.')
     tables: Document = json.loads(json.dumps(document, default=_plain))
     changes: Document = json.loads(json.dumps(overrides or {}, default=_plain))
+    for key, value in changes.items():
+        if override_key(key, value) != key and override_key(key, value) in changes:
+            raise given_twice(key, value)
     changes = {override_key(key, value): value for key, value in changes.items()}
     for excluded in [_REPLACED_BY.get(key, []) for key in changes]:
         for other in excluded:
@@ -160,6 +163,7 @@ def resolve(
     file = dataclasses.replace(file, slo=_slo(file))
     if catalog is None:
         catalog = functools.reduce(with_file, dict.fromkeys(file.catalog), Catalog())
+    _refuse_node_without_effect(file.cluster, changes, catalog)
     environment = _with_common_context(_environment(file, catalog), file.engine)
     settings: Any = file.quality
     quality = None if settings is None else settings.with_entries(catalog)
@@ -604,6 +608,20 @@ def _cluster(table: ClusterTable, where: str, catalog: Catalog) -> ClusterConfig
         nodes_per_switch=table.nodes_per_switch,
         oversubscription=table.oversubscription,
     )
+
+
+def _refuse_node_without_effect(table: ClusterTable, changes: Document, catalog: Catalog) -> None:
+    """Refuse to change the node shape alone where the file says another GPU: that would stay."""
+    if not changes.get("cluster.node") or "cluster.gpu" in changes or table.gpu is None:
+        return
+    own = catalog.gpu(catalog.node(str(table.node), key="cluster.node").gpu).name
+    if own != catalog.gpu(table.gpu, key="cluster.gpu").name:
+        raise ConfigError(
+            "cluster.node",
+            table.node,
+            f"has {own}, and the file says cluster.gpu = {table.gpu!r}, which stays",
+            "Take the GPU of the node with --set cluster.gpu=, or name the one that you mean.",
+        )
 
 
 def _with_common_context(environment: Environment, engine: EngineTable) -> Environment:

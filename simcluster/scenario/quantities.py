@@ -90,12 +90,20 @@ def read_units(tables: dict[str, Any]) -> None:
             value = table[key]
             if not isinstance(value, str):
                 continue
-            if is_slo and key in _TARGETS and f"{key}_s" not in table:
+            if is_slo and key in _TARGETS:
+                if f"{key}_s" in table:
+                    raise given_twice(f"{where}.{key}", value)
                 table[f"{key}_s"] = _read(where, key, table.pop(key))
             elif is_slo and key in _SHARES:
                 table[key] = _converted(f"{where}.{key}", value, share)
             elif any(key.endswith(suffix) for suffix in UNITS):
                 table[key] = _read(where, key, value)
+
+
+def given_twice(key: str, value: object) -> ConfigError:
+    """Return the error for a target that is given with a unit in its value and in its name."""
+    rule = f"is the same target as {key}_s, which is given too"
+    return ConfigError(key, value, rule, "Leave one of them out.")
 
 
 def override_key(key: str, value: object) -> str:

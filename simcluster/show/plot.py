@@ -8,9 +8,10 @@ files.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ from simcluster.frames.metrics import (
     request_metrics,
     waiting_over_time,
 )
-from simcluster.show.colours import COLOURS
+from simcluster.show.colours import COLOURS, places
 from simcluster.units import MS, FloatArray
 
 if TYPE_CHECKING:
@@ -47,7 +48,15 @@ if TYPE_CHECKING:
 Dashes = str | tuple[float, tuple[float, ...]]
 """A line style of matplotlib: a name, or an offset and the lengths of dashes and gaps."""
 
-_DASHES: Final[tuple[Dashes, ...]] = ("-", (0, (4, 1.5)), (0, (5, 1.2, 1, 1.2)), (0, (1, 0.9)))
+_DASHES: Final[tuple[Dashes, ...]] = (
+    "-",
+    (0, (4, 1.5)),
+    (0, (5, 1.2, 1, 1.2)),
+    (0, (1, 0.9)),
+    (0, (8, 1.5)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (7, 1.2, 3, 1.2)),
+)
 _MARKERS: Final = "osD^vPX"
 _TARGET: Final = "#555555"
 _MOST_LABELLED: Final = 2000.0
@@ -57,9 +66,9 @@ _MOST_BINS: Final = 120
 _LOW_USAGE: Final = 0.4
 """KV usage that stays below this is drawn on an axis that does not reach 100 %."""
 _LOG_FROM_RATIO: Final = 10.0
-"""A latency axis is logarithmic where its largest value is so many times the smallest."""
+"""A latency axis is logarithmic where its largest value is this many times the smallest."""
 _LOG_FROM_PEAKS: Final = 30.0
-"""An axis of counts is, where the highest peak is so many times the lowest."""
+"""An axis of counts is, where the highest peak is this many times the lowest."""
 
 
 class LineStyle(TypedDict):
@@ -70,24 +79,86 @@ class LineStyle(TypedDict):
 
 
 def palette(names: Iterable[str]) -> dict[str, LineStyle]:
-    """Return a colour and a line style for each name, by its place.
+    """Return a colour and a line style for each name: strategies that are known have their own.
 
-    Make it once from all strategies of a comparison and hand it to every figure, so that a
-    strategy looks the same in all of them. The first 28 are distinct; the line styles tell the
-    first four apart without colour.
+    Others take the next that are free (`colours.places`). Make it once from all strategies of a
+    comparison and hand it to every figure, so that a strategy looks the same in all of them. The
+    first 49 are distinct; the line styles tell the first seven apart without colour.
 
-    >>> palette(["vllm", "ecoserve"])["ecoserve"]["color"]
-    '#D55E00'
+    >>> palette(["mine", "EcoServe"])["EcoServe"]["color"]
+    '#0072B2'
     """
     return {
-        name: LineStyle(color=COLOURS[i % len(COLOURS)], linestyle=_DASHES[i % len(_DASHES)])
-        for i, name in enumerate(dict.fromkeys(names))
+        name: LineStyle(
+            color=COLOURS[place % len(COLOURS)],
+            linestyle=_DASHES[(place + place // len(COLOURS)) % len(_DASHES)],
+        )
+        for name, place in places(names).items()
     }
+
+
+PictureFormat = Literal["png", "svg", "pdf"]
+COLUMN_IN: Final = {1: 3.33, 2: 7.0}
+"""Width of one and of two columns of a paper (inches; ACM, IEEE and USENIX within 0.2)."""
 
 
 def new_figure(*, width: float = 7.0, height: float = 3.8) -> Figure:
     """Return an empty figure (inches) that makes room for legends beside its axes."""
     return Figure(figsize=(width, height), layout="constrained", dpi=150)
+
+
+def for_paper(figure: Figure, columns: Literal[1, 2] = 2) -> Figure:
+    """Bring a figure to the width of one or two columns of a paper, with text of 7 to 8 points.
+
+    In one column legends beside the axes go below them, and long labels are wrapped.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        Such as ``comparison.plot_attainment().figure``.
+    columns : int
+        1 or 2.
+
+    Raises
+    ------
+    DataError
+        If `columns` is neither.
+    """
+    if columns not in COLUMN_IN:
+        raise DataError(f"columns = {columns}: a paper has 1 or 2")
+    width, height = figure.get_size_inches()
+    new = COLUMN_IN[columns]
+    specs = [ax.get_subplotspec() for ax in figure.axes]
+    num_rows = len({spec.rowspan.start for spec in specs if spec is not None})
+    tall = max(0.72 * new, 1.9 * num_rows) if columns == 1 else new * height / width
+    figure.set_size_inches(new, tall)
+    for ax in figure.axes:
+        ax.tick_params(which="both", labelsize=7)
+        for text in ax.texts:
+            text.set_fontsize(7)
+        ax.xaxis.label.set_fontsize(8)
+        per_row = 22 if columns == 1 else 40
+        ax.set_ylabel(textwrap.fill(ax.get_ylabel(), per_row), fontsize=8)
+        ax.set_title(textwrap.fill(ax.get_title(loc="left"), 44), loc="left", fontsize=8)
+        legend = ax.get_legend()
+        if legend is None:
+            continue
+        if columns == 1:
+            handles, labels = ax.get_legend_handles_labels()
+            below = (0.5, -0.3 if ax.get_xlabel() else -0.1)
+            ax.legend(
+                handles,
+                labels,
+                loc="upper center",
+                bbox_to_anchor=below,
+                ncols=2,
+                frameon=False,
+                fontsize=7,
+            )
+        else:
+            for text in legend.get_texts():
+                text.set_fontsize(7)
+    return figure
 
 
 def as_written(name: str) -> str:
@@ -319,13 +390,18 @@ def plot_attainment(
         raise DataError("runs without an offered rate (a closed loop) have no attainment by rate")
     order = strategies(sweep)
     styles = palette(order) if styles is None else styles
-    for i, name in enumerate(order):
+    place_of = places(order)
+    for name in order:
         own = names == name
         rates, means = mean_attainment(all_rates[own], shares[own])
         by_rate = [shares[own & (all_rates == rate)] for rate in rates]
         low = means - [s.min() for s in by_rate]
         high = [s.max() for s in by_rate] - means
-        marks = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 4.5, "linewidth": 1.6}
+        marks = {
+            "marker": _MARKERS[place_of[name] % len(_MARKERS)],
+            "markersize": 4.5,
+            "linewidth": 1.6,
+        }
         axes.plot(
             rates, means, **{"label": as_written(name), **marks, **styles[name], **line_kwargs}
         )
@@ -613,8 +689,10 @@ def render_comparison(
     run: RunConfig | None = None,
     title: str = "",
     about: str = "",
+    fmt: PictureFormat = "png",
+    columns: Literal[1, 2] | None = None,
 ) -> list[Path]:
-    """Draw the figures of a comparison and write them as PNG.
+    """Draw the figures of a comparison and write them.
 
     Parameters
     ----------
@@ -634,11 +712,15 @@ def render_comparison(
         Over the figures of single runs, such as ``"12 requests/s"``.
     about : str
         At the top of every figure: model, machines, targets.
+    fmt : str
+        ``"png"``, ``"svg"`` or ``"pdf"``.
+    columns : int, optional
+        Width in columns of a paper (`for_paper`); then `about` is left out, for the caption.
 
     Returns
     -------
     list of Path
-        ``ttft_cdf.png``, ``tpot_cdf.png``, ``attainment.png``, ``goodput.png``,
+        With ``"png"`` ``ttft_cdf.png``, ``tpot_cdf.png``, ``attainment.png``, ``goodput.png``,
         ``ttft_over_time.png``, ``queue.png`` and ``kv_usage.png`` in `out_dir`; ``attainment`` and
         ``goodput`` are left out where runs have no offered rate, or all the same.
     """
@@ -651,9 +733,11 @@ def render_comparison(
     has_rates = rates.size > 1 and bool(np.isfinite(rates).all())
 
     def save(figure: Figure, name: str) -> None:
-        if about:
+        if columns is not None:
+            for_paper(figure, columns)
+        elif about:
             figure.suptitle(as_written(about), fontsize="small", x=0.01, ha="left")
-        written.append(out_dir / name)
+        written.append((out_dir / name).with_suffix(f".{fmt}"))
         figure.savefig(written[-1])
 
     for name, plot, target_s in (  # a curve of all classes has no one target

@@ -17,6 +17,8 @@ from simcluster.units import GB
 if TYPE_CHECKING:
     from simcluster.frames.metrics import Frame
 
+_LOW: Final = 0.4
+"""Utilisation that stays below this is drawn on an axis that does not reach 100 %."""
 MOST_LINKS: Final = 6
 """Links drawn one by one: the busiest."""
 
@@ -53,11 +55,21 @@ def plot_link_utilisation(links: Frame, *, ax: Axes, most: int = MOST_LINKS) -> 
             label=name,
             linewidth=1.0,
         )
-    ax.set_ylim(0, 1.03)
+    last_s = _last_use_s(links)
+    if last_s > 0:  # a run is recorded to its horizon, of which links may use a part
+        ax.set_xlim(0.0, 1.02 * last_s)
+    peak = float(np.max(np.asarray(links["utilisation"], dtype=np.float64), initial=0.0))
+    ax.set_ylim(0, 1.15 * peak if 0.0 < peak < _LOW else 1.03)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.set_ylabel("link utilisation")
     ax.set_xlabel("time (s)")
     return ax
+
+
+def _last_use_s(links: Frame) -> float:
+    """Return when the last link was used (s); 0 if none was."""
+    used = np.asarray(links["utilisation"], dtype=np.float64) > 0
+    return float(np.max(np.asarray(links["end_s"], dtype=np.float64)[used], initial=0.0))
 
 
 def plot_transfers(transfers: Frame, *, ax: Axes) -> Axes:

@@ -125,7 +125,7 @@ def legend_of_turns(ax: Axes) -> None:
 
 
 def _draw_bars(ax: Axes, place: int, starts: FloatArray, ends: FloatArray, colour: str) -> None:
-    """Draw stretches of time as one bar each; those that touch become one."""
+    """Draw intervals as one bar each; those that touch become one."""
     if not len(starts):
         return
     order = np.argsort(starts, kind="stable")

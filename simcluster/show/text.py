@@ -8,7 +8,7 @@ import math
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 import numpy as np
@@ -42,6 +42,8 @@ from simcluster.workload.lengths import TabulatedLengths
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from simcluster.show.plot import PictureFormat
 
 Row = Mapping[str, Any]
 """One row of the sweep frame, by column."""
@@ -893,7 +895,13 @@ def _about(scenario: Scenario) -> str:
 
 
 def write_figures(
-    comparison: Comparison, out: Path, rate_rps: float | None = None, seed: int | None = None
+    comparison: Comparison,
+    out: Path,
+    rate_rps: float | None = None,
+    seed: int | None = None,
+    *,
+    fmt: PictureFormat = "png",
+    columns: Literal[1, 2] | None = None,
 ) -> list[Path]:
     """Draw the figures of a comparison (`plot.render_comparison`) and return their files.
 
@@ -908,13 +916,17 @@ def write_figures(
     rate_rps, seed : float, int, optional
         Runs to draw latencies, queues and KV usage of; default: the rate of the table, and the
         first seed.
+    fmt : str
+        ``"png"``, ``"svg"`` or ``"pdf"``.
+    columns : int, optional
+        Width in columns of a paper; default: as on a screen.
 
     Raises
     ------
     DataError
         If there is no such run, or the folder cannot be written.
     """
-    from simcluster.show.plot import render_comparison
+    from simcluster.show.plot import for_paper, render_comparison
     from simcluster.show.plot_links import figure_of_links
 
     scenario = comparison.scenario
@@ -936,13 +948,16 @@ def write_figures(
             run=scenario.run,
             title="" if rate_rps is None else f"{rate_rps:g} requests/s",
             about=_about(scenario),
+            fmt=fmt,
+            columns=columns,
         )
         transfers = {name: comparison.transfers(name, rate_rps, seed) for name in names}
         transfers = {name: frame for name, frame in transfers.items() if len(frame)}
         if transfers:
             links = {name: comparison.links(name, rate_rps, seed) for name in transfers}
-            written.append(out / "links.png")
-            figure_of_links(links, transfers).savefig(written[-1])
+            written.append(out / f"links.{fmt}")
+            figure = figure_of_links(links, transfers)
+            (figure if columns is None else for_paper(figure, 2)).savefig(written[-1])
         return written
     except OSError as error:
         raise DataError(

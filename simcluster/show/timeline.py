@@ -48,7 +48,7 @@ _CHROME_COLOURS: Final = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class View:
-    """The stretch of time that is drawn."""
+    """The interval that is drawn."""
 
     start_s: float
     end_s: float
@@ -127,10 +127,10 @@ _Args = Mapping[str, object]
 
 
 def _slice(
-    thread: tuple[int, int], name: str, stretch: tuple[float, float], args: _Args | None = None
+    thread: tuple[int, int], name: str, interval: tuple[float, float], args: _Args | None = None
 ) -> Event:
     """Return a slice of a thread, given as process and thread; what happens in turn."""
-    start, end = (round(time_s * _NS_PER_S) for time_s in stretch)
+    start, end = (round(time_s * _NS_PER_S) for time_s in interval)
     event: Event = {"ph": "X", "name": name, "pid": thread[0], "tid": thread[1]}
     event |= {"ts": start / _NS_PER_US, "dur": (end - start) / _NS_PER_US}
     if args:
@@ -139,7 +139,7 @@ def _slice(
 
 
 def _async(
-    row: tuple[int, str, int], name: str, stretch: tuple[float, float], args: _Args | None = None
+    row: tuple[int, str, int], name: str, interval: tuple[float, float], args: _Args | None = None
 ) -> tuple[Event, Event]:
     """Return begin and end of a slice in a row, given as process, kind and number.
 
@@ -147,7 +147,7 @@ def _async(
     """
     pid, kind, number = row
     event: Event = {"cat": kind, "name": name, "pid": pid, "id2": {"local": f"{number:#x}"}}
-    begin, end = ({"ph": ph, **event, "ts": _us(t)} for ph, t in zip("be", stretch, strict=True))
+    begin, end = ({"ph": ph, **event, "ts": _us(t)} for ph, t in zip("be", interval, strict=True))
     if args:
         begin["args"] = _known(args)
     return begin, end
@@ -164,7 +164,7 @@ def _rows(columns: Columns, rows: npt.NDArray[Any], *names: str) -> Iterator[tup
 
 
 def view_of(frames: Frames, log: Columns, start_s: float = 0.0, end_s: float = np.inf) -> View:
-    """Return the view of a stretch of time.
+    """Return the view of an interval.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def view_of(frames: Frames, log: Columns, start_s: float = 0.0, end_s: float = n
     log : mapping of str to array
         Its steps, or its spans.
     start_s, end_s : float
-        The stretch (s).
+        The interval (s).
 
     Raises
     ------
@@ -199,7 +199,7 @@ def view_of(frames: Frames, log: Columns, start_s: float = 0.0, end_s: float = n
     ):
         until = "" if np.isinf(end_s) else f" and before {end_s:g} s"
         rule = f"nothing happens after {start_s:g} s{until}"
-        remedy = f"The run takes {last_s:.6g} s: give a stretch of it."
+        remedy = f"The run takes {last_s:.6g} s: give a part of it."
         raise ConfigError("--start", start_s, rule, remedy)
     return View(
         start_s,
@@ -387,9 +387,9 @@ def _requests(frames: Frames, view: View, pid: int) -> Iterator[Event]:
         request = dict(zip(names, values, strict=True))
         number = request["request_id"]
         row = pid, "request", number
-        stretch = view.cut(request["arrival_s"], request["last_output_s"])
+        interval = view.cut(request["arrival_s"], request["last_output_s"])
         args = {name: request[name] for name in _REQUEST_ARGS}
-        begin, end = _async(row, f"request {number:0{digits}}", stretch, args)
+        begin, end = _async(row, f"request {number:0{digits}}", interval, args)
         yield begin
         for name, start_s, end_s in _phases(request, sent_s.get(number, np.nan)):
             if start_s < view.last_s and not end_s <= view.first_s:
@@ -483,12 +483,12 @@ def write_timeline(
         What is drawn of the instances: ``"span"`` runs of equal steps, ``"step"`` every step,
         ``"kernel"`` every kernel beside the steps.
     start_s, end_s : float
-        Which stretch of time (s); by default all of the run.
+        Which interval (s); by default all of the run.
 
     Raises
     ------
     ConfigError
-        If nothing happens in the stretch, or more kernels than make sense.
+        If nothing happens in the interval, or more kernels than make sense.
     DataError
         If `out` cannot be written.
     """
@@ -545,7 +545,7 @@ def _refuse_too_many(num_events: int, view: View) -> None:
             "kernel",
             f"the kernels between {view.first_s:.6g} s and {view.last_s:.6g} s are about "
             f"{num_events / 1e6:.0f} million events, more than {MAX_EVENTS / 1e6:.0f} million",
-            "Give a shorter stretch with --start and --end, or fewer requests with "
+            "Give a shorter interval with --start and --end, or fewer requests with "
             "--set workload.num_requests=10.",
         )
 

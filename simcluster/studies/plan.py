@@ -16,14 +16,13 @@ from simcluster.scenario.draft import NODE, Draft
 from simcluster.scenario.file import resolve
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
+from simcluster.show.commands import MOST_GPUS
 from simcluster.studies.rank.plans import TooFewGpusError
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Ranking
 from simcluster.studies.rank.screen import Lengths, Screen
 from simcluster.studies.space import space
 
-_MOST_GPUS: Final = 512
-"""Most GPUs that are tried; `simcluster plan --gpus` allows as many."""
 _FITS_IF_AT_ALL: Final = 32
 """GPUs: a model that does not fit on so many does not fit for want of GPUs."""
 _BELOW_BOUND: Final = 0.5
@@ -84,7 +83,7 @@ def enough(draft: Draft) -> Draft:
         except DataError:
             if asked.num_gpus >= _FITS_IF_AT_ALL:
                 raise
-        if asked.num_gpus >= _MOST_GPUS:
+        if asked.num_gpus >= MOST_GPUS:
             return asked
         asked = replace(asked, num_gpus=2 * asked.num_gpus)
 
@@ -158,13 +157,13 @@ def sized_plan(
     ConfigError
         As in `plan`.
     DataError
-        If nothing on 512 GPUs sustains the rate, or no strategy fits.
+        If nothing on `MOST_GPUS` GPUs sustains the rate, or no strategy fits.
     """
     asked = enough(draft)
     while True:
         try:
             return asked, plan(asked, jobs=jobs, progress=progress, recorded=recorded)
         except TooFewGpusError:
-            if 2 * asked.num_gpus > _MOST_GPUS:
+            if 2 * asked.num_gpus > MOST_GPUS:
                 raise
             asked = replace(asked, num_gpus=2 * asked.num_gpus)

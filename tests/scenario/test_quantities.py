@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers.scenarios import small_scenario
 from simcluster.errors import ConfigError
-from simcluster.scenario.file import resolve
+from simcluster.scenario.file import load, resolve
 from simcluster.scenario.quantities import UNITS, quantity, share
 
+FIRST = Path(__file__).parents[2] / "scenarios" / "first.toml"
 DOCUMENT = small_scenario({"name": "10s", "kind": "nodg"}, workload={"num_requests": 5})
 
 
@@ -78,7 +80,7 @@ def test_targets_are_written_with_units(changes: dict[str, Any], key: str, value
 def test_a_target_that_is_written_twice_is_refused() -> None:
     """Which of them is meant, nobody knows."""
     slo = {**DOCUMENT["slo"], "ttft": "1s"}
-    with pytest.raises(ConfigError, match=r"slo.ttft = '1s': is not a key"):
+    with pytest.raises(ConfigError, match=r"slo.ttft = '1s': is the same target"):
         resolve({**DOCUMENT, "slo": slo})
 
 
@@ -117,3 +119,26 @@ def test_a_slip_is_one_line(changes: dict[str, Any], words: str) -> None:
         resolve(DOCUMENT, changes)
     assert words in str(caught.value)
     assert "Write such as" in str(caught.value)
+
+
+def test_a_target_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    """With a unit in its value and in its name, by overrides or in a file: neither is meant."""
+    twice = {"slo.ttft": "1s", "slo.ttft_s": 2.0}
+    for changes in (twice, dict(reversed(twice.items()))):
+        with pytest.raises(ConfigError, match=r"slo\.ttft = '1s'.*slo\.ttft_s.*Leave one"):
+            load(FIRST, changes)
+    assert load(FIRST, {"slo.ttft": "2s"}).environment.slo.ttft_s == 2.0
+    file = tmp_path / "twice.toml"
+    file.write_text(FIRST.read_text().replace("ttft_s = 1.0", 'ttft_s = 1.0\nttft = "1s"'))
+    with pytest.raises(ConfigError, match="Leave one"):
+        load(file)
+
+
+def test_a_node_shape_that_would_change_no_gpu_is_refused() -> None:
+    """The file's GPU goes before that of the node; taken out or named, the override works."""
+    with pytest.raises(ConfigError, match=r"cluster\.node = 'dgx-b300'.*cluster\.gpu = 'A100'"):
+        load(FIRST, {"cluster.node": "dgx-b300"})
+    b300 = load(FIRST, {"cluster.node": "dgx-b300", "cluster.gpu": None})
+    assert b300.environment.cluster.gpu.name == "B300 SXM"
+    named = load(FIRST, {"cluster.node": "dgx-b300", "cluster.gpu": "A100"})
+    assert named.environment.cluster.gpu.name == "A100-80GB SXM"

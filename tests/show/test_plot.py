@@ -20,6 +20,7 @@ from simcluster.errors import DataError
 from simcluster.frames.goodput import goodput_table
 from simcluster.frames.metrics import summarise
 from simcluster.frames.schema import INSTANCES, REQUESTS, SCHEMAS, SPANS, SWEEP, checked, frame
+from simcluster.report.charts import Styles
 from simcluster.runs.folder import Cell, writing
 from simcluster.runs.result import FRAMES
 from simcluster.scenario.file import resolve
@@ -348,8 +349,8 @@ def test_a_strategy_keeps_its_look_in_every_figure() -> None:
     assert list(styles) == ["a", "b", "c", "d"]
     assert len({style["color"] for style in styles.values()}) == 4
     assert len({style["linestyle"] for style in styles.values()}) == 4
-    many = palette(map(str, range(28)))
-    assert len({(style["color"], style["linestyle"]) for style in many.values()}) == 28
+    many = palette(map(str, range(49)))
+    assert len({(style["color"], style["linestyle"]) for style in many.values()}) == 49
     lines: Axes = Figure().subplots()
     bars: Axes = Figure().subplots()
     plot_attainment(make_sweep(), 0.9, ax=lines)
@@ -357,9 +358,22 @@ def test_a_strategy_keeps_its_look_in_every_figure() -> None:
     by_name = {line.get_label(): line.get_color() for line in lines.get_lines()}
     expected = palette(NAMES)
     assert {name: by_name[name] for name in NAMES} == {n: expected[n]["color"] for n in NAMES}
-    assert [mpl.colors.to_hex(bar.get_facecolor()).upper() for bar in bars.patches] == list(
-        COLOURS[:2]
-    )
+    assert [mpl.colors.to_hex(bar.get_facecolor()).upper() for bar in bars.patches] == [
+        expected[name]["color"] for name in NAMES
+    ]
+
+
+def test_a_known_strategy_looks_the_same_in_every_comparison() -> None:
+    """Whatever stands beside it and in whatever order; also in a ranking and in reports."""
+    alone = palette(["EcoServe"])["EcoServe"]
+    assert palette(["mine", "vLLM", "EcoServe"])["EcoServe"] == alone
+    assert palette(["NoDG", "PaDG"])["PaDG"] == alone
+    assert Styles(["vLLM", "yours", "EcoServe"]).colour("EcoServe") == alone["color"]
+    five = palette(["vLLM", "Sarathi", "DistServe", "MoonCake", "EcoServe"])
+    assert [one["color"] for one in five.values()] == [COLOURS[k] for k in (1, 2, 3, 4, 0)]
+    assert len({one["linestyle"] for one in five.values()}) == 5
+    both = palette(["vLLM", "NoDG"])
+    assert both["vLLM"]["color"] != both["NoDG"]["color"]
 
 
 def test_names_are_drawn_as_they_are_written(ax: Axes) -> None:
@@ -552,6 +566,7 @@ def test_every_figure_script_has_a_test() -> None:
     tested.add("fig_interconnect")  # below, from a frame of its own
     tested |= {"fig_ecoserve_elastic", "fig_ecoserve_goodput"}  # in test_ecoserve_studies
     tested.add("fig_boute")  # below
+    tested.add("fig_strategies")  # in test_images
     assert {path.stem for path in PLOTS.glob("fig_*.py")} == tested
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
-import re
-import runpy
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -314,16 +312,6 @@ def test_what_has_not_ended_reaches_to_the_end(padg: Scenario) -> None:
     events = list(trace_events(result.columns, log, view_of(result.columns, log)))
     assert_valid(events)
     assert json.dumps(events, allow_nan=False)
-
-
-def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it stands in docs/timeline.md."""
-    guide = (SCENARIOS.parent / "docs" / "timeline.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    monkeypatch.chdir(SCENARIOS.parent)
-    (tmp_path / "block.py").write_text(block)
-    known = runpy.run_path(str(tmp_path / "block.py"))
-    assert len(known["released"]) == 200
 
 
 # What is refused --------------------------------------------------------------------------------

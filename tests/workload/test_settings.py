@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -236,14 +234,6 @@ def test_a_model_that_holds_no_request_is_refused() -> None:
 
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "workloads.md"
-
-
-@pytest.mark.parametrize(
-    "example", re.findall(r"```toml\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-)
-def test_the_examples_of_the_guide_are_read(example: str) -> None:
-    """What a reader copies must be accepted."""
-    read(tomllib.loads(example)["workload"])
 
 
 def test_the_guide_names_every_kind_and_key() -> None:

@@ -18,6 +18,7 @@ pairs      pairs of strategies, whatever their verdicts are
 moved      what longer requests and tighter targets do
 by_rate    pairs of strategies, rate by rate
 tables     goodputs as text, rows and files
+views      goodputs in a notebook
 command    the command line
 =========  =========================================================
 """

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from simcluster.runs.cell import Cell, digest_of
 from simcluster.runs.executor import Runner
 from simcluster.runs.recorded import RecordedRuns
 from simcluster.runs.simulate import run, workload_of
+from simcluster.runs.views import Viewed
 from simcluster.scenario.scenario import Scenario
 from simcluster.strategies import Strategy
 from simcluster.strategies.base import dry_run
@@ -54,6 +55,9 @@ from simcluster.workload.build import fit
 from simcluster.workload.closed_loop import AnyConcurrency
 from simcluster.workload.trace_blocks import TraceBlocks
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 W = TypeVar("W")
 R = TypeVar("R")
 V = TypeVar("V")
@@ -75,9 +79,14 @@ Simulate = Callable[[Scenario, Sequence[Cell]], Sequence[Outcome]]
 """Runs cells, in any order and anywhere, and returns their outcomes in the order of the cells."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """Goodputs of the strategies of a scenario, on the same requests."""
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Found(Viewed):
+    """Goodputs of the strategies of a scenario, on the same requests.
+
+    A notebook shows them as a table; `to_frame`, `report` and `plot_goodput` show them otherwise.
+    """
+
+    _VIEW: ClassVar[str] = "simcluster.studies.goodput.views"
 
     scenario: Scenario
     """What was searched."""
@@ -105,6 +114,9 @@ class Found:
     chances: dict[str, TraceChance] = dataclasses.field(default_factory=dict)
     """What a trace as a sample adds to the interval of each goodput; empty without a trace."""
 
+    def __repr__(self) -> str:
+        return f"Found(goodputs of {', '.join(self.verdicts)})"
+
     @property
     def simulated(self) -> Scenario:
         """What the runs simulate: the scenario, with arrivals at any load and length."""
@@ -119,6 +131,10 @@ class Found:
         """The goodput of a strategy in `unit`: users are whole. None where it has none."""
         own = self.verdicts[name].goodput
         return None if own is None else self.told(own)
+
+    def plot_goodput(self, ax: Axes | None = None) -> Axes:
+        """Draw each goodput with its 95 % interval, into new axes or `ax`."""
+        return self._draw("plot_goodput", ax)
 
     def told(self, goodput: Interval) -> Interval:
         """Return a goodput as it is told: users are whole."""

@@ -172,6 +172,7 @@ def _row(found: Found, name: str, verdict: Verdict) -> dict[str, Any]:
         "status": verdict.status,
         "goodput_rps": None,
         "goodput_rps_per_gpu": None,
+        "cost_per_hour": None,
         "requests_per_cost": None,
         "cost_per_million_output_tokens": None,
         "saturated": None,
@@ -256,6 +257,7 @@ def _per_gpu(goodput: Interval, gpus: float, at: Probe, price: float | None) -> 
         "goodput_rps_per_gpu": dataclasses.asdict(_scaled(goodput, 1 / gpus)),
     }
     if price is not None:
+        row["cost_per_hour"] = gpus * price
         per_cost = 3600 / (gpus * price)
         row["requests_per_cost"] = dataclasses.asdict(_scaled(goodput, per_cost))
         tokens = at.mean("output_tokens")
@@ -328,7 +330,8 @@ def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
     if found.unit == "users":
         heads[2:4] = ["users", "95 %", "req/s"]
     if cluster.price_per_gpu_hour is not None:
-        heads += [f"req/{cluster.currency}", f"{cluster.currency}/M tokens"]
+        currency = cluster.currency
+        heads += [f"{currency}/h", f"req/{currency}", f"{currency}/M tokens"]
     heads += ["TTFT ok", "TPOT ok", "requests"]
     table = [heads, *(_cells(row, len(heads)) for row in rows)]
     parts = [
@@ -465,11 +468,21 @@ def _cells(row: dict[str, Any], width: int) -> list[str]:
         values = [f"{goodput['value']:,.0f}", f"{goodput['low']:,.0f}-{goodput['high']:,.0f}"]
         values.append(three_digits(row["goodput_rps"]["value"]))
         width -= 1
-    figures = ("goodput_rps_per_gpu", "requests_per_cost", "cost_per_million_output_tokens")
+    figures = (
+        "goodput_rps_per_gpu",
+        "cost_per_hour",
+        "requests_per_cost",
+        "cost_per_million_output_tokens",
+    )
     known = [row[key] for key in figures[: width - 7]]  # without a price there is but the first
-    values += ["-" if one is None else three_digits(one["value"]) for one in known]
+    values += ["-" if one is None else three_digits(_middle(one)) for one in known]
     values += [f"{100 * row['attainment'][key]:.1f}" for key in ("ttft", "tpot")]
     return [*first, *values, last]
+
+
+def _middle(figure: float | dict[str, float]) -> float:
+    """Return a figure, or the value of one with an interval."""
+    return figure["value"] if isinstance(figure, dict) else figure
 
 
 def _autoscaled(found: Found, rows: Sequence[dict[str, Any]]) -> str:

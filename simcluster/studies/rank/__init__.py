@@ -22,6 +22,7 @@ work         how far all of that has come
 rank         all stages, from a scenario to a ranking
 report       a ranking as text, rows, files and pictures
 need_report  the plans and margins as text and rows
+views        a ranking in a notebook
 command      the command line
 ===========  =======================================================
 """

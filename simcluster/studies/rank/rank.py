@@ -101,14 +101,16 @@ def rank(
         del found.strategies[name], bounds[name]
     own = [strategy.name for strategy in scenario.strategies]
     baselines = found.baselines(table, own)
-    scenario = scenario.with_strategies(found.strategies.values())
+    asked, scenario = scenario, scenario.with_strategies(found.strategies.values())
     if table.mode == "bestserve":
-        return _estimated(scenario, table, bounds, found.removed, jobs, dask, progress)
-    work = Work(progress)
-    contest = Contest(scenario, bounds, Runner(jobs, dask, recorded), work)
+        ranking = _estimated(scenario, table, bounds, found.removed, jobs, dask, progress)
+        return dataclasses.replace(ranking, asked=asked)
+    contest = Contest(scenario, bounds, Runner(jobs, dask, recorded), Work(progress))
     if table.need_rps is not None:
-        return _planned(contest, table, found)
-    return _raced(contest, table, found, baselines)
+        ranking = _planned(contest, table, found)
+    else:
+        ranking = _raced(contest, table, found, baselines)
+    return dataclasses.replace(ranking, asked=asked)
 
 
 def _raced(contest: Contest, table: RankTable, found: Field, baselines: list[str]) -> Ranking:

@@ -6,13 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from simcluster.runs.views import Viewed
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput import Compared, Verdict
 from simcluster.studies.goodput.pairs import compare_all
 from simcluster.studies.rank.explain import Bottleneck
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Stage = Literal["bound", "screen", "race", "final"]
 
@@ -140,12 +144,20 @@ class Need:
     """The next step up in cost: the best plan of the next higher cost."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranking:
-    """All candidates, the best first."""
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Ranking(Viewed):
+    """All candidates, the best first.
+
+    A notebook shows them as a table; `to_frame`, `report`, `plot_cost_front` and
+    `plot_latency_front` show them otherwise.
+    """
+
+    _VIEW: ClassVar[str] = "simcluster.studies.rank.views"
 
     scenario: Scenario
     """What was ranked; its strategies are the candidates."""
+    asked: Scenario | None = None
+    """The scenario as it was given, with the strategies of the file alone."""
     table: RankTable
     """The space."""
     candidates: tuple[Candidate, ...]
@@ -170,6 +182,17 @@ class Ranking:
     """Offered rate at which latencies are compared (requests/s)."""
     num_requests: int
     """Requests simulated in all."""
+
+    def __repr__(self) -> str:
+        return f"Ranking({len(self.candidates)} candidates, {self.candidates[0].name} first)"
+
+    def plot_cost_front(self, ax: Axes | None = None) -> Axes:
+        """Draw goodput by cost, with intervals and the Pareto front, into new axes or `ax`."""
+        return self._draw("plot_cost_front", ax)
+
+    def plot_latency_front(self, ax: Axes | None = None) -> Axes:
+        """Draw TTFT by TPOT, with the Pareto front."""
+        return self._draw("plot_latency_front", ax)
 
     @property
     def decided(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from simcluster.runs import output
 from simcluster.scenario.scenario import Scenario
 from simcluster.show.plot import as_written, log_scale, new_figure, palette
 from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
+from simcluster.studies.goodput.runs import mean_lengths
 from simcluster.studies.rank.need_report import (
     finite,
     level_row,
@@ -40,6 +41,8 @@ _FRONT: Final[dict[str, Any]] = {
     "zorder": 1,
     "label": "Pareto front",
 }
+_COLUMN: Final = 0.7
+"""Width of the column of one cost, as a share of the way to the next."""
 _FAMILIES: Final = ("NoDG", "NoDG chunked", "PaDG", "FuDG intra-node", "FuDG inter-node")
 FILES: Final = (
     "ranking.json",
@@ -97,7 +100,8 @@ def _table(ranking: Ranking, candidates: tuple[Candidate, ...]) -> str:
     currency = ranking.scenario.environment.cluster.currency
     priced = candidates[0].cost_per_hour is not None
     heads = ["candidate, goodput in req/s", "strategy", "GPUs", "goodput", "95 %", "per GPU"]
-    heads += [f"req/{currency}"] if priced else []
+    heads += [f"{currency}/h", f"req/{currency}", f"{currency}/M tok"] if priced else []
+    output_len = mean_lengths(ranking.scenario)[1] if priced else math.nan
     rows = [[*heads, "bottleneck"]]
     for number, c in enumerate(candidates, 1):
         row = [
@@ -108,13 +112,16 @@ def _table(ranking: Ranking, candidates: tuple[Candidate, ...]) -> str:
             _interval(c),
             three_digits(c.per_gpu_rps),
         ]
-        if priced:
-            row.append(three_digits(c.per_cost))
+        if c.cost_per_hour is not None:
+            per_million = 1e6 / (c.per_cost * output_len) if c.per_cost else math.inf
+            row += [three_digits(one) for one in (c.cost_per_hour, c.per_cost, per_million)]
         rows.append([*row, c.bottleneck])
+    captions = []
+    if priced:
+        captions.append("M tok: a million output tokens, at the goodput.")
     if any(c.mean_gpus != c.num_gpus for c in candidates):
-        caption = gpus_caption("about the goodput", "those of the most instances in service")
-        return f"{aligned(rows)}\n\n{caption}"
-    return aligned(rows)
+        captions.append(gpus_caption("about the goodput", "those of the most instances in service"))
+    return "\n\n".join([aligned(rows), *captions])
 
 
 def _interval(candidate: Candidate) -> str:
@@ -273,7 +280,8 @@ def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
     """Draw goodput against the cost of the GPUs held, with intervals, and the Pareto front.
 
-    Candidates of equal cost stand side by side, by family.
+    A grey column is one cost: the candidates in it stand side by side by family, so that their
+    intervals can be read. The front is drawn at the costs themselves, the middles of the columns.
     """
     environment = ranking.scenario.environment
     priced = environment.cluster.price_per_gpu_hour is not None
@@ -282,21 +290,27 @@ def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
     sizes = sorted({c.num_gpus for c in ranking.candidates})
     held = [c.mean_gpus for c in ranking.candidates]
     gap = min((b - a for a, b in itertools.pairwise(sizes)), default=sizes[0]) * scale
+    step = _COLUMN * gap / max(len(families), 2)
     middle = (len(families) - 1) / 2
-    places = {name: (number - middle) * 0.11 * gap for number, name in enumerate(families)}
+    places = {name: (number - middle) * step for number, name in enumerate(families)}
 
     def x(candidate: Candidate) -> float:
         return candidate.mean_gpus * scale + places[candidate.strategy]
 
+    for size in sizes:
+        ends = (size * scale - _COLUMN * gap / 2, size * scale + _COLUMN * gap / 2)
+        ax.axvspan(*ends, color="#F0F0F0", zorder=0, linewidth=0, gid="column")
     for name, colour in families.items():
         own = [c for c in ranking.candidates if c.strategy == name]
         _with_intervals(ax, [x(c) for c in own], own, colour=colour, label=as_written(name))
     front = ranking.cost_front()
-    ax.step([x(c) for c in front], [c.goodput_rps for c in front], where="post", **_FRONT)
+    costs, goodputs = [c.mean_gpus * scale for c in front], [c.goodput_rps for c in front]
+    right = max(*held, sizes[-1]) * scale + _COLUMN * gap / 2
+    ax.step([*costs, right], [*goodputs, goodputs[-1]], where="post", **_FRONT)
     for c in front:
         ax.annotate(
             as_written(c.name),
-            (x(c), c.goodput_rps),
+            (c.mean_gpus * scale, c.goodput_rps),
             xytext=(-6, 5),
             textcoords="offset points",
             ha="right",
@@ -304,7 +318,8 @@ def plot_cost_front(ranking: Ranking, *, ax: Axes) -> Axes:
         )
     ax.set_xticks([size * scale for size in sizes])
     currency = environment.cluster.currency
-    ax.set_xlabel(f"cost of the GPUs ({currency} per hour)" if priced else "GPUs")
+    what = f"cost of the GPUs ({currency} per hour)" if priced else "GPUs"
+    ax.set_xlabel(f"{what}; all of a column {'cost the same' if priced else 'have as many'}")
     ax.set_ylabel("goodput (requests/s)")
     ax.set_ylim(0, 1.2 * max(c.goodput_rps for c in ranking.candidates))
     ends = min(*held, sizes[0]) * scale, max(*held, sizes[-1]) * scale
