@@ -227,7 +227,7 @@ def test_prefill_attention_of_several_chunks_is_weighed_by_their_pairs(tmp_path:
 
 
 def test_a_call_of_experts_is_shared_out_over_its_kernels(tmp_path: Path) -> None:
-    """Sorting, both multiplications, the activation and adding up take what was measured, together."""
+    """All seven kernels of the call take what was measured, together."""
     where = machine("H100", "mixtral-8x7b", "vllm-0.19", num_gpus=8, max_model_len=4096)
     limits = dataclasses.replace(
         where.engine,

@@ -46,8 +46,7 @@ MODELS: Final = {
     "openai/gpt-oss-120b": "gpt-oss-120b",
 }
 """Models by their names in the set. MiniMax-M2.5 has the shape of M2."""
-ENGINES: Final = {"vllm": "vllm-0.19", "sglang": "vllm-0.19", "trtllm": "trtllm-1"}
-"""SGLang has no profile: vLLM's stands in, with SGLang's limits."""
+ENGINES: Final = {"vllm": "vllm-0.19", "sglang": "sglang-0.5", "trtllm": "trtllm-1"}
 WEIGHTS: Final = {
     ("deepseek-v3", "fp4"): "nvfp4",
     ("kimi-k2.5", "fp4"): "nvfp4",

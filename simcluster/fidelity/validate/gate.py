@@ -20,6 +20,8 @@ from simcluster.catalog.scores import (
     to_toml,
 )
 from simcluster.errors import DataError
+from simcluster.fidelity.validate.aic_layouts import DATA_SET as LAYOUTS
+from simcluster.fidelity.validate.aic_layouts import FOLDER as FOLDER_OF_LAYOUTS
 from simcluster.fidelity.validate.base import Check
 from simcluster.fidelity.validate.board import kind_scores
 from simcluster.fidelity.validate.eager_engines import DATA_SET as EAGER
@@ -36,6 +38,8 @@ _NO_FOLDER: Final = {
     ECOSERVE: Origin("EcoServe, arXiv 2504.18154, table 3", "a publication; figures only"),
 }
 """Sets without a folder, whose figures stand in the code."""
+_FOLDERS: Final = {LAYOUTS: FOLDER_OF_LAYOUTS}
+"""Sets that share the folder of another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +156,7 @@ def _origin(data_dir: Path, name: str) -> Origin:
     """Return source and licence of a set, by the README of its folder."""
     if name in _NO_FOLDER:
         return _NO_FOLDER[name]
-    path = data_dir / name / "README.md"
+    path = data_dir / _FOLDERS.get(name, name) / "README.md"
     words = path.read_text(encoding="utf-8") if path.is_file() else ""
     said = [re.search(rf"^- {key}: *(.+)$", words, re.MULTILINE) for key in ("Source", "Licence")]
     source, licence = (found[1].strip() if found else "" for found in said)
