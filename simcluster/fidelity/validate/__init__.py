@@ -16,7 +16,7 @@ distserve_fits      DistServe's fits of forward passes
 eager_engines       engines of 2023 and early 2024, pooled
 ecoserve_prefill    EcoServe's table 3
 gpustack_bench      bursts under vLLM on A100 and H100, weights of 16, 8 and 4 bits
-inferencex_decode   time per token by context, Qwen3.5 on H200
+inferencex_decode   time per token by context, Qwen3.5 and MiniMax-M2.5 on H200
 l20_five_systems    steps on L20 over PCIe
 llmservingsim_vllm  LLMServingSim's replays
 mlperf_v51          MLPerf's offline throughput with 8-bit weights
