@@ -73,7 +73,7 @@ def _mixture(
     """Return the row of InferenceMAX's closed loops of a mixture of experts."""
     kind, found = Kind("MoE", bits, "NVLink", engine), _same(model, f"{engine}, {weights}", *_TIMES)
     fit = f"{fitted} of 60 fitted" if fitted else "held out"
-    return Row(kind, "aic_e2e", gpu, found, f"closed loops of {served}", fit)
+    return Row(kind, "aic_e2e", gpu, found, served, fit)
 
 
 ROWS: Final = (
