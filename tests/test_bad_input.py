@@ -645,7 +645,7 @@ def test_a_timeline_window_with_nothing_in_it_is_refused(scenario: Path, tmp_pat
     refused(
         call("timeline", scenario, "-o", out, "--start", "1e5"),
         "--start = 100000.0: nothing happens after 100000 s. The run takes",
-        "give a stretch of it",
+        "give a part of it",
     )
     assert not out.exists()
 

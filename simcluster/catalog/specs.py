@@ -469,6 +469,10 @@ class EngineProfile:
     (SGLang, TensorRT-LLM), ``"all"`` GPUs of an instance or one (vLLM), or ``"none"``: it has
     neither expert nor attention data parallelism."""
 
+    def front_end_of(self, prompt_len: float) -> float:
+        """Time that a prompt (tokens) takes from its arrival to the scheduler, on this CPU (s)."""
+        return (self.front_end_s + self.front_end_token_s * prompt_len) / self.cpu_speed
+
     @property
     def fused_message_bytes(self) -> float:
         """Largest message of an all-reduce that has the norm behind it (bytes); 0 for none."""

@@ -209,15 +209,13 @@ def busiest_touched(experts: Experts, layout: Layout, num_tokens: int, touched: 
     experts, layout, num_tokens
         As in `busiest_rows`.
     touched : float
-        Distinct experts that they visit in all groups together.
+        Distinct experts that they visit in all groups together; a replica is one of them.
     """
     groups = layout.ep_size
     if groups == 1:
         return touched
     local = layout.local_experts(experts)
     total = local * groups
-    if layout.redundant_experts:  # a replica is one more expert to visit
-        touched = total * (1.0 - (1.0 - experts.num_active / total) ** num_tokens)
     share = min(1.0, touched / total)
     variance = local * share * (1.0 - share)
     extra = largest_of_normals(groups) * sqrt(variance * groups / (groups - 1))

@@ -566,9 +566,9 @@ def _moe_operators(
     inputs = 2 if model.spec.gated_mlp else 1
     scored = num_tokens * experts.num_experts
     routed = float(all_tokens * experts.num_active)
-    touched = experts_touched(
-        experts.num_experts, experts.num_active, all_tokens, model.expert_spread
-    )
+    # A replica is one more expert to visit.
+    placed = experts.num_experts + layout.redundant_experts
+    touched = experts_touched(placed, experts.num_active, all_tokens, model.expert_spread)
     local_experts = experts.num_experts
     if layout.ep_size > 1:
         routed = busiest_rows(experts, layout, all_tokens)

@@ -247,7 +247,8 @@ def _missed_alone(cluster: Cluster, prompt_len: int, output_len: int) -> Iterato
     """Say which targets the median request misses when it is alone."""
     environment = cluster.environment
     slo, decode = environment.slo.loosest(), cluster.instances[-1]
-    first_s = cluster.instances[0].prefill_s(prompt_len) + environment.engine.front_end_s
+    first_s = cluster.instances[0].prefill_s(prompt_len)
+    first_s += environment.engine.front_end_of(prompt_len)
     step_s = total_s = 0.0
     if output_len > 1 and isinstance(decode, Instance):
         step_s = decode.decode_s(1, prompt_len + 1)

@@ -115,8 +115,10 @@ def _layouts(scenario: Scenario) -> Iterator[str]:
     spread = [s.name for s in common if s.ep_size > 1 and s.expert_skew == 1.0]
     if spread:
         yield (
-            f"{', '.join(spread)}: experts are taken to be equally popular, so the busiest GPU has "
-            "what chance gives it; expert_skew says otherwise (how far off: docs/layouts.md)"
+            f"{', '.join(spread)}: the experts of each GPU are taken to be equally popular "
+            "together, so the busiest GPU has what chance gives it (model.expert_spread says only "
+            "how many experts a batch visits); expert_skew says otherwise "
+            "(how far off: docs/layouts.md)"
         )
     ranks = [s.name for s in common if s.dp_size > 1]
     if ranks:

@@ -9,7 +9,8 @@ import pytest
 
 from simcluster import catalog
 from simcluster.config import ModelConfig
-from simcluster.fidelity.validate.harness import Column, environment, serve
+from simcluster.fidelity.validate.harness import environment, serve
+from simcluster.frames.schema import Columns
 from simcluster.roofline import RooflineStepTime, StepShape
 from simcluster.testing.specs import a100, ideal_engine, llama_2_7b, nvlink3, vllm_engine
 
@@ -18,7 +19,7 @@ MANY = StepShape(256, 256 * 4096, (), 256, 0)
 TWICE = StepShape(256, 256 * 8192, (), 256, 0)
 
 
-def served(front_end_s: float, concurrency: int | None) -> dict[str, Column]:
+def served(front_end_s: float, concurrency: int | None) -> Columns:
     """Three requests, seconds apart or one after the other."""
     where = environment(
         "A100", "llama-3.1-8b", "vllm-0.7", changes={"front_end_s": front_end_s, "cpu_speed": 1.0}

@@ -125,7 +125,8 @@ def _of_strategy(
         "pools": rows,
         "transfer": None,
     }
-    first_s = own[0].environment.engine.front_end_s + rows[0].get("prefill_s", 0.0)
+    first_s = own[0].environment.engine.front_end_of(requests.prompt_len)
+    first_s += rows[0].get("prefill_s", 0.0)
     if isinstance(strategy, FuDG):
         known["transfer"] = moves.facts(strategy, cluster, requests.prompt_len)
         if strategy.first_token == "decode":
