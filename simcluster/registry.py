@@ -101,8 +101,9 @@ class Registry(MutableMapping[str, T], Generic[T]):
         self.added.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._own
-        yield from (name for name in self._others() if name not in self._own)
+        own = tuple(self._own)  # what somebody registers meanwhile comes the next time
+        yield from own
+        yield from (name for name in self._others() if name not in own)
 
     def __len__(self) -> int:
         return len(list(iter(self)))
