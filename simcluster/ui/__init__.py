@@ -3,7 +3,7 @@
 =======  ======================================================================
 module   idea
 =======  ======================================================================
-command  the command, and the scenario that is there at first
+command  the command
 facts    the few facts of which a scenario can be made
 form     all keys of a scenario file, and changes of its text
 jobs     commands in processes of their own, and what came of them

@@ -10,59 +10,11 @@ from typing import Final
 import click
 
 from simcluster.errors import ConfigError, DataError, printable
-from simcluster.show.commands import Command
+from simcluster.show.commands import FIRST, Command
+from simcluster.show.examples import root
 
 _NEEDED: Final = ("nicegui", "tomlkit")
 _LOCAL: Final = ("127.0.0.1", "localhost", "::1")
-FIRST: Final = """\
-# Which strategy sustains the most? Change anything: `A few facts` writes a file of your own.
-
-[model]
-name = "llama-3.1-8b"
-
-[cluster]
-gpu = "A100"
-nodes = 1
-gpus_per_node = 2
-
-[engine]
-max_model_len = 8192
-
-[workload]
-arrivals = "poisson"
-duration_s = 30
-
-[workload.lengths]
-kind = "lognormal"
-prompt_median = 800
-prompt_sigma = 0.7
-prompt_max = 6000
-output_median = 60
-output_sigma = 0.6
-output_max = 600
-
-[slo]
-ttft_s = 1.0
-tpot_s = 0.04
-attainment = 0.9
-
-[sweep]
-rates_rps = [6, 8, 10, 12, 14, 16]
-
-[[strategy]]  # every instance prefills and decodes
-name = "chunked prefill"
-kind = "nodg"
-scheduler = "chunked"
-
-[[strategy]]  # prefill and decode instances, the KV cache moves between them
-name = "DistServe"
-kind = "fudg"
-
-[[strategy]]  # instances take turns with prefills
-name = "EcoServe"
-kind = "padg"
-"""
-"""The scenario that is there at first: that of `scenarios/first.toml`."""
 
 
 @click.command(cls=Command)
@@ -91,7 +43,7 @@ def ui(file: Path | None, folder: Path, port: int, host: str, opened: bool) -> N
             f"ui: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed. "
             'Run `pip install "simcluster[ui]"`.'
         )
-    text = FIRST if file is None else _read(file)
+    text = _read(root() / FIRST if file is None else file)
     if folder.exists() and not folder.is_dir():
         raise ConfigError("--folder", str(folder), "is no folder", "Give another.")
     _check_free(host, port)
@@ -108,10 +60,12 @@ def ui(file: Path | None, folder: Path, port: int, host: str, opened: bool) -> N
 
 
 def _read(file: Path) -> str:
+    """Return the text of a scenario, whose files are found from everywhere."""
     from simcluster.scenario.file import parsed
+    from simcluster.ui.form import with_whole_paths
 
     parsed(file)  # one line for what is no scenario
-    return file.read_text(encoding="utf-8-sig")
+    return with_whole_paths(file.read_text(encoding="utf-8-sig"), file.absolute().parent)
 
 
 def _check_free(host: str, port: int) -> None:

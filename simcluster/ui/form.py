@@ -10,6 +10,7 @@ import functools
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path as Folder
 from typing import Any, Final, Literal
 
 import tomlkit
@@ -264,6 +265,43 @@ def _read(key: str, entered: str, kind: Kind) -> Any:
             return entered  # with a unit, or refused with the others by the scenario itself
         remedy = 'Write such as 4, true, [1, 2], or { kind = "fixed", prompt_len = 512 }.'
         raise ConfigError(key, entered, "is not a value as TOML writes it", remedy) from None
+
+
+def with_whole_paths(text: str, folder: Folder) -> str:
+    """Return the text of a file of `folder` with its relative paths made absolute.
+
+    A path is a text, other than a name that the user gives, at which something is in `folder`.
+
+    Raises
+    ------
+    DataError
+        If the file is not TOML.
+    """
+    document: Any = tables_of(text)
+    for path, value in [*_texts((), document)]:
+        is_name = path[-1] == "name" and path != ("model", "name")
+        if value and not is_name and (folder / value).exists():
+            text = _with_text(text, path, str(folder / value))
+    return text
+
+
+def _texts(path: Path, value: Any) -> Iterator[tuple[Path, str]]:
+    """Give all texts in a table or list, with their places."""
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, one in inside:
+        if isinstance(one, Mapping | list):
+            yield from _texts((*path, key), one)
+        elif isinstance(one, str):
+            yield (*path, key), one
+
+
+def _with_text(text: str, path: Path, value: str) -> str:
+    document = tomlkit.parse(text)
+    table: Any = document
+    for piece in path[:-1]:
+        table = table[piece]
+    table[path[-1]] = value
+    return tomlkit.dumps(document)
 
 
 def without_table(text: str, path: Path) -> str:

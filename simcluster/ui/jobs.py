@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import os
 import re
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -26,9 +27,11 @@ State = Literal["running", "done", "not settled", "failed", "stopped"]
 SCENARIO: Final = "scenario.toml"
 REPORT: Final = "report.html"
 _COLUMNS: Final = 100
-_NOT_SETTLED: Final = 3
-"""Exit status of a search that is done without a goodput for one of the strategies."""
+_ENDED: Final[Mapping[int, State]] = {0: "done", 3: "not settled"}
+"""By exit status; 3: a search that is done without a goodput for one of the strategies."""
 _FOLDER: Final = re.compile(r"(\d+)-([a-z]+)")
+_FILE: Final = re.compile(r"(\d+)-[a-z]+(\.toml)?")
+"""Names of what a command leaves, also one that failed or was stopped."""
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _BAR: Final = re.compile(r"\[[#\- ]*\]\s+(\d+)%(?:\s+((?:\d+d )?\d\d:\d\d:\d\d))?")
 """A bar as click draws it: percent, and the time that is left."""
@@ -59,6 +62,11 @@ class Job:
     def title(self) -> str:
         """How the page names it."""
         return f"{self.number} {self.command}"
+
+    @property
+    def call(self) -> str:
+        """The call as a terminal takes it."""
+        return shlex.join(("simcluster", *self.words))
 
     @property
     def report(self) -> Path | None:
@@ -108,6 +116,12 @@ class Jobs:
             for place in folder.iterdir():
                 self._find(place)
 
+    def _taken(self) -> Iterator[int]:
+        """Give the numbers of commands that have left something in the folder."""
+        for place in self.folder.iterdir():
+            if match := _FILE.fullmatch(place.name):
+                yield int(match[1])
+
     def _find(self, place: Path) -> None:
         match = _FOLDER.fullmatch(place.name)
         if match is None or not place.is_dir():
@@ -144,8 +158,8 @@ class Jobs:
         OSError
             If the folder cannot be written.
         """
-        number = max(self.all, default=0) + 1
         self.folder.mkdir(parents=True, exist_ok=True)
+        number = 1 + max([*self.all, *self._taken()], default=0)
         job = Job(number, command, self.folder / f"{number}-{command}")
         words = [command]
         if scenario is not None:
@@ -159,7 +173,7 @@ class Jobs:
         code, job.output = await self._call(job, words)
         job.seconds = time.monotonic() - job.started
         if job.state == "running":
-            job.state = {0: "done", _NOT_SETTLED: "not settled"}.get(code, "failed")  # type: ignore[assignment]
+            job.state = _ENDED.get(code, "failed")
         if job.state in ("done", "not settled"):
             (job.folder / "output.txt").write_text(job.output, encoding="utf-8")
             report = ["report", str(job.folder), "-o", str(job.folder / REPORT), "--quiet"]

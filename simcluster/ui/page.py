@@ -372,7 +372,7 @@ class Page:
         if job.state == "running":
             self._bar.value = (job.percent or 0) / 100
             left = f", {job.left} left" if job.left else ""
-            self._words.text = f"simcluster {' '.join(job.words)}{left}"
+            self._words.text = f"{job.call}{left}"
         seen = (job.number, job.state, len(job.said), job.report is not None)
         if seen != self._seen:
             self._seen = seen
@@ -405,7 +405,7 @@ class Page:
         self._body.clear()
         if job.state != "running":
             took = f" ({job.seconds:.0f} s)" if job.seconds else ""
-            call = f"simcluster {' '.join(job.words)}" if job.words else job.title
+            call = job.call if job.words else job.title
             self._words.text = f"{call}: {job.state}{took}"
         with self._body:
             if job.scenario:

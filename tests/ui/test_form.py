@@ -13,9 +13,9 @@ from simcluster.errors import ConfigError, DataError
 from simcluster.scenario.check import Keys
 from simcluster.scenario.file import json_schema
 from simcluster.ui import form
-from simcluster.ui.command import FIRST
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").rglob("*.toml"))
+FIRST = next(file for file in SCENARIOS if file.name == "first.toml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
@@ -69,9 +69,11 @@ def test_new_tables_and_values_of_all_kinds() -> None:
     text = form.with_value(FIRST, ("rank", "num_gpus"), "[2, 4]", "toml")
     text = form.with_value(text, ("engine", "prefix_caching"), "true", "flag")
     text = form.with_value(text, ("slo", "ttft_s"), "800ms", "number")
+    text = form.with_value(text, ("run", "warmup_s"), "5", "number")
     text = form.with_value(text, ("strategy", 0, "name"), "7", "text")
     document = tomllib.loads(text)
-    assert document["rank"] == {"num_gpus": [2, 4]}
+    assert document["rank"] == {"num_gpus": [2, 4], "finalists": 2}
+    assert document["run"] == {"warmup_s": 5}, "a table that was not there"
     assert document["engine"]["prefix_caching"] is True
     assert document["slo"]["ttft_s"] == "800ms"
     assert document["strategy"][0]["name"] == "7"
@@ -95,10 +97,16 @@ def test_what_cannot_be_read_is_one_line() -> None:
         form.with_value("[model", ("model", "name"), "x", "text")
 
 
-def test_the_first_scenario_is_that_of_the_examples() -> None:
-    """But for its comments and the keys of `rank`."""
-    example = tomllib.loads((SCENARIOS[0].parents[0] / "first.toml").read_text(encoding="utf-8"))
-    own = tomllib.loads(FIRST)
-    example.pop("rank")
-    own["workload"]["lengths"].pop("output_max")
-    assert own == example
+def test_paths_of_a_file_are_found_from_everywhere(tmp_path: Path) -> None:
+    """A trace and catalogue files beside it; names of strategies stay, whatever folder there is."""
+    for name in ("own.csv", "gpus.toml"):
+        (tmp_path / name).touch()
+    (tmp_path / "EcoServe").mkdir()
+    head = f'catalog = ["gpus.toml"]\n{FIRST}'
+    text = form.with_value(head, ("workload", "trace"), "own.csv", "text")
+    whole = form.with_whole_paths(text, tmp_path)
+    document = tomllib.loads(text)
+    document["catalog"] = [str(tmp_path / "gpus.toml")]
+    document["workload"]["trace"] = str(tmp_path / "own.csv")
+    assert tomllib.loads(whole) == document
+    assert form.with_whole_paths(FIRST, tmp_path) == FIRST

@@ -12,9 +12,9 @@ pytest.importorskip("tomlkit", reason="the extra ui is not installed")
 
 from simcluster.errors import DataError
 from simcluster.ui import facts, jobs
-from simcluster.ui.command import FIRST
 from simcluster.ui.jobs import Job, Jobs
 
+FIRST = (Path(__file__).parents[2] / "scenarios" / "first.toml").read_text(encoding="utf-8")
 SMALL = FIRST.replace("duration_s = 30", "duration_s = 3").replace(
     "[6, 8, 10, 12, 14, 16]", "[6, 8]"
 )
@@ -49,7 +49,9 @@ def test_a_command_that_fails_says_its_line(tmp_path: Path) -> None:
     job = asyncio.run(Jobs(tmp_path).run("compare", [], wrong))
     assert job.state == "failed"
     assert [line for line in job.said if line.startswith("error: cluster.gpu = 'A1000'")]
-    assert Jobs(tmp_path).all == {}
+    again = Jobs(tmp_path)
+    assert again.all == {}
+    assert asyncio.run(again.run("compare", [], wrong)).number == 2, "its file stays"
 
 
 def test_a_stopped_command_keeps_its_runs(tmp_path: Path) -> None:
