@@ -136,7 +136,7 @@ def save(draw: Callable[[Iterable[Check], Axes], Axes], result: Validation, path
     """Save the picture that `draw` makes of the headline checks."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 5.5), layout="constrained")
+    figure = Figure(figsize=(9.5, 5.5), layout="constrained")
     draw(headline(result.checks), figure.add_subplot())
     figure.savefig(path, dpi=150)
 
@@ -183,7 +183,7 @@ def plot_parity(checks: Iterable[Check], ax: Axes, **scatter: Any) -> Axes:
         xlabel="measured / mean measured of its check",
         ylabel="simulated / mean measured of its check",
     )
-    ax.legend(fontsize="small", loc="upper left", markerscale=2.0)
+    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=2.0)
     return ax
 
 
@@ -211,7 +211,7 @@ def plot_errors(checks: Iterable[Check], ax: Axes, **line: Any) -> Axes:
             },
         )
     ax.set(xlim=(0, 60), ylim=(0, 1), xlabel="absolute error (%)", ylabel="share of points")
-    ax.legend(fontsize="small", loc="lower right")
+    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return ax
 
 
