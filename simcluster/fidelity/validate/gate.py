@@ -21,7 +21,7 @@ from simcluster.catalog.scores import (
 )
 from simcluster.errors import DataError
 from simcluster.fidelity.validate.aic_layouts import DATA_SET as LAYOUTS
-from simcluster.fidelity.validate.aic_layouts import FOLDER as FOLDER_OF_LAYOUTS
+from simcluster.fidelity.validate.aic_loops import FOLDER as FOLDER_OF_LOOPS
 from simcluster.fidelity.validate.base import Check
 from simcluster.fidelity.validate.board import kind_scores
 from simcluster.fidelity.validate.eager_engines import DATA_SET as EAGER
@@ -38,7 +38,7 @@ _NO_FOLDER: Final = {
     ECOSERVE: Origin("EcoServe, arXiv 2504.18154, table 3", "a publication; figures only"),
 }
 """Sets without a folder, whose figures stand in the code."""
-_FOLDERS: Final = {LAYOUTS: FOLDER_OF_LAYOUTS}
+_FOLDERS: Final = {LAYOUTS: FOLDER_OF_LOOPS}
 """Sets that share the folder of another."""
 
 
