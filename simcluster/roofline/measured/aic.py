@@ -391,9 +391,7 @@ class Tables:
             self.names: Any = common
             try:
                 database = perf_database.get_database(system, backend, "current")
-            except (
-                Exception
-            ) as error:  # what the package raises without a system is no class of its own
+            except Exception as error:  # the package has no class of its own for it
                 raise LookupError(f"{system}, {backend}: {error}") from None
             if database is None:
                 raise LookupError(f"{system}, {backend}")
