@@ -134,7 +134,13 @@ ROWS: Final = (
         "closed loops of MiniMax-M2.5, TP 2 and 4",
     ),
     _mixture(
-        4, "vllm-0.19", "H100", "gpt-oss-120b", "mxfp4", "closed loops of gpt-oss-120b, TP 2 to 8"
+        4,
+        "vllm-0.19",
+        "H100",
+        "gpt-oss-120b",
+        "mxfp4",
+        "closed loops of gpt-oss-120b, TP 2 to 8",
+        "2 of 60 fitted",
     ),
     _mixture(
         4, "vllm-0.19", "B200", "gpt-oss-120b", "mxfp4", "closed loops of gpt-oss-120b, TP 1 to 8"
