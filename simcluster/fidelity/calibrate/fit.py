@@ -182,7 +182,7 @@ def gemms_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
 def decodes_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
     """Which calls of attention do not find their keys and values in the second-level cache.
 
-    As `gemms_from_memory`. Where there are so few that the latency rules, it does not matter.
+    As `gemms_from_memory`. Where the latency rules, because they are few, it does not matter.
     """
     read = 2.0 * rows.bytes * rows["num_kv_heads"] * rows["head_dim"]
     read = read * rows["batch"] * rows["context"]

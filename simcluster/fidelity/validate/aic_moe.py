@@ -36,9 +36,9 @@ _BITS: Final = {"fp8": "8-bit weights", "fp4": "4-bit weights", "int4": "4-bit w
 SEVERAL_TOKENS: Final = (("1.2.0rc6.post3", None), ("1.1.0rc2.post2", 8.0))
 """Versions (and degrees) of TensorRT-LLM that served DeepSeek with several tokens a step (MTP): at
 the same settings they take 0.45 to 0.8 of the time of 1.2.0rc6.post2. Not simulated."""
-MOST_CLIENTS: Final = 512
-"""Runs of gpt-oss on H100 with so many are left out: their time per token is a third of that with
-64 clients, with 20 to 460 s to the first."""
+STALLED_CLIENTS: Final = 512
+"""Clients of gpt-oss on H100 from which on runs are left out: the time per token is a third of the
+one with 64 clients, with 20 to 460 s to the first."""
 _ROUNDS: Final = 3
 _MEASURED_ROUNDS: Final = 10
 """Requests per client here and in the measured runs, whose first meet all others."""
@@ -93,7 +93,7 @@ def rows(data_dir: Path, system: str) -> pd.DataFrame:
     keep = frame["moe_ep_size"] == 1
     keep &= (frame["attention_dp_size"].fillna(1) == 1) & (frame["tp_size"] <= 8)
     keep &= frame["model_path"].isin(list(MODELS)) & frame["backend"].isin(list(ENGINES))
-    keep &= ~((system == "h100_sxm") & (frame["batch_size"] >= MOST_CLIENTS))
+    keep &= ~((system == "h100_sxm") & (frame["batch_size"] >= STALLED_CLIENTS))
     deepseek = frame["model_path"].str.startswith("deepseek-ai/")
     for version, degree in SEVERAL_TOKENS:
         there = frame["backend_version"].astype(str) == version
