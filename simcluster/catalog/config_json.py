@@ -459,7 +459,7 @@ def _gemma4(config: Config) -> Layers:
 
 
 def _llama4(config: Config) -> Layers:
-    """Chunks where a layer has positions, experts in every so many layers."""
+    """Chunks where a layer has positions, experts in every n-th layer."""
     step = config.count("interleave_moe_layer_step", default=1)
     chunk = config.count("attention_chunk_size", default=8192)
     layers = _counted(config)
@@ -475,7 +475,7 @@ def _llama4(config: Config) -> Layers:
 
 
 def _dense_first(config: Config) -> Layers:
-    """Dense layers first, experts in every so many of the rest; windows where listed."""
+    """Dense layers first, experts in every n-th of the rest; windows where listed."""
     first, every = (
         config.count("first_k_dense_replace", default=0, low=0),
         config.get("moe_layer_freq"),
@@ -490,7 +490,7 @@ def _dense_first(config: Config) -> Layers:
 
 
 def _qwen_moe(config: Config) -> Layers:
-    """Experts in every so many layers, but for those listed as dense."""
+    """Experts in every n-th layer, but for those listed as dense."""
     step, listed = config.count("decoder_sparse_step", default=1), config.get("mlp_only_layers")
     listed = [] if listed is None else listed
     if not isinstance(listed, list):

@@ -76,7 +76,8 @@ TILE_RULES: Final[Mapping[str, TileRule]] = {
     "trtllm": TileRule(
         "rows per expert",
         ((8.999, 8.0, 128.0), (16.999, 16.0, 128.0), (32.999, 32.0, 128.0), (inf, 64.0, 128.0)),
-        "aiconfigurator, collector/vllm/collect_moe.py: tile_tokens_dim of FlashInfer's kernel",
+        "aiconfigurator, collector/vllm/collect_moe.py: tile_tokens_dim of FlashInfer's kernel "
+        "(visits over experts rounded down, then up to a power of two from 8 to 64)",
     ),
 }
 """Rules by name, a value of `ExpertKernel.tiles`."""

@@ -57,8 +57,8 @@ class StepTime(Protocol):
         shape : StepShape
             What it computes.
         hidden_s : float
-            GPU time of the step before if this one follows it without a pause, else 0 (s): so much
-            of the host work is already done.
+            GPU time of the step before if this one follows it without a pause, else 0 (s); as
+            much of the host work is already done.
         """
 
     def decode_steps_s(

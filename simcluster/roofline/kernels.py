@@ -134,7 +134,7 @@ class KernelTimer:
     generation : str
         Software of the engine, see `EngineProfile.kernel_generation`.
     quantises : str
-        See `EngineProfile`.
+        See `EngineProfile`; ``"left out"``: multiplications alone, also with scales by blocks.
     splits_attention : bool
         See `EngineProfile`.
     """
@@ -322,7 +322,8 @@ class KernelTimer:
             bandwidth = self._gemm_bandwidth_few
         if by_blocks and self._block is not None:
             peak, bandwidth, fixed_s = self._block
-            quantise_s = self.elementwise_s(QUANTISE_BYTES * 0.5 * flops / cols, "activation")
+            if self._quantises != "left out":
+                quantise_s = self.elementwise_s(QUANTISE_BYTES * 0.5 * flops / cols, "activation")
         waves = self.constants.gemm_waves
         if waves is not None and rows > 0.0:
             tiles = GROUPED_TILES if unpacks or groups > 1.0 else GEMM_TILES

@@ -189,6 +189,16 @@ def test_every_committed_kind_and_check_has_an_origin() -> None:
             assert (row.data_set, row.gpu, model, regime, quantity) in keys
 
 
+@pytest.mark.parametrize("name", ["aic_layouts", "aic_kernels"])
+def test_sets_without_a_folder_of_their_own_have_the_origin_of_the_one_they_read(
+    tmp_path: Path, name: str
+) -> None:
+    """Scores of both can be accepted: their rows are in aic_e2e."""
+    (tmp_path / "aic_e2e").mkdir()
+    (tmp_path / "aic_e2e" / "README.md").write_text("- Source: a page\n- Licence: Apache-2.0\n")
+    assert gate._origin(tmp_path, name) == Origin("a page", "Apache-2.0")
+
+
 def test_the_table_by_kind_has_a_line_per_row_and_the_best_rival() -> None:
     """Two stages at 5 % each; the rival with the smaller E2E stands beside them."""
     blis = partial(check, data_set="blis_vllm015", gpu="H100", model="dense", regime="not fitted")

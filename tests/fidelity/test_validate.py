@@ -23,6 +23,7 @@ from simcluster.errors import DataError
 from simcluster.fidelity.validate import (
     aic_e2e,
     aic_layouts,
+    aic_loops,
     apex_e2e,
     check,
     distserve_fits,
@@ -333,22 +334,19 @@ def test_closed_loops_of_inferencemax(system: str) -> None:
     rows = aic_e2e.rows(measured("aic_e2e"), system)
     assert len(rows) == {"h100_sxm": 45, "b200_sxm": 132}[system]
     few = rows[(rows["batch_size"] == 4) & (rows["tp_size"] == 4) & (rows["osl"] == 1024)]
-    ttft, tpot = aic_e2e.simulated(aic_e2e.GPUS[system], few, rounds=2)
+    ttft, tpot = aic_e2e.simulated(aic_loops.GPUS[system], few, rounds=2)
     assert tpot == pytest.approx(few["silicon_tpot_ms"].to_numpy(), rel=0.25)
     assert np.all(ttft > tpot)
 
 
 def test_loops_with_experts_spread_over_gpus_have_one_layout_in_all_exports() -> None:
     """What was measured once and stands there in two forms is one layout, inside a node."""
-    frame = aic_layouts.table(
-        measured("aic_e2e") / "aic_e2e" / "b200_sxm.csv.gz", aic_layouts._COLUMNS
-    )
-    frame = frame[(frame["mode"] == "agg") & frame["model_path"].isin(list(aic_layouts.MODELS))]
-    frame = frame[frame["source_tag"].astype(str).str.match("2026-|db-dump")]
+    frame = aic_loops.measured(measured("aic_e2e"), "b200_sxm")
+    frame = frame[frame["model_path"].isin(list(aic_layouts.MODELS))]
     frame = frame[(frame["moe_ep_size"] > 1) | (frame["attention_dp_size"] > 1)]
     frame = frame[frame["backend"] != "vllm"]
     layouts: dict[object, set[object]] = {}
-    for row in aic_layouts.records(frame):
+    for row in harness.records(frame):
         key = (row["backend"], row["isl"], row["osl"], row["silicon_ttft_ms"])
         layouts.setdefault(key, set()).add(aic_layouts.normalised(row))
     assert sum(len(found) > 1 for found in layouts.values()) == 0

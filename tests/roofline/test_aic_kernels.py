@@ -178,11 +178,11 @@ def test_decode_attention_takes_what_the_package_answers(context: int) -> None:
 @pytest.mark.usefixtures("package")
 def test_the_coverage_names_rows_and_what_the_law_gives() -> None:
     """Latent attention is the law's; experts of MXFP4 on Blackwell have inputs of 8 bits."""
-    (line,) = measured_kernels(place("B200", "gpt-oss-120b"), 4).coverage().lines  # type: ignore[union-attr]
+    (line,) = measured_kernels(place("B200", "gpt-oss-120b"), 4).coverage().lines  # type: ignore[union-attr]  # it has tables
     assert line.startswith("aiconfigurator-core 0.12.0 (b200_sxm, vllm 0.24.0): measured are GEMM")
     assert "experts (mxfp4: rows w4a8_mxfp4_mxfp8 of sglang, power_law_1.01)" in line
     assert line.endswith("elementwise by the law, collectives by the links")
-    lines = measured_kernels(place("B200", "deepseek-v3", "trtllm-1"), 8).coverage().lines  # type: ignore[union-attr]
+    lines = measured_kernels(place("B200", "deepseek-v3", "trtllm-1"), 8).coverage().lines  # type: ignore[union-attr]  # it has tables
     assert lines[-1] == "latent attention and recurrent layers by the law"
 
 

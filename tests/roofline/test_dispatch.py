@@ -19,7 +19,7 @@ def brute_force_end(
     """When the last kernel ends, kernel by kernel.
 
     The CPU issues kernels one after the other; the GPU runs them in order, none before it is
-    issued. With a `queue_depth` the CPU waits while so many issued kernels have not yet started.
+    issued. With a `queue_depth` the CPU waits while as many issued kernels have not yet started.
     """
     starts: list[float] = []
     cpu = gpu = 0.0

@@ -23,7 +23,7 @@ from simcluster.roofline.kernels import KernelTimer
 from simcluster.roofline.measured import measured_kernels
 from simcluster.roofline.measured.base import Gemm, gemm_of
 from simcluster.roofline.measured.curve import RatioCurve
-from simcluster.roofline.measured.own import OwnKernels
+from simcluster.roofline.measured.own import _ELEMENTWISE, _UNUSED, OwnKernels
 from simcluster.roofline.operators import Operator, head_operators, layer_operators
 from simcluster.roofline.sources import StepTimeFactory, StepTimeSource, source_of
 from simcluster.runs.compare import compare
@@ -429,6 +429,42 @@ def test_the_coverage_says_what_is_measured_and_how_far_steps_go_beyond(tmp_path
     )
     assert "gemm of bf16 at m of 1 to 512 (table: 1 to 256)" in beyond
     assert unused == "rows of CPU time are not used"
+
+
+def test_every_operator_of_a_file_is_used_or_said_not_to_be(tmp_path: Path) -> None:
+    """Rows of one multiplication of experts are no call of a whole layer."""
+    used = {"gemm", "moe", "attention_prefill", "attention_decode", *_ELEMENTWISE}
+    assert used | set(_UNUSED) == set(kernel_file.NEEDS)
+    lines = [*gemms((1, 1.0), (512, 1.0)), "grouped_gemm,8,4096,4096,,,,,,8,2,bf16,50"]
+    measured = measured_kernels(llama(kernel_file.read(written(tmp_path, *lines))), 1)
+    assert measured is not None
+    assert measured.coverage().lines[-1] == (
+        "rows of single multiplications of experts are not used"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "brought"), [("bf16", False), ("fp8", True), ("fp8-block", True)]
+)
+def test_bringing_inputs_to_8_bits_is_added_to_what_a_file_has(
+    tmp_path: Path, dtype: str, brought: bool
+) -> None:
+    """A file has the multiplication alone; behind attention the engine has a kernel before it."""
+    lines = [gemm(m, 4096, 4096, 40.0, dtype) for m in (1, 64, 512)]
+    where = llama(kernel_file.read(written(tmp_path, *lines)))
+    where = dataclasses.replace(
+        where, model=dataclasses.replace(where.model, weight_dtype=dtype, kv_dtype=None)
+    )
+    gpu, engine = where.cluster.gpu, where.engine
+    timer = KernelTimer(gpu, engine.kernel_generation, quantises=engine.quantises)
+    operators = layer_operators(where.model, where.model.spec.layers[0].layer, 1, 64)
+    output = next(op for op in operators if op.name == "o_proj")
+    measured = measured_kernels(where, 1)
+    assert measured is not None
+    (time_s,) = measured.times([output], timer)
+    # 2 bytes of each number read and 1 written.
+    before_s = timer.elementwise_s(3.0 * 64 * 4096, "activation") if brought else 0.0
+    assert time_s == pytest.approx(40e-6 + before_s, rel=1e-9)
 
 
 # In a scenario -----------------------------------------------------------------------------------

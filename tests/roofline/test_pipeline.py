@@ -443,7 +443,7 @@ def test_equal_batches_take_the_makespan_of_a_flow_shop(
 
 
 def period_s(pipeline: Pipeline, shape: StepShape, num_in_flight: int) -> float:
-    """Time between two steps of a batch (s) with so many in flight, each going round for ever."""
+    """Time between two steps of a batch (s), of which `num_in_flight` go round for ever."""
     ends = deque([0.0] * num_in_flight)
     for _ in range(200 * num_in_flight):
         ends.append(pipeline.push(ends.popleft(), shape))

@@ -45,7 +45,7 @@ def build(
 def simulate(schedule: KernelSchedule, queue_depth: int | None = None) -> float:
     """End of the last kernel after the first issue begins, kernel by kernel.
 
-    With a `queue_depth` the CPU waits while so many issued kernels have not yet started.
+    With a `queue_depth` the CPU waits while as many issued kernels have not yet started.
     """
     starts: list[float] = []
     cpu = gpu = 0.0

@@ -1,7 +1,7 @@
-"""The fitted sets of the catalogue's ``kernels.toml``, anew from the published measured sets.
+"""The fitted sets of ``kernels.toml`` and ``experts.toml``, again from the published measured sets.
 
 ``python -m simcluster.fidelity.calibrate.derive DATA_DIR`` prints them; the same data give the same
-text. Sets that are derived from others, not fitted, stand in the file alone.
+text. Sets of kernels that are derived from others, not fitted, stand in the file alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from simcluster import catalog
 from simcluster.catalog.specs import ExpertKernel, GPUSpec, KernelConstants
 from simcluster.catalog.toml_writer import to_toml
-from simcluster.fidelity.calibrate.fit import fit
+from simcluster.fidelity.calibrate.fit import first_kernel, fit
 from simcluster.fidelity.calibrate.readers import KERNELS
 from simcluster.fidelity.calibrate.readers.samples import Samples, joined
 from simcluster.fidelity.calibrate.readers.vidur import TRAINED
@@ -62,7 +62,6 @@ Blackwell it is the instruction of the peak."""
 _NEW_INSTRUCTIONS: Final = ("hopper", "hopper-2024", "blackwell")
 """Sets of GPUs whose peak takes other instructions."""
 _NOT_SERVED: Final = {
-    "ampere-ga100": (),
     "blackwell": ("int4 wna16", "mxfp4 trtllm", "fp8-block block-by-tokens", "fp8 by-tokens"),
     "blackwell-gb202": ("int4 wna16",),
 }
@@ -333,7 +332,7 @@ def fitted_sets(data: Path) -> dict[str, KernelConstants]:
             source=fitted.source,
             generation=fitted.generation,
         )
-    return _with_marlin(found)
+    return _with_stand_ins(found)
 
 
 def _served(kernel: ExpertKernel, fitted: FittedSet, constants: KernelConstants) -> ExpertKernel:
@@ -349,27 +348,18 @@ def _served(kernel: ExpertKernel, fitted: FittedSet, constants: KernelConstants)
 def _first(name: str) -> tuple[ExpertKernel, ...]:
     """Return first guesses of the kernels for experts that engines ship tuned tiles for."""
     return tuple(
-        ExpertKernel(
-            name=weights,
-            weights=weights,
-            tiles="by-experts",
-            mfu=0.4,
-            mbu=0.7,
-            smooth_p=3.0,
-            tile_s=0.0,
-            fixed_s=0.0,
-            number_s=0.0,
-            tuned=tuned,
-            tuned_gain=2.0,
-            source="",
-        )
+        replace(first_kernel(weights, "by-experts"), tuned=tuned)
         for (of, weights), tuned in _TUNED.items()
         if of == name
     )
 
 
-def _with_marlin(found: Mapping[str, KernelConstants]) -> dict[str, KernelConstants]:
-    """Give 4-bit weights the kernel that was measured on H100 where there is no other."""
+def _with_stand_ins(found: Mapping[str, KernelConstants]) -> dict[str, KernelConstants]:
+    """Give sets the kernels for experts that were measured elsewhere.
+
+    Marlin's of 4-bit weights is that of H100, the siblings of `_FP4` have its shares, and sets of
+    `_SAME_EXPERTS` have all kernels of another.
+    """
     (marlin,) = (kernel for kernel in found["hopper"].experts if kernel.name == _MARLIN)
     (fp4,) = (kernel for kernel in found["blackwell"].experts if kernel.name == _FP4)
     siblings = tuple(
@@ -397,13 +387,8 @@ def _with_marlin(found: Mapping[str, KernelConstants]) -> dict[str, KernelConsta
             here = served.name in [kernel.name for kernel in constants.experts]
             full[name] = constants.experts if here else (*constants.experts, served)
     return {
-        name: replace(constants, experts=full[_SAME_EXPERTS.get(name, name)])
+        name: replace(constants, experts=full.get(_SAME_EXPERTS.get(name, name), ()))
         for name, constants in found.items()
-        if _SAME_EXPERTS.get(name, name) in full
-    } | {
-        name: constants
-        for name, constants in found.items()
-        if _SAME_EXPERTS.get(name, name) not in full
     }
 
 

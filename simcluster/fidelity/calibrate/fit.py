@@ -21,6 +21,7 @@ from simcluster.fidelity.calibrate.law import (
     layer_sums,
     touched_experts,
     tuned_experts,
+    weights_and_tiles,
 )
 from simcluster.fidelity.calibrate.readers.samples import ELEMENTWISE, Mask, Samples, joined
 from simcluster.fidelity.calibrate.tiles import tiles_of
@@ -38,7 +39,7 @@ _SMALL: Final = 0.125
 _LARGE_CACHE: Final = 64e6
 """From this size on (bytes) a cache keeps weights from one timed call to the next."""
 _MATTER: Final = 2.0
-"""Mixed calls that take so many times as long as their chunk alone tell what decodes cost."""
+"""Mixed calls that take this many times as long as their chunk alone tell what decodes cost."""
 _CACHED: Final = 3.0
 """Largest share of bandwidth of elementwise kernels, out of the second-level cache."""
 _GAIN: Final = 8.0
@@ -181,7 +182,7 @@ def gemms_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
 def decodes_from_memory(rows: Samples, gpu: GPUSpec) -> Mask:
     """Which calls of attention do not find their keys and values in the second-level cache.
 
-    As `gemms_from_memory`. Where there are so few that the latency rules, it does not matter.
+    As `gemms_from_memory`. Where the latency rules, because they are few, it does not matter.
     """
     read = 2.0 * rows.bytes * rows["num_kv_heads"] * rows["head_dim"]
     read = read * rows["batch"] * rows["context"]
@@ -210,25 +211,18 @@ def _fit_experts(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> Ker
     return constants
 
 
+def first_kernel(weights: str, tiles: str) -> ExpertKernel:
+    """Return what the fit of a kernel for experts starts from, see `EXPERT_TERMS`."""
+    guesses: dict[str, Any] = {term.name: term.start * term.scale for term in EXPERT_TERMS}
+    name, source = f"{weights} {tiles}", "first guesses"
+    return ExpertKernel(name=name, weights=weights, tiles=tiles, source=source, **guesses)
+
+
 def _fit_kernel(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> ExpertKernel:
     start = expert_kernel(rows, gpu, constants)
     if start is None:
-        weights, _, tiles = str(rows.kernel[0]).partition(" ")
-        if not tiles:
-            weights = {2.0: "bf16", 1.0: "fp8"}.get(float(rows.bytes[0]), "int4")
-            tiles = "marlin" if weights == "int4" else "by-tokens"
-        start = ExpertKernel(
-            name=f"{weights} {tiles}",
-            weights=weights,
-            tiles=tiles,
-            mfu=0.4,
-            mbu=0.7,
-            smooth_p=3.0,
-            tile_s=0.2 * US,
-            fixed_s=20.0 * US,
-            number_s=1.0 * PS,
-            source="first guesses",
-        )
+        weights, tiles = weights_and_tiles(rows)
+        start = first_kernel(weights, tiles or ("marlin" if weights == "int4" else "by-tokens"))
     batch = rows["m"], rows["m"] * rows["top_k"], rows["num_experts"]
     tuned = tuned_experts(rows, start)
     heights = np.where(tuned, tiles_of(TUNED, *batch)[0], tiles_of(start.tiles, *batch)[0])

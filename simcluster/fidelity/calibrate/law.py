@@ -123,15 +123,22 @@ def moe_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray
 
 def expert_kernel(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> ExpertKernel | None:
     """Return the kernel for experts that all `rows` have; the engine's own where none is named."""
-    name = str(rows.kernel[0])
-    if not name:
-        weights = {2.0: "bf16", 1.0: "fp8"}.get(float(rows.bytes[0]), "int4")
+    weights, tiles = weights_and_tiles(rows)
+    if not tiles:
         return kernel_for(gpu, constants.experts, weights)
-    weights, tiles = name.split()
     for kernel in constants.experts:
         if (kernel.weights, kernel.tiles) == (weights, tiles):
             return kernel
     return None
+
+
+def weights_and_tiles(rows: Samples) -> tuple[str, str]:
+    """Return weights and rule of tiles of the kernel for experts of `rows`; ``""`` for no rule.
+
+    Rows that name no kernel have the usual weights of as many bytes.
+    """
+    weights, _, tiles = str(rows.kernel[0]).partition(" ")
+    return weights or {2.0: "bf16", 1.0: "fp8"}.get(float(rows.bytes[0]), "int4"), tiles
 
 
 def grouped_s(rows: Samples, gpu: GPUSpec, constants: KernelConstants) -> FloatArray:

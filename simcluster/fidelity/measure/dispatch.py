@@ -55,7 +55,7 @@ def issue_s(call: Call, device: torch.device) -> float:
 
 
 def _graph(kernel: Callable[[], None], kernels: int) -> Callable[[], object]:
-    """Return what launches a captured graph of so many kernels."""
+    """Return what launches a captured graph of `kernels` kernels."""
     import torch
 
     def all_kernels() -> None:

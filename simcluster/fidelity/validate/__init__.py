@@ -5,6 +5,7 @@ module              idea
 ==================  =============================================================
 base                a check: errors of one quantity in one regime, and its limits
 harness             a measured row -> a simulated run
+aic_loops           rows and lengths that the four checks of aic_e2e share
 kernel_checks       single kernels against the operator-level sets
 aic_e2e             InferenceMAX, dense models
 aic_layouts         InferenceX with expert and data parallelism

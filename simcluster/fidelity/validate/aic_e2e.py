@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from simcluster.catalog.specs import EngineProfile
+from simcluster.fidelity.validate.aic_loops import FOLDER, GPUS, SHORTEST, lengths, measured
 from simcluster.fidelity.validate.base import Check, check
-from simcluster.fidelity.validate.harness import environment, records, serve, table
-from simcluster.rng import stream
+from simcluster.fidelity.validate.harness import environment, records, serve
 from simcluster.units import FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DATA_SET: Final = "aic_e2e"
+DATA_SET: Final = FOLDER
 MODEL: Final = "llama-3.1-70b"
-GPUS: Final = {"h100_sxm": "H100", "b200_sxm": "B200"}
 MODELS: Final = {"meta-llama/Llama-3.1-70B": MODEL}
 """Dense models of the set, by their names in it."""
 ENGINES: Final = {"vllm": "vllm-0.11", "trtllm": "trtllm-1"}
@@ -37,23 +36,8 @@ WAITING: Final = {"prefill_wait_steps": 20, "prefill_wait_share": 0.9}
 below 8 (``70b_fp8_b200_trt_slurm.sh``: batch_wait_timeout_iters, batch_wait_max_tokens_ratio)."""
 _SHORT: Final = 1024
 _WHOLE_NODE: Final = 8
-SHORTEST: Final = 0.8
-"""Lengths are uniform from this share of the nominal length to it (RANDOM_RANGE_RATIO)."""
 ROUNDS: Final = 10
 """Requests per client (num-prompts = 10 x concurrency)."""
-_COLUMNS: Final = (
-    "backend",
-    "model_path",
-    "precision",
-    "mode",
-    "isl",
-    "osl",
-    "batch_size",
-    "tp_size",
-    "silicon_ttft_ms",
-    "silicon_tpot_ms",
-    "source_tag",
-)
 
 
 def checks(data_dir: Path) -> list[Check]:
@@ -109,10 +93,8 @@ def checks(data_dir: Path) -> list[Check]:
 
 def rows(data_dir: Path, system: str) -> pd.DataFrame:
     """Return the closed-loop runs of dense models in 16 or 8 bits of a system."""
-    frame = table(data_dir / DATA_SET / f"{system}.csv.gz", _COLUMNS)
-    tag = frame["source_tag"].astype(str)
-    keep = tag.str.startswith("2026-") | tag.str.startswith("db-dump/")
-    keep &= (frame["mode"] == "agg") & frame["precision"].isin(["bf16", "fp8"])
+    frame = measured(data_dir, system)
+    keep = frame["precision"].isin(["bf16", "fp8"])
     keep &= frame["model_path"].isin(list(MODELS)) & frame["backend"].isin(list(ENGINES))
     return frame[keep]
 
@@ -132,11 +114,7 @@ def simulated(
     ttft, tpot = [], []
     for row in records(frame):
         clients = int(row["batch_size"])
-        rng = stream(0, DATA_SET)
-        prompts, outputs = (
-            rng.integers(int(SHORTEST * longest), int(longest) + 1, rounds * clients)
-            for longest in (row["isl"], row["osl"])
-        )
+        prompts, outputs = lengths(row["isl"], row["osl"], rounds * clients)
         engine: str | EngineProfile = ENGINES[row["backend"]]
         changes: dict[str, Any] = {"max_num_seqs": clients}
         if row["backend"] == "vllm" and gpu == GPUS["b200_sxm"]:

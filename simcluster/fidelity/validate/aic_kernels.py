@@ -21,9 +21,9 @@ import numpy as np
 from simcluster.catalog import config_json
 from simcluster.catalog.layers import ModelSpec
 from simcluster.config import AICONFIGURATOR, Environment
+from simcluster.fidelity.validate.aic_loops import GPUS, lengths, measured
 from simcluster.fidelity.validate.base import Check, UnavailableError, check
-from simcluster.fidelity.validate.harness import environment, records, serve, table
-from simcluster.rng import stream
+from simcluster.fidelity.validate.harness import environment, records, serve
 from simcluster.roofline.measured.aic import AicKernels
 from simcluster.roofline.measured.base import Gemm, Heads
 from simcluster.units import FloatArray
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DATA_SET: Final = "aic_kernels"
-RUNS: Final = "aic_e2e"
-"""Folder of the served runs."""
-GPUS: Final = {"h100_sxm": "H100", "b200_sxm": "B200"}
 ENGINES: Final = {"vllm": "vllm-0.19", "trtllm": "trtllm-1", "sglang": "sglang-0.5"}
 """vLLM 0.15 to 0.19, TensorRT-LLM 1.2, SGLang 0.5.9."""
 TOKEN_BUDGET: Final = {"vllm": 8192, "trtllm": 16384, "sglang": 16384}
@@ -47,9 +44,8 @@ MODELS: Final = {
     "deepseek-ai/DeepSeek-V3": "deepseek-v3",
 }
 WHOLE_NODE: Final = 8
-"""Rows of DeepSeek are those of SGLang in fp8 on so many GPUs: fewer do not hold it. Rows named R1
-mix runs with and without multi-token prediction (one day, one configuration: TPOT 5.8 and 8.6
-ms)."""
+"""GPUs of the rows of DeepSeek, which are SGLang's in fp8: fewer do not hold it. Rows named R1 mix
+runs with and without multi-token prediction (one day, one configuration: TPOT 5.8 and 8.6 ms)."""
 CHECKPOINTS: Final = {
     ("MiniMaxAI/MiniMax-M2.5", "fp4"): "nvidia--MiniMax-M2.5-NVFP4_config.json",
     ("moonshotai/Kimi-K2.5", "fp4"): "nvidia--Kimi-K2.5-NVFP4_config.json",
@@ -60,11 +56,11 @@ GPT_OSS_ON_B200: Final[dict[str, Any]] = {
     "fuses_allreduce_max_bytes": 32.0 * 2**20,
 }
 """InferenceX's gptoss_fp4_b200.sh: fuse_allreduce_rms, and kv-cache-dtype fp8."""
-SHORTEST: Final = 0.8
-"""Lengths are uniform from this share of the nominal length to it (RANDOM_RANGE_RATIO)."""
 ROUNDS: Final = 4
 """Requests per client; the runs had 10, which gives means within 1 % of these."""
 MOST_CLIENTS: Final = 256
+"""Clients of the largest runs. 16 runs with 512 are left out: 9 of gpt-oss on H100, which stalled
+(`aic_moe.STALLED_CLIENTS`), and 7 of MiniMax-M2.5 on B200."""
 _EIGHT_BIT: Final = "fp8"
 _ROWS: Final = (1, 4, 16, 64, 256, 1024, 4096)
 _WIDTHS: Final = (
@@ -80,21 +76,6 @@ _HEADS: Final = ((32, 8), (8, 1), (16, 2), (64, 8))
 _BATCHES: Final = (1, 8, 32, 128)
 _CONTEXTS: Final = (512, 2048, 8192, 32768)
 _PROMPTS: Final = (256, 1024, 4096, 8192)
-_COLUMNS: Final = (
-    "backend",
-    "model_path",
-    "precision",
-    "mode",
-    "isl",
-    "osl",
-    "batch_size",
-    "tp_size",
-    "attention_dp_size",
-    "moe_ep_size",
-    "silicon_ttft_ms",
-    "silicon_tpot_ms",
-    "source_tag",
-)
 
 
 def checks(data_dir: Path) -> list[Check]:
@@ -164,7 +145,7 @@ def _kernels(gpu: str, model: str, tp_size: int) -> AicKernels:
 
 def _known(pairs: Iterable[tuple[float | None, float]]) -> tuple[FloatArray, FloatArray]:
     """Return tables' and law's times (s) of the calls that the tables have."""
-    kept = [(measured, law_s) for measured, law_s in pairs if measured is not None]
+    kept = [(table_s, law_s) for table_s, law_s in pairs if table_s is not None]
     both = np.array(kept, dtype=np.float64).reshape(-1, 2)
     return both[:, 0], both[:, 1]
 
@@ -226,10 +207,8 @@ def _joined(
 
 def rows(data_dir: Path, system: str) -> pd.DataFrame:
     """Return the closed-loop runs of mixtures of experts on tensor-parallel ranks of a system."""
-    frame = table(data_dir / RUNS / f"{system}.csv.gz", _COLUMNS)
-    tag = frame["source_tag"].astype(str)
-    keep = tag.str.startswith("2026-") | tag.str.startswith("db-dump/")
-    keep &= (frame["mode"] == "agg") & frame["model_path"].isin(list(MODELS))
+    frame = measured(data_dir, system)
+    keep = frame["model_path"].isin(list(MODELS))
     keep &= frame["backend"].isin(list(ENGINES)) & (frame["batch_size"] <= MOST_CLIENTS)
     keep &= (frame["attention_dp_size"] == 1) & (frame["moe_ep_size"] == 1)
     deepseek = frame["model_path"].str.startswith("deepseek-ai/")
@@ -258,11 +237,7 @@ def simulated(gpu: str, frame: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
 def _served(gpu: str, row: dict[str, Any]) -> tuple[float, float]:
     """Return mean TTFT and TPOT (ms) of one run."""
     clients = int(row["batch_size"])
-    rng = stream(0, RUNS)
-    prompts, outputs = (
-        rng.integers(int(SHORTEST * longest), int(longest) + 1, ROUNDS * clients)
-        for longest in (row["isl"], row["osl"])
-    )
+    prompts, outputs = lengths(row["isl"], row["osl"], ROUNDS * clients)
     requests = serve(
         place(gpu, row),
         prompts,

@@ -20,23 +20,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
+from simcluster.fidelity.validate.aic_loops import GPUS, lengths, measured
 from simcluster.fidelity.validate.base import Check, check
-from simcluster.fidelity.validate.harness import environment, records, serve, table
-from simcluster.rng import stream
+from simcluster.fidelity.validate.harness import environment, records, serve
 from simcluster.roofline.layout import Layout
 from simcluster.units import FloatArray
 
-if TYPE_CHECKING:
-    pass
-
 DATA_SET: Final = "aic_layouts"
-FOLDER: Final = "aic_e2e"
-"""Where its rows are."""
-GPUS: Final = {"h100_sxm": "H100", "b200_sxm": "B200"}
 MODELS: Final = {
     "deepseek-ai/DeepSeek-R1": "deepseek-v3",
     "deepseek-ai/DeepSeek-V3": "deepseek-v3",
@@ -60,27 +54,8 @@ KV_DTYPES: Final = {"trtllm": "fp8", "sglang": "fp8", "vllm": None}
 TOKEN_BUDGET: Final = {"vllm": 8192, "sglang": 16384}
 """Tokens of a step: vLLM's default on these GPUs, SGLang's ``--chunked-prefill-size``.
 TensorRT-LLM's follows the load: `_budget`."""
-SHORTEST: Final = 0.8
-"""Lengths are uniform from this share of the nominal length to it (RANDOM_RANGE_RATIO)."""
 ROUNDS: Final = 4
 """Requests per client, of the 10 that were measured: mean TPOT moves by less than 2 % with all."""
-_COLUMNS: Final = (
-    "backend",
-    "model_path",
-    "precision",
-    "mode",
-    "isl",
-    "osl",
-    "batch_size",
-    "concurrency",
-    "tp_size",
-    "attention_dp_size",
-    "moe_tp_size",
-    "moe_ep_size",
-    "silicon_ttft_ms",
-    "silicon_tpot_ms",
-    "source_tag",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +101,16 @@ def checks(data_dir: Path) -> list[Check]:
 
 def rows(data_dir: Path, system: str) -> list[Loop]:
     """Return the closed loops of `system` with expert or data parallelism, each once."""
-    frame = table(data_dir / FOLDER / f"{system}.csv.gz", _COLUMNS)
-    tag = frame["source_tag"].astype(str)
-    keep = tag.str.startswith("2026-") | tag.str.startswith("db-dump/")
-    keep &= (frame["mode"] == "agg") & frame["model_path"].isin(list(MODELS))
+    frame = measured(data_dir, system)
+    keep = frame["model_path"].isin(list(MODELS))
     keep &= (frame["moe_ep_size"] > 1) | (frame["attention_dp_size"] > 1)
-    speculative = (frame["backend"] == "trtllm") & ~tag.str.startswith("db-dump/")
+    speculative = (frame["backend"] == "trtllm") & ~frame["source_tag"].str.startswith("db-dump/")
     keep &= ~(speculative & frame["model_path"].str.contains("DeepSeek"))
     found: dict[tuple[object, ...], Loop] = {}
     for row in records(frame[keep]):
         loop = _loop(row, GPUS[system])
-        measured = round(loop.ttft_ms, 1), round(loop.tpot_ms, 2), loop.isl, loop.osl
-        found.setdefault((loop.backend, *measured), loop)
+        same = round(loop.ttft_ms, 1), round(loop.tpot_ms, 2), loop.isl, loop.osl
+        found.setdefault((loop.backend, *same), loop)
     return list(found.values())
 
 
@@ -178,11 +151,7 @@ def simulated(loops: list[Loop], rounds: int = ROUNDS) -> tuple[FloatArray, Floa
     """Return mean TTFT and TPOT (ms) of `loops`, each of shape ``(n,)``."""
     ttft, tpot = [], []
     for loop in loops:
-        rng = stream(0, DATA_SET)
-        prompts, outputs = (
-            rng.integers(int(SHORTEST * longest), longest + 1, rounds * loop.clients)
-            for longest in (loop.isl, loop.osl)
-        )
+        prompts, outputs = lengths(loop.isl, loop.osl, rounds * loop.clients, DATA_SET)
         where = environment(
             loop.gpu,
             loop.model,

@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from simcluster.fidelity.validate.aic_e2e import DATA_SET, KV_DTYPES, SHORTEST, TOKEN_BUDGET
+from simcluster.fidelity.validate.aic_e2e import DATA_SET, KV_DTYPES, TOKEN_BUDGET
+from simcluster.fidelity.validate.aic_loops import GPUS, lengths, measured
 from simcluster.fidelity.validate.base import Check, check
-from simcluster.fidelity.validate.harness import environment, records, serve, table
-from simcluster.rng import stream
-from simcluster.roofline.memory import kv_blocks
+from simcluster.fidelity.validate.harness import environment, records, serve
 from simcluster.units import FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd
 
-GPUS: Final = {"h100_sxm": "H100", "b200_sxm": "B200"}
 MODELS: Final = {
     "openai/gpt-oss-120b": "gpt-oss-120b",
     "MiniMaxAI/MiniMax-M2.5": "minimax-m2",
@@ -38,28 +36,12 @@ _BITS: Final = {"fp8": "8-bit weights", "fp4": "4-bit weights", "int4": "4-bit w
 SEVERAL_TOKENS: Final = (("1.2.0rc6.post3", None), ("1.1.0rc2.post2", 8.0))
 """Versions (and degrees) of TensorRT-LLM that served DeepSeek with several tokens a step (MTP): at
 the same settings they take 0.45 to 0.8 of the time of 1.2.0rc6.post2. Not simulated."""
-MOST_CLIENTS: Final = 512
-"""Runs of gpt-oss on H100 with so many are left out: their time per token is a third of that with
-64 clients, with 20 to 460 s to the first."""
+STALLED_CLIENTS: Final = 512
+"""Clients of gpt-oss on H100 from which on runs are left out: the time per token is a third of the
+one with 64 clients, with 20 to 460 s to the first."""
 _ROUNDS: Final = 3
 _MEASURED_ROUNDS: Final = 10
 """Requests per client here and in the measured runs, whose first meet all others."""
-_COLUMNS: Final = (
-    "backend",
-    "backend_version",
-    "model_path",
-    "precision",
-    "mode",
-    "isl",
-    "osl",
-    "batch_size",
-    "tp_size",
-    "attention_dp_size",
-    "moe_ep_size",
-    "silicon_ttft_ms",
-    "silicon_tpot_ms",
-    "source_tag",
-)
 _KEYS: Final = ("backend", "model", "precision", "isl", "osl", "batch_size", "tp_size")
 
 
@@ -96,24 +78,22 @@ def _compared(
     model: str = "mixtures of experts",
 ) -> Check:
     gpus = ", ".join(dict.fromkeys(gpu for part in parts for gpu in part["gpu"]))
-    measured, guess = (
+    truth, guess = (
         np.concatenate([part[column].to_numpy(dtype=np.float64) for part in parts])
         for column in (f"silicon_{quantity.lower()}_ms", quantity.lower())
     )
     about = partial(check, unit="ms", data_set=DATA_SET, gpu=gpus, model=model, regime=regime)
     must, aim = limits or (None, None)
-    return about(measured, guess, quantity=quantity, must=must, aim=aim)
+    return about(truth, guess, quantity=quantity, must=must, aim=aim)
 
 
 def rows(data_dir: Path, system: str) -> pd.DataFrame:
     """Return the closed-loop runs of mixtures on one node, all experts on every rank."""
-    frame = table(data_dir / DATA_SET / f"{system}.csv.gz", _COLUMNS)
-    tag = frame["source_tag"].astype(str)
-    keep = tag.str.startswith("2026-") | tag.str.startswith("db-dump/")
-    keep &= (frame["mode"] == "agg") & (frame["moe_ep_size"] == 1)
+    frame = measured(data_dir, system)
+    keep = frame["moe_ep_size"] == 1
     keep &= (frame["attention_dp_size"].fillna(1) == 1) & (frame["tp_size"] <= 8)
     keep &= frame["model_path"].isin(list(MODELS)) & frame["backend"].isin(list(ENGINES))
-    keep &= ~((system == "h100_sxm") & (frame["batch_size"] >= MOST_CLIENTS))
+    keep &= ~((system == "h100_sxm") & (frame["batch_size"] >= STALLED_CLIENTS))
     deepseek = frame["model_path"].str.startswith("deepseek-ai/")
     for version, degree in SEVERAL_TOKENS:
         there = frame["backend_version"].astype(str) == version
@@ -143,11 +123,7 @@ def _one(gpu: str, row: dict[str, Any]) -> tuple[float, float]:
     are weighted so that they count for a tenth.
     """
     clients = int(row["batch_size"])
-    rng = stream(0, DATA_SET)
-    prompts, outputs = (
-        rng.integers(int(SHORTEST * longest), int(longest) + 1, _ROUNDS * clients)
-        for longest in (row["isl"], row["osl"])
-    )
+    prompts, outputs = lengths(row["isl"], row["osl"], _ROUNDS * clients)
     where = environment(
         gpu,
         row["model"],
@@ -158,20 +134,14 @@ def _one(gpu: str, row: dict[str, Any]) -> tuple[float, float]:
         kv_dtype=KV_DTYPES[gpu],
         changes={"max_num_seqs": clients},
     )
-    tp_size, running = int(row["tp_size"]), clients
-    if row["backend"] == "trtllm":
-        # GUARANTEED_NO_EVICT: a request is admitted when its whole output has room.
-        blocks = kv_blocks(where.model, where.cluster.gpu, where.engine, tp_size, key="tp_size")
-        mean = float(prompts.mean() + outputs.mean())
-        running = min(clients, int(blocks * where.engine.block_size / mean))
     requests = serve(
         where,
         prompts,
         outputs,
-        tp_size=tp_size,
+        tp_size=int(row["tp_size"]),
         concurrency=clients,
         chunk_size=TOKEN_BUDGET[row["backend"]],
-        max_num_seqs=running,
+        max_num_seqs=clients,
     )
     first = 1.0 / _MEASURED_ROUNDS
     weights = np.full(len(prompts), (1.0 - first) / (len(prompts) - clients))

@@ -68,12 +68,44 @@ _TIMES: Final = ("TTFT", "TPOT")
 
 
 def _mixture(
-    bits: int, engine: str, gpu: str, model: str, weights: str, served: str, fitted: int = 0
+    bits: int, engine: str, gpu: str, model: str, weights: str, served: str, fit: str = "held out"
 ) -> Row:
     """Return the row of InferenceMAX's closed loops of a mixture of experts."""
     kind, found = Kind("MoE", bits, "NVLink", engine), _same(model, f"{engine}, {weights}", *_TIMES)
-    fit = f"{fitted} of 60 fitted" if fitted else "held out"
     return Row(kind, "aic_e2e", gpu, found, served, fit)
+
+
+def _loops(engine: str, regime: str, gpu: str, degrees: str, fit: str) -> Row:
+    """Return the row of InferenceMAX's closed loops of Llama-3.1-70B."""
+    kind, found = Kind(_DENSE, 8, "NVLink", engine), _same("llama-3.1-70b", regime, *_LOOP)
+    return Row(kind, "aic_e2e", gpu, found, f"closed loops of Llama-3.1-70B, TP {degrees}", fit)
+
+
+def _replay(gpu: str) -> Row:
+    """Return the row of one of LLMServingSim's replays."""
+    kind, served = Kind(_DENSE, 16, "PCIe", "vllm-0.19"), "means of one replay, Llama-3.1-8B, TP 1"
+    return Row(kind, "llmservingsim_vllm", gpu, _REPLAY, served, "fitted")
+
+
+def _l20(regime: str) -> Row:
+    """Return the row of steps on L20 under one tensor-parallel degree."""
+    found = _steps("qwen2.5-7b", (regime, "prefill step"), (regime, "decode step"))
+    served = f"single steps of Qwen2.5-7B, {regime}"
+    kind = Kind(_DENSE, 16, "PCIe", "vllm-0.11")
+    return Row(kind, "l20_five_systems", "L20", found, served, "held out")
+
+
+def _nightly(model: str, gpu: str, check: tuple[str, str], served: str, fit: str) -> Row:
+    """Return the row of one of vLLM's nightly latency tests; `check` is its model and regime."""
+    kind = Kind(model, 16, "NVLink", "vllm-0.7")
+    found = {"E2E": (*check, "latency")}
+    return Row(kind, "published_anchors", gpu, found, f"one batch of {served}", fit)
+
+
+def _splitwise(gpu: str, fit: str) -> Row:
+    """Return the row of Splitwise's fixed batches on one GPU."""
+    kind, served = Kind(_DENSE, 16, "NVLink", "vllm-0.2"), "single steps of Llama-2-70B, TP 2 to 8"
+    return Row(kind, "splitwise_perf", gpu, _SPLITWISE, served, fit)
 
 
 ROWS: Final = (
@@ -102,7 +134,13 @@ ROWS: Final = (
         "closed loops of MiniMax-M2.5, TP 2 and 4",
     ),
     _mixture(
-        4, "vllm-0.19", "H100", "gpt-oss-120b", "mxfp4", "closed loops of gpt-oss-120b, TP 2 to 8"
+        4,
+        "vllm-0.19",
+        "H100",
+        "gpt-oss-120b",
+        "mxfp4",
+        "closed loops of gpt-oss-120b, TP 2 to 8",
+        "2 of 60 fitted",
     ),
     _mixture(
         4, "vllm-0.19", "B200", "gpt-oss-120b", "mxfp4", "closed loops of gpt-oss-120b, TP 1 to 8"
@@ -135,94 +173,24 @@ ROWS: Final = (
         "nvfp4",
         "closed loops of DeepSeek-R1 (NVFP4), TP 4 and 8",
     ),
-    Row(
-        Kind(_DENSE, 8, "NVLink", "vllm-0.11-async"),
-        "aic_e2e",
-        "B200",
-        _same("llama-3.1-70b", "vllm-0.11", *_LOOP),
-        "closed loops of Llama-3.1-70B, TP 1 to 8",
-        "5 of 60 fitted",
-    ),
-    Row(
-        Kind(_DENSE, 8, "NVLink", "vllm-0.11"),
-        "aic_e2e",
-        "H100",
-        _same("llama-3.1-70b", "vllm-0.11", *_LOOP),
-        "closed loops of Llama-3.1-70B, TP 2 to 8",
-        "3 of 45 fitted",
-    ),
+    _loops("vllm-0.11-async", "vllm-0.11", "B200", "1 to 8", "5 of 60 fitted"),
+    _loops("vllm-0.11", "vllm-0.11", "H100", "2 to 8", "3 of 45 fitted"),
     _offline("NVLink", "vllm-0.11", "H100", "llama-3.1-8b", "Llama-3.1-8B, TP 1"),
-    Row(
-        Kind(_DENSE, 8, "NVLink", "trtllm-1"),
-        "aic_e2e",
-        "B200",
-        _same("llama-3.1-70b", "trtllm-1", *_LOOP),
-        "closed loops of Llama-3.1-70B, TP 1 to 8",
-        "7 of 72 fitted",
-    ),
+    _loops("trtllm-1", "trtllm-1", "B200", "1 to 8", "7 of 72 fitted"),
     _offline("NVLink", "trtllm-1", "H100", "llama-2-70b", "Llama-2-70B, PP 2"),
     _offline("NVLink", "trtllm-1", "H100", "llama-3.1-405b", "Llama-3.1-405B, TP 8"),
     _offline("PCIe", "vllm-0.11", "L40S", "llama-3.1-8b", "Llama-3.1-8B, TP 1"),
-    Row(
-        Kind(_DENSE, 16, "PCIe", "vllm-0.19"),
-        "llmservingsim_vllm",
-        "RTX 4090",
-        _REPLAY,
-        "means of one replay, Llama-3.1-8B, TP 1",
-        "fitted",
+    _replay("RTX 4090"),
+    _replay("RTX PRO 6000"),
+    _l20("TP 1"),
+    _l20("TP 4, lower clocks"),
+    _nightly(
+        _DENSE, "A100-80GB SXM", ("llama-3.1-8b", "nightly, TP 1"), "Llama-3.1-8B, TP 1", "held out"
     ),
-    Row(
-        Kind(_DENSE, 16, "PCIe", "vllm-0.19"),
-        "llmservingsim_vllm",
-        "RTX PRO 6000",
-        _REPLAY,
-        "means of one replay, Llama-3.1-8B, TP 1",
-        "fitted",
+    _nightly(
+        _DENSE, "H100 SXM", ("llama-3.1-8b", "nightly, TP 1"), "Llama-3.1-8B, TP 1", "held out"
     ),
-    Row(
-        Kind(_DENSE, 16, "PCIe", "vllm-0.11"),
-        "l20_five_systems",
-        "L20",
-        _steps("qwen2.5-7b", ("TP 1", "prefill step"), ("TP 1", "decode step")),
-        "single steps of Qwen2.5-7B, TP 1",
-        "held out",
-    ),
-    Row(
-        Kind(_DENSE, 16, "PCIe", "vllm-0.11"),
-        "l20_five_systems",
-        "L20",
-        _steps(
-            "qwen2.5-7b",
-            ("TP 4, lower clocks", "prefill step"),
-            ("TP 4, lower clocks", "decode step"),
-        ),
-        "single steps of Qwen2.5-7B, TP 4, lower clocks",
-        "held out",
-    ),
-    Row(
-        Kind(_DENSE, 16, "NVLink", "vllm-0.7"),
-        "published_anchors",
-        "A100-80GB SXM",
-        {"E2E": ("llama-3.1-8b", "nightly, TP 1", "latency")},
-        "one batch of Llama-3.1-8B, TP 1",
-        "held out",
-    ),
-    Row(
-        Kind(_DENSE, 16, "NVLink", "vllm-0.7"),
-        "published_anchors",
-        "H100 SXM",
-        {"E2E": ("llama-3.1-8b", "nightly, TP 1", "latency")},
-        "one batch of Llama-3.1-8B, TP 1",
-        "held out",
-    ),
-    Row(
-        Kind("MoE", 16, "NVLink", "vllm-0.7"),
-        "published_anchors",
-        "H100 SXM",
-        {"E2E": ("mixtral-8x7b", "nightly, TP 2", "latency")},
-        "one batch of Mixtral-8x7B, TP 2",
-        "fitted",
-    ),
+    _nightly("MoE", "H100 SXM", ("mixtral-8x7b", "nightly, TP 2"), "Mixtral-8x7B, TP 2", "fitted"),
     Row(
         Kind(_DENSE, 16, "PCIe", "vllm-0.7"),
         "EcoServe table 3",
@@ -239,22 +207,8 @@ ROWS: Final = (
         "traces, Llama-3.1-70B, TP 2 to 8",
         "held out",
     ),
-    Row(
-        Kind(_DENSE, 16, "NVLink", "vllm-0.2"),
-        "splitwise_perf",
-        "A100",
-        _SPLITWISE,
-        "single steps of Llama-2-70B, TP 2 to 8",
-        "fitted",
-    ),
-    Row(
-        Kind(_DENSE, 16, "NVLink", "vllm-0.2"),
-        "splitwise_perf",
-        "H100",
-        _SPLITWISE,
-        "single steps of Llama-2-70B, TP 2 to 8",
-        "held out",
-    ),
+    _splitwise("A100", "fitted"),
+    _splitwise("H100", "held out"),
     Row(
         Kind(_DENSE, 16, "NVLink", "vllm-0.2"),
         "distserve_fits",

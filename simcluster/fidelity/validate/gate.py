@@ -20,8 +20,9 @@ from simcluster.catalog.scores import (
     to_toml,
 )
 from simcluster.errors import DataError
+from simcluster.fidelity.validate.aic_kernels import DATA_SET as TABLES
 from simcluster.fidelity.validate.aic_layouts import DATA_SET as LAYOUTS
-from simcluster.fidelity.validate.aic_layouts import FOLDER as FOLDER_OF_LAYOUTS
+from simcluster.fidelity.validate.aic_loops import FOLDER as FOLDER_OF_LOOPS
 from simcluster.fidelity.validate.base import Check
 from simcluster.fidelity.validate.board import kind_scores
 from simcluster.fidelity.validate.eager_engines import DATA_SET as EAGER
@@ -30,7 +31,7 @@ from simcluster.fidelity.validate.run import Validation
 from simcluster.runs.output import write_whole
 
 MARGIN: Final = 0.02
-"""A governing error may grow by so much (share): two points."""
+"""A governing error may grow by this share: two points."""
 _NO_FOLDER: Final = {
     EAGER: Origin(
         "the sets splitwise_perf, sarathi_iter and distserve_fits, pooled", "as those of each"
@@ -38,7 +39,7 @@ _NO_FOLDER: Final = {
     ECOSERVE: Origin("EcoServe, arXiv 2504.18154, table 3", "a publication; figures only"),
 }
 """Sets without a folder, whose figures stand in the code."""
-_FOLDERS: Final = {LAYOUTS: FOLDER_OF_LAYOUTS}
+_FOLDERS: Final = {LAYOUTS: FOLDER_OF_LOOPS, TABLES: FOLDER_OF_LOOPS}
 """Sets that share the folder of another."""
 
 

@@ -31,13 +31,14 @@ ENGINE: Final = "vllm-0.11"
 ASYNC: Final = "vllm-0.11-async"
 """The same with ``--async-scheduling``."""
 GPU: Final = "A100"
-MODELS: Final = {
+MODELS: Final[dict[str, tuple[str, str | None]]] = {
     "Qwen/Qwen3-32B": ("qwen3-32b", None),
     "Qwen/Qwen3-32B-FP8": ("qwen3-32b", "fp8-block"),
     "Qwen/Qwen3-32B-AWQ": ("qwen3-32b", "int4"),
     "Qwen/Qwen3-235B-A22B-Instruct-2507": ("qwen3-235b-a22b", None),
     "Qwen/Qwen3-235B-A22B-Instruct-2507-FP8": ("qwen3-235b-a22b", "fp8-block"),
 }
+"""Model and weights by the name that is served."""
 LONG_MODELS: Final = {
     **MODELS,
     "openai/gpt-oss-120b": ("gpt-oss-120b", None),
@@ -48,9 +49,8 @@ LONG: Final = 1990
 """Mean tokens of a prompt from which on rows of both GPUs count: 500 prompts of 2000 or of 4000
 tokens, 100 of 32000."""
 _NO_ROOM: Final = ("h100", "vllm serve Qwen/Qwen3-32B", 32000)
-"""Left out: a GPU with so little beside the weights (17,000 tokens) has no room for such a prompt,
-so the command lacks a setting."""
-"""Model and weights by the name that is served."""
+"""GPU, command and tokens of prompts that are left out: beside the weights there is room for 17,000
+tokens, so the command lacks a setting."""
 BITS: Final = {None: 16, "fp8-block": 8, "int4": 4}
 _EIGHT: Final = 8
 _QUANTITIES: Final = (("output tokens/s", "tokens/s"), ("TTFT", "ms"), ("TPOT", "ms"))

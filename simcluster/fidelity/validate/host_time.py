@@ -26,6 +26,7 @@ from simcluster import catalog
 from simcluster.catalog.specs import EngineProfile
 from simcluster.fidelity.validate import (
     aic_e2e,
+    aic_loops,
     apex_e2e,
     blis_vllm015,
     llmservingsim_vllm,
@@ -127,7 +128,7 @@ def vllm_0_11(data_dir: Path) -> str:
 
     def means(x: Sequence[float]) -> tuple[FloatArray, FloatArray]:
         engine = replace(base, host_before_s=abs(x[0]) * MS, host_after_s=0.0, front_end_s=0.0)
-        return aic_e2e.simulated(aic_e2e.GPUS["h100_sxm"], some, vllm=engine)
+        return aic_e2e.simulated(aic_loops.GPUS["h100_sxm"], some, vllm=engine)
 
     def errors(x: Sequence[float]) -> FloatArray:
         return np.asarray(means(x)[1] / measured - 1.0)

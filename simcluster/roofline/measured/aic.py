@@ -108,6 +108,7 @@ class AicKernels(MeasuredKernels):
     """
 
     brings_inputs = ("fp8-block", "mxfp8", "nvfp4")
+    law_quantises = "fused"  # what stands in for weights by blocks holds bringing inputs to 8 bits
     knows_elementwise = False
 
     def in_call(self, operator: Operator) -> bool:
@@ -390,7 +391,7 @@ class Tables:
             self.names: Any = common
             try:
                 database = perf_database.get_database(system, backend, "current")
-            except Exception as error:
+            except Exception as error:  # the package has no class of its own for it
                 raise LookupError(f"{system}, {backend}: {error}") from None
             if database is None:
                 raise LookupError(f"{system}, {backend}")

@@ -135,6 +135,9 @@ class MeasuredKernels(ABC):
     brings_inputs: ClassVar[tuple[str, ...]] = ()
     """Weights whose multiplications hold bringing inputs to fewer bits in what is measured."""
 
+    law_quantises: ClassVar[str] = "left out"
+    """Of the law that is compared with what is measured: a file has the multiplication alone."""
+
     knows_elementwise: ClassVar[bool] = True
     """It may have measured elementwise kernels."""
 
@@ -142,8 +145,7 @@ class MeasuredKernels(ABC):
         self, model: ModelConfig, gpu: GPUSpec, engine: EngineProfile, tp_size: int
     ) -> None:
         self._model, self._tp_size = model, tp_size
-        # Without kernels that bring inputs to 8 bits: a table has the multiplication alone.
-        self._law = KernelTimer(gpu, engine.kernel_generation, quantises="fused")
+        self._law = KernelTimer(gpu, engine.kernel_generation, quantises=self.law_quantises)
         self._known: dict[object, float | None] = {}
         self._law_kinds: dict[Heads, AttentionKind] = {}
         self._curves: dict[tuple[Heads, int], RatioCurve | None] = {}

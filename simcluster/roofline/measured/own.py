@@ -52,6 +52,7 @@ _ELEMENTWISE: Final = {
 }
 """Our kernel, and numbers of 16 bits that it moves per element."""
 _UNUSED: Final = {
+    "grouped_gemm": "single multiplications of experts",
     "attention_mixed": "decodes beside a chunk in one kernel",
     "norm_only": "norms without a residual sum",
     "add": "residual sums",
