@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import simcluster
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
-from simcluster.config import RunConfig, SloConfig
+from simcluster.config import RunConfig, SloConfig, SloTargets
 from simcluster.engine import request_log
 from simcluster.errors import ConfigError, DataError
 from simcluster.frames.itl import GapsInParts
@@ -102,13 +102,51 @@ def test_a_summary_is_the_row_of_the_frames(
     assert short.summary.knows_itl is not held
     for name, value in row.items():
         if name.startswith("itl_s_") and held:
-            assert math.isnan(found[name])  # type: ignore[arg-type]
+            assert found[name] != found[name], f"{name} is not NaN"
         elif name.rpartition("_")[2] in ("p50", "p90", "p95", "p99"):
             assert found[name] == pytest.approx(value, rel=ERROR, nan_ok=True), name
         elif isinstance(value, float):
             assert found[name] == pytest.approx(value, rel=1e-9, nan_ok=True), name
         else:
             assert found[name] == value, name
+
+
+@pytest.mark.parametrize("criterion", ["joint", "marginal"])
+@pytest.mark.parametrize("rate_rps", [300.0, math.nan])
+def test_classes_and_batches_are_those_of_the_frames(
+    criterion: Literal["joint", "marginal"], rate_rps: float
+) -> None:
+    """The error of the attainment is that of the worst class, a row without a rate has its time."""
+    targets = {"chat": SloTargets(ttft_s=0.0018), "batch": SloTargets(tpot_s=0.0015)}
+    slo = replace(SLO, criterion=criterion, classes=targets)
+    where, strategy = toy_environment(vllm_engine(), slo), NoDG(name="one", instances=1)
+    load = toy_workload([(0.003 * (k % 4), 1 + 7 * k % 60, 1 + k % 20) for k in range(150)])
+    names = np.array(["batch" if k % 3 % 2 else "chat" for k in range(150)], dtype=object)
+    load = replace(load, slo_class=names)
+    settings = RunConfig(warmup_s=0.02, cooldown_s=0.1)
+    about: dict[str, Any] = {"strategy": "one", "rate_rps": rate_rps, "seed": 0}
+    result = run(where, strategy, load)
+    row = summarise(
+        result.columns["requests"],
+        slo=slo,
+        run=settings,
+        num_gpus=result.num_gpus,
+        instances=result.columns["instances"],
+        gaps=GapsInParts(result.columns, where),
+        **about,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(request_log, "CHUNK", 4)
+        patch.setattr(fold, "_AT_ONCE", 16)
+        short = run(where, strategy, load, summary=settings)
+    assert short.summary is not None
+    instances = short.columns["instances"]
+    found = short.summary.row(num_gpus=short.num_gpus, instances=instances, **about)
+    assert 0.0 < float(row["attainment_error"]) < 0.5
+    assert list(found) == list(row)
+    for name, value in row.items():
+        if name.rpartition("_")[2] not in ("p50", "p90", "p95", "p99") and name != "strategy":
+            assert found[name] == pytest.approx(value, rel=1e-9, nan_ok=True), name
 
 
 @given(values=st.lists(st.floats(0.0, 1e6), min_size=1, max_size=50))
