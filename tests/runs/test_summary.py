@@ -23,7 +23,7 @@ from simcluster.errors import ConfigError, DataError
 from simcluster.frames.itl import GapsInParts
 from simcluster.frames.metrics import summarise
 from simcluster.frames.summary import ERROR, Histogram
-from simcluster.runs import fold
+from simcluster.runs import compare, fold
 from simcluster.runs.result import FRAMES
 from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG, PaDG
@@ -206,6 +206,25 @@ def test_run_says_what_a_summary_lacks_and_reports_refuse(tmp_path: Path) -> Non
         simcluster.read(out).requests()
     with pytest.raises(DataError, match=r"run\.recorder"):
         simcluster.simulate(simcluster.load(file)).columns["requests"]
+
+
+def test_warnings_about_the_median_request_are_those_of_a_run_with_frames() -> None:
+    """A target that nobody can meet is said, whatever is kept of the run."""
+    changes = {"slo.ttft_s": 0.001, "run.max_time_s": 5.0}
+    document = {**DOCUMENT, "run": {}}
+    document["workload"] = {
+        **DOCUMENT["workload"],
+        "lengths": {"kind": "lognormal", "prompt_median": 400, "prompt_sigma": 1.0}
+        | {"output_median": 20, "output_sigma": 0.5},
+    }
+    said = []
+    for recorder in ("frames", "summary"):
+        scenario = simcluster.resolve(document, {**changes, "run.recorder": recorder})
+        cell = compare.choose(scenario, None, None)
+        said.append(compare.warnings_of(scenario, compare.run(scenario, cell)))
+    assert any("slo.ttft_s = 0.001 s is below" in line for line in said[0])
+    assert "recorder" in said[1][0]
+    assert said[1][1:] == said[0]
 
 
 def test_gaps_of_data_parallel_ranks_are_those_of_the_frames(
