@@ -11,6 +11,7 @@ import pytest
 from simcluster.config import Environment
 from simcluster.errors import ConfigError
 from simcluster.frames import unroll
+from simcluster.frames.metrics import level_over_time
 from simcluster.roofline.base import StepShape, StepTime
 from simcluster.roofline.layout import Layout
 from simcluster.roofline.of_environment import roofline_step_time
@@ -125,6 +126,15 @@ def test_requests_go_to_the_rank_with_the_fewest_and_waiting_ones_count_four() -
     assert [lanes[k] for k in range(8)] == [0, 1, 0, 1, 1, 1, 1, 0]
 
 
+def test_levels_over_time_are_those_of_all_ranks() -> None:
+    """Four equal requests on two ranks: all four run until the last token of all."""
+    load = toy_workload([(0.0, 30, 10)] * 4)
+    result = run(moe(), ranks(2, num_kv_blocks=30), load)
+    times, running = level_over_time(result.columns["spans"], "num_running")
+    assert set(running[:-1].tolist()) == {4.0}
+    assert (times[-1], running[-1]) == (result.end_s, 0.0)
+
+
 def test_each_rank_has_blocks_of_its_own() -> None:
     """The instances frame counts the blocks of all ranks, and memory is that of one GPU each."""
     where = moe()
@@ -216,12 +226,7 @@ def test_what_is_not_simulated_is_refused(changes: dict[str, Any], message: str)
     """With one line."""
     where = moe()
     where = replace(where, cluster=replace(where.cluster, network=None))
-    strategy = replace(
-        ranks(
-            2,
-        ),
-        **{"ep_size": 1, **changes},
-    )
+    strategy = replace(ranks(2), **{"ep_size": 1, **changes})
     with pytest.raises(ConfigError, match=message):
         run(where, strategy, toy_workload([(0.0, 20, 2)]))
 
