@@ -131,7 +131,7 @@ def objectives(space: Space, plans: list[Plan]) -> FloatArray:
 
 
 def samplers(cache: Path) -> None:
-    """Compare searches by the hypervolume they reach with so many plans judged.
+    """Compare searches by the hypervolume they reach after a number of plans judged.
 
     Once judged by the database, once by simulation; of the latter all are simulated beforehand and
     kept, so that a search is charged for its own time alone.

@@ -3,9 +3,9 @@
 python benchmarks/many_runs.py [--kills 20] [--duration 60] [--cpu]
 python benchmarks/many_runs.py --dask 4 --seeds 4 --duration 15    # 200 runs on four Dask workers
 
-With --cpu the gain is told from CPU time, which other work on the machine disturbs less than the
-clock: all of one process, over that of the parent and of the busier of two workers. With --dask so
-too, with a scheduler and workers on this machine.
+With --cpu the gain is measured in CPU time, which other work on the machine disturbs less than the
+clock: all of one process, over that of the parent and of the busier of two workers. With --dask a
+scheduler and workers run on this machine, and the gain is measured in CPU time too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def command(out: Path, jobs: int, duration_s: float) -> list[str]:
 
 
 def wall_s(jobs: int, duration_s: float) -> float:
-    """Return how long the sweep takes with so many workers (s)."""
+    """Return how long the sweep takes with `jobs` workers (s)."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         arguments = command(Path(folder) / "out", jobs, duration_s)
@@ -53,7 +53,7 @@ def wall_s(jobs: int, duration_s: float) -> float:
 
 
 def cpu_gain(duration_s: float, workers: int, seeds: int, address: str | None) -> float:
-    """Return the gain of so many workers on free cores over one process, from CPU times."""
+    """Return the gain of `workers` on free cores over one process, from CPU times."""
     changes = {"workload.duration_s": duration_s, "run.seeds": list(range(seeds))}
     scenario = simcluster.load(SCENARIO, changes)
     cells = sorted(sweep.cells(scenario), key=lambda cell: -(cell.rate_rps or 0.0))
@@ -93,7 +93,7 @@ def _timed(run: Any, scenario: Any, cell: Any) -> tuple[int, float, float, Any, 
 
 @contextlib.contextmanager
 def dask_cluster(workers: int) -> Iterator[str]:
-    """Give the address of a Dask scheduler with so many workers, processes of this machine."""
+    """Give the address of a Dask scheduler with `workers`, processes of this machine."""
     from distributed import Client
 
     def started(*arguments: str) -> subprocess.Popen[bytes]:
@@ -173,9 +173,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--duration", type=float, default=240.0, help="length of each run (s)")
     parser.add_argument("--repeat", type=int, default=2)
-    parser.add_argument("--cpu", action="store_true", help="tell the gain from CPU times alone")
+    parser.add_argument("--cpu", action="store_true", help="measure the gain in CPU time alone")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each strategy and rate")
-    parser.add_argument("--dask", type=int, default=0, help="so many Dask workers, from CPU times")
+    parser.add_argument(
+        "--dask",
+        type=int,
+        default=0,
+        help="number of Dask workers; the gain is measured in CPU time",
+    )
     options = parser.parse_args()
     if options.dask:
         with dask_cluster(options.dask) as address:

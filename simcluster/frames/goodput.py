@@ -103,7 +103,7 @@ class Goodput:
         return sign + three_digits(self.value)
 
     def per_gpu(self, gpus: float) -> float:
-        """Return requests per second and GPU, with so many GPUs held."""
+        """Return requests per second and GPU, with `gpus` held."""
         return self.value / gpus
 
     def per_cost(self, gpus: float, price_per_gpu_hour: float) -> float:

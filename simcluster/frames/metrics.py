@@ -649,7 +649,9 @@ def level_over_time(
     An instance's level is known at the ends of its spans and holds until the next one (no
     interpolation); it is 0 before the first. So what changes while an instance takes no steps, such
     as KV freed by the end of a transfer, shows at the end of its next span. Counts are added over
-    the instances, shares (``kv_usage``) averaged.
+    the instances, shares (``kv_usage``) averaged. So are those of the lanes of an instance, its
+    batches in flight (of a pipeline, of data-parallel ranks); lanes behind the last one that has
+    spans are not known.
 
     Parameters
     ----------
@@ -674,15 +676,21 @@ def level_over_time(
     if column not in _LEVELS:
         raise ValueError(f"{column!r} is not a level; {nearest(column, _LEVELS)}")
     instance = np.asarray(spans["instance"], dtype=np.int64)
+    lane = np.asarray(spans["lane"], dtype=np.int64)
     end, level = floats(spans, "end_s"), floats(spans, column)
     chosen = np.unique(instance if instances is None else np.asarray(sorted(instances)))
     kept = np.isin(instance, chosen)
-    instance, end, level = instance[kept], end[kept], level[kept]
+    instance, lane, end, level = instance[kept], lane[kept], end[kept], level[kept]
+    if column in _SHARES:
+        num_lanes = np.zeros(int(np.max(instance, initial=-1)) + 1)
+        np.maximum.at(num_lanes, instance, lane + 1)
+        level = level / num_lanes[instance]
 
-    by_instance = np.lexsort((end, instance))
-    instance, end, level = instance[by_instance], end[by_instance], level[by_instance]
+    by_lane = np.lexsort((end, lane, instance))
+    instance, lane, end, level = instance[by_lane], lane[by_lane], end[by_lane], level[by_lane]
+    same = (instance[1:] == instance[:-1]) & (lane[1:] == lane[:-1])
     before = np.zeros_like(level)
-    before[1:] = np.where(instance[1:] == instance[:-1], level[:-1], 0.0)
+    before[1:] = np.where(same, level[:-1], 0.0)
     times, total = _steps(end, level - before)
     if column in _SHARES:
         # Sums of differences of shares do not cancel exactly; an empty cluster is 0, not -1e-17.

@@ -1,16 +1,18 @@
 """A run's row without its frames: requests are counted as they end, and forgotten.
 
 Counts, shares and means are those of `metrics.summarise`. Percentiles come from histograms whose
-bins are `BIN` wide: each is at most half a bin, `ERROR`, from the exact one.
+bins are `BIN` wide: each is at most half a bin, `ERROR`, from the exact one. Such a median also
+decides whether a run is transient.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from simcluster.config import RunConfig, SloConfig
 from simcluster.errors import InvariantError
@@ -64,7 +66,18 @@ class Histogram:
         self._most = max(self._most, float(values.max()))
 
     def at(self, ranks: Sequence[int]) -> FloatArray:
-        """Return the values that so many others come before in order, to within `ERROR`."""
+        """Return order statistics, to within `ERROR`.
+
+        Parameters
+        ----------
+        ranks : sequence of int
+            How many values come before each, from 0 to ``count - 1``.
+
+        Returns
+        -------
+        ndarray of float64
+            Latencies (s), shape ``(num_ranks,)``.
+        """
         used = np.flatnonzero(self._counts)
         below = np.cumsum(self._counts[used])
         bins = used[np.searchsorted(below, ranks, side="right")]
@@ -85,13 +98,49 @@ class Histogram:
         return {f"{name}_{stat}": value for stat, value in zip(STATISTICS, found, strict=True)}
 
     def median(self, num_infinite: int) -> float:
-        """Return the median of the values and so many infinite ones."""
+        """Return the median (s) of the values and `num_infinite` infinite ones; one at least."""
         total = self.count + num_infinite
         low, high = (total - 1) // 2, total // 2
         if high >= self.count:
             return math.inf
         pair = self.at([low, high])
         return float((pair[0] + pair[1]) / 2)
+
+
+class _Batches:
+    """Which share of each batch of requests met its targets, as `metrics.attainment_error` asks.
+
+    Parameters
+    ----------
+    ids : range or ndarray of int
+        Requests that are counted, in order of arrival, shape ``(num_counted,)``.
+    keys : tuple of str
+        Targets.
+    """
+
+    def __init__(self, ids: range | IntArray, keys: tuple[str, ...]) -> None:
+        size, longer = divmod(len(ids), BATCHES)
+        self._sizes = size + (np.arange(BATCHES) < longer)  # as `numpy.array_split` makes them
+        places = np.cumsum(self._sizes) - self._sizes
+        self._begins = np.array([int(ids[place]) for place in places if place < len(ids)], np.int64)
+        self._met = {key: np.zeros(BATCHES, np.int64) for key in keys}
+
+    def add(
+        self, ids: IntArray, met: Mapping[str, metrics.BoolArray], chosen: metrics.BoolArray
+    ) -> None:
+        """Count the chosen of some requests; shape ``(num_requests,)`` each."""
+        batch = np.searchsorted(self._begins, ids[chosen], side="right") - 1
+        for key, sums in self._met.items():
+            sums += np.bincount(batch[met[key][chosen]], minlength=BATCHES)
+
+    def error(self) -> float:
+        """Return the largest standard error of a target; NaN with too few requests."""
+        if self._sizes.sum() < 2 * BATCHES:
+            return math.nan
+        return max(
+            float(np.std(sums / self._sizes, ddof=1) / np.sqrt(BATCHES))
+            for sums in self._met.values()
+        )
 
 
 class Summary:
@@ -104,10 +153,18 @@ class Summary:
     run : RunConfig
         Its warm-up and cool-down.
     arrival_s : ndarray
-        Arrivals (s) of all requests that will arrive, sorted.
+        Arrivals (s) of all requests that will arrive, shape ``(num_requests,)``, sorted.
+    slo_class : ndarray of str, optional
+        The class of each, same shape; needed where `slo` has classes.
     """
 
-    def __init__(self, slo: SloConfig, run: RunConfig, arrival_s: FloatArray) -> None:
+    def __init__(
+        self,
+        slo: SloConfig,
+        run: RunConfig,
+        arrival_s: FloatArray,
+        slo_class: npt.NDArray[Any] | None = None,
+    ) -> None:
         self._slo, self._run = slo, run
         self._window = metrics.window_bounds(
             {"arrival_s": arrival_s[-1:]}, run.warmup_s, run.cooldown_s
@@ -123,7 +180,11 @@ class Summary:
         self._num_arrived, self._num_seen = len(arrival_s), 0
         self._sums: dict[str, float] = {}
         self._of_class: dict[str, dict[str, int]] = {name: {} for name in slo.classes or ()}
-        self._by_batch = {key: np.zeros(BATCHES, np.int64) for key in slo.counted}
+        each: list[range | IntArray] = [range(self._first, last)]
+        if slo.classes and slo_class is not None:
+            of = slo_class[self._first : last]
+            each = [self._first + np.flatnonzero(of == name) for name in slo.classes]
+        self._batches = [_Batches(ids, slo.counted) for ids in each]
         self._latencies = {name: Histogram() for name in LATENCIES}
         self._gaps = Histogram()
         self._admitted = Histogram()  # end-to-end, of admitted requests whether counted by status
@@ -169,9 +230,10 @@ class Summary:
             of = self._of_class[name]
             for key, flags in {"all": counted, **met}.items():
                 of[key] = of.get(key, 0) + int((flags & own & counted).sum())
-        batch = self._batch_of(metrics.floats(columns, "request_id")[counted].astype(np.int64))
-        for key, sums in self._by_batch.items():
-            sums += np.bincount(batch, weights=met[key][counted], minlength=BATCHES).astype(int)
+        ids = metrics.floats(columns, "request_id").astype(np.int64)
+        members = list(metrics.members_of(columns, self._slo).values()) or [counted]
+        for batches, own in zip(self._batches, members, strict=True):
+            batches.add(ids, met, own & counted)
 
         for name, histogram in self._latencies.items():
             values = latency[name][counted & finished]
@@ -211,14 +273,6 @@ class Summary:
     def _sum(self, key: str, amount: float) -> None:
         self._sums[key] = self._sums.get(key, 0) + amount
 
-    def _batch_of(self, ids: IntArray) -> IntArray:
-        """Return the batch of each counted request, as `numpy.array_split` makes them."""
-        place, (size, longer) = ids - self._first, divmod(self._num_counted, BATCHES)
-        ahead = longer * (size + 1)
-        late = longer + (place - ahead) // max(size, 1)
-        batch: IntArray = np.where(place < ahead, place // (size + 1), late)
-        return batch
-
     def row(
         self, *, strategy: str, rate_rps: float, seed: int, num_gpus: int, instances: Columns
     ) -> SweepRow:
@@ -236,7 +290,7 @@ class Summary:
             median_s = self._admitted.median(self._num_endless)
             transient = self._span_s < metrics.RESIDENCES_PER_WINDOW * median_s
         leaves, good, tokens = (sums.get(f"window.{k}", 0) for k in ("leaves", "good", "tokens"))
-        if transient:
+        if transient or math.isnan(rate_rps):
             start, end = self._work_bounds(count)
             leaves, good = sums.get("num_finished", 0), sums.get("work.good", 0)
             tokens = sums.get("work.tokens", 0.0)
@@ -271,7 +325,7 @@ class Summary:
             "tpot_attainment": shares["tpot"],
             "itl_attainment": shares["itl"],
             "e2el_attainment": shares["e2el"],
-            "attainment_error": self._attainment_error(),
+            "attainment_error": float(np.max([batches.error() for batches in self._batches])),
             "good_rps": per_second(good),
             "throughput_rps": per_second(leaves),
             "output_tokens_per_s": per_second(tokens),
@@ -300,17 +354,6 @@ class Summary:
             for key in ("ttft", "tpot", "itl", "e2el", "joint")
         }
         return metrics.with_criterion(shares, self._slo)
-
-    def _attainment_error(self) -> float:
-        """Return `metrics.attainment_error`; NaN with classes, whose batches are not counted."""
-        if self._slo.classes or self._num_counted < 2 * BATCHES:
-            return math.nan
-        size, longer = divmod(self._num_counted, BATCHES)
-        sizes = size + (np.arange(BATCHES) < longer)
-        return max(
-            float(np.std(sums / sizes, ddof=1) / np.sqrt(BATCHES))
-            for sums in self._by_batch.values()
-        )
 
     def _work_bounds(self, count: int) -> tuple[float, float]:
         """Return from when to when (s) the counted requests were worked on."""

@@ -29,7 +29,7 @@ of_environment  step times on the GPUs and fabric of an environment
 ==============  =====================================================================
 """
 
-from simcluster.roofline.base import StageTime, StepShape, StepTime
+from simcluster.roofline.base import RankTime, StageTime, StepShape, StepTime
 from simcluster.roofline.memory import (
     check_pp,
     check_tp,
@@ -57,6 +57,7 @@ __all__ = [
     "KernelRun",
     "KernelSchedule",
     "Pipeline",
+    "RankTime",
     "RooflineSource",
     "RooflineStepTime",
     "StageTime",

@@ -136,3 +136,26 @@ class StageTime(StepTime, Protocol):
 
         Parameters and shape are those of `decode_steps_s`.
         """
+
+
+class RankTime(StepTime, Protocol):
+    """Durations of steps of a data-parallel rank (s, on the time grid).
+
+    They know the tokens of the other ranks in the same step: `StepShape.other_tokens`, and the same
+    here.
+    """
+
+    def decode_steps_s(
+        self,
+        num_decodes: int,
+        context_tokens: int,
+        num_steps: int,
+        hidden_s: float = 0.0,
+        window_tokens: IntArray | None = None,
+        other_tokens: int = 0,
+    ) -> FloatArray:
+        """Durations of consecutive pure decode steps of the same sequences (s).
+
+        Parameters and shape are those of `StepTime.decode_steps_s`; `other_tokens` are those of the
+        other ranks together in each step, >= 0.
+        """

@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from simcluster.engine.groups.cluster import Cluster
 from simcluster.engine.instance import Instance
@@ -33,7 +36,7 @@ from simcluster.runs.folder import (
     writing,
 )
 from simcluster.runs.result import Result
-from simcluster.runs.simulate import simulate
+from simcluster.runs.simulate import simulate, workload_of
 from simcluster.scenario import arguments
 from simcluster.scenario.scenario import Scenario, refuse_other
 from simcluster.strategies.base import Strategy, dry_run
@@ -224,23 +227,40 @@ def warnings_of(scenario: Scenario, comparison: Comparison) -> list[str]:
     """Return one line for each target and limit of a strategy that the median request cannot meet.
 
     Targets below what it takes alone, memory that the GPUs have not, and a KV buffer inside the
-    steps that is smaller than its KV cache.
+    steps that is smaller than its KV cache. Of summaries first one line that says what they lack.
     """
+    cells, lines = comparison.cells(), []
     if scenario.run.recorder == "summary":
         rows = comparison.rows
-        return [missing(all(row["itl_s_mean"] == row["itl_s_mean"] for row in rows))]
-    cells = comparison.cells()
-    frame = comparison.frames(cells[0])["requests"]
-    if not len(frame["prompt_len"]):
-        return []
-    prompt, output = (int(median(frame[key])) for key in ("prompt_len", "output_len"))
-    lines = []
+        lines.append(missing(all(row["itl_s_mean"] == row["itl_s_mean"] for row in rows)))
+    lengths = _lengths(scenario, comparison, cells[0])
+    if not len(lengths[0]):
+        return lines
+    prompt, output = (int(median(tokens)) for tokens in lengths)
     for name in dict.fromkeys(cell.strategy for cell in cells):
         strategy = scenario.strategy(name)
         cluster = dry_run(scenario.environment, strategy)
         found = [*_missed_alone(cluster, prompt, output), *_memory(cluster, strategy, prompt)]
         lines += [f"strategy {name!r}: {line}" for line in found]
     return lines
+
+
+def _lengths(
+    scenario: Scenario, comparison: Comparison, cell: Cell
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the prompts and outputs (tokens) of the requests that arrived in a run.
+
+    Shape ``(num_requests,)`` each. A summary keeps none: they are drawn again, which takes little
+    beside the run.
+    """
+    if scenario.run.recorder != "summary":
+        frame = comparison.frames(cell)["requests"]
+        return frame["prompt_len"], frame["output_len"]
+    workload, end_s = workload_of(scenario, cell), scenario.run.max_time_s
+    arrived = slice(workload.num_requests)
+    if end_s is not None:
+        arrived = slice(int(np.searchsorted(workload.arrival_s, end_s, side="right")))
+    return workload.prompt_len[arrived], workload.output_len[arrived]
 
 
 def _missed_alone(cluster: Cluster, prompt_len: int, output_len: int) -> Iterator[str]:

@@ -230,7 +230,7 @@ class _Sealed:
 
     def __init__(self, scenario: Scenario) -> None:
         try:  # joblib's, which knows what a script or a notebook defines
-            import cloudpickle  # type: ignore[import-untyped]
+            import cloudpickle
         except ImportError:  # before joblib 1.6 it was a part of it
             from joblib.externals import cloudpickle
 

@@ -86,7 +86,10 @@ class Fold:
         arrival_s = workload.arrival_s
         if run.max_time_s is not None:
             arrival_s = arrival_s[: np.searchsorted(arrival_s, run.max_time_s, side="right")]
-        self.summary = Summary(cluster.environment.slo, run, arrival_s)
+        slo_class = workload.slo_class
+        if slo_class is not None:
+            slo_class = slo_class[: len(arrival_s)]
+        self.summary = Summary(cluster.environment.slo, run, arrival_s, slo_class)
         self._cluster, self._workload, self._run = cluster, workload, run
         self._environment, self._recorder = cluster.environment, cluster.recorder
         self._models, self._step_time = models, step_time

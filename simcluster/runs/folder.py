@@ -34,7 +34,7 @@ from simcluster.errors import DataError, nearest, printable
 from simcluster.frames import packed
 from simcluster.frames.goodput import goodput_table, wanted_shares
 from simcluster.frames.metrics import LATENCIES, STATISTICS, SweepRow
-from simcluster.frames.schema import Columns, frame, schema_of, table
+from simcluster.frames.schema import Columns, Schema, frame, schema_of, table
 from simcluster.runs import output
 from simcluster.runs.cell import Cell, identity, inputs, made_by
 from simcluster.runs.recorded import (
@@ -168,7 +168,8 @@ def read_frame(name: str, folder: Path) -> pd.DataFrame:
     Raises
     ------
     DataError
-        If the frame is not there or is damaged.
+        If the frame is not there, is damaged, or lacks columns that an earlier version did not
+        write.
     """
     try:
         if (path := folder / f"{name}.csv").exists():
@@ -177,9 +178,8 @@ def read_frame(name: str, folder: Path) -> pd.DataFrame:
             texts = dict(
                 zip(head, zip(*rows, strict=True) if rows else [()] * len(head), strict=True)
             )
-            schema = schema_of(name, head)
-            there = {n: c for n, c in schema.items() if n in head or n not in _LATER}
-            columns = {n: _parsed(texts[n], c.dtype) for n, c in there.items()}
+            schema = _schema_there(name, head, path)
+            columns = {n: _parsed(texts[n], c.dtype) for n, c in schema.items() if n in texts}
         else:
             import pyarrow.parquet as pq
 
@@ -189,11 +189,9 @@ def read_frame(name: str, folder: Path) -> pd.DataFrame:
                 if kept == set(SUMMARY_FRAMES):
                     raise not_kept(name)
             arrow = pq.read_table(path)
-            schema = schema_of(name, arrow.column_names)
             head = arrow.column_names
-            columns = {
-                n: arrow.column(n).to_numpy() for n in schema if n in head or n not in _LATER
-            }
+            schema = _schema_there(name, head, path)
+            columns = {n: arrow.column(n).to_numpy() for n in schema if n in head}
         if name == "sweep":
             num_rows = len(columns["seed"])
             columns |= {n: np.full(num_rows, np.nan) for n in _LATER if n not in columns}
@@ -202,6 +200,25 @@ def read_frame(name: str, folder: Path) -> pd.DataFrame:
         reason = printable(str(error).partition("\n")[0])
         remedy = "Write the folder again with -o."
         raise DataError(f"{path}: cannot be read ({reason}). {remedy}") from None
+
+
+def _schema_there(name: str, head: Sequence[str], path: Path) -> Schema:
+    """Return the schema of a frame on disk whose columns are `head`.
+
+    Raises
+    ------
+    DataError
+        If columns are missing, other than those of the sweep that are read as NaN.
+    """
+    schema = schema_of(name, head)
+    missing = [n for n in schema if n not in head and not (name == "sweep" and n in _LATER)]
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise DataError(
+            f"{path}: was written by an earlier version of simcluster, without the column "
+            f"{missing[0]}{more}. Run the scenario again with -o, or read it with that version."
+        )
+    return schema
 
 
 def _parsed(texts: Sequence[str], dtype: str) -> npt.NDArray[Any]:

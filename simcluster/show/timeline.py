@@ -350,14 +350,15 @@ def _windows(
 
 
 def _levels(spans: Columns, instance: int, view: View, pid: int) -> Iterator[Event]:
-    """Requests and KV usage of one instance, at the end of every span."""
+    """Requests and KV usage of one instance, at the end of every span; each lane by itself."""
     own = (spans["instance"] == instance) & view.shows(spans["start_s"], spans["end_s"])
-    for end_s, num_waiting, num_running, kv_usage in _rows(
-        spans, np.flatnonzero(own), "end_s", "num_waiting", "num_running", "kv_usage"
-    ):
+    names = ("lane", "end_s", "num_waiting", "num_running", "kv_usage")
+    rows = _rows(spans, np.flatnonzero(own), *names)
+    for lane, end_s, num_waiting, num_running, kv_usage in rows:
+        of = f", batch {lane}" if lane else ""
         for name, args in (
-            ("requests", {"waiting": num_waiting, "running": num_running}),
-            ("KV blocks in use", {"%": 100 * kv_usage}),
+            (f"requests{of}", {"waiting": num_waiting, "running": num_running}),
+            (f"KV blocks in use{of}", {"%": 100 * kv_usage}),
         ):
             yield {"ph": "C", "name": name, "pid": pid, "ts": _us(end_s), "args": args}
 

@@ -11,6 +11,7 @@ import pytest
 from simcluster.config import Environment
 from simcluster.errors import ConfigError
 from simcluster.frames import unroll
+from simcluster.frames.metrics import level_over_time
 from simcluster.roofline.base import StepShape, StepTime
 from simcluster.roofline.layout import Layout
 from simcluster.roofline.of_environment import roofline_step_time
@@ -114,6 +115,27 @@ def test_a_rank_that_was_idle_begins_with_the_next_step() -> None:
     assert requests["scheduled_s"][1] == first
 
 
+def test_a_rank_that_gets_work_ends_a_run_of_steps_of_the_others() -> None:
+    """In the middle of the fourth decode step: from the fifth on both take their steps together."""
+    where = moe()
+    times = roofline_step_time(where, 1, layout=TWO)
+
+    def decode(context: int, others: int = 1) -> float:
+        return times.step_s(StepShape(1, context, (), 1, context, others))
+
+    first = times.step_s(StepShape(0, 0, ((100, 0),), 1, 0, 1))
+    before = [decode(context) for context in range(101, 105)]
+    load = toy_workload([(0.0, 100, 20), (first + sum(before[:3]) + before[3] / 2, 10, 2)])
+    requests = run(where, ranks(2), load).columns["requests"]
+    begun = first + sum(before)
+    assert requests["scheduled_s"][1] == begun
+    prefill = times.step_s(StepShape(0, 0, ((10, 0),), 1, 0, 1))
+    together = [max(prefill, decode(105, others=10)), max(decode(106), decode(11))]
+    assert requests["last_token_s"][1] == begun + sum(together)
+    after = [decode(context) for context in range(107, 120)]
+    assert requests["last_token_s"][0] == begun + sum(together) + sum(after)
+
+
 def test_requests_go_to_the_rank_with_the_fewest_and_waiting_ones_count_four() -> None:
     """Rank 0 has one that runs and one that waits for blocks: 5; rank 1 gets more up to 5 too."""
     where = moe()
@@ -123,6 +145,15 @@ def test_requests_go_to_the_rank_with_the_fewest_and_waiting_ones_count_four() -
     segments = run(where, ranks(2, num_kv_blocks=12), load).columns["segments"]
     lanes = dict(zip(segments["request_id"].tolist(), segments["lane"].tolist(), strict=True))
     assert [lanes[k] for k in range(8)] == [0, 1, 0, 1, 1, 1, 1, 0]
+
+
+def test_levels_over_time_are_those_of_all_ranks() -> None:
+    """Four equal requests on two ranks: all four run until the last token of all."""
+    load = toy_workload([(0.0, 30, 10)] * 4)
+    result = run(moe(), ranks(2, num_kv_blocks=30), load)
+    times, running = level_over_time(result.columns["spans"], "num_running")
+    assert set(running[:-1].tolist()) == {4.0}
+    assert (times[-1], running[-1]) == (result.end_s, 0.0)
 
 
 def test_each_rank_has_blocks_of_its_own() -> None:
@@ -184,6 +215,29 @@ def test_prefill_instances_may_have_a_layout_of_their_own() -> None:
     assert requests["first_token_s"][0] - requests["scheduled_s"][0] == alone
 
 
+def test_replicas_and_skew_go_with_experts_that_are_spread() -> None:
+    """Decode instances have them, prefill instances whose experts are split have none."""
+    spread: dict[str, Any] = {"ep_size": 2, "redundant_experts": 4, "expert_skew": 1.5}
+    strategy = FuDG(
+        name="s", prefill_instances=1, decode_instances=1, dp_size=2, prefill_ep_size=1, **spread
+    )
+    found = run(moe(vllm_engine()), strategy, toy_workload([(0.0, 20, 2)])).columns["instances"]
+    assert found["redundant_experts"].tolist() == [0, 4]
+    assert found["expert_skew"].tolist() == [1.0, 1.5]
+
+
+def test_copies_of_swapped_kv_lengthen_the_steps_of_all_ranks() -> None:
+    """Kernel by kernel they are waits of their own, in whole steps part of the duration."""
+    strategy = ranks(2, num_kv_blocks=10, max_num_seqs=8, preemption="swap")
+    load = toy_workload([(0.0005, 30, 40)] * 10)
+    span, kernel = (
+        run(moe(vllm_engine()), strategy, load, resolution=resolution).columns
+        for resolution in ("span", "kernel")
+    )
+    assert span["instances"]["num_swaps"].sum() > 0
+    assert np.array_equal(span["requests"]["last_token_s"], kernel["requests"]["last_token_s"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -216,12 +270,7 @@ def test_what_is_not_simulated_is_refused(changes: dict[str, Any], message: str)
     """With one line."""
     where = moe()
     where = replace(where, cluster=replace(where.cluster, network=None))
-    strategy = replace(
-        ranks(
-            2,
-        ),
-        **{"ep_size": 1, **changes},
-    )
+    strategy = replace(ranks(2), **{"ep_size": 1, **changes})
     with pytest.raises(ConfigError, match=message):
         run(where, strategy, toy_workload([(0.0, 20, 2)]))
 

@@ -660,6 +660,17 @@ def test_levels_are_added_and_shares_averaged_over_instances(as_frame: bool) -> 
     assert usage == pytest.approx([0.1, 0.55, 0.25])
 
 
+def test_lanes_of_an_instance_have_levels_of_their_own() -> None:
+    """Data-parallel ranks whose steps end together: counts are added, shares averaged."""
+    rows = [(0, 0.0, 1.0, 0.2, 1), (0, 0.0, 1.0, 0.6, 4), (0, 1.0, 2.0, 0.4, 2), (1, 0, 2, 0.8, 8)]
+    ranks = {**spans(rows), "lane": np.array([0, 1, 0, 0], dtype=np.int32)}
+    times, waiting = level_over_time(ranks, "num_waiting")
+    assert times.tolist() == [1.0, 2.0]
+    assert waiting.tolist() == [5.0, 14.0]  # 1 + 4, then 2 + 4 + 8
+    usage = level_over_time(ranks, "kv_usage")[1]
+    assert usage == pytest.approx([0.4 / 2, (0.5 + 0.8) / 2])
+
+
 def test_instances_can_be_chosen_and_idle_ones_count_as_empty() -> None:
     """The usage of a pool includes its members that never took a step."""
     times, usage = level_over_time(TWO_INSTANCES, "kv_usage", instances=[0, 7])

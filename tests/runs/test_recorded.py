@@ -126,3 +126,28 @@ def test_a_damaged_frame_is_one_readable_line(results: Path, tmp_path: Path) -> 
     with refused("links.parquet: cannot be read", error=DataError):
         for cell in found.cells():
             found.frames(cell)
+
+
+@pytest.mark.parametrize("fmt", ["parquet", "csv"])
+def test_frames_of_an_earlier_version_are_refused_by_name(
+    results: Path, tmp_path: Path, fmt: str
+) -> None:
+    """Before there were data-parallel ranks: not in the words of the library that reads files."""
+    found = simcluster.read(results)
+    frame = found.instances(*found.cells()[0])
+    old = frame.drop(columns=["dp_size", "ep_size"])
+    out = tmp_path / "out"
+    shutil.copytree(results, out)
+    for path in out.glob("cells/*/instances.parquet"):
+        path.unlink()
+        if fmt == "csv":
+            old.to_csv(path.with_suffix(".csv"), index=False)
+        else:
+            old.to_parquet(path)
+    old_found = simcluster.read(out)
+    with refused(
+        f"instances.{fmt}: was written by an earlier version",
+        "without the column dp_size and 1 more. Run the scenario again",
+        error=DataError,
+    ):
+        old_found.instances(*old_found.cells()[0])

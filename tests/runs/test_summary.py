@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 import simcluster
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
-from simcluster.config import RunConfig, SloConfig
+from simcluster.config import RunConfig, SloConfig, SloTargets
 from simcluster.engine import request_log
 from simcluster.errors import ConfigError, DataError
 from simcluster.frames.itl import GapsInParts
 from simcluster.frames.metrics import summarise
 from simcluster.frames.summary import ERROR, Histogram
-from simcluster.runs import fold
+from simcluster.runs import compare, fold
 from simcluster.runs.result import FRAMES
 from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG, PaDG
@@ -102,13 +102,51 @@ def test_a_summary_is_the_row_of_the_frames(
     assert short.summary.knows_itl is not held
     for name, value in row.items():
         if name.startswith("itl_s_") and held:
-            assert math.isnan(found[name])  # type: ignore[arg-type]
+            assert found[name] != found[name], f"{name} is not NaN"
         elif name.rpartition("_")[2] in ("p50", "p90", "p95", "p99"):
             assert found[name] == pytest.approx(value, rel=ERROR, nan_ok=True), name
         elif isinstance(value, float):
             assert found[name] == pytest.approx(value, rel=1e-9, nan_ok=True), name
         else:
             assert found[name] == value, name
+
+
+@pytest.mark.parametrize("criterion", ["joint", "marginal"])
+@pytest.mark.parametrize("rate_rps", [300.0, math.nan])
+def test_classes_and_batches_are_those_of_the_frames(
+    criterion: Literal["joint", "marginal"], rate_rps: float
+) -> None:
+    """The error of the attainment is that of the worst class, a row without a rate has its time."""
+    targets = {"chat": SloTargets(ttft_s=0.0018), "batch": SloTargets(tpot_s=0.0015)}
+    slo = replace(SLO, criterion=criterion, classes=targets)
+    where, strategy = toy_environment(vllm_engine(), slo), NoDG(name="one", instances=1)
+    load = toy_workload([(0.003 * (k % 4), 1 + 7 * k % 60, 1 + k % 20) for k in range(150)])
+    names = np.array(["batch" if k % 3 % 2 else "chat" for k in range(150)], dtype=object)
+    load = replace(load, slo_class=names)
+    settings = RunConfig(warmup_s=0.02, cooldown_s=0.1)
+    about: dict[str, Any] = {"strategy": "one", "rate_rps": rate_rps, "seed": 0}
+    result = run(where, strategy, load)
+    row = summarise(
+        result.columns["requests"],
+        slo=slo,
+        run=settings,
+        num_gpus=result.num_gpus,
+        instances=result.columns["instances"],
+        gaps=GapsInParts(result.columns, where),
+        **about,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(request_log, "CHUNK", 4)
+        patch.setattr(fold, "_AT_ONCE", 16)
+        short = run(where, strategy, load, summary=settings)
+    assert short.summary is not None
+    instances = short.columns["instances"]
+    found = short.summary.row(num_gpus=short.num_gpus, instances=instances, **about)
+    assert 0.0 < float(row["attainment_error"]) < 0.5
+    assert list(found) == list(row)
+    for name, value in row.items():
+        if name.rpartition("_")[2] not in ("p50", "p90", "p95", "p99") and name != "strategy":
+            assert found[name] == pytest.approx(value, rel=1e-9, nan_ok=True), name
 
 
 @given(values=st.lists(st.floats(0.0, 1e6), min_size=1, max_size=50))
@@ -168,6 +206,25 @@ def test_run_says_what_a_summary_lacks_and_reports_refuse(tmp_path: Path) -> Non
         simcluster.read(out).requests()
     with pytest.raises(DataError, match=r"run\.recorder"):
         simcluster.simulate(simcluster.load(file)).columns["requests"]
+
+
+def test_warnings_about_the_median_request_are_those_of_a_run_with_frames() -> None:
+    """A target that nobody can meet is said, whatever is kept of the run."""
+    changes = {"slo.ttft_s": 0.001, "run.max_time_s": 5.0}
+    document = {**DOCUMENT, "run": {}}
+    document["workload"] = {
+        **DOCUMENT["workload"],
+        "lengths": {"kind": "lognormal", "prompt_median": 400, "prompt_sigma": 1.0}
+        | {"output_median": 20, "output_sigma": 0.5},
+    }
+    said = []
+    for recorder in ("frames", "summary"):
+        scenario = simcluster.resolve(document, {**changes, "run.recorder": recorder})
+        cell = compare.choose(scenario, None, None)
+        said.append(compare.warnings_of(scenario, compare.run(scenario, cell)))
+    assert any("slo.ttft_s = 0.001 s is below" in line for line in said[0])
+    assert "recorder" in said[1][0]
+    assert said[1][1:] == said[0]
 
 
 def test_gaps_of_data_parallel_ranks_are_those_of_the_frames(

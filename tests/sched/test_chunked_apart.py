@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from simcluster.config import SchedulerConfig
+from simcluster.errors import ConfigError
 from simcluster.kvcache import BlockPool
 from simcluster.request import Request
+from simcluster.runs.simulate import run
 from simcluster.sched import ChunkedApart
+from simcluster.strategies import NoDG
+from simcluster.testing.specs import vllm_engine
+from simcluster.testing.toy import toy_environment, toy_workload
 
 
 def scheduler(budget: int, num_blocks: int = 100) -> ChunkedApart:
@@ -88,3 +96,12 @@ def test_no_step_has_both_or_more_than_the_budget(budget: int) -> None:
         assert sum(num for _, num in plan.chunks) <= budget
         now += 1.0
         own.complete(plan, 1, now)
+
+
+@pytest.mark.parametrize("changes", [{"prefill_wait_steps": 4}, {"prefill_interval": 2}])
+def test_prompts_that_wait_beside_decodes_are_refused(changes: dict[str, Any]) -> None:
+    """Its prompts are never beside decodes, so the keys would change nothing."""
+    where = toy_environment(replace(vllm_engine(), **changes))
+    strategy = NoDG(name="apart", instances=1, scheduler="chunked-apart")
+    with pytest.raises(ConfigError, match="computes prompts as soon as they fit"):
+        run(where, strategy, toy_workload([(0.0, 20, 2)]))

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from simcluster.frames.schema import Columns
 from simcluster.runs.simulate import run
 from simcluster.strategies import FuDG, NoDG
 from simcluster.testing.contracts.base import agreeing_run
@@ -24,7 +25,7 @@ RESERVES = dataclasses.replace(vllm_engine(), name="reserves", reserves_output=T
 PACKS = dataclasses.replace(RESERVES, reserves_output=False)
 
 
-def most_at_once(columns: dict[str, np.ndarray]) -> int:
+def most_at_once(columns: Columns) -> int:
     """Return how many requests ran at a time: from scheduled to last token."""
     starts, ends = columns["scheduled_s"], columns["last_token_s"]
     return max(int(((starts <= at) & (ends > at)).sum()) for at in starts)
@@ -49,6 +50,16 @@ def test_as_many_run_as_whole_outputs_fit(scheduler: str, output: int, at_once: 
     assert np.isfinite(found["last_token_s"]).all()
     if output > 1:
         assert most_at_once(found) == at_once
+
+
+@pytest.mark.parametrize(("watermark", "at_once"), [(0.0, 5), (0.2, 4), (0.95, 1)])
+def test_the_watermark_stays_free_of_whole_outputs(watermark: float, at_once: int) -> None:
+    """Two blocks each of eleven; of 0.2 two stay free, and one alone is let in whatever it is."""
+    engine = dataclasses.replace(RESERVES, watermark=watermark)
+    strategy = NoDG(name="one", instances=1, num_kv_blocks=11, max_num_seqs=32)
+    workload = toy_workload([(0.0, 16, 17)] * 12)
+    found = run(toy_environment(engine), strategy, workload).columns["requests"]
+    assert most_at_once(found) == at_once
 
 
 def test_without_it_more_run_and_some_are_preempted() -> None:

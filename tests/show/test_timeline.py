@@ -268,6 +268,8 @@ def test_a_pipeline_shows_its_batches_and_stages(padg: Scenario, tmp_path: Path)
     events = written(piped, tmp_path, resolution="kernel", **stretch)
     assert_valid(events)
     assert {"steps", "steps, batch 1", "rank 3 GPU"} <= set(threads(events).values())
+    counters = {e["name"] for e in events if e["ph"] == "C"}
+    assert {"requests, batch 1", "KV blocks in use, batch 1"} <= counters
     kernels = [nanoseconds(e) for e in events if e.get("cat") == "gpu"]
     assert len(kernels) > 1000
     assert all(start < 0.8e9 and end > 0.5e9 for start, end in kernels)

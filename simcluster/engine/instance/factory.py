@@ -12,7 +12,7 @@ from simcluster.engine.clock import Clock
 from simcluster.engine.instance import Instance, InstanceLike
 from simcluster.engine.instance.data_parallel import DataParallelInstance
 from simcluster.engine.instance.dispatcher import RankGroup
-from simcluster.engine.instance.lock_step import MAX_LOCK_STEPS, LockStep, RankTime
+from simcluster.engine.instance.lock_step import MAX_LOCK_STEPS, LockStep
 from simcluster.engine.instance.pipeline import PipelineStages
 from simcluster.engine.instance.pipelined import PipelinedInstance
 from simcluster.engine.links.link import Link, LinkNetwork
@@ -28,7 +28,7 @@ from simcluster.engine.shape import (
 )
 from simcluster.errors import ConfigError
 from simcluster.kvcache import BlockLayout, BlockPool, PrefixPool
-from simcluster.roofline import StageTime, StepTime
+from simcluster.roofline import RankTime, StageTime, StepTime
 from simcluster.roofline.layout import Layout
 from simcluster.roofline.operators import ACTIVATION_BYTES
 from simcluster.roofline.sources import StepTimeSource, beyond_tp, times_of

@@ -16,7 +16,7 @@ from simcluster.engine.instance.dispatcher import RankGroup
 from simcluster.engine.instance.held_output import HeldOutput
 from simcluster.engine.instance.kernel_runner import KernelRunner
 from simcluster.engine.instance.kv_hooks import KvHooks
-from simcluster.engine.instance.lock_step import LockStep, LockStepRunner, RankTime
+from simcluster.engine.instance.lock_step import LockStep, LockStepRunner
 from simcluster.engine.instance.owner import InstanceOwner
 from simcluster.engine.instance.pipeline import PipelineStages
 from simcluster.engine.instance.pipeline_runner import AheadRunner, PipelineRunner
@@ -27,7 +27,7 @@ from simcluster.engine.instance.state import InstanceState
 from simcluster.engine.links.wires import SharedWires
 from simcluster.engine.recorder import Recorder
 from simcluster.request import Request, RequestStatus
-from simcluster.roofline.base import StepShape, StepTime
+from simcluster.roofline.base import RankTime, StepShape, StepTime
 from simcluster.sched import Scheduler, StepPlan
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Generator, Iterable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import simpy
@@ -26,9 +26,9 @@ from simcluster.engine.instance.kernel_runner import run_kernels
 from simcluster.engine.instance.runner import Runner
 from simcluster.engine.instance.span import Span
 from simcluster.engine.log import KernelLog
-from simcluster.roofline.base import StepTime
+from simcluster.roofline.base import RankTime
 from simcluster.sched import StepPlan
-from simcluster.units import FloatArray, IntArray
+from simcluster.units import FloatArray
 
 if TYPE_CHECKING:
     from simcluster.engine.instance.instance import Instance
@@ -37,21 +37,6 @@ MAX_LOCK_STEPS: Final = 64
 """Longest run of steps planned at once: any rank's news ends the run of all."""
 DUMMY_TOKENS: Final = 1
 """Tokens of the batch of a rank without work (vLLM, ``execute_dummy_batch``)."""
-
-
-class RankTime(StepTime, Protocol):
-    """Step times of a data-parallel rank: they know the tokens of the other ranks."""
-
-    def decode_steps_s(
-        self,
-        num_decodes: int,
-        context_tokens: int,
-        num_steps: int,
-        hidden_s: float = 0.0,
-        window_tokens: IntArray | None = None,
-        other_tokens: int = 0,
-    ) -> FloatArray:
-        """As in `StepTime`, beside `other_tokens` of the other ranks in each step."""
 
 
 class LockStep:
