@@ -123,6 +123,10 @@ def lines(
     ]
 
 
+_UNKNOWN: Final = "unknown"
+"""An end of an interval for plotly: it draws a whisker of no width for null, none for a text."""
+
+
 def interval_bars(
     names: Sequence[str],
     values: Sequence[float],
@@ -134,10 +138,10 @@ def interval_bars(
 ) -> Trace:
     """Return horizontal bars with intervals, the first on top; an unknown end has no whisker."""
 
-    def reach(ends: Sequence[float], sign: int) -> list[float | None]:
+    def reach(ends: Sequence[float], sign: int) -> list[float | str | None]:
         pairs = zip(values, ends, strict=True)
         return [
-            rounded(max(0.0, sign * (end - value))) if math.isfinite(end - value) else 0.0
+            rounded(max(0.0, sign * (end - value))) if math.isfinite(end - value) else _UNKNOWN
             for value, end in pairs
         ]
 

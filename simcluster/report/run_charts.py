@@ -13,6 +13,7 @@ from simcluster.frames.goodput import (
     mean_attainment,
     met,
     target_of,
+    three_digits,
     wanted_shares,
 )
 from simcluster.frames.itl import GapsInParts
@@ -27,6 +28,7 @@ from simcluster.frames.metrics import (
 )
 from simcluster.frames.schema import Columns
 from simcluster.report import charts
+from simcluster.report.difference import SIGNS
 from simcluster.report.page import (
     Block,
     Chart,
@@ -158,24 +160,42 @@ class RunCharts(RunFacts):
             measures.append((f"requests per {currency}", scale))
         choices = []
         for unit, scales in measures:
-            values = [row["goodput_rps"] * s for row, s in zip(rows, scales, strict=True)]
+            bounds = [row["goodput_rps"] * s for row, s in zip(rows, scales, strict=True)]
+            # What is less than the lowest rate of the sweep has no bar: its bound is no goodput.
+            values = [
+                math.nan if row["censored"] == "below" else bound
+                for row, bound in zip(rows, bounds, strict=True)
+            ]
             lows = [low * s for (low, _), s in zip(ends, scales, strict=True)]
             highs = [2 * value - low for value, low in zip(values, lows, strict=True)]
-            signs = {"": "", "above": "at least", "below": "less than"}
+            labels = [
+                f"{name}: {SIGNS[row['censored']]}{three_digits(bound)}"
+                if row["censored"]
+                else name
+                for name, row, bound in zip(self.names, rows, bounds, strict=True)
+            ]
             bars = charts.interval_bars(
-                self.names,
+                labels,
                 values,
                 lows,
                 highs,
                 [self.styles.colour(name) for name in self.names],
-                [signs[row["censored"]] for row in rows],
+                ["" for _ in rows],
             )
             title = f"Goodput ({unit})"
             choices.append(Choice(unit, [bars], {"xaxis": charts.axis(title, rangemode="tozero")}))
-        order = sorted(self.names, key=self.order)
+        order = [
+            name
+            for name in sorted(self.names, key=self.order)
+            if self.goodputs[name]["censored"] != "below"
+        ]
+        none = [name for name in self.names if name not in order]
+        said = f"From most to least: {', '.join(order)}. " if order else ""
+        if none:
+            said += f"Less than the lowest rate of the sweep: {', '.join(none)}. "
         return Chart(
             "Goodput: the highest rate within the targets",
-            f"From most to least: {', '.join(order)}. Whiskers: what chance and the grid leave "
+            f"{said}Whiskers: what chance and the grid leave "
             "open, about 95 %; without whiskers that is not known.",
             choices,
             charts.bars_layout("Goodput", len(rows)),

@@ -215,8 +215,8 @@ def _schema_there(name: str, head: Sequence[str], path: Path) -> Schema:
     if missing:
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise DataError(
-            f"{path}: was written by an earlier version of simcluster, without the column "
-            f"{missing[0]}{more}. Run the scenario again with -o, or read it with that version."
+            f"{path}: has no column {missing[0]}{more}: an earlier version of simcluster wrote it, "
+            "or it was changed. Run the scenario again with -o, or read it with that version."
         )
     return schema
 

@@ -261,6 +261,24 @@ def test_a_goodput_that_is_not_reached_costs_nothing_known(apart: Path) -> None:
         assert row["per GPU (req/s)"].startswith("< ") == below
 
 
+def test_a_goodput_that_is_not_reached_has_no_bar(apart: Path) -> None:
+    """Nor a place in the order: the bound of a strategy that fails may exceed a goodput."""
+    goodput = simcluster.read(apart).goodput.set_index("strategy")
+    blocks = [b for section in page_of(apart).sections for b in section.blocks]
+    chart = next(b for b in blocks if isinstance(b, Chart) and b.title.startswith("Goodput:"))
+    for choice in chart.choices:
+        (bars,) = choice.traces
+        lengths = {label.split(":")[0]: (label, x) for label, x in zip(bars["y"], bars["x"])}
+        for name, censored in goodput["censored"].items():
+            label, length = lengths[str(name)]
+            assert (length is None) == (censored == "below")
+            assert (": &lt; " in label) == (censored == "below")
+    for name in goodput.index[goodput["censored"] == "below"]:
+        said = chart.alt.partition("Less than the lowest rate of the sweep: ")
+        assert name in said[2].partition(".")[0]
+        assert name not in said[0]
+
+
 def test_shares_of_each_target_are_not_called_the_same(apart: Path) -> None:
     """80 % of the TTFT and 99 % of the TPOT are no 99 % of the requests within the targets."""
     words = " ".join(page_of(apart).answer)
@@ -497,7 +515,7 @@ def test_a_missing_column_and_an_unwritable_file_are_one_line(
 
     kept = pq.read_table(broken / "requests.parquet").drop_columns(["first_token_s"])
     pq.write_table(kept, broken / "requests.parquet")
-    with pytest.raises(DataError, match=r"requests.parquet: cannot be read .*first_token_s"):
+    with pytest.raises(DataError, match="requests.parquet: has no column first_token_s"):
         page_of(broken)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):

@@ -146,8 +146,8 @@ def test_frames_of_an_earlier_version_are_refused_by_name(
             old.to_parquet(path)
     old_found = simcluster.read(out)
     with refused(
-        f"instances.{fmt}: was written by an earlier version",
-        "without the column dp_size and 1 more. Run the scenario again",
+        f"instances.{fmt}: has no column dp_size and 1 more: an earlier version of simcluster",
+        "Run the scenario again",
         error=DataError,
     ):
         old_found.instances(*old_found.cells()[0])
