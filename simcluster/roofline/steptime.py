@@ -32,8 +32,8 @@ from simcluster.roofline.schedule import KernelRun, KernelSchedule
 from simcluster.roofline.step_kernels import StepKernels
 from simcluster.units import TICK_S, TICKS_PER_S, FloatArray, IntArray
 
-_SHORT_RUN: Final = 64
-"""Steps from which on a vector pays."""
+_SHORT_RUN: Final = 48 if __file__.endswith(".py") else 256
+"""Steps from which on a vector pays: more of them where the loop is compiled."""
 
 
 class _DecodePlan(NamedTuple):
@@ -141,7 +141,7 @@ class RooflineStepTime:
         self._is_measured = measured is not None
         self._reaches = self._attention.reach is not None
         self._num_kinds = self._attention.num_kinds
-        self._is_plain = self._num_kinds == 1 and not (self._reaches or self.overlaps_host)
+        self._is_plain = self._num_kinds == 1 and not self._reaches
         self._issue = float(round(engine.issue_s * TICKS_PER_S))
         self._piece_issue = float(round(engine.piece_issue_s * TICKS_PER_S))
         self._graph_issue = float(round(engine.graph_issue_s * TICKS_PER_S))
@@ -215,13 +215,18 @@ class RooflineStepTime:
             )
             return ends_of(start_s, durations)
         line, (num_layers,) = lines[0]
-        fixed_s, layers_s = (line + host) * TICK_S, num_layers * TICK_S
+        host_s, layers_s = host * TICK_S, num_layers * TICK_S
+        fixed_s = line * TICK_S + (0.0 if self.overlaps_host else host_s)
         contexts = range(context_tokens, context_tokens + num_steps * num_decodes, num_decodes)
         kind = terms[0]
         if kind.measured is None:
             times = decode_steps(kind.terms, contexts, fixed_s, layers_s)
         else:
             times = measured_steps(kind.terms, kind.measured, contexts, fixed_s, layers_s)
+        if self.overlaps_host:
+            for step, core_s in enumerate(times):
+                times[step] = core_s + max(0.0, host_s - hidden_s)
+                hidden_s = core_s
         times[0] += start_s
         return list(accumulate(times))
 

@@ -151,7 +151,7 @@ def test_the_closed_form_is_the_simulation_of_every_kernel(
     assert model.step_s(shape, hidden_s) == core_s + exposed_s
 
 
-@given(step_times(), st.integers(1, 100), st.integers(1, 3000), st.integers(1, 90))
+@given(step_times(), st.integers(1, 100), st.integers(1, 3000), st.integers(1, 300))
 @examples(100)
 def test_a_span_of_decodes_is_its_steps(
     model: RooflineStepTime, num_decodes: int, mean_context: int, num_steps: int

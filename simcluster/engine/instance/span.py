@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from typing import Final
 
 from simcluster.sched import StepPlan
+
+_NONE: Final[list[float]] = []
 
 
 class Span:
@@ -55,8 +58,9 @@ class Span:
         self.copies_s = copies_s
 
     def clear(self) -> None:
-        """Nothing runs any more."""
+        """Nothing runs any more; of thousands of instances that wait, none keeps its last ends."""
         self.plan = None
+        self.ends = _NONE
         self.num_steps = 0
 
     def steps_ended(self, now: float) -> int:
