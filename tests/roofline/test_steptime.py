@@ -77,6 +77,7 @@ def engines(draw: st.DrawFn) -> EngineProfile:
         graph_max_seqs=draw(st.sampled_from([0, 8, 64])),
         issue_s=draw(st.sampled_from([0.0, 2e-6, 7.3e-6, 40e-6, 300e-6])),
         overlaps_host=draw(st.booleans()),
+        host_after_s=draw(st.sampled_from([0.0, 2.9e-3, 61e-3])),
     )
 
 
