@@ -264,6 +264,17 @@ def test_span_equals_step_in_every_layout(
     agreed(where, with_room(with_layout(strategy, MOE, layout), MOE), load)
 
 
+def test_the_rank_with_the_longest_context_need_not_be_the_slowest() -> None:
+    """Where host work is hidden: the other rank's step is a tick longer by rounding."""
+    engine = next(e for e in ENGINES if e.overlaps_host)
+    where = toy_environment(engine, LOOSE, MOE)
+    strategy = NoDG(name="s", instances=1, max_num_seqs=1, scheduler="chunked", chunk_size=9)
+    strategy = with_room(with_layout(strategy, MOE, {"dp_size": 2, "ep_size": 1}), MOE)
+    load = toy_workload([(0.0, 1, 3), (0.0, 8, 3)])
+    agreed(where, strategy, load)
+    agreed(where, strategy, load, ("step", "kernel"))
+
+
 @examples(20)
 @given(
     strategy=strategies(),

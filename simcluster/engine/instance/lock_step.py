@@ -273,12 +273,18 @@ class LockStepRunner(Runner):
         return plan.max_steps - 1 if plan.last_tokens else plan.max_steps
 
     @property
-    def alike(self) -> tuple[int, float] | None:
-        """What ranks that decode have in common where the longest context is the slowest."""
-        plan, span = self.plan, self._span
-        if plan.chunks or span.copies_s or self._instance.scheduler.window_tokens(1) is not None:
+    def alike(self) -> int | None:
+        """What ranks that decode have in common where the longest context is the slowest.
+
+        Where host work is hidden, a step can be slower by a tick though its context is shorter: it
+        lasts the host work and what the GPU's time grew by, in which the rounding of two counts.
+        """
+        plan = self.plan
+        if plan.chunks or self._span.copies_s or self._step_time.overlaps_host:
             return None
-        return plan.num_decodes, span.hidden_s
+        if self._instance.scheduler.window_tokens(1) is not None:
+            return None
+        return plan.num_decodes
 
     def beside(self, other_tokens: int) -> None:
         """Take note of the tokens of the other ranks in each step."""
