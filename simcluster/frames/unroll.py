@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -190,67 +191,116 @@ def _fill_longer_spans(
     if not len(longer):
         return
     kinds = dict(zip(instances["instance"].tolist(), kinds_of(instances), strict=True))
-    models: dict[InstanceKind, StepTime] = {}
     windows: dict[InstanceKind, tuple[IntArray, IntArray]] = {}
     for kind in dict.fromkeys(kinds.values()):
-        part = environment.part(kind.model, kind.gpu)
-        models[kind] = times_of(source, part, kind.layout)
-        if (reach := part.model.spec.reach) is not None:
+        if (reach := environment.part(kind.model, kind.gpu).model.spec.reach) is not None:
             windows[kind] = _window_tokens(frames, reach)
-    names = ["instance", "num_steps", "num_decodes", "context_tokens", "hidden_s", "start_s"]
-    names += ["prefill_tokens", "cached_tokens", "wire_share"]
-    columns = [np.asarray(spans[name])[longer].tolist() for name in names]
-    beside_transfers: dict[tuple[InstanceKind, float], StepTime] = {}
-    for (
-        span,
-        instance,
-        count,
-        num_decodes,
-        context_tokens,
-        hidden_s,
-        start_s,
-        new,
-        cached,
-        wire_share,
-    ) in zip(longer.tolist(), *columns, strict=True):
-        kind, window_tokens = kinds[instance], None
-        if kind in windows:
-            windowed, at = windows[kind]
-            window_tokens = windowed[at[span] : at[span] + count]
-        model = models[kind]
-        if wire_share < 1.0:
-            shared = beside_transfers.get((kind, wire_share))
-            if shared is None:
-                part = environment.part(kind.model, kind.gpu)
-                shared = source.beside_transfers(
-                    part, kind.layout.tp_size, wire_share, **beyond_tp(kind.layout)
-                )
-                if shared is None:
-                    raise InvariantError("these are not the step times of the run")
-                beside_transfers[(kind, wire_share)] = shared
-            model = shared
-        if new:
-            shape = StepShape(num_decodes, context_tokens, ((new, cached),), num_decodes, 0)
-            durations = _chunk_steps_s(model, shape, count, hidden_s, window_tokens)
-        else:
-            durations = model.decode_steps_s(
-                num_decodes, context_tokens, count, hidden_s, window_tokens
-            )
-        ends[first[span] : first[span] + count] = np.cumsum(durations) + start_s
+
+    @cache
+    def step_time_of(kind: InstanceKind, wire_share: float) -> StepTime:
+        part = environment.part(kind.model, kind.gpu)
+        if wire_share == 1.0:
+            return times_of(source, part, kind.layout)
+        shared = source.beside_transfers(
+            part, kind.layout.tp_size, wire_share, **beyond_tp(kind.layout)
+        )
+        if shared is None:
+            raise InvariantError("these are not the step times of the run")
+        return shared
+
+    columns = {name: np.asarray(spans[name]) for name in _OF_SPANS}
+    for rows in _alike(columns, longer, kinds):
+        one = {name: values[rows[0]].item() for name, values in columns.items()}
+        kind = kinds[one["instance"]]
+        step_time = step_time_of(kind, one["wire_share"])
+        for part in _portions(rows, columns["num_steps"], 1 if one["prefill_tokens"] else _AT_ONCE):
+            runs = {name: values[part] for name, values in columns.items()}
+            counts = runs["num_steps"]
+            begins = np.cumsum(counts) - counts
+            step = np.arange(int(counts.sum())) - np.repeat(begins, counts)
+            window = None
+            if kind in windows:
+                windowed, at = windows[kind]
+                window = windowed[np.repeat(at[part], counts) + step]
+            if one["prefill_tokens"]:
+                durations = _chunk_steps_s(step_time, runs, window)
+            else:
+                durations = _decode_runs_s(step_time, runs, window)
+            sums = np.cumsum(durations)
+            shift = runs["start_s"] - (sums[begins] - durations[begins])
+            ends[np.repeat(first[part], counts) + step] = sums + np.repeat(shift, counts)
 
 
-def _chunk_steps_s(
-    model: StepTime, first: StepShape, count: int, hidden_s: float, window: IntArray | None
-) -> FloatArray:
-    """Durations of `count` steps (s), with equal chunks of one prompt, the first as in `first`."""
-    size, ((new, cached),) = first.num_decodes, first.chunks
+_OF_SPANS: Final = (
+    "instance",
+    "num_steps",
+    "num_decodes",
+    "context_tokens",
+    "hidden_s",
+    "start_s",
+    "prefill_tokens",
+    "cached_tokens",
+    "wire_share",
+)
+_AT_ONCE: Final = 32_768
+"""Steps that are computed at once: few enough for the cache of a core, and for exact sums."""
+
+
+def _alike(columns: Columns, rows: IntArray, kinds: Mapping[int, InstanceKind]) -> list[IntArray]:
+    """Split rows of spans by instance kind, share of the wires, batch size, and chunks or none."""
+    numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds.values()))}
+    instances, of = np.unique(columns["instance"][rows], return_inverse=True)
+    kind = np.array([numbers[kinds[instance]] for instance in instances.tolist()])[of]
+    with_chunks = columns["prefill_tokens"][rows] > 0
+    keys = (columns["num_decodes"][rows], with_chunks, columns["wire_share"][rows], kind)
+    order = np.lexsort(keys)
+    differs = np.zeros(len(rows) - 1, np.bool_)
+    for key in keys:
+        differs |= key[order][1:] != key[order][:-1]
+    return np.split(rows[order], 1 + np.flatnonzero(differs))
+
+
+def _portions(rows: IntArray, num_steps: IntArray, at_once: int) -> list[IntArray]:
+    """Split rows of spans into portions of about `at_once` steps, or of one row each."""
+    portion = np.cumsum(num_steps[rows]) // at_once
+    return np.split(rows, 1 + np.flatnonzero(np.diff(portion)))
+
+
+def _decode_runs_s(step_time: StepTime, runs: Columns, window: IntArray | None) -> FloatArray:
+    """Durations of the steps of spans with batches of one size (s), one span after the other."""
+    size, counts = int(runs["num_decodes"][0]), runs["num_steps"]
+    context, hidden_s = runs["context_tokens"], runs["hidden_s"]
+    at_once = getattr(step_time, "decode_runs_s", None)  # what a plug-in makes need not have it
+    if at_once is not None:
+        durations: FloatArray = at_once(size, context, counts, hidden_s, window)
+        return durations
+    windows: list[IntArray | None] = [None] * len(counts)
+    if window is not None:
+        windows = [*np.split(window, np.cumsum(counts)[:-1])]
+    asked = zip(context.tolist(), counts.tolist(), hidden_s.tolist(), windows, strict=True)
+    return np.concatenate([step_time.decode_steps_s(size, *one) for one in asked])
+
+
+def _chunk_steps_s(step_time: StepTime, runs: Columns, window: IntArray | None) -> FloatArray:
+    """Durations of the steps of a span (s), each with a chunk of one prompt, all of one size."""
+    size, new, cached, context, count = (
+        int(runs[name][0])
+        for name in (
+            "num_decodes",
+            "prefill_tokens",
+            "cached_tokens",
+            "context_tokens",
+            "num_steps",
+        )
+    )
+    hidden_s = float(runs["hidden_s"][0])
     durations = np.empty(count)
     for step in range(count):
-        context = first.context_tokens + step * size
-        windowed = context if window is None or not size else int(window[step])
-        shape = StepShape(size, context, ((new, cached + step * new),), size, windowed)
-        durations[step] = model.step_s(shape, hidden_s)
-        hidden_s = model.gpu_s(shape) if model.overlaps_host else 0.0
+        reached = context + step * size
+        windowed = reached if window is None or not size else int(window[step])
+        shape = StepShape(size, reached, ((new, cached + step * new),), size, windowed)
+        durations[step] = step_time.step_s(shape, hidden_s)
+        hidden_s = step_time.gpu_s(shape) if step_time.overlaps_host else 0.0
     return durations
 
 

@@ -52,15 +52,17 @@ class KindTerms(NamedTuple):
             ticks = float(round(ticks * self.measured.at(tokens)))
         return ticks if self.top_k is None else ticks + decode_ticks(self.top_k, context_tokens)
 
-    def ticks_array(self, context_tokens: FloatArray, window_tokens: FloatArray) -> FloatArray:
-        """Like `ticks` for arrays."""
+    def ticks_array(
+        self, context_tokens: FloatArray, window_tokens: FloatArray, rises: bool = True
+    ) -> FloatArray:
+        """Like `ticks` for arrays; `rises` says that no context is shorter than the one before."""
         tokens = window_tokens if self.reached else context_tokens
         ticks = decode_ticks_array(self.terms, tokens)
         if self.measured is not None:
-            if self.reached:
-                ticks *= self.measured.at_all(tokens)
-            else:
+            if rises and not self.reached:
                 ticks *= self.measured.at_rising(tokens)
+            else:
+                ticks *= self.measured.at_all(tokens)
             np.rint(ticks, out=ticks)
         if self.top_k is not None:
             ticks += decode_ticks_array(self.top_k, context_tokens)
@@ -331,7 +333,7 @@ def decode_ticks_array(terms: DecodeTerms, tokens: FloatArray) -> FloatArray:
         growing += root * root
         np.sqrt(growing, out=growing)
         ticks += growing
-    if split and len(tokens) and tokens[-1] > above:
+    if split and len(tokens) and tokens.max() > above:
         ticks[tokens > above] += split
     return np.rint(ticks, out=ticks)
 

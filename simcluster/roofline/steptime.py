@@ -184,16 +184,67 @@ class RooflineStepTime:
             num_decodes, context_tokens, num_steps, window_tokens, other_tokens
         )
         host = self._decode_plan(num_decodes, other_tokens).host
+        return self._with_host(core, host * TICK_S, 0, hidden_s)
+
+    def decode_runs_s(
+        self,
+        num_decodes: int,
+        context_tokens: IntArray,
+        num_steps: IntArray,
+        hidden_s: FloatArray,
+        window_tokens: IntArray | None = None,
+    ) -> FloatArray:
+        """Durations (s) of several runs of decode steps, one run after the other.
+
+        Parameters
+        ----------
+        num_decodes : int
+            Sequences of every batch, >= 1.
+        context_tokens, num_steps, hidden_s : array, shape ``(num_runs,)``
+            Of each run what `decode_steps_s` takes.
+        window_tokens : int array, shape ``(num_steps.sum(),)``, optional
+            Window-capped sums of each step; needed for models with a sliding window only.
+
+        Returns
+        -------
+        float array, shape ``(num_steps.sum(),)``
+            What `decode_steps_s` returns of each run, to the bit: many short runs in a few calls.
+        """
+        terms, lines, host = self._decode_plan(num_decodes)
+        first = num_steps.cumsum() - num_steps
+        tokens = np.repeat(context_tokens - first * num_decodes, num_steps).astype(np.float64)
+        tokens += np.arange(len(tokens)) * float(num_decodes)
+        windowed = self._windowed(window_tokens) if self._reaches else tokens
+        core = _maximum(lines, [kind.ticks_array(tokens, windowed, False) for kind in terms])
+        return self._with_host(core, host * TICK_S, first, hidden_s)
+
+    def _with_host(
+        self,
+        core_s: FloatArray,
+        host_s: float,
+        first: int | IntArray,
+        hidden_s: float | FloatArray,
+    ) -> FloatArray:
+        """Add to steps their host work (s): all of it, or what the step before does not hide.
+
+        `hidden_s` is that before the steps with the numbers `first`, each the first of a run.
+        """
         if not self.overlaps_host:
-            core += host * TICK_S
-            return core
-        exposed = np.empty_like(core)
-        exposed[0] = hidden_s
-        exposed[1:] = core[:-1]
-        np.subtract(host * TICK_S, exposed, out=exposed)
+            core_s += host_s
+            return core_s
+        exposed = np.empty_like(core_s)
+        exposed[1:] = core_s[:-1]
+        exposed[first] = hidden_s
+        np.subtract(host_s, exposed, out=exposed)
         np.maximum(exposed, 0.0, out=exposed)
-        core += exposed
-        return core
+        core_s += exposed
+        return core_s
+
+    def _windowed(self, window_tokens: IntArray | None) -> FloatArray:
+        """Return window-capped sums as numbers to compute with."""
+        if window_tokens is None:
+            raise InvariantError("a model with a sliding window needs window_tokens")
+        return window_tokens.astype(np.float64)
 
     def decode_ends_s(
         self,
@@ -245,11 +296,7 @@ class RooflineStepTime:
         terms, lines, _ = self._decode_plan(num_decodes, other_tokens)
         end_tokens = context_tokens + num_steps * num_decodes
         tokens = np.arange(float(context_tokens), end_tokens, num_decodes)
-        windowed = tokens
-        if self._reaches:
-            if window_tokens is None:
-                raise InvariantError("a model with a sliding window needs window_tokens")
-            windowed = window_tokens.astype(np.float64)
+        windowed = self._windowed(window_tokens) if self._reaches else tokens
         return _maximum(lines, [kind.ticks_array(tokens, windowed) for kind in terms])
 
     def gpu_s(self, shape: StepShape) -> float:

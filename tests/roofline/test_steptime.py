@@ -172,6 +172,31 @@ def test_a_span_of_decodes_is_its_steps(
         hidden_s = model.gpu_s(shape)
 
 
+run_lists = st.lists(
+    st.tuples(st.integers(1, 3000), st.integers(1, 40), st.sampled_from([0.0, 2.0**-9, 2.0**-4])),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(step_times(), st.integers(1, 100), run_lists)
+@examples(100)
+def test_runs_of_decodes_at_once_are_the_runs_one_by_one(
+    model: RooflineStepTime, num_decodes: int, runs: list[tuple[int, int, float]]
+) -> None:
+    """Whatever the order of their contexts, and with the lead that each run begins with."""
+    contexts = np.array([num_decodes * mean for mean, _, _ in runs])
+    counts = np.array([count for _, count, _ in runs])
+    leads = np.array([lead for _, _, lead in runs])
+    each, windows = [], []
+    for context, count, lead in zip(contexts.tolist(), counts.tolist(), leads, strict=True):
+        tokens = context + num_decodes * np.arange(count)
+        windows.append(np.minimum(tokens, num_decodes * 256))
+        each.append(model.decode_steps_s(num_decodes, context, count, float(lead), windows[-1]))
+    together = model.decode_runs_s(num_decodes, contexts, counts, leads, np.concatenate(windows))
+    assert together.tolist() == np.concatenate(each).tolist()
+
+
 @given(step_times(), shapes())
 @examples(100)
 def test_every_time_lies_on_the_grid(model: RooflineStepTime, shape: StepShape) -> None:
