@@ -36,7 +36,7 @@ from simcluster.report.page import (
 )
 from simcluster.report.run_charts import RunCharts
 from simcluster.runs.folder import Comparison
-from simcluster.show.text import served, step_times_of
+from simcluster.show.text import largest_error, served, step_times_of
 from simcluster.units import MS
 
 
@@ -174,7 +174,7 @@ class _Report(RunCharts):
             f"on {' and '.join(dict.fromkeys(gpus(row['mean_gpus']) for row in rows))} GPUs with "
             f"{share}.",
             f"Which of the two sustains more is not decided: they differ by {percent(gap)}, and "
-            f"chance and the grid of rates leave +-{percent(error)} open.",
+            f"chance and the grid of rates leave a difference of up to {percent(error)} open.",
         ]
 
     def _against(self, best: str, second: str) -> str:
@@ -251,17 +251,12 @@ class _Report(RunCharts):
         sweep = self.comparison.sweep
         seeds = sweep["seed"].nunique()
         lines = [f"{len(sweep)} run{'s' * (len(sweep) != 1)}, {seeds} seed{'s' * (seeds != 1)}."]
-        if self.is_swept:
-            shares = [
-                row["goodput_rps_error"] / row["goodput_rps"] for row in self.goodputs.values()
-            ]
-            sure = [share for share in shares if not math.isnan(share)]
-            if sure:
-                lines.append(
-                    f"Goodputs of this grid of rates are good to about {percent(max(sure))} "
-                    "(chance and interpolation, about 95 %); `simcluster goodput` gives narrower "
-                    "intervals and says what the errors of the step times do."
-                )
+        if self.is_swept and (error := largest_error(self.comparison.goodput)):
+            lines.append(
+                f"Each goodput of this grid of rates is good to about {error} "
+                "(chance and interpolation, about 95 %); `simcluster goodput` gives narrower "
+                "intervals and says what the errors of the step times do."
+            )
         short = int(sweep["transient"].sum())
         if short:
             lines.append(

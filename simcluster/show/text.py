@@ -687,13 +687,30 @@ def _good_to(comparison: Comparison) -> str:
             "Interval: what the scatter of the runs and the grid of rates leave open (about 95 %); "
             "`simcluster goodput` is surer."
         )
-    shares = (goodput["goodput_rps_error"] / goodput["goodput_rps"]).dropna()
-    if shares.empty:
+    error = largest_error(goodput)
+    if not error:
         return ""
     return (
-        f"One run per rate: good to about {math.ceil(100 * shares.max()):g} %; "
+        f"One run per rate: each goodput is good to about {error}; "
         "`simcluster goodput` gives intervals."
     )
+
+
+def largest_error(goodput: pd.DataFrame) -> str:
+    """Return the largest half-width of an interval of these goodputs, as a share of its goodput.
+
+    Parameters
+    ----------
+    goodput : DataFrame
+        The goodputs of a comparison, with their errors (requests/s).
+
+    Returns
+    -------
+    str
+        Rounded up to whole per cent, as in "13 %"; empty where no error is known.
+    """
+    shares = (goodput["goodput_rps_error"] / goodput["goodput_rps"]).dropna()
+    return "" if shares.empty else f"{math.ceil(100 * shares.max()):g} %"
 
 
 def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import tomllib
@@ -24,6 +25,7 @@ from simcluster.frames.goodput import met, three_digits
 from simcluster.report.common import NOT_MODELLED
 from simcluster.report.make import page_of, write_report
 from simcluster.report.of_runs import answer
+from simcluster.report.of_runs import page as comparison_page
 from simcluster.report.page import (
     Chart,
     Choice,
@@ -36,6 +38,7 @@ from simcluster.report.page import (
     missed,
     to_html,
 )
+from simcluster.show.text import comparison_text
 
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 4e6
@@ -261,6 +264,25 @@ def test_a_goodput_that_is_not_reached_costs_nothing_known(apart: Path) -> None:
         assert row["per GPU (req/s)"].startswith("< ") == below
 
 
+def test_the_terminal_and_the_report_give_the_same_error() -> None:
+    """Of one run per rate: the largest half-width over its goodput, rounded up to a per cent."""
+    slo = {"ttft_s": 0.2, "tpot_s": 0.05, "attainment": 0.9}
+    strategies = {"name": "one", "kind": "nodg"}, {"name": "two", "kind": "fudg"}
+    tables = small_scenario(*strategies, workload={"num_requests": 300}, slo=slo)
+    rates = {"sweep.rates_rps": [1, 4, 8, 16, 64]}
+    comparison = simcluster.compare(simcluster.resolve(tables, rates), jobs=1)
+    rows = comparison.goodput.to_dict("records")
+    errors = [100 * row["goodput_rps_error"] / row["goodput_rps"] for row in rows]
+    known = [error for error in errors if error == error]
+    assert known, "the scenario is not of use"
+    report = " ".join(comparison_page(comparison, Path()).confidence)
+    said = [
+        re.findall(r"goodput.*? is good to about (\d+) %", text.replace("\n", " "))
+        for text in (comparison_text(comparison), report)
+    ]
+    assert said == [[f"{math.ceil(max(known))}"]] * 2
+
+
 def test_a_goodput_that_is_not_reached_has_no_bar(apart: Path) -> None:
     """Nor a place in the order: the bound of a strategy that fails may exceed a goodput."""
     goodput = simcluster.read(apart).goodput.set_index("strategy")
@@ -268,7 +290,8 @@ def test_a_goodput_that_is_not_reached_has_no_bar(apart: Path) -> None:
     chart = next(b for b in blocks if isinstance(b, Chart) and b.title.startswith("Goodput:"))
     for choice in chart.choices:
         (bars,) = choice.traces
-        lengths = {label.split(":")[0]: (label, x) for label, x in zip(bars["y"], bars["x"])}
+        drawn = zip(bars["y"], bars["x"], strict=True)
+        lengths = {label.split(":")[0]: (label, x) for label, x in drawn}
         for name, censored in goodput["censored"].items():
             label, length = lengths[str(name)]
             assert (length is None) == (censored == "below")
@@ -515,7 +538,7 @@ def test_a_missing_column_and_an_unwritable_file_are_one_line(
 
     kept = pq.read_table(broken / "requests.parquet").drop_columns(["first_token_s"])
     pq.write_table(kept, broken / "requests.parquet")
-    with pytest.raises(DataError, match="requests.parquet: has no column first_token_s"):
+    with pytest.raises(DataError, match=r"requests\.parquet: has no column first_token_s"):
         page_of(broken)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
