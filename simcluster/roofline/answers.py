@@ -36,8 +36,13 @@ class Ratio(Protocol):
 class KernelAnswers(Protocol):
     """Times of kernels of one model on one rank; None or 1.0 where the law counts."""
 
-    def times(self, operators: Sequence[Operator], timer: KernelTimer) -> list[float | None]:
-        """Times of kernels that follow one another (s); None for what the law gives."""
+    def times(
+        self, operators: Sequence[Operator], timer: KernelTimer, *, spread: bool = False
+    ) -> list[float | None]:
+        """Times of kernels that follow one another (s); None for what the law gives.
+
+        `spread`: experts are on other GPUs than those of the tensor-parallel group.
+        """
 
     def decode_curve(self, mixer: Attention, num_decodes: int) -> Ratio | None:
         """Measured over law's time of decode attention of a batch; None for the law's own."""

@@ -131,7 +131,8 @@ class StepKernels:
         if self._measured is None:
             times = [self._operator_s(op, experts) for op in operators]
         else:
-            known = self._measured.times(operators, self._timer)
+            spread = not self._layout.is_plain
+            known = self._measured.times(operators, self._timer, spread=spread)
             times = [
                 self._operator_s(op, experts) if own is None else own
                 for op, own in zip(operators, known, strict=True)

@@ -12,6 +12,7 @@ engines           the engine: a profile of the catalogue and what [engine] chang
 quantities        quantities with units as people write them
 draft             a scenario file made of a few facts
 plausible         values that are allowed and hardly meant, and what is usual
+kernel_use        what of measured kernel times the strategies use
 remarks           what is not used or looks like a slip: refused, or said in one line
 check             pydantic's findings -> error lines, JSON Schema, Markdown
 file              the reader: tables, defaults from the catalogue, overrides

@@ -35,7 +35,7 @@ from simcluster.config import (
 from simcluster.errors import ConfigError, DataError, nearest
 from simcluster.quality import CommonQuality
 from simcluster.registry import wanted
-from simcluster.scenario import arguments
+from simcluster.scenario import arguments, kernel_use
 from simcluster.scenario.check import JsonSchema, markdown, shown, validated
 from simcluster.scenario.cooptimize_table import CooptimizeTable
 from simcluster.scenario.engines import engine_of, with_file
@@ -85,6 +85,7 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Sce
     path = arguments.path("path", path, remedy)
     scenario = resolve(parsed(path), overrides, folder=path.parent)
     refuse_unused(scenario)
+    kernel_use.refuse_unused(scenario)
     return scenario
 
 

@@ -17,7 +17,7 @@ from simcluster.catalog import Entry, default_price
 from simcluster.catalog.layers import ModelSpec
 from simcluster.catalog.listing import limits_text
 from simcluster.config import LAW, ClusterConfig, Environment, ModelConfig, SloConfig
-from simcluster.errors import ConfigError, DataError, printable
+from simcluster.errors import DataError, printable
 from simcluster.frames.breakdown import TTFT_PARTS, mean_parts, ttft_parts
 from simcluster.frames.by_group import group_summaries
 from simcluster.frames.goodput import (
@@ -31,8 +31,8 @@ from simcluster.frames.metrics import PERCENTILES, STATISTICS, cached_block_shar
 from simcluster.frames.schema import CLASS_ATTAINMENT, Columns
 from simcluster.roofline import kinds
 from simcluster.roofline.assumptions import assumptions
-from simcluster.roofline.measured import measured_kernels
 from simcluster.runs.folder import Comparison, rows_of, sweep_columns
+from simcluster.scenario import kernel_use
 from simcluster.scenario.remarks import remarks
 from simcluster.scenario.scenario import Scenario
 from simcluster.show.terminal import table_width
@@ -275,11 +275,22 @@ def heading(scenario: Scenario) -> str:
             *_wrapped(notes_of(scenario)),
             f"Targets:  {targets(environment.slo)}",
             *_step_times(environment),
-            *(f"Kernels:  {line}" for line in kernel_lines(scenario)),
+            *_said("Kernels:  ", kernel_use.lines(scenario)),
             *(f"Note:     {line}" for line in [*assumptions(environment), *remarks(scenario)]),
             f"Price:    {_price(environment.cluster)}",
         ]
     )
+
+
+def _said(head: str, notes: Sequence[str]) -> list[str]:
+    """Return each note behind `head`, its further lines below its first word."""
+    return [
+        line
+        for note in notes
+        for line in textwrap.wrap(
+            note, _WIDTH, initial_indent=head, subsequent_indent=len(head) * " "
+        )
+    ]
 
 
 def all_notes(scenario: Scenario) -> list[str]:
@@ -287,7 +298,7 @@ def all_notes(scenario: Scenario) -> list[str]:
     environment = scenario.environment
     return [
         *notes_of(scenario),
-        *kernel_lines(scenario),
+        *kernel_use.lines(scenario),
         *assumptions(environment),
         *remarks(scenario),
     ]
@@ -340,52 +351,6 @@ def _step_times(environment: Environment) -> list[str]:
         about = f"{about}; {_error_of_kind(environment, cluster)}"
     line = f"Step times of {cluster.gpu.name}: {accuracy} ({about})"
     return textwrap.wrap(line, _WIDTH, subsequent_indent=10 * " ")
-
-
-def kernel_lines(scenario: Scenario) -> list[str]:
-    """Return which kernels are measured and which are by the law; nothing where all are."""
-    environment = scenario.environment
-    if environment.kernels == LAW:
-        return []
-    degrees = {
-        getattr(strategy, key, None) or 1
-        for strategy in scenario.strategies
-        for key in ("tp_size", "prefill_tp_size", "decode_tp_size")
-        if hasattr(strategy, key)
-    }
-    lines: dict[str, list[int]] = {}
-    for model in environment.models:
-        for cluster in environment.clusters:
-            own = dataclasses.replace(
-                environment,
-                model=model,
-                cluster=cluster,
-                engine=environment.engine.on(cluster.gpu),
-            )
-            for tp_size in sorted(degrees or {1}):
-                for line in _coverage(own, tp_size):
-                    lines.setdefault(line, []).append(tp_size)
-    spread = [
-        strategy.name
-        for strategy in scenario.strategies
-        if any((getattr(strategy, key, None) or 1) > 1 for key in ("ep_size", "dp_size"))
-    ]
-    said = [
-        line if set(found) == (degrees or {1}) else f"TP {found[0]}: {line}"
-        for line, found in lines.items()
-    ]
-    if spread:
-        said.append(f"{', '.join(spread)}: experts by the law, which ep_size and dp_size spread")
-    return said
-
-
-def _coverage(environment: Environment, tp_size: int) -> list[str]:
-    """Return the coverage of one model on one GPU, or why there is none."""
-    try:
-        measured = measured_kernels(environment, tp_size)
-    except (ConfigError, DataError) as error:
-        return [str(error)]
-    return [] if measured is None else measured.coverage().lines
 
 
 def kernels_of(environment: Environment) -> str:

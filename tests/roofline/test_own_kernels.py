@@ -20,15 +20,18 @@ from simcluster.errors import ConfigError, DataError
 from simcluster.fidelity.validate.harness import environment as machine
 from simcluster.roofline import StageTime, StepShape, StepTime
 from simcluster.roofline.kernels import KernelTimer
+from simcluster.roofline.layout import Layout
 from simcluster.roofline.measured import measured_kernels
-from simcluster.roofline.measured.base import Gemm, gemm_of
+from simcluster.roofline.measured.base import Gemm, gemm_of, operator_of
 from simcluster.roofline.measured.curve import RatioCurve
 from simcluster.roofline.measured.own import _ELEMENTWISE, _UNUSED, OwnKernels
+from simcluster.roofline.of_environment import roofline_step_time
 from simcluster.roofline.operators import Operator, head_operators, layer_operators
 from simcluster.roofline.sources import StepTimeFactory, StepTimeSource, source_of
 from simcluster.runs.compare import compare
 from simcluster.scenario import file as scenario
-from simcluster.show.text import heading, kernel_lines
+from simcluster.scenario.kernel_use import lines as kernel_lines
+from simcluster.show.text import heading
 from simcluster.testing.contracts import StepTimeContract
 from simcluster.testing.toy import ENGINES as TOY_ENGINES
 from simcluster.testing.toy import STRICT, TOYS, toy_environment
@@ -266,6 +269,74 @@ def test_shapes_that_were_not_measured_are_between_the_nearest(tmp_path: Path) -
     assert found == pytest.approx(3.0, rel=1e-9)
 
 
+def test_shapes_that_were_measured_at_too_few_rows_stand_for_no_other(tmp_path: Path) -> None:
+    """The nearest one was measured to 64 rows, as LM heads are: steps of 512 take the other."""
+    where = llama()
+    timer = KernelTimer(where.cluster.gpu, where.engine.kernel_generation, quantises="fused")
+
+    def row(m: int, n: int, k: int, ratio: float) -> str:
+        call = Gemm("bf16", float(m), float(n), float(k))
+        return gemm(m, n, k, 1e6 * ratio * timer.operator_s(operator_of(call)))
+
+    rows = [row(m, 5000, 4096, 9.0) for m in (1, 64)]
+    rows += [row(m, 4096, 4096, 2.0) for m in (1, 512)]
+    own = measured_kernels(llama(kernel_file.read(written(tmp_path, *rows))), 1)
+    assert own is not None
+    for m in (1.0, 64.0, 512.0):
+        assert own.gemm_s(Gemm("bf16", m, 6144.0, 4096.0), 1.0) == pytest.approx(2.0, rel=1e-9)
+    assert own.gemm_s(Gemm("bf16", 8.0, 28672.0, 4096.0), 1.0) is None
+    lines = own.coverage().lines
+    assert lines[0].startswith(
+        "mine.csv: measured are GEMM (rows: 4 of bf16; by the law: up_proj, lm_head); "
+    )
+    assert "qkv_proj (n 6144, k 4096, bf16), 1.5 times off" in lines[-1]
+
+
+def test_rows_of_the_lm_head_need_to_reach_the_sequences_alone(tmp_path: Path) -> None:
+    """64 sequences; the other multiplications see 512 tokens."""
+    lines = [
+        line
+        for line in gemms((1, 1.0), (16, 1.0), (512, 1.0))
+        if not line.startswith("gemm,512,1282")
+    ]
+    assert measured_kernels(llama(kernel_file.read(written(tmp_path, *lines))), 1) is not None
+
+
+def test_a_step_far_beyond_the_table_is_refused_where_it_comes(tmp_path: Path) -> None:
+    """A strategy's own chunk_size, or whole prompts in a step, may exceed the engine's limit."""
+    where = llama(kernel_file.read(written(tmp_path, *gemms((1, 1.0), (512, 1.0)))))
+    times = source_of(where)(where, 1)
+    assert times.step_s(StepShape(0, 0, ((2048, 0),), 1, 0)) > 0
+    with pytest.raises(
+        ConfigError, match="column m of gemm of bf16 goes to 512, and a step has 2049"
+    ):
+        times.step_s(StepShape(0, 0, ((2049, 0),), 1, 0))
+
+
+def test_elementwise_kernels_far_from_their_rows_stay_with_the_law(tmp_path: Path) -> None:
+    """Norms of 4096 beside rows of 64, activations beside rows of their own."""
+    lines = [f"norm,{m},64,,,,,,,,,bf16,2.0" for m in (1, 512)]
+    lines += [f"activation,{m},14336,,,,,,,,,bf16,7.0" for m in (1, 512)]
+    table = kernel_file.read(written(tmp_path, *lines))
+    law, own = (kernels_us(where, decodes(1, 9)) for where in (llama(), llama(table)))
+    assert own["activation"] == pytest.approx(7.0, abs=1e-3)
+    assert own["input_norm"] == law["input_norm"]
+    measured = measured_kernels(llama(table), 1)
+    assert measured is not None
+    assert measured.coverage().measured == {
+        "elementwise": "activation; by the law: input_norm, post_norm, final_norm"
+    }
+
+
+def test_a_file_without_a_row_of_the_model_is_refused(tmp_path: Path) -> None:
+    """Experts and 8-bit weights of a dense model in 16 bits: the law would count throughout."""
+    lines = ["moe,1,7168,4096,,,,,,8,2,bf16,90", gemm(1, *QKV, 9.0, "fp8")]
+    lines += ["attention_decode,,,,1,99,32,8,128,,,fp8,9"]
+    with pytest.raises(ConfigError, match="no row is of a kernel that") as error:
+        measured_kernels(llama(kernel_file.read(written(tmp_path, *lines))), 1)
+    assert "(rows of attention with a cache of fp8, gemm of fp8, moe of bf16)" in str(error.value)
+
+
 def _unchecked(table: KernelTable, where: Environment) -> OwnKernels:
     class Unchecked(OwnKernels):
         def _check(self) -> None:
@@ -320,16 +391,38 @@ def test_attention_that_is_faster_than_the_laws_latency_leaves_no_line_out(tmp_p
 REFUSED = {
     "too few rows": (
         gemms((64, 1.0)),
-        "column m of gemm of bf16 is 64 in all rows: nothing between.",
+        "column m of gemm of bf16 (n 6144, k 4096) is 64 in all its rows: nothing between.",
     ),
     "rows from 64 on": (
         gemms((64, 1.0), (512, 1.0)),
-        "column m of gemm of bf16 goes from 64 to 512, and steps have 1 to 512; up to 4 times",
+        "column m of gemm of bf16 (n 6144, k 4096) goes from 64 to 512, and qkv_proj has 1 to 512; "
+        "up to 4 times",
     ),
     "rows to 64": (
         gemms((1, 1.0), (64, 1.0)),
-        "column m of gemm of bf16 goes from 1 to 64, and steps have 1 to 512; up to 4 times beyond "
-        "the table are extrapolated. Measure more, lower engine.chunk_size to 256, or remove",
+        "column m of gemm of bf16 (n 6144, k 4096) goes from 1 to 64, and qkv_proj has 1 to 512; "
+        "up to 4 times beyond the table are extrapolated. Measure more, lower engine.chunk_size to "
+        "256, or remove",
+    ),
+    "rows to 64 of one shape": (
+        [
+            line
+            for line in gemms((1, 1.0), (64, 1.0), (512, 1.0))
+            if not line.startswith("gemm,512,4096,14336,")
+        ],
+        "column m of gemm of bf16 (n 4096, k 14336) goes from 1 to 64, and down_proj has 1 to 512",
+    ),
+    "rows to 64 of all near shapes": (
+        [gemm(m, 4096, k, 9.0) for k in (2048, 8192) for m in (1, 512 if k < 8192 else 64)],
+        "column m of gemm of bf16 (n 4096, k 8192) goes from 1 to 64, and down_proj has 1 to 512",
+    ),
+    "one norm": (
+        ["norm,1,4096,,,,,,,,,bf16,2.0"],
+        "column m of norm (n 4096) is 1 in all its rows",
+    ),
+    "norms to 64": (
+        [f"norm,{m},4096,,,,,,,,,bf16,2.0" for m in (1, 64)],
+        "column m of norm (n 4096) goes from 1 to 64, and input_norm has 1 to 512",
     ),
     "other widths": (
         [gemm(1, 512, 512, 5.0), gemm(512, 512, 512, 9.0)],
@@ -344,7 +437,7 @@ REFUSED = {
     ),
     "one context": (
         [f"attention_decode,,,,{b},99,32,8,128,,,bf16,{t}" for b, t in ((1, 9.0), (64, 20.0))],
-        "column context of attention_decode is 100 in all rows",
+        "column context of attention_decode (num_heads 32, num_kv_heads 8, head_dim 128) is 100 in",
     ),
 }
 
@@ -424,10 +517,11 @@ def test_the_coverage_says_what_is_measured_and_how_far_steps_go_beyond(tmp_path
     assert measured is not None
     first, beyond, unused = measured.coverage().lines
     assert first == (
-        "mine.csv: measured are GEMM (rows: 10 of bf16); experts, prefill attention, decode "
-        "attention, elementwise by the law, collectives by the links"
+        "mine.csv: measured are GEMM (rows: 10 of bf16); prefill attention, decode attention, "
+        "elementwise by the law, collectives by the links"
     )
-    assert "gemm of bf16 at m of 1 to 512 (table: 1 to 256)" in beyond
+    every = "qkv_proj, o_proj, up_proj, down_proj"  # the LM head sees 64 sequences at most
+    assert f"gemm of bf16 ({every}) at m of 1 to 512 (table: 1 to 256)" in beyond
     assert unused == "rows of CPU time are not used"
 
 
@@ -544,6 +638,86 @@ def test_values_that_name_nothing_are_refused(tmp_path: Path, value: str, rule: 
     assert str(error.value).startswith("engine.kernels = ")
 
 
+MOE = """
+[model]
+name = "mixtral-8x7b"
+
+[cluster]
+gpu = "H100"
+nodes = 1
+gpus_per_node = 4
+
+[engine]
+kernels = "moe.csv"
+max_num_seqs = 64
+chunk_size = 512
+max_model_len = 4096
+
+[workload]
+rate_rps = 5
+num_requests = 5
+lengths = { kind = "fixed", prompt_len = 200, output_len = 5 }
+
+[slo]
+tpot_s = 1.0
+"""
+LAYOUTS = {
+    "tp": {"tp_size": 4},
+    "ep": {"tp_size": 4, "ep_size": 4},
+    "dp": {"tp_size": 1, "dp_size": 4},
+    "dp-ep": {"tp_size": 1, "dp_size": 4, "ep_size": 4},
+}
+
+
+def with_experts(folder: Path, layout: str, kernels: str = "moe.csv") -> scenario.Scenario:
+    """Return a scenario of Mixtral whose experts take seconds by the file, under a layout."""
+    rows = [f"moe,{m},{n},4096,,,,,,8,2,bf16,9e6" for m in (1, 512) for n in (3584, 14336)]
+    (folder / "moe.csv").write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+    path = folder / "scenario.toml"
+    path.write_text(MOE, encoding="utf-8")
+    strategy = {"name": layout, "kind": "nodg", **LAYOUTS[layout]}
+    return scenario.load(path, {"strategy": [strategy], "engine.kernels": kernels})
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_experts_of_a_file_are_used_where_the_tensor_parallel_group_has_them_all(
+    tmp_path: Path, layout: str
+) -> None:
+    """Spread over other GPUs a rank has other experts and tokens: a file without more is refused.
+
+    Also where each rank has whole experts, whose width is that of the rows.
+    """
+    if layout == "tp":
+        slow = compare(with_experts(tmp_path, layout), jobs=1).requests()["tpot_s"]
+        assert slow.min() > 9.0
+        return
+    with pytest.raises(ConfigError, match="no row is used: it has experts alone") as error:
+        with_experts(tmp_path, layout)
+    assert "\n" not in str(error.value)
+    shape = Layout(**LAYOUTS[layout])
+    law = with_experts(tmp_path, layout, "law").environment
+    own = dataclasses.replace(law, kernels=kernel_file.read(tmp_path / "moe.csv"))
+    step = decodes(8, 100)
+    times = [roofline_step_time(one, shape.tp_size, layout=shape) for one in (law, own)]
+    assert [one.gpu_s(step) for one in times] == [times[0].gpu_s(step)] * 2
+
+
+def test_the_heading_says_once_what_each_layout_uses(tmp_path: Path) -> None:
+    """Two strategies, one of which spreads the experts."""
+    one = with_experts(tmp_path, "tp")
+    rows = [{"name": name, "kind": "nodg", **LAYOUTS[name]} for name in ("tp", "ep")]
+    both = scenario.load(tmp_path / "scenario.toml", {"strategy": rows})
+    rest = "GEMM, prefill attention, decode attention, elementwise by the law, collectives by the"
+    measured = f"moe.csv: measured are experts (rows: 4 of bf16); {rest} links"
+    assert kernel_lines(one) == [measured]
+    rest = rest.replace("GEMM,", "GEMM, experts,")
+    assert kernel_lines(both) == [
+        f"TP 4: {measured}",
+        f"TP 4 with ep_size or dp_size: moe.csv: measured are none; {rest} links",
+        "TP 4 with ep_size or dp_size: experts by the law, which ep_size or dp_size spreads",
+    ]
+
+
 class OfToyTable(StepTimeSource):
     """Step times of a toy model with a table of made-up ratios."""
 
@@ -573,7 +747,7 @@ class OfToyTable(StepTimeSource):
 def toy_table() -> KernelTable:
     """Return rows of every class that the toy models have, rough in all columns."""
     calls = []
-    for m in (1, 3, 60, 300, 4000):
+    for m in (1, 3, 60, 300, 4000, 40000):
         for n in (256, 1024, 4096):
             calls += [KernelCall("gemm", "bf16", False, m=m, n=n, k=k) for k in (128, 512, 2048)]
             calls += [KernelCall(name, "bf16", False, m=m, n=n) for name in ("norm", "activation")]
@@ -588,7 +762,7 @@ def toy_table() -> KernelTable:
                 KernelCall(
                     "attention_prefill", "bf16", False, m=m, batch=batch, context=context, **heads
                 )
-                for m in (8, 600)
+                for m in (8, 600, 40000)
             ]
     rows = [KernelRow(call, 1e-6 * (5.0 + 7919 * i % 83)) for i, call in enumerate(calls)]
     return KernelTable("toy.csv", tuple(rows))

@@ -22,6 +22,7 @@ from simcluster.config import AICONFIGURATOR, ModelConfig
 from simcluster.errors import ConfigError
 from simcluster.roofline.bounded import remember
 from simcluster.roofline.measured.base import (
+    SPREAD,
     Coverage,
     Elementwise,
     ExpertCall,
@@ -324,8 +325,8 @@ class AicKernels(MeasuredKernels):
         """Time of a call of experts of the model by the law (s)."""
         return dict(self._expert_calls(int(call.m)))[call]
 
-    def coverage(self) -> Coverage:
-        """Return what of the model is measured, and what is not."""
+    def coverage(self, *, spread: bool = False) -> Coverage:
+        """Return what of the model is measured, and what is not (see `MeasuredKernels`)."""
         measured: dict[str, str] = {}
         gemms, absent = {}, set()
         for operator in self._operators():
@@ -343,7 +344,9 @@ class AicKernels(MeasuredKernels):
             )
         if absent and gemms:
             notes.append(f"GEMMs with weights of {', '.join(sorted(absent))} by the law")
-        for experts in self._needed_experts():
+        if spread and self._model.spec.experts is not None:
+            notes.append(SPREAD)
+        for experts in () if spread else self._needed_experts():
             if self.experts_s(experts, 1.0) is not None:
                 rows = self._rows_of[experts.dtype]
                 measured["experts"] = f"{experts.dtype}: rows {rows}, {SKEW}"
@@ -359,7 +362,7 @@ class AicKernels(MeasuredKernels):
                 measured["decode attention"] = f"cache {CACHE_MODES[heads.cache_bytes]}"
         if latent:
             notes.append("latent attention and recurrent layers by the law")
-        return Coverage(self._tables.name, measured, (), tuple(notes))
+        return Coverage(self._tables.name, measured, (), tuple(notes), self._classes())
 
 
 class Tables:

@@ -87,17 +87,19 @@ class Coverage(NamedTuple):
     source: str
     """File, or package and its version."""
     measured: dict[str, str]
-    """By class of `CLASSES`: how many rows, or which kernels."""
-    beyond: tuple[str, ...]
+    """By class of `CLASSES`: how many rows, or which kernels. Empty if no row is used."""
+    beyond: tuple[str, ...] = ()
     """Where steps go beyond what was measured."""
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     """What else a reader must know."""
+    classes: tuple[str, ...] = CLASSES
+    """Those of `CLASSES` that the model has."""
 
     @property
     def lines(self) -> list[str]:
         """Return the coverage in sentences, the first with all classes."""
         known = "; ".join(f"{name} ({about})" for name, about in self.measured.items())
-        rest = ", ".join(name for name in CLASSES if name not in self.measured)
+        rest = ", ".join(name for name in self.classes if name not in self.measured)
         law = f"{rest} by the law, " if rest else ""
         lines = [f"{self.source}: measured are {known or 'none'}; {law}collectives by the links"]
         if self.beyond:
@@ -105,6 +107,10 @@ class Coverage(NamedTuple):
                 f"beyond the table (the law, times the ratio at its edge): {'; '.join(self.beyond)}"
             )
         return [*lines, *self.notes]
+
+
+SPREAD: Final = "experts by the law, which ep_size or dp_size spreads"
+"""What is said of layouts whose experts no source is asked for."""
 
 
 class MeasuredKernels(ABC):
@@ -155,8 +161,14 @@ class MeasuredKernels(ABC):
         return operator.name in self.in_experts
 
     @abstractmethod
-    def coverage(self) -> Coverage:
-        """Return what of the model is measured, and what is not."""
+    def coverage(self, *, spread: bool = False) -> Coverage:
+        """Return what of the model is measured, and what is not.
+
+        Parameters
+        ----------
+        spread : bool, optional
+            Whether `ep_size` or `dp_size` spread the experts, which are by the law then.
+        """
 
     # --- what a source answers ----------------------------------------------------------------
 
@@ -182,7 +194,9 @@ class MeasuredKernels(ABC):
 
     # --- what step times ask ------------------------------------------------------------------
 
-    def times(self, operators: Sequence[Operator], timer: KernelTimer) -> list[float | None]:
+    def times(
+        self, operators: Sequence[Operator], timer: KernelTimer, *, spread: bool = False
+    ) -> list[float | None]:
         """Times of kernels that follow one another (s); None for what the law gives.
 
         Parameters
@@ -191,9 +205,13 @@ class MeasuredKernels(ABC):
             Kernels of a layer, or those before or behind the layers.
         timer : KernelTimer
             The law with what the engine adds to a kernel, such as bringing inputs to 8 bits.
+        spread : bool, optional
+            Whether experts are spread over other GPUs than those of the tensor-parallel group: a
+            call of this rank then has other experts and tokens than what was measured.
         """
         found = [self._time(operator, timer) for operator in operators]
-        self._put_experts(operators, found, timer)
+        if not spread:
+            self._put_experts(operators, found, timer)
         return found
 
     def _time(self, operator: Operator, timer: KernelTimer) -> float | None:
@@ -225,11 +243,8 @@ class MeasuredKernels(ABC):
         """Share the time of a call of experts out over its kernels, as the law does."""
         members = [i for i, operator in enumerate(operators) if self.in_call(operator)]
         call = experts_of([operators[i] for i in members], self._model)
-        experts = self._model.spec.experts
-        if call is None or experts is None:
+        if call is None:
             return
-        if round(call.width * self._tp_size) != experts.ffn_dim:
-            return  # spread over other GPUs than those of the tensor-parallel group
         law = [self._law.operator_s(operators[i]) for i in members]
         whole_s = sum(law, 0.0)
         measured = self._once(call, lambda: self.experts_s(call, whole_s))
@@ -261,6 +276,11 @@ class MeasuredKernels(ABC):
             total += pairs
             weighed += pairs * ratio
         return weighed / total
+
+    def _classes(self) -> tuple[str, ...]:
+        """Classes of operators that the model has."""
+        has_experts = self._model.spec.experts is not None
+        return tuple(name for name in CLASSES if has_experts or name != "experts")
 
     def _needed_experts(self) -> list[ExpertCall]:
         """Calls of experts of the model for one token."""

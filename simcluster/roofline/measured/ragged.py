@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from math import exp, log, log2
+from math import exp, inf, log, log2
 from typing import Final, NamedTuple
 
 _NEAREST: Final = 4
@@ -58,6 +58,7 @@ class Ragged:
         self._grids = {shape: _axis(own, 0) for shape, own in by_shape.items()}
         self._points = by_shape
         self._near: dict[tuple[float, ...], list[tuple[float, tuple[float, ...]]]] = {}
+        self._tops: dict[tuple[tuple[float, ...], int], float] = {}
 
     def __len__(self) -> int:
         """Points in all."""
@@ -73,35 +74,79 @@ class Ragged:
 
     def values(self, shape: tuple[float, ...], axis: int) -> list[float]:
         """Values of an axis that were measured of the shapes that stand for `shape`, rising."""
-        near = [known for _, known in self._nearest(shape)]
+        near = self.stand_ins(shape)
         return sorted({point.place[axis] for known in near for point in self._points[known]})
 
-    def all_values(self, axis: int) -> list[float]:
-        """Values of an axis that were measured of any shape, rising."""
-        return sorted({point.place[axis] for own in self._points.values() for point in own})
+    @property
+    def shapes(self) -> list[tuple[float, ...]]:
+        """Measured shapes, in the order of the points."""
+        return list(self._points)
 
-    def distance(self, shape: tuple[float, ...]) -> float:
-        """How many times larger or smaller a side of `shape` is than of the nearest measured."""
+    def own_values(self, known: tuple[float, ...], axis: int) -> list[float]:
+        """Values of an axis that were measured of a measured shape, rising."""
+        return sorted({point.place[axis] for point in self._points[known]})
+
+    def shortest(self, known: tuple[float, ...], axis: int) -> tuple[float, tuple[float, ...]]:
+        """Least of the last values of an axis of a measured shape, and the place that it ends at.
+
+        Behind the last value of the axis the place is free: of a grid that is not full the values
+        of the axes before it decide how far it goes.
+        """
+        last: dict[tuple[float, ...], float] = {}
+        for point in self._points[known]:
+            before = point.place[:axis]
+            last[before] = max(last.get(before, 0.0), point.place[axis])
+        value, before = min((value, before) for before, value in last.items())
+        return value, before
+
+    def stand_ins(self, shape: tuple[float, ...]) -> list[tuple[float, ...]]:
+        """Measured shapes that stand for `shape`: itself, or the nearest ones."""
+        return [known for _, known in self._nearest(shape)]
+
+    def top(self, shape: tuple[float, ...], axis: int) -> float:
+        """Value of an axis that all shapes which stand for `shape` were measured up to."""
+        key = (shape, axis)
+        if key not in self._tops:
+            self._tops[key] = min(self.own_values(k, axis)[-1] for k in self.stand_ins(shape))
+        return self._tops[key]
+
+    def stand_in(self, shape: tuple[float, ...], allowed: Sequence[tuple[float, ...]]) -> None:
+        """Let the nearest of `allowed`, which were measured, stand for `shape`, which was not."""
+        self._near[shape] = _weighed(shape, allowed)
+
+    def distance(
+        self, shape: tuple[float, ...], among: Iterable[tuple[float, ...]] | None = None
+    ) -> float:
+        """How many times larger or smaller a side of `shape` is than of the nearest measured.
+
+        `among` are the measured shapes that count, by default all; infinite if there are none.
+        """
         return min(
-            max(max(a / b, b / a) for a, b in zip(shape, known, strict=True))
-            for known in self._grids
+            (
+                max(max(a / b, b / a) for a, b in zip(shape, known, strict=True))
+                for known in (self._grids if among is None else among)
+            ),
+            default=inf,
         )
 
     def _nearest(self, shape: tuple[float, ...]) -> list[tuple[float, tuple[float, ...]]]:
         """Shapes that stand for `shape`, with weights whose sum is 1."""
         found = self._near.get(shape)
         if found is None:
-            if shape in self._grids:
-                found = [(1.0, shape)]
-            else:
-                away = sorted(
-                    (sum(log2(a / b) ** 2 for a, b in zip(shape, known, strict=True)), known)
-                    for known in self._grids
-                )[:_NEAREST]
-                total = sum(1.0 / square for square, _ in away)
-                found = [(1.0 / square / total, known) for square, known in away]
-            self._near[shape] = found
+            known = shape in self._grids
+            found = self._near[shape] = [(1.0, shape)] if known else _weighed(shape, self.shapes)
         return found
+
+
+def _weighed(
+    shape: tuple[float, ...], among: Iterable[tuple[float, ...]]
+) -> list[tuple[float, tuple[float, ...]]]:
+    """Return the nearest shapes with weights whose sum is 1: inverse squares of the distance."""
+    away = sorted(
+        (sum(log2(a / b) ** 2 for a, b in zip(shape, known, strict=True)), known) for known in among
+    )[:_NEAREST]
+    total = sum(1.0 / square for square, _ in away)
+    return [(1.0 / square / total, known) for square, known in away]
 
 
 def _axis(points: Sequence[Point], depth: int) -> _Axis:
