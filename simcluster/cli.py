@@ -34,17 +34,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class _Override(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """``key=value``; the value is read as TOML, else as text."""
+    """``key=value``; the value is read as TOML, else as text; its paths start where we are."""
 
     name = "key=value"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, object]:
-        from simcluster.scenario.file import parse_override
+        from simcluster.scenario.file import parse_override, with_paths_of
 
         try:
-            return parse_override(str(value))
+            key, given = parse_override(str(value))
+            return key, with_paths_of(key, given, Path.cwd())
         except ConfigError as error:
             self.fail(f"{value!r} {error.rule}. {error.remedy}", param, ctx)
 

@@ -46,6 +46,7 @@ from simcluster.scenario.tables import ClusterTable, EngineTable, ModelTable, Sc
 from simcluster.strategies import STRATEGIES, Routed
 from simcluster.strategies.base import with_defaults_of
 from simcluster.workload import ARRIVALS, LENGTHS, WorkloadSettings
+from simcluster.workload.base import joined
 
 Document = dict[str, Any]
 """Tables and values as ``tomllib`` gives them."""
@@ -72,7 +73,8 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Sce
     overrides : mapping of str to object, optional
         Values that replace those of the file, by dotted key, such as ``{"cluster.nodes": 2,
         "strategy.EcoServe.tp_size": 2}``; None removes the key. A key that excludes others
-        (``workload.trace``, ``num_requests``, ``duration_s``) takes their place.
+        (``workload.trace``, ``num_requests``, ``duration_s``) takes their place. Relative paths
+        start at the folder of the file (those of ``--set`` at the working directory).
 
     Raises
     ------
@@ -331,6 +333,31 @@ def parse_override(text: str) -> tuple[str, object]:
         return key, value
 
 
+def with_paths_of(key: str, value: object, folder: Path) -> object:
+    """Return the value of an override with its relative paths taken from `folder`.
+
+    Parameters
+    ----------
+    key : str
+        Dotted key, as `load` takes it.
+    value : object
+        What it is set to: a path, a list or a table that holds paths, or anything else.
+    folder : Path
+        Where who wrote the override is: the working directory on a command line.
+    """
+    if isinstance(value, dict):
+        return {name: with_paths_of(f"{key}.{name}", one, folder) for name, one in value.items()}
+    if isinstance(value, list):
+        return [with_paths_of(key, one, folder) for one in value]
+    if not isinstance(value, str) or not value:
+        return value
+    is_path = key in ("catalog", "workload.trace")
+    is_path |= key.endswith(".path") and key.startswith(("workload.", "quality."))
+    is_path |= key == "engine.kernels" and value.endswith(kernel_file.SUFFIXES)
+    is_path |= key == "model.name" and _is_file(joined(folder, value))
+    return joined(folder, value) if is_path else value
+
+
 def _override(tables: Document, key: str, value: object) -> None:
     """Set `key` (``slo.ttft_s``, ``strategy.0.tp_size``, ``strategy[0].tp_size``) in `tables`.
 
@@ -526,7 +553,8 @@ def _kernels(table: EngineTable) -> str | KernelTable:
         return named
     if named.endswith(kernel_file.SUFFIXES):
         if not Path(named).is_file():
-            rule, remedy = "no such file", "Its path is relative to the scenario file."
+            rule = "no such file"
+            remedy = "A path in a scenario file starts at that file, one of --set where you are."
             raise ConfigError("engine.kernels", named, rule, remedy)
         return kernel_file.read(Path(named))
     rule = "is neither a known source nor a file of kernel times"

@@ -64,6 +64,11 @@ def call(words: list[str]) -> Result:
     return run(lambda: CliRunner().invoke(main, words, catch_exceptions=False))
 
 
+def shown_file(page: str, name: str) -> str:
+    """Return a file that a page shows."""
+    return next(block.text for block in blocks(DOCS / f"{page}.md") if block.file == name)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder to work in as a reader has it; what a block registers is forgotten."""
@@ -77,9 +82,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("requests.jsonl", "conversation_trace.jsonl.gz"):
         shutil.copy(tmp_path / "conversation_trace.jsonl", tmp_path / name)
     shutil.copy(ROOT / "scenarios" / "first.toml", tmp_path / "mine.toml")
-    config = next(
-        b.text for b in blocks(DOCS / "own-model.md") if b.file == "models/mine/config.json"
-    )
+    config = shown_file("own-model", "models/mine/config.json")
+    (tmp_path / "mine.csv").write_text(shown_file("kernel-times", "mine.csv"))
     for folder in ("models/mine", "path/to"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "config.json").write_text(config)

@@ -797,6 +797,18 @@ def test_a_table_costs_the_engine_loop_little() -> None:
     assert table_s < 3 * law_s
 
 
+def test_the_page_shows_the_heading_of_its_example(tmp_path: Path) -> None:
+    """Word for word, with the command that it names: which kernels the file leaves to the law."""
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs" / "kernel-times.md").read_text(encoding="utf-8")
+    path = tmp_path / "mine.csv"
+    path.write_text(page.split("```csv\n")[1].split("```")[0], encoding="utf-8")
+    changes = {"cluster.gpu": "H100", "engine.kernels": str(path)}
+    lines = heading(scenario.load(root / "scenarios" / "first.toml", changes)).splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("Step times"))
+    assert page.split("```text\n")[1].split("```")[0].splitlines() == lines[first:-1]
+
+
 def test_the_example_of_the_page_is_a_table_that_is_used(tmp_path: Path) -> None:
     """The file in docs/kernel-times.md, as it stands there, serves the model that it names."""
     page = Path(__file__).resolve().parents[2] / "docs" / "kernel-times.md"

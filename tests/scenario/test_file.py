@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,11 +19,19 @@ from simcluster import catalog
 from simcluster.catalog.own_file import entry_text
 from simcluster.catalog.specs import EngineProfile
 from simcluster.catalog.toml_writer import to_toml
+from simcluster.cli import main
 from simcluster.engine.instance import Instance
 from simcluster.errors import ConfigError
 from simcluster.scenario import file as scenario_file
 from simcluster.scenario.check import validated
-from simcluster.scenario.file import json_schema, load, markdown_keys, parse_override, resolve
+from simcluster.scenario.file import (
+    json_schema,
+    load,
+    markdown_keys,
+    parse_override,
+    resolve,
+    with_paths_of,
+)
 from simcluster.scenario.tables import EngineTable
 from simcluster.strategies import STRATEGIES, NoDG
 from simcluster.strategies.base import dry_run
@@ -407,6 +417,78 @@ def test_paths_start_at_the_scenario_file(tmp_path: Path) -> None:
     (tmp_path / "scenario.toml").write_text(to_toml(tables))
     scenario = load(tmp_path / "scenario.toml")
     assert scenario.document["workload"]["trace"] == str(tmp_path / "trace.csv")
+
+
+ON_THE_COMMAND_LINE = [
+    ("workload.trace=mine.csv", ["workload", "trace"]),
+    ("workload.trace={path='mine.csv', end_s=9}", ["workload", "trace", "path"]),
+    ("workload.arrivals={kind='trace', path='mine.csv'}", ["workload", "arrivals", "path"]),
+    ("workload.lengths={kind='trace', path='mine.csv'}", ["workload", "lengths", "path"]),
+    ("quality.path=mine.csv", ["quality", "path"]),
+    ("engine.kernels=mine.csv", ["engine", "kernels"]),
+    ("model.name=mine.json", ["model", "name"]),
+    ("catalog=['mine.csv']", ["catalog", 0]),
+]
+
+
+@pytest.mark.parametrize(("text", "place"), ON_THE_COMMAND_LINE, ids=lambda x: str(x))
+def test_paths_of_set_start_where_who_types_them_is(
+    text: str, place: list[Any], tmp_path: Path
+) -> None:
+    """As the shell completes them; absolute paths, and what is no path, stay as they are."""
+    key, value = parse_override(text)
+    (tmp_path / "mine.json").write_text("{}")
+    got: Any = with_paths_of(key, value, tmp_path)
+    for step in place[len(key.split(".")) :]:
+        got = got[step]
+    assert got == str(tmp_path / ("mine.json" if "json" in text else "mine.csv"))
+    again = parse_override(text.replace("mine", "/there/mine"))
+    assert with_paths_of(*again, tmp_path) == again[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model.name=llama-3.1-8b",
+        "engine.kernels=law",
+        "engine.kernels=aiconfigurator",
+        "slo.ttft_s=1",
+        "workload.lengths=sharegpt-ecoserve",
+        "cluster.gpu=H100",
+        "catalog=",
+    ],
+)
+def test_what_is_no_path_is_left_alone(text: str, tmp_path: Path) -> None:
+    """Names of the catalogue, numbers, keys that are taken out."""
+    key, value = parse_override(text)
+    assert with_paths_of(key, value, tmp_path) == value
+
+
+def test_every_key_that_takes_a_path_is_known_to_set() -> None:
+    """Those whose description says so, on the page that is made of the schema."""
+    page = (ROOT / "docs" / "scenario.md").read_text(encoding="utf-8")
+    words = r"relative to the scenario file|from the scenario's folder|Clients file"
+    keys = {
+        line.split("`")[1]
+        for line in page.splitlines()
+        if line.startswith("| `") and re.search(words, line)
+    }
+    known = {str(place[-1]) for _, place in ON_THE_COMMAND_LINE} | {"catalog"}
+    assert keys == known - {"0", "trace"}
+
+
+def test_a_path_of_set_is_found_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scenario is in one folder, its trace where the command is typed."""
+    (tmp_path / "scenarios").mkdir()
+    (tmp_path / "scenarios" / "one.toml").write_text(to_toml(SMALL))
+    (tmp_path / "mine.csv").write_text((ROOT / "scenarios" / "first_trace.csv").read_text())
+    monkeypatch.chdir(tmp_path)
+    words = ["show", "scenarios/one.toml", "--set", "workload.trace=mine.csv"]
+    result = CliRunner().invoke(main, words, catch_exceptions=False)
+    shown = tomllib.loads(result.stdout)
+    assert shown["workload"]["trace"] == str(tmp_path / "mine.csv")
 
 
 def test_a_catalogue_of_ones_own(tmp_path: Path) -> None:
