@@ -5,10 +5,14 @@ Sphinx writes them before it reads the other pages (``conf.py``); git ignores th
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
+import inspect
 import io
+import itertools
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,4 +188,51 @@ def api() -> str:
             parts.append(f"### `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}")
             parts.append("   :members:" + ("" if members is None else f" {', '.join(members)}"))
             parts.append("```\n")
+            own = _texts(Path(importlib.import_module(name).__file__ or ""), set(members or ()))
+            others = {one: text for one, text in constants(name).items() if one not in own}
+            parts += [f"- `{one}`: {text}" for one, text in others.items()]  # Sphinx shows its own
+            parts.append("")
     return "\n".join(parts)
+
+
+def constants(module: str) -> dict[str, str]:
+    """Return what a module exports beside classes and functions, with the text below each.
+
+    The text stands where the name is given its value: in the module, or in one below it.
+    """
+    exported = importlib.import_module(module)
+    values = {
+        name: getattr(exported, name)
+        for name in getattr(exported, "__all__", ())
+        if not name.startswith("__") and not _is_code(getattr(exported, name))
+    }
+    texts = dict.fromkeys(values, "")
+    for name, inner in list(sys.modules.items()):
+        if name == module or name.startswith(f"{module}."):
+            found = {key for key, value in values.items() if vars(inner).get(key) is value}
+            texts |= _texts(Path(inner.__file__ or ""), found)
+    return texts
+
+
+def _texts(file: Path, names: set[str]) -> dict[str, str]:
+    """Return the text below the statements of a source file that give `names` their values."""
+    body = ast.parse(file.read_text(encoding="utf-8")).body if names else []
+    return {
+        _target(statement): " ".join(str(below.value.value).split())
+        for statement, below in itertools.pairwise(body)
+        if _target(statement) in names
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
+
+
+def _is_code(value: object) -> bool:
+    return inspect.isclass(value) or inspect.isroutine(value)
+
+
+def _target(statement: ast.stmt) -> str:
+    """Return the name that a statement gives a value; empty if it gives none."""
+    target = statement.target if isinstance(statement, ast.AnnAssign) else None
+    if isinstance(statement, ast.Assign):
+        target = statement.targets[0]
+    return target.id if isinstance(target, ast.Name) else ""

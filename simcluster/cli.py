@@ -838,7 +838,12 @@ _FORMATS, _TURNS = "simcluster.workload.formats", "simcluster.workload.turns"
     help="Unit of its times: s, ms, us, ns.",
 )
 @click.option("--block-size", type=click.IntRange(1, 1 << 20), help="Tokens of a block with an id.")
-@click.option("--turns", type=_WordsOf(_TURNS, "TurnLengths"), default="auto")
+@click.option(
+    "--turns",
+    type=_WordsOf(_TURNS, "TurnLengths"),
+    default="auto",
+    help="Rows of a conversation hold the whole prompt, or what a turn adds.",
+)
 @click.option("--start", type=click.FloatRange(0), default=0.0, help="From here (s).")
 @click.option("--end", type=click.FloatRange(0, min_open=True), help="To here (s).")
 @click.option("-o", "--out", type=_FILE, help="Draw it into this picture (.png, .svg, .pdf).")

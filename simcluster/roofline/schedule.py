@@ -28,5 +28,8 @@ class KernelSchedule:
     """
 
     host_before_s: float
+    """Host work before the first kernel is issued (s)."""
     runs: tuple[KernelRun, ...]
+    """Kernels in issue order, as runs of equal layers."""
     host_after_s: float
+    """Host work behind the last kernel (s)."""

@@ -35,7 +35,9 @@ class Target:
     latency: str
     """``"ttft"`` or ``"tpot"``."""
     percentile: int
+    """Per cent of the requests that must be within the limit."""
     limit_s: float
+    """Longest latency (s)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,8 +77,10 @@ class Interval:
     """An estimate and its 95 % interval, in one unit."""
 
     value: float
+    """The estimate."""
     low: float
     high: float
+    """Ends of the interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

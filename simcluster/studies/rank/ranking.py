@@ -95,6 +95,7 @@ class Level:
     share: float
     """Offered rate over the goodput."""
     latencies: Latencies
+    """There, of the finished requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
