@@ -18,11 +18,11 @@ from simcluster.strategies import FuDG, NoDG, PaDG
 NOT_MODELLED: Final = (
     "Tokens and weights (answer quality comes from measured curves); speculative decoding, "
     "adapters, images.",
-    "A KV cache shared between instances, prefix caches that tell of hits beyond full blocks, KV "
+    "A KV cache shared between instances, prefix caches that reuse parts of blocks, KV "
     "compression.",
     "How busy the busiest GPU is with uneven experts, beyond one number (expert_skew); padding to "
-    "captured batch sizes; kernels of quantised weights other than by bytes and peak, experts "
-    "apart; several tokens a step (MTP).",
+    "captured batch sizes; dense kernels of quantised weights beyond their bytes and peak rate; "
+    "several tokens a step (MTP).",
     "Slow or failing machines; links between the sockets of a host and its memory bandwidth.",
     "Energy, spot prices. Prices are dated and quoted with their source; none is made up where "
     "none is known.",

@@ -168,8 +168,8 @@ def _confidence(found: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -
         wide_ratio = pair.get("ratio_with_step_time_errors")
         if wide_ratio and pair["decided"] and wide_ratio["low"] < 1 < wide_ratio["high"]:
             lines.append(
-                f"That {pair['first']} beats {pair['second']} could be turned by errors of the "
-                "step times."
+                f"Errors of the step times could turn the order of {pair['first']} and "
+                f"{pair['second']}."
             )
     return lines
 
@@ -211,7 +211,9 @@ def _table(
         cells.append(Value.word(row["status"], _ENDS[row["status"]]))
         table.append(cells)
     return Table(
-        "Shares met are at the goodput; latencies at the rate simulated next to it.", heads, table
+        "Shares are those at the goodput, latencies those at the nearest simulated rate.",
+        heads,
+        table,
     )
 
 
@@ -323,8 +325,8 @@ def _attainment(folder: Path, styles: charts.Styles, result: Mapping[str, Any]) 
         "Points near the wanted share rest on many more requests than those far from it.",
         [Choice("", traces, mark)],
         charts.layout(charts.axis(what), charts.percent_axis("Share of the requests"), height=420),
-        note="The criterion that is met least counts. Short runs far from the goodput flatter: "
-        "the goodput is that of the longest runs.",
+        note="The criterion that is met least often counts. Short runs look better than they are; "
+        "the goodput rests on the longest runs.",
     )
 
 
@@ -359,7 +361,7 @@ def _latencies(found: Sequence[Mapping[str, Any]], styles: charts.Styles) -> Cha
         choices.append(Choice(name, traces, {"yaxis": y}))
     rates = ", ".join(f"{r['strategy']} {three_digits(r['latency_at_rps'])}" for r in found)
     return Chart(
-        "Percentiles of the latencies next to the goodput",
+        "Percentiles of the latencies at the simulated rate nearest to the goodput",
         f"Each at its own rate (requests/s): {rates}.",
         choices,
         charts.layout(charts.axis("Percentile", type="category"), {}, height=360),

@@ -37,10 +37,10 @@ from simcluster.show.text import served
 from simcluster.units import MS
 
 _STAGES: Final = {
-    "final": "settled in the longest runs",
-    "race": "several draws of short runs",
-    "screen": "one draw of short runs",
-    "bound": "by its bound alone, not run",
+    "final": "settled, in the longest runs",
+    "race": "by several short runs",
+    "screen": "by one short run",
+    "bound": "by arithmetic alone, not simulated",
 }
 _LATENCIES: Final = ("ttft", "tpot")
 _SHOWN: Final = 24
@@ -196,8 +196,8 @@ def _confidence(result: _Row) -> list[str]:
     ]
     if result["unsettled"]:
         lines.append(
-            "Finalists without a settled goodput, which rest on short runs that flatter: "
-            + "; ".join(f"{name}: {words}" for name, words in result["unsettled"].items())
+            "Finalists without a settled goodput rest on short runs, which look better than they "
+            "are: " + "; ".join(f"{name}: {words}" for name, words in result["unsettled"].items())
         )
     best = result["candidates"][0]
     if result["need"] is not None:
@@ -413,4 +413,4 @@ def _levels(levels: Sequence[_Row]) -> Table:
                 ),
             ]
         )
-    return Table("How far the best are from the targets when they are not full", heads, rows)
+    return Table("Latencies of the best candidates at part load", heads, rows)

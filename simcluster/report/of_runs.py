@@ -268,7 +268,7 @@ class _Report(RunCharts):
         step_times = step_times_of(self.comparison.scenario.environment)
         lines.append(
             f"Step times of {step_times['gpu']}: {step_times['accuracy']}. Their errors move all "
-            "strategies, mostly alike."
+            "strategies, mostly in the same direction."
         )
         return lines
 

@@ -111,7 +111,7 @@ class RunCharts(RunFacts):
         return Chart(
             "Share of the requests within the targets, by offered rate",
             f"At {self.rates[0]:g} requests/s: {ends[0]}; at {self.rates[-1]:g}: {ends[1]}. "
-            "Whiskers: about 95 %.",
+            "Whiskers: intervals of about 95 %.",
             choices,
             charts.layout(
                 charts.axis("Offered rate (requests/s)", rangemode="tozero"),
@@ -232,8 +232,8 @@ class RunCharts(RunFacts):
             choices.append(Choice(f"P95 of the {name}", traces, {"yaxis": y_axis, **mark}))
         return Chart(
             "Latency against throughput",
-            "Each point is a rate of the sweep: to the right more requests are finished per "
-            "second, upwards they take longer.",
+            "Each point is a rate of the sweep. Further right more requests finish per second; "
+            "further up they take longer.",
             choices,
             charts.layout(charts.axis("Finished (requests/s)", rangemode="tozero"), {}, height=420),
             asks="Latency: ",
@@ -291,7 +291,7 @@ class RunCharts(RunFacts):
                 choices.append(Choice(f"{name}{at}", traces, {"xaxis": x, **mark}))
         return Chart(
             "Share of the requests (of the gaps, for the ITL) within a latency",
-            "Steps rise from 0 to 100 %. A line that ends below 100 % has requests that were "
+            "Each line rises from 0 to 100 %. A line that ends below 100 % has requests that were "
             "rejected or did not finish. The dotted line is the target.",
             choices,
             charts.layout({}, charts.percent_axis("Share"), height=440),
@@ -357,7 +357,7 @@ class RunCharts(RunFacts):
         ]
         words = ", ".join(f"{n}: {_PARTS[part]}" for n, part in zip(names, longest, strict=True))
         chart = Chart(
-            f"Mean time of a finished request, by what happens in it{at}",
+            f"Mean time of a finished request{at}, by what it is spent on",
             f"The longest part: {words}.",
             [
                 Choice("to the first output (TTFT)", self._stack(ttft, names)),
@@ -442,7 +442,7 @@ class RunCharts(RunFacts):
 
         return Chart(
             "Queue, TTFT and KV cache over time",
-            "A queue or a TTFT that rises without end is an overload.",
+            "A queue or a TTFT that keeps rising means overload.",
             [
                 Choice(
                     "requests waiting for their first step",
