@@ -757,7 +757,7 @@ def test_pipes_and_devices_are_refused_and_not_waited_for(tmp_path: Path) -> Non
 
 def test_names_that_are_hard_to_write_are_refused_in_one_line(tmp_path: Path) -> None:
     """A NUL, bytes that are not UTF-8, a name longer than file systems take."""
-    refused(f"{tmp_path}/a\0b", "cannot be read (embedded null byte)")
+    refused(f"{tmp_path}/a\0b", "cannot be read (")
     refused(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.csv"), "no such file")
     refused(tmp_path / ("n" * 5000), "cannot be read (File name too long)")
 
@@ -802,7 +802,7 @@ def test_a_file_without_line_ends_is_refused_at_its_limit(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("[" * 5000, "nested too deep"),
+        ("[" * 100_000, "nested too deep"),
         ('{"timestamp": ' + "9" * 5000 + "}", "no JSON object"),
         ('{"timestamp": 0, "input_length": 1e999, "output_length": 1}', "input_length = inf"),
         ('{"timestamp": NaN, "input_length": 1, "output_length": 1}', "timestamp = nan"),
