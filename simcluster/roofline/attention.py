@@ -57,7 +57,7 @@ class KindTerms(NamedTuple):
     ) -> FloatArray:
         """Like `ticks` for arrays; `rises` says that no context is shorter than the one before."""
         tokens = window_tokens if self.reached else context_tokens
-        ticks = decode_ticks_array(self.terms, tokens)
+        ticks = decode_ticks_array(self.terms, tokens, rises)
         if self.measured is not None:
             if rises and not self.reached:
                 ticks *= self.measured.at_rising(tokens)
@@ -65,7 +65,7 @@ class KindTerms(NamedTuple):
                 ticks *= self.measured.at_all(tokens)
             np.rint(ticks, out=ticks)
         if self.top_k is not None:
-            ticks += decode_ticks_array(self.top_k, context_tokens)
+            ticks += decode_ticks_array(self.top_k, context_tokens, rises)
         return ticks
 
 
@@ -322,8 +322,11 @@ def decode_ticks(terms: DecodeTerms, tokens: int) -> float:
     return float(round(ticks))
 
 
-def decode_ticks_array(terms: DecodeTerms, tokens: FloatArray) -> FloatArray:
-    """Like `decode_ticks` for an array: the same operations in the same order."""
+def decode_ticks_array(terms: DecodeTerms, tokens: FloatArray, rises: bool) -> FloatArray:
+    """Like `decode_ticks` for an array: the same operations in the same order.
+
+    `rises` says that no number of `tokens` is below the one before.
+    """
     const, linear, root, rate, split, above = terms
     ticks: FloatArray = tokens * linear
     ticks += const
@@ -333,7 +336,7 @@ def decode_ticks_array(terms: DecodeTerms, tokens: FloatArray) -> FloatArray:
         growing += root * root
         np.sqrt(growing, out=growing)
         ticks += growing
-    if split and len(tokens) and tokens.max() > above:
+    if split and len(tokens) and (not rises or tokens[-1] > above):
         ticks[tokens > above] += split
     return np.rint(ticks, out=ticks)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
+from typing import Final
 
-from simcluster.catalog.specs import LinkSpec
-from simcluster.config import ClusterConfig, Environment
+from simcluster.catalog.specs import EngineProfile, GPUSpec, LinkSpec
+from simcluster.config import ClusterConfig, Environment, ModelConfig
+from simcluster.roofline.answers import KernelAnswers
 from simcluster.roofline.collectives import ExpertLinks, library_terms
 from simcluster.roofline.layout import Layout
 from simcluster.roofline.measured import measured_kernels
@@ -29,15 +32,39 @@ def roofline_step_time(
     fabric = group_fabric(cluster, tp_size)
     if wire_share < 1.0:
         fabric = replace(fabric, bandwidth=fabric.bandwidth * wire_share)
-    return RooflineStepTime(
+    return _roofline(
         environment.model,
         cluster.gpu,
         fabric,
         environment.engine,
         tp_size,
+        layout,
+        expert_links(cluster, layout) if layout.dp_size > 1 else None,
+        measured_kernels(environment, tp_size),
+    )
+
+
+@lru_cache(maxsize=256)
+def _roofline(
+    model: ModelConfig,
+    gpu: GPUSpec,
+    fabric: LinkSpec,
+    engine: EngineProfile,
+    tp_size: int,
+    layout: Layout,
+    links: ExpertLinks | None,
+    measured: KernelAnswers | None,
+) -> RooflineStepTime:
+    """Return step times that the runs of a process share: what one has computed others look up."""
+    return RooflineStepTime(
+        model,
+        gpu,
+        fabric,
+        engine,
+        tp_size,
         layout=layout,
-        expert_links=expert_links(cluster, layout) if layout.dp_size > 1 else None,
-        measured=measured_kernels(environment, tp_size),
+        expert_links=links,
+        measured=measured,
     )
 
 
@@ -114,6 +141,8 @@ def roofline_stages(
     fabric = group_fabric(environment.cluster, tp_size)
     gpu, engine = environment.cluster.gpu, environment.engine
     measured = measured_kernels(environment, tp_size)
-    return pipeline_stages(
-        environment.model, gpu, fabric, engine, tp_size, pp_size, layout, measured
-    )
+    return _stages(environment.model, gpu, fabric, engine, tp_size, pp_size, layout, measured)
+
+
+_stages: Final = lru_cache(maxsize=16)(pipeline_stages)
+"""Like `_roofline` for the stages of a pipeline."""

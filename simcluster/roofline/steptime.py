@@ -260,16 +260,19 @@ class RooflineStepTime:
         A short run is faster without NumPy; the operations are the same, in the same order.
         """
         terms, lines, host = self._decode_plan(num_decodes)
-        if num_steps > _SHORT_RUN or len(lines) > 1 or not self._is_plain:
+        kind, end_tokens = terms[0], context_tokens + num_steps * num_decodes
+        contexts = range(context_tokens, end_tokens, num_decodes)
+        line: Line | None = None
+        if num_steps <= _SHORT_RUN and self._is_plain:
+            line = _line_between(lines, kind, contexts[0], contexts[-1])
+        if line is None:
             durations = self.decode_steps_s(
                 num_decodes, context_tokens, num_steps, hidden_s, window_tokens
             )
             return ends_of(start_s, durations)
-        line, (num_layers,) = lines[0]
+        const, (num_layers,) = line
         host_s, layers_s = host * TICK_S, num_layers * TICK_S
-        fixed_s = line * TICK_S + (0.0 if self.overlaps_host else host_s)
-        contexts = range(context_tokens, context_tokens + num_steps * num_decodes, num_decodes)
-        kind = terms[0]
+        fixed_s = const * TICK_S + (0.0 if self.overlaps_host else host_s)
         if kind.measured is None:
             times = decode_steps(kind.terms, contexts, fixed_s, layers_s)
         else:
@@ -441,6 +444,25 @@ def _best(lines: Sequence[Line], ticks: float) -> float:
         if value > best:
             best = value
     return best
+
+
+def _line_between(lines: Sequence[Line], kind: KindTerms, first: int, last: int) -> Line | None:
+    """Return which of `lines` is the largest from `first` to `last` tokens of context.
+
+    None where that changes, or is not known. The time of the attention rises with the context, and
+    a line that is the largest at both ends is so between them.
+    """
+    if len(lines) == 1:
+        return lines[0]
+    if kind.measured is not None:
+        return None
+    low, high = kind.ticks(first, first), kind.ticks(last, last)
+    best_low, best_high = _best(lines, low), _best(lines, high)
+    for line in lines:
+        const, (num,) = line
+        if const + num * low == best_low and const + num * high == best_high:
+            return line
+    return None
 
 
 def _best_of_kinds(lines: Sequence[Line], by_kind: Sequence[float]) -> float:

@@ -172,6 +172,22 @@ def test_a_span_of_decodes_is_its_steps(
         hidden_s = model.gpu_s(shape)
 
 
+def test_a_short_run_in_which_another_path_becomes_the_longest() -> None:
+    """Attention is hidden under the issue of kernels, one by one, until the context has grown."""
+    engine = replace(eager_engine(), issue_s=30e-6, graph_max_seqs=0)
+    model = build(llama_2_7b(), engine)
+    num_decodes, num_steps = 8, 40
+    growths = []
+    for context in range(num_decodes, num_decodes * 800, num_decodes * num_steps):
+        asked = (num_decodes, context, num_steps)
+        vector = model.decode_steps_s(*asked)
+        assert model.decode_ends_s(0.0, *asked) == np.cumsum(vector).tolist()
+        growths.append(np.diff(vector))
+    assert growths[0].max() == 0.0
+    assert growths[-1].min() > 0.0
+    assert any(part.min() == 0.0 < part.max() for part in growths), "no run has both"
+
+
 run_lists = st.lists(
     st.tuples(st.integers(1, 3000), st.integers(1, 40), st.sampled_from([0.0, 2.0**-9, 2.0**-4])),
     min_size=1,
