@@ -77,6 +77,27 @@ def target_of(column: str) -> str:
     return words + (f" of {name[1:]}" if name else "")
 
 
+def falls_short(margin: float, high_margin: float | None = None) -> str:
+    """Return how a plan falls short of a need, in words.
+
+    Parameters
+    ----------
+    margin, high_margin : float
+        Goodput, and the upper end of its interval, over what is needed, less 1.
+
+    Notes
+    -----
+    >>> falls_short(-0.104, -0.09), falls_short(-0.005, 0.01)
+    ('misses it by 10.4 %', 'misses it by 0.5 %, which may be chance')
+    """
+    if margin >= 0:
+        return "may sustain it, which is not sure"
+    words = f"misses it by {-100 * margin:.1f} %"
+    if high_margin is not None and high_margin > 0:
+        words += ", which may be chance"
+    return words
+
+
 def three_digits(value: float) -> str:
     """Return `value` with at least three digits, never as a power of ten.
 

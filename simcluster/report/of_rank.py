@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from simcluster.frames.goodput import AT_LOW_LOAD, three_digits
+from simcluster.frames.goodput import AT_LOW_LOAD, falls_short, three_digits
 from simcluster.report import charts
 from simcluster.report.common import (
     about,
@@ -166,8 +166,7 @@ def need_answer(need: _Row, currency: str, share: str, notes: Sequence[str] = ()
     down = need["step_down"]
     if down is None:
         return [first, "There is no cheaper plan in this space.", *low]
-    miss = -down["margin"]
-    words = f"misses it by {percent(miss)}" if miss > 0 else "may sustain it, which is not sure"
+    words = falls_short(down["margin"], down["high_margin"])
     return [first, f"The next cheaper, {down['name']} on {down['num_gpus']} GPUs, {words}.", *low]
 
 

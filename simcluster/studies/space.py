@@ -188,7 +188,11 @@ class Space:
 
 
 def space(table: RankTable, environment: Environment) -> Space:
-    """Return the candidates of `table` that can be placed on the machines."""
+    """Return the candidates of `table` that can be placed on the machines.
+
+    Pools that are to stand on different nodes and have one node between them are left out where
+    `table` has them inside a node too: the KV cache takes a detour there, by the host's memory.
+    """
     found: dict[str, Strategy] = {}
     removed: Counter[str] = Counter()
     for shape in shapes(table, environment):
@@ -197,11 +201,22 @@ def space(table: RankTable, environment: Environment) -> Space:
             removed["fewer than two instances for prefill and decode"] += 1
         elif strategy.name not in found:
             rule = misfit(shape, strategy, environment)
+            if rule is None and shape.kind == "fudg-inter" and "fudg-intra" in table.strategies:
+                rule = _TWIN if _on_one_node(strategy, environment) else None
             if rule is None:
                 found[strategy.name] = strategy
             else:
                 removed[rule] += 1
     return Space(found, removed)
+
+
+_TWIN: Final = "pools that are to be on different nodes would share one, as those of fudg-intra do"
+
+
+def _on_one_node(strategy: Strategy, environment: Environment) -> bool:
+    """Whether all instances of a candidate that fits stand on the same node."""
+    placed = build(environment, strategy).placed
+    return len({group.node for one in placed for group in one.groups}) == 1
 
 
 def misfit(shape: Shape, strategy: Strategy, environment: Environment) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from simcluster.frames.goodput import three_digits
+from simcluster.frames.goodput import falls_short, three_digits
 from simcluster.show.text import aligned
 from simcluster.studies.rank.ranking import Level, Need, Plan, Ranking
 from simcluster.units import MS
@@ -68,15 +68,22 @@ def _step_lines(need: Need, currency: str) -> list[str]:
     if need.below is None:
         lines.append("There is no cheaper plan in this space.")
     else:
-        miss = -need.below.margin
-        what = f"misses it by {miss:.1%}" if miss > 0 else "may sustain it, which is not sure"
-        lines.append(f"{need.below.candidate.name} {_against(need.below, best, currency)}{what}.")
+        name, against = need.below.candidate.name, _against(need.below, best, currency)
+        lines.append(f"{name} {against}{falls_short(need.below.margin, need.below.margins[1])}.")
     if need.above is None:
         lines.append("There is no dearer plan in this space.")
     else:
         name, more = need.above.candidate.name, need.above.margin
-        what = f"sustains {more:.1%} more" if more > 0 else f"misses it by {-more:.1%}"
-        lines.append(f"{name} {_against(need.above, best, currency)}{what} than is needed.")
+        what = f"sustains {100 * more:.1f} % more than is needed" if more > 0 else falls_short(more)
+        lines.append(f"{name} {_against(need.above, best, currency)}{what}.")
+    steps = [plan for plan in (need.below, need.above) if plan is not None]
+    if steps:
+        line = "A step has the highest goodput of its cost"
+        if any(plan.candidate.stage != "final" for plan in steps):
+            line += ", by short runs on the requests of a settled plan"
+        lines.append(f"{line}.")
+    if any(math.isnan(plan.candidate.low_rps) for plan in (*need.plans, *steps)):
+        lines.append("about: by short runs, which flatter.")
     return lines
 
 

@@ -3,14 +3,16 @@
 Candidates are tried from the cheapest up, at the rate itself: one run says whether a candidate
 meets the targets there, and no goodput is sought of what does not. Runs of the first length turn
 candidates away, for short runs flatter; longer ones on several draws order those that are left; the
-finals give the goodputs of the cheapest of them, and of the best one step down and up in cost.
+finals give the goodputs of the cheapest of them. The best one step down and up in cost are those of
+the highest goodput, which is not the order at the rate: one that collapses above its goodput may
+sustain more than one that misses the targets little by little.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, NoReturn
 
 from simcluster.errors import DataError
@@ -22,24 +24,35 @@ from simcluster.studies.goodput.rules import RULES
 from simcluster.studies.goodput.runs import mean_lengths
 from simcluster.studies.rank import spares
 from simcluster.studies.rank.contest import Contest
+from simcluster.studies.rank.draws import Draws, around
 from simcluster.studies.rank.finals import LONGEST, NONE, Finals, merged, settle
 from simcluster.studies.rank.race import TRUSTED, Crossing, RaceRun, log_odds, search
 from simcluster.studies.rank.ranking import Need, Plan, Stage
-from simcluster.studies.rank.rounds import FIRST, REPLICATIONS, SECOND, THIRD, Rounds
+from simcluster.studies.rank.rounds import (
+    BIAS,
+    CLOSE,
+    FIRST,
+    REPLICATIONS,
+    SECOND,
+    THIRD,
+    Rounds,
+)
 from simcluster.studies.rank.standings import candidate_of
 from simcluster.studies.space import build
 
 _SHARE: Final = 0.6  # of the bound, where nothing of a family is known
 _AT_ONCE: Final = 2  # plans of one cost that are settled before it is asked whether one will do
 _ANY: Final = 0.5  # difference of two plans within which either may be taken: none is looked at
-_LOOKED_AT: Final = 4  # candidates of one step up or down in cost
+_LOOKED_AT: Final = 3  # candidates of each family, one step up or down in cost
+_STEPPED: Final = 3  # the most of these that have longer runs
+_STEP_NEAR: Final = 0.15  # from the best in short runs, in logarithms: may sustain more than it
+_STEPS: Final = "one step up or down"  # part of the work
 
 _SLOPE: Final = 20.0  # of the log odds over the log rate: only sizes tolerances and starts
 _SHORT: Final = 0.75  # log odds below the target up to which a short run turns nobody away
 _NEARLY: Final = 0.4  # the same of the mean of the long runs
 _FARTHEST: Final = 0.5  # from the rate, in logarithms, that a run at the rate tells of a goodput
 _WIDEST: Final = 0.12  # tolerance of a plan that is far from what is needed
-_STEP_TOLERANCE: Final = 0.06  # of a step down or up in cost
 _FINAL_REQUESTS: Final = 180_000.0  # that settle a goodput to 3 %, as a rule
 
 
@@ -83,7 +96,9 @@ class Plans:
         self._seen: dict[str, RaceRun] = {}
         self._perhaps: set[str] = set()  # by three draws of short runs
         self._final = NONE
+        self._turned_away: set[str] = set()  # by runs at the rate
         self._looked: dict[str, Crossing] = {}
+        self._rated: dict[str, Interval] = {}  # by the ratio to one that is settled
 
     def _size(self, name: str) -> _Size:
         environment = self._contest.scenario.environment
@@ -168,6 +183,8 @@ class Plans:
             self._seen[cell.strategy] = seen
             if self._odds[cell.strategy] >= -_SHORT:
                 left.append(cell.strategy)
+            else:
+                self._turned_away.add(cell.strategy)
         if not left:
             return []
         length = max(self._contest.length(name, self.rate_rps, THIRD) for name in left)
@@ -182,8 +199,9 @@ class Plans:
             wanted = log_odds(self._target, length)
             self._odds[name] = sum(one.log_odds for one in own) / REPLICATIONS - wanted
             self._seen[name] = own[0]
-        left = [name for name in left if self._odds[name] >= -_NEARLY]
-        return sorted(left, key=lambda name: -self._odds[name])
+        close = [name for name in left if self._odds[name] >= -_NEARLY]
+        self._turned_away |= set(left) - set(close)
+        return sorted(close, key=lambda name: -self._odds[name])
 
     def _settle_best(self, names: Sequence[str]) -> None:
         """Settle some that may sustain the rate, each as well as it takes to tell."""
@@ -235,58 +253,117 @@ class Plans:
         self._final = merged(self._final, final)
 
     def _step(self, size: int | None) -> str | None:
-        """Return the best candidate of a cost, settled well enough for one line; None of none."""
+        """Return the candidate of a cost with the highest goodput; None of none.
+
+        It is not settled: at the edge of stability that takes as long as all the rest. Its goodput
+        is that of a settled one times their ratio in short runs on the same requests, as in a
+        ranking by goodput.
+        """
         if size is None:
             return None
-        names = self._levels[size]
-        known = [name for name in names if name in self._final.intervals]
-        if known:
-            return max(known, key=lambda name: self._final.intervals[name].value)
-        # The families' ratios of goodput to bound say whom to look at.
+        known = [name for name in self._levels[size] if name in self._final.intervals]
+        values = {
+            name: self._contest.value(crossing)
+            for name, crossing in self._searched(self._levels[size]).items()
+            if 0 < crossing.goodput_rps < math.inf
+        }
+        order = sorted(values, key=lambda name: -values[name])
+        near = [n for n in order if values[n] >= math.exp(-_STEP_NEAR) * values[order[0]]]
+        near = near[:_STEPPED]
+        other = self._reference(size)
+        if set(near) - set(known):
+            guesses = {name: values[name] for name in near}
+            if other is not None:
+                guesses.setdefault(other, self._final.intervals[other].value)
+            self._rate_by(other, self._drawn(guesses))
+        goodputs = {name: self._goodput(name).value for name in {*near, *known}}
+        return max(sorted(goodputs), key=lambda name: goodputs[name], default=None)
+
+    def _reference(self, size: int) -> str | None:
+        """Return the settled candidate that is nearest in cost, the best of these; None of none."""
+        known = self._final.intervals
+        return min(
+            known,
+            key=lambda name: (abs(self._sizes[name].num_gpus - size), -known[name].value),
+            default=None,
+        )
+
+    def _searched(self, names: Sequence[str]) -> dict[str, Crossing]:
+        """Return goodputs in short runs of those of each family that may be its best."""
+        # The families' ratios of goodput to bound say where to look.
         ratios: dict[str, float] = {}
         for name, interval in self._final.intervals.items():
             one, ratio = self._contest.families[name], interval.value / self._bounds[name].total_rps
             ratios[one] = max(ratios.get(one, 0.0), ratio)
-        guesses = {
-            name: self._bounds[name].total_rps * ratios.get(self._contest.families[name], _SHARE)
-            for name in names
-        }
-        best = sorted(guesses, key=lambda name: -guesses[name])[:_LOOKED_AT]
-        searches = {
-            name: search(
-                self._contest.cell(name, guesses[name], 1, SECOND),
-                self._target,
-                slope=_SLOPE,
-                trusted=TRUSTED[1],
-            )
-            for name in best
-        }
-        found = self._contest.crossings(searches, "one step up or down")
+        searches = {}
+        for family, own in self._contest.by_family(names).items():
+            for name in sorted(own, key=lambda name: -self._bounds[name].total_rps)[:_LOOKED_AT]:
+                guess = self._bounds[name].total_rps * ratios.get(family, _SHARE)
+                cell = self._contest.cell(name, guess, 1, SECOND)
+                searches[name] = search(cell, self._target, slope=_SLOPE, trusted=TRUSTED[1])
+        found = self._contest.crossings(searches, _STEPS)
         self._looked |= found
-        first = max(found.values(), key=self._contest.value)
-        if not 0 < first.goodput_rps < math.inf:
-            return None
-        near = first.nearest
-        residence_s = math.nan if near is None else near.residence_s
-        start = self._located(first.name, self._contest.value(first), residence_s)
-        self._settle({first.name: start}, {first.name: max(_STEP_TOLERANCE, self._table.tolerance)})
-        return first.name
+        return found
+
+    def _drawn(self, guesses: Mapping[str, float]) -> Draws:
+        """Return goodputs of some candidates in longer runs, on several draws of requests."""
+        draws, slopes = Draws(), dict.fromkeys(guesses, _SLOPE)
+        length = max(self._contest.length(name, rate, THIRD) for name, rate in guesses.items())
+        for draw in range(REPLICATIONS):
+            searches = {
+                name: search(
+                    Cell(name, rate, self._contest.seed(2 + draw), length),
+                    self._target,
+                    step=CLOSE,
+                    near=CLOSE,
+                    slope=slopes[name],
+                    trusted=TRUSTED[2],
+                )
+                for name, rate in guesses.items()
+            }
+            for name, one in self._contest.crossings(searches, _STEPS).items():
+                draws.add(name, one)
+                slopes[name] = one.slope if math.isfinite(one.slope) else slopes[name]
+                if not draw:
+                    self._looked[name] = one
+            guesses = {name: draws[name][0].goodput_rps or guesses[name] for name in guesses}
+        return draws
+
+    def _rate_by(self, other: str | None, draws: Draws) -> None:
+        """Note the goodputs of draws, by that of a settled candidate where there is one."""
+        for name in draws.sound:
+            most, value = self._bounds[name].total_rps, math.exp(draws.mean_log(name))
+            if other is None or other not in draws.sound:
+                self._rated[name] = Interval(value=min(value, most), low=math.nan, high=math.nan)
+                continue
+            own = self._final.intervals[other]
+            half = math.hypot(math.log(own.high / own.value), draws.half_width_of_ratios(0.975))
+            one = around(
+                min(own.value * value / math.exp(draws.mean_log(other)), most), half + BIAS[2]
+            )
+            if name in self._turned_away and one.value < self.rate_rps:
+                # Runs at the rate itself have shown that it is missed.
+                one = replace(one, high=min(one.high, self.rate_rps))
+            self._rated[name] = one
 
     def _goodput(self, name: str) -> Interval:
-        """Return the goodput of a candidate; without an interval if it is not settled."""
+        """Return the goodput of a candidate; without an interval if nothing is known of that."""
         if name in self._final.intervals:
             return self._final.intervals[name]
+        if name in self._rated:
+            return self._rated[name]
         crossing = self._looked.get(name) or self._raced(name)
         return Interval(value=crossing.goodput_rps, low=math.nan, high=math.nan)
 
     def _sustains(self, name: str) -> Literal["yes", "not sure", "no"]:
-        """Tell by the interval whether a candidate sustains the rate."""
-        if name in self._final.intervals:
-            goodput = self._final.intervals[name]
-            if goodput.low >= self.rate_rps:
-                return "yes"
-            return "no" if goodput.high < self.rate_rps else "not sure"
-        return "not sure" if name in self._perhaps else "no"
+        """Tell by its goodput and the interval whether a candidate sustains the rate."""
+        known = (self._final.intervals, self._rated, self._looked, self._perhaps)
+        if not any(name in seen for seen in known):
+            return "no"
+        goodput = self._goodput(name)
+        if goodput.value < self.rate_rps:
+            return "no"
+        return "yes" if goodput.low >= self.rate_rps else "not sure"
 
     def _plan(self, name: str) -> Plan:
         scenario = self._contest.scenario
@@ -342,7 +419,10 @@ class Plans:
             rounds.second_round()
             best = rounds.third_round()[0]
             self._settle({best: rounds.start(best)}, {best: max(0.05, self._table.tolerance)})
-        known = self._final.intervals
+        else:
+            self._step(max(self._levels))
+        rated = {n: one for n, one in self._rated.items() if math.isfinite(one.low)}
+        known = {**rated, **self._final.intervals}
         if not known:
             words = "; ".join(f"{n}: {w}" for n, w in self._final.unsettled.items())
             raise DataError(
@@ -353,9 +433,9 @@ class Plans:
         size = self._sizes[best]
         extra = f" and {size.num_spares} spare" if size.num_spares else ""
         low, high = three_digits(goodput.low), three_digits(goodput.high)
-        less = 1 - goodput.value / self.rate_rps
+        less = f"{100 * (1 - goodput.value / self.rate_rps):.1f}"
         raise TooFewGpusError(
             f"{asked}: the {stock} GPUs sustain at most {three_digits(goodput.value)} requests/s "
-            f"(95 %: {low} to {high}), {less:.1%} less, by {best}{extra} on {size.num_gpus} of "
+            f"(95 %: {low} to {high}), {less} % less, by {best}{extra} on {size.num_gpus} of "
             "them. Add GPUs, loosen the targets, or need less."
         )

@@ -27,7 +27,8 @@ REPLICATIONS: Final = 3
 """Draws of requests in the third round."""
 BIAS: Final = (0.2, 0.1, 0.08)
 """By which runs of a round may flatter one candidate more than another, in logarithms."""
-_CLOSE: Final = 1.06  # step and end of a search that starts from an earlier round's goodput
+CLOSE: Final = 1.06
+"""Step and end of a search that starts from the goodput of an earlier round."""
 _SCOUTS: Final = 3  # of each family, that show how far below its bound a family ends
 # Short runs flatter, some candidates more than others: where decode instances with little memory
 # are yet to fill up, a run of 44 s put a goodput of 42 requests/s at its bound of 58, and one of
@@ -186,8 +187,8 @@ class Rounds:
             one.strategy: search(
                 one,
                 self._target,
-                step=_CLOSE,
-                near=_CLOSE,
+                step=CLOSE,
+                near=CLOSE,
                 slope=known[one.strategy].slope,
                 trusted=trusted,
             )

@@ -19,6 +19,7 @@ from simcluster.scenario.rank_table import RankTable
 from simcluster.studies.rank import margin, race
 from simcluster.studies.rank.field import field_of
 from simcluster.studies.rank.ranking import Latencies, Level
+from simcluster.studies.space import space
 from simcluster.studies.work import Work
 from simcluster.testing.examples import examples
 
@@ -56,6 +57,22 @@ def test_a_strategy_that_differs_in_one_setting_is_another() -> None:
     scenario = load(SHIPPED / "planner_question.toml")
     table = RankTable(num_gpus=(16,), strategies=("chunked",), tp_sizes=(2,), chunk_sizes=(4096,))
     assert not field_of(table, scenario.environment, scenario.strategies).twins
+
+
+def test_pools_that_share_the_only_node_are_one_candidate() -> None:
+    """Between nodes is between nodes: with one node it is left to fudg-intra, if that is asked."""
+    table = RankTable(tp_sizes=(1,), prefill_shares=(0.5,), strategies=("fudg-inter", "fudg-intra"))
+    one = space(table, resolve(ranked_scenario()).environment)
+    assert set(one.strategies) == {"2p2d-tp1"}
+    assert one.removed == {
+        "pools that are to be on different nodes would share one, as those of fudg-intra do": 1
+    }
+    alone = dataclasses.replace(table, strategies=("fudg-inter",))
+    assert set(space(alone, resolve(ranked_scenario()).environment).strategies) == {
+        "2p2d-tp1-inter"
+    }
+    two = resolve(ranked_scenario(), {"cluster.nodes": 2, "cluster.gpus_per_node": 2})
+    assert set(space(table, two.environment).strategies) == {"2p2d-tp1", "2p2d-tp1-inter"}
 
 
 def test_a_baseline_that_is_no_candidate_is_refused() -> None:

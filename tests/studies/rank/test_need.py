@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
@@ -17,17 +18,21 @@ from helpers.scenarios import ranked_scenario
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.cli import main
 from simcluster.errors import ConfigError, DataError
+from simcluster.runs.executor import Runner
 from simcluster.scenario.file import resolve
 from simcluster.scenario.rank_table import RankTable
 from simcluster.scenario.scenario import Scenario
 from simcluster.studies.goodput import Interval
 from simcluster.studies.rank import finals, report
-from simcluster.studies.rank.plans import TooFewGpusError
-from simcluster.studies.rank.race import cross
+from simcluster.studies.rank.contest import Contest
+from simcluster.studies.rank.plans import Plans, TooFewGpusError
+from simcluster.studies.rank.race import Crossing, cross
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Need, Ranking
+from simcluster.studies.rank.screen import Lengths, Screen
 from simcluster.studies.rank.spares import num_spares
 from simcluster.studies.space import space
+from simcluster.studies.work import Work
 
 SPACE = {
     "strategies": ["nodg", "padg"],
@@ -38,10 +43,14 @@ SPACE = {
 }
 
 
-def settle_quickly(scenario: Scenario, names: list[str], *, seed: int, **_: Any) -> finals.Finals:
+def settle_quickly(
+    scenario: Scenario, names: list[str], *, seed: int, half: float = 0.03, **_: Any
+) -> finals.Finals:
     """Stand in for `finals.settle`: one draw, and intervals of 3 %."""
     values = {name: long_goodput(scenario, name, seed) for name in names}
-    intervals = {n: Interval(value=v, low=0.97 * v, high=1.03 * v) for n, v in values.items()}
+    intervals = {
+        n: Interval(value=v, low=(1 - half) * v, high=(1 + half) * v) for n, v in values.items()
+    }
     held = dict.fromkeys(names, math.nan)
     return dataclasses.replace(finals.NONE, intervals=intervals, mean_gpus=held)
 
@@ -54,12 +63,13 @@ def long_goodput(scenario: Scenario, name: str, seed: int) -> float:
     return cross(only, guess_rps=guess, seed=seed, num_requests=1000, near=1.1).goodput_rps
 
 
-def asked(need_rps: float, **changes: Any) -> Ranking:
+def asked(need_rps: float, *, half: float = 0.03, **changes: Any) -> Ranking:
     """Return the answer to a need, on a node of four GPUs at 2 USD."""
     document = ranked_scenario(rank={**SPACE, "need_rps": need_rps, **changes})
     del document["strategy"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simcluster.studies.rank.plans.settle", settle_quickly)
+        settle = functools.partial(settle_quickly, half=half)
+        patch.setattr("simcluster.studies.rank.plans.settle", settle)
         return rank(resolve(document), jobs=1)
 
 
@@ -190,6 +200,69 @@ def test_an_interval_around_the_need_is_not_sure(fifty: Ranking) -> None:
     assert need.below is not None
     assert need.below.candidate.name == first.candidate.name
     assert need.below.sustains == "not sure"
+
+
+def test_what_is_listed_as_meeting_a_need_has_the_goodput_for_it(fifty: Ranking) -> None:
+    """Not the second of a cost, which lies 0.1 % below it with an interval that reaches above."""
+    first, second, *_ = (plan.candidate for plan in need_of(fifty).plans)
+    assert (first.stage, second.stage) == ("final", "final")
+    need_rps = 1.001 * second.goodput_rps
+    assert need_rps < 0.99 * first.goodput_rps
+    plans = need_of(asked(need_rps, half=0.003)).plans
+    assert [plan.candidate.name for plan in plans] == [first.name]
+
+
+def test_a_step_down_that_chance_alone_may_put_below_is_said(fifty: Ranking) -> None:
+    """The same plan, 1.5 % below the need with an interval of 3 %."""
+    first = need_of(fifty).plans[0]
+    ranking = asked(1.015 * first.candidate.goodput_rps)
+    below = need_of(ranking).below
+    assert below is not None
+    assert (below.candidate.name, below.sustains) == (first.candidate.name, "no")
+    assert "misses it by 1.5 %, which may be chance." in report.as_text(ranking)
+
+
+def test_steps_are_those_of_the_highest_goodput(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one of that cost is settled already, because it was nearer at the rate itself."""
+    document = ranked_scenario(rank={**SPACE, "strategies": ["nodg", "fudg-intra"]})
+    scenario = resolve(document)
+    environment = scenario.environment
+    table = RankTable(**{**SPACE, "num_gpus": (4,), "need_rps": 50.0})
+    every = space(dataclasses.replace(table, strategies=("nodg", "fudg-intra")), environment)
+    scenario = scenario.with_strategies(every.strategies.values())
+    screen = Screen(environment, Lengths.of(scenario))
+    bounds = {name: screen.bound(one) for name, one in every.strategies.items()}
+    contest = Contest(scenario, bounds, Runner(1, None, None), Work(None))
+    plans = Plans(contest, table)
+    settled, other = "4m-tp1", "2p2d-tp1"
+    interval = Interval(value=22.4, low=22.2, high=22.6)
+    plans._final = dataclasses.replace(
+        finals.NONE, intervals={settled: interval}, mean_gpus={settled: 4.0}
+    )
+    seen = {settled: 22.0, other: 23.1}
+
+    def crossings(searches: dict[str, Any], part: str) -> dict[str, Crossing]:
+        return {name: crossing(name, seen.get(name, 1.0)) for name in searches}
+
+    monkeypatch.setattr(contest, "crossings", crossings)
+    assert plans._step(4) == other
+    found = plans._goodput(other)
+    assert found.value == pytest.approx(22.4 * 23.1 / 22.0)
+    assert found.low < found.value < found.high
+    seen[other] = 21.0
+    assert plans._step(4) == settled
+
+
+def crossing(name: str, goodput_rps: float) -> Crossing:
+    """Return a search that found a goodput."""
+    return Crossing(
+        name=name,
+        goodput_rps=goodput_rps,
+        low_rps=goodput_rps,
+        high_rps=goodput_rps,
+        probes=(),
+        num_requests=0,
+    )
 
 
 def test_costs_are_those_of_the_gpus_over_the_tokens_of_the_need(fifty: Ranking) -> None:
