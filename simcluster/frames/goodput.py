@@ -32,7 +32,7 @@ _ROUNDING: Final = 1e-12
 """An attainment this far below the target reaches it: a mean over seeds is not exact."""
 
 
-AT_LOW_LOAD: Final = "misses the targets at low load too"
+AT_LOW_LOAD: Final = "meets the targets at its goodput, but not at every lower rate"
 """What is said of a strategy whose attainment falls below the wanted one at low rates."""
 
 

@@ -231,7 +231,8 @@ def _endings(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
         if row.get("saturated")
     ]
     lines += [
-        f"{row['strategy']}: {AT_LOW_LOAD}, at {three_digits(dip['rate_rps'])} requests/s."
+        f"{row['strategy']}: {AT_LOW_LOAD}: it misses them at "
+        f"{three_digits(dip['rate_rps'])} requests/s."
         for row in rows
         for dip in row["misses_at_low_load"]
     ]

@@ -597,10 +597,10 @@ _POOLS: Final = {
 def low_loads(verdict: Verdict) -> str:
     """Return at which low loads the targets are missed, in words."""
     places = [
-        f"{100 * _least(probe):.3g} % at {three_digits(probe.rate_rps)} req/s"
+        f"at {three_digits(probe.rate_rps)} req/s {100 * _least(probe):.3g} %"
         for probe in verdict.dips
     ]
-    return f"{AT_LOW_LOAD}: {', '.join(places)} are within them"
+    return f"{AT_LOW_LOAD}: {', '.join(places)} of the requests are within them"
 
 
 def ending(verdict: Verdict, settings: Settings) -> str:
