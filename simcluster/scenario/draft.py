@@ -21,6 +21,9 @@ _LONGEST: Final = 20
 """Longest length, in medians: an assumption.
 
 With the spread above 0.009 % are longer; the file says which share a spread cuts."""
+_OUTPUTS: Final = 4
+"""The longest output of a request that fills the model's context is the context over this, at most,
+where the median is below it: an assumption."""
 NODE: Final = 8
 """GPUs of a node, as in most servers of the catalogue."""
 _PARTS: Final = (0.5, 0.75, 1.0, 1.25, 1.5)
@@ -64,6 +67,9 @@ class Draft:
     currency: str = "USD"
     command: str = ""
     """The command that it was made by, for the first line."""
+    context: int | None = None
+    """Tokens that the model takes, prompt and output together; None if that is not known: then the
+    lengths may be longer."""
 
     def __post_init__(self) -> None:
         """Check what no table of the file checks.
@@ -89,7 +95,7 @@ class Draft:
                 rule = "has two targets; a latency has one, at one percentile"
                 raise ConfigError(f"--{latency}", None, rule, "Leave one of them out.")
 
-    def text(self, tp_size: int | None = None) -> str:
+    def text(self, tp_size: int | None = None, why: str = "") -> str:
         """Return the file, with comments.
 
         Parameters
@@ -97,9 +103,11 @@ class Draft:
         tp_size : int, optional
             GPUs of an instance of the strategies to compare; without it there are none, and the
             rate is a need: all that fits is tried by ``simcluster rank``.
+        why : str
+            Why so many, for a comment.
         """
         parts = [self._head(), self._machines(), self._workload(), self._slo()]
-        parts.append(self._rank() if tp_size is None else self._to_compare(tp_size))
+        parts.append(self._rank() if tp_size is None else self._to_compare(tp_size, why))
         return "\n".join(parts)
 
     def _head(self) -> str:
@@ -136,18 +144,31 @@ class Draft:
             lengths = f"prompt_len = {self.prompt_len}\noutput_len = {self.output_len}\n"
             return f'{head}\n[workload.lengths]\nkind = "fixed"  # all requests alike\n{lengths}'
         said = "assumed: measured ones are 0.2 to 2" if self.spread == SPREAD else "as given"
+        prompts, outputs = self._longest()
+        how = f"{_LONGEST} medians"
+        if prompts < _LONGEST * self.prompt_len:
+            how = f"the model takes {self.context} tokens"
         return (
             f"{head}\n[workload.lengths]"
             "  # or a measured table: lengths = NAME (`catalog --kind lengths`)\n"
             'kind = "lognormal"\n'
             f"prompt_median = {self.prompt_len}\n"
             f"prompt_sigma = {self.spread:g}  # spread of the logarithm; {said}\n"
-            f"prompt_max = {_LONGEST * self.prompt_len}"
-            f"  # {_LONGEST} medians; {_cut(self.spread)} are longer and count as this\n"
+            f"prompt_max = {prompts}"
+            f"  # {how}; {_cut(self.spread, prompts / self.prompt_len)} are longer and count as "
+            "this\n"
             f"output_median = {self.output_len}\n"
             f"output_sigma = {self.spread:g}\n"
-            f"output_max = {_LONGEST * self.output_len}\n"
+            f"output_max = {outputs}\n"
         )
+
+    def _longest(self) -> tuple[int, int]:
+        """Return the longest prompt and the longest output, which the model takes together."""
+        prompts, outputs = _LONGEST * self.prompt_len, _LONGEST * self.output_len
+        if self.context is not None and prompts + outputs > self.context:
+            outputs = min(outputs, max(self.output_len, self.context // _OUTPUTS))
+            prompts = min(prompts, max(self.prompt_len, self.context - outputs))
+        return prompts, outputs
 
     def _slo(self) -> str:
         lines = ["[slo]"]
@@ -180,7 +201,7 @@ class Draft:
             "tolerance = 0.05  # half width of the 95 % intervals\n"
         )
 
-    def _to_compare(self, tp_size: int) -> str:
+    def _to_compare(self, tp_size: int, why: str) -> str:
         rate = self.rate_rps or 4.0
         rates = sorted({float(f"{rate * part:.3g}") for part in _PARTS})
         need = "" if self.rate_rps is None else f"# need_rps = {self.rate_rps:g}\n"
@@ -196,8 +217,8 @@ class Draft:
         tables = [
             f"[[strategy]]  # {what}\nname = {json.dumps(name)}\nkind = {json.dumps(kind)}\n"
             + ('scheduler = "chunked"\n' if kind == "nodg" else "")
-            + f"tp_size = {tp_size}\n"
-            for what, name, kind in strategies
+            + f"tp_size = {tp_size}{f'  # {why}' if why and not number else ''}\n"
+            for number, (what, name, kind) in enumerate(strategies)
         ]
         return "\n".join(
             [
@@ -210,11 +231,11 @@ class Draft:
         )
 
 
-def _cut(spread: float) -> str:
-    """Return which share of the lengths is above the longest.
+def _cut(spread: float, longest: float = _LONGEST) -> str:
+    """Return which share of the lengths is above the longest, in medians.
 
     >>> _cut(0.8), _cut(3.0)
     ('0.009 %', '16 %')
     """
-    deviations = math.log(_LONGEST) / spread
+    deviations = math.log(longest) / spread
     return f"{50 * math.erfc(deviations / math.sqrt(2)):.2g} %"

@@ -33,14 +33,14 @@ Progress = Callable[[int, int, float], None]
 
 
 def written(draft: Draft) -> str:
-    """Return the scenario file of a draft, with the smallest tensor-parallel degree that fits.
+    """Return the scenario file of a draft, with a tensor-parallel degree that is of use.
 
     Raises
     ------
     ConfigError, DataError
         If model or GPU are not known, or the model does not fit.
     """
-    return draft.text(_smallest_tp(draft))
+    return _within_context(draft).text(*_tp_of_use(draft))
 
 
 def scenario_of(draft: Draft) -> Scenario:
@@ -51,19 +51,46 @@ def scenario_of(draft: Draft) -> Scenario:
     ConfigError
         If something of the draft cannot be used.
     """
-    return resolve(tomllib.loads(draft.text()))
+    return resolve(tomllib.loads(_within_context(draft).text()))
 
 
-def _smallest_tp(draft: Draft) -> int:
-    """Return the smallest tensor-parallel degree at which the model fits."""
+def _within_context(draft: Draft) -> Draft:
+    """Return the draft with lengths that the model takes."""
     asked = replace(draft, rate_rps=draft.rate_rps or 1.0)
-    environment = scenario_of(asked).environment
-    table = RankTable(strategies=("nodg",))
-    found = space(table, environment)
+    model = resolve(tomllib.loads(asked.text())).environment.model
+    return replace(draft, context=model.max_model_len)
+
+
+def _tp_of_use(draft: Draft) -> tuple[int, str]:
+    """Return a tensor-parallel degree for all strategies, and why that one.
+
+    The smallest that keeps the targets when requests are alone, and whose KV cache beside the
+    weights is large enough: by the roofline a GPU sustains at least half of what it does with the
+    best degree.
+    """
+    asked = replace(draft, rate_rps=draft.rate_rps or 1.0)
+    scenario = scenario_of(asked)
+    environment = scenario.environment
+    found = space(RankTable(strategies=("nodg",)), environment)
     if not found.strategies:
         found.refuse_empty()
+    screen = Screen(environment, Lengths.of(scenario))
     strategies: list[Any] = list(found.strategies.values())
-    return min(int(strategy.tp_size) for strategy in strategies)
+    bounds = {int(one.tp_size): screen.bound(one) for one in strategies}
+    per_gpu = {tp: bound.total_rps / bound.num_gpus for tp, bound in bounds.items()}
+    fits = min(bounds)
+    meets = [tp for tp in bounds if bounds[tp].alone_share >= environment.slo.attainment]
+    if not meets:
+        return fits, "the smallest that fits; no degree keeps the targets even for single requests"
+    best = max(per_gpu[tp] for tp in meets)
+    chosen = min(tp for tp in meets if per_gpu[tp] >= _BELOW_BOUND * best)
+    room = f"KV cache for {bounds[chosen].memory_batch} requests"
+    if chosen == fits:
+        return chosen, f"the smallest that fits, {room}"
+    if fits in meets:
+        fewer = f"{bounds[fits].memory_batch} with {fits}"
+        return chosen, f"{room}, {fewer}"
+    return chosen, f"the smallest that keeps the targets for single requests, {room}"
 
 
 def enough(draft: Draft) -> Draft:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,8 +101,9 @@ def test_the_spread_that_is_assumed_is_the_median_of_the_tables() -> None:
 def test_a_drafted_file_says_which_lengths_are_cut(spread: float) -> None:
     """Those of the draws that are as long as the longest."""
     one = draft(spread=spread)
-    longest = 20 * one.prompt_len
-    said = re.search(rf"prompt_max = {longest}  # 20 medians; (\S+) % are longer", one.text())
+    longest = 4096 - 1024
+    text = written(one)
+    said = re.search(rf"prompt_max = {longest}  # the model .* tokens; (\S+) % are longer", text)
     assert said is not None
     lengths = scenario_of(one).workload.length_distribution
     assert lengths is not None
@@ -133,6 +135,38 @@ def test_the_smallest_parallelism_that_fits_is_taken() -> None:
     assert kinds == [["nodg", "fudg"], ["nodg", "padg", "fudg"]]  # PaDG takes turns by both
     one = resolve(tomllib.loads(written(draft(num_gpus=1))))
     assert [s.kind for s in one.strategies] == ["nodg"]
+
+
+def test_a_parallelism_that_misses_the_targets_is_not_taken() -> None:
+    """16 GB of weights at 0.86 TB/s take 19 ms, half of it on two GPUs without links and host: too much for 10 ms."""
+    tight = (TTFT, Target(latency="tpot", percentile=95, limit_s=0.010))
+    text = written(draft(model="llama-3.1-8b", gpu="L20", targets=tight))
+    assert "tp_size = 4  # the smallest that keeps the targets for single requests" in text
+    never = written(draft(targets=(replace(TTFT, limit_s=0.001),)))
+    assert "no degree keeps the targets even for single requests" in never
+
+
+def test_a_kv_cache_for_a_few_requests_is_of_no_use() -> None:
+    """60 of 80 GB are weights; 1.4 MB of KV a token leave one GPU some 9,000 to 15,000 tokens."""
+    text = written(draft(model="opt-30b", gpu="A100-80GB SXM", prompt_len=300, output_len=300))
+    said = re.search(r"tp_size = 2  # KV cache for (\d+) requests, (\d+) with 1", text)
+    assert said is not None
+    assert 10 <= int(said[2]) <= 25
+    assert int(said[1]) > 4 * int(said[2])
+
+
+def test_lengths_are_no_longer_than_the_model_takes() -> None:
+    """Longer requests would be rejected, and count as missed: 4096 tokens for both."""
+    for prompt_len, output_len in ((400, 20), (1500, 300), (300, 1500)):
+        text = written(draft(prompt_len=prompt_len, output_len=output_len))
+        lengths = tomllib.loads(text)["workload"]["lengths"]
+        assert lengths["prompt_max"] + lengths["output_max"] <= 4096
+        assert lengths["prompt_max"] >= prompt_len
+        assert lengths["output_max"] >= output_len
+    assert "prompt_max = 3696  # the model takes 4096 tokens; 0.27 % are longer" in written(
+        draft(prompt_len=400, output_len=20)
+    )
+    assert "prompt_max = 8000  # 20 medians" in written(draft(model="llama-3.1-8b", prompt_len=400))
 
 
 def test_as_many_nodes_as_a_rate_may_need() -> None:
