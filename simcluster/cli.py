@@ -995,7 +995,14 @@ def _load(
         changes["run.seeds"] = [seed]
     if resolution is not None:
         changes["run.resolution"] = resolution
-    scenario = load(file, changes)
+    try:
+        scenario = load(file, changes)
+    except DataError:
+        from simcluster.runs.output import interrupted
+
+        if words := interrupted(file) or interrupted(file.parent):
+            raise DataError(words) from None
+        raise
     if speed is None:
         return scenario
     from simcluster.workload import build

@@ -399,6 +399,27 @@ def test_plot_of_something_else(tmp_path: Path) -> None:
     refused(call("plot", tmp_path), "is not a result folder")
 
 
+@pytest.mark.parametrize("command", ["report", "plot", "show", "diff"])
+def test_results_of_an_interrupted_run_are_said_to_be_there(
+    command: str, scenario: Path, tmp_path: Path
+) -> None:
+    """Hidden beside the folder; the same call again finishes them."""
+    out = tmp_path / "out"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simcluster.compare(simcluster.load(scenario), jobs=1, out=out, progress=stop)
+    words = "out: is not finished. An interrupted command was writing it; 1 finished run is kept in"
+    others = [tmp_path] if command == "diff" else []
+    remedy = "Call that command again, into the same folder: it resumes."
+    refused(call(command, out, *others), words, remedy)
+    assert call("compare", scenario, "-o", out, "--jobs", 1).exit_code == 0
+    assert not output.interrupted(out)
+    refused(call("report", tmp_path / "other"), "other: is not there")
+
+
 def test_catalogue_without_a_match() -> None:
     """Offers the nearest names."""
     refused(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from simcluster.errors import DataError, printable
+from simcluster.runs.output import interrupted
 
 KINDS: Final[Mapping[str, str]] = {
     "goodput.json": "goodput",
@@ -30,6 +31,8 @@ def kind_of(folder: Path) -> tuple[str, Path]:
     for name, kind in KINDS.items():
         if (folder / name).is_file():
             return kind, folder / name
+    if words := interrupted(folder):
+        raise DataError(words)
     what = "is not a result folder" if folder.exists() else "is not there"
     raise DataError(
         f"{printable(str(folder))}: {what}. Give one that `-o` of run, compare, goodput, rank or "

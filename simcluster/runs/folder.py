@@ -637,6 +637,8 @@ def read(folder: str | Path) -> Comparison:
         float(document["slo"]["attainment"])
         float(document["cluster"].get("price_per_gpu_hour") or 0.0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if words := output.interrupted(folder):
+            raise DataError(words) from None
         raise DataError(
             f"{folder}: is not a result folder. Give one that `simcluster compare -o` wrote."
         ) from None

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from simcluster.errors import DataError
+from simcluster.errors import DataError, printable
 
 _ADVICE = "Give another folder with -o."
 
@@ -43,6 +43,25 @@ def refuse_strangers(out: Path, own: Collection[str]) -> None:
         raise DataError(f"{out}: holds files that are not ours ({strangers[0]}). {_ADVICE}")
 
 
+def _partial(out: Path) -> Path:
+    """Return the hidden folder in which the results of `out` are made."""
+    return out.with_name(f".{out.name}.partial")
+
+
+def interrupted(out: Path) -> str:
+    """Return in words that the results of `out` are there, but not finished; nothing if not."""
+    place = _partial(Path(os.path.abspath(out)))
+    if not out.name or out.exists() or not place.is_dir():
+        return ""
+    found = [*place.glob("runs/*.json"), *place.glob("cells/[!.]*")]
+    runs = "1 finished run is" if len(found) == 1 else f"{len(found)} finished runs are"
+    return (
+        f"{printable(str(out))}: is not finished. An interrupted command was writing it; {runs} "
+        f"kept in {printable(place.name)} beside it. Call that command again, into the same "
+        "folder: it resumes."
+    )
+
+
 @contextlib.contextmanager
 def partial(out: Path, work: str) -> Iterator[Path]:
     """Give the hidden folder beside `out` in which its results are made, to this process alone.
@@ -54,7 +73,7 @@ def partial(out: Path, work: str) -> Iterator[Path]:
     DataError
         If another process is writing to `out`, or nobody can.
     """
-    place = out.with_name(f".{out.name}.partial")
+    place = _partial(out)
     missing = [above for above in place.parents if not above.exists()]
     try:
         with _held(place, out):

@@ -138,7 +138,7 @@ def test_the_smallest_parallelism_that_fits_is_taken() -> None:
 
 
 def test_a_parallelism_that_misses_the_targets_is_not_taken() -> None:
-    """16 GB of weights at 0.86 TB/s take 19 ms, half of it on two GPUs without links and host: too much for 10 ms."""
+    """16 GB of weights at 0.86 TB/s take 19 ms, half on two GPUs, links and host apart: over 10."""
     tight = (TTFT, Target(latency="tpot", percentile=95, limit_s=0.010))
     text = written(draft(model="llama-3.1-8b", gpu="L20", targets=tight))
     assert "tp_size = 4  # the smallest that keeps the targets for single requests" in text
