@@ -767,13 +767,16 @@ def examples(action: str, folder: Path) -> None:
     """List the scenarios and notebooks that come with simcluster, or copy them into DIR.
 
     Copied they stand as in a checkout: DIR/scenarios, DIR/plots, DIR/examples. Without DIR they
-    are copied here. Nothing is replaced.
+    are copied here. Nothing is replaced; in a checkout they are there already.
     """
     from simcluster.show import examples as packaged
 
     if action == "copy":
-        for path in packaged.copy(folder):
+        written = packaged.copy(folder)
+        for path in written:
             click.echo(path)
+        if not written:
+            click.echo(f"{printable(str(folder))}: the examples are there already.")
         return
     for name, about in packaged.described():
         click.echo(f"{name}\n    {about}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 import textwrap
 from pathlib import Path
@@ -59,17 +60,23 @@ def _about(file: Path) -> str:
 def copy(out: Path) -> list[Path]:
     """Copy the examples into the folder `out`, which is made; return the folders written.
 
+    A folder that has them already, as at the top of a checkout, is left as it is.
+
     Raises
     ------
     DataError
-        If one of them is there already, or cannot be written.
+        If one of them is there with other contents, or cannot be written.
     """
     place = root()
     wanted = [name for name in FOLDERS if (place / name).is_dir()]
+    wanted = [name for name in wanted if not _has(out / name, place / name)]
     for name in wanted:
         if (out / name).exists():
             where = printable(str(out / name))
-            raise DataError(f"{where}: exists. Give another folder: simcluster examples copy DIR.")
+            raise DataError(
+                f"{where}: exists, and differs from the examples. Give another folder: simcluster "
+                "examples copy DIR."
+            )
     try:
         for name in wanted:
             skipped = shutil.ignore_patterns("__pycache__", "*.pyc", ".ipynb_checkpoints")
@@ -81,3 +88,16 @@ def copy(out: Path) -> list[Path]:
             "examples copy DIR."
         ) from None
     return [out / name for name in wanted]
+
+
+def _has(folder: Path, examples: Path) -> bool:
+    """Whether a folder holds every file of some examples, unchanged."""
+    files = [
+        file.relative_to(examples)
+        for file in examples.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    ]
+    return all(
+        (folder / file).is_file() and filecmp.cmp(folder / file, examples / file, shallow=False)
+        for file in files
+    )

@@ -48,6 +48,19 @@ def test_a_copy_works_and_is_not_replaced(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "scenarios" / "first.toml").read_text() == "mine"
 
 
+def test_a_checkout_has_the_examples_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a folder into which they were copied; a file more of one's own does not matter."""
+    monkeypatch.chdir(ROOT)
+    assert call("examples", "copy") == (0, ".: the examples are there already.\n", "")
+    monkeypatch.chdir(tmp_path)
+    assert call("examples", "copy", "here")[0] == 0
+    (tmp_path / "here" / "scenarios" / "mine.toml").write_text("")
+    assert call("examples", "copy", "here") == (0, "here: the examples are there already.\n", "")
+    assert (tmp_path / "here" / "scenarios" / "mine.toml").exists()
+
+
 def test_a_copy_into_a_file_is_one_line(tmp_path: Path) -> None:
     """Nothing is half-written."""
     file = tmp_path / "file"
