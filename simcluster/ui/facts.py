@@ -21,7 +21,7 @@ class Fact:
 FACTS: Final = (
     Fact("model", "Model", "llama-3.1-8b", "of the catalogue, or a folder with config.json"),
     Fact("gpu", "GPU", "A100", "of the catalogue"),
-    Fact("gpus", "GPUs", "2", "in nodes of 8; for a plan: at most, or empty"),
+    Fact("gpus", "GPUs", "2", "nodes of 8; empty: what a plan takes"),
     Fact("prompt", "Median prompt (tokens)", "800"),
     Fact("output", "Median output (tokens)", "60"),
     Fact("spread", "Spread of the lengths", "0.8", "of their logarithm; 0: all alike"),

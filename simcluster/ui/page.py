@@ -135,7 +135,8 @@ class Page:
                 box = ui.input(fact.label).bind_value(self._facts, fact.option)
                 box.classes("col-span-2" if fact.option == "model" else "")
                 if fact.hint:
-                    box.props(f'hint="{fact.hint}"')
+                    # Below the box, however many lines it has, and not in the space of one.
+                    box.props(f'hint="{fact.hint}" hide-bottom-space')
                 if fact.option in ("model", "gpu"):
                     box.props(f"list=names-{fact.option}")
         ui.button("Write the scenario", icon="edit_note", on_click=self._write).classes("q-mt-md")

@@ -99,6 +99,26 @@ def answered(page: Any, title: str) -> None:
     page.locator(f'iframe[title="Report of {title}"]').wait_for()
 
 
+def test_no_hint_lies_over_another_box(page: Any) -> None:
+    """Also in a narrow window, where a hint takes two lines."""
+    for width in (1500, 900):
+        page.set_viewport_size({"width": width, "height": 1000})
+        page.wait_for_timeout(300)
+        hints = [one.bounding_box() for one in page.locator(".q-field__bottom").all()]
+        boxes = [one.bounding_box() for one in page.locator(".q-field__control").all()]
+        hints, boxes = ([one for one in own if one] for own in (hints, boxes))
+        assert len(hints) >= 4
+        assert not [(hint, box) for hint in hints for box in boxes if _overlap(hint, box)]
+
+
+def _overlap(one: dict[str, float], other: dict[str, float]) -> bool:
+    """Whether two rectangles have more than an edge in common."""
+    return all(
+        one[at] + one[size] > other[at] + 1 and other[at] + other[size] > one[at] + 1
+        for at, size in (("x", "width"), ("y", "height"))
+    )
+
+
 def test_from_a_scenario_to_its_report_and_what_a_change_does(page: Any, place: Path) -> None:
     """A key changed in the form: in the file, in the second report, and in the difference."""
     answered(page, "1 compare")
