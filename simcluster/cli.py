@@ -476,7 +476,7 @@ def run(
         _print_json(report.as_json(comparison, swept=False) | known)
         return
     if checked is not None:
-        click.echo(f"{check_lines(checked)}\n")
+        click.echo(f"{check_lines(scenario, checked)}\n")
     click.echo(report.run_text(comparison), nl=False)
 
 

@@ -116,7 +116,7 @@ class SloPercentiles(Settings):
     """Percentiles that latency targets are for (the table ``[slo.percentiles]``)."""
 
     ttft: Percentile = None
-    """Per cent of the requests that must be within ttft_s; 95 asks for P95 of TTFT <= ttft_s."""
+    """Per cent of the requests that must be within ttft_s; 95 asks for P95 of TTFT ≤ ttft_s."""
     tpot: Percentile = None
     """Per cent of the requests that must be within tpot_s."""
     itl: Percentile = None

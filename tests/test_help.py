@@ -92,6 +92,33 @@ PARSED = ("plan", "ui", "measure", "calibrate")
 others need a GPU, or what it measured."""
 
 
+FILES = ("show", "schema", "init", "add-model")
+"""Commands that print a file, which no terminal breaks into lines."""
+
+
+def too_long(words: list[str], text: str) -> list[str]:
+    """Return the lines over 80 columns, but for a path or a command to copy."""
+    if "--json" in words or "--markdown" in words or set(words) & set(FILES):
+        return []
+    return [
+        line
+        for line in text.splitlines()
+        if len(line) > 80 and " " in line.strip() and "simcluster " not in line
+    ]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "scenarios").glob("*.toml")), ids=lambda f: f.stem)
+def test_what_is_said_of_a_scenario_fits_80_columns(file: Path) -> None:
+    """Heading, notes and tables; those that have no strategy of their own are ranked."""
+    words = ["check", str(file)]
+    result = call(*words)
+    if result.exit_code:
+        assert "the scenario has none" in result.stderr
+        return
+    assert not too_long(words, result.stdout)
+    assert max(map(len, call(*words, "--wide").stdout.splitlines())) > 80
+
+
 @pytest.mark.slow
 def test_the_examples_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of the help, as they stand there; each prints something."""
@@ -108,6 +135,7 @@ def test_the_examples_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             result = call(*words)
             assert result.exit_code in (0, 3), f"{one}\n{result.output}"
             assert result.stdout, one
+            assert not too_long(words, result.stdout), one
             ran.append(one)
     assert len(ran) >= 2 * (len(EXAMPLES) - 6)
 

@@ -52,10 +52,14 @@ def _reaches_back(environment: Environment) -> bool:
 def missing(knows_itl: bool) -> str:
     """Return the line that says what a summary lacks."""
     line = (
-        f'recorder = "summary": percentiles are within {100 * ERROR:.2f} %, and no requests, spans,'
-        " segments, transfers, links or windows are kept for plots, timelines and reports."
+        f'recorder = "summary": percentiles are within {100 * ERROR:.2f} %. No frames are kept, so '
+        "that there are no plots, timelines and reports."
     )
-    return line if knows_itl else f"{line} The ITL is not known (sliding window, or held output)."
+    no_itl = (
+        " ITL is a dash: where output is held back, as in PaDG, or a model has a sliding window, "
+        'gaps between tokens take run.recorder = "frames".'
+    )
+    return line if knows_itl else line + no_itl
 
 
 class Fold:

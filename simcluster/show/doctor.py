@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from simcluster._compiled import how_it_runs
 from simcluster._version import __version__
+from simcluster.show.terminal import hanging
 
 State = Literal["ok", "absent", "broken"]
 
@@ -76,7 +77,7 @@ def _distribution(name: str) -> Finding:
 
 def _extra(name: str, module: str, purpose: str) -> Finding:
     if importlib.util.find_spec(module) is None:
-        words = f'absent; for {purpose}: pip install "simcluster[{name}]"'
+        words = f'for {purpose}: pip install "simcluster[{name}]"'
         return Finding(f"extra {name}", "absent", words)
     return Finding(f"extra {name}", "ok", f"{module} {importlib.metadata.version(module)}")
 
@@ -103,7 +104,7 @@ def _data() -> Finding:
 def as_text(found: list[Finding]) -> str:
     """Return the findings as a table, and what they come to."""
     width = max(len(one.what) for one in found)
-    lines = [f"{one.state:<8}{one.what:<{width}}  {one.words}" for one in found]
+    lines = [hanging(f"{one.state:<8}{one.what:<{width}}  ", one.words) for one in found]
     broken = [one.what for one in found if one.state == "broken"]
     end = f"Broken: {', '.join(broken)}." if broken else "All that is needed works."
     return "\n".join([*lines, "", end]) + "\n"

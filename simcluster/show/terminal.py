@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,8 @@ from typing import Final, TextIO
 
 TABLE_WIDTH: Final = 80
 """Most characters of a line of a table where the width of the terminal is not known."""
+_TEXT_WIDTH: Final = 100
+"""Most characters of a line of text, however wide the terminal is: longer ones read badly."""
 WIDE: Final = ContextVar("WIDE", default=False)
 """Whether tables are printed whole, however wide (``--wide``)."""
 QUIET: Final = ContextVar("QUIET", default=False)
@@ -31,6 +35,61 @@ def table_width() -> int | None:
     if sys.stdout.isatty():
         return max(40, shutil.get_terminal_size((TABLE_WIDTH, 24)).columns)
     return TABLE_WIDTH
+
+
+def text_width() -> int:
+    """Return the most characters of a line of text: of a table, but no more than 100."""
+    return min(_TEXT_WIDTH, table_width() or _TEXT_WIDTH)
+
+
+def filled(text: str, indent: str = "  ", first: str = "") -> str:
+    """Return a paragraph in lines that are not too long; words are not cut.
+
+    Parameters
+    ----------
+    text : str
+        The paragraph.
+    indent, first : str
+        What stands before each further line, and before the first.
+    """
+    # A command to copy stays in one line.
+    whole = re.sub(r"`[^`]*`", lambda found: found[0].replace(" ", "\0"), text)
+    return textwrap.fill(
+        whole,
+        text_width(),
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ).replace("\0", " ")
+
+
+def fitted(text: str, indent: str = "  ") -> str:
+    """Return lines of text, those that are too long in several; no table.
+
+    Parameters
+    ----------
+    text : str
+        The lines.
+    indent : str
+        What the further lines of one have more than that.
+    """
+    lines = []
+    for line in text.split("\n"):
+        own = line[: len(line) - len(line.lstrip())]
+        if len(line) <= text_width() or "   " in line.strip() or "--------" in line:
+            lines.append(line)  # short, or of a table
+        else:
+            lines.append(filled(line.lstrip(), own + indent, own))
+    return "\n".join(lines)
+
+
+def hanging(name: str, words: str) -> str:
+    """Return words beside a name, in several lines below each other if they are too long."""
+    most = table_width()
+    if most is None or len(name) + len(words) <= most:
+        return name + words
+    return filled(words, " " * min(len(name), most // 2), name)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ from simcluster.runs.folder import Comparison, rows_of, sweep_columns
 from simcluster.scenario import kernel_use
 from simcluster.scenario.remarks import remarks
 from simcluster.scenario.scenario import Scenario
-from simcluster.show.terminal import table_width
+from simcluster.show.terminal import filled, fitted, hanging, table_width
 from simcluster.units import GB, MS
 from simcluster.workload import WorkloadSettings
 from simcluster.workload.lengths import TabulatedLengths
@@ -51,8 +51,10 @@ Row = Mapping[str, Any]
 _RATES_PER_BLOCK: Final = 9
 _NAME_WIDTH: Final = 16
 _FEW: Final = 3
-_WIDTH: Final = 100
-"""Most characters of a line of text."""
+_LEAST_ROOM: Final = 20
+"""Characters that a column of text must have, at least, to be put into several lines."""
+_INDENT: Final = 10 * " "
+"""What stands before the further lines of the heading's paragraphs."""
 _LATENCIES: Final = (
     ("TTFT", "ttft_s", 1.0, "s"),
     ("TPOT", "tpot_s", MS, "ms"),
@@ -96,7 +98,7 @@ def comparison_text(comparison: Comparison, answer: str = "") -> str:
     scenario = comparison.scenario
     parts = [heading(scenario)]
     if answer:
-        parts.append(textwrap.fill(f"Answer:   {answer}", _WIDTH, subsequent_indent=10 * " "))
+        parts.append(filled(f"Answer:   {answer}", _INDENT))
     parts.append(_main_table(comparison, scenario))
     if _is_swept(comparison.sweep):
         parts += _attainment_tables(comparison.sweep, scenario.environment.slo)
@@ -265,32 +267,26 @@ def _groups(comparison: Comparison, scenario: Scenario) -> list[str]:
 def heading(scenario: Scenario) -> str:
     """Return what is served on what, the targets, and what the step times rest on."""
     environment = scenario.environment
+    limits = limits_text(environment.engine.on(environment.cluster.gpu))
+    notes = [*assumptions(environment), *remarks(scenario)]
     return "\n".join(
         [
-            f"{environment.model.spec.name} on {_machines(environment.cluster)}, "
-            f"engine {environment.engine.name}",
-            f"Engine:   {limits_text(environment.engine.on(environment.cluster.gpu))} (by default)",
+            filled(
+                f"{environment.model.spec.name} on {_machines(environment.cluster)}, "
+                f"engine {environment.engine.name}",
+                _INDENT,
+            ),
+            filled(f"Engine:   {limits} (by default)", _INDENT),
             *_extras(environment),
-            f"Requests: {_requests(scenario.workload)}",
+            filled(f"Requests: {_requests(scenario.workload)}", _INDENT),
             *_wrapped(notes_of(scenario)),
-            f"Targets:  {targets(environment.slo)}",
+            filled(f"Targets:  {targets(environment.slo)}", _INDENT),
             *_step_times(environment),
-            *_said("Kernels:  ", kernel_use.lines(scenario)),
-            *(f"Note:     {line}" for line in [*assumptions(environment), *remarks(scenario)]),
-            f"Price:    {_price(environment.cluster)}",
+            *(filled(f"Kernels:  {line}", _INDENT) for line in kernel_use.lines(scenario)),
+            *(filled(f"Note:     {line}", _INDENT) for line in notes),
+            filled(f"Price:    {_price(environment.cluster)}", _INDENT),
         ]
     )
-
-
-def _said(head: str, notes: Sequence[str]) -> list[str]:
-    """Return each note behind `head`, its further lines below its first word."""
-    return [
-        line
-        for note in notes
-        for line in textwrap.wrap(
-            note, _WIDTH, initial_indent=head, subsequent_indent=len(head) * " "
-        )
-    ]
 
 
 def all_notes(scenario: Scenario) -> list[str]:
@@ -314,14 +310,7 @@ def notes_of(scenario: Scenario) -> tuple[str, ...]:
 
 def _wrapped(notes: Sequence[str]) -> list[str]:
     """Return notes as indented lines."""
-    indent = 10 * " "
-    return [
-        line
-        for note in notes
-        for line in textwrap.wrap(
-            note, _WIDTH, initial_indent=indent, subsequent_indent=indent + "  "
-        )
-    ]
+    return [filled(note, _INDENT + "  ", _INDENT) for note in notes]
 
 
 def _extras(environment: Environment) -> list[str]:
@@ -329,10 +318,10 @@ def _extras(environment: Environment) -> list[str]:
     lines = []
     if environment.extra_models:
         names = ", ".join(model.spec.name for model in environment.models)
-        lines.append(f"Models:   {names}")
+        lines.append(filled(f"Models:   {names}", _INDENT))
     for cluster in environment.extra_clusters:
-        lines.append(f"Also:     {_machines(cluster)}")
-        lines.append(f"          {_price(cluster)}; step times {environment.accuracy_of(cluster)}")
+        lines.append(filled(f"Also:     {_machines(cluster)}", _INDENT))
+        lines += _wrapped([f"{_price(cluster)}; step times {environment.accuracy_of(cluster)}"])
         if environment.step_times == "roofline" and environment.kernels == LAW:
             lines += _wrapped([_error_of_kind(environment, cluster)])
     return lines
@@ -350,7 +339,7 @@ def _step_times(environment: Environment) -> list[str]:
     else:
         about = f"{about}; {_error_of_kind(environment, cluster)}"
     line = f"Step times of {cluster.gpu.name}: {accuracy} ({about})"
-    return textwrap.wrap(line, _WIDTH, subsequent_indent=10 * " ")
+    return [filled(line, _INDENT)]
 
 
 def kernels_of(environment: Environment) -> str:
@@ -415,7 +404,7 @@ def targets(slo: SloConfig) -> str:
         return "\n          ".join(f"{name:<{width}}  {text}" for name, text in each.items())
     own = slo.percentiles is not None
     limits = [
-        f"{name} <= {_number(value / scale)} {unit}"
+        f"{name} ≤ {_number(value / scale)} {unit}"
         + (f" for {100 * slo.wanted(key):g} %" if own else "")
         for name, key, value, scale, unit in (
             ("TTFT", "ttft", slo.ttft_s, 1.0, "s"),
@@ -509,11 +498,11 @@ def _main_table(comparison: Comparison, scenario: Scenario) -> str:
     table = "\n\n".join(aligned(list(zip(*one, strict=True)), heads=3) for one in tables)
     caption = _caption(sweep, slo, rate)
     if swept and (good_to := _good_to(comparison)):
-        caption += "\n" + textwrap.fill(good_to, _WIDTH)
+        caption += "\n" + good_to
     if any(" of " in cell for cell in gpus):
         where = "at the goodput" if swept else ""
         caption += "\n" + gpus_caption(where, "the most at a time in any run")
-    return table + "\n\n" + caption + _class_table(names, at_rate, slo)
+    return table + "\n\n" + fitted(caption, "") + _class_table(names, at_rate, slo)
 
 
 def _packed(first: list[_TextColumn], groups: list[list[_TextColumn]]) -> list[list[_TextColumn]]:
@@ -566,10 +555,10 @@ def gpus_caption(where: str, most: str) -> str:
     most : str
         What the larger number is.
     """
-    return textwrap.fill(
+    return filled(
         f"GPUs x of y: instances come and go; x: held{where and ' '}{where}, mean over the "
         f"measured window; y: {most}. Figures per GPU and per cost count the GPU-hours held.",
-        _WIDTH,
+        "",
     )
 
 
@@ -766,7 +755,7 @@ def _footnotes(sweep: Columns, scenario: Scenario) -> list[str]:
         ]
         if names:
             notes.append(f"{', '.join(names)}: users get the first token {what} (first_token).")
-    return [textwrap.fill(note, _WIDTH) for note in notes]
+    return [filled(note, "") for note in notes]
 
 
 def _not_counted(sweep: Columns, scenario: Scenario) -> Iterator[str]:
@@ -800,7 +789,8 @@ def aligned(rows: Sequence[Sequence[str]], heads: int = 1, left: Collection[int]
 
     Columns that do not fit the terminal (`terminal.table_width`) go into a table below, which
     begins with the first column again; a table whose first column does not tell its rows apart
-    stays whole.
+    stays whole. A column of text that is too wide beside the first alone has cells of several
+    lines.
 
     Parameters
     ----------
@@ -815,7 +805,31 @@ def aligned(rows: Sequence[Sequence[str]], heads: int = 1, left: Collection[int]
     names = [row[0] for row in rows[heads:]]
     most = table_width() if len(set(names)) == len(names) else None
     parts = _that_fit(widths, most)
-    return "\n\n".join(_one_table(rows, heads, left, widths, part) for part in parts)
+    return "\n\n".join(
+        _one_table(*_narrow(rows, left, widths, part, most), heads, left, part) for part in parts
+    )
+
+
+def _narrow(
+    rows: Sequence[Sequence[str]],
+    left: Collection[int],
+    widths: Sequence[int],
+    columns: Sequence[int],
+    most: int | None,
+) -> tuple[Sequence[Sequence[str]], Sequence[int]]:
+    """Return rows and widths of a table whose last column, of text, takes no more than is left."""
+    last = columns[-1]
+    room = 0 if most is None else most - sum(widths[i] + 2 for i in columns[:-1])
+    if last not in left or len(columns) < 2 or not _LEAST_ROOM <= room < widths[last]:
+        return rows, widths
+    lines: list[Sequence[str]] = []
+    for row in rows:
+        cell = row[last] if last < len(row) else ""
+        for number, part in enumerate(textwrap.wrap(cell, room, break_on_hyphens=False) or [""]):
+            own = [*row] if not number else [""] * len(row)
+            own[last:] = [part]
+            lines.append(own)
+    return lines, [room if i == last else width for i, width in enumerate(widths)]
 
 
 def _that_fit(widths: Sequence[int], most: int | None) -> list[list[int]]:
@@ -831,9 +845,9 @@ def _that_fit(widths: Sequence[int], most: int | None) -> list[list[int]]:
 
 def _one_table(
     rows: Sequence[Sequence[str]],
+    widths: Sequence[int],
     heads: int,
     left: Collection[int],
-    widths: Sequence[int],
     columns: Sequence[int],
 ) -> str:
     lines = [
@@ -952,11 +966,10 @@ def catalog_text(entries: Sequence[Entry]) -> str:
     width = max(len(entry.name) for entry in entries)
     lines = []
     for entry in entries:
-        lines.append(f"{entry.kind:<8}{entry.name:<{width}}  {entry.summary}")
+        name = f"{entry.kind:<8}{entry.name:<{width}}  "
+        lines.append(hanging(name, entry.summary))
         if len(entries) <= _FEW:
-            indent = " " * 8
-            source = f"source: {entry.source}"
-            lines += textwrap.wrap(source, _WIDTH, initial_indent=indent, subsequent_indent=indent)
+            lines.append(filled(f"source: {entry.source}", 8 * " ", 8 * " "))
     return "\n".join(lines) + "\n"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from pathlib import Path
 
 import click
@@ -12,6 +11,7 @@ from simcluster.report.common import candidate_in_words, within_targets
 from simcluster.report.of_rank import need_answer
 from simcluster.runs import recorded
 from simcluster.scenario.draft import SPREAD, Draft
+from simcluster.show.terminal import filled
 from simcluster.show.text import resumable
 from simcluster.studies import plan as plans
 from simcluster.studies.rank import report
@@ -70,4 +70,4 @@ def answer(draft: Draft, ranking: Ranking) -> str:
     if not draft.allows_padg:
         lines.append("PaDG was not tried: its instances take turns by both targets, TTFT and TPOT.")
     lines.append(f"Assumed: {', '.join(assumed)}. Change them: `simcluster init`, same options.")
-    return "\n".join(textwrap.fill(line, 80) for line in lines) + "\n"
+    return "\n".join(filled(line, "") for line in lines) + "\n"

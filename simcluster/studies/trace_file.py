@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.errors import DataError, printable
+from simcluster.show.terminal import filled
 from simcluster.show.text import aligned
 from simcluster.studies.prefix_reuse import replay
 from simcluster.units import FloatArray, IntArray
@@ -28,7 +28,6 @@ MAX_CONTEXT_LEN: Final = 1 << 24
 """Requests of more tokens than any model takes are left out of it."""
 _BARS: Final = 12
 _BAR_WIDTH: Final = 50
-_WIDTH: Final = 100
 
 
 def rate_over_time(clock_s: FloatArray, most: int) -> tuple[FloatArray, FloatArray]:
@@ -114,14 +113,14 @@ def trace_text(told: TraceFile, trace: Trace, known: dict[str, Any]) -> str:
     """Return `facts` as text: tables, bars of the rate over time, and the line for a scenario."""
     kind = f"{printable(trace.file.name)}: {trace.summary}"
     parts = [
-        textwrap.fill(kind, _WIDTH, subsequent_indent="  ") + f"\nFormat: {known['source']}",
+        filled(kind) + f"\nFormat: {known['source']}",
         aligned(_counts(known)),
         aligned([["tokens", "mean", "P50", "P90", "P99", "max"], *_lengths(known)]),
     ]
     if bars := _bars(trace.clock_s, "sessions" if trace.turns is not None else "requests"):
         parts.append(bars)
     if trace.notes:
-        notes = (textwrap.fill(f"- {note}", _WIDTH, subsequent_indent="  ") for note in trace.notes)
+        notes = (filled(f"- {note}") for note in trace.notes)
         parts.append("\n".join(["Assumed, left out or not simulated:", *notes]))
     parts.append(f"In a scenario:\n\n[workload]\n{scenario_line(told, trace)}")
     return "\n\n".join(parts) + "\n"

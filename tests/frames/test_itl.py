@@ -298,7 +298,7 @@ def test_run_and_compare_print_itl_and_its_target(tmp_path: Path) -> None:
     file.write_text(to_toml({**DOCUMENT, "workload": {**DOCUMENT["workload"], **changes}}))
     shown = CliRunner().invoke(main, ["run", str(file)])
     assert shown.exit_code == 0, shown.output
-    assert "P99 of ITL <= 100 ms" in shown.stdout
+    assert "P99 of ITL ≤ 100 ms" in shown.stdout
     line = next(x.split() for x in shown.stdout.splitlines() if x.startswith("ITL (ms)"))
     data = json.loads(CliRunner().invoke(main, ["run", str(file), "--json"]).stdout)
     itl = data["rows"][0]["itl_s"]
@@ -334,7 +334,7 @@ def test_percentiles_reach_the_heading_the_tables_and_the_json(tmp_path: Path) -
     file.write_text(to_toml({**DOCUMENT, "slo": slo, "workload": workload, "sweep": sweep}))
     shown = CliRunner().invoke(main, ["compare", str(file), "--jobs", "1"])
     assert shown.exit_code == 0, shown.output
-    assert "TTFT <= 1.00 s for 95 %, TPOT <= 20.0 ms for 80 % of the requests" in shown.stdout
+    assert "TTFT ≤ 1.00 s for 95 %, TPOT ≤ 20.0 ms for 80 % of the requests" in shown.stdout
     assert "Requests within TPOT (%, 80 wanted) at each offered rate (req/s):" in shown.stdout
     out = CliRunner().invoke(main, ["compare", str(file), "--jobs", "1", "--json"])
     data = json.loads(out.stdout)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from simcluster.scenario.scenario import Scenario
-from simcluster.show.text import aligned, heading
+from simcluster.show.terminal import filled
+from simcluster.show.text import aligned, all_notes, heading
 from simcluster.units import GB, MS
 
-_WIDTH: Final = 100
 Facts = dict[str, Any]
 """What `facts.facts` returns."""
 _Cell = Callable[[Facts], str | None]
@@ -18,20 +17,22 @@ _Cell = Callable[[Facts], str | None]
 
 def check_text(scenario: Scenario, known: Facts) -> str:
     """Return the heading of `scenario` and `check_lines`."""
-    return f"{heading(scenario)}\n\n{check_lines(known)}\n"
+    return f"{heading(scenario)}\n\n{check_lines(scenario, known)}\n"
 
 
-def check_lines(known: Facts) -> str:
-    """Return what `known` says of every strategy, and how well it is known."""
+def check_lines(scenario: Scenario, known: Facts) -> str:
+    """Return what `known` says of every strategy, and how well it is known.
+
+    Notes that the heading of `scenario` has are left out: it stands beside these lines.
+    """
     parts = [_requests(known["requests"]), _engine(known["engine"])]
     parts += [_strategy(one, known["requests"]) for one in known["strategies"]]
     if known["links"]:
         parts.append(_links(known["links"]))
     parts.append(_accuracy(known["accuracy"]))
-    if known["notes"]:
-        lines = (
-            textwrap.fill(f"- {note}", _WIDTH, subsequent_indent="  ") for note in known["notes"]
-        )
+    said = set(all_notes(scenario))
+    if notes := [note for note in known["notes"] if note not in said]:
+        lines = (filled(f"- {note}") for note in notes)
         parts.append("\n".join(["Assumed, not used or not simulated:", *lines]))
     return "\n\n".join(parts)
 
@@ -52,7 +53,7 @@ def _requests(of: Facts) -> str:
     if of["reused_token_share"] is not None:
         share = 100 * of["reused_token_share"]
         text += f"; a prefix cache without end holds {share:.1f} % of the prompt tokens"
-    return textwrap.fill(text, _WIDTH)
+    return filled(text)
 
 
 def _engine(engine: Facts) -> str:
@@ -62,7 +63,7 @@ def _engine(engine: Facts) -> str:
         for key, value in engine.items()
         if value is not None
     ]
-    return textwrap.fill(f"Engine defaults in use: {', '.join(shown)}", _WIDTH)
+    return filled(f"Engine defaults in use: {', '.join(shown)}")
 
 
 def _strategy(one: Facts, requests: Facts) -> str:
@@ -143,7 +144,7 @@ def _below(one: Facts) -> list[str]:
     if "steady_rps" in bound:
         steady = f"about {bound['steady_rps']:.4g}"
         text += f"; with every step a like share of prompts and decodes, {steady}"
-    return lines + textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
+    return [*lines, filled(text)]
 
 
 def _transfer(move: Facts) -> str:
@@ -157,7 +158,7 @@ def _transfer(move: Facts) -> str:
     ]
     if move["connector"] == "inside":
         ways = ["inside the steps, which wait for it", *ways]
-    return textwrap.fill(f"{text} ({'; then '.join(ways)})", _WIDTH, subsequent_indent="  ")
+    return filled(f"{text} ({'; then '.join(ways)})")
 
 
 def _links(links: Sequence[Facts]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +13,7 @@ from simcluster._version import __version__
 from simcluster.catalog.toml_writer import to_toml
 from simcluster.frames.goodput import target_of
 from simcluster.runs import output
+from simcluster.show.terminal import filled, fitted
 from simcluster.show.text import aligned, step_times_of, targets
 from simcluster.studies.cooptimize.database import kinds_of
 from simcluster.studies.cooptimize.fleets import Fleet
@@ -49,7 +49,7 @@ def text(outcome: Outcome) -> str:
         f"{outcome.search_s:.1f} s ({outcome.found.num_evaluations:,} plans judged, "
         f"{outcome.found.sampler}), simulations {outcome.finalists_s:.1f} s"
     )
-    return "\n\n".join([*parts, f"Time: {stages}"]) + "\n"
+    return fitted("\n\n".join([*parts, f"Time: {stages}"])) + "\n"
 
 
 def _percentile(judge: Judge) -> str:
@@ -174,7 +174,7 @@ def _shares(judge: Judge, verdict: Verdict, num_runs: int) -> list[str]:
         for key, share, low, high in columns
     ]
     line = f"Of the requests {', '.join(each)}: 99 % intervals, {num_runs} long runs"
-    return textwrap.wrap(line, 100)
+    return [filled(line)]
 
 
 def _interval(confirmed: Confirmed) -> str:

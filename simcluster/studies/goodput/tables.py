@@ -8,7 +8,6 @@ import functools
 import io
 import json
 import math
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +17,7 @@ from simcluster.catalog.toml_writer import to_toml
 from simcluster.config import TARGETS
 from simcluster.frames.goodput import AT_LOW_LOAD, three_digits
 from simcluster.runs import output
+from simcluster.show.terminal import filled, fitted
 from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
 from simcluster.studies.goodput.arrivals import STAYS
 from simcluster.studies.goodput.by_rate import ByRate
@@ -50,7 +50,6 @@ FILES: Final = ("goodput.json", "probes.csv", "scenario.toml")
 """Files of a result folder, beside the recorded runs."""
 LEVELS: Final = (0.5, 0.9, 0.95, 0.99)
 """Attainments whose rates are bounded by the runs of the search."""
-_WIDTH: Final = 100
 _WHAT: Final = {
     "requests/s": "highest rate (req/s) at which",
     "users": "most users (requests in the system at once) with whom",
@@ -337,10 +336,13 @@ def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
     parts = [
         heading(found.scenario),
         aligned(table),
-        f"Goodput: the {_WHAT[found.unit]} {100 * found.settings.target:g} % of the "
-        f"requests meet the targets, with its 95 %\ninterval; "
-        "per GPU: req/s; M tokens: a million output tokens; ok: % within\nthat target at the "
-        "goodput; requests: simulated in all.",
+        filled(
+            f"Goodput: the {_WHAT[found.unit]} {100 * found.settings.target:g} % of the "
+            "requests meet the targets, with its 95 % interval; per GPU: req/s; M tokens: a "
+            "million output tokens; ok: % within that target at the goodput; requests: simulated "
+            "in all.",
+            "",
+        ),
         _filled(arrivals_text(found)),
         _autoscaled(found, rows),
         _classes(found, rows),
@@ -351,7 +353,7 @@ def as_text(found: Found, by_rate: Sequence[ByRate] | None = None) -> str:
     if by_rate:
         title = "Attainment at all of these rates, on the same requests (p < 0.05):"
         parts.append("\n".join([title, *(f"  {pair}" for pair in by_rate)]))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return fitted("\n\n".join(part for part in parts if part)) + "\n"
 
 
 def _pairs(found: Found) -> str:
@@ -507,7 +509,7 @@ def _autoscaled(found: Found, rows: Sequence[dict[str, Any]]) -> str:
 
 def _filled(line: str) -> str:
     """Return a line in lines that a terminal shows whole."""
-    return textwrap.fill(line, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return filled(line)
 
 
 def _remarks(found: Found) -> list[str]:

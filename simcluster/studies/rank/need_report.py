@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from simcluster.frames.goodput import falls_short, three_digits
+from simcluster.show.terminal import filled
 from simcluster.show.text import aligned
 from simcluster.studies.rank.ranking import Level, Need, Plan, Ranking
 from simcluster.units import MS
@@ -25,10 +26,12 @@ def plans_text(ranking: Ranking, need: Need) -> str:
     if not need.headroom:
         kept = "with nothing kept free (rank.headroom); "
     lines = [
-        f"The cheapest plans for {need.need_rps:g} requests/s, {kept}{need.spares}:",
+        filled(f"The cheapest plans for {need.need_rps:g} requests/s, {kept}{need.spares}:"),
         aligned(rows),
-        f"M tok: a million output tokens at {need.need_rps:g} requests/s. GPUs: with spares.",
-        *_step_lines(need, currency if priced else ""),
+        filled(
+            f"M tok: a million output tokens at {need.need_rps:g} requests/s. GPUs: with spares."
+        ),
+        *map(filled, _step_lines(need, currency if priced else "")),
     ]
     return "\n".join(lines)
 
@@ -103,15 +106,14 @@ def margins_text(ranking: Ranking) -> str:
     if not ranking.levels:
         return ""
     slo = ranking.scenario.environment.slo
-    heads = ["at", "req/s", *(f"TTFT {p} s" for p in ("P50", "P95", "P99"))]
+    heads = ["req/s", *(f"TTFT {p} s" for p in ("P50", "P95", "P99"))]
     heads += [f"TPOT {p} ms" for p in ("P50", "P95", "P99")]
-    rows = [["", *heads]]
+    rows = [["at a share of the goodput", *heads]]
     for level in ranking.levels:
         ttft, tpot = (level.latencies.percentiles[key] for key in ("ttft", "tpot"))
         rows.append(
             [
-                level.name,
-                f"{level.share:.0%}",
+                f"{level.name}, {100 * level.share:.0f} %",
                 three_digits(level.latencies.rate_rps),
                 *(three_digits(ttft[p]) for p in ("p50", "p95", "p99")),
                 *(three_digits(tpot[p] / MS) for p in ("p50", "p95", "p99")),
@@ -126,7 +128,7 @@ def margins_text(ranking: Ranking) -> str:
         if value is not None
     ]
     aim = f" (targets: {', '.join(targets)})" if targets and not slo.classes else ""
-    return f"Latencies below the goodput{aim}:\n{aligned(rows)}"
+    return filled(f"Latencies below the goodput{aim}:") + f"\n{aligned(rows)}"
 
 
 def finite(value: float) -> float | None:

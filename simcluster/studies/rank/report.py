@@ -6,7 +6,6 @@ import csv
 import itertools
 import json
 import math
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +16,7 @@ from simcluster.frames.goodput import three_digits
 from simcluster.runs import output
 from simcluster.scenario.scenario import Scenario
 from simcluster.show.plot import as_written, log_scale, new_figure, palette
+from simcluster.show.terminal import filled, fitted
 from simcluster.show.text import aligned, gpus_caption, gpus_text, heading, step_times_of
 from simcluster.studies.goodput.runs import mean_lengths
 from simcluster.studies.rank.need_report import (
@@ -60,20 +60,20 @@ def as_text(ranking: Ranking, *, shown: int = _SHOWN) -> str:
     candidates = ranking.candidates
     # What is said of single strategies is said of those in the answer, not of hundreds.
     answer = [c.name for c in candidates if c.stage == "final"] or [candidates[0].name]
-    parts = [heading(ranking.scenario.only(*answer)), _counts(ranking)]
+    parts = [heading(ranking.scenario.only(*answer)), fitted(_counts(ranking))]
     if ranking.need is not None:
         parts.append(plans_text(ranking, ranking.need))
     else:
         parts.append(_table(ranking, candidates[:shown]))
         if len(candidates) > shown:
             parts[-1] += f"\n... and {len(candidates) - shown} more (--all, --json or -o DIR)"
-    parts.append("\n".join(textwrap.fill(n, 100, subsequent_indent="  ") for n in ranking.notes))
-    parts.append(_unsettled(ranking))
-    parts.append(_told_apart(ranking))
-    parts.append(_why(candidates[: min(shown, 8)]))
+    parts.append("\n".join(map(filled, ranking.notes)))
+    parts.append(fitted(_unsettled(ranking)))
+    parts.append(fitted(_told_apart(ranking)))
+    parts.append(fitted(_why(candidates[: min(shown, 8)])))
     parts.append(margins_text(ranking))
     if ranking.need is None:
-        parts.append(_fronts(ranking))
+        parts.append(fitted(_fronts(ranking)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -121,7 +121,7 @@ def _table(ranking: Ranking, candidates: tuple[Candidate, ...]) -> str:
         captions.append("M tok: a million output tokens, at the goodput.")
     if any(c.mean_gpus != c.num_gpus for c in candidates):
         captions.append(gpus_caption("about the goodput", "those of the most instances in service"))
-    return "\n\n".join([aligned(rows), *captions])
+    return "\n\n".join([aligned(rows), *map(filled, captions)])
 
 
 def _interval(candidate: Candidate) -> str:
@@ -151,8 +151,7 @@ def _told_apart(ranking: Ranking) -> str:
 
 
 def _why(candidates: tuple[Candidate, ...]) -> str:
-    width = max(len(c.name) for c in candidates)
-    lines = [f"  {c.name.ljust(width)}  {c.bottleneck}-bound; {c.why}" for c in candidates]
+    lines = [f"  {c.name}: {c.bottleneck}-bound; {c.why}" for c in candidates]
     return "\n".join(["What keeps them from sustaining more:", *lines])
 
 

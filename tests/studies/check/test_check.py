@@ -292,7 +292,7 @@ def test_the_command_prints_a_table_and_its_json(tmp_path: Path) -> None:
         return done.stdout
 
     assert call("check") == text
-    assert max(map(len, text.splitlines())) <= 105
+    assert max(map(len, text.splitlines())) <= 80
     for words in ("weights per GPU (GB)", "16.06", "KV transfer of the median prompt", "known by"):
         assert words in text
     known = json.loads(call("check", "--json"))
@@ -303,6 +303,19 @@ def test_the_command_prints_a_table_and_its_json(tmp_path: Path) -> None:
     assert "Requests/s at most" in detailed
     assert "finished requests/s" in detailed
     assert json.loads(call("run", "-v", "--json"))["check"] == known
+
+
+def test_notes_are_said_once(tmp_path: Path) -> None:
+    """In the heading or below; also where a run begins with the same."""
+    scenario = llama({"kind": "fudg", "placement": "inter-node"}, slo={"ttft_s": 1000.0})
+    notes = [" ".join(note.split()) for note in facts(scenario)["notes"]]
+    assert len(notes) >= 2
+    path = tmp_path / "scenario.toml"
+    path.write_text(to_toml(scenario.document))
+    for words in (["check"], ["run", "-v"]):
+        done = CliRunner().invoke(main, [*words, str(path)], catch_exceptions=False)
+        plain = " ".join(done.stdout.split())
+        assert [plain.count(note) for note in notes] == [1] * len(notes)
 
 
 def test_a_search_s_question_needs_no_rate() -> None:

@@ -223,8 +223,8 @@ def test_an_overloaded_finalist_is_rejected_and_the_report_says_so(
     outcome = Outcome(where, found, finalists, finalists[0], True, {}, nothing, 0, 0, 0)
     text = report.text(outcome)
     assert "finalist 2 is overloaded and rejected" in text
-    assert "requests in the system grow from 10 to 90" in text
-    assert "Targets: TTFT <= 0.200 s, TPOT <= 20.0 ms for 90 % of the requests" in text
+    assert "requests in the system grow from 10 to 90" in " ".join(text.split())
+    assert "Targets: TTFT ≤ 0.200 s, TPOT ≤ 20.0 ms for 90 % of the requests" in text
     data = report.as_json(outcome)
     assert data["finalists"][1]["targets"]["status"] == "overloaded"
     assert data["chosen"]["targets"]["within"]["ttft"]["wanted"] == 0.9
