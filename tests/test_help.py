@@ -92,7 +92,7 @@ PARSED = ("plan", "ui", "measure", "calibrate")
 others need a GPU, or what it measured."""
 
 
-FILES = ("show", "schema", "init", "add-model")
+FILES = ("show", "schema", "add-model")
 """Commands that print a file, which no terminal breaks into lines."""
 
 

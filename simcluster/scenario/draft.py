@@ -113,10 +113,10 @@ class Draft:
     def _head(self) -> str:
         made = f"Made by `{self.command}`.\n# " if self.command else ""
         return (
-            f"# {made}Edit it: `simcluster check FILE` says what fits, docs/scenario.md has every "
-            "key,\n# `simcluster show FILE` fills in all defaults.\n\n"
+            f"# {made}Edit it: `simcluster check FILE` says what fits, docs/scenario.md has\n"
+            "# every key, `simcluster show FILE` fills in all defaults.\n\n"
             f"[model]\nname = {json.dumps(self.model)}"
-            "  # `simcluster catalog --kind model`, or a folder with its config.json\n"
+            "  # of the catalogue, or a folder with config.json\n"
         )
 
     def _machines(self) -> str:
@@ -143,19 +143,19 @@ class Draft:
         if not self.spread:
             lengths = f"prompt_len = {self.prompt_len}\noutput_len = {self.output_len}\n"
             return f'{head}\n[workload.lengths]\nkind = "fixed"  # all requests alike\n{lengths}'
-        said = "assumed: measured ones are 0.2 to 2" if self.spread == SPREAD else "as given"
+        said = "assumed: measured are 0.2 to 2" if self.spread == SPREAD else "as given"
         prompts, outputs = self._longest()
         how = f"{_LONGEST} medians"
         if prompts < _LONGEST * self.prompt_len:
-            how = f"the model takes {self.context} tokens"
+            how = f"model: {self.context} tokens"
         return (
             f"{head}\n[workload.lengths]"
-            "  # or a measured table: lengths = NAME (`catalog --kind lengths`)\n"
+            "  # or lengths = NAME (`catalog --kind lengths`)\n"
             'kind = "lognormal"\n'
             f"prompt_median = {self.prompt_len}\n"
             f"prompt_sigma = {self.spread:g}  # spread of the logarithm; {said}\n"
             f"prompt_max = {prompts}"
-            f"  # {how}; {_cut(self.spread, prompts / self.prompt_len)} are longer and count as "
+            f"  # {how}; {_cut(self.spread, prompts / self.prompt_len)} are longer, cut to "
             "this\n"
             f"output_median = {self.output_len}\n"
             f"output_sigma = {self.spread:g}\n"

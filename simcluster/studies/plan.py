@@ -81,16 +81,16 @@ def _tp_of_use(draft: Draft) -> tuple[int, str]:
     fits = min(bounds)
     meets = [tp for tp in bounds if bounds[tp].alone_share >= environment.slo.attainment]
     if not meets:
-        return fits, "the smallest that fits; no degree keeps the targets even for single requests"
+        return fits, "smallest that fits; none keeps the targets for one request"
     best = max(per_gpu[tp] for tp in meets)
     chosen = min(tp for tp in meets if per_gpu[tp] >= _BELOW_BOUND * best)
     room = f"KV cache for {bounds[chosen].memory_batch} requests"
     if chosen == fits:
-        return chosen, f"the smallest that fits, {room}"
+        return chosen, f"smallest that fits, {room}"
     if fits in meets:
         fewer = f"{bounds[fits].memory_batch} with {fits}"
         return chosen, f"{room}, {fewer}"
-    return chosen, f"the smallest that keeps the targets for single requests, {room}"
+    return chosen, f"smallest that keeps the targets, {room}"
 
 
 def enough(draft: Draft) -> Draft:

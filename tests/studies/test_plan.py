@@ -103,7 +103,7 @@ def test_a_drafted_file_says_which_lengths_are_cut(spread: float) -> None:
     one = draft(spread=spread)
     longest = 4096 - 1024
     text = written(one)
-    said = re.search(rf"prompt_max = {longest}  # the model .* tokens; (\S+) % are longer", text)
+    said = re.search(rf"prompt_max = {longest}  # model: 4096 tokens; (\S+) % are longer", text)
     assert said is not None
     lengths = scenario_of(one).workload.length_distribution
     assert lengths is not None
@@ -141,9 +141,9 @@ def test_a_parallelism_that_misses_the_targets_is_not_taken() -> None:
     """16 GB of weights at 0.86 TB/s take 19 ms, half on two GPUs, links and host apart: over 10."""
     tight = (TTFT, Target(latency="tpot", percentile=95, limit_s=0.010))
     text = written(draft(model="llama-3.1-8b", gpu="L20", targets=tight))
-    assert "tp_size = 4  # the smallest that keeps the targets for single requests" in text
+    assert "tp_size = 4  # smallest that keeps the targets, KV cache for" in text
     never = written(draft(targets=(replace(TTFT, limit_s=0.001),)))
-    assert "no degree keeps the targets even for single requests" in never
+    assert "none keeps the targets for one request" in never
 
 
 def test_a_kv_cache_for_a_few_requests_is_of_no_use() -> None:
@@ -163,7 +163,7 @@ def test_lengths_are_no_longer_than_the_model_takes() -> None:
         assert lengths["prompt_max"] + lengths["output_max"] <= 4096
         assert lengths["prompt_max"] >= prompt_len
         assert lengths["output_max"] >= output_len
-    assert "prompt_max = 3696  # the model takes 4096 tokens; 0.27 % are longer" in written(
+    assert "prompt_max = 3696  # model: 4096 tokens; 0.27 % are longer" in written(
         draft(prompt_len=400, output_len=20)
     )
     assert "prompt_max = 8000  # 20 medians" in written(draft(model="llama-3.1-8b", prompt_len=400))
