@@ -219,7 +219,7 @@ def _fill_longer_spans(
             begins = np.cumsum(counts) - counts
             step = np.arange(int(counts.sum())) - np.repeat(begins, counts)
             window = None
-            if kind in windows:
+            if kind in windows and one["num_decodes"]:
                 windowed, at = windows[kind]
                 window = windowed[np.repeat(at[part], counts) + step]
             if one["prefill_tokens"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simcluster import load, read
@@ -228,6 +228,14 @@ GAPS = st.one_of(st.just(0.0), st.integers(0, 40).map(lambda k: k * 2.0**-10), s
     model=st.sampled_from(TOYS),
     concurrency=st.sampled_from([None, None, 1, 4]),
     max_time_s=st.sampled_from([None, None, 0.0, 0.03, 0.1]),
+)
+@example(  # chunks of a prompt without decodes, with sliding windows
+    strategy=STRATEGIES["sarathi-long-prompts"],
+    requests=[(0.0, 49, 1)],
+    engine=ENGINES[0],
+    model=next(model for model in TOYS if model.reach is not None),
+    concurrency=None,
+    max_time_s=None,
 )
 def test_span_run_and_step_run_agree_on_every_step_and_token(
     strategy: Any,

@@ -54,7 +54,7 @@ def test_a_bound_is_shown_as_a_bound(comparison: Comparison) -> None:
     cells = re.findall(r"<td>(.*?)</td>", text)
     assert (cells.count("≥ 4.00"), cells.count("≥ 2.00")) == (3, 3)
     assert "<strong>" in text
-    assert "TTFT &lt;= 1.00 s" in text
+    assert "TTFT ≤ 1.00 s" in text
 
 
 def test_a_repr_is_a_line(comparison: Comparison, found: Found, ranking: Ranking) -> None:

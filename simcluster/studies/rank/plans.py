@@ -3,7 +3,8 @@
 Candidates are tried from the cheapest up, at the rate itself: one run says whether a candidate
 meets the targets there, and no goodput is sought of what does not. Runs of the first length turn
 candidates away, for short runs flatter; longer ones on several draws order those that are left; the
-finals give the goodputs of the cheapest of them. The best one step down and up in cost are those of
+finals give the goodputs of the cheapest of them. Where several meet the targets easily at the rate,
+short searches say which sustains the most. The best one step down and up in cost are those of
 the highest goodput, which is not the order at the rate: one that collapses above its goodput may
 sustain more than one that misses the targets little by little.
 """
@@ -42,6 +43,7 @@ from simcluster.studies.space import build
 
 _SHARE: Final = 0.6  # of the bound, where nothing of a family is known
 _AT_ONCE: Final = 2  # plans of one cost that are settled before it is asked whether one will do
+_EASY: Final = 2.0  # log odds above the target from which a run does not tell plans apart
 _ANY: Final = 0.5  # difference of two plans within which either may be taken: none is looked at
 _LOOKED_AT: Final = 3  # candidates of each family, one step up or down in cost
 _STEPPED: Final = 3  # the most of these that have longer runs
@@ -147,7 +149,7 @@ class Plans:
         Returns the number of that cost; None if there is none.
         """
         for number, size in enumerate(sizes):
-            close = self._close(self._levels[size])
+            close = self._by_goodput(self._close(self._levels[size]))
             self._perhaps |= set(close)
             best = close[: self._table.finalists]
             for batch in (best[k : k + _AT_ONCE] for k in range(0, len(best), _AT_ONCE)):
@@ -203,6 +205,24 @@ class Plans:
         self._turned_away |= set(left) - set(close)
         return sorted(close, key=lambda name: -self._odds[name])
 
+    def _by_goodput(self, close: Sequence[str]) -> list[str]:
+        """Return who may sustain the rate, the best first, by more than the runs at the rate.
+
+        Runs in which nearly all requests are within the targets do not tell how much more a
+        candidate sustains: those are searched for.
+        """
+        easy = [name for name in close if self._odds[name] >= _EASY]
+        if len(easy) > 1:
+            self._look_at(easy, THIRD, "at the rate")
+        return sorted(close, key=lambda name: -self._seen_goodput(name).goodput_rps)
+
+    def _seen_goodput(self, name: str) -> Crossing:
+        """Return what short runs say of a goodput: of a search, or of the run at the rate."""
+        looked = self._looked.get(name)
+        if looked is not None and 0 < looked.goodput_rps < math.inf:
+            return looked
+        return self._raced(name)
+
     def _settle_best(self, names: Sequence[str]) -> None:
         """Settle some that may sustain the rate, each as well as it takes to tell."""
         tolerances = {}
@@ -215,7 +235,8 @@ class Plans:
 
     def _start(self, name: str) -> Located:
         """Return about where the attainment of a candidate crosses the target."""
-        return self._located(name, self._raced(name).goodput_rps, self._seen[name].residence_s)
+        goodput_rps = self._contest.value(self._seen_goodput(name))
+        return self._located(name, goodput_rps, self._seen[name].residence_s)
 
     def _located(self, name: str, rate_rps: float, residence_s: float) -> Located:
         if not math.isfinite(residence_s):
@@ -290,18 +311,23 @@ class Plans:
 
     def _searched(self, names: Sequence[str]) -> dict[str, Crossing]:
         """Return goodputs in short runs of those of each family that may be its best."""
+        own = self._contest.by_family(sorted(names, key=lambda n: -self._bounds[n].total_rps))
+        best = [name for family in own.values() for name in family[:_LOOKED_AT]]
+        return self._look_at(best, SECOND, _STEPS)
+
+    def _look_at(self, names: Sequence[str], times: float, part: str) -> dict[str, Crossing]:
+        """Return goodputs of candidates in short runs, which belong to a part of the work."""
         # The families' ratios of goodput to bound say where to look.
         ratios: dict[str, float] = {}
         for name, interval in self._final.intervals.items():
             one, ratio = self._contest.families[name], interval.value / self._bounds[name].total_rps
             ratios[one] = max(ratios.get(one, 0.0), ratio)
         searches = {}
-        for family, own in self._contest.by_family(names).items():
-            for name in sorted(own, key=lambda name: -self._bounds[name].total_rps)[:_LOOKED_AT]:
-                guess = self._bounds[name].total_rps * ratios.get(family, _SHARE)
-                cell = self._contest.cell(name, guess, 1, SECOND)
-                searches[name] = search(cell, self._target, slope=_SLOPE, trusted=TRUSTED[1])
-        found = self._contest.crossings(searches, _STEPS)
+        for name in names:
+            guess = self._bounds[name].total_rps * ratios.get(self._contest.families[name], _SHARE)
+            cell = self._contest.cell(name, guess, 1, times)
+            searches[name] = search(cell, self._target, slope=_SLOPE, trusted=TRUSTED[1])
+        found = self._contest.crossings(searches, part)
         self._looked |= found
         return found
 
@@ -352,8 +378,8 @@ class Plans:
             return self._final.intervals[name]
         if name in self._rated:
             return self._rated[name]
-        crossing = self._looked.get(name) or self._raced(name)
-        return Interval(value=crossing.goodput_rps, low=math.nan, high=math.nan)
+        value = self._contest.value(self._seen_goodput(name))
+        return Interval(value=value, low=math.nan, high=math.nan)
 
     def _sustains(self, name: str) -> Literal["yes", "not sure", "no"]:
         """Tell by its goodput and the interval whether a candidate sustains the rate."""

@@ -109,7 +109,7 @@ def test_the_shift_of_a_goodput_is_that_of_its_law() -> None:
     assert one["outputs"] == pytest.approx(0.0, abs=1e-9)
     assert two["outputs"] == pytest.approx(-ten / 2, rel=0.02)
     assert two["TPOT target"] == pytest.approx(-0.3 * ten, rel=0.02)
-    text = tables.as_text(found)
+    text = " ".join(tables.as_text(found).split())
     assert "a tenth longer" in text
     assert "prompts 2 % longer" in text
     assert "outputs 3.9 % shorter" in text

@@ -26,7 +26,7 @@ from simcluster.studies.goodput import Interval
 from simcluster.studies.rank import finals, report
 from simcluster.studies.rank.contest import Contest
 from simcluster.studies.rank.plans import Plans, TooFewGpusError
-from simcluster.studies.rank.race import Crossing, cross
+from simcluster.studies.rank.race import Crossing, RaceRun, cross
 from simcluster.studies.rank.rank import rank
 from simcluster.studies.rank.ranking import Need, Ranking
 from simcluster.studies.rank.screen import Lengths, Screen
@@ -222,8 +222,8 @@ def test_a_step_down_that_chance_alone_may_put_below_is_said(fifty: Ranking) -> 
     assert "misses it by 1.5 %, which may be chance." in report.as_text(ranking)
 
 
-def test_steps_are_those_of_the_highest_goodput(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where one of that cost is settled already, because it was nearer at the rate itself."""
+def plans_of_four() -> tuple[Plans, Contest]:
+    """Return the plans for 50 requests/s on four GPUs, and who races for them."""
     document = ranked_scenario(rank={**SPACE, "strategies": ["nodg", "fudg-intra"]})
     scenario = resolve(document)
     environment = scenario.environment
@@ -233,7 +233,48 @@ def test_steps_are_those_of_the_highest_goodput(monkeypatch: pytest.MonkeyPatch)
     screen = Screen(environment, Lengths.of(scenario))
     bounds = {name: screen.bound(one) for name, one in every.strategies.items()}
     contest = Contest(scenario, bounds, Runner(1, None, None), Work(None))
-    plans = Plans(contest, table)
+    return Plans(contest, table), contest
+
+
+def test_plans_that_meet_the_targets_easily_are_ordered_by_what_they_sustain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run at the rate itself does not tell them apart: all requests are within the targets."""
+    plans, contest = plans_of_four()
+    first, second, barely = "2m-tp2", "4m-tp1", "2p2d-tp1"
+    plans._odds = {second: 4.6, first: 4.4, barely: 0.3}
+    found = {first: crossing(first, 83.0), second: crossing(second, 71.0)}
+    asked: list[str] = []
+
+    def crossings(searches: dict[str, Any], part: str) -> dict[str, Crossing]:
+        asked.extend(searches)
+        return {name: found[name] for name in searches}
+
+    monkeypatch.setattr(contest, "crossings", crossings)
+    run = RaceRun(
+        rate_rps=50.0,
+        num_requests=1000,
+        attainment=1.0,
+        ttft_attainment=1.0,
+        tpot_attainment=1.0,
+        itl_attainment=1.0,
+        e2el_attainment=1.0,
+        ttft_s=0.1,
+        tpot_s=0.01,
+        residence_s=0.5,
+        peak_kv_usage=0.5,
+        num_preemptions=0,
+    )
+    plans._seen = dict.fromkeys(plans._odds, run)
+    assert plans._by_goodput([second, first, barely]) == [first, second, barely]
+    assert sorted(asked) == [first, second]
+    assert plans._goodput(first).value == min(83.0, contest.bounds[first].total_rps)
+    assert plans._goodput(barely).value < 60.0
+
+
+def test_steps_are_those_of_the_highest_goodput(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one of that cost is settled already, because it was nearer at the rate itself."""
+    plans, contest = plans_of_four()
     settled, other = "4m-tp1", "2p2d-tp1"
     interval = Interval(value=22.4, low=22.2, high=22.6)
     plans._final = dataclasses.replace(
@@ -285,7 +326,7 @@ def test_headroom_and_spares_are_paid_for(fifty: Ranking) -> None:
     assert first.num_gpus == first.candidate.num_gpus + each
     assert first.num_gpus > without.num_gpus
     assert first.cost_per_hour == 2.0 * first.num_gpus
-    text = report.as_text(asked(25.0, headroom=0.5, spare_instances=1))
+    text = " ".join(report.as_text(asked(25.0, headroom=0.5, spare_instances=1)).split())
     assert "for 25 requests/s, with 50 % of the goodput kept free: 50; one spare instance" in text
 
 
