@@ -52,8 +52,8 @@ def filled(text: str, indent: str = "  ", first: str = "") -> str:
     indent, first : str
         What stands before each further line, and before the first.
     """
-    # A command to copy stays in one line.
-    whole = re.sub(r"`[^`]*`", lambda found: found[0].replace(" ", "\0"), text)
+    # A command to copy stays in one line, and so does a number with its "%".
+    whole = re.sub(r"`[^`]*`|\d %", lambda found: found[0].replace(" ", "\0"), text)
     return textwrap.fill(
         whole,
         text_width(),
