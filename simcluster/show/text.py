@@ -687,7 +687,7 @@ def _caption(sweep: pd.DataFrame, slo: SloConfig, rate: float) -> str:
     return (
         f"Goodput: the highest rate {what}.{mean}\n"
         f"Share within the targets and latencies: at {rate:.4g} req/s, the highest rate of the "
-        "sweep that some\nstrategy sustains (the lowest if none does)."
+        "sweep that some strategy sustains (the lowest if none does)."
     )
 
 
