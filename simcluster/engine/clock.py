@@ -57,9 +57,7 @@ class Clock(simpy.Environment):
             for callback in callbacks:
                 callback(happened)
             if not happened._ok and not hasattr(happened, "_defused"):
-                failure = type(happened._value)(*happened._value.args)
-                failure.__cause__ = happened._value
-                raise failure
+                raise happened._value
 
     @property
     def num_events(self) -> int:
