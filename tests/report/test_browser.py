@@ -6,13 +6,17 @@ variable CHROMIUM) or no Playwright (``pip install -e ".[browser]"``): ``make br
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from report.conftest import HOSTILE, KINDS
 from simcluster.report.make import write_report
@@ -86,6 +90,44 @@ def test_a_report_draws_all_its_charts(
     assert tab.page.evaluate("document.documentElement.dataset.theme") == scheme
     assert tab.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     tab.close_quietly(files[kind])
+
+
+IMAGES = Path(__file__).parent / "images"
+"""Screenshots, made small; ``SIMCLUSTER_DRAW_SCREENSHOTS=1`` draws them anew: look at them."""
+SMALL = (96, 48)
+LEAST_ALIKE = 0.75
+
+
+def small(png: bytes) -> Image.Image:
+    """Return a screenshot in grey, so small that smoothing hardly matters."""
+    return Image.open(io.BytesIO(png)).convert("L").resize(SMALL, Image.Resampling.BOX)
+
+
+def likeness(one: Image.Image, other: Image.Image) -> float:
+    """Return the correlation of the brightness of two pictures, -1 to 1."""
+    both = [np.asarray(image, dtype=np.float64).ravel() for image in (one, other)]
+    return float(np.corrcoef(both)[0, 1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_chart_looks_as_it_did(kind: str, browser: Any, files: dict[str, Path]) -> None:
+    """Against a picture that somebody has looked at."""
+    tab = Tab(browser, files[kind], color_scheme="light", viewport={"width": 1000, "height": 800})
+    # Inside the axes: what stands around them depends on fonts.
+    inside = tab.page.locator(".chart").first.locator(".nsewdrag").first.bounding_box()
+    found = small(tab.page.screenshot(full_page=True, clip=inside))
+    tab.close_quietly(files[kind])
+    if os.environ.get("SIMCLUSTER_DRAW_SCREENSHOTS"):
+        found.save(IMAGES / f"{kind}.png")
+    assert found.getextrema()[0] < 250, "nothing is drawn"
+    assert likeness(found, Image.open(IMAGES / f"{kind}.png")) > LEAST_ALIKE
+
+
+def test_charts_of_other_kinds_do_not_look_alike() -> None:
+    """The comparison would notice another chart."""
+    images = [Image.open(IMAGES / f"{kind}.png") for kind in KINDS]
+    for one, other in itertools.combinations(images, 2):
+        assert likeness(one, other) < LEAST_ALIKE
 
 
 def test_tables_sort_both_ways_by_mouse_and_keyboard(browser: Any, files: dict[str, Path]) -> None:
