@@ -104,7 +104,7 @@ class Draft:
             GPUs of an instance of the strategies to compare; without it there are none, and the
             rate is a need: all that fits is tried by ``simcluster rank``.
         why : str
-            Why so many, for a comment.
+            The reason for this degree, for a comment.
         """
         parts = [self._head(), self._machines(), self._workload(), self._slo()]
         parts.append(self._rank() if tp_size is None else self._to_compare(tp_size, why))

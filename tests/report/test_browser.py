@@ -93,7 +93,7 @@ def test_a_report_draws_all_its_charts(
 
 
 IMAGES = Path(__file__).parent / "images"
-"""Screenshots, made small; ``SIMCLUSTER_DRAW_SCREENSHOTS=1`` draws them anew: look at them."""
+"""Screenshots, made small; ``SIMCLUSTER_DRAW_SCREENSHOTS=1`` replaces them: look at them."""
 SMALL = (96, 48)
 LEAST_ALIKE = 0.75
 

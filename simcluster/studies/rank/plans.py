@@ -206,7 +206,7 @@ class Plans:
         return sorted(close, key=lambda name: -self._odds[name])
 
     def _by_goodput(self, close: Sequence[str]) -> list[str]:
-        """Return who may sustain the rate, the best first, by more than the runs at the rate.
+        """Return candidates that may sustain the rate, those of the highest goodput first.
 
         Runs in which nearly all requests are within the targets do not tell how much more a
         candidate sustains: those are searched for.
@@ -214,7 +214,7 @@ class Plans:
         easy = [name for name in close if self._odds[name] >= _EASY]
         if len(easy) > 1:
             self._look_at(easy, THIRD, "at the rate")
-        return sorted(close, key=lambda name: -self._seen_goodput(name).goodput_rps)
+        return sorted(close, key=lambda name: -self._contest.value(self._seen_goodput(name)))
 
     def _seen_goodput(self, name: str) -> Crossing:
         """Return what short runs say of a goodput: of a search, or of the run at the rate."""

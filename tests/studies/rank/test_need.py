@@ -223,7 +223,7 @@ def test_a_step_down_that_chance_alone_may_put_below_is_said(fifty: Ranking) -> 
 
 
 def plans_of_four() -> tuple[Plans, Contest]:
-    """Return the plans for 50 requests/s on four GPUs, and who races for them."""
+    """Return the plans for 50 requests/s on four GPUs, and the contest of their candidates."""
     document = ranked_scenario(rank={**SPACE, "strategies": ["nodg", "fudg-intra"]})
     scenario = resolve(document)
     environment = scenario.environment
